@@ -1,0 +1,137 @@
+//! Errors of reading and writing models and text.
+
+use std::path::PathBuf;
+
+/// The result of an operation on model or text files.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong with a file, a tensor or a tokenizer.
+///
+/// Messages name the file, the tensor, what was expected and what was found;
+/// advice stands apart in [`Error::hint`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation on a path.
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Io {
+        /// The path concerned.
+        path: PathBuf,
+        /// What was attempted, as a verb phrase (`read`, `create`, `rename`).
+        action: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file's content breaks its format.
+    #[error("{path}: {message}", path = path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Expected and found.
+        message: String,
+    },
+    /// A tensor is missing, has the wrong shape or holds bad values.
+    #[error("{path}: tensor {tensor}: {message}", path = path.display())]
+    Tensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The canonical tensor name.
+        tensor: String,
+        /// Expected and found.
+        message: String,
+    },
+    /// The model is well formed but not of a kind this program runs.
+    #[error("{path}: {message}", path = path.display())]
+    Unsupported {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is not supported, by name.
+        message: String,
+    },
+    /// A tokenizer could not be built or used.
+    #[error("{path}: tokenizer: {message}", path = path.display())]
+    Tokenizer {
+        /// Where the tokenizer came from.
+        path: PathBuf,
+        /// Expected and found.
+        message: String,
+    },
+    /// A text holds nothing or too little.
+    #[error("{path}: {message}", path = path.display())]
+    Text {
+        /// The text's path or name.
+        path: PathBuf,
+        /// Expected and found.
+        message: String,
+    },
+    /// An output exists already and `--force` was not given.
+    #[error("{path}: already exists", path = path.display())]
+    Exists {
+        /// The output path.
+        path: PathBuf,
+    },
+    /// A named model or text could not be found or fetched.
+    #[error("{name}: {message}")]
+    NotFound {
+        /// What was asked for.
+        name: String,
+        /// Where it was looked for and why that failed.
+        message: String,
+    },
+    /// The tensor library failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// An [`Error::Io`] for `path`, ready for `map_err`.
+    pub fn io(
+        path: impl Into<PathBuf>,
+        action: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, action, source }
+    }
+
+    /// An [`Error::Format`] for `path`.
+    pub fn format(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::Format { path: path.into(), message: message.into() }
+    }
+
+    /// An [`Error::Tensor`] for `tensor` in `path`.
+    pub fn tensor(
+        path: impl Into<PathBuf>,
+        tensor: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::Tensor { path: path.into(), tensor: tensor.into(), message: message.into() }
+    }
+
+    /// An [`Error::Unsupported`] for `path`.
+    pub fn unsupported(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::Unsupported { path: path.into(), message: message.into() }
+    }
+
+    /// What the user can do about it, on a line of its own; `None` where the
+    /// message says it all.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Exists { .. } => Some("give another --out, or --force to replace it"),
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull => Some("free some space; nothing was changed"),
+                std::io::ErrorKind::PermissionDenied
+                | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("the place must be writable by this user; nothing was changed")
+                }
+                _ => None,
+            },
+            Self::Format { .. }
+            | Self::Tensor { .. }
+            | Self::Unsupported { .. }
+            | Self::Tokenizer { .. }
+            | Self::Text { .. }
+            | Self::NotFound { .. }
+            | Self::Candle(_) => None,
+        }
+    }
+}

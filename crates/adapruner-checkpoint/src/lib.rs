@@ -1,0 +1,32 @@
+//! Models and text as files: what is read becomes a [`Checkpoint`] or a
+//! [`TokenSet`](text::TokenSet), and a [`Checkpoint`] becomes files again.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`] | [`ModelConfig`]: architecture, sizes and the widths of every layer |
+//! | [`checkpoint`] | [`Checkpoint`] and [`TensorSource`]: lazily mapped tensors under Hugging Face names |
+//! | [`names`] | the canonical tensor names and the shapes a configuration demands of them |
+//! | [`open`] | which reader a path or hub id belongs to |
+//! | [`hf`] | Hugging Face folders, in and out |
+//! | [`gguf`] | GGUF files, in and out |
+//! | [`tokenizer`] | [`TextTokenizer`](tokenizer::TextTokenizer): tokenizer.json or GGUF metadata |
+//! | [`text`] | text files and named sets as token windows |
+//! | [`digest`] | content digests that go into every artifact |
+//! | [`atomic`] | outputs that appear whole or not at all |
+
+pub mod atomic;
+pub mod checkpoint;
+pub mod config;
+pub mod digest;
+pub mod error;
+pub mod gguf;
+pub mod hf;
+pub mod names;
+pub mod open;
+pub mod text;
+pub mod tokenizer;
+
+pub use checkpoint::{Checkpoint, TensorMeta, TensorSource};
+pub use config::{Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling};
+pub use digest::Digest;
+pub use error::{Error, Result};

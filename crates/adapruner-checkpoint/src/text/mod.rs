@@ -1,0 +1,1 @@
+//! Text files and named sets as token windows.
