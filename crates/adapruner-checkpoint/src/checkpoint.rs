@@ -32,11 +32,16 @@ pub trait TensorSource: Send + Sync {
     /// What is known of `name`; `None` where there is no such tensor.
     fn meta(&self, name: &str) -> Option<TensorMeta>;
 
-    /// Reads `name`, converted to `dtype` on `device`, contiguous, its rows in
-    /// Hugging Face's order (never GGUF's permuted one).
+    /// Reads `name`, converted to `dtype` (F32, F16, BF16 or F64) on `device`,
+    /// contiguous, its rows in Hugging Face's order (never GGUF's permuted
+    /// one).
+    ///
+    /// A source that reads a file refuses values that are NaN or infinite, or
+    /// become so in `dtype`: every weight that is run, pruned or written has
+    /// passed this check, whoever asked for it.
     ///
     /// # Errors
-    /// A missing tensor, damaged data, or no memory on the device.
+    /// A missing tensor, NaN or infinite values, or no memory on the device.
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor>;
 
     /// Digest of the content, computed when first asked for.

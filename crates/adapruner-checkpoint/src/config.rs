@@ -52,7 +52,7 @@ pub enum Activation {
 }
 
 /// Frequency scaling of the rotary embedding.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RopeScaling {
     /// Frequencies as `theta` gives them.
@@ -73,10 +73,16 @@ pub enum RopeScaling {
         /// Context length of the original training, in tokens.
         original_max_position_embeddings: usize,
     },
+    /// Each frequency divided by its own number: what a GGUF file's
+    /// `rope_freqs.weight` says where no named scaling gives the same numbers.
+    Factors {
+        /// `[D/2]` divisors, each > 0.
+        divisors: Vec<f32>,
+    },
 }
 
 /// The rotary position embedding.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rope {
     /// Base of the geometric frequency series.
     pub theta: f64,

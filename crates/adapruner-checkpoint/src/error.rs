@@ -78,6 +78,14 @@ pub enum Error {
         /// Where it was looked for and why that failed.
         message: String,
     },
+    /// Another error, with advice of its own.
+    #[error("{error}")]
+    Advised {
+        /// What went wrong.
+        error: Box<Error>,
+        /// What the user can do about it.
+        hint: &'static str,
+    },
     /// The tensor library failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -112,15 +120,27 @@ impl Error {
         Self::Unsupported { path: path.into(), message: message.into() }
     }
 
+    /// The same error with advice for its [`hint`](Self::hint).
+    #[must_use]
+    pub fn advise(self, hint: &'static str) -> Self {
+        Self::Advised { error: Box::new(self), hint }
+    }
+
     /// What the user can do about it, on a line of its own; `None` where the
     /// message says it all.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Advised { hint, .. } => Some(hint),
             Self::Exists { .. } => Some("give another --out, or --force to replace it"),
-            Self::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::StorageFull => Some("free some space; nothing was changed"),
+            #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign, open enum")]
+            Self::Io { source, action, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied
-                | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    if matches!(*action, "open" | "read" | "map") =>
+                {
+                    Some("the file must be readable by this user")
+                }
+                std::io::ErrorKind::StorageFull => Some("free some space; nothing was changed"),
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                     Some("the place must be writable by this user; nothing was changed")
                 }
                 _ => None,

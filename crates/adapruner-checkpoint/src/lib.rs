@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`config`] | [`ModelConfig`]: architecture, sizes and the widths of every layer |
 //! | [`checkpoint`] | [`Checkpoint`] and [`TensorSource`]: lazily mapped tensors under Hugging Face names |
+//! | [`mapped`] | files as read-only memory maps |
 //! | [`names`] | the canonical tensor names and the shapes a configuration demands of them |
 //! | [`open`] | which reader a path or hub id belongs to |
 //! | [`hf`] | Hugging Face folders, in and out |
@@ -17,10 +18,14 @@
 pub mod atomic;
 pub mod checkpoint;
 pub mod config;
+mod convert;
 pub mod digest;
 pub mod error;
 pub mod gguf;
 pub mod hf;
+#[cfg(feature = "hub")]
+mod hub;
+pub mod mapped;
 pub mod names;
 pub mod open;
 pub mod text;

@@ -1,1 +1,28 @@
-//! Skeleton.
+//! Running models: one differentiable decoder for the Llama family, dense or
+//! pruned, whose layers may all have different widths.
+//!
+//! Axes, here and in every module: `B` sequences, `T` tokens, `H` hidden, `N`
+//! query heads, `K` key-value heads, `D` head width, `F` feed-forward width,
+//! `V` vocabulary. Losses are in nats.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`placement`] | device and number type a model runs in |
+//! | [`rotary`] | rotary position tables, scaled as the configuration says |
+//! | [`block`] | one decoder layer: weights and forward |
+//! | [`decoder`] | [`Decoder`]: the whole model, resident or streamed |
+//! | [`gradient`] | the backward pass, block by block |
+//! | [`generate`] | sampling text, batched, with a key-value cache |
+
+pub mod block;
+pub mod decoder;
+pub mod error;
+pub mod generate;
+pub mod gradient;
+pub mod placement;
+pub mod rotary;
+
+pub use decoder::{Decoder, KvCache, Residency};
+pub use error::{Error, Result};
+pub use gradient::{GradientObserver, ProjectionGrad, observe_gradients, parameter_gradients};
+pub use placement::{DTypeChoice, DeviceChoice, Placement};

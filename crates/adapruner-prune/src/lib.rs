@@ -1,1 +1,30 @@
-//! Skeleton.
+//! Statistics → scores → plan → apply: what makes a model smaller.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`bank`] | [`StatsBank`]: Taylor terms per calibration sample and structural vector |
+//! | [`layout`] | where each vector's numbers stand |
+//! | [`scores`] | [`Importance`] and [`Scores`]: one number per removable unit |
+//! | [`mod@plan`] | [`PrunePlan`]: which units stay; data |
+//! | [`mod@apply`] | the pruned model as a view of the original |
+//!
+//! Only [`bank::collect`] runs a model. Nothing here reads files, clocks or the
+//! environment; banks and plans go in and out as bytes.
+//!
+//! Axes, here and in every module: `S` samples, `T` tokens, `H` hidden, `N` query
+//! heads, `K` key-value heads, `D` head width, `F` feed-forward width, `U`
+//! structural vectors.
+
+pub mod apply;
+pub mod bank;
+mod cost;
+pub mod error;
+pub mod layout;
+pub mod plan;
+pub mod scores;
+
+pub use apply::{apply, mask};
+pub use bank::{BankHeader, CollectOptions, StatsBank, Terms, collect};
+pub use error::{Error, Result, UnitKind};
+pub use plan::{Allocation, KvMode, Layout, PlanOptions, PlanTable, PrunePlan, plan};
+pub use scores::{Blend, Evidence, Importance, Normalisation, Reduction, Scores, score};

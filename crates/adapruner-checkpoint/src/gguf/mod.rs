@@ -1,5 +1,50 @@
 //! GGUF files, in and out.
 
+pub mod config;
+pub mod header;
+pub mod kind;
+pub mod source;
 pub mod value;
 
+use std::{path::Path, sync::Arc};
+
+pub use header::{Header, TensorInfo};
+pub use kind::TensorKind;
+pub use source::GgufSource;
 pub use value::{Metadata, Value};
+
+use crate::{
+    checkpoint::Checkpoint,
+    error::{Error, Result},
+    mapped::MappedFile,
+    open::check,
+    tokenizer::TextTokenizer,
+};
+
+/// Opens a GGUF file.
+///
+/// # Errors
+/// See [`Checkpoint::open`].
+pub fn open(path: &Path) -> Result<Checkpoint> {
+    let file = MappedFile::open(path)?;
+    let header = Header::parse(&file).map_err(|e| Error::format(path, e.to_string()))?;
+    let parts = header.metadata.get("split.count").and_then(Value::as_u64).unwrap_or(0);
+    if parts > 1 {
+        let message = format!("one of {parts} parts; split GGUF files are not supported");
+        let error = Error::unsupported(path, message);
+        return Err(error.advise("join the parts with llama-gguf-split --merge"));
+    }
+    let config = config::model_config(path, &header, &file)?;
+    check::config(path, &config)?;
+    let source = GgufSource::new(Arc::new(file), &header, config.head_dim)?;
+    check::tensors(path, &config, &source)?;
+    let tokenizer = TextTokenizer::from_gguf(path, &header.metadata)?;
+    check::tokenizer(path, &tokenizer, config.vocab_size)?;
+    Ok(Checkpoint {
+        config,
+        tokenizer: Arc::new(tokenizer),
+        generation_config: None,
+        tensors: Arc::new(source),
+        origin: path.to_path_buf(),
+    })
+}

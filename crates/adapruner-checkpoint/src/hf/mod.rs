@@ -1,1 +1,88 @@
 //! Hugging Face folders, in and out.
+
+pub mod config;
+pub mod source;
+
+use std::{io::Read, path::Path, sync::Arc};
+
+pub use source::SafetensorsSource;
+
+use crate::{
+    checkpoint::Checkpoint,
+    digest::Digest,
+    error::{Error, Result},
+    names,
+    open::check,
+    tokenizer::TextTokenizer,
+};
+
+/// Largest JSON file read here; indices of the largest models have a few MB.
+const MAX_JSON: u64 = 64 << 20;
+
+/// Opens a Hugging Face folder.
+///
+/// # Errors
+/// See [`Checkpoint::open`].
+pub fn open(folder: &Path) -> Result<Checkpoint> {
+    let config_path = folder.join("config.json");
+    if !config_path.exists() {
+        return Err(no_config(folder));
+    }
+    let (json, config_digest) = read_json(&config_path)?;
+    let config = config::model_config(&config_path, &json)?;
+    check::config(&config_path, &config)?;
+
+    let mut files = vec![("config.json".to_owned(), config_digest)];
+    let tokenizer_path = folder.join("tokenizer.json");
+    if tokenizer_path.exists() {
+        files.push(("tokenizer.json".to_owned(), Digest::of_file(&tokenizer_path)?));
+    }
+    let mut source = SafetensorsSource::open(folder, files)?;
+    source.retain(|name| !is_surplus(name, config.tie_word_embeddings));
+    check::tensors(folder, &config, &source)?;
+    source.check_dtypes()?;
+
+    let tokenizer = TextTokenizer::from_hf_folder(folder)?;
+    check::tokenizer(folder, &tokenizer, config.vocab_size)?;
+    let generation_path = folder.join("generation_config.json");
+    let generation_config = match generation_path.exists() {
+        true => Some(read_json(&generation_path)?.0),
+        false => None,
+    };
+    Ok(Checkpoint {
+        config,
+        tokenizer: Arc::new(tokenizer),
+        generation_config,
+        tensors: Arc::new(source),
+        origin: folder.to_path_buf(),
+    })
+}
+
+/// Tensors that some exports carry and no computation uses: the rotary
+/// embedding's frequencies, and the copy of a tied embedding.
+fn is_surplus(name: &str, tied: bool) -> bool {
+    name.ends_with(".rotary_emb.inv_freq") || (tied && name == names::HEAD)
+}
+
+fn no_config(folder: &Path) -> Error {
+    let error = Error::format(folder, "no config.json in this folder");
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if entries.into_iter().any(|entry| gguf(&entry.path())) {
+        return error.advise("give the GGUF file itself, not its folder");
+    }
+    error
+}
+
+/// Reads a JSON file of bounded size; its content and its digest.
+fn read_json(path: &Path) -> Result<(serde_json::Value, Digest)> {
+    let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+    if bytes.len() as u64 > MAX_JSON {
+        return Err(Error::format(path, format!("larger than {MAX_JSON} bytes")));
+    }
+    let json = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::format(path, format!("not valid JSON: {e}")))?;
+    Ok((json, Digest::of_bytes(&bytes)))
+}

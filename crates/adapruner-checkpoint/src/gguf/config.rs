@@ -1,0 +1,351 @@
+//! A model's configuration from the metadata and tensor shapes of a GGUF file.
+//!
+//! Axes: `H` hidden, `N` query heads, `K` key-value heads, `D` head width,
+//! `F` feed-forward width, `V` vocabulary.
+
+use std::{collections::BTreeSet, f64::consts::TAU, path::Path};
+
+use candle_core::quantized::GgmlDType;
+
+use super::{
+    header::{Header, shown},
+    kind::TensorKind,
+    source::{ROPE_FREQS, projection_name},
+    value::Value,
+};
+use crate::{
+    config::{Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling},
+    convert::{self, ConvertError, Rows, Stored},
+    error::{Error, Result},
+    names::Projection,
+};
+
+/// Architectures this program runs, as GGUF names them: Llama (llama.cpp
+/// writes Mistral under the same name) and Llama with widths per layer.
+const SUPPORTED: [&str; 2] = ["llama", "deci"];
+
+/// llama.cpp's base where a file names none.
+const DEFAULT_ROPE_THETA: f64 = 10_000.0;
+
+/// Reads the configuration from the header of `file`.
+///
+/// # Errors
+/// An architecture or a setting that this program does not run, by name; a
+/// missing or absurd value.
+pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelConfig> {
+    let architecture = Keys { path, header, prefix: "general" }.text("architecture")?;
+    let Some(prefix) = SUPPORTED.into_iter().find(|known| *known == architecture) else {
+        let message = format!(
+            "architecture {} is not supported, only {}",
+            shown(architecture),
+            SUPPORTED.join(" and ")
+        );
+        return Err(Error::unsupported(path, message));
+    };
+    let keys = Keys { path, header, prefix };
+    keys.refuse_settings()?;
+
+    let hidden_size = keys.size("embedding_length")?;
+    let count = keys.size("block_count")?;
+    let layers = keys.layers(count)?;
+    let head_dim = keys.head_dim(hidden_size, &layers)?;
+    let Some(embedding) = header.tensor("token_embd.weight") else {
+        return Err(Error::format(path, "no tensor token_embd.weight"));
+    };
+    let vocab_size = match embedding.dims[..] {
+        [_, rows] => usize::try_from(rows).unwrap_or(usize::MAX),
+        _ => return Err(Error::format(path, "tensor token_embd.weight is not a matrix")),
+    };
+    let theta = keys.optional_float("rope.freq_base")?.unwrap_or(DEFAULT_ROPE_THETA);
+    let tokens = Keys { path, header, prefix: "tokenizer.ggml" };
+    let mut eos_token_ids = Vec::new();
+    for key in ["eos_token_id", "eot_token_id"] {
+        if let Some(id) = tokens.optional_id(key)?
+            && !eos_token_ids.contains(&id)
+        {
+            eos_token_ids.push(id);
+        }
+    }
+    Ok(ModelConfig {
+        architecture: Architecture::Llama,
+        hidden_size,
+        head_dim,
+        vocab_size,
+        attention_bias: keys.biases(&layers, true)?,
+        mlp_bias: keys.biases(&layers, false)?,
+        layers,
+        activation: Activation::Silu,
+        rms_norm_eps: keys.float("attention.layer_norm_rms_epsilon")?,
+        rope: Rope { theta, scaling: keys.rope_scaling(theta, head_dim, file)? },
+        tie_word_embeddings: header.tensor("output.weight").is_none(),
+        max_position_embeddings: keys.size("context_length")?,
+        bos_token_id: tokens.optional_id("bos_token_id")?,
+        eos_token_ids,
+        pad_token_id: tokens.optional_id("padding_token_id")?,
+    })
+}
+
+/// The metadata under one prefix.
+struct Keys<'a> {
+    path: &'a Path,
+    header: &'a Header,
+    prefix: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.header.metadata.get(&format!("{}.{key}", self.prefix))
+    }
+
+    fn error(&self, key: &str, message: &str) -> Error {
+        Error::format(self.path, format!("metadata key {}.{key}: {message}", self.prefix))
+    }
+
+    fn unsupported(&self, key: &str, message: impl std::fmt::Display) -> Error {
+        let message = format!("metadata key {}.{key}: {message}", self.prefix);
+        Error::unsupported(self.path, message)
+    }
+
+    fn text(&self, key: &str) -> Result<&'a str> {
+        let value = self.get(key).ok_or_else(|| self.error(key, "missing"))?;
+        value.as_str().ok_or_else(|| self.error(key, "not a string"))
+    }
+
+    fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let size = value.as_u64().and_then(|v| usize::try_from(v).ok());
+        size.map(Some).ok_or_else(|| self.error(key, "not a non-negative integer"))
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        self.optional_size(key)?.ok_or_else(|| self.error(key, "missing"))
+    }
+
+    fn optional_id(&self, key: &str) -> Result<Option<u32>> {
+        let Some(id) = self.optional_size(key)? else { return Ok(None) };
+        // An id of all ones stands for "none" in some files.
+        let id = u32::try_from(id).map_err(|_| self.error(key, "not a token id"))?;
+        Ok((id != u32::MAX).then_some(id))
+    }
+
+    /// A float; a single-precision value as the decimal number it was written
+    /// from (`1e-5`, not `9.999999747378752e-6`).
+    fn optional_float(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let float =
+            if let Value::F32(v) = value { v.to_string().parse().ok() } else { value.as_f64() };
+        float.map(Some).ok_or_else(|| self.error(key, "not a float"))
+    }
+
+    fn float(&self, key: &str) -> Result<f64> {
+        self.optional_float(key)?.ok_or_else(|| self.error(key, "missing"))
+    }
+
+    /// One number for every layer: a single value, or an array of one each.
+    fn per_layer(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>> {
+        let Some(values) = self.get(key).and_then(Value::as_array) else {
+            return Ok(self.optional_size(key)?.map(|size| vec![size; layers]));
+        };
+        if values.len() != layers {
+            let message = format!("{layers} values expected, {} found", values.len());
+            return Err(self.error(key, &message));
+        }
+        let sizes = values.iter().map(|v| v.as_u64().and_then(|v| usize::try_from(v).ok()));
+        let sizes: Option<Vec<_>> = sizes.collect();
+        sizes.map(Some).ok_or_else(|| self.error(key, "not non-negative integers"))
+    }
+
+    fn layers(&self, count: usize) -> Result<Vec<LayerWidths>> {
+        // Each layer has at least one tensor: no allocation beyond the file.
+        if count == 0 || count > self.header.tensors.len() {
+            let message = format!("{count} layers, but {} tensors", self.header.tensors.len());
+            return Err(self.error("block_count", &message));
+        }
+        let missing = |key| self.error(key, "missing");
+        let heads = "attention.head_count";
+        let ffn = "feed_forward_length";
+        let query = self.per_layer(heads, count)?.ok_or_else(|| missing(heads))?;
+        let widths = self.per_layer(ffn, count)?.ok_or_else(|| missing(ffn))?;
+        let kv = self.per_layer("attention.head_count_kv", count)?;
+        let kv = kv.unwrap_or_else(|| query.clone());
+        let mut layers = Vec::with_capacity(count);
+        for (layer, ((query_heads, kv_heads), ffn)) in
+            query.into_iter().zip(kv).zip(widths).enumerate()
+        {
+            if query_heads > 0 && kv_heads == 0 {
+                let message = format!("linear attention (layer {layer}) is not supported");
+                return Err(self.unsupported("attention.head_count_kv", message));
+            }
+            // A layer without query heads has no attention, whatever it says
+            // of key-value heads.
+            let kv_heads = if query_heads == 0 { 0 } else { kv_heads };
+            layers.push(LayerWidths { query_heads, kv_heads, ffn });
+        }
+        Ok(layers)
+    }
+
+    fn head_dim(&self, hidden: usize, layers: &[LayerWidths]) -> Result<usize> {
+        let head_dim = match self.optional_size("attention.key_length")? {
+            Some(length) => length,
+            None => match layers.first() {
+                Some(w) if w.query_heads > 0 && hidden.is_multiple_of(w.query_heads) => {
+                    hidden / w.query_heads
+                }
+                _ => return Err(self.error("attention.key_length", "missing")),
+            },
+        };
+        for key in ["attention.value_length", "rope.dimension_count"] {
+            if let Some(length) = self.optional_size(key)?.filter(|length| *length != head_dim) {
+                let message = format!("{length} differs from the head width {head_dim}");
+                return Err(self.unsupported(key, message));
+            }
+        }
+        Ok(head_dim)
+    }
+
+    /// Refuses settings that change what the model computes.
+    fn refuse_settings(&self) -> Result<()> {
+        if let Some(experts) = self.optional_size("expert_count")?.filter(|n| *n > 0) {
+            let message = format!("a mixture of {experts} experts is not supported");
+            return Err(self.unsupported("expert_count", message));
+        }
+        if let Some(window) = self.optional_size("attention.sliding_window")?.filter(|n| *n > 0)
+            && window < self.size("context_length")?
+        {
+            let message = format!("a sliding window of {window} tokens is not supported");
+            return Err(self.unsupported("attention.sliding_window", message));
+        }
+        if self.get("attention.causal").is_some_and(|v| v.as_bool() != Some(true)) {
+            return Err(self.unsupported("attention.causal", "only causal attention is supported"));
+        }
+        for key in ["embedding_scale", "residual_scale", "logit_scale", "attention.scale"] {
+            if let Some(scale) = self.optional_float(key)?.filter(|s| *s != 0.0 && *s != 1.0) {
+                return Err(self.unsupported(key, format!("a scale of {scale} is not supported")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the attention (or else feed-forward) projections have biases:
+    /// all of them, or none.
+    fn biases(&self, layers: &[LayerWidths], attention: bool) -> Result<bool> {
+        let names: BTreeSet<&str> = self.header.tensors.iter().map(|t| t.name.as_str()).collect();
+        let mut with: Option<String> = None;
+        let mut without: Option<String> = None;
+        for (layer, widths) in layers.iter().enumerate() {
+            for projection in Projection::ALL {
+                if projection.is_attention() != attention || (attention && !widths.has_attention())
+                {
+                    continue;
+                }
+                let name = format!("blk.{layer}.{}.bias", projection_name(projection));
+                let side = if names.contains(name.as_str()) { &mut with } else { &mut without };
+                side.get_or_insert(name);
+            }
+        }
+        match (with, without) {
+            (Some(with), Some(without)) => Err(Error::unsupported(
+                self.path,
+                format!("biases on some projections only: {with} is there, {without} is not"),
+            )),
+            (with, _) => Ok(with.is_some()),
+        }
+    }
+
+    fn rope_scaling(&self, theta: f64, head_dim: usize, file: &[u8]) -> Result<RopeScaling> {
+        let mut factor = self.optional_float("rope.scaling.factor")?;
+        if factor.is_none() {
+            factor = self.optional_float("rope.scale_linear")?;
+        }
+        // 0 and 1 mean no scaling.
+        let factor = factor.filter(|f| *f != 0.0 && *f != 1.0);
+        let kind = match self.get("rope.scaling.type") {
+            Some(_) => self.text("rope.scaling.type")?,
+            None => "linear",
+        };
+        let linear = match (kind, factor) {
+            ("none", _) | ("linear", None) => RopeScaling::None,
+            ("linear", Some(factor)) => RopeScaling::Linear { factor },
+            (other, _) => {
+                let message = format!("rotary scaling {} is not supported", shown(other));
+                return Err(self.unsupported("rope.scaling.type", message));
+            }
+        };
+        let Some(divisors) = self.rope_freqs(head_dim, file)? else { return Ok(linear) };
+        if linear != RopeScaling::None {
+            let message = format!("linear scaling together with {ROPE_FREQS} is not supported");
+            return Err(self.unsupported("rope.scaling.factor", message));
+        }
+        if divisors.iter().all(|d| *d == 1.0) {
+            return Ok(RopeScaling::None);
+        }
+        Ok(llama3_scaling(&divisors, theta).unwrap_or(RopeScaling::Factors { divisors }))
+    }
+
+    /// The divisors of `rope_freqs.weight`, `[D/2]`.
+    fn rope_freqs(&self, head_dim: usize, file: &[u8]) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.header.tensor(ROPE_FREQS) else { return Ok(None) };
+        let error = |message: String| Error::tensor(self.path, ROPE_FREQS, message);
+        let expected = head_dim / 2;
+        if tensor.kind != TensorKind::F32 || tensor.dims != [expected as u64] {
+            let (kind, dims) = (tensor.kind.name(), &tensor.dims);
+            return Err(error(format!("[{expected}] of F32 expected, {dims:?} of {kind} found")));
+        }
+        let bytes = self.header.data(tensor, file);
+        let bytes = bytes.ok_or_else(|| error("does not lie in the file".into()))?;
+        let stored = Stored { bytes, kind: GgmlDType::F32, rows: Rows::Plain };
+        let values = convert::values::<f32>(stored, &[expected]).map_err(|e| match e {
+            ConvertError::Values(message) => error(message),
+            ConvertError::Candle(error) => error.into(),
+        })?;
+        match values.iter().find(|v| **v <= 0.0) {
+            Some(bad) => Err(error(format!("divisors above 0 expected, {bad} found"))),
+            None => Ok(Some(values)),
+        }
+    }
+}
+
+/// The divisors of Llama 3's scaling: what `rope_freqs.weight` holds for it.
+///
+/// # Shapes
+/// `[D/2]`.
+pub fn llama3_divisors(
+    theta: f64,
+    head_dim: usize,
+    factor: f64,
+    low_freq_factor: f64,
+    high_freq_factor: f64,
+    original: usize,
+) -> Vec<f32> {
+    let divisor = |i: usize| {
+        let frequency = theta.powf(-2.0 * i as f64 / head_dim as f64);
+        let turns = original as f64 * frequency / TAU;
+        let smooth = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+        let smooth = smooth.clamp(0.0, 1.0);
+        (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
+    };
+    (0..head_dim / 2).map(divisor).collect()
+}
+
+/// Llama 3's scaling, if some usual parameters of it give these divisors: the
+/// factors 1 and 4 of every published model, an original context that is a
+/// power of two (8192 first, the published one), the factor as the largest
+/// divisor shows it.
+fn llama3_scaling(divisors: &[f32], theta: f64) -> Option<RopeScaling> {
+    /// Relative; the divisors were computed in single precision.
+    const TOLERANCE: f32 = 2e-5;
+    let (low, high) = (1.0, 4.0);
+    let largest = divisors.iter().copied().fold(0.0, f32::max);
+    let factor: f64 = largest.to_string().parse().ok()?;
+    let mut originals = [8192].into_iter().chain((3..=24).map(|power| 1usize << power));
+    originals.find_map(|original| {
+        let own = llama3_divisors(theta, divisors.len() * 2, factor, low, high, original);
+        let same = own.iter().zip(divisors).all(|(a, b)| (a - b).abs() <= TOLERANCE * b);
+        same.then_some(RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_position_embeddings: original,
+        })
+    })
+}

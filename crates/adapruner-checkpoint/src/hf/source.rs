@@ -1,0 +1,275 @@
+//! The tensors of a Hugging Face folder: one `model.safetensors`, or shards
+//! and their index.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use candle_core::{DType, Device, Tensor, quantized::GgmlDType};
+use safetensors::{Dtype, tensor::Metadata};
+
+use super::read_json;
+use crate::{
+    checkpoint::{TensorMeta, TensorSource},
+    convert::{self, ConvertError, Rows, Stored},
+    digest::Digest,
+    error::{Error, Result},
+    mapped::MappedFile,
+};
+
+/// The weights of a model that has them in one file.
+pub const SINGLE: &str = "model.safetensors";
+/// The index of a model whose weights are sharded.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// Largest header of a safetensors file, as the format's own reader has it.
+const MAX_HEADER: u64 = 100_000_000;
+/// Most files of one model.
+const MAX_SHARDS: usize = 1 << 12;
+
+/// Where a tensor lies and how it is stored.
+#[derive(Debug)]
+struct Entry {
+    shard: usize,
+    range: Range<usize>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+/// A [`TensorSource`] over mapped safetensors files.
+#[derive(Debug)]
+pub struct SafetensorsSource {
+    folder: PathBuf,
+    /// In the order of their names.
+    shards: Vec<MappedFile>,
+    entries: BTreeMap<String, Entry>,
+    /// Digests of the small files that belong to the model, by name.
+    files: Vec<(String, Digest)>,
+    digest: OnceLock<Digest>,
+}
+
+impl SafetensorsSource {
+    /// Maps the weights of `folder`. `files` are the digests of what belongs
+    /// to the model beside the weights; they enter this source's digest.
+    ///
+    /// # Errors
+    /// No safetensors weights, a shard that is missing, a damaged header, a
+    /// tensor that stands in no shard or in another than the index says.
+    pub fn open(folder: &Path, files: Vec<(String, Digest)>) -> Result<Self> {
+        let mut source = Self {
+            folder: folder.to_path_buf(),
+            shards: Vec::new(),
+            entries: BTreeMap::new(),
+            files,
+            digest: OnceLock::new(),
+        };
+        let index = folder.join(INDEX);
+        if folder.join(SINGLE).exists() {
+            source.add_shard(SINGLE)?;
+        } else if index.exists() {
+            source.add_indexed(&index)?;
+        } else {
+            return Err(no_weights(folder));
+        }
+        Ok(source)
+    }
+
+    /// Drops the tensors that `keep` does not want.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.entries.retain(|name, _| keep(name));
+    }
+
+    /// Refuses stored types that cannot be read, before anything is loaded.
+    ///
+    /// # Errors
+    /// The first tensor that is not F32, F16 or BF16.
+    pub fn check_dtypes(&self) -> Result<()> {
+        for (name, entry) in &self.entries {
+            if float_kind(entry.dtype).is_none() {
+                let path = self.shards[entry.shard].path();
+                return Err(refused_dtype(path, name, entry.dtype));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_indexed(&mut self, index: &Path) -> Result<()> {
+        let shards = shard_tensors(index)?;
+        for (file, tensors) in shards {
+            if !self.folder.join(&file).exists() {
+                let message = format!("names {file}, which is not in the folder");
+                return Err(Error::format(index, message));
+            }
+            let shard = self.add_shard(&file)?;
+            for tensor in tensors {
+                if self.entries.get(&tensor).is_none_or(|entry| entry.shard != shard) {
+                    let message = format!("should be in {file}, but is not");
+                    return Err(Error::tensor(index, tensor, message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps a file and takes up its tensors; the file's number.
+    fn add_shard(&mut self, name: &str) -> Result<usize> {
+        let path = self.folder.join(name);
+        let file = MappedFile::open(&path)?;
+        let (start, metadata) = read_header(&path, &file)?;
+        let shard = self.shards.len();
+        for (tensor, info) in metadata.tensors() {
+            let (from, to) = info.data_offsets;
+            let entry = Entry {
+                shard,
+                range: start + from..start + to,
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+            };
+            if let Some(other) = self.entries.insert(tensor.clone(), entry) {
+                let message = format!("also in {}", self.shards[other.shard].path().display());
+                return Err(Error::tensor(path, tensor, message));
+            }
+        }
+        self.shards.push(file);
+        Ok(shard)
+    }
+}
+
+impl TensorSource for SafetensorsSource {
+    fn names(&self) -> Vec<String> {
+        self.entries.keys().cloned().collect()
+    }
+
+    fn meta(&self, name: &str) -> Option<TensorMeta> {
+        self.entries.get(name).map(|entry| TensorMeta {
+            shape: entry.shape.clone(),
+            stored: format!("{:?}", entry.dtype),
+            bytes: entry.range.len() as u64,
+        })
+    }
+
+    /// # Shapes
+    /// As [`meta`](TensorSource::meta) says.
+    fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let Some(entry) = self.entries.get(name) else {
+            return Err(Error::tensor(&self.folder, name, "not in the folder"));
+        };
+        let shard = &self.shards[entry.shard];
+        let Some(kind) = float_kind(entry.dtype) else {
+            return Err(refused_dtype(shard.path(), name, entry.dtype));
+        };
+        let stored = Stored { bytes: &shard[entry.range.clone()], kind, rows: Rows::Plain };
+        convert::tensor(stored, &entry.shape, dtype, device).map_err(|error| match error {
+            ConvertError::Values(message) => Error::tensor(shard.path(), name, message),
+            ConvertError::Candle(error) => error.into(),
+        })
+    }
+
+    /// Covers the files given to [`open`](Self::open) and the shards by name.
+    fn digest(&self) -> Result<Digest> {
+        let compute = || {
+            let shards = self.shards.iter().map(|shard| {
+                let name = shard.path().file_name().unwrap_or_default().to_string_lossy();
+                (name.into_owned(), Digest::of_bytes(shard))
+            });
+            let parts: Vec<(String, Digest)> = self.files.iter().cloned().chain(shards).collect();
+            Digest::of_parts(parts.iter().map(|(name, d)| (name.as_str(), &d.as_bytes()[..])))
+        };
+        Ok(*self.digest.get_or_init(compute))
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign, open enum; the rest is refused")]
+fn float_kind(dtype: Dtype) -> Option<GgmlDType> {
+    match dtype {
+        Dtype::F32 => Some(GgmlDType::F32),
+        Dtype::F16 => Some(GgmlDType::F16),
+        Dtype::BF16 => Some(GgmlDType::BF16),
+        _ => None,
+    }
+}
+
+fn refused_dtype(path: &Path, name: &str, dtype: Dtype) -> Error {
+    let message = format!("element type {dtype:?} is not supported, only F32, F16 and BF16");
+    Error::tensor(path, name, message)
+}
+
+/// Parses the header of a safetensors file: where its data starts, and its
+/// tensors, which the parser holds to be apart, in order and without holes.
+fn read_header(path: &Path, file: &[u8]) -> Result<(usize, Metadata)> {
+    let present = file.len() as u64;
+    let truncated = |what: &str, needed: u64| {
+        let message =
+            format!("truncated: {what} reaches to byte {needed}, but the file has {present} bytes");
+        Error::format(path, message)
+    };
+    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+        return Err(truncated("the header's length", 8));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER {
+        let message = format!(
+            "not a safetensors file: a header of {length} bytes, at most {MAX_HEADER} expected"
+        );
+        return Err(Error::format(path, message));
+    }
+    let header = usize::try_from(length).ok().and_then(|l| rest.get(..l));
+    let Some(header) = header else { return Err(truncated("the header", 8 + length)) };
+    let metadata: Metadata = serde_json::from_slice(header)
+        .map_err(|e| Error::format(path, format!("safetensors header: {e}")))?;
+    let start = 8 + header.len();
+    let needed = (start as u64).saturating_add(metadata.data_len() as u64);
+    if needed > present {
+        return Err(truncated("the last tensor", needed));
+    }
+    if needed < present {
+        let message = format!("{present} bytes, but its tensors end at byte {needed}");
+        return Err(Error::format(path, message));
+    }
+    Ok((start, metadata))
+}
+
+/// The files that an index names, and the tensors that each should hold.
+///
+/// # Errors
+/// An index that is damaged or points out of its folder.
+pub(crate) fn shard_tensors(index: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let (json, _) = read_json(index)?;
+    let Some(map) = json.get("weight_map").and_then(serde_json::Value::as_object) else {
+        return Err(Error::format(index, "weight_map: an object expected"));
+    };
+    let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (tensor, file) in map {
+        let file = file.as_str().filter(|name| is_plain_file_name(name));
+        let Some(file) = file else {
+            let message = "the name of a file in the same folder expected";
+            return Err(Error::format(index, format!("weight_map: {tensor:?}: {message}")));
+        };
+        shards.entry(file.to_owned()).or_default().insert(tensor.clone());
+    }
+    if shards.len() > MAX_SHARDS {
+        let message = format!("at most {MAX_SHARDS} files expected, {} found", shards.len());
+        return Err(Error::format(index, message));
+    }
+    Ok(shards)
+}
+
+/// Whether a name from an index stays in the index's folder.
+fn is_plain_file_name(name: &str) -> bool {
+    let path = Path::new(name);
+    path.file_name().is_some_and(|file| file == path.as_os_str()) && !name.contains(['/', '\\'])
+}
+
+fn no_weights(folder: &Path) -> Error {
+    let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+    if pickled.iter().any(|name| folder.join(name).exists()) {
+        let message = "weights only as pytorch_model.bin, which is not supported";
+        return Error::unsupported(folder, message).advise(
+            "convert it to safetensors: load it with transformers, then save_pretrained(folder, safe_serialization=True)",
+        );
+    }
+    Error::format(folder, format!("neither {SINGLE} nor {INDEX}"))
+}

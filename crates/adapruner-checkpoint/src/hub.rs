@@ -1,0 +1,265 @@
+//! Models by hub id (`owner/name`), fetched into the Hugging Face cache.
+
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
+
+use hf_hub::{
+    Cache, Repo, RepoType,
+    api::sync::{ApiBuilder, ApiError, ApiRepo},
+};
+
+use crate::{
+    checkpoint::Checkpoint,
+    error::{Error, Result},
+    hf::{
+        self,
+        source::{INDEX, SINGLE},
+    },
+};
+
+/// Files that a model must have beside its weights.
+const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
+/// Files that a model may have.
+const OPTIONAL: [&str; 3] =
+    ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"];
+/// Tries after the first one that failed half way.
+const RETRIES: usize = 3;
+
+/// Fetches what of a model is not yet in the cache, and opens it.
+///
+/// # Errors
+/// An id that the hub does not know, no network, no safetensors weights; see
+/// also [`Checkpoint::open`].
+pub(crate) fn open(id: &str) -> Result<Checkpoint> {
+    // Without either the cache has no place.
+    if std::env::var_os("HF_HOME").is_none() && std::env::home_dir().is_none() {
+        let message = "no home directory for the hub's cache".to_owned();
+        let error = Error::NotFound { name: id.to_owned(), message };
+        return Err(error.advise("set HF_HOME to a folder for downloads"));
+    }
+    let builder = ApiBuilder::from_env().with_progress(std::io::stderr().is_terminal());
+    hf::open(&fetch(id, builder, &Cache::from_env())?)
+}
+
+/// Brings the files of model `id` into the cache; the snapshot's folder.
+fn fetch(id: &str, builder: ApiBuilder, cache: &Cache) -> Result<PathBuf> {
+    let api = builder.with_retries(RETRIES).build().map_err(|e| unreachable_hub(id, &e))?;
+    let model = Repo::new(id.to_owned(), RepoType::Model);
+    let cached = |name: &str| cache.repo(model.clone()).get(name);
+    let repo = api.repo(model.clone());
+    let required = |name: &str| repo.get(name).map_err(|e| refused(id, name, &e));
+
+    let mut config = None;
+    for name in REQUIRED {
+        let path = required(name)?;
+        config.get_or_insert(path);
+    }
+    if let Some(index) = cached(INDEX) {
+        fetch_shards(id, &index, &repo)?;
+    } else {
+        match repo.get(SINGLE) {
+            Ok(_) => {}
+            Err(e) if is_absent(&e) => match repo.get(INDEX) {
+                Ok(index) => fetch_shards(id, &index, &repo)?,
+                Err(e) if is_absent(&e) => {
+                    let message = "the model has no safetensors weights on the hub".to_owned();
+                    return Err(Error::NotFound { name: id.to_owned(), message });
+                }
+                Err(e) => return Err(refused(id, INDEX, &e)),
+            },
+            Err(e) => return Err(refused(id, SINGLE, &e)),
+        }
+    }
+    for name in OPTIONAL {
+        match repo.get(name) {
+            Ok(_) => {}
+            Err(e) if is_absent(&e) => {}
+            Err(e) => {
+                // No network: the rest would wait in vain as well.
+                tracing::warn!("{id}: {name} could not be fetched: {e}");
+                break;
+            }
+        }
+    }
+    let folder = config.as_deref().and_then(Path::parent);
+    folder.map(Path::to_path_buf).ok_or_else(|| Error::NotFound {
+        name: id.to_owned(),
+        message: "nothing was fetched".to_owned(),
+    })
+}
+
+fn fetch_shards(id: &str, index: &Path, repo: &ApiRepo) -> Result<()> {
+    for file in hf::source::shard_tensors(index)?.into_keys() {
+        repo.get(&file).map_err(|e| refused(id, &file, &e))?;
+    }
+    Ok(())
+}
+
+/// Whether the hub answered that there is no such file.
+fn is_absent(error: &ApiError) -> bool {
+    status(error) == Some(404)
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "foreign enums; only one variant counts")]
+fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        ApiError::RequestError(error) => match **error {
+            ureq::Error::StatusCode(code) => Some(code),
+            _ => None,
+        },
+        ApiError::TooManyRetries(error) => status(error),
+        _ => None,
+    }
+}
+
+fn refused(id: &str, file: &str, error: &ApiError) -> Error {
+    let message = match status(error) {
+        Some(401 | 403) => {
+            let message =
+                format!("no such file or folder, and the hub gives no access to it ({file})");
+            let error = Error::NotFound { name: id.to_owned(), message };
+            return error.advise("check the spelling; gated models need a token (hf auth login)");
+        }
+        Some(404) => format!("no such file or folder, and the hub has no {file} for it"),
+        Some(code) => {
+            format!("no such file or folder, and the hub answered {code} for {file}")
+        }
+        None => return unreachable_hub(id, error),
+    };
+    let error = Error::NotFound { name: id.to_owned(), message };
+    error
+        .advise("give a local folder or a GGUF file, or the id of a model with safetensors weights")
+}
+
+fn unreachable_hub(id: &str, error: &ApiError) -> Error {
+    let message = format!("no such file or folder, and the hub cannot be reached: {error}");
+    let error = Error::NotFound { name: id.to_owned(), message };
+    error.advise("give a local folder or a GGUF file")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashMap,
+        io::{BufRead, BufReader, Write},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// Answers one request for `/owner/model/resolve/main/FILE` (or a part of
+    /// it) as the hub does.
+    fn answer(mut stream: TcpStream, files: &HashMap<&str, &str>) -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let request = lines.next().transpose()?.unwrap_or_default();
+        let mut start = None;
+        for line in lines {
+            let line = line?.to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(range) = line.strip_prefix("range: bytes=") {
+                start = range.split('-').next().and_then(|n| n.parse::<usize>().ok());
+            }
+        }
+        let path = request.split(' ').nth(1).unwrap_or_default();
+        let file = path.strip_prefix("/owner/model/resolve/main/").and_then(|f| files.get(f));
+        let Some(content) = file else {
+            return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        };
+        let (total, start) = (content.len(), start.unwrap_or(0));
+        write!(
+            stream,
+            "HTTP/1.1 206 Partial Content\r\nconnection: close\r\netag: \"{}\"\r\n\
+             x-repo-commit: 0123abcd\r\ncontent-length: {}\r\n\
+             content-range: bytes {start}-{}/{total}\r\n\r\n{}",
+            crate::Digest::of_bytes(content.as_bytes()),
+            total - start,
+            total - 1,
+            &content[start..],
+        )
+    }
+
+    /// A hub that has one model with these files; its address.
+    fn serve(files: &[(&'static str, &'static str)]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let files: HashMap<_, _> = files.iter().copied().collect();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A client that hangs up early is no failure of the test.
+                let _ = answer(stream, &files);
+            }
+        });
+        format!("http://{address}")
+    }
+
+    fn fetch_from(endpoint: &str, folder: &Path) -> Result<PathBuf> {
+        let cache = Cache::new(folder.to_path_buf());
+        let builder = ApiBuilder::from_cache(cache.clone())
+            .with_endpoint(endpoint.to_owned())
+            .with_progress(false);
+        fetch("owner/model", builder, &cache)
+    }
+
+    /// An address where nobody listens.
+    fn nowhere() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    }
+
+    const INDEX_JSON: &str = r#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}"#;
+
+    #[test]
+    fn single_and_sharded_models_are_fetched_once() {
+        for (weights, names) in [
+            (vec![("model.safetensors", "w")], vec!["model.safetensors"]),
+            (
+                vec![(INDEX, INDEX_JSON), ("a.safetensors", "1"), ("b.safetensors", "2")],
+                vec![INDEX, "a.safetensors", "b.safetensors"],
+            ),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut files = vec![("config.json", "{}"), ("tokenizer.json", "{}")];
+            files.extend(weights);
+            files.push(("generation_config.json", "{}"));
+            let snapshot = fetch_from(&serve(&files), folder.path()).unwrap();
+            assert_eq!(snapshot.file_name().unwrap(), "0123abcd");
+            for name in names {
+                assert!(snapshot.join(name).is_file(), "{name}");
+            }
+            assert!(snapshot.join("generation_config.json").is_file());
+            assert!(!snapshot.join("tokenizer_config.json").exists());
+            // What is in the cache needs no network.
+            assert_eq!(fetch_from(&nowhere(), folder.path()).unwrap(), snapshot);
+        }
+    }
+
+    #[test]
+    fn what_the_hub_does_not_have_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = fetch_from(&serve(&[]), folder.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "owner/model: no such file or folder, and the hub has no config.json for it"
+        );
+        let files = [("config.json", "{}"), ("tokenizer.json", "{}")];
+        let error = fetch_from(&serve(&files), folder.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "owner/model: the model has no safetensors weights on the hub"
+        );
+    }
+
+    #[test]
+    fn without_a_network_both_readings_of_the_name_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = fetch_from(&nowhere(), folder.path()).unwrap_err();
+        let text = error.to_string();
+        let expected = "owner/model: no such file or folder, and the hub cannot be reached: ";
+        assert!(text.starts_with(expected) && text.len() > expected.len(), "{text}");
+        assert_eq!(error.hint(), Some("give a local folder or a GGUF file"));
+    }
+}

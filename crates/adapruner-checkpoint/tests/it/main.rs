@@ -1,0 +1,3 @@
+//! Integration tests of the checkpoint crate, one binary, a module per topic.
+
+mod readers;

@@ -1,0 +1,251 @@
+//! One decoder layer: RMSNorm → attention → residual, RMSNorm → gated
+//! feed-forward → residual.
+//!
+//! Axes: `B` sequences, `T` tokens, `H` hidden, `N` query heads, `K` key-value
+//! heads, `D` head width, `F` feed-forward width.
+
+use std::sync::Arc;
+
+use adapruner_checkpoint::{Checkpoint, names, names::Projection};
+use adapruner_kernels::GradTap;
+use candle_core::{Result as CandleResult, Tensor, Var};
+
+use crate::{error::Result, placement::Placement};
+
+/// A projection with its optional bias.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Tensor,
+    /// `[out]`.
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    fn load(
+        checkpoint: &Checkpoint,
+        layer: usize,
+        projection: Projection,
+        placement: &Placement,
+    ) -> Result<Self> {
+        let config = &checkpoint.config;
+        let biased =
+            if projection.is_attention() { config.attention_bias } else { config.mlp_bias };
+        let Placement { device, dtype } = placement;
+        let weight = checkpoint.tensors.load(&projection.weight(layer), *dtype, device)?;
+        let bias = biased
+            .then(|| {
+                checkpoint.tensors.load(&projection.bias(layer), placement.activations(), device)
+            })
+            .transpose()?;
+        Ok(Self { weight, bias })
+    }
+
+    /// `x · Wᵀ + b`.
+    ///
+    /// # Shapes
+    /// `[.., in]` → `[.., out]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor, tap: Option<Arc<dyn GradTap>>) -> CandleResult<Tensor> {
+        let y = adapruner_kernels::linear(x, &self.weight, tap)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// The attention sublayer.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    /// Norm before it, `[H]`.
+    pub norm: Tensor,
+    /// Query, `[N·D, H]`.
+    pub q: Linear,
+    /// Key, `[K·D, H]`.
+    pub k: Linear,
+    /// Value, `[K·D, H]`.
+    pub v: Linear,
+    /// Output, `[H, N·D]`.
+    pub o: Linear,
+}
+
+/// The gated feed-forward sublayer.
+#[derive(Debug, Clone)]
+pub struct FeedForward {
+    /// Norm before it, `[H]`.
+    pub norm: Tensor,
+    /// Gate, `[F, H]`.
+    pub gate: Linear,
+    /// Up, `[F, H]`.
+    pub up: Linear,
+    /// Down, `[H, F]`.
+    pub down: Linear,
+}
+
+/// Keys and values of earlier positions, `[B, t, K, D]` each.
+#[derive(Debug, Clone)]
+pub struct LayerCache {
+    /// Rotated keys.
+    pub keys: Tensor,
+    /// Values.
+    pub values: Tensor,
+}
+
+/// What a forward pass needs beside weights and activations.
+pub struct Pass<'a> {
+    /// Cosines of the positions, `[T, D/2]`.
+    pub cos: &'a Tensor,
+    /// Sines of the positions, `[T, D/2]`.
+    pub sin: &'a Tensor,
+    /// Gives each projection its tap, in passes whose gradients are observed.
+    pub taps: Option<&'a dyn Fn(Projection) -> Arc<dyn GradTap>>,
+}
+
+impl Pass<'_> {
+    fn tap(&self, projection: Projection) -> Option<Arc<dyn GradTap>> {
+        self.taps.map(|taps| taps(projection))
+    }
+}
+
+/// One decoder layer; without attention where that was pruned away.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// The attention sublayer, if the layer has one.
+    pub attention: Option<Attention>,
+    /// The feed-forward sublayer.
+    pub ffn: FeedForward,
+    head_dim: usize,
+    eps: f64,
+}
+
+impl Block {
+    /// Reads the weights of layer `layer`.
+    ///
+    /// # Errors
+    /// Tensors that are missing, damaged or not finite.
+    pub fn load(checkpoint: &Checkpoint, layer: usize, placement: &Placement) -> Result<Self> {
+        let config = &checkpoint.config;
+        let linear = |projection| Linear::load(checkpoint, layer, projection, placement);
+        let norm = |name: String| {
+            checkpoint.tensors.load(&name, placement.activations(), &placement.device)
+        };
+        let attention = if config.layers[layer].has_attention() {
+            Some(Attention {
+                norm: norm(names::input_norm(layer))?,
+                q: linear(Projection::Q)?,
+                k: linear(Projection::K)?,
+                v: linear(Projection::V)?,
+                o: linear(Projection::O)?,
+            })
+        } else {
+            None
+        };
+        let ffn = FeedForward {
+            norm: norm(names::ffn_norm(layer))?,
+            gate: linear(Projection::Gate)?,
+            up: linear(Projection::Up)?,
+            down: linear(Projection::Down)?,
+        };
+        Ok(Self { attention, ffn, head_dim: config.head_dim, eps: config.rms_norm_eps })
+    }
+
+    /// Runs the layer; with `cache`, the keys and values of earlier positions
+    /// are prepended and the new ones kept.
+    ///
+    /// # Shapes
+    /// `[B, T, H]` → `[B, T, H]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or no memory.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        pass: &Pass<'_>,
+        cache: Option<&mut Option<LayerCache>>,
+    ) -> CandleResult<Tensor> {
+        let x = match &self.attention {
+            Some(attention) => (x + self.attend(attention, x, pass, cache)?)?,
+            None => x.clone(),
+        };
+        let FeedForward { norm, gate, up, down } = &self.ffn;
+        let h = adapruner_kernels::rms_norm(&x, norm, self.eps)?;
+        let gate = gate.forward(&h, pass.tap(Projection::Gate))?;
+        let up = up.forward(&h, pass.tap(Projection::Up))?;
+        let inner = adapruner_kernels::swiglu(&gate, &up)?;
+        x + down.forward(&inner, pass.tap(Projection::Down))?
+    }
+
+    fn attend(
+        &self,
+        attention: &Attention,
+        x: &Tensor,
+        pass: &Pass<'_>,
+        cache: Option<&mut Option<LayerCache>>,
+    ) -> CandleResult<Tensor> {
+        let (b, t, _) = x.dims3()?;
+        let Attention { norm, q, k, v, o } = attention;
+        let h = adapruner_kernels::rms_norm(x, norm, self.eps)?;
+        let heads = |y: Tensor| y.reshape((b, t, (), self.head_dim));
+        let q = heads(q.forward(&h, pass.tap(Projection::Q))?)?;
+        let k = heads(k.forward(&h, pass.tap(Projection::K))?)?;
+        let v = heads(v.forward(&h, pass.tap(Projection::V))?)?;
+        let q = adapruner_kernels::rope(&q, pass.cos, pass.sin)?;
+        let k = adapruner_kernels::rope(&k, pass.cos, pass.sin)?;
+        let (k, v) = match cache {
+            None => (k, v),
+            Some(slot) => {
+                let (keys, values) = match slot.take() {
+                    None => (k, v),
+                    Some(old) => {
+                        (Tensor::cat(&[old.keys, k], 1)?, Tensor::cat(&[old.values, v], 1)?)
+                    }
+                };
+                *slot = Some(LayerCache { keys: keys.clone(), values: values.clone() });
+                (keys, values)
+            }
+        };
+        let y = adapruner_kernels::attention(&q, &k, &v)?.reshape((b, t, ()))?;
+        o.forward(&y, pass.tap(Projection::O))
+    }
+
+    /// The same block with every weight made a variable, and those variables
+    /// under the canonical names of layer `layer`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn with_variables(&self, layer: usize) -> CandleResult<(Self, Vec<(String, Var)>)> {
+        let mut block = self.clone();
+        let mut variables = Vec::new();
+        let mut visit = |name: String, tensor: &mut Tensor| {
+            let variable = Var::from_tensor(tensor)?;
+            *tensor = variable.as_tensor().clone();
+            variables.push((name, variable));
+            CandleResult::Ok(())
+        };
+        let mut linear =
+            |projection: Projection,
+             linear: &mut Linear,
+             visit: &mut dyn FnMut(String, &mut Tensor) -> CandleResult<()>| {
+                visit(projection.weight(layer), &mut linear.weight)?;
+                match &mut linear.bias {
+                    Some(bias) => visit(projection.bias(layer), bias),
+                    None => Ok(()),
+                }
+            };
+        if let Some(attention) = &mut block.attention {
+            visit(names::input_norm(layer), &mut attention.norm)?;
+            linear(Projection::Q, &mut attention.q, &mut visit)?;
+            linear(Projection::K, &mut attention.k, &mut visit)?;
+            linear(Projection::V, &mut attention.v, &mut visit)?;
+            linear(Projection::O, &mut attention.o, &mut visit)?;
+        }
+        visit(names::ffn_norm(layer), &mut block.ffn.norm)?;
+        linear(Projection::Gate, &mut block.ffn.gate, &mut visit)?;
+        linear(Projection::Up, &mut block.ffn.up, &mut visit)?;
+        linear(Projection::Down, &mut block.ffn.down, &mut visit)?;
+        Ok((block, variables))
+    }
+}

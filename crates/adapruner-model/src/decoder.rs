@@ -1,0 +1,324 @@
+//! [`Decoder`]: a whole model, its weights held in memory or read block by
+//! block as they are needed.
+//!
+//! Axes: `B` sequences, `T` tokens, `H` hidden, `V` vocabulary.
+
+use std::sync::Arc;
+
+use adapruner_checkpoint::{Checkpoint, ModelConfig, names};
+use candle_core::{DType, Tensor};
+
+use crate::{
+    block::{Block, LayerCache, Pass},
+    error::{Error, Result},
+    placement::Placement,
+    rotary::RotaryTable,
+};
+
+/// How a model's weights are held while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// All in memory, in the placement's type: the fastest.
+    Resident,
+    /// One block at a time, read from the checkpoint for every pass: memory
+    /// is bounded by one block.
+    Streamed,
+}
+
+enum Weights {
+    Resident { embedding: Tensor, blocks: Vec<Arc<Block>>, norm: Tensor, head: Tensor },
+    Streamed(Box<Checkpoint>),
+}
+
+/// A model that runs.
+pub struct Decoder {
+    config: ModelConfig,
+    placement: Placement,
+    rotary: RotaryTable,
+    weights: Weights,
+}
+
+/// Keys and values of the positions that were run, layer by layer.
+#[derive(Debug, Default)]
+pub struct KvCache {
+    layers: Vec<Option<LayerCache>>,
+    tokens: usize,
+}
+
+impl KvCache {
+    /// Positions held.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
+impl Decoder {
+    /// Loads (or prepares to stream) the weights of `checkpoint`.
+    ///
+    /// # Errors
+    /// Weights that are damaged or not finite, or no memory on the device.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        placement: &Placement,
+        residency: Residency,
+    ) -> Result<Self> {
+        let config = checkpoint.config.clone();
+        let rotary = RotaryTable::new(
+            &config.rope,
+            config.head_dim,
+            config.max_position_embeddings,
+            placement.activations(),
+            &placement.device,
+        )?;
+        let weights = match residency {
+            Residency::Streamed => Weights::Streamed(Box::new(checkpoint.clone())),
+            Residency::Resident => {
+                let embedding = load_embedding(checkpoint, placement)?;
+                let blocks = (0..config.layers.len())
+                    .map(|layer| Ok(Arc::new(Block::load(checkpoint, layer, placement)?)))
+                    .collect::<Result<_>>()?;
+                let norm = load_norm(checkpoint, placement)?;
+                let head = if config.tie_word_embeddings {
+                    embedding.clone()
+                } else {
+                    load_head(checkpoint, placement)?
+                };
+                Weights::Resident { embedding, blocks, norm, head }
+            }
+        };
+        Ok(Self { config, placement: placement.clone(), rotary, weights })
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Device and weight type.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Layer `layer`, read now if the weights are streamed.
+    ///
+    /// # Errors
+    /// Weights that are damaged or not finite.
+    pub fn block(&self, layer: usize) -> Result<Arc<Block>> {
+        match &self.weights {
+            Weights::Resident { blocks, .. } => Ok(blocks[layer].clone()),
+            Weights::Streamed(checkpoint) => {
+                Ok(Arc::new(Block::load(checkpoint, layer, &self.placement)?))
+            }
+        }
+    }
+
+    /// The token embedding, `[V, H]`.
+    ///
+    /// # Errors
+    /// Weights that are damaged or not finite.
+    pub fn embedding(&self) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Resident { embedding, .. } => Ok(embedding.clone()),
+            Weights::Streamed(checkpoint) => load_embedding(checkpoint, &self.placement),
+        }
+    }
+
+    /// The final norm, `[H]`.
+    ///
+    /// # Errors
+    /// Weights that are damaged or not finite.
+    pub fn final_norm(&self) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Resident { norm, .. } => Ok(norm.clone()),
+            Weights::Streamed(checkpoint) => load_norm(checkpoint, &self.placement),
+        }
+    }
+
+    /// The output projection, `[V, H]`; the embedding where they are tied.
+    ///
+    /// # Errors
+    /// Weights that are damaged or not finite.
+    pub fn head(&self) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Resident { head, .. } => Ok(head.clone()),
+            Weights::Streamed(checkpoint) if self.config.tie_word_embeddings => {
+                load_embedding(checkpoint, &self.placement)
+            }
+            Weights::Streamed(checkpoint) => load_head(checkpoint, &self.placement),
+        }
+    }
+
+    /// Cosines and sines of positions `start..start + tokens`.
+    pub(crate) fn positions(&self, start: usize, tokens: usize) -> Result<(Tensor, Tensor)> {
+        let limit = self.config.max_position_embeddings;
+        if start + tokens > limit {
+            return Err(Error::Tokens(format!(
+                "{} positions, but the model was made for at most {limit}",
+                start + tokens
+            )));
+        }
+        Ok(self.rotary.positions(start, tokens)?)
+    }
+
+    /// The token ids of equally long sequences as a tensor on the model's
+    /// device, checked against the vocabulary.
+    ///
+    /// # Shapes
+    /// `B` sequences of `T` ids → u32 `[B, T]`.
+    ///
+    /// # Errors
+    /// No sequences, unequal lengths, or an id outside the vocabulary.
+    pub fn tokens(&self, sequences: &[impl AsRef<[u32]>]) -> Result<Tensor> {
+        let length = sequences.first().map_or(0, |s| s.as_ref().len());
+        if length == 0 {
+            return Err(Error::Tokens("expected at least one token, found none".into()));
+        }
+        let mut ids = Vec::with_capacity(sequences.len() * length);
+        for (index, sequence) in sequences.iter().enumerate() {
+            let sequence = sequence.as_ref();
+            if sequence.len() != length {
+                return Err(Error::Tokens(format!(
+                    "sequence {index} has {} tokens, the first has {length}",
+                    sequence.len()
+                )));
+            }
+            if let Some(id) = sequence.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+                return Err(Error::Tokens(format!(
+                    "sequence {index} has token id {id}, but the vocabulary ends at {}",
+                    self.config.vocab_size
+                )));
+            }
+            ids.extend_from_slice(sequence);
+        }
+        Ok(Tensor::from_vec(ids, (sequences.len(), length), &self.placement.device)?)
+    }
+
+    /// Embeds token ids.
+    ///
+    /// # Shapes
+    /// u32 `[B, T]` → `[B, T, H]`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(crate) fn embed(&self, embedding: &Tensor, ids: &Tensor) -> Result<Tensor> {
+        let (b, t) = ids.dims2()?;
+        let rows = embedding.index_select(&ids.flatten_all()?, 0)?;
+        Ok(rows.to_dtype(self.placement.activations())?.reshape((b, t, self.config.hidden_size))?)
+    }
+
+    /// Hidden states after the last block, before the final norm; with
+    /// `cache`, `ids` continue what the cache holds.
+    ///
+    /// # Shapes
+    /// u32 `[B, T]` → `[B, T, H]`.
+    ///
+    /// # Errors
+    /// More positions than the model has, damaged weights, or no memory.
+    pub fn hidden(&self, ids: &Tensor, mut cache: Option<&mut KvCache>) -> Result<Tensor> {
+        let (_, t) = ids.dims2()?;
+        let start = cache.as_ref().map_or(0, |c| c.tokens);
+        let (cos, sin) = self.positions(start, t)?;
+        let pass = Pass { cos: &cos, sin: &sin, taps: None };
+        let mut x = self.embed(&self.embedding()?, ids)?;
+        for layer in 0..self.config.layers.len() {
+            let slot = cache.as_deref_mut().map(|c| {
+                c.layers.resize_with(self.config.layers.len(), || None);
+                &mut c.layers[layer]
+            });
+            x = self.block(layer)?.forward(&x, &pass, slot)?;
+        }
+        if let Some(cache) = cache {
+            cache.tokens += t;
+        }
+        Ok(x)
+    }
+
+    fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(adapruner_kernels::rms_norm(x, &self.final_norm()?, self.config.rms_norm_eps)?)
+    }
+
+    /// Scores of the next token at every position.
+    ///
+    /// # Shapes
+    /// u32 `[B, T]` → `[B, T, V]`.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`].
+    pub fn logits(&self, ids: &Tensor) -> Result<Tensor> {
+        let x = self.normed(&self.hidden(ids, None)?)?;
+        Ok(adapruner_kernels::linear(&x, &self.head()?, None)?)
+    }
+
+    /// Scores of the token after the last position, `ids` continuing `cache`.
+    ///
+    /// # Shapes
+    /// u32 `[B, T]` → f32 `[B, V]`.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`].
+    pub fn next_logits(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        let (_, t) = ids.dims2()?;
+        let last = self.hidden(ids, Some(cache))?.narrow(1, t - 1, 1)?.squeeze(1)?;
+        let last = self.normed(&last.contiguous()?)?;
+        Ok(adapruner_kernels::linear(&last, &self.head()?, None)?.to_dtype(DType::F32)?)
+    }
+
+    /// Negative log-likelihood of every token but the first, given those
+    /// before it, in nats; the logits are never held as a whole.
+    ///
+    /// # Shapes
+    /// u32 `[B, T]` → f32 `[B, T−1]`.
+    ///
+    /// # Errors
+    /// Fewer than two tokens, or as [`Decoder::hidden`].
+    pub fn nll(&self, ids: &Tensor) -> Result<Tensor> {
+        let hidden = self.hidden(ids, None)?;
+        self.nll_of_hidden(&hidden, ids)
+    }
+
+    /// [`Decoder::nll`] from hidden states before the final norm
+    /// (differentiable in them).
+    ///
+    /// # Shapes
+    /// `[B, T, H]`, u32 `[B, T]` → f32 `[B, T−1]`.
+    ///
+    /// # Errors
+    /// Fewer than two tokens, or no memory.
+    pub fn nll_of_hidden(&self, hidden: &Tensor, ids: &Tensor) -> Result<Tensor> {
+        let (norm, head) = (self.final_norm()?, self.head()?);
+        next_token_nll(hidden, ids, &norm, &head, self.config.rms_norm_eps)
+    }
+}
+
+/// Next-token losses from hidden states before the final norm.
+pub(crate) fn next_token_nll(
+    hidden: &Tensor,
+    ids: &Tensor,
+    norm: &Tensor,
+    head: &Tensor,
+    eps: f64,
+) -> Result<Tensor> {
+    let (b, t, h) = hidden.dims3()?;
+    if t < 2 {
+        return Err(Error::Tokens(format!(
+            "expected sequences of at least 2 tokens to predict one, found {t}"
+        )));
+    }
+    let x = hidden.narrow(1, 0, t - 1)?.reshape((b * (t - 1), h))?;
+    let x = adapruner_kernels::rms_norm(&x, norm, eps)?;
+    let targets = ids.narrow(1, 1, t - 1)?.flatten_all()?;
+    let nll = adapruner_kernels::linear_cross_entropy(&x, head, &targets)?;
+    Ok(nll.reshape((b, t - 1))?)
+}
+
+fn load_embedding(checkpoint: &Checkpoint, placement: &Placement) -> Result<Tensor> {
+    Ok(checkpoint.tensors.load(names::EMBEDDING, placement.dtype, &placement.device)?)
+}
+
+fn load_head(checkpoint: &Checkpoint, placement: &Placement) -> Result<Tensor> {
+    Ok(checkpoint.tensors.load(names::HEAD, placement.dtype, &placement.device)?)
+}
+
+fn load_norm(checkpoint: &Checkpoint, placement: &Placement) -> Result<Tensor> {
+    Ok(checkpoint.tensors.load(names::FINAL_NORM, placement.activations(), &placement.device)?)
+}

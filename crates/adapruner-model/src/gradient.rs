@@ -1,0 +1,300 @@
+//! The backward pass, block by block.
+//!
+//! The forward keeps the input of each block and nothing else; backward runs
+//! from the last block to the first, recomputes one block, takes what is asked
+//! of it and drops its gradients. Peak memory is the mapped weights, the block
+//! inputs (`L · B · T · H` numbers) and one block.
+//!
+//! The loss is Σ over samples of the sample's mean negative log-likelihood per
+//! predicted token, in nats, so that the rows of a sample carry exactly the
+//! gradient of that sample's own loss.
+//!
+//! Axes: `S` samples of a micro-batch, `T` tokens, `H` hidden.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use adapruner_checkpoint::names::{self, Projection};
+use adapruner_kernels::GradTap;
+use candle_core::{DType, Result as CandleResult, Tensor, Var};
+
+use crate::{
+    block::Pass,
+    decoder::{Decoder, next_token_nll},
+    error::{Error, Result},
+};
+
+/// What a projection saw in the backward pass of one micro-batch.
+#[derive(Debug)]
+pub struct ProjectionGrad<'a> {
+    /// Layer index.
+    pub layer: usize,
+    /// Which of its projections.
+    pub projection: Projection,
+    /// Input activations, `[S·T, in]`.
+    pub input: &'a Tensor,
+    /// Weight, `[out, in]`.
+    pub weight: &'a Tensor,
+    /// Gradient of the output, `[S·T, out]`; the weight gradient of sample `s`
+    /// is `grad_output[s]ᵀ · input[s]`.
+    pub grad_output: &'a Tensor,
+    /// Which samples of the list the rows belong to, `S` of them.
+    pub samples: Range<usize>,
+    /// `T`, the same for all samples of a micro-batch.
+    pub tokens: usize,
+}
+
+/// Receives the gradients of the projections, last block first.
+pub trait GradientObserver {
+    /// One projection of one micro-batch.
+    ///
+    /// # Errors
+    /// The observer's own; the pass stops.
+    fn projection(&self, grad: &ProjectionGrad<'_>) -> CandleResult<()>;
+
+    /// All micro-batches of a layer were observed.
+    ///
+    /// # Errors
+    /// The observer's own; the pass stops.
+    fn block_done(&self, layer: usize) -> CandleResult<()>;
+}
+
+/// One projection's tensors as its tap saw them.
+struct Observation {
+    projection: Projection,
+    input: Tensor,
+    weight: Tensor,
+    grad_output: Tensor,
+}
+
+/// Keeps what the taps of one block saw until its backward pass is over.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<Observation>>);
+
+struct Tap {
+    projection: Projection,
+    recorder: Arc<Recorder>,
+}
+
+impl GradTap for Tap {
+    fn observe(&self, input: &Tensor, weight: &Tensor, grad_output: &Tensor) -> CandleResult<()> {
+        self.recorder.0.lock().unwrap_or_else(PoisonError::into_inner).push(Observation {
+            projection: self.projection,
+            input: input.detach(),
+            weight: weight.detach(),
+            grad_output: grad_output.detach(),
+        });
+        Ok(())
+    }
+}
+
+/// Samples of equal length that run together.
+struct MicroBatch {
+    samples: Range<usize>,
+    tokens: usize,
+    ids: Tensor,
+    /// Input of every block, then the last block's output: `[S, T, H]` each.
+    states: Vec<Tensor>,
+}
+
+/// Splits samples, in order, into runs of equal length of at most
+/// `batch_tokens` tokens (but at least one sample).
+fn micro_batches(
+    decoder: &Decoder,
+    samples: &[Vec<u32>],
+    batch_tokens: usize,
+) -> Result<Vec<MicroBatch>> {
+    let mut batches = Vec::new();
+    let mut start = 0;
+    while start < samples.len() {
+        let tokens = samples[start].len();
+        let most = (batch_tokens / tokens.max(1)).max(1);
+        let run = samples[start..].iter().take(most).take_while(|s| s.len() == tokens).count();
+        let range = start..start + run;
+        let ids = decoder.tokens(&samples[range.clone()])?;
+        batches.push(MicroBatch { samples: range, tokens, ids, states: Vec::new() });
+        start += run;
+    }
+    Ok(batches)
+}
+
+/// Runs all micro-batches forward, block by block, keeping block inputs.
+fn forward_states(
+    decoder: &Decoder,
+    batches: &mut [MicroBatch],
+    progress: &dyn Fn(usize, usize),
+) -> Result<()> {
+    let layers = decoder.config().layers.len();
+    let embedding = decoder.embedding()?;
+    for batch in &mut *batches {
+        batch.states.push(decoder.embed(&embedding, &batch.ids)?);
+    }
+    drop(embedding);
+    for layer in 0..layers {
+        let block = decoder.block(layer)?;
+        for batch in &mut *batches {
+            let (cos, sin) = decoder.positions(0, batch.tokens)?;
+            let pass = Pass { cos: &cos, sin: &sin, taps: None };
+            let y = block.forward(&batch.states[layer], &pass, None)?;
+            batch.states.push(y);
+        }
+        progress(layer + 1, 2 * layers);
+    }
+    Ok(())
+}
+
+/// The derivative of `Σ y · upstream` for every variable `y` was made from.
+fn pull_back(y: &Tensor, upstream: &Tensor) -> CandleResult<candle_core::backprop::GradStore> {
+    (y * upstream)?.sum_all()?.backward()
+}
+
+/// Gradient of a variable, which must have one.
+fn gradient_of(
+    grads: &candle_core::backprop::GradStore,
+    variable: &Var,
+    name: &str,
+) -> Result<Tensor> {
+    Ok(grads.get(variable).ok_or_else(|| Error::NoGradient(name.to_owned()))?.detach())
+}
+
+/// Per-sample mean losses of a micro-batch from its `[S, T−1]` token losses.
+fn sample_losses(nll: &Tensor, batch: &MicroBatch) -> Result<Vec<f64>> {
+    let rows = nll.detach().to_dtype(DType::F64)?.mean(1)?.to_vec1::<f64>()?;
+    match rows.iter().position(|loss| !loss.is_finite()) {
+        Some(at) => Err(Error::Loss { sample: batch.samples.start + at, loss: rows[at] }),
+        None => Ok(rows),
+    }
+}
+
+/// Shows `observer` the input and output gradient of every projection, for
+/// every sample. Returns each sample's mean loss in nats per predicted token.
+///
+/// Samples run together in micro-batches of at most `batch_tokens` tokens;
+/// `progress` is told (steps done, steps in all), two steps a block.
+///
+/// # Errors
+/// Samples of fewer than two tokens or with ids outside the vocabulary, a loss
+/// that is not finite, damaged weights, no memory, or the observer's own.
+pub fn observe_gradients(
+    decoder: &Decoder,
+    samples: &[Vec<u32>],
+    batch_tokens: usize,
+    observer: &dyn GradientObserver,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Vec<f64>> {
+    let layers = decoder.config().layers.len();
+    let mut batches = micro_batches(decoder, samples, batch_tokens)?;
+    forward_states(decoder, &mut batches, progress)?;
+
+    let mut losses = Vec::with_capacity(samples.len());
+    let mut upstream = Vec::with_capacity(batches.len());
+    let (norm, head) = (decoder.final_norm()?, decoder.head()?);
+    for batch in &mut batches {
+        let x = Var::from_tensor(&last_state(batch)?)?;
+        let eps = decoder.config().rms_norm_eps;
+        let nll = next_token_nll(x.as_tensor(), &batch.ids, &norm, &head, eps)?;
+        losses.extend(sample_losses(&nll, batch)?);
+        let grads = (nll.sum_all()? / (batch.tokens - 1) as f64)?.backward()?;
+        upstream.push(gradient_of(&grads, &x, "the last hidden state")?);
+    }
+    drop((norm, head));
+
+    for layer in (0..layers).rev() {
+        let block = decoder.block(layer)?;
+        for (batch, upstream) in batches.iter_mut().zip(&mut upstream) {
+            let recorder = Arc::new(Recorder::default());
+            let taps = |projection| -> Arc<dyn GradTap> {
+                Arc::new(Tap { projection, recorder: recorder.clone() })
+            };
+            let (cos, sin) = decoder.positions(0, batch.tokens)?;
+            let pass = Pass { cos: &cos, sin: &sin, taps: Some(&taps) };
+            let x = Var::from_tensor(&last_state(batch)?)?;
+            let y = block.forward(x.as_tensor(), &pass, None)?;
+            let grads = pull_back(&y, upstream)?;
+            drop(y);
+            *upstream = gradient_of(&grads, &x, &format!("the input of layer {layer}"))?;
+            drop(grads);
+            let observations =
+                std::mem::take(&mut *recorder.0.lock().unwrap_or_else(PoisonError::into_inner));
+            for o in observations {
+                observer.projection(&ProjectionGrad {
+                    layer,
+                    projection: o.projection,
+                    input: &o.input,
+                    weight: &o.weight,
+                    grad_output: &o.grad_output,
+                    samples: batch.samples.clone(),
+                    tokens: batch.tokens,
+                })?;
+            }
+        }
+        observer.block_done(layer)?;
+        progress(2 * layers - layer, 2 * layers);
+    }
+    Ok(losses)
+}
+
+/// Takes the newest block state of a micro-batch; older ones stay.
+fn last_state(batch: &mut MicroBatch) -> Result<Tensor> {
+    batch
+        .states
+        .pop()
+        .ok_or_else(|| Error::Tokens("a micro-batch has fewer states than the model layers".into()))
+}
+
+/// The gradient of the loss of [`observe_gradients`] for every parameter, by
+/// canonical name; a tied head adds to the embedding's.
+///
+/// All gradients are held at once: for training and for tests, not for
+/// scoring.
+///
+/// # Errors
+/// As [`observe_gradients`]; a parameter without a gradient is named.
+pub fn parameter_gradients(
+    decoder: &Decoder,
+    samples: &[Vec<u32>],
+) -> Result<BTreeMap<String, Tensor>> {
+    let config = decoder.config();
+    let mut batches = micro_batches(decoder, samples, usize::MAX)?;
+    forward_states(decoder, &mut batches, &|_, _| {})?;
+    let mut out = BTreeMap::<String, Tensor>::new();
+    let mut add = |name: &str, gradient: Tensor| -> Result<()> {
+        let sum = match out.remove(name) {
+            Some(other) => (other + gradient)?,
+            None => gradient,
+        };
+        out.insert(name.to_owned(), sum);
+        Ok(())
+    };
+    let head_name = if config.tie_word_embeddings { names::EMBEDDING } else { names::HEAD };
+    for batch in &mut batches {
+        let x = Var::from_tensor(&last_state(batch)?)?;
+        let norm = Var::from_tensor(&decoder.final_norm()?)?;
+        let head = Var::from_tensor(&decoder.head()?)?;
+        let nll = next_token_nll(x.as_tensor(), &batch.ids, &norm, &head, config.rms_norm_eps)?;
+        sample_losses(&nll, batch)?;
+        let grads = (nll.sum_all()? / (batch.tokens - 1) as f64)?.backward()?;
+        add(names::FINAL_NORM, gradient_of(&grads, &norm, names::FINAL_NORM)?)?;
+        add(head_name, gradient_of(&grads, &head, head_name)?)?;
+        let mut upstream = gradient_of(&grads, &x, "the last hidden state")?;
+        for layer in (0..config.layers.len()).rev() {
+            let (block, variables) = decoder.block(layer)?.with_variables(layer)?;
+            let (cos, sin) = decoder.positions(0, batch.tokens)?;
+            let x = Var::from_tensor(&last_state(batch)?)?;
+            let pass = Pass { cos: &cos, sin: &sin, taps: None };
+            let grads = pull_back(&block.forward(x.as_tensor(), &pass, None)?, &upstream)?;
+            upstream = gradient_of(&grads, &x, &format!("the input of layer {layer}"))?;
+            for (name, variable) in &variables {
+                add(name, gradient_of(&grads, variable, name)?)?;
+            }
+        }
+        let embedding = decoder.embedding()?;
+        let rows = upstream.flatten_to(1)?.to_dtype(embedding.dtype())?;
+        let gradient = embedding.zeros_like()?.index_add(&batch.ids.flatten_all()?, &rows, 0)?;
+        add(names::EMBEDDING, gradient)?;
+    }
+    Ok(out)
+}

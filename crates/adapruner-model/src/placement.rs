@@ -1,0 +1,121 @@
+//! Where a model runs and in which number type.
+
+use std::{fmt, str::FromStr};
+
+use candle_core::{DType, Device};
+
+use crate::error::{Error, Result};
+
+/// `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first CUDA device (feature `cuda`).
+    Cuda,
+    /// The first Metal device (feature `metal`).
+    Metal,
+}
+
+/// `--dtype`: the type the weights are held in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DTypeChoice {
+    /// f32 on the CPU, bf16 elsewhere.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// bfloat16; on the CPU activations and sums stay f32.
+    Bf16,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
+            "metal" => Ok(Self::Metal),
+            other => Err(format!("unknown device {other:?}, expected cpu, cuda or metal")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Metal => "metal",
+        })
+    }
+}
+
+impl FromStr for DTypeChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            other => Err(format!("unknown dtype {other:?}, expected auto, f32 or bf16")),
+        }
+    }
+}
+
+impl fmt::Display for DTypeChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+/// A device together with the type weights are held in there.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// The device.
+    pub device: Device,
+    /// Type of the weight matrices.
+    pub dtype: DType,
+}
+
+impl Placement {
+    /// f32 on the CPU.
+    pub fn cpu() -> Self {
+        Self { device: Device::Cpu, dtype: DType::F32 }
+    }
+
+    /// Opens the device that was asked for.
+    ///
+    /// # Errors
+    /// A device that was not compiled in or is not there.
+    pub fn resolve(device: DeviceChoice, dtype: DTypeChoice) -> Result<Self> {
+        let opened = match device {
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Cuda => Device::new_cuda(0),
+            DeviceChoice::Metal => Device::new_metal(0),
+        };
+        let device = opened.map_err(|e| Error::Device {
+            device: device.to_string(),
+            message: e.to_string().lines().next().unwrap_or_default().to_owned(),
+        })?;
+        let dtype = match dtype {
+            DTypeChoice::F32 => DType::F32,
+            DTypeChoice::Bf16 => DType::BF16,
+            DTypeChoice::Auto if device.is_cpu() => DType::F32,
+            DTypeChoice::Auto => DType::BF16,
+        };
+        Ok(Self { device, dtype })
+    }
+
+    /// Type of the activations: f32 on the CPU, the weights' type elsewhere.
+    pub fn activations(&self) -> DType {
+        if self.device.is_cpu() { DType::F32 } else { self.dtype }
+    }
+}

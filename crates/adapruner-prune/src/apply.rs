@@ -1,0 +1,230 @@
+//! Applying a plan: a pruned model as a view of its original.
+//!
+//! Nothing is copied here. The pruned checkpoint reads through the original's
+//! tensors and takes the kept rows or columns when one is loaded, so at most one
+//! tensor is in memory twice.
+//!
+//! Axes: `N` query heads, `K` key-value heads, `D` head width, `F` feed-forward
+//! width, `H` hidden.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use adapruner_checkpoint::{
+    Checkpoint, Digest, ModelConfig, Result as SourceResult, TensorMeta, TensorSource,
+    names::{self, Projection},
+};
+use candle_core::{DType, Device, Tensor};
+
+use crate::{
+    error::{Error, Result},
+    plan::{LayerPlan, PrunePlan},
+};
+
+/// The pruned model: widths of the plan, tensors sliced when they are loaded,
+/// heads and channels in their original order.
+///
+/// # Errors
+/// A plan for another model, or one that does not fit it.
+pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
+    let digest = checked_digest(checkpoint, plan)?;
+    let cuts = Cuts::new(&checkpoint.config, plan);
+    let source = SlicedSource {
+        base: checkpoint.tensors.clone(),
+        digest: Digest::of_parts([
+            ("pruned", digest.as_bytes().as_slice()),
+            ("plan", plan.digest()?.as_bytes().as_slice()),
+        ]),
+        cuts,
+    };
+    Ok(Checkpoint {
+        config: plan.pruned_config(&checkpoint.config),
+        tensors: Arc::new(source),
+        ..checkpoint.clone()
+    })
+}
+
+/// The original model with the units that the plan removes set to zero, biases
+/// included: what the pruned model computes, at the original's widths.
+///
+/// A dropped attention sublayer keeps its tensors here, its output projection and
+/// that projection's bias being zero.
+///
+/// # Errors
+/// As [`apply`].
+pub fn mask(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
+    let digest = checked_digest(checkpoint, plan)?;
+    let cuts = Cuts::new(&checkpoint.config, plan);
+    let source = MaskedSource {
+        base: checkpoint.tensors.clone(),
+        digest: Digest::of_parts([
+            ("masked", digest.as_bytes().as_slice()),
+            ("plan", plan.digest()?.as_bytes().as_slice()),
+        ]),
+        cuts,
+    };
+    Ok(Checkpoint { tensors: Arc::new(source), ..checkpoint.clone() })
+}
+
+/// The model's digest, if the plan was made for it and fits.
+fn checked_digest(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Digest> {
+    plan.validate(&checkpoint.config)?;
+    let found = checkpoint.digest()?;
+    if found != plan.model_digest {
+        return Err(Error::OtherModel { planned: plan.model_digest, found });
+    }
+    Ok(found)
+}
+
+/// The kept rows or columns of a tensor.
+#[derive(Debug, Clone)]
+struct Cut {
+    axis: usize,
+    kept: Arc<[u32]>,
+}
+
+/// What a plan does to each tensor; those that are not named stay whole.
+#[derive(Debug, Default)]
+struct Cuts {
+    cuts: BTreeMap<String, Cut>,
+    dropped: BTreeSet<String>,
+}
+
+impl Cuts {
+    fn new(config: &ModelConfig, plan: &PrunePlan) -> Self {
+        let mut out = Self::default();
+        for (layer, (kept, widths)) in plan.layers.iter().zip(&config.layers).enumerate() {
+            if widths.has_attention() && kept.query_heads.is_empty() {
+                out.drop_attention(layer, config.attention_bias);
+            }
+            if kept.widths() != *widths {
+                out.cut_layer(config, layer, kept);
+            }
+        }
+        out
+    }
+
+    fn drop_attention(&mut self, layer: usize, biased: bool) {
+        self.dropped.insert(names::input_norm(layer));
+        for projection in Projection::ALL.into_iter().filter(|p| p.is_attention()) {
+            self.dropped.insert(projection.weight(layer));
+            if biased {
+                self.dropped.insert(projection.bias(layer));
+            }
+        }
+    }
+
+    fn cut_layer(&mut self, config: &ModelConfig, layer: usize, kept: &LayerPlan) {
+        let head_dim = config.head_dim;
+        let heads = |heads: &[usize]| -> Arc<[u32]> {
+            let rows = heads.iter().flat_map(|h| h * head_dim..(h + 1) * head_dim);
+            rows.map(|row| row as u32).collect()
+        };
+        let query = heads(&kept.query_heads);
+        let key_value = heads(&kept.kv_heads);
+        let ffn: Arc<[u32]> = kept.ffn.iter().map(|&j| j as u32).collect();
+        for projection in Projection::ALL {
+            let (kept, biased) = match projection {
+                Projection::Q | Projection::O => (&query, config.attention_bias),
+                Projection::K | Projection::V => (&key_value, config.attention_bias),
+                Projection::Gate | Projection::Up | Projection::Down => (&ffn, config.mlp_bias),
+            };
+            let axis = usize::from(projection.prunes_columns());
+            let cut = Cut { axis, kept: kept.clone() };
+            // The bias of a projection that loses inputs stays whole.
+            if biased && axis == 0 {
+                self.cuts.insert(projection.bias(layer), cut.clone());
+            }
+            self.cuts.insert(projection.weight(layer), cut);
+        }
+    }
+}
+
+/// Tensors of a pruned model.
+struct SlicedSource {
+    base: Arc<dyn TensorSource>,
+    cuts: Cuts,
+    digest: Digest,
+}
+
+impl TensorSource for SlicedSource {
+    fn names(&self) -> Vec<String> {
+        let mut names = self.base.names();
+        names.retain(|name| !self.cuts.dropped.contains(name));
+        names
+    }
+
+    fn meta(&self, name: &str) -> Option<TensorMeta> {
+        if self.cuts.dropped.contains(name) {
+            return None;
+        }
+        let mut meta = self.base.meta(name)?;
+        if let Some(Cut { axis, kept }) = self.cuts.cuts.get(name) {
+            let size = meta.shape.get_mut(*axis)?;
+            // Exact where elements have bytes of their own, a proportion where
+            // they are quantised in blocks.
+            let bytes = u128::from(meta.bytes) * kept.len() as u128 / (*size).max(1) as u128;
+            meta.bytes = bytes as u64;
+            *size = kept.len();
+        }
+        Some(meta)
+    }
+
+    fn load(&self, name: &str, dtype: DType, device: &Device) -> SourceResult<Tensor> {
+        if self.cuts.dropped.contains(name) {
+            return Err(adapruner_checkpoint::Error::NotFound {
+                name: name.to_owned(),
+                message: "the tensor's sublayer was pruned away".into(),
+            });
+        }
+        let whole = self.base.load(name, dtype, device)?;
+        let Some(Cut { axis, kept }) = self.cuts.cuts.get(name) else { return Ok(whole) };
+        let kept = Tensor::new(&**kept, device)?;
+        Ok(whole.index_select(&kept, *axis)?.contiguous()?)
+    }
+
+    fn digest(&self) -> SourceResult<Digest> {
+        Ok(self.digest)
+    }
+}
+
+/// Tensors of the original, removed units set to zero.
+struct MaskedSource {
+    base: Arc<dyn TensorSource>,
+    cuts: Cuts,
+    digest: Digest,
+}
+
+impl TensorSource for MaskedSource {
+    fn names(&self) -> Vec<String> {
+        self.base.names()
+    }
+
+    fn meta(&self, name: &str) -> Option<TensorMeta> {
+        self.base.meta(name)
+    }
+
+    fn load(&self, name: &str, dtype: DType, device: &Device) -> SourceResult<Tensor> {
+        let whole = self.base.load(name, dtype, device)?;
+        let Some(Cut { axis, kept }) = self.cuts.cuts.get(name) else {
+            // Of a dropped sublayer, only the output's bias is left to clear.
+            let is_bias = whole.rank() == 1 && name.ends_with(".bias");
+            let clear = is_bias && self.cuts.dropped.contains(name);
+            return Ok(if clear { whole.zeros_like()? } else { whole });
+        };
+        let mut mask = vec![0_f32; whole.dim(*axis)?];
+        for &at in kept.iter() {
+            mask[at as usize] = 1.0;
+        }
+        let mut shape = vec![1; whole.rank()];
+        shape[*axis] = mask.len();
+        let mask = Tensor::from_vec(mask, shape, device)?.to_dtype(dtype)?;
+        Ok(whole.broadcast_mul(&mask)?)
+    }
+
+    fn digest(&self) -> SourceResult<Digest> {
+        Ok(self.digest)
+    }
+}

@@ -1,0 +1,315 @@
+//! Collecting a [`StatsBank`] in one backward pass over the calibration samples.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
+
+use adapruner_checkpoint::{Digest, names::Projection};
+use adapruner_model::{Decoder, GradientObserver, ProjectionGrad, observe_gradients};
+use candle_core::{DType, Result as CandleResult, bail};
+
+use super::{BANK_VERSION, BankArrays, BankHeader, StatsBank, Terms, fused, portable};
+use crate::{
+    error::{Error, Result},
+    layout::VectorLayout,
+};
+
+/// What is collected, and from what.
+#[derive(Debug, Clone)]
+pub struct CollectOptions {
+    /// Which per-sample terms.
+    pub terms: Terms,
+    /// Whether the terms of the whole set of samples are collected as well
+    /// (needs [`Terms::Full`]).
+    pub batch: bool,
+    /// Most tokens that run together.
+    pub batch_tokens: usize,
+    /// Digest of the model.
+    pub model_digest: Digest,
+    /// Digest of the calibration samples.
+    pub calibration_digest: Digest,
+    /// Seed the samples were drawn with.
+    pub seed: u64,
+}
+
+/// Collects the Taylor terms of every structural vector for every sample.
+///
+/// One forward and one backward pass; `progress` is told (steps done, steps in
+/// all). Memory beyond the pass itself: the bank, and with `batch` and samples
+/// that do not fit one micro-batch two numbers for every weight of a block.
+///
+/// # Errors
+/// No samples, contradicting options, or those of
+/// [`observe_gradients`].
+pub fn collect(
+    decoder: &Decoder,
+    samples: &[Vec<u32>],
+    options: &CollectOptions,
+    progress: &dyn Fn(usize, usize),
+) -> Result<StatsBank> {
+    let config = decoder.config();
+    let collector = Collector::new(
+        VectorLayout::new(&config.layers, config.head_dim),
+        samples.len(),
+        options.terms,
+        options.batch,
+    )?;
+    let losses = observe_gradients(decoder, samples, options.batch_tokens, &collector, progress)?;
+    let header = BankHeader {
+        version: BANK_VERSION,
+        model_digest: options.model_digest,
+        calibration_digest: options.calibration_digest,
+        seed: options.seed,
+        sample_tokens: samples.iter().map(Vec::len).collect(),
+        losses,
+        hidden_size: config.hidden_size,
+        head_dim: config.head_dim,
+        layers: config.layers.clone(),
+        terms: options.terms,
+        batch: options.batch,
+    };
+    StatsBank::new(header, collector.into_arrays())
+}
+
+/// Takes what the backward pass shows and keeps the sums.
+pub(super) struct Collector {
+    layout: VectorLayout,
+    samples: usize,
+    terms: Terms,
+    batch: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    arrays: BankArrays,
+    /// Element sums of projections whose samples come in several micro-batches.
+    pending: BTreeMap<(usize, Projection), Pending>,
+}
+
+#[derive(Default)]
+struct Pending {
+    seen: usize,
+    strips: Vec<fused::StripElements>,
+    tensors: portable::Elements,
+}
+
+impl Collector {
+    pub(super) fn new(
+        layout: Option<VectorLayout>,
+        samples: usize,
+        terms: Terms,
+        batch: bool,
+    ) -> Result<Self> {
+        if samples == 0 {
+            return Err(Error::Bank("expected at least 1 sample, found none".into()));
+        }
+        if batch && terms == Terms::Coarse {
+            return Err(Error::Bank(
+                "the terms of the whole set need weight gradients, which the coarse terms do \
+                 without"
+                    .into(),
+            ));
+        }
+        let sizes = layout.and_then(|layout| Some((samples.checked_mul(layout.len())?, layout)));
+        let Some((all, layout)) = sizes else {
+            return Err(Error::Bank("the model's widths are too large".into()));
+        };
+        let full = match terms {
+            Terms::Coarse => 0,
+            Terms::Full => all,
+        };
+        let set = if batch { layout.len() } else { 0 };
+        let arrays = BankArrays {
+            signed: vec![0.0; all],
+            element: vec![0.0; full],
+            fisher: vec![0.0; full],
+            batch_first: vec![0.0; set],
+            batch_mix: vec![0.0; set],
+        };
+        let state = Mutex::new(State { arrays, pending: BTreeMap::new() });
+        Ok(Self { layout, samples, terms, batch, state })
+    }
+
+    pub(super) fn into_arrays(self) -> BankArrays {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).arrays
+    }
+
+    /// Which vectors of the bank `grad` is about, its shapes checked.
+    fn vectors(&self, grad: &ProjectionGrad<'_>) -> CandleResult<Range<usize>> {
+        let ProjectionGrad { layer, projection, .. } = *grad;
+        let (outputs, inputs) = grad.weight.dims2()?;
+        let rows = grad.samples.len() * grad.tokens;
+        let vectors = if projection.prunes_columns() { inputs } else { outputs };
+        if layer >= self.layout.layers()
+            || self.layout.range(layer, projection).len() != vectors
+            || grad.samples.end > self.samples
+            || grad.input.dims() != [rows, inputs]
+            || grad.grad_output.dims() != [rows, outputs]
+        {
+            bail!(
+                "layer {layer}, {projection}: gradient of samples {:?} has input {:?}, weight \
+                 {:?}, output {:?}, which do not fit the model",
+                grad.samples,
+                grad.input.shape(),
+                grad.weight.shape(),
+                grad.grad_output.shape()
+            );
+        }
+        Ok(self.layout.range(layer, projection))
+    }
+
+    fn coarse(&self, grad: &ProjectionGrad<'_>, range: Range<usize>) -> CandleResult<()> {
+        let sums = portable::coarse_sums(grad)?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for (sample, sums) in grad.samples.clone().zip(sums) {
+            let start = sample * self.layout.len() + range.start;
+            for (to, value) in state.arrays.signed[start..].iter_mut().zip(sums) {
+                *to = value as f32;
+            }
+        }
+        Ok(())
+    }
+
+    fn full(&self, grad: &ProjectionGrad<'_>, range: Range<usize>) -> CandleResult<()> {
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { arrays, pending } = &mut *guard;
+        let key = (grad.layer, grad.projection);
+        let mut kept = pending.remove(&key).unwrap_or_default();
+        kept.seen += grad.samples.len();
+        let last = kept.seen == self.samples;
+        let whole = grad.samples.len() == self.samples;
+        let mut sink = Sink {
+            arrays,
+            vectors: self.layout.len(),
+            start: range.start,
+            first_sample: grad.samples.start,
+            scale: 1.0 / self.samples as f64,
+        };
+        if on_cpu(grad) {
+            let set = match (self.batch, whole) {
+                (false, _) => fused::SetTerms::None,
+                (true, true) => fused::SetTerms::Whole,
+                (true, false) => fused::SetTerms::Part { strips: &mut kept.strips, last },
+            };
+            for strip in fused_sums(grad, set)? {
+                let width = strip.vectors.len();
+                for (at, sums) in strip.sums.iter().enumerate() {
+                    sink.put(at / width, strip.vectors.start + at % width, *sums);
+                }
+                for (at, set) in strip.set.iter().flatten().enumerate() {
+                    sink.put_set(strip.vectors.start + at, *set);
+                }
+            }
+        } else {
+            let set = self.batch.then_some(&mut kept.tensors);
+            let samples = portable::vector_sums(grad, set)?;
+            for (sample, [signed, element, fisher]) in samples.iter().enumerate() {
+                for (at, &s) in signed.iter().enumerate() {
+                    sink.put(sample, at, [s, element[at], fisher[at]]);
+                }
+            }
+            if last && self.batch {
+                let tensors = std::mem::take(&mut kept.tensors);
+                let columns = grad.projection.prunes_columns();
+                if let Some([first, mix]) = portable::set_terms(tensors, columns)? {
+                    for (at, (first, mix)) in first.into_iter().zip(mix).enumerate() {
+                        sink.put_set(at, [first, mix]);
+                    }
+                }
+            }
+        }
+        if !last {
+            pending.insert(key, kept);
+        }
+        Ok(())
+    }
+}
+
+impl GradientObserver for Collector {
+    fn projection(&self, grad: &ProjectionGrad<'_>) -> CandleResult<()> {
+        let range = self.vectors(grad)?;
+        match self.terms {
+            Terms::Coarse => self.coarse(grad, range),
+            Terms::Full => self.full(grad, range),
+        }
+    }
+
+    fn block_done(&self, layer: usize) -> CandleResult<()> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.pending.iter().find(|((of, _), _)| *of == layer) {
+            None => Ok(()),
+            Some(((_, projection), pending)) => bail!(
+                "layer {layer}, {projection}: gradients of {} samples were seen, expected {}",
+                pending.seen,
+                self.samples
+            ),
+        }
+    }
+}
+
+/// Where the sums of one projection and micro-batch go.
+struct Sink<'a> {
+    arrays: &'a mut BankArrays,
+    /// `U`.
+    vectors: usize,
+    /// First vector of the projection.
+    start: usize,
+    /// First sample of the micro-batch.
+    first_sample: usize,
+    /// One over the number of all samples.
+    scale: f64,
+}
+
+impl Sink<'_> {
+    fn put(&mut self, sample: usize, vector: usize, [signed, element, fisher]: [f64; 3]) {
+        let at = (self.first_sample + sample) * self.vectors + self.start + vector;
+        self.arrays.signed[at] = signed as f32;
+        self.arrays.element[at] = element as f32;
+        self.arrays.fisher[at] = fisher as f32;
+    }
+
+    fn put_set(&mut self, vector: usize, [first, mix]: [f64; 2]) {
+        self.arrays.batch_first[self.start + vector] = (first * self.scale) as f32;
+        self.arrays.batch_mix[self.start + vector] = (mix * self.scale) as f32;
+    }
+}
+
+/// Whether the fused CPU path takes these tensors.
+fn on_cpu(grad: &ProjectionGrad<'_>) -> bool {
+    grad.weight.device().is_cpu()
+        && grad.input.dtype() == DType::F32
+        && grad.grad_output.dtype() == DType::F32
+        && [DType::F32, DType::BF16, DType::F16].contains(&grad.weight.dtype())
+}
+
+/// Runs the fused path on the weight's own storage.
+fn fused_sums(
+    grad: &ProjectionGrad<'_>,
+    set: fused::SetTerms<'_>,
+) -> CandleResult<Vec<fused::StripSums>> {
+    let (outputs, inputs) = grad.weight.dims2()?;
+    let weight = grad.weight.contiguous()?;
+    let (storage, layout) = weight.storage_and_layout();
+    let (start, size, dtype) = (layout.start_offset(), outputs * inputs, weight.dtype());
+    let weight = if dtype == DType::F32 {
+        fused::Weight::F32(fused::slice(&storage, start, size)?)
+    } else if dtype == DType::BF16 {
+        fused::Weight::Bf16(fused::slice(&storage, start, size)?)
+    } else {
+        fused::Weight::F16(fused::slice(&storage, start, size)?)
+    };
+    let operands = fused::Operands {
+        samples: grad.samples.len(),
+        tokens: grad.tokens,
+        outputs,
+        inputs,
+        input: grad.input,
+        grad_output: grad.grad_output,
+        weight,
+        columns: grad.projection.prunes_columns(),
+    };
+    fused::vector_sums(&operands, set)
+}

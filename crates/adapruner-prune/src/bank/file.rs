@@ -1,0 +1,106 @@
+//! A bank as bytes: safetensors with the header as JSON in its metadata.
+//!
+//! Tensors: `signed`, `element`, `fisher` `[S, U]` and `batch_first`,
+//! `batch_mix` `[U]`, all F32, absent where they were not collected; the
+//! metadata key [`HEADER_KEY`] holds the header.
+
+use std::collections::HashMap;
+
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use super::{BankArrays, BankHeader, StatsBank};
+use crate::error::{Error, Result};
+
+/// Metadata key of the header.
+const HEADER_KEY: &str = "adapruner.statistics";
+
+/// Longest header that is read, in bytes.
+const HEADER_LIMIT: usize = 64 << 20;
+
+impl StatsBank {
+    /// The bank as the bytes of a safetensors file.
+    ///
+    /// # Errors
+    /// Sizes that the format cannot hold.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let malformed = |e: &dyn std::fmt::Display| Error::Bank(format!("cannot be written: {e}"));
+        let header = serde_json::to_string(self.header()).map_err(|e| malformed(&e))?;
+        let (samples, vectors) = (self.samples(), self.layout().len());
+        let arrays = self.arrays();
+        let bytes: Vec<(&str, Vec<usize>, Vec<u8>)> = [
+            ("signed", vec![samples, vectors], &arrays.signed),
+            ("element", vec![samples, vectors], &arrays.element),
+            ("fisher", vec![samples, vectors], &arrays.fisher),
+            ("batch_first", vec![vectors], &arrays.batch_first),
+            ("batch_mix", vec![vectors], &arrays.batch_mix),
+        ]
+        .into_iter()
+        .filter(|(_, _, values)| !values.is_empty())
+        .map(|(name, shape, values)| {
+            (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        })
+        .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, shape, data)| {
+                Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data)?))
+            })
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+            .map_err(|e| malformed(&e))?;
+        let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
+        safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(&e))
+    }
+
+    /// Reads what [`StatsBank::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// Bytes that are no such file, a version this program does not know, shapes
+    /// that do not follow from the header.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let malformed = |e: safetensors::SafeTensorError| {
+            Error::Bank(format!("not a safetensors file of statistics: {e}"))
+        };
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(malformed)?;
+        let header = metadata
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.get(HEADER_KEY))
+            .ok_or_else(|| Error::Bank(format!("the metadata has no {HEADER_KEY}")))?;
+        if header.len() > HEADER_LIMIT {
+            return Err(Error::Bank(format!(
+                "the header has {} bytes, expected at most {HEADER_LIMIT}",
+                header.len()
+            )));
+        }
+        let header: BankHeader = serde_json::from_str(header)
+            .map_err(|e| Error::Bank(format!("the header is malformed: {e}")))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(malformed)?;
+        let read = |name: &str, per_sample: bool| -> Result<Vec<f32>> {
+            let Ok(view) = tensors.tensor(name) else { return Ok(Vec::new()) };
+            let rows = if per_sample { Some(&header.samples()) } else { None };
+            let shape = view.shape();
+            if view.dtype() != Dtype::F32
+                || shape.len() != usize::from(per_sample) + 1
+                || rows.is_some_and(|rows| shape[0] != *rows)
+            {
+                return Err(Error::Bank(format!(
+                    "{name}: expected F32 of {}, found {:?} of {shape:?}",
+                    match rows {
+                        Some(samples) => format!("[{samples}, vectors]"),
+                        None => "[vectors]".to_owned(),
+                    },
+                    view.dtype()
+                )));
+            }
+            Ok(view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        };
+        let arrays = BankArrays {
+            signed: read("signed", true)?,
+            element: read("element", true)?,
+            fisher: read("fisher", true)?,
+            batch_first: read("batch_first", false)?,
+            batch_mix: read("batch_mix", false)?,
+        };
+        Self::new(header, arrays)
+    }
+}

@@ -1,0 +1,143 @@
+//! Errors of statistics, scores, plans and their application.
+
+use std::{borrow::Cow, fmt};
+
+use adapruner_checkpoint::Digest;
+
+/// The result of an operation on statistics, scores or plans.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The kinds of unit that are scored and removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum UnitKind {
+    /// A key-value head together with its query heads.
+    KvGroup,
+    /// One query head.
+    QueryHead,
+    /// One feed-forward channel.
+    FfnChannel,
+}
+
+impl fmt::Display for UnitKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KvGroup => "key-value group",
+            Self::QueryHead => "query head",
+            Self::FfnChannel => "feed-forward channel",
+        })
+    }
+}
+
+/// Why a model could not be scored, planned for or pruned.
+///
+/// Advice stands apart in [`Error::hint`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Reading the weights failed.
+    #[error(transparent)]
+    Checkpoint(#[from] adapruner_checkpoint::Error),
+    /// Running the model failed.
+    #[error(transparent)]
+    Model(#[from] adapruner_model::Error),
+    /// The tensor library failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+    /// Statistics that are malformed or do not hold what is asked of them.
+    #[error("statistics: {0}")]
+    Bank(String),
+    /// Statistics that lack the terms which an importance needs.
+    #[error("statistics: {importance} needs {needed}, which were not collected")]
+    MissingTerms {
+        /// The importance that was asked for.
+        importance: String,
+        /// The terms it needs.
+        needed: &'static str,
+    },
+    /// Statistics of another model, calibration set or seed.
+    #[error("statistics: {what} differs: expected {expected}, found {found}")]
+    OtherStatistics {
+        /// What differs.
+        what: &'static str,
+        /// Of the present run.
+        expected: String,
+        /// In the statistics.
+        found: String,
+    },
+    /// An importance or reduction that cannot be parsed or used.
+    #[error("importance {importance}: {message}")]
+    Importance {
+        /// As it was given.
+        importance: String,
+        /// Expected and found.
+        message: String,
+    },
+    /// A score that is not a number.
+    #[error("layer {layer}, {kind} {unit}: the score is {value} (expected a finite number)")]
+    Score {
+        /// Layer index.
+        layer: usize,
+        /// Kind of unit.
+        kind: UnitKind,
+        /// Index of the unit in its layer.
+        unit: usize,
+        /// What was computed.
+        value: f64,
+    },
+    /// A planning option that is out of range or contradicts another.
+    #[error("{option}: {message}")]
+    Option {
+        /// Name of the option.
+        option: &'static str,
+        /// Expected and found.
+        message: String,
+        /// What to do instead.
+        hint: Option<Cow<'static, str>>,
+    },
+    /// A ratio that these options cannot reach.
+    #[error(
+        "ratio: cannot remove {ratio} of the parameters under these options; the largest \
+         reachable ratio below that is {largest}"
+    )]
+    Unreachable {
+        /// As asked for.
+        ratio: f64,
+        /// Largest ratio below it that a plan under the same options reaches.
+        largest: f64,
+        /// Which options would reach more.
+        hint: String,
+    },
+    /// A plan that is malformed or does not fit its model.
+    #[error("plan: {0}")]
+    Plan(String),
+    /// A plan made for another model.
+    #[error("plan: made for a model with digest {planned}, but this one has digest {found}")]
+    OtherModel {
+        /// Digest in the plan.
+        planned: Digest,
+        /// Digest of the model at hand.
+        found: Digest,
+    },
+}
+
+impl Error {
+    /// What the user can do about it, on a line of its own; `None` where the
+    /// message says it all.
+    pub fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Checkpoint(e) => e.hint().map(Cow::Borrowed),
+            Self::Model(e) => e.hint().map(Cow::Borrowed),
+            Self::MissingTerms { .. } => {
+                Some("collect the statistics again with these terms".into())
+            }
+            Self::OtherStatistics { .. } => {
+                Some("collect the statistics again for this model and calibration set".into())
+            }
+            Self::Score { .. } => Some("weights or statistics may be damaged".into()),
+            Self::Option { hint, .. } => hint.as_deref().map(Cow::Borrowed),
+            Self::Unreachable { hint, .. } => Some(Cow::Borrowed(hint)),
+            Self::OtherModel { .. } => Some("make a new plan for this model".into()),
+            Self::Candle(_) | Self::Bank(_) | Self::Importance { .. } | Self::Plan(_) => None,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Where the numbers of each structural vector stand in flat arrays.
+//!
+//! A vector is a row of `q`, `k`, `v`, `gate` or `up` or a column of `o` or
+//! `down`: the part of a weight that is kept or removed as a whole. A flat array
+//! holds one number per vector: layers in order, within a layer the projections
+//! in the order of [`Projection::ALL`], within a projection its vectors by
+//! index. A layer without attention has none for q, k, v and o.
+//!
+//! Axes: `N` query heads, `K` key-value heads, `D` head width, `F` feed-forward
+//! width, `U = Σ over layers (2·N·D + 2·K·D + 3·F)` vectors.
+
+use std::ops::Range;
+
+use adapruner_checkpoint::{LayerWidths, names::Projection};
+
+/// Number of vectors of `projection`, its length along the pruned axis.
+/// `None` where that overflows.
+fn vectors(widths: &LayerWidths, head_dim: usize, projection: Projection) -> Option<usize> {
+    match projection {
+        Projection::Q | Projection::O => widths.query_heads.checked_mul(head_dim),
+        Projection::K | Projection::V => widths.kv_heads.checked_mul(head_dim),
+        Projection::Gate | Projection::Up | Projection::Down => Some(widths.ffn),
+    }
+}
+
+/// Positions of every layer's and projection's vectors in a flat array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VectorLayout {
+    /// Start of each projection, layer by layer, and the total at the end.
+    starts: Vec<usize>,
+}
+
+impl VectorLayout {
+    /// The layout for layers of these widths; `None` where the sizes overflow.
+    pub fn new(layers: &[LayerWidths], head_dim: usize) -> Option<Self> {
+        let mut starts = vec![0];
+        let mut at = 0_usize;
+        for widths in layers {
+            for projection in Projection::ALL {
+                at = at.checked_add(vectors(widths, head_dim, projection)?)?;
+                starts.push(at);
+            }
+        }
+        Some(Self { starts })
+    }
+
+    /// `U`, the number of vectors.
+    pub fn len(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// Whether there are no vectors at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        (self.starts.len() - 1) / Projection::ALL.len()
+    }
+
+    /// Where the vectors of `projection` in layer `layer` stand.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn range(&self, layer: usize, projection: Projection) -> Range<usize> {
+        let at = layer * Projection::ALL.len() + projection as usize;
+        self.starts[at]..self.starts[at + 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_follow_each_other_without_gaps() {
+        let layers = [
+            LayerWidths { query_heads: 6, kv_heads: 2, ffn: 7 },
+            LayerWidths { query_heads: 0, kv_heads: 0, ffn: 5 },
+        ];
+        let layout = VectorLayout::new(&layers, 4).unwrap();
+        assert_eq!((layout.len(), layout.layers()), (2 * 24 + 2 * 8 + 3 * 7 + 3 * 5, 2));
+        let mut at = 0;
+        for layer in 0..2 {
+            for projection in Projection::ALL {
+                let range = layout.range(layer, projection);
+                assert_eq!(range.start, at);
+                at = range.end;
+            }
+        }
+        assert_eq!(layout.range(0, Projection::O).len(), 24);
+        assert_eq!(layout.range(1, Projection::Q).len(), 0);
+        assert_eq!(layout.range(1, Projection::Down).len(), 5);
+    }
+
+    #[test]
+    fn absurd_widths_are_refused() {
+        let widths = LayerWidths { query_heads: usize::MAX, kv_heads: 1, ffn: 1 };
+        assert_eq!(VectorLayout::new(&[widths], 2), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! [`Ladder`]: the order in which one layer gives up its units of one kind, and
+//! the steps it can take.
+
+use adapruner_checkpoint::LayerWidths;
+
+use super::options::KvMode;
+use crate::{cost::Costs, scores::LayerScores};
+
+/// Units of one layer and kind, the least important first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ladder {
+    /// All units, in the order of their removal; those beyond the last step stay.
+    pub order: Vec<usize>,
+    /// Score of each unit in `order`.
+    pub scores: Vec<f64>,
+    /// How many units are gone after each step; starts with 0.
+    pub bounds: Vec<usize>,
+    /// Parameters of one unit.
+    pub unit_cost: u64,
+    /// Whether its removal may never exceed a budget (heads are too large to be
+    /// rounded to the nearest).
+    pub strict: bool,
+}
+
+impl Ladder {
+    /// A layer that gives up nothing.
+    pub fn none() -> Self {
+        Self { bounds: vec![0], ..Self::default() }
+    }
+
+    /// The heads of a layer: at least one group stays, with at least one query
+    /// head.
+    pub fn heads(widths: &LayerWidths, scores: &LayerScores, mode: KvMode, costs: &Costs) -> Self {
+        let group = widths.group_size();
+        match mode {
+            KvMode::Groups => {
+                let order = ascending(&scores.kv_groups, 0..widths.kv_heads);
+                Self {
+                    scores: order.iter().map(|&k| scores.kv_groups[k]).collect(),
+                    bounds: (0..widths.kv_heads.max(1)).collect(),
+                    order,
+                    unit_cost: costs.kv_head + group as u64 * costs.query_head,
+                    strict: true,
+                }
+            }
+            KvMode::QueryHeads => {
+                let by_group: Vec<_> = (0..widths.kv_heads)
+                    .map(|k| ascending(&scores.query_heads, k * group..(k + 1) * group))
+                    .collect();
+                let order: Vec<usize> =
+                    (0..group).flat_map(|round| by_group.iter().map(move |g| g[round])).collect();
+                Self {
+                    scores: order.iter().map(|&h| scores.query_heads[h]).collect(),
+                    bounds: (0..group.max(1)).map(|round| round * widths.kv_heads).collect(),
+                    order,
+                    unit_cost: costs.query_head,
+                    strict: true,
+                }
+            }
+        }
+    }
+
+    /// The channels of a layer; the width stays as it is or becomes a multiple of
+    /// `multiple_of`, at least one of it.
+    pub fn channels(
+        widths: &LayerWidths,
+        scores: &LayerScores,
+        multiple_of: usize,
+        costs: &Costs,
+    ) -> Self {
+        let order = ascending(&scores.ffn, 0..widths.ffn);
+        let multiples = (1..=widths.ffn.saturating_sub(1) / multiple_of).rev();
+        let mut bounds = vec![0];
+        bounds.extend(multiples.map(|k| widths.ffn - k * multiple_of));
+        Self {
+            scores: order.iter().map(|&j| scores.ffn[j]).collect(),
+            bounds,
+            order,
+            unit_cost: costs.ffn_channel,
+            strict: false,
+        }
+    }
+
+    /// Number of steps it can take.
+    pub fn steps(&self) -> usize {
+        self.bounds.len() - 1
+    }
+
+    /// Parameters that are gone after `steps` steps.
+    pub fn cost(&self, steps: usize) -> u64 {
+        self.bounds[steps] as u64 * self.unit_cost
+    }
+
+    /// Parameters that all steps remove.
+    pub fn capacity(&self) -> u64 {
+        self.cost(self.steps())
+    }
+
+    /// Parameters of all its units if it gives up any, those included that must
+    /// stay.
+    pub fn parameters(&self) -> u64 {
+        self.order.len() as u64 * self.unit_cost
+    }
+
+    /// Units that are gone after `steps` steps.
+    pub fn removed(&self, steps: usize) -> &[usize] {
+        &self.order[..self.bounds[steps]]
+    }
+}
+
+/// `units` by ascending score, equal ones by index.
+fn ascending(scores: &[f64], units: std::ops::Range<usize>) -> Vec<usize> {
+    let mut order: Vec<usize> = units.collect();
+    order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(a.cmp(&b)));
+    order
+}

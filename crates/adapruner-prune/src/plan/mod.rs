@@ -1,0 +1,278 @@
+//! [`PrunePlan`]: which units of a model stay.
+//!
+//! A plan decides everything; applying it only slices. It is data: JSON, with
+//! original indices, bound to its model by digest.
+//!
+//! Axes: `N` query heads, `K` key-value heads, `F` feed-forward width, all per
+//! layer. Ratios are shares of all parameters (the embedding included, a tied
+//! head counted once).
+
+mod allocate;
+mod build;
+mod ladder;
+mod options;
+mod table;
+
+use std::collections::BTreeMap;
+
+use adapruner_checkpoint::{Digest, LayerWidths, ModelConfig};
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    build::plan,
+    options::{Allocation, KvMode, Layout, PlanOptions},
+    table::{PlanRow, PlanTable},
+};
+use crate::error::{Error, Result};
+
+/// Version of the plan's form; a reader refuses any other.
+pub const PLAN_VERSION: u32 = 1;
+
+/// Longest plan that is read, in bytes.
+pub const PLAN_LIMIT: usize = 256 << 20;
+
+/// What one layer keeps: original indices, ascending.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerPlan {
+    /// Query heads; none where the attention sublayer is dropped.
+    pub query_heads: Vec<usize>,
+    /// Key-value heads; none where the attention sublayer is dropped.
+    pub kv_heads: Vec<usize>,
+    /// Feed-forward channels, at least one.
+    pub ffn: Vec<usize>,
+}
+
+impl LayerPlan {
+    /// The layer's widths once pruned.
+    pub fn widths(&self) -> LayerWidths {
+        LayerWidths {
+            query_heads: self.query_heads.len(),
+            kv_heads: self.kv_heads.len(),
+            ffn: self.ffn.len(),
+        }
+    }
+}
+
+/// Which units of a model stay, and what that amounts to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrunePlan {
+    /// [`PLAN_VERSION`].
+    pub version: u32,
+    /// Digest of the model that the indices belong to.
+    pub model_digest: Digest,
+    /// The ratio that was asked for, in `(0, 1)`.
+    pub requested_ratio: f64,
+    /// The ratio that the plan removes.
+    pub reached_ratio: f64,
+    /// Parameters of the model.
+    pub parameters_before: u64,
+    /// Parameters of the pruned model.
+    pub parameters_after: u64,
+    /// Whether all layers keep the same widths.
+    pub layout: Layout,
+    /// What changed feed-forward widths are multiples of.
+    pub multiple_of: usize,
+    /// First layer first.
+    pub layers: Vec<LayerPlan>,
+}
+
+impl PrunePlan {
+    /// Reads a plan, bounded in size, and checks everything that can be told
+    /// without its model.
+    ///
+    /// # Errors
+    /// JSON that is malformed or not a plan, another version, indices out of
+    /// order.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        if json.len() > PLAN_LIMIT {
+            return malformed(format!(
+                "the file has {} bytes, expected at most {PLAN_LIMIT}",
+                json.len()
+            ));
+        }
+        let not_a_plan = |e: serde_json::Error| Error::Plan(format!("not a plan: {e}"));
+        let Version { version } = serde_json::from_slice(json).map_err(not_a_plan)?;
+        if version != PLAN_VERSION {
+            return malformed(format!("expected version {PLAN_VERSION}, found version {version}"));
+        }
+        let plan: Self = serde_json::from_slice(json).map_err(not_a_plan)?;
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// The plan as JSON, which [`PrunePlan::from_json`] reads.
+    ///
+    /// # Errors
+    /// Numbers that JSON does not have.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|e| Error::Plan(format!("cannot be written: {e}")))
+    }
+
+    /// Digest of the plan's content.
+    ///
+    /// # Errors
+    /// As [`PrunePlan::to_json`].
+    pub fn digest(&self) -> Result<Digest> {
+        Ok(Digest::of_bytes(self.to_json()?.as_bytes()))
+    }
+
+    /// The configuration of the pruned model.
+    pub fn pruned_config(&self, config: &ModelConfig) -> ModelConfig {
+        config.with_layers(self.layers.iter().map(LayerPlan::widths).collect())
+    }
+
+    /// Refuses a plan that does not fit a model of this configuration.
+    ///
+    /// # Errors
+    /// The first thing that does not fit, with its layer.
+    pub fn validate(&self, config: &ModelConfig) -> Result<()> {
+        self.check()?;
+        if self.layers.len() != config.layers.len() {
+            return malformed(format!(
+                "expected {} layers, found {}",
+                config.layers.len(),
+                self.layers.len()
+            ));
+        }
+        for (layer, (kept, widths)) in self.layers.iter().zip(&config.layers).enumerate() {
+            for (what, kept, width) in [
+                ("query head", &kept.query_heads, widths.query_heads),
+                ("key-value head", &kept.kv_heads, widths.kv_heads),
+                ("feed-forward channel", &kept.ffn, widths.ffn),
+            ] {
+                // Ascending: the last is the largest.
+                if let Some(&last) = kept.last()
+                    && last >= width
+                {
+                    return malformed(format!(
+                        "layer {layer}: {what} {last} is kept, but the model has {width}"
+                    ));
+                }
+            }
+            check_groups(layer, kept, widths.group_size())?;
+        }
+        let before = config.parameters();
+        let after = self.pruned_config(config).parameters();
+        for (what, expected, found) in
+            [("before", before, self.parameters_before), ("after", after, self.parameters_after)]
+        {
+            if expected != found {
+                return malformed(format!(
+                    "parameters {what} pruning: the indices make {expected}, but the plan says \
+                     {found}"
+                ));
+            }
+        }
+        // Beyond the rounding of a division.
+        let ratio = (before - after) as f64 / before as f64;
+        if (ratio - self.reached_ratio).abs() > 1e-9 {
+            return malformed(format!(
+                "reached ratio: the indices make {ratio}, but the plan says {}",
+                self.reached_ratio
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks what can be told without the model.
+    fn check(&self) -> Result<()> {
+        if self.version != PLAN_VERSION {
+            return malformed(format!(
+                "expected version {PLAN_VERSION}, found version {}",
+                self.version
+            ));
+        }
+        if !(self.requested_ratio > 0.0 && self.requested_ratio < 1.0) {
+            return malformed(format!(
+                "requested ratio: expected a number above 0 and below 1, found {}",
+                self.requested_ratio
+            ));
+        }
+        if !(0.0..1.0).contains(&self.reached_ratio) {
+            return malformed(format!(
+                "reached ratio: expected a number from 0 to below 1, found {}",
+                self.reached_ratio
+            ));
+        }
+        if self.multiple_of == 0 {
+            return malformed("multiple_of: expected at least 1, found 0".into());
+        }
+        if self.layers.is_empty() {
+            return malformed("expected at least 1 layer, found none".into());
+        }
+        for (layer, kept) in self.layers.iter().enumerate() {
+            for (what, indices) in [
+                ("query heads", &kept.query_heads),
+                ("key-value heads", &kept.kv_heads),
+                ("feed-forward channels", &kept.ffn),
+            ] {
+                if let Some(pair) = indices.windows(2).find(|pair| pair[0] >= pair[1]) {
+                    return malformed(format!(
+                        "layer {layer}: {what}: expected ascending indices, found {} before {}",
+                        pair[0], pair[1]
+                    ));
+                }
+            }
+            if kept.ffn.is_empty() {
+                return malformed(format!(
+                    "layer {layer}: expected at least 1 feed-forward channel, found none"
+                ));
+            }
+            let (n, k) = (kept.query_heads.len(), kept.kv_heads.len());
+            let even = if k == 0 { n == 0 } else { n > 0 && n.is_multiple_of(k) };
+            if !even {
+                return malformed(format!(
+                    "layer {layer}: expected query heads to be a multiple of the key-value heads, \
+                     found {n} and {k}"
+                ));
+            }
+        }
+        match self.layout {
+            Layout::PerLayer => Ok(()),
+            Layout::Uniform => {
+                let first = self.layers[0].widths();
+                match self.layers.iter().position(|kept| kept.widths() != first) {
+                    None => Ok(()),
+                    Some(layer) => malformed(format!(
+                        "the layout is uniform, but layer {layer} has other widths than layer 0"
+                    )),
+                }
+            }
+        }
+    }
+}
+
+/// Every kept query head belongs to a kept group, and all groups keep the same
+/// number.
+fn check_groups(layer: usize, kept: &LayerPlan, group: usize) -> Result<()> {
+    let mut counts: BTreeMap<usize, usize> = kept.kv_heads.iter().map(|&k| (k, 0)).collect();
+    for &head in &kept.query_heads {
+        let of = head / group.max(1);
+        match counts.get_mut(&of) {
+            Some(count) => *count += 1,
+            None => {
+                return malformed(format!(
+                    "layer {layer}: query head {head} is kept, but not its key-value head {of}"
+                ));
+            }
+        }
+    }
+    let share = kept.query_heads.len().checked_div(kept.kv_heads.len()).unwrap_or(0);
+    match counts.iter().find(|&(_, &count)| count != share) {
+        None => Ok(()),
+        Some((k, count)) => malformed(format!(
+            "layer {layer}: expected {share} query heads for each key-value head, found {count} for \
+             key-value head {k}"
+        )),
+    }
+}
+
+fn malformed<T>(message: String) -> Result<T> {
+    Err(Error::Plan(message))
+}

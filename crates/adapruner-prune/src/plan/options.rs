@@ -1,0 +1,275 @@
+//! What a plan is asked to achieve.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use adapruner_checkpoint::ModelConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    scores::Normalisation,
+};
+
+/// Whether layers may come to differ in width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// They may.
+    #[default]
+    PerLayer,
+    /// Every layer keeps the same widths, so that any program opens the model.
+    Uniform,
+}
+
+/// How heads are removed so that `N / K` stays an integer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KvMode {
+    /// Whole key-value groups, with all their query heads.
+    #[default]
+    Groups,
+    /// One query head of every group of a layer, the least important of each.
+    QueryHeads,
+}
+
+/// How a cut is spread over the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Allocation {
+    /// The same ratio in every unprotected layer.
+    #[default]
+    Local,
+    /// One ranking of the units of all layers by score per parameter, each
+    /// layer's and kind's normalised first.
+    Global(Normalisation),
+}
+
+/// What to remove, from where, and what to keep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanOptions {
+    /// Share of all parameters to remove (embedding included, a tied head counted
+    /// once), in `(0, 1)`.
+    pub ratio: f64,
+    /// Whether layers may differ in width.
+    pub layout: Layout,
+    /// Number of first and of last layers that are spared.
+    pub protect: (usize, usize),
+    /// Share of what is removed that comes from attention, in `[0, 1]`; dropped
+    /// sublayers count towards it, and the feed-forward sublayers make up for
+    /// what heads cannot give. `None`: heads and channels at the same ratio
+    /// (local) or in one ranking (global).
+    pub attention_share: Option<f64>,
+    /// Feed-forward widths that are changed become multiples of this.
+    pub multiple_of: usize,
+    /// How heads are removed.
+    pub kv_mode: KvMode,
+    /// Layers whose attention sublayer is removed whole.
+    pub drop_attention: Vec<usize>,
+    /// How the cut is spread over the layers.
+    pub allocation: Allocation,
+}
+
+impl PlanOptions {
+    /// The defaults: per-layer widths, feed-forward channels alone, the same
+    /// ratio in every layer.
+    pub fn new(ratio: f64) -> Self {
+        Self {
+            ratio,
+            layout: Layout::default(),
+            protect: (0, 0),
+            attention_share: Some(0.0),
+            multiple_of: 1,
+            kv_mode: KvMode::default(),
+            drop_attention: Vec::new(),
+            allocation: Allocation::default(),
+        }
+    }
+
+    /// Whether a layer of a model with `layers` layers is spared.
+    pub fn protects(&self, layer: usize, layers: usize) -> bool {
+        let (first, last) = self.protect;
+        layer < first || layers - layer <= last
+    }
+
+    /// Refuses options that are out of range or contradict each other or the
+    /// model.
+    ///
+    /// # Errors
+    /// The option, what was expected and what was found.
+    pub fn check(&self, config: &ModelConfig) -> Result<()> {
+        let layers = config.layers.len();
+        if !(self.ratio > 0.0 && self.ratio < 1.0) {
+            return refuse(
+                "ratio",
+                format!("expected a number above 0 and below 1, found {}", self.ratio),
+                "the ratio is the share of all parameters to remove: 0.2 removes a fifth",
+            );
+        }
+        if let Some(share) = self.attention_share
+            && !(0.0..=1.0).contains(&share)
+        {
+            return refuse(
+                "attention-share",
+                format!("expected a number from 0 to 1, found {share}"),
+                "0 removes feed-forward channels alone",
+            );
+        }
+        if self.multiple_of == 0 {
+            return refuse(
+                "multiple-of",
+                "expected at least 1, found 0".into(),
+                "use 1, 32 or 256",
+            );
+        }
+        match self.layout {
+            Layout::PerLayer => {}
+            Layout::Uniform => self.check_uniform(config)?,
+        }
+        let (first, last) = self.protect;
+        if first.saturating_add(last) >= layers {
+            return refuse(
+                "protect",
+                format!("spares all {layers} layers: {first} first and {last} last"),
+                "protect fewer layers",
+            );
+        }
+        for &layer in &self.drop_attention {
+            let Some(widths) = config.layers.get(layer) else {
+                return refuse(
+                    "drop-attention",
+                    format!("no layer {layer}: the model has layers 0 to {}", layers - 1),
+                    "name layers that the model has",
+                );
+            };
+            if !widths.has_attention() {
+                return refuse(
+                    "drop-attention",
+                    format!("layer {layer} has no attention sublayer"),
+                    "name layers that have one",
+                );
+            }
+            if self.protects(layer, layers) {
+                return refuse(
+                    "drop-attention",
+                    format!("layer {layer} is protected: {first} first and {last} last are"),
+                    "protect fewer layers or name another",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_uniform(&self, config: &ModelConfig) -> Result<()> {
+        const HINT: &str = "use the per-layer layout, or leave this option out";
+        if self.protect != (0, 0) {
+            return refuse(
+                "protect",
+                "makes layers differ, but the layout is uniform".into(),
+                HINT,
+            );
+        }
+        if !self.drop_attention.is_empty() {
+            return refuse(
+                "drop-attention",
+                "makes layers differ, but the layout is uniform".into(),
+                HINT,
+            );
+        }
+        match self.allocation {
+            Allocation::Local => {}
+            Allocation::Global(_) => {
+                return refuse(
+                    "allocation",
+                    "global ranking makes layers differ, but the layout is uniform".into(),
+                    HINT,
+                );
+            }
+        }
+        if config.uniform_widths().is_none() {
+            return refuse(
+                "layout",
+                "the layers of this model already differ in width, so they cannot stay uniform"
+                    .into(),
+                "use the per-layer layout",
+            );
+        }
+        Ok(())
+    }
+}
+
+fn refuse(option: &'static str, message: String, hint: &'static str) -> Result<()> {
+    Err(Error::Option { option, message, hint: Some(Cow::Borrowed(hint)) })
+}
+
+fn unknown(option: &'static str, expected: &str, found: &str) -> Error {
+    Error::Option { option, message: format!("expected {expected}, found {found:?}"), hint: None }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PerLayer => "per-layer",
+            Self::Uniform => "uniform",
+        })
+    }
+}
+
+impl FromStr for Layout {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "per-layer" => Ok(Self::PerLayer),
+            "uniform" => Ok(Self::Uniform),
+            other => Err(unknown("layout", "per-layer or uniform", other)),
+        }
+    }
+}
+
+impl fmt::Display for KvMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Groups => "groups",
+            Self::QueryHeads => "query-heads",
+        })
+    }
+}
+
+impl FromStr for KvMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "groups" => Ok(Self::Groups),
+            "query-heads" => Ok(Self::QueryHeads),
+            other => Err(unknown("kv-mode", "groups or query-heads", other)),
+        }
+    }
+}
+
+impl fmt::Display for Allocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("local"),
+            Self::Global(normalisation) => write!(f, "global:{normalisation}"),
+        }
+    }
+}
+
+impl FromStr for Allocation {
+    type Err = Error;
+
+    /// `local`, `global` (each layer's scores divided by their mean) or
+    /// `global:NORMALISATION` (`global:none` is LLM-Pruner's).
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "local" => Ok(Self::Local),
+            "global" => Ok(Self::Global(Normalisation::Mean)),
+            other => match other.strip_prefix("global:") {
+                Some(normalisation) => Ok(Self::Global(normalisation.parse()?)),
+                None => Err(unknown("allocation", "local, global or global:NORMALISATION", other)),
+            },
+        }
+    }
+}

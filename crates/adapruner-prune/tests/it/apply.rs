@@ -1,0 +1,182 @@
+//! The pruned model computes what the masked original computes.
+
+use std::collections::BTreeSet;
+
+use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig, names};
+use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_prune::{
+    Allocation, Error, KvMode, Normalisation, PlanOptions, PrunePlan, apply, mask, plan,
+};
+use candle_core::{DType, Device, Tensor};
+use proptest::prelude::*;
+
+use crate::common::{
+    any_config, config, digest, random_checkpoint, random_ids, random_scores, widths,
+};
+
+/// The same sums without their zero terms, in another order, through up to six
+/// layers of f32: a few hundred times 6e-8 of logits near 1.
+const TOLERANCE: f32 = 1e-4;
+
+fn logits(checkpoint: &Checkpoint, ids: &[Vec<u32>]) -> Tensor {
+    let decoder = Decoder::load(checkpoint, &Placement::cpu(), Residency::Resident).unwrap();
+    let (rows, tokens) = (ids.len(), ids[0].len());
+    let ids = Tensor::from_vec(ids.concat(), (rows, tokens), &Device::Cpu).unwrap();
+    decoder.logits(&ids).unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+}
+
+/// Everything at once: groups of three, biases, a dropped sublayer.
+fn example() -> (ModelConfig, Checkpoint, PrunePlan) {
+    let config = ModelConfig {
+        attention_bias: true,
+        mlp_bias: true,
+        tie_word_embeddings: false,
+        ..config(vec![widths(9, 3, 20), widths(6, 2, 17), widths(4, 4, 11)])
+    };
+    let options = PlanOptions {
+        attention_share: Some(0.8),
+        drop_attention: vec![1],
+        ..PlanOptions::new(0.35)
+    };
+    let plan = plan(&random_scores(&config, 1), &config, digest(), &options).unwrap();
+    (config.clone(), random_checkpoint(&config, 1), plan)
+}
+
+#[test]
+fn the_example_is_sliced_and_masked_alike() {
+    let (config, dense, plan) = example();
+    assert!(plan.layers.iter().all(|l| l.ffn.len() > 1));
+    assert!(plan.layers[0].kv_heads.len() < 3 || plan.layers[2].kv_heads.len() < 4);
+    let ids = random_ids(&config, 2, 9, 1);
+    let sliced = logits(&apply(&dense, &plan).unwrap(), &ids);
+    let masked = logits(&mask(&dense, &plan).unwrap(), &ids);
+    assert!(largest_difference(&sliced, &masked) < TOLERANCE);
+    // And pruning did change something.
+    assert!(largest_difference(&sliced, &logits(&dense, &ids)) > 100.0 * TOLERANCE);
+}
+
+#[test]
+fn a_pruned_checkpoint_is_a_checkpoint_like_any_other() {
+    let (_, dense, plan) = example();
+    let pruned = apply(&dense, &plan).unwrap();
+    assert_eq!(pruned.config.parameters(), plan.parameters_after);
+    let mut elements = 0;
+    let expected = names::expected_tensors(&pruned.config);
+    for tensor in &expected {
+        let meta = pruned.tensors.meta(&tensor.name).unwrap();
+        assert_eq!(meta.shape, tensor.shape, "{}", tensor.name);
+        let loaded = pruned.tensors.load(&tensor.name, DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(loaded.dims(), tensor.shape, "{}", tensor.name);
+        assert!(loaded.is_contiguous());
+        assert_eq!(meta.bytes, 4 * loaded.elem_count() as u64, "{}", tensor.name);
+        elements += loaded.elem_count() as u64;
+    }
+    assert_eq!(elements, plan.parameters_after);
+    let names: BTreeSet<String> = expected.into_iter().map(|t| t.name).collect();
+    assert_eq!(pruned.tensors.names().into_iter().collect::<BTreeSet<_>>(), names);
+    let gone = "model.layers.1.self_attn.q_proj.weight";
+    assert!(pruned.tensors.meta(gone).is_none());
+    assert!(pruned.tensors.load(gone, DType::F32, &Device::Cpu).is_err());
+}
+
+#[test]
+fn kept_rows_and_columns_are_the_originals() {
+    let (_, dense, plan) = example();
+    let pruned = apply(&dense, &plan).unwrap();
+    let load = |of: &Checkpoint, name: &str| {
+        of.tensors.load(name, DType::F32, &Device::Cpu).unwrap().to_vec2::<f32>().unwrap()
+    };
+    let name = "model.layers.2.mlp.down_proj.weight";
+    let (before, after) = (load(&dense, name), load(&pruned, name));
+    for (before, after) in before.iter().zip(&after) {
+        let kept: Vec<f32> = plan.layers[2].ffn.iter().map(|&j| before[j]).collect();
+        assert_eq!(&kept, after);
+    }
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    let (before, after) = (load(&dense, name), load(&pruned, name));
+    for (at, head) in plan.layers[0].query_heads.iter().enumerate() {
+        for d in 0..4 {
+            assert_eq!(before[head * 4 + d], after[at * 4 + d]);
+        }
+    }
+}
+
+#[test]
+fn a_pruned_model_can_be_pruned_again() {
+    let (_, dense, first) = example();
+    let pruned = apply(&dense, &first).unwrap();
+    let scores = random_scores(&pruned.config, 2);
+    let options = PlanOptions { attention_share: None, ..PlanOptions::new(0.1) };
+    let second = plan(&scores, &pruned.config, pruned.digest().unwrap(), &options).unwrap();
+    let ids = random_ids(&pruned.config, 1, 6, 2);
+    let sliced = logits(&apply(&pruned, &second).unwrap(), &ids);
+    let masked = logits(&mask(&pruned, &second).unwrap(), &ids);
+    assert!(largest_difference(&sliced, &masked) < TOLERANCE);
+}
+
+#[test]
+fn digests_tell_model_and_plan() {
+    let (config, dense, first) = example();
+    let other = plan(&random_scores(&config, 3), &config, digest(), &PlanOptions::new(0.25));
+    let other = other.unwrap();
+    let of = |plan: &PrunePlan| apply(&dense, plan).unwrap().digest().unwrap();
+    assert_eq!(of(&first), of(&first));
+    assert_ne!(of(&first), of(&other));
+    assert_ne!(of(&first), digest());
+    let foreign = PrunePlan { model_digest: Digest::of_bytes(b"another"), ..first };
+    match apply(&dense, &foreign) {
+        Err(error @ Error::OtherModel { .. }) => {
+            assert!(error.to_string().contains(&digest().to_string()), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn plans_that_do_not_fit_are_not_applied() {
+    let (_, dense, mut plan) = example();
+    plan.layers[0].ffn.push(20);
+    assert!(matches!(apply(&dense, &plan), Err(Error::Plan(_))));
+    assert!(matches!(mask(&dense, &plan), Err(Error::Plan(_))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn sliced_models_equal_masked_ones(
+        config in any_config(),
+        seed in any::<u64>(),
+        ratio in 0.02..0.6,
+        attention_share in proptest::option::of(0.0..=1.0),
+        by_group in any::<bool>(),
+        ranked in any::<bool>(),
+        drop in proptest::option::of(0_usize..6),
+    ) {
+        let drop_attention = drop.filter(|&l| config.layers.get(l).is_some_and(|w| w.has_attention()));
+        let options = PlanOptions {
+            attention_share,
+            kv_mode: if by_group { KvMode::Groups } else { KvMode::QueryHeads },
+            allocation: if ranked {
+                Allocation::Global(Normalisation::Mean)
+            } else {
+                Allocation::Local
+            },
+            drop_attention: drop_attention.into_iter().collect(),
+            ..PlanOptions::new(ratio)
+        };
+        if let Ok(plan) = plan(&random_scores(&config, seed), &config, digest(), &options) {
+            let dense = random_checkpoint(&config, seed);
+            let ids = random_ids(&config, 2, 7, seed);
+            let sliced = logits(&apply(&dense, &plan).unwrap(), &ids);
+            let masked = logits(&mask(&dense, &plan).unwrap(), &ids);
+            let difference = largest_difference(&sliced, &masked);
+            prop_assert!(difference < TOLERANCE, "{}", difference);
+        }
+    }
+}

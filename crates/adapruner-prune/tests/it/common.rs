@@ -1,0 +1,195 @@
+//! Small models, banks and scores.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
+
+use adapruner_checkpoint::{
+    Activation, Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, Rope, RopeScaling,
+    TensorMeta, TensorSource, names, tokenizer::TextTokenizer,
+};
+use adapruner_prune::{
+    Scores, StatsBank, Terms,
+    bank::{BANK_VERSION, BankArrays, BankHeader},
+    layout::VectorLayout,
+    scores::LayerScores,
+};
+use candle_core::{DType, Device, Tensor};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+pub fn widths(query_heads: usize, kv_heads: usize, ffn: usize) -> LayerWidths {
+    LayerWidths { query_heads, kv_heads, ffn }
+}
+
+/// A small Llama without biases, its head tied.
+pub fn config(layers: Vec<LayerWidths>) -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Llama,
+        hidden_size: 24,
+        head_dim: 4,
+        vocab_size: 50,
+        layers,
+        activation: Activation::Silu,
+        rms_norm_eps: 1e-5,
+        rope: Rope { theta: 1e4, scaling: RopeScaling::None },
+        attention_bias: false,
+        mlp_bias: false,
+        tie_word_embeddings: true,
+        max_position_embeddings: 64,
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+        pad_token_id: None,
+    }
+}
+
+pub fn digest() -> Digest {
+    Digest::of_bytes(b"a model")
+}
+
+/// Positive scores, drawn from a seed.
+pub fn random_scores(config: &ModelConfig, seed: u64) -> Scores {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut draw = |n: usize| (0..n).map(|_| rng.random_range(0.01..1.0)).collect::<Vec<f64>>();
+    let layers = config.layers.iter().map(|w| LayerScores {
+        kv_groups: draw(w.kv_heads),
+        query_heads: draw(w.query_heads),
+        ffn: draw(w.ffn),
+    });
+    Scores { layers: layers.collect() }
+}
+
+/// A bank of random numbers (element sums at least as large as signed ones).
+pub fn random_bank(config: &ModelConfig, samples: usize, seed: u64) -> StatsBank {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let vectors = VectorLayout::new(&config.layers, config.head_dim).unwrap().len();
+    let mut draw =
+        |n: usize, from: f32| -> Vec<f32> { (0..n).map(|_| rng.random_range(from..1.0)).collect() };
+    let arrays = BankArrays {
+        signed: draw(samples * vectors, -1.0),
+        element: draw(samples * vectors, 0.0),
+        fisher: draw(samples * vectors, 0.0),
+        batch_first: draw(vectors, 0.0),
+        batch_mix: draw(vectors, 0.0),
+    };
+    StatsBank::new(header(config, samples), arrays).unwrap()
+}
+
+pub fn header(config: &ModelConfig, samples: usize) -> BankHeader {
+    BankHeader {
+        version: BANK_VERSION,
+        model_digest: digest(),
+        calibration_digest: Digest::of_bytes(b"a text"),
+        seed: 42,
+        sample_tokens: vec![64; samples],
+        losses: (0..samples).map(|s| 3.0 + 0.1 * s as f64).collect(),
+        hidden_size: config.hidden_size,
+        head_dim: config.head_dim,
+        layers: config.layers.clone(),
+        terms: Terms::Full,
+        batch: true,
+    }
+}
+
+/// Models of 1 to 6 layers, group sizes 1 to 3, some layers without attention,
+/// biased or not.
+pub fn any_config() -> impl Strategy<Value = ModelConfig> {
+    let layer =
+        (1_usize..4, 1_usize..4, 1_usize..40, 0_usize..6).prop_map(|(kv, group, ffn, a)| {
+            if a == 0 { widths(0, 0, ffn) } else { widths(kv * group, kv, ffn) }
+        });
+    (proptest::collection::vec(layer, 1..7), any::<[bool; 3]>()).prop_map(
+        |(layers, [attention_bias, mlp_bias, tie_word_embeddings])| ModelConfig {
+            attention_bias,
+            mlp_bias,
+            tie_word_embeddings,
+            ..config(layers)
+        },
+    )
+}
+
+/// Tensors held in memory.
+pub struct MemorySource(pub BTreeMap<String, Tensor>);
+
+impl TensorSource for MemorySource {
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    fn meta(&self, name: &str) -> Option<TensorMeta> {
+        let tensor = self.0.get(name)?;
+        let bytes = 4 * tensor.elem_count() as u64;
+        Some(TensorMeta { shape: tensor.dims().to_vec(), stored: "F32".into(), bytes })
+    }
+
+    fn load(
+        &self,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> adapruner_checkpoint::Result<Tensor> {
+        let tensor = self.0.get(name).ok_or_else(|| adapruner_checkpoint::Error::NotFound {
+            name: name.to_owned(),
+            message: "not in memory".into(),
+        })?;
+        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    fn digest(&self) -> adapruner_checkpoint::Result<Digest> {
+        Ok(digest())
+    }
+}
+
+/// A checkpoint of random weights, of a size that keeps activations near 1.
+pub fn random_checkpoint(config: &ModelConfig, seed: u64) -> Checkpoint {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let tensors = names::expected_tensors(config).into_iter().map(|expected| {
+        let count: usize = expected.shape.iter().product();
+        let values: Vec<f32> = if expected.name.ends_with("norm.weight") {
+            (0..count).map(|_| rng.random_range(0.5..1.5)).collect()
+        } else {
+            let fan_in = expected.shape.last().copied().unwrap_or(1).max(1) as f32;
+            let bound = 1.7 / fan_in.sqrt();
+            (0..count).map(|_| rng.random_range(-bound..bound)).collect()
+        };
+        (expected.name, Tensor::from_vec(values, expected.shape, &Device::Cpu).unwrap())
+    });
+    Checkpoint {
+        config: config.clone(),
+        tokenizer: tokenizer(),
+        generation_config: None,
+        tensors: Arc::new(MemorySource(tensors.collect())),
+        origin: "memory".into(),
+    }
+}
+
+/// A tokenizer of one word; these tests make their own token ids.
+fn tokenizer() -> Arc<TextTokenizer> {
+    static TOKENIZER: OnceLock<Arc<TextTokenizer>> = OnceLock::new();
+    let make = || {
+        let dir = tempfile::tempdir().unwrap();
+        let json = r#"{
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"word": 0}, "unk_token": "word"}
+        }"#;
+        std::fs::write(dir.path().join("tokenizer.json"), json).unwrap();
+        Arc::new(TextTokenizer::from_hf_folder(dir.path()).unwrap())
+    };
+    TOKENIZER.get_or_init(make).clone()
+}
+
+/// Random token ids, `sequences` of `tokens` each.
+pub fn random_ids(
+    config: &ModelConfig,
+    sequences: usize,
+    tokens: usize,
+    seed: u64,
+) -> Vec<Vec<u32>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut sequence =
+        || (0..tokens).map(|_| rng.random_range(0..config.vocab_size as u32)).collect();
+    (0..sequences).map(|_| sequence()).collect()
+}

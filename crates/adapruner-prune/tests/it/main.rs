@@ -1,0 +1,9 @@
+//! Integration tests of statistics, scores and plans.
+
+mod apply;
+mod bank;
+mod collect;
+mod common;
+mod plan;
+mod plan_files;
+mod scores;

@@ -1,0 +1,131 @@
+"""The PyTorch side of the speed comparison: perplexity and gradient pass, in tokens/s.
+
+Without `--serve` every pass runs `--repeats` times after one warm-up, taking
+turns, and one JSON object is printed. With `--serve` a driver takes turns with
+this program, so that both sides are measured in one run on the same machine:
+it writes a line to stdin, reads one line of JSON from stdout.
+
+    run ppl     a perplexity pass over the windows
+    run grad    forward and backward over the samples, gradients of all weights
+    quit        end
+
+Nothing runs between two requests. The first line printed says what is ready.
+"""
+
+import json
+import pathlib
+import resource
+import statistics
+import sys
+import time
+
+import torch
+
+import common
+
+
+def perplexity_pass(model, windows, batch):
+    result = common.perplexity(model, windows, batch)
+    return {"seconds": result["seconds"], "tokens": windows.numel(), "nll": result["nll"]}
+
+
+def gradient_pass(model, samples, per_sample, squared):
+    """Weight gradients of the mean loss; sample by sample, with their squares, where asked for."""
+    start = time.perf_counter()
+    total = 0.0
+    for rows in samples.split(1 if per_sample else len(samples)):
+        logits = model(rows, use_cache=False).logits
+        loss = common.token_nll(logits, rows).mean() * len(rows) / len(samples)
+        loss.backward()
+        total += loss.item()
+        if squared:
+            for parameter in model.parameters():
+                square = parameter.grad.square()
+                if hasattr(parameter, "acc_grad"):
+                    parameter.acc_grad += square
+                else:
+                    parameter.acc_grad = square
+                parameter.grad = None
+    seconds = time.perf_counter() - start
+    for parameter in model.parameters():
+        parameter.grad = None
+        if hasattr(parameter, "acc_grad"):
+            del parameter.acc_grad
+    return {"seconds": seconds, "tokens": samples.numel(), "nll": total}
+
+
+def peak_memory():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main():
+    parser = common.arguments(__doc__)
+    parser.add_argument("--ids", type=pathlib.Path, required=True, help="JSON array of the ids of a text")
+    parser.add_argument("--window", type=int, default=128)
+    parser.add_argument("--windows", type=int, default=32, help="windows of one perplexity pass")
+    parser.add_argument("--batch", type=int, default=8, help="windows per forward pass")
+    parser.add_argument("--samples", type=int, default=10, help="samples of one gradient pass, taken from the text")
+    parser.add_argument("--sample-tokens", type=int, default=64)
+    parser.add_argument("--calibration-ids", type=pathlib.Path, help="samples: JSON array of arrays")
+    parser.add_argument("--per-sample", action="store_true", help="one backward pass for each sample")
+    parser.add_argument("--squared", action="store_true", help="add up squared gradients (implies --per-sample)")
+    parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--serve", action="store_true", help="take requests from stdin")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    ids = common.read_ids(args.ids)
+    windows = common.cut_windows(ids, args.window, args.windows)
+    if args.calibration_ids:
+        samples = torch.tensor(common.read_ids(args.calibration_ids), dtype=torch.long)
+    else:
+        samples = common.cut_windows(ids, args.sample_tokens, args.samples)
+    model = common.load_model(args.model, args.dtype, args.attention, args.trust_remote_code)
+    model.requires_grad_(True)
+    passes = {
+        "ppl": lambda: perplexity_pass(model, windows, args.batch),
+        "grad": lambda: gradient_pass(model, samples, args.per_sample or args.squared, args.squared),
+    }
+    setting = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "dtype": args.dtype,
+        "window": args.window,
+        "windows": len(windows),
+        "batch": args.batch,
+        "samples": len(samples),
+        "sample_tokens": samples.shape[1],
+        "per_sample": args.per_sample or args.squared,
+        "squared": args.squared,
+    }
+
+    if args.serve:
+        print(json.dumps({"ready": True, **setting}), flush=True)
+        for line in sys.stdin:
+            request = line.split()
+            if request == ["quit"]:
+                break
+            if len(request) == 2 and request[0] == "run" and request[1] in passes:
+                answer = {"kind": request[1], **passes[request[1]](), "peak_memory": peak_memory()}
+            else:
+                answer = {"error": f"not a request: {line.strip()!r}"}
+            print(json.dumps(answer), flush=True)
+        return
+
+    seconds = {kind: [] for kind in passes}
+    for repeat in range(args.repeats + 1):
+        for kind, run in passes.items():
+            result = run()
+            if repeat > 0:
+                seconds[kind].append(result["seconds"])
+    tokens = {"ppl": windows.numel(), "grad": samples.numel()}
+    result = {
+        kind: {"tokens": tokens[kind], "seconds": times, "tokens_per_second": tokens[kind] / statistics.median(times)}
+        for kind, times in seconds.items()
+    }
+    common.write_json({**setting, **result, "peak_memory": peak_memory()})
+
+
+if __name__ == "__main__":
+    main()
