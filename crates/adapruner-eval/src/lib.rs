@@ -1,1 +1,18 @@
-//! Skeleton.
+//! Measuring models on text.
+//!
+//! Axes: `B` windows of a batch, `T` tokens of a window, `H` hidden, `F`
+//! feed-forward width, `N` query heads, `D` head width, `V` vocabulary. Losses
+//! are in nats per predicted token.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`mod@perplexity`] | the literature's perplexity over windows of fixed length |
+//! | [`batch`] | how many tokens run together, from the memory at hand |
+
+pub mod batch;
+pub mod error;
+pub mod perplexity;
+
+pub use batch::batch_tokens;
+pub use error::{Error, Result};
+pub use perplexity::{Perplexity, perplexity};

@@ -1,1 +1,21 @@
-//! Skeleton.
+//! The pipeline behind the command line: open a model, measure it, collect
+//! statistics, score, plan, apply, write.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`settings`] | resolved, validated settings, as they are written into manifests |
+//! | [`pipeline`] | the stages, each from settings and what the stage before made |
+//! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
+//! | [`manifest`] | `manifest.json`: what an output was made from |
+//! | [`memory`] | memory at hand and memory used |
+//! | [`progress`] | how stages tell how far they are |
+
+pub mod manifest;
+pub mod memory;
+pub mod outputs;
+pub mod pipeline;
+pub mod progress;
+pub mod settings;
+
+/// The program's version, written into every artifact.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,61 @@
+//! Perplexity of the fixture models against transformers.
+
+use std::path::PathBuf;
+
+use adapruner_checkpoint::Checkpoint;
+use adapruner_eval::perplexity;
+use adapruner_model::{Decoder, Placement, Residency};
+use candle_core::{DType, Device, Tensor, safetensors};
+
+/// Float32 forward passes against float64 ones, relative.
+const TOLERANCE: f64 = 1e-5;
+
+fn model(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models").join(name)
+}
+
+fn decoder(name: &str, residency: Residency) -> Decoder {
+    let checkpoint = Checkpoint::open(&model(name)).unwrap();
+    Decoder::load(&checkpoint, &Placement::cpu(), residency).unwrap()
+}
+
+/// Token ids and the mean loss of each row as transformers computes it.
+fn expected(name: &str) -> (Vec<Vec<u32>>, Vec<f64>) {
+    let tensors =
+        safetensors::load(model(name).join("expected.safetensors"), &Device::Cpu).unwrap();
+    let vector = |t: &Tensor| t.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+    let ids = tensors["input_ids"].to_dtype(DType::U32).unwrap().to_vec2().unwrap();
+    (ids, vector(&tensors["nll"]))
+}
+
+#[test]
+fn perplexity_is_that_of_transformers_at_any_batch_size() {
+    for name in ["mha_tied", "gqa3_untied", "per_layer", "llama3_rope", "tiny"] {
+        let (windows, nll) = expected(name);
+        let mean = nll.iter().sum::<f64>() / nll.len() as f64;
+        for (residency, batch_tokens) in
+            [(Residency::Resident, 1), (Residency::Resident, 4096), (Residency::Streamed, 4096)]
+        {
+            let found =
+                perplexity(&decoder(name, residency), &windows, batch_tokens, &|_, _| {}).unwrap();
+            assert!((found.nll - mean).abs() < TOLERANCE * mean, "{name}: {found:?} {mean}");
+            assert_eq!((found.windows, found.window), (windows.len(), windows[0].len()));
+            for (sum, row) in found.window_nll.iter().zip(&nll) {
+                let predicted = (found.window - 1) as f64;
+                assert!((sum / predicted - row).abs() < TOLERANCE * row, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_that_cannot_be_measured_are_refused() {
+    let decoder = decoder("mha_tied", Residency::Resident);
+    let refused = |windows: &[Vec<u32>]| {
+        perplexity(&decoder, windows, 64, &|_, _| {}).unwrap_err().to_string()
+    };
+    assert_eq!(refused(&[]), "windows: expected at least 1, found none");
+    assert!(refused(&[vec![1]]).contains("at least 2 tokens"));
+    assert!(refused(&[vec![1, 2], vec![1, 2, 3]]).contains("sequence 1 has 3 tokens"));
+    assert!(refused(&[vec![1, u32::MAX]]).contains("vocabulary"));
+}

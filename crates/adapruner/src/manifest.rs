@@ -1,0 +1,145 @@
+//! `manifest.json`: what an output was made from and what it holds, so that
+//! anyone can make it again.
+
+use std::path::PathBuf;
+
+use adapruner_checkpoint::{Checkpoint, Digest};
+use adapruner_prune::PrunePlan;
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{
+    VERSION,
+    pipeline::{Evaluation, TokensRecord},
+};
+
+/// File name of the manifest in an output folder.
+pub const FILE_NAME: &str = "manifest.json";
+
+/// A model that was read.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelRecord {
+    /// Where it was opened.
+    pub path: PathBuf,
+    /// Digest of its content.
+    pub digest: Digest,
+    /// Number of parameters (a tied head counted once).
+    pub parameters: u64,
+}
+
+impl ModelRecord {
+    /// The record of an opened model.
+    ///
+    /// # Errors
+    /// Where its files cannot be read.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        Ok(Self {
+            path: checkpoint.origin.clone(),
+            digest: checkpoint.digest()?,
+            parameters: checkpoint.config.parameters(),
+        })
+    }
+}
+
+/// The statistics that importances were computed from.
+#[derive(Debug, Clone, Serialize)]
+pub struct StatisticsRecord {
+    /// The calibration samples.
+    pub calibration: TokensRecord,
+    /// Seed they were drawn with.
+    pub seed: u64,
+    /// Mean loss of the samples, in nats per predicted token.
+    pub mean_loss: f64,
+}
+
+/// Perplexity before and after.
+#[derive(Debug, Clone, Serialize)]
+pub struct BeforeAfter {
+    /// Of the model as it was.
+    pub before: Evaluation,
+    /// Of the pruned model.
+    pub after: Evaluation,
+}
+
+/// A file of the output.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileRecord {
+    /// Name in the output folder.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Digest of its content.
+    pub digest: Digest,
+}
+
+/// What an output was made from and what it holds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Manifest {
+    /// Version of the program.
+    pub adapruner: &'static str,
+    /// The subcommand.
+    pub command: &'static str,
+    /// Its resolved settings.
+    pub settings: serde_json::Value,
+    /// The model that was read.
+    pub model: ModelRecord,
+    /// Parameters of the model that was written.
+    pub parameters: u64,
+    /// What importances were computed from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<StatisticsRecord>,
+    /// Which units were kept, by their indices in the model that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PrunePlan>,
+    /// Perplexity before and after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<BeforeAfter>,
+    /// The files beside this one.
+    pub files: Vec<FileRecord>,
+    /// What a reader of the files should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Manifest {
+    /// A manifest of what `command` made of `checkpoint` under `settings`,
+    /// before anything is written.
+    ///
+    /// # Errors
+    /// Where the model's files cannot be read.
+    pub fn new(
+        command: &'static str,
+        settings: &impl Serialize,
+        checkpoint: &Checkpoint,
+    ) -> Result<Self> {
+        Ok(Self {
+            adapruner: VERSION,
+            command,
+            settings: serde_json::to_value(settings)?,
+            model: ModelRecord::of(checkpoint)?,
+            parameters: checkpoint.config.parameters(),
+            statistics: None,
+            plan: None,
+            evaluation: None,
+            files: Vec::new(),
+            warnings: Vec::new(),
+        })
+    }
+}
+
+/// The plan in a file: a plan, or a manifest that holds one.
+///
+/// # Errors
+/// Bytes that are neither.
+pub fn read_plan(bytes: &[u8]) -> Result<PrunePlan> {
+    let held = serde_json::from_slice::<Holder>(bytes).ok().and_then(|holder| holder.plan);
+    Ok(match held {
+        Some(plan) => PrunePlan::from_json(plan.get().as_bytes())?,
+        None => PrunePlan::from_json(bytes)?,
+    })
+}
+
+#[derive(serde::Deserialize)]
+struct Holder {
+    plan: Option<Box<serde_json::value::RawValue>>,
+}

@@ -1,0 +1,300 @@
+//! The stages of the pipeline. Each takes settings and what the stage before
+//! made; none prints, and only [`statistics`] writes a file (the bank it was
+//! told to keep).
+
+use std::{path::Path, time::Instant};
+
+use adapruner_checkpoint::{
+    Checkpoint, Digest, atomic::StagedFile, mapped::MappedFile, text, text::TokenSet,
+};
+use adapruner_eval::{Perplexity, batch_tokens, perplexity};
+use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_prune::{
+    BankHeader, CollectOptions, Evidence, PrunePlan, Scores, StatsBank, Terms, collect, plan, score,
+};
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::{
+    memory,
+    progress::Progress,
+    settings::{CalibrationSettings, EvalSettings, PruneSettings, ScoreSettings},
+};
+
+/// What a set of tokens was made from, for manifests and results.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TokensRecord {
+    /// File or named set.
+    pub text: String,
+    /// Digest of the text.
+    pub text_digest: Digest,
+    /// Digest of the token ids.
+    pub tokens_digest: Digest,
+    /// Number of windows or samples.
+    pub windows: usize,
+    /// Tokens of the longest of them.
+    pub window: usize,
+}
+
+impl TokensRecord {
+    fn of(tokens: &TokenSet) -> Self {
+        Self {
+            text: tokens.name.clone(),
+            text_digest: tokens.text_digest,
+            tokens_digest: tokens.digest,
+            windows: tokens.windows.len(),
+            window: tokens.windows.iter().map(Vec::len).max().unwrap_or(0),
+        }
+    }
+}
+
+/// A measurement and how it was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// Loss and perplexity.
+    #[serde(flatten)]
+    pub loss: Perplexity,
+    /// File or named set.
+    pub text: String,
+    /// Digest of the text.
+    pub text_digest: Digest,
+    /// Digest of the token ids.
+    pub tokens_digest: Digest,
+    /// Digest of the model.
+    pub model_digest: Digest,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// Type of the weights while the model ran.
+    pub dtype: String,
+    /// Tokens that ran together.
+    pub batch_tokens: usize,
+    /// Wall-clock seconds of the passes, loading not included.
+    pub seconds: f64,
+    /// Tokens run through the model per second, loading not included.
+    pub tokens_per_second: f64,
+}
+
+/// The windows of a text to measure on.
+///
+/// # Errors
+/// A text that cannot be read or is too short for a window.
+pub fn eval_tokens(checkpoint: &Checkpoint, settings: &EvalSettings) -> Result<TokenSet> {
+    let text = text::read(&settings.text.text, &settings.text.options())?;
+    Ok(TokenSet::windows(&text, &checkpoint.tokenizer, settings.window, settings.limit)?)
+}
+
+/// The samples of a calibration set.
+///
+/// # Errors
+/// A text that cannot be read or has too few tokens.
+pub fn calibration_tokens(
+    checkpoint: &Checkpoint,
+    settings: &CalibrationSettings,
+) -> Result<TokenSet> {
+    let text = text::read(&settings.text.text, &settings.text.options())?;
+    let CalibrationSettings { samples, sample_tokens, seed, .. } = *settings;
+    Ok(TokenSet::samples(&text, &checkpoint.tokenizer, samples, sample_tokens, seed)?)
+}
+
+/// How a model's weights are held: all in memory where they take at most half
+/// of it, else block by block.
+fn residency(checkpoint: &Checkpoint, placement: &Placement) -> Residency {
+    let bytes = checkpoint.config.parameters() * placement.dtype.size_in_bytes() as u64;
+    if !placement.device.is_cpu() || bytes <= memory::available() / 2 {
+        Residency::Resident
+    } else {
+        Residency::Streamed
+    }
+}
+
+/// Measures a model on windows.
+///
+/// # Errors
+/// Damaged weights, a loss that is not finite, or no memory.
+pub fn evaluate(
+    checkpoint: &Checkpoint,
+    tokens: &TokenSet,
+    placement: &Placement,
+    batch: Option<usize>,
+    stage: &'static str,
+    progress: &dyn Progress,
+) -> Result<Evaluation> {
+    let model_digest = checkpoint.digest()?;
+    let decoder = Decoder::load(checkpoint, placement, residency(checkpoint, placement))?;
+    let window = tokens.windows.first().map_or(0, Vec::len);
+    let batch_tokens = batch
+        .unwrap_or_else(|| batch_tokens(&checkpoint.config, window, memory::available() / 4));
+    let start = Instant::now();
+    let loss = perplexity(&decoder, &tokens.windows, batch_tokens, &|done, all| {
+        progress.at(stage, done, all);
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Evaluation {
+        text: tokens.name.clone(),
+        text_digest: tokens.text_digest,
+        tokens_digest: tokens.digest,
+        model_digest,
+        parameters: checkpoint.config.parameters(),
+        dtype: placement.dtype.as_str().to_owned(),
+        batch_tokens,
+        seconds,
+        tokens_per_second: (loss.windows * loss.window) as f64 / seconds,
+        loss,
+    })
+}
+
+/// Collects the statistics of a calibration set, block by block: peak memory is
+/// that of the mapped weights, the block inputs and one block.
+///
+/// # Errors
+/// Damaged weights, a loss that is not finite, or no memory.
+pub fn collect_statistics(
+    checkpoint: &Checkpoint,
+    tokens: &TokenSet,
+    settings: &CalibrationSettings,
+    (terms, batch): (Terms, bool),
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<StatsBank> {
+    let options = CollectOptions {
+        terms,
+        batch,
+        // A backward pass keeps about four times what a forward pass does.
+        batch_tokens: settings.batch_tokens.unwrap_or_else(|| {
+            batch_tokens(&checkpoint.config, settings.sample_tokens, memory::available() / 16)
+        }),
+        model_digest: checkpoint.digest()?,
+        calibration_digest: tokens.digest,
+        seed: settings.seed,
+    };
+    let decoder = Decoder::load(checkpoint, placement, Residency::Streamed)?;
+    Ok(collect(&decoder, &tokens.windows, &options, &|done, all| {
+        progress.at("statistics", done as u64, all as u64);
+    })?)
+}
+
+/// Reads statistics from a file.
+///
+/// # Errors
+/// A file that is missing or holds no statistics.
+pub fn read_statistics(path: &Path) -> Result<StatsBank> {
+    let file = MappedFile::open(path)?;
+    StatsBank::from_bytes(&file).with_context(|| path.display().to_string())
+}
+
+/// Writes statistics to a file, whole or not at all.
+///
+/// # Errors
+/// A file that exists and is not to be replaced, a full disk, no permission.
+pub fn write_statistics(bank: &StatsBank, path: &Path, force: bool) -> Result<()> {
+    let staged = StagedFile::new(path, force)?;
+    std::fs::write(staged.path(), bank.to_bytes()?)
+        .with_context(|| format!("{}: cannot write", path.display()))?;
+    Ok(staged.commit()?)
+}
+
+/// Which terms a way of scoring needs.
+fn needed_terms(score: &ScoreSettings) -> (Terms, bool) {
+    let terms = if score.importance.is_coarse() { Terms::Coarse } else { Terms::Full };
+    (terms, score.importance.needs_batch_terms())
+}
+
+/// Statistics for `settings`: from the file they name if it is there and fits,
+/// else collected (and written to that file).
+///
+/// # Errors
+/// Statistics of another model or calibration set; those of
+/// [`collect_statistics`].
+pub fn statistics(
+    checkpoint: &Checkpoint,
+    tokens: &TokenSet,
+    calibration: &CalibrationSettings,
+    settings: &PruneSettings,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<StatsBank> {
+    if let Some(path) = settings.statistics.as_deref().filter(|path| path.exists()) {
+        let bank = read_statistics(path)?;
+        let (config, digest) = (&checkpoint.config, checkpoint.digest()?);
+        bank.check_reuse(config, &digest, &tokens.digest, calibration.seed)
+            .with_context(|| path.display().to_string())?;
+        return Ok(bank);
+    }
+    let terms = needed_terms(&settings.score);
+    let bank =
+        collect_statistics(checkpoint, tokens, calibration, terms, placement, progress)?;
+    if let Some(path) = &settings.statistics {
+        write_statistics(&bank, path, false)?;
+    }
+    Ok(bank)
+}
+
+/// A plan and what led to it.
+pub struct Planned {
+    /// Which units stay.
+    pub plan: PrunePlan,
+    /// Header of the statistics, where some were needed.
+    pub statistics: Option<BankHeader>,
+    /// The calibration set, where one was needed.
+    pub calibration: Option<TokenSet>,
+}
+
+/// Scores the units of a model and decides which stay.
+///
+/// # Errors
+/// A calibration set that is missing where the importance needs one; a ratio
+/// that cannot be reached; those of [`statistics`].
+pub fn prune(
+    checkpoint: &Checkpoint,
+    settings: &PruneSettings,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<Planned> {
+    // Contradictions and absurd options before any work.
+    settings.plan.check(&checkpoint.config)?;
+    let needs = settings.score.importance.needs_statistics();
+    let calibration = match &settings.calibration {
+        Some(calibration) if needs => {
+            Some((calibration, calibration_tokens(checkpoint, calibration)?))
+        }
+        Some(_) | None => None,
+    };
+    let bank = match &calibration {
+        Some((calibration, tokens)) => {
+            Some(statistics(checkpoint, tokens, calibration, settings, placement, progress)?)
+        }
+        None => None,
+    };
+    let scores = scores(checkpoint, bank.as_ref(), &settings.score, settings.seed)?;
+    let plan = plan(&scores, &checkpoint.config, checkpoint.digest()?, &settings.plan)?;
+    Ok(Planned {
+        plan,
+        statistics: bank.map(|bank| bank.header().clone()),
+        calibration: calibration.map(|(_, tokens)| tokens),
+    })
+}
+
+/// Scores of every unit by all samples of the statistics.
+///
+/// # Errors
+/// Statistics that are missing or lack what the importance needs.
+pub fn scores(
+    checkpoint: &Checkpoint,
+    bank: Option<&StatsBank>,
+    settings: &ScoreSettings,
+    seed: u64,
+) -> Result<Scores> {
+    let evidence = Evidence {
+        config: &checkpoint.config,
+        bank,
+        samples: None,
+        checkpoint: Some(checkpoint),
+        seed,
+    };
+    Ok(score(settings.importance, settings.reduction, &evidence)?)
+}
+
+/// The record of a set of tokens.
+pub fn record(tokens: &TokenSet) -> TokensRecord {
+    TokensRecord::of(tokens)
+}

@@ -1,0 +1,121 @@
+//! Resolved, validated settings: what a stage is told, and what goes into the
+//! manifest.
+
+use std::path::PathBuf;
+
+use adapruner_checkpoint::text::TextOptions;
+use adapruner_model::{DTypeChoice, DeviceChoice, Error as ModelError, Placement};
+use adapruner_prune::{Importance, PlanOptions, Reduction};
+use serde::Serialize;
+
+use crate::outputs::OutputSettings;
+
+/// Where and in which number type models run.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct RunSettings {
+    /// The device.
+    #[serde(serialize_with = "display")]
+    pub device: DeviceChoice,
+    /// Type of the weights while a model runs.
+    #[serde(serialize_with = "display")]
+    pub dtype: DTypeChoice,
+    /// Threads; `None` for one a core.
+    pub threads: Option<usize>,
+}
+
+impl RunSettings {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// A device that was not compiled in or is not there.
+    pub fn placement(&self) -> Result<Placement, ModelError> {
+        Placement::resolve(self.device, self.dtype)
+    }
+}
+
+fn display<T: std::fmt::Display, S: serde::Serializer>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// A text and how it is read.
+#[derive(Debug, Clone, Serialize)]
+pub struct TextSettings {
+    /// A file or a named set.
+    pub text: String,
+    /// Field or column of the text, where records have several.
+    pub field: Option<String>,
+    /// Folder in which named sets are looked for.
+    pub data_dir: Option<PathBuf>,
+}
+
+impl TextSettings {
+    /// As the reader takes them.
+    pub fn options(&self) -> TextOptions {
+        TextOptions { field: self.field.clone(), data_dir: self.data_dir.clone(), split: None }
+    }
+}
+
+/// A text to measure a model on.
+#[derive(Debug, Clone, Serialize)]
+pub struct EvalSettings {
+    /// The text.
+    #[serde(flatten)]
+    pub text: TextSettings,
+    /// `T`, tokens of a window.
+    pub window: usize,
+    /// First windows that are measured; `None` for all.
+    pub limit: Option<usize>,
+    /// Tokens that run together; `None` to choose from memory.
+    pub batch_tokens: Option<usize>,
+}
+
+/// The calibration set.
+#[derive(Debug, Clone, Serialize)]
+pub struct CalibrationSettings {
+    /// The text it is drawn from.
+    #[serde(flatten)]
+    pub text: TextSettings,
+    /// Number of samples.
+    pub samples: usize,
+    /// Tokens of a sample.
+    pub sample_tokens: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Tokens that run together; `None` to choose from memory.
+    pub batch_tokens: Option<usize>,
+}
+
+/// How units are scored.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ScoreSettings {
+    /// The measure.
+    pub importance: Importance,
+    /// How the vectors of a unit become one number.
+    pub reduction: Reduction,
+}
+
+/// Everything that `prune` does.
+#[derive(Debug, Clone, Serialize)]
+pub struct PruneSettings {
+    /// Where models run.
+    pub run: RunSettings,
+    /// The calibration set, for importances that need one.
+    pub calibration: Option<CalibrationSettings>,
+    /// Statistics file: read if it is there, else written.
+    pub statistics: Option<PathBuf>,
+    /// How units are scored.
+    pub score: ScoreSettings,
+    /// Seed of the random control.
+    pub seed: u64,
+    /// What is removed.
+    pub plan: PlanOptions,
+    /// A text to measure on before and after.
+    pub eval: Option<EvalSettings>,
+    /// Whether that text may share passages with the calibration set.
+    pub allow_overlap: bool,
+    /// What is written.
+    pub output: Option<OutputSettings>,
+}
