@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use adapruner_checkpoint::{Checkpoint, Digest};
+use adapruner_checkpoint::{Checkpoint, Digest, output::OutputFile};
 use adapruner_prune::PrunePlan;
 use anyhow::Result;
 use serde::Serialize;
@@ -61,17 +61,6 @@ pub struct BeforeAfter {
     pub after: Evaluation,
 }
 
-/// A file of the output.
-#[derive(Debug, Clone, Serialize)]
-pub struct FileRecord {
-    /// Name in the output folder.
-    pub name: String,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// Digest of its content.
-    pub digest: Digest,
-}
-
 /// What an output was made from and what it holds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Manifest {
@@ -95,7 +84,7 @@ pub struct Manifest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<BeforeAfter>,
     /// The files beside this one.
-    pub files: Vec<FileRecord>,
+    pub files: Vec<OutputFile>,
     /// What a reader of the files should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -8,17 +8,20 @@ use adapruner_checkpoint::{
     Checkpoint, Digest, atomic::StagedFile, mapped::MappedFile, text, text::TokenSet,
 };
 use adapruner_eval::{Perplexity, batch_tokens, perplexity};
-use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_model::{
+    Decoder, Placement, Residency,
+    generate::{Sampling, generate},
+};
 use adapruner_prune::{
     BankHeader, CollectOptions, Evidence, PrunePlan, Scores, StatsBank, Terms, collect, plan, score,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::{
     memory,
     progress::Progress,
-    settings::{CalibrationSettings, EvalSettings, PruneSettings, ScoreSettings},
+    settings::{CalibrationSettings, EvalSettings, PruneSettings, SampleSettings, ScoreSettings},
 };
 
 /// What a set of tokens was made from, for manifests and results.
@@ -187,7 +190,7 @@ pub fn read_statistics(path: &Path) -> Result<StatsBank> {
 /// # Errors
 /// A file that exists and is not to be replaced, a full disk, no permission.
 pub fn write_statistics(bank: &StatsBank, path: &Path, force: bool) -> Result<()> {
-    let staged = StagedFile::new(path, force)?;
+    let staged = StagedFile::new(path, force, &[])?;
     std::fs::write(staged.path(), bank.to_bytes()?)
         .with_context(|| format!("{}: cannot write", path.display()))?;
     Ok(staged.commit()?)
@@ -297,4 +300,47 @@ pub fn scores(
 /// The record of a set of tokens.
 pub fn record(tokens: &TokenSet) -> TokensRecord {
     TokensRecord::of(tokens)
+}
+
+/// Sequences that run together when a model is sampled.
+const SAMPLE_BATCH: usize = 32;
+
+/// Draws token sequences from a model itself. Each begins after the token that
+/// opens a text (or, where the model has none, one that ends it), which is not
+/// part of it; special tokens are never drawn.
+///
+/// # Errors
+/// No sequences, a model without such a token, more tokens than its context, a
+/// temperature below 0.
+pub fn sample(
+    checkpoint: &Checkpoint,
+    settings: &SampleSettings,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<u32>>> {
+    let SampleSettings { samples, sample_tokens, temperature, seed } = *settings;
+    ensure!(samples > 0, "samples: at least 1 expected, 0 found");
+    ensure!(sample_tokens > 0, "sample-tokens: at least 1 expected, 0 found");
+    ensure!(
+        temperature >= 0.0 && temperature.is_finite(),
+        "temperature: a number of at least 0 expected, {temperature} found"
+    );
+    let config = &checkpoint.config;
+    let opening = config.bos_token_id.or(config.eos_token_ids.first().copied()).with_context(|| {
+        format!("{}: the model has no token that opens a text", checkpoint.origin.display())
+    })?;
+    let mut banned = config.eos_token_ids.clone();
+    banned.extend(checkpoint.tokenizer.special_ids());
+    let decoder = Decoder::load(checkpoint, placement, residency(checkpoint, placement))?;
+    let mut rows = Vec::with_capacity(samples);
+    let all = samples as u64 * sample_tokens as u64;
+    while rows.len() < samples {
+        let prompts = vec![vec![opening]; SAMPLE_BATCH.min(samples - rows.len())];
+        let sampling = Sampling { temperature, seed, first_stream: rows.len(), banned: banned.clone() };
+        let before = rows.len() as u64 * sample_tokens as u64;
+        rows.extend(generate(&decoder, &prompts, sample_tokens, &sampling, &|done, _| {
+            progress.at("sampling", before + (done * prompts.len()) as u64, all);
+        })?);
+    }
+    Ok(rows)
 }

@@ -119,3 +119,16 @@ pub struct PruneSettings {
     /// What is written.
     pub output: Option<OutputSettings>,
 }
+
+/// Sequences to draw from a model itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct SampleSettings {
+    /// Number of sequences.
+    pub samples: usize,
+    /// Tokens of a sequence.
+    pub sample_tokens: usize,
+    /// Divisor of the logits; 0 takes the most likely token.
+    pub temperature: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}

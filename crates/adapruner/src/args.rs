@@ -1,0 +1,354 @@
+//! Arguments as they are typed, in groups that commands share and that the
+//! configuration file has as tables. `resolve` makes settings of them: defaults
+//! are filled in there and nowhere else.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use adapruner::{
+    outputs::{Format, OutputSettings},
+    settings::{
+        CalibrationSettings, EvalSettings, RunSettings, ScoreSettings, TextSettings,
+    },
+};
+use adapruner_model::{DTypeChoice, DeviceChoice};
+use adapruner_prune::{Allocation, Importance, KvMode, Layout, PlanOptions, Reduction};
+use anyhow::Result;
+use clap::Args;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::failure::Advised;
+
+/// A value that is typed and stored by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<T>(pub T);
+
+impl<T: FromStr<Err: fmt::Display>> FromStr for Named<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|e: T::Err| e.to_string())
+    }
+}
+
+impl<T: fmt::Display> Serialize for Named<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Named<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Where models run.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Running")]
+pub struct RunArgs {
+    /// Where the model runs: cpu, cuda or metal [default: cpu]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<Named<DeviceChoice>>,
+    /// Type of the weights while the model runs: auto, f32 or bf16; auto is f32
+    /// on the CPU and bf16 elsewhere [default: auto]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<Named<DTypeChoice>>,
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+impl RunArgs {
+    /// Fills in the defaults, and sets the number of threads for this process.
+    pub fn resolve(&self) -> Result<RunSettings> {
+        if let Some(threads) = self.threads {
+            if threads == 0 {
+                return Err(Advised::new(
+                    "threads: at least 1 expected, 0 found",
+                    "leave --threads out for one a core",
+                ));
+            }
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+        }
+        Ok(RunSettings {
+            device: self.device.map_or_else(Default::default, |d| d.0),
+            dtype: self.dtype.map_or_else(Default::default, |d| d.0),
+            threads: self.threads,
+        })
+    }
+}
+
+/// Text to measure on.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Text to measure on")]
+pub struct EvalArgs {
+    /// Text, JSONL, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
+    /// (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation"
+    /// choose the split)
+    #[arg(long, value_name = "FILE|SET")]
+    pub text: Option<String>,
+    /// Tokens of a window; windows do not overlap, the rest is dropped
+    /// [default: 128]
+    #[arg(long, value_name = "TOKENS")]
+    pub window: Option<usize>,
+    /// Measure the first N windows only
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Field or column of records that holds the text [default: text]
+    #[arg(long, value_name = "NAME")]
+    pub field: Option<String>,
+    /// Folder in which named sets are looked for before the hub
+    #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
+    pub data_dir: Option<PathBuf>,
+    /// Tokens that run together [default: chosen from memory]
+    #[arg(long, value_name = "N")]
+    pub batch_tokens: Option<usize>,
+}
+
+/// The literature's window length, in tokens.
+const WINDOW: usize = 128;
+
+impl EvalArgs {
+    /// Fills in the defaults; `None` where no text is named.
+    pub fn resolve(&self) -> Option<EvalSettings> {
+        Some(EvalSettings {
+            text: self.text_settings(self.text.clone()?),
+            window: self.window.unwrap_or(WINDOW),
+            limit: self.limit,
+            batch_tokens: self.batch_tokens,
+        })
+    }
+
+    /// How `text` is read.
+    pub fn text_settings(&self, text: String) -> TextSettings {
+        TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() }
+    }
+}
+
+/// The calibration set.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Calibration")]
+pub struct CalibrationArgs {
+    /// Text that calibration samples are drawn from, as for --text; token ids
+    /// (*.json) are taken as they are
+    #[arg(long, value_name = "FILE|SET")]
+    pub calibration: Option<String>,
+    /// Number of calibration samples [default: 10]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
+    /// Tokens of a calibration sample [default: 64]
+    #[arg(long, value_name = "TOKENS")]
+    pub sample_tokens: Option<usize>,
+    /// Seed of every random choice [default: 42]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Field or column of calibration records [default: text]
+    #[arg(long, value_name = "NAME")]
+    pub calibration_field: Option<String>,
+    /// Statistics file: read if it is there and fits, else written
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+}
+
+/// LLM-Pruner's calibration set.
+const SAMPLES: (usize, usize) = (10, 64);
+/// Seed where none is given.
+const SEED: u64 = 42;
+
+impl CalibrationArgs {
+    /// The seed.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(SEED)
+    }
+
+    /// Fills in the defaults; `None` where no text is named.
+    pub fn resolve(&self, eval: &EvalArgs) -> Option<CalibrationSettings> {
+        let text = eval.text_settings(self.calibration.clone()?);
+        Some(CalibrationSettings {
+            text: TextSettings { field: self.calibration_field.clone(), ..text },
+            samples: self.samples.unwrap_or(SAMPLES.0),
+            sample_tokens: self.sample_tokens.unwrap_or(SAMPLES.1),
+            seed: self.seed(),
+            batch_tokens: eval.batch_tokens,
+        })
+    }
+}
+
+/// How units are scored.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Importance")]
+pub struct ImportanceArgs {
+    /// Measure: param_first, vectorize, param_second, param_mix (LLM-Pruner's),
+    /// sample_first, adapruner[:alpha1=A,beta_coarse=B,beta_fine=C,
+    /// normalisation=N], magnitude_l1, magnitude_l2 or random
+    /// [default: param_first]
+    #[arg(long, value_name = "MEASURE")]
+    pub importance: Option<Named<Importance>>,
+    /// How the rows and columns of a unit become one number: sum, mean, max or
+    /// prod [default: sum]
+    #[arg(long, value_name = "HOW")]
+    pub grouping: Option<Named<Reduction>>,
+}
+
+impl ImportanceArgs {
+    /// Fills in the defaults.
+    pub fn resolve(&self) -> ScoreSettings {
+        ScoreSettings {
+            importance: self.importance.map_or(Importance::ParamFirst, |i| i.0),
+            reduction: self.grouping.map_or_else(Default::default, |r| r.0),
+        }
+    }
+}
+
+/// `A,B`: the first A and last B layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends(pub usize, pub usize);
+
+impl FromStr for Ends {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("expected A,B (first A and last B layers), found {text:?}");
+        let (first, last) = text.split_once(',').ok_or_else(refused)?;
+        let number = |part: &str| part.trim().parse().map_err(|_| refused());
+        Ok(Self(number(first)?, number(last)?))
+    }
+}
+
+impl fmt::Display for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.0, self.1)
+    }
+}
+
+/// What is removed.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Plan")]
+pub struct PlanArgs {
+    /// Share of all parameters to remove, embedding included: 0.2 removes a
+    /// fifth
+    #[arg(long, value_name = "RATIO")]
+    pub ratio: Option<f64>,
+    /// per-layer (better quality) or uniform (opens untouched everywhere)
+    /// [default: per-layer]
+    #[arg(long, value_name = "LAYOUT")]
+    pub layout: Option<Named<Layout>>,
+    /// Spare the first A and last B layers [default: 0,0]
+    #[arg(long, value_name = "A,B")]
+    pub protect: Option<Named<Ends>>,
+    /// Share of what is removed that comes from attention, 0 to 1, or "free" to
+    /// cut heads and channels alike [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    pub attention_share: Option<Named<Share>>,
+    /// Feed-forward widths become multiples of N: 32 for quantised GGUF rows,
+    /// 256 for K-quants [default: 1]
+    #[arg(long, value_name = "N")]
+    pub multiple_of: Option<usize>,
+    /// groups (whole key-value groups) or query-heads (one query head of every
+    /// group) [default: groups]
+    #[arg(long, value_name = "MODE")]
+    pub kv_mode: Option<Named<KvMode>>,
+    /// Remove the attention sublayers of these layers whole
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
+    pub drop_attention: Option<Vec<usize>>,
+    /// local (the same ratio in every layer), global, or global:NORMALISATION
+    /// (none, mean, max, sum, rank) [default: local]
+    #[arg(long, value_name = "HOW")]
+    pub allocation: Option<Named<Allocation>>,
+}
+
+/// A share of what is removed, or none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share(pub Option<f64>);
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "free" {
+            return Ok(Self(None));
+        }
+        let refused = |_| format!("expected a number from 0 to 1 or \"free\", found {text:?}");
+        Ok(Self(Some(text.parse().map_err(refused)?)))
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(share) => share.fmt(f),
+            None => f.write_str("free"),
+        }
+    }
+}
+
+impl PlanArgs {
+    /// Fills in the defaults.
+    pub fn resolve(&self) -> Result<PlanOptions> {
+        let Some(ratio) = self.ratio else {
+            return Err(Advised::new(
+                "ratio: missing",
+                "say what share of all parameters to remove: --ratio 0.2",
+            ));
+        };
+        let default = PlanOptions::new(ratio);
+        Ok(PlanOptions {
+            ratio,
+            layout: self.layout.map_or(default.layout, |l| l.0),
+            protect: self.protect.map_or(default.protect, |p| (p.0.0, p.0.1)),
+            attention_share: self.attention_share.map_or(default.attention_share, |s| s.0.0),
+            multiple_of: self.multiple_of.unwrap_or(default.multiple_of),
+            kv_mode: self.kv_mode.map_or(default.kv_mode, |m| m.0),
+            drop_attention: self.drop_attention.clone().unwrap_or(default.drop_attention),
+            allocation: self.allocation.map_or(default.allocation, |a| a.0),
+        })
+    }
+}
+
+/// What is written.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both
+    /// [default: hf]
+    #[arg(long, value_name = "FORMATS", value_delimiter = ',')]
+    pub format: Option<Vec<Named<Format>>>,
+    /// Type of the safetensors weights: f32, f16 or bf16 [default: as the model
+    /// has it, f16 for quantised models]
+    #[arg(long, value_name = "TYPE")]
+    pub save_dtype: Option<String>,
+    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0 or q4_1
+    /// [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub gguf_type: Option<String>,
+    /// Replace an earlier output of this program
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl OutputArgs {
+    /// Fills in the defaults; `None` where no folder is named.
+    pub fn resolve(&self) -> Result<Option<OutputSettings>> {
+        let Some(out) = self.out.clone() else { return Ok(None) };
+        let formats = match &self.format {
+            Some(formats) => formats.iter().map(|f| f.0).collect(),
+            None => vec![Format::Hf],
+        };
+        Ok(Some(OutputSettings::new(
+            out,
+            formats,
+            self.save_dtype.as_deref(),
+            self.gguf_type.as_deref(),
+            self.force,
+        )?))
+    }
+}

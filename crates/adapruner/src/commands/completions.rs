@@ -1,0 +1,27 @@
+//! `completions`: completion scripts for shells.
+
+use std::io::{Write, stdout};
+
+use anyhow::Result;
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::Cli;
+
+/// Print a completion script for a shell.
+///
+/// Example: adapruner completions bash > ~/.local/share/bash-completion/completions/adapruner
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+/// Runs the command.
+pub fn run(args: &CompletionsArgs) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "adapruner", &mut script);
+    let mut out = stdout().lock();
+    out.write_all(&script)?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,47 @@
+//! `export`: a model in other formats.
+
+use adapruner::{manifest::Manifest, outputs};
+use anyhow::Result;
+use clap::Args;
+
+use super::{CommonArgs, required};
+use crate::{
+    args::OutputArgs,
+    config_file::overlay,
+    printer::{bytes, grouped, table},
+    terminal::Bars,
+};
+
+/// Write a model in other formats: GGUF to Hugging Face and back, other types.
+///
+/// Example: adapruner export MODEL.gguf --out FOLDER --format hf --save-dtype bf16
+#[derive(Debug, Args)]
+pub struct ExportCommand {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &ExportCommand) -> Result<()> {
+    let file = args.common.file()?;
+    let output = required(overlay(&args.output, &file.output)?.resolve()?)?;
+    let checkpoint = args.common.open()?;
+    let staged = outputs::begin(&output, &checkpoint.origin)?;
+    let manifest = Manifest::new("export", &output, &checkpoint)?;
+    let manifest = outputs::finish(staged, &checkpoint, &output, manifest, &Bars::default())?;
+    args.common.printer().result(&manifest, |manifest| table(&rows(manifest)))
+}
+
+/// What was written, row by row.
+pub fn rows(manifest: &Manifest) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("parameters", grouped(manifest.parameters))];
+    for file in &manifest.files {
+        rows.push(("written", format!("{} ({})", file.name, bytes(file.bytes))));
+    }
+    for warning in &manifest.warnings {
+        rows.push(("warning", warning.clone()));
+    }
+    rows
+}

@@ -1,0 +1,121 @@
+//! `inspect`: what a model is made of.
+
+use std::collections::BTreeMap;
+
+use adapruner::VERSION;
+use adapruner_checkpoint::{Checkpoint, Digest, LayerWidths, ModelConfig, names};
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::CommonArgs;
+use crate::printer::{bytes, grouped, table};
+
+/// Show what a model is made of; weights are not read.
+///
+/// Example: adapruner inspect SmolLM2-135M.gguf
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Also compute the digest of the content (reads the whole model)
+    #[arg(long)]
+    digest: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    parameters: u64,
+    /// Of the embedding and an untied head.
+    embedding_parameters: u64,
+    bytes: u64,
+    /// Bytes by stored type.
+    stored: BTreeMap<String, u64>,
+    tokenizer_size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<Digest>,
+    config: ModelConfig,
+    version: &'static str,
+}
+
+/// Runs the command.
+pub fn run(args: &InspectArgs) -> Result<()> {
+    let checkpoint = args.common.open()?;
+    let report = Report {
+        model: args.common.model.display().to_string(),
+        parameters: checkpoint.config.parameters(),
+        embedding_parameters: embedding_parameters(&checkpoint.config),
+        bytes: stored(&checkpoint).values().sum(),
+        stored: stored(&checkpoint),
+        tokenizer_size: checkpoint.tokenizer.vocab_size(),
+        digest: args.digest.then(|| checkpoint.digest()).transpose()?,
+        config: checkpoint.config.clone(),
+        version: VERSION,
+    };
+    args.common.printer().result(&report, text)
+}
+
+fn embedding_parameters(config: &ModelConfig) -> u64 {
+    let one = config.vocab_size as u64 * config.hidden_size as u64;
+    if config.tie_word_embeddings { one } else { 2 * one }
+}
+
+/// Bytes of the model's tensors by stored type.
+fn stored(checkpoint: &Checkpoint) -> BTreeMap<String, u64> {
+    let mut out = BTreeMap::new();
+    for expected in names::expected_tensors(&checkpoint.config) {
+        if let Some(meta) = checkpoint.tensors.meta(&expected.name) {
+            *out.entry(meta.stored).or_insert(0) += meta.bytes;
+        }
+    }
+    out
+}
+
+fn text(r: &Report) -> String {
+    let c = &r.config;
+    let types = r.stored.iter().map(|(kind, size)| format!("{kind} {}", bytes(*size)));
+    let mut rows = vec![
+        ("model", r.model.clone()),
+        ("architecture", format!("{:?}, {} layers", c.architecture, c.layers.len()).to_lowercase()),
+        (
+            "parameters",
+            format!(
+                "{} ({} in the embedding{})",
+                grouped(r.parameters),
+                grouped(r.embedding_parameters),
+                if c.tie_word_embeddings { ", tied" } else { " and the head" }
+            ),
+        ),
+        ("stored", format!("{} ({})", bytes(r.bytes), types.collect::<Vec<_>>().join(", "))),
+        ("hidden size", c.hidden_size.to_string()),
+        ("head width", c.head_dim.to_string()),
+        (
+            "vocabulary",
+            format!("{} (tokenizer: {})", grouped(c.vocab_size as u64), grouped(r.tokenizer_size as u64)),
+        ),
+        ("context", format!("{} tokens", grouped(c.max_position_embeddings as u64))),
+    ];
+    match c.uniform_widths() {
+        Some(widths) => rows.push(("every layer", shown(&widths))),
+        None => {
+            for (layer, widths) in c.layers.iter().enumerate() {
+                let label = if layer == 0 { "layers" } else { "" };
+                rows.push((label, format!("{layer:>3}: {}", shown(widths))));
+            }
+        }
+    }
+    if let Some(digest) = r.digest {
+        rows.push(("digest", digest.to_string()));
+    }
+    table(&rows)
+}
+
+fn shown(widths: &LayerWidths) -> String {
+    let LayerWidths { query_heads, kv_heads, ffn } = widths;
+    if widths.has_attention() {
+        format!("{query_heads} query heads, {kv_heads} key-value heads, {ffn} feed-forward channels")
+    } else {
+        format!("no attention, {ffn} feed-forward channels")
+    }
+}

@@ -1,0 +1,226 @@
+//! `prune`: score, plan, apply and write in one go.
+
+use adapruner::{
+    manifest::{BeforeAfter, Manifest, StatisticsRecord},
+    memory, outputs,
+    pipeline::{self, Planned},
+    settings::PruneSettings,
+};
+use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_model::Placement;
+use adapruner_prune::{PlanTable, PrunePlan, apply};
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::CommonArgs;
+use crate::{
+    args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
+    config_file::overlay,
+    failure::Advised,
+    printer::{bytes, table},
+    terminal::Bars,
+};
+
+/// Remove a share of a model's parameters and write what remains.
+///
+/// Whole feed-forward channels and attention heads are scored on a calibration
+/// set, the least important ones are removed, and the rest is an ordinary dense
+/// model. With --text, perplexity is measured before and after.
+///
+/// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --protect 4,2 --out SMALLER
+#[derive(Debug, Args)]
+pub struct PruneCommand {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
+    importance: ImportanceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// Print the plan, write nothing
+    #[arg(long, help_heading = "Output")]
+    dry_run: bool,
+    #[command(flatten)]
+    eval: EvalArgs,
+    /// Measure even on text that shares passages with the calibration set
+    #[arg(long, help_heading = "Text to measure on")]
+    allow_overlap: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    plan: PlanTable,
+    /// The whole plan, in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full_plan: Option<PrunePlan>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<Manifest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evaluation: Option<BeforeAfter>,
+    peak_memory_bytes: Option<u64>,
+}
+
+impl PruneCommand {
+    fn settings(&self) -> Result<PruneSettings> {
+        let file = self.common.file()?;
+        let eval = overlay(&self.eval, &file.eval)?;
+        let calibration = overlay(&self.calibration, &file.calibration)?;
+        let score = overlay(&self.importance, &file.importance)?.resolve();
+        let output = overlay(&self.output, &file.output)?.resolve()?;
+        if output.is_none() && !self.dry_run {
+            return Err(Advised::new(
+                "out: missing",
+                "name a folder to write: --out DIR; or look at the plan with --dry-run",
+            ));
+        }
+        let settings = PruneSettings {
+            run: overlay(&self.run, &file.run)?.resolve()?,
+            calibration: calibration.resolve(&eval),
+            statistics: calibration.stats.clone(),
+            score,
+            seed: calibration.seed(),
+            plan: overlay(&self.plan, &file.plan)?.resolve()?,
+            eval: eval.resolve(),
+            allow_overlap: self.allow_overlap,
+            output,
+        };
+        if score.importance.needs_statistics() && settings.calibration.is_none() {
+            return Err(Advised::new(
+                format!("calibration: missing, and {} needs a calibration set", score.importance),
+                "name a text: --calibration FILE; or use --importance magnitude_l2",
+            ));
+        }
+        Ok(settings)
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &PruneCommand) -> Result<()> {
+    let settings = args.settings()?;
+    let bars = Bars::default();
+    let placement = settings.run.placement()?;
+    let checkpoint = args.common.open()?;
+    let staged = match &settings.output {
+        Some(output) if !args.dry_run => Some((outputs::begin(output, &checkpoint.origin)?, output)),
+        Some(_) | None => None,
+    };
+    let eval = match &settings.eval {
+        Some(eval) if !args.dry_run => Some(pipeline::eval_tokens(&checkpoint, eval)?),
+        Some(_) | None => None,
+    };
+    if let (Some(eval), Some(calibration)) = (&eval, &settings.calibration)
+        && !settings.allow_overlap
+    {
+        refuse_overlap(eval, &pipeline::calibration_tokens(&checkpoint, calibration)?)?;
+    }
+    let planned = pipeline::prune(&checkpoint, &settings, &placement, &bars)?;
+    let pruned = apply(&checkpoint, &planned.plan)?;
+    let evaluation = match &eval {
+        Some(tokens) => Some(measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars)?),
+        None => None,
+    };
+    let table = planned.plan.table(&checkpoint.config)?;
+    let full_plan = args.dry_run.then(|| planned.plan.clone());
+    let manifest = match staged {
+        Some((staged, output)) => {
+            let mut manifest = Manifest::new("prune", &settings, &checkpoint)?;
+            manifest.parameters = pruned.config.parameters();
+            manifest.statistics = statistics_record(&planned);
+            manifest.evaluation = evaluation.clone();
+            manifest.plan = Some(planned.plan);
+            Some(outputs::finish(staged, &pruned, output, manifest, &bars)?)
+        }
+        None => None,
+    };
+    let report = Report {
+        plan: table,
+        full_plan,
+        manifest,
+        evaluation,
+        peak_memory_bytes: memory::peak(),
+    };
+    args.common.printer().result(&report, text)
+}
+
+/// Refuses to measure on what the model was calibrated on.
+fn refuse_overlap(eval: &TokenSet, calibration: &TokenSet) -> Result<()> {
+    match eval.overlap(calibration) {
+        0 => Ok(()),
+        shared => Err(Advised::new(
+            format!(
+                "{}: {shared} of {} windows share passages with the calibration set {}",
+                eval.name,
+                eval.windows.len(),
+                calibration.name
+            ),
+            "measure on another text, or say --allow-overlap",
+        )),
+    }
+}
+
+fn measure(
+    checkpoint: &Checkpoint,
+    pruned: &Checkpoint,
+    tokens: &TokenSet,
+    settings: &PruneSettings,
+    placement: &Placement,
+    bars: &Bars,
+) -> Result<BeforeAfter> {
+    let batch = settings.eval.as_ref().and_then(|eval| eval.batch_tokens);
+    let measure =
+        |model, stage| pipeline::evaluate(model, tokens, placement, batch, stage, bars);
+    Ok(BeforeAfter {
+        before: measure(checkpoint, "perplexity before")?,
+        after: measure(pruned, "perplexity after")?,
+    })
+}
+
+fn statistics_record(planned: &Planned) -> Option<StatisticsRecord> {
+    let (header, tokens) = (planned.statistics.as_ref()?, planned.calibration.as_ref()?);
+    Some(StatisticsRecord {
+        calibration: pipeline::record(tokens),
+        seed: header.seed,
+        mean_loss: header.losses.iter().sum::<f64>() / header.losses.len() as f64,
+    })
+}
+
+fn text(report: &Report) -> String {
+    let mut out = format!("{}\n", report.plan);
+    let mut rows = Vec::new();
+    if let Some(BeforeAfter { before, after }) = &report.evaluation {
+        rows.push((
+            "perplexity",
+            format!(
+                "{:.3} → {:.3} ({}, {} windows of {} tokens)",
+                before.loss.perplexity,
+                after.loss.perplexity,
+                after.text,
+                after.loss.windows,
+                after.loss.window
+            ),
+        ));
+        rows.push((
+            "speed",
+            format!("{:.0} → {:.0} tokens/s", before.tokens_per_second, after.tokens_per_second),
+        ));
+    }
+    if let Some(manifest) = &report.manifest {
+        for file in &manifest.files {
+            rows.push(("written", format!("{} ({})", file.name, bytes(file.bytes))));
+        }
+        for warning in &manifest.warnings {
+            rows.push(("warning", warning.clone()));
+        }
+    }
+    if let Some(peak) = report.peak_memory_bytes {
+        rows.push(("peak memory", bytes(peak)));
+    }
+    out.push_str(&table(&rows));
+    out
+}

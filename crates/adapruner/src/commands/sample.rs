@@ -1,0 +1,94 @@
+//! `sample`: token sequences drawn from a model itself.
+
+use std::path::PathBuf;
+
+use adapruner::{VERSION, pipeline, settings::SampleSettings};
+use adapruner_checkpoint::{Digest, atomic::StagedFile};
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+
+use super::CommonArgs;
+use crate::{
+    args::RunArgs,
+    config_file::overlay,
+    printer::{grouped, table},
+    terminal::Bars,
+};
+
+/// Draw token sequences from a model itself, as token ids.
+///
+/// The file (a JSON array of arrays) serves as calibration set or as text to
+/// measure on where no other text is at hand. Sequences start after the token
+/// that opens a text; those that would end it early are never drawn.
+///
+/// Example: adapruner sample MODEL --samples 32 --sample-tokens 128 --out calibration.json
+#[derive(Debug, Args)]
+pub struct SampleCommand {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Number of sequences
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    samples: usize,
+    /// Tokens of a sequence
+    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    sample_tokens: usize,
+    /// Divisor of the logits; 0 takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    temperature: f64,
+    /// Seed
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    written: String,
+    digest: Digest,
+    model: String,
+    model_digest: Digest,
+    settings: &'a SampleSettings,
+    first: String,
+    version: &'static str,
+}
+
+/// Runs the command.
+pub fn run(args: &SampleCommand) -> Result<()> {
+    let file = args.common.file()?;
+    let placement = overlay(&args.run, &file.run)?.resolve()?.placement()?;
+    let SampleCommand { samples, sample_tokens, temperature, seed, .. } = *args;
+    let settings = SampleSettings { samples, sample_tokens, temperature, seed };
+    let checkpoint = args.common.open()?;
+    let staged = StagedFile::new(&args.out, args.force, &[&checkpoint.origin])?;
+    let rows = pipeline::sample(&checkpoint, &settings, &placement, &Bars::default())?;
+    let json = serde_json::to_string(&rows)? + "\n";
+    std::fs::write(staged.path(), &json)
+        .with_context(|| format!("{}: cannot write", args.out.display()))?;
+    staged.commit()?;
+    let first = rows.first().map_or(&[][..], |row| &row[..row.len().min(32)]);
+    let report = Report {
+        written: args.out.display().to_string(),
+        digest: Digest::of_bytes(json.as_bytes()),
+        model: args.common.model.display().to_string(),
+        model_digest: checkpoint.digest()?,
+        settings: &settings,
+        first: checkpoint.tokenizer.decode(first, true)?,
+        version: VERSION,
+    };
+    args.common.printer().result(&report, |report| {
+        table(&[
+            ("model", report.model.clone()),
+            ("drawn", format!("{samples} sequences of {} tokens", grouped(sample_tokens as u64))),
+            ("first", format!("{:?}…", report.first)),
+            ("written", report.written.clone()),
+        ])
+    })
+}

@@ -1,0 +1,155 @@
+//! `stats`: statistics of a calibration set, collected once.
+
+use std::path::PathBuf;
+
+use adapruner::{
+    VERSION, memory, pipeline,
+    pipeline::TokensRecord,
+    settings::{CalibrationSettings, RunSettings},
+};
+use adapruner_checkpoint::Digest;
+use adapruner_prune::Terms;
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::CommonArgs;
+use crate::{
+    args::{CalibrationArgs, EvalArgs, RunArgs},
+    config_file::overlay,
+    failure::Advised,
+    printer::{bytes, grouped, table},
+    terminal::Bars,
+};
+
+/// Collect the Taylor statistics of a calibration set into a file.
+///
+/// One forward and one backward pass, block by block: peak memory is the mapped
+/// weights, the block inputs and one block. `prune --stats FILE` then scores in
+/// milliseconds.
+///
+/// Example: adapruner stats MODEL --calibration texts.jsonl --samples 128 --stats bank.safetensors
+#[derive(Debug, Args)]
+pub struct StatsCommand {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    /// Per-sample terms: coarse (vector sums alone) or full (also element and
+    /// Fisher sums)
+    #[arg(long, value_enum, default_value_t = TermsChoice::Full)]
+    terms: TermsChoice,
+    /// Leave out the terms of the whole set, which param_first and param_mix
+    /// need
+    #[arg(long)]
+    no_batch: bool,
+    /// Tokens that run together [default: chosen from memory]
+    #[arg(long, value_name = "N")]
+    batch_tokens: Option<usize>,
+    /// Folder in which named sets are looked for before the hub
+    #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
+    data_dir: Option<PathBuf>,
+    /// Replace the statistics file if it exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TermsChoice {
+    Coarse,
+    Full,
+}
+
+#[derive(Serialize)]
+struct Report {
+    stats: String,
+    stats_bytes: u64,
+    model: String,
+    model_digest: Digest,
+    calibration: TokensRecord,
+    seed: u64,
+    terms: Terms,
+    batch: bool,
+    vectors: usize,
+    mean_loss: f64,
+    seconds: f64,
+    tokens_per_second: f64,
+    peak_memory_bytes: Option<u64>,
+    settings: CalibrationSettings,
+    run: RunSettings,
+    version: &'static str,
+}
+
+/// Runs the command.
+pub fn run(args: &StatsCommand) -> Result<()> {
+    let file = args.common.file()?;
+    let run = overlay(&args.run, &file.run)?.resolve()?;
+    let calibration = overlay(&args.calibration, &file.calibration)?;
+    let typed = EvalArgs {
+        batch_tokens: args.batch_tokens,
+        data_dir: args.data_dir.clone(),
+        ..EvalArgs::default()
+    };
+    let settings = calibration.resolve(&overlay(&typed, &file.eval)?).ok_or_else(|| {
+        Advised::new("calibration: missing", "name a calibration text: --calibration FILE")
+    })?;
+    let Some(path) = calibration.stats else {
+        return Err(Advised::new("stats: missing", "name a file to write: --stats FILE"));
+    };
+    if path.exists() && !args.force {
+        return Err(adapruner_checkpoint::Error::Exists { path }.into());
+    }
+    let placement = run.placement()?;
+    let checkpoint = args.common.open()?;
+    let tokens = pipeline::calibration_tokens(&checkpoint, &settings)?;
+    let terms = match args.terms {
+        TermsChoice::Coarse => (Terms::Coarse, false),
+        TermsChoice::Full => (Terms::Full, !args.no_batch),
+    };
+    let start = std::time::Instant::now();
+    let bank = pipeline::collect_statistics(
+        &checkpoint,
+        &tokens,
+        &settings,
+        terms,
+        &placement,
+        &Bars::default(),
+    )?;
+    let seconds = start.elapsed().as_secs_f64();
+    pipeline::write_statistics(&bank, &path, args.force)?;
+    let header = bank.header();
+    let report = Report {
+        stats_bytes: std::fs::metadata(&path).map_or(0, |m| m.len()),
+        stats: path.display().to_string(),
+        model: args.common.model.display().to_string(),
+        model_digest: header.model_digest,
+        calibration: pipeline::record(&tokens),
+        seed: header.seed,
+        terms: header.terms,
+        batch: header.batch,
+        vectors: bank.layout().len(),
+        mean_loss: header.losses.iter().sum::<f64>() / header.losses.len() as f64,
+        seconds,
+        tokens_per_second: header.tokens() as f64 / seconds,
+        peak_memory_bytes: memory::peak(),
+        settings,
+        run,
+        version: VERSION,
+    };
+    args.common.printer().result(&report, text)
+}
+
+fn text(r: &Report) -> String {
+    let (samples, tokens) = (r.calibration.windows, r.calibration.window);
+    table(&[
+        ("model", r.model.clone()),
+        ("calibration", format!("{samples} samples of {tokens} tokens of {}", r.calibration.text)),
+        ("mean loss", format!("{:.5} nats per predicted token", r.mean_loss)),
+        ("vectors", format!("{} rows and columns", grouped(r.vectors as u64))),
+        ("speed", format!("{:.0} tokens/s ({:.1} s)", r.tokens_per_second, r.seconds)),
+        ("peak memory", r.peak_memory_bytes.map_or_else(|| "unknown".to_owned(), bytes)),
+        ("written", format!("{} ({})", r.stats, bytes(r.stats_bytes))),
+    ])
+}

@@ -1,0 +1,106 @@
+//! Settings from a TOML file (`--config`). What is typed on the command line
+//! wins over the file; keys that no setting has are errors.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs};
+
+/// Largest file that is read, in bytes.
+const LIMIT: u64 = 1 << 20;
+
+/// The tables of the file. Every command reads the ones it has a use for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfigFile {
+    /// Where models run.
+    pub run: RunArgs,
+    /// Text to measure on.
+    pub eval: EvalArgs,
+    /// Calibration set and statistics.
+    pub calibration: CalibrationArgs,
+    /// How units are scored.
+    pub importance: ImportanceArgs,
+    /// What is removed.
+    pub plan: PlanArgs,
+    /// What is written.
+    pub output: OutputArgs,
+}
+
+impl ConfigFile {
+    /// Reads the file, if one is named.
+    ///
+    /// # Errors
+    /// A file that is missing, no TOML, or has keys or values that no setting
+    /// takes.
+    pub fn read(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let name = || path.display().to_string();
+        let size = std::fs::metadata(path).with_context(|| format!("{}: cannot read", name()))?;
+        if size.len() > LIMIT {
+            bail!("{}: {} bytes, expected at most {LIMIT}", name(), size.len());
+        }
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: cannot read", name()))?;
+        toml::from_str(&text).with_context(name)
+    }
+}
+
+/// What was typed, and from the file what was not.
+///
+/// # Errors
+/// Values that do not survive the way through JSON (none that the command line
+/// can hold).
+pub fn overlay<T: Serialize + DeserializeOwned>(typed: &T, file: &T) -> Result<T> {
+    let mut merged = serde_json::to_value(file)?;
+    if let (Some(merged), serde_json::Value::Object(typed)) =
+        (merged.as_object_mut(), serde_json::to_value(typed)?)
+    {
+        for (key, value) in typed {
+            let silent = value.is_null() || value == serde_json::Value::Bool(false);
+            if !silent || !merged.contains_key(&key) {
+                merged.insert(key, value);
+            }
+        }
+    }
+    Ok(serde_json::from_value(merged)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<ConfigFile, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = parse("[run]\ndtype = \"bf16\"\nthreads = 3\n").unwrap();
+        let typed = RunArgs { threads: Some(1), ..RunArgs::default() };
+        let merged = overlay(&typed, &file.run).unwrap();
+        assert_eq!(merged.threads, Some(1));
+        assert_eq!(merged.dtype.map(|d| d.0.to_string()).as_deref(), Some("bf16"));
+    }
+
+    #[test]
+    fn switches_of_the_file_stay_on() {
+        let file = parse("[output]\nforce = true\n").unwrap();
+        assert!(overlay(&OutputArgs::default(), &file.output).unwrap().force);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_errors() {
+        for text in [
+            "[run]\ncolour = 1\n",
+            "[walk]\n",
+            "[run]\ndtype = \"f7\"\n",
+            "[plan]\nratio = \"much\"\n",
+            "[plan]\nlayout = \"round\"\n",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

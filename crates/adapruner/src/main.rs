@@ -1,0 +1,29 @@
+//! The command line.
+//!
+//! Results go to stdout, progress and messages to stderr. Exit codes: 0 done,
+//! 1 something the user can mend, 2 wrong usage, 130 interrupted.
+
+mod args;
+mod commands;
+mod config_file;
+mod failure;
+mod interrupt;
+mod printer;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = commands::Cli::parse();
+    terminal::init_messages(cli.verbose);
+    interrupt::install();
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

@@ -1,0 +1,128 @@
+//! A model folder: Hugging Face files, `model.gguf`, and the manifest that says
+//! what they were made from.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use adapruner_checkpoint::{Checkpoint, Error, atomic::StagedDir, gguf, hf, output::FloatType};
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{
+    manifest::{FILE_NAME, Manifest},
+    progress::Progress,
+};
+
+/// File name of the GGUF model in an output folder.
+pub const GGUF_NAME: &str = "model.gguf";
+
+/// Formats that a model is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A Hugging Face folder.
+    Hf,
+    /// A GGUF file.
+    Gguf,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hf => "hf",
+            Self::Gguf => "gguf",
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "hf" => Ok(Self::Hf),
+            "gguf" => Ok(Self::Gguf),
+            other => Err(format!("unknown format {other:?}, expected hf or gguf")),
+        }
+    }
+}
+
+/// What is written and where.
+#[derive(Debug, Clone, Serialize)]
+pub struct OutputSettings {
+    /// The folder.
+    pub out: PathBuf,
+    /// Formats, each once.
+    pub formats: Vec<Format>,
+    /// Type of the safetensors weights; `None` keeps the model's own.
+    pub save_dtype: Option<FloatType>,
+    /// Type of the GGUF weights.
+    pub gguf_type: gguf::write::WeightType,
+    /// Whether an earlier output may be replaced.
+    pub force: bool,
+}
+
+/// Begins an output folder, so that one that cannot be written is known before
+/// any work is done.
+///
+/// # Errors
+/// A folder that exists, no parent folder, no permission.
+pub fn begin(settings: &OutputSettings, model: &Path) -> Result<StagedDir> {
+    Ok(StagedDir::new(&settings.out, settings.force, &[model])?)
+}
+
+/// Writes `checkpoint` and its manifest, checks that it opens again, and only
+/// then makes the folder visible.
+///
+/// # Errors
+/// Weights that are damaged or do not fit the type they are stored in, a full
+/// disk, no permission; nothing is left behind.
+pub fn finish(
+    staged: StagedDir,
+    checkpoint: &Checkpoint,
+    settings: &OutputSettings,
+    mut manifest: Manifest,
+    progress: &dyn Progress,
+) -> Result<Manifest> {
+    for format in &settings.formats {
+        let (written, path) = match format {
+            Format::Hf => {
+                let options = hf::HfOptions { dtype: settings.save_dtype, ..Default::default() };
+                let mut told = |done, all| progress.at("writing safetensors", done, all);
+                let dir = staged.path().to_path_buf();
+                (hf::write(checkpoint, &dir, &options, &mut told)?, dir)
+            }
+            Format::Gguf => {
+                let options =
+                    gguf::GgufOptions { weights: settings.gguf_type, ..Default::default() };
+                let mut told = |done, all| progress.at("writing GGUF", done, all);
+                let path = staged.path().join(GGUF_NAME);
+                (gguf::write(checkpoint, &path, &options, &mut told)?, path)
+            }
+        };
+        manifest.files.extend(written.files);
+        manifest.warnings.extend(written.warnings);
+        reopen(&path, checkpoint)?;
+    }
+    let path = staged.path().join(FILE_NAME);
+    let json = serde_json::to_string_pretty(&manifest)?;
+    std::fs::write(&path, json + "\n").map_err(Error::io(&settings.out, "write"))?;
+    staged.commit()?;
+    Ok(manifest)
+}
+
+/// Holds what was written against what was to be written.
+fn reopen(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    let found = Checkpoint::open(path)?;
+    anyhow::ensure!(
+        found.config.layers == checkpoint.config.layers
+            && found.config.parameters() == checkpoint.config.parameters(),
+        "{}: the model that was written opens with other widths than it has (a bug: please report \
+         it)",
+        path.display()
+    );
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The program as people run it, on the fixture models.
+
+mod bad_input;
+mod config_file;
+mod interrupt;
+mod main_job;
+mod program;
+mod shell;

@@ -1,0 +1,52 @@
+//! Exit codes, streams, completions.
+
+use std::process::Stdio;
+
+use crate::program::{command, stderr, stdout, succeed, tiny, words};
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for line in ["", "walk", "eval", "prune x --ratio much", "prune x --layout round", "eval x --window -1"] {
+        let output = command(words(line, &[])).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{line}\n{}", stderr(&output));
+    }
+}
+
+#[test]
+fn help_teaches_with_an_example() {
+    for name in ["inspect", "eval", "sample", "stats", "prune", "apply", "export", "completions"] {
+        let help = succeed(&format!("{name} --help"), &[]);
+        assert!(help.contains(&format!("Example: adapruner {name} ")), "{help}");
+    }
+    assert!(succeed("--help", &[]).contains("adapruner prune MODEL --ratio 0.2"));
+}
+
+#[test]
+fn completions_are_printed_for_shells() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(succeed(&format!("completions {shell}"), &[]).contains("adapruner"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_error() {
+    let mut child = command(words("inspect {model}", &[("model", &tiny())]))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn no_bars_where_there_is_no_terminal() {
+    let text = tiny().join("text.txt");
+    let line = "eval {model} --text {text}";
+    let output =
+        command(words(line, &[("model", &tiny()), ("text", &text)])).output().unwrap();
+    assert_eq!(stderr(&output), "");
+    assert!(stdout(&output).contains("perplexity"));
+}
