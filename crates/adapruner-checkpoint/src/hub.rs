@@ -1,4 +1,5 @@
-//! Models by hub id (`owner/name`), fetched into the Hugging Face cache.
+//! Models by hub id (`owner/name`) and files of data sets, fetched into the
+//! Hugging Face cache.
 
 use std::{
     io::IsTerminal,
@@ -33,14 +34,55 @@ const RETRIES: usize = 3;
 /// An id that the hub does not know, no network, no safetensors weights; see
 /// also [`Checkpoint::open`].
 pub(crate) fn open(id: &str) -> Result<Checkpoint> {
+    let builder = api_from_env().map_err(|message| {
+        let error = Error::NotFound { name: id.to_owned(), message };
+        error.advise("set HF_HOME to a folder for downloads")
+    })?;
+    hf::open(&fetch(id, builder, &Cache::from_env())?)
+}
+
+/// Fetches a file of data set `id`, the first of `files` that the hub has, or
+/// finds it in the cache.
+///
+/// # Errors
+/// The reason why there is none, for the caller's message.
+pub(crate) fn data_file(id: &str, revision: &str, files: &[String]) -> Result<PathBuf, String> {
+    fetch_data(id, revision, files, api_from_env()?)
+}
+
+fn fetch_data(
+    id: &str,
+    revision: &str,
+    files: &[String],
+    builder: ApiBuilder,
+) -> Result<PathBuf, String> {
+    let unreachable = |e: &ApiError| format!("the hub cannot be reached for {id}: {e}");
+    let api = builder.with_retries(RETRIES).build().map_err(|e| unreachable(&e))?;
+    let data_set = Repo::with_revision(id.to_owned(), RepoType::Dataset, revision.to_owned());
+    let repo = api.repo(data_set);
+    for file in files {
+        match repo.get(file) {
+            Ok(path) => return Ok(path),
+            Err(e) if is_absent(&e) => {}
+            Err(e) => {
+                return Err(match status(&e) {
+                    Some(401 | 403) => format!("the hub gives no access to {file} of {id}"),
+                    Some(code) => format!("the hub answered {code} for {file} of {id}"),
+                    None => unreachable(&e),
+                });
+            }
+        }
+    }
+    Err(format!("the hub's {id} has no {}", files.join(" or ")))
+}
+
+/// Access to the hub as the environment says.
+fn api_from_env() -> Result<ApiBuilder, String> {
     // Without either the cache has no place.
     if std::env::var_os("HF_HOME").is_none() && std::env::home_dir().is_none() {
-        let message = "no home directory for the hub's cache".to_owned();
-        let error = Error::NotFound { name: id.to_owned(), message };
-        return Err(error.advise("set HF_HOME to a folder for downloads"));
+        return Err("no home directory for the hub's cache".to_owned());
     }
-    let builder = ApiBuilder::from_env().with_progress(std::io::stderr().is_terminal());
-    hf::open(&fetch(id, builder, &Cache::from_env())?)
+    Ok(ApiBuilder::from_env().with_progress(std::io::stderr().is_terminal()))
 }
 
 /// Brings the files of model `id` into the cache; the snapshot's folder.
@@ -149,8 +191,12 @@ mod tests {
 
     use super::*;
 
-    /// Answers one request for `/owner/model/resolve/main/FILE` (or a part of
-    /// it) as the hub does.
+    /// Where the files of the model and of the data set lie.
+    const ROOTS: [&str; 2] =
+        ["/owner/model/resolve/main/", "/datasets/owner/data/resolve/refs%2Fconvert%2Fparquet/"];
+
+    /// Answers one request for a file under [`ROOTS`] (or a part of it) as the
+    /// hub does.
     fn answer(mut stream: TcpStream, files: &HashMap<&str, &str>) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         let request = lines.next().transpose()?.unwrap_or_default();
@@ -165,7 +211,8 @@ mod tests {
             }
         }
         let path = request.split(' ').nth(1).unwrap_or_default();
-        let file = path.strip_prefix("/owner/model/resolve/main/").and_then(|f| files.get(f));
+        let file = ROOTS.iter().find_map(|root| path.strip_prefix(root));
+        let file = file.and_then(|f| files.get(f));
         let Some(content) = file else {
             return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
         };
@@ -261,5 +308,25 @@ mod tests {
         let expected = "owner/model: no such file or folder, and the hub cannot be reached: ";
         assert!(text.starts_with(expected) && text.len() > expected.len(), "{text}");
         assert_eq!(error.hint(), Some("give a local folder or a GGUF file"));
+    }
+
+    #[test]
+    fn the_first_file_that_a_data_set_has_is_fetched_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let fetch = |endpoint: String, files: &[&str]| {
+            let builder = ApiBuilder::from_cache(Cache::new(folder.path().to_path_buf()))
+                .with_endpoint(endpoint)
+                .with_progress(false);
+            let files: Vec<String> = files.iter().map(|&f| f.to_owned()).collect();
+            fetch_data("owner/data", "refs/convert/parquet", &files, builder)
+        };
+        let hub = || serve(&[("en/b/0000.parquet", "rows")]);
+        let file = fetch(hub(), &["en/a/0000.parquet", "en/b/0000.parquet"]).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "rows");
+        // What is in the cache needs no network.
+        assert_eq!(fetch(nowhere(), &["en/b/0000.parquet"]).unwrap(), file);
+        assert_eq!(fetch(hub(), &["x", "y"]).unwrap_err(), "the hub's owner/data has no x or y");
+        let reason = fetch(nowhere(), &["x"]).unwrap_err();
+        assert!(reason.starts_with("the hub cannot be reached for owner/data: "), "{reason}");
     }
 }

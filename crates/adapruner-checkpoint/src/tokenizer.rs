@@ -33,6 +33,18 @@ impl TextTokenizer {
         Err(Error::Tokenizer { path: path.into(), message: "no reader yet".into() })
     }
 
+    /// The ids of a text, with the tokenizer's own special tokens.
+    ///
+    /// # Errors
+    /// A text that the tokenizer cannot take.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let fail = |e: tokenizers::Error| Error::Tokenizer {
+            path: "tokenizer.json".into(),
+            message: e.to_string(),
+        };
+        Ok(self.inner.encode(text, true).map_err(fail)?.get_ids().to_vec())
+    }
+
     /// Ids that the tokenizer can produce, one past the largest.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
