@@ -41,6 +41,11 @@ impl Digest {
         Self(*hasher.finalize().as_bytes())
     }
 
+    /// A digest that was computed piece by piece.
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -12,6 +12,7 @@
 //! | [`gguf`] | GGUF files, in and out |
 //! | [`tokenizer`] | [`TextTokenizer`](tokenizer::TextTokenizer): tokenizer.json or GGUF metadata |
 //! | [`text`] | text files and named sets as token windows |
+//! | [`output`] | what the writers hand back: files, digests, warnings |
 //! | [`digest`] | content digests that go into every artifact |
 //! | [`atomic`] | outputs that appear whole or not at all |
 
@@ -28,6 +29,7 @@ mod hub;
 pub mod mapped;
 pub mod names;
 pub mod open;
+pub mod output;
 pub mod text;
 pub mod tokenizer;
 

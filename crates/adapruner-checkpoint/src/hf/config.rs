@@ -311,12 +311,32 @@ impl<'a> Keys<'a> {
                 high_freq_factor: self.float("high_freq_factor")?,
                 original_max_position_embeddings: self.size("original_max_position_embeddings")?,
             }),
+            "longrope" => self.longrope(key),
             other => {
                 let found = short(&other.into());
                 let message = format!("type {found} is not supported, only linear and llama3");
                 Err(self.unsupported(key, message))
             }
         }
+    }
+
+    /// Divisors of the frequencies, as this program's own folders have them:
+    /// the same for all lengths of text, and attention left as it is.
+    fn longrope(&self, key: &str) -> Result<RopeScaling> {
+        let (short, long) = (self.divisors("short_factor")?, self.divisors("long_factor")?);
+        if short != long || self.optional_float("attention_factor")? != Some(1.0) {
+            let message = "type longrope is supported only with the same factors for short and long texts and an attention_factor of 1";
+            return Err(self.unsupported(key, message));
+        }
+        Ok(RopeScaling::Factors { divisors: short })
+    }
+
+    fn divisors(&self, key: &str) -> Result<Vec<f32>> {
+        let list = self.optional(key, "a list", Value::as_array)?;
+        let list = list.ok_or_else(|| self.error(key, "missing"))?;
+        let number = |value: &Value| value.as_f64().map(|v| v as f32);
+        let numbers: Option<Vec<f32>> = list.iter().map(number).collect();
+        numbers.ok_or_else(|| self.error(key, "numbers expected"))
     }
 
     /// One id or a list of ids; none for null or a negative id.

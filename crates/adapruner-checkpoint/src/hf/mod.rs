@@ -2,10 +2,13 @@
 
 pub mod config;
 pub mod source;
+pub mod write;
+mod write_config;
 
 use std::{io::Read, path::Path, sync::Arc};
 
 pub use source::SafetensorsSource;
+pub use write::{HfOptions, StoreType, write};
 
 use crate::{
     checkpoint::Checkpoint,

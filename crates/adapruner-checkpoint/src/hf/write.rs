@@ -1,0 +1,224 @@
+//! A [`Checkpoint`] to a Hugging Face folder.
+//!
+//! Tensors are read, converted and written one at a time, so that memory is
+//! bounded by the largest of them. All sizes are known beforehand, from the
+//! configuration alone; headers are written first.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+
+use super::{
+    source::{INDEX, SINGLE},
+    write_config::{Form, config_json, form},
+};
+use crate::{
+    checkpoint::Checkpoint,
+    error::Result,
+    names::{self, ExpectedTensor},
+    open::check,
+    output::{
+        FileWriter, FloatType, OnProgress, OutputFile, Written, for_bytes, kept_type, load,
+        prevailing_type, write_file,
+    },
+};
+
+/// The modelling code that a folder with widths per layer carries.
+const MODELING: &str = include_str!("modeling_adapruner.py");
+/// Its file name, which `auto_map` in config.json names.
+pub(super) const MODELING_FILE: &str = "modeling_adapruner.py";
+
+/// In which type weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreType {
+    /// Every tensor in the float type it has in the source, so without loss;
+    /// F16, the type of their scales, where it was quantised.
+    #[default]
+    Keep,
+    /// All in 32-bit float.
+    F32,
+    /// All in 16-bit float.
+    F16,
+    /// All in brain float.
+    Bf16,
+}
+
+impl StoreType {
+    fn of(self, checkpoint: &Checkpoint, tensor: &ExpectedTensor) -> FloatType {
+        match self {
+            Self::Keep => kept_type(checkpoint, tensor),
+            Self::F32 => FloatType::F32,
+            Self::F16 => FloatType::F16,
+            Self::Bf16 => FloatType::Bf16,
+        }
+    }
+}
+
+/// How a folder is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HfOptions {
+    /// Type of the weights.
+    pub store: StoreType,
+    /// Most bytes of tensors in a file; a larger tensor has a file to itself.
+    pub max_shard_bytes: u64,
+}
+
+impl Default for HfOptions {
+    /// The source's types, files of at most 5 GB.
+    fn default() -> Self {
+        Self { store: StoreType::Keep, max_shard_bytes: 5_000_000_000 }
+    }
+}
+
+/// A tensor's place in a file.
+struct Place {
+    tensor: ExpectedTensor,
+    kind: FloatType,
+    bytes: u64,
+}
+
+/// Writes `checkpoint` into the existing folder `dir`: config.json,
+/// generation_config.json where the model has one, the tokenizer, the weights
+/// in one file or in shards with their index, and where widths differ between
+/// layers the code that transformers needs to open it.
+///
+/// Made for the folder of a [`StagedDir`](crate::atomic::StagedDir): what is
+/// left behind by an error is not cleaned up here.
+///
+/// # Errors
+/// A tensor that cannot be read or has another shape than the configuration
+/// says, a value that is infinite in the type asked for, a file that cannot be
+/// written.
+pub fn write(
+    checkpoint: &Checkpoint,
+    dir: &Path,
+    options: &HfOptions,
+    on_progress: &mut OnProgress<'_>,
+) -> Result<Written> {
+    let config = &checkpoint.config;
+    check::config(&checkpoint.origin, config)?;
+    let (form, mut warnings) = form(config);
+
+    let places = places(checkpoint, options.store);
+    let matrices: Vec<_> = places.iter().filter(|p| p.tensor.shape.len() == 2).collect();
+    let elements = |place: &&Place| (place.kind, place.bytes / place.kind.bytes());
+    let dtype = prevailing_type(&matrices.iter().map(elements).collect::<Vec<_>>());
+
+    let mut files = Vec::new();
+    let mut small = |name: &str, bytes: &[u8]| -> Result<()> {
+        files.push(write_file(&dir.join(name), bytes)?);
+        Ok(())
+    };
+    small("config.json", &pretty(&config_json(config, form, dtype)))?;
+    if let Some(generation) = &checkpoint.generation_config {
+        small("generation_config.json", &pretty(generation))?;
+    }
+    for (name, bytes) in checkpoint.tokenizer.hf_files()? {
+        small(&name, &bytes)?;
+    }
+    if form == Form::PerLayer {
+        small(MODELING_FILE, MODELING.as_bytes())?;
+        warnings.push(
+            "widths differ between layers: open with trust_remote_code=True, or export as GGUF"
+                .into(),
+        );
+    }
+    files.extend(write_weights(checkpoint, dir, places, options, on_progress)?);
+    Ok(Written { files, dtype: dtype.name().to_owned(), warnings })
+}
+
+fn pretty(json: &serde_json::Value) -> Vec<u8> {
+    format!("{json:#}\n").into_bytes()
+}
+
+fn places(checkpoint: &Checkpoint, store: StoreType) -> Vec<Place> {
+    let place = |tensor: ExpectedTensor| {
+        let kind = store.of(checkpoint, &tensor);
+        let elements: u64 = tensor.shape.iter().map(|&d| d as u64).product();
+        Place { kind, bytes: elements * kind.bytes(), tensor }
+    };
+    names::expected_tensors(&checkpoint.config).into_iter().map(place).collect()
+}
+
+/// Tensors to files of at most `most` bytes, in the order of the forward pass.
+fn shards(places: Vec<Place>, most: u64) -> Vec<Vec<Place>> {
+    let mut shards: Vec<Vec<Place>> = Vec::new();
+    let mut room = 0;
+    for place in places {
+        if shards.is_empty() || place.bytes > room {
+            shards.push(Vec::new());
+            room = most;
+        }
+        room = room.saturating_sub(place.bytes);
+        if let Some(shard) = shards.last_mut() {
+            shard.push(place);
+        }
+    }
+    // Wide elements first: every tensor then starts at a multiple of its own.
+    for shard in &mut shards {
+        shard.sort_by_key(|place| std::cmp::Reverse(place.kind.bytes()));
+    }
+    shards
+}
+
+fn write_weights(
+    checkpoint: &Checkpoint,
+    dir: &Path,
+    places: Vec<Place>,
+    options: &HfOptions,
+    on_progress: &mut OnProgress<'_>,
+) -> Result<Vec<OutputFile>> {
+    let total: u64 = places.iter().map(|p| p.bytes).sum();
+    let shards = shards(places, options.max_shard_bytes);
+    let count = shards.len();
+    let (mut files, mut map, mut done) = (Vec::new(), Map::new(), 0);
+    for (index, shard) in shards.iter().enumerate() {
+        let name = match count {
+            1 => SINGLE.to_owned(),
+            _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+        };
+        let mut file = FileWriter::create(&dir.join(&name))?;
+        file.write(&header(shard))?;
+        for place in shard {
+            let tensor = load(checkpoint, &place.tensor, place.kind)?;
+            for_bytes(&tensor, |bytes| {
+                file.write(bytes)?;
+                done += bytes.len() as u64;
+                on_progress(done, total);
+                Ok(())
+            })?;
+            map.insert(place.tensor.name.clone(), name.clone().into());
+        }
+        files.push(file.finish()?);
+    }
+    if count > 1 {
+        let index = json!({"metadata": {"total_size": total}, "weight_map": map});
+        files.push(write_file(&dir.join(INDEX), &pretty(&index))?);
+    }
+    Ok(files)
+}
+
+/// The header of a safetensors file, its length first, blanks behind it so
+/// that tensors start at a multiple of eight.
+fn header(shard: &[Place]) -> Vec<u8> {
+    let mut entries = Map::new();
+    entries.insert("__metadata__".into(), json!({"format": "pt"}));
+    let mut offset = 0;
+    for place in shard {
+        let end = offset + place.bytes;
+        let entry = json!({
+            "dtype": place.kind.name(),
+            "shape": place.tensor.shape,
+            "data_offsets": [offset, end],
+        });
+        entries.insert(place.tensor.name.clone(), entry);
+        offset = end;
+    }
+    let mut text = serde_json::Value::Object(entries).to_string();
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text.into_bytes());
+    bytes
+}
