@@ -24,7 +24,7 @@ pub struct Set {
     /// The data set on the hub.
     pub hub: &'static str,
     /// The revision that has parquet files.
-    revision: &'static str,
+    pub revision: &'static str,
     /// The files of a split on the hub, the first that is there.
     remote: &'static [&'static str],
     /// Folders of the data folder that belong to the set.

@@ -1,6 +1,6 @@
 //! A column of strings of a parquet file.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, panic::AssertUnwindSafe, path::Path};
 
 use parquet::{
     basic::{Compression, ConvertedType, LogicalType, Type},
@@ -39,6 +39,14 @@ pub(super) fn documents(path: &Path, field: &str) -> Result<Vec<String>> {
     if !metadata.is_file() {
         return Err(Error::format(path, "not a regular file"));
     }
+    // The parquet crate checks much, but not all: some damaged pages end in a
+    // failed assertion or a slice out of bounds. Nothing it had in hand is used
+    // after that.
+    std::panic::catch_unwind(AssertUnwindSafe(|| column(path, file, metadata.len(), field)))
+        .unwrap_or_else(|_| Err(Error::format(path, "parquet: damaged file")))
+}
+
+fn column(path: &Path, file: File, bytes: u64, field: &str) -> Result<Vec<String>> {
     let malformed = |e: ParquetError| Error::format(path, format!("parquet: {e}"));
     let reader = SerializedFileReader::new(file).map_err(malformed)?;
     let schema = reader.metadata().file_metadata().schema_descr();
@@ -47,7 +55,7 @@ pub(super) fn documents(path: &Path, field: &str) -> Result<Vec<String>> {
         path,
         field,
         documents: Vec::new(),
-        left: metadata.len().saturating_mul(EXPANSION).clamp(ALWAYS, MAX_BYTES),
+        left: bytes.saturating_mul(EXPANSION).clamp(ALWAYS, MAX_BYTES),
     };
     for number in 0..reader.num_row_groups() {
         let group = reader.get_row_group(number).map_err(malformed)?;

@@ -1,0 +1,102 @@
+//! The perplexity protocol.
+
+use std::sync::LazyLock;
+
+use adapruner_checkpoint::{
+    text::{Cut, Source, TokenSet},
+    tokenizer::TextTokenizer,
+};
+use proptest::prelude::*;
+
+use super::{Files, after_path, documents, read_as, tales, tokenizer};
+
+static TOKENIZER: LazyLock<TextTokenizer> = LazyLock::new(tokenizer);
+
+#[test]
+fn documents_are_joined_and_tokenised_once() {
+    let wiki = read_as("wiki.test.raw", " \n = A tale = \n \n There was fog . \n").unwrap();
+    let joined = "\n\n = A tale = \n\n\n\n\n There was fog . \n";
+    let ids = TOKENIZER.encode(joined).unwrap();
+    let set = TokenSet::windows(&wiki, &TOKENIZER, 4, None).unwrap();
+    assert_eq!(set.windows.concat(), ids[..ids.len() / 4 * 4]);
+    assert_eq!(set.dropped, ids.len() % 4);
+    assert_eq!(set.cut, Cut::Joined);
+    assert_eq!(set.text_digest, wiki.digest);
+    assert_eq!(set.name, "wiki.test.raw");
+}
+
+#[test]
+fn only_the_head_of_c4_is_the_text_of_perplexity() {
+    let files = Files::new();
+    let rows: String = (0..1200).map(|i| format!("{{\"text\": \"d{i}\"}}\n")).collect();
+    files.write("c4/c4-validation.00000-of-00008.json", rows);
+    let options = adapruner_checkpoint::text::TextOptions {
+        data_dir: Some(files.0.path().to_owned()),
+        ..Default::default()
+    };
+    let text = adapruner_checkpoint::text::read("c4", &options).unwrap();
+    assert_eq!(documents(&text).0.len(), 1200);
+    let joined = (0..1100).map(|i| format!("d{i}")).collect::<Vec<_>>().join(" ");
+    let ids = TOKENIZER.encode(&joined).unwrap();
+    let set = TokenSet::windows(&text, &TOKENIZER, 2, None).unwrap();
+    assert_eq!(set.windows.concat(), ids[..ids.len() / 2 * 2]);
+}
+
+#[test]
+fn given_ids_are_concatenated() {
+    let text = read_as("ids.json", "[[1, 2, 3], [4], [5, 6, 7]]").unwrap();
+    let set = TokenSet::windows(&text, &TOKENIZER, 3, None).unwrap();
+    assert_eq!(set.windows, [[1, 2, 3], [4, 5, 6]]);
+    assert_eq!(set.sources, [0, 3].map(|start| Source { document: 0, start }));
+    assert_eq!(set.dropped, 1);
+}
+
+#[test]
+fn the_digest_is_of_the_windows() {
+    let digest = |json: &str, window| {
+        let text = read_as("ids.json", json).unwrap();
+        TokenSet::windows(&text, &TOKENIZER, window, None).unwrap().digest
+    };
+    assert_eq!(digest("[1, 2, 3, 4]", 2), digest("[[1], [2, 3, 4, 9]]", 2));
+    assert_ne!(digest("[1, 2, 3, 4]", 2), digest("[1, 2, 3, 4]", 4));
+    assert_ne!(digest("[1, 2, 3, 4]", 2), digest("[3, 4, 1, 2]", 2));
+}
+
+#[test]
+fn what_cannot_be_cut_is_refused() {
+    let short = read_as("a.txt", "abc").unwrap();
+    let found = TOKENIZER.encode("abc").unwrap().len();
+    for (window, limit, expected) in [
+        (128, None, format!("{found} tokens, one window needs 128")),
+        (0, None, "a window of 0 tokens: at least 2, one to predict the other".to_owned()),
+        (1, None, "a window of 1 tokens: at least 2, one to predict the other".to_owned()),
+        (2, Some(0), "a limit of 0 windows leaves nothing".to_owned()),
+        (usize::MAX, None, format!("{found} tokens, one window needs {}", usize::MAX)),
+    ] {
+        let error = TokenSet::windows(&short, &TOKENIZER, window, limit).unwrap_err();
+        assert_eq!(after_path(&error), expected);
+    }
+    let ids = read_as("ids.json", "[[1, 2], [3, 512]]").unwrap();
+    let error = TokenSet::windows(&ids, &TOKENIZER, 2, None).unwrap_err();
+    assert_eq!(after_path(&error), "row 1, place 1: id 512 is beyond the vocabulary of 512");
+}
+
+proptest! {
+    #[test]
+    fn windows_and_remainder_are_the_whole_text(
+        window in 2usize..300,
+        limit in prop::option::of(1usize..60),
+    ) {
+        let text = tales();
+        let ids = TOKENIZER.encode(documents(&text).0[0]).unwrap();
+        let set = TokenSet::windows(&text, &TOKENIZER, window, limit).unwrap();
+        let count = (ids.len() / window).min(limit.unwrap_or(usize::MAX));
+        prop_assert_eq!(set.windows.len(), count);
+        prop_assert_eq!(set.dropped, ids.len() - count * window);
+        prop_assert_eq!(set.windows.concat(), &ids[..count * window]);
+        for (i, (cut, source)) in set.windows.iter().zip(&set.sources).enumerate() {
+            prop_assert_eq!(cut.len(), window);
+            prop_assert_eq!(*source, Source { document: 0, start: i * window });
+        }
+    }
+}
