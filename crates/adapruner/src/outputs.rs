@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use adapruner_checkpoint::{Checkpoint, Error, atomic::StagedDir, gguf, hf, output::FloatType};
+use adapruner_checkpoint::{Checkpoint, Error, atomic::StagedDir, gguf, hf, hf::StoreType};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -57,8 +57,8 @@ pub struct OutputSettings {
     pub out: PathBuf,
     /// Formats, each once.
     pub formats: Vec<Format>,
-    /// Type of the safetensors weights; `None` keeps the model's own.
-    pub save_dtype: Option<FloatType>,
+    /// Type of the safetensors weights.
+    pub save_dtype: StoreType,
     /// Type of the GGUF weights.
     pub gguf_type: gguf::write::WeightType,
     /// Whether an earlier output may be replaced.
@@ -90,7 +90,7 @@ pub fn finish(
     for format in &settings.formats {
         let (written, path) = match format {
             Format::Hf => {
-                let options = hf::HfOptions { dtype: settings.save_dtype, ..Default::default() };
+                let options = hf::HfOptions { store: settings.save_dtype, ..Default::default() };
                 let mut told = |done, all| progress.at("writing safetensors", done, all);
                 let dir = staged.path().to_path_buf();
                 (hf::write(checkpoint, &dir, &options, &mut told)?, dir)
