@@ -1,10 +1,14 @@
 //! GGUF files, in and out.
 
 pub mod config;
+mod encode;
 pub mod header;
 pub mod kind;
+mod quantize;
 pub mod source;
 pub mod value;
+pub mod write;
+mod write_metadata;
 
 use std::{path::Path, sync::Arc};
 
@@ -12,6 +16,7 @@ pub use header::{Header, TensorInfo};
 pub use kind::TensorKind;
 pub use source::GgufSource;
 pub use value::{Metadata, Value};
+pub use write::{GgufOptions, write};
 
 use crate::{
     checkpoint::Checkpoint,

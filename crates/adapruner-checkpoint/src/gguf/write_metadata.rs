@@ -1,0 +1,129 @@
+//! The metadata of a GGUF file that is written.
+
+use super::{
+    encode::ALIGNMENT,
+    kind::TensorKind,
+    value::{Metadata, Value},
+    write::GgufOptions,
+};
+use crate::{
+    checkpoint::Checkpoint,
+    config::{Activation, LayerWidths, ModelConfig, RopeScaling},
+    error::Result,
+};
+
+/// Everything that llama.cpp wants to know beside the tensors.
+///
+/// Head widths are always written: without them they are taken to be the
+/// hidden size divided by the number of heads.
+pub(super) fn metadata(
+    checkpoint: &Checkpoint,
+    kind: TensorKind,
+    options: &GgufOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Metadata> {
+    let config = &checkpoint.config;
+    match config.activation {
+        // What llama.cpp computes for both architectures.
+        Activation::Silu => {}
+    }
+    let mut metadata = checkpoint.tokenizer.gguf_metadata(config.vocab_size)?;
+    let uniform = config.uniform_widths().filter(LayerWidths::has_attention);
+    let architecture = if uniform.is_some() { "llama" } else { "deci" };
+
+    let mut set = |key: String, value: Value| {
+        metadata.insert(key, value);
+    };
+    let text = |text: &str| Value::String(text.to_owned());
+    let size = |size: usize| Value::U32(u32::try_from(size).unwrap_or(u32::MAX));
+    let origin = checkpoint.origin.file_stem().unwrap_or_default().to_string_lossy();
+    let name = options.name.as_deref().unwrap_or(&origin);
+    set("general.architecture".into(), text(architecture));
+    set("general.type".into(), text("model"));
+    set("general.name".into(), text(name));
+    if let Some(description) = &options.description {
+        set("general.description".into(), text(description));
+    }
+    set("general.file_type".into(), Value::U32(file_type(kind)));
+    set("general.quantization_version".into(), Value::U32(2));
+    set("general.alignment".into(), Value::U32(ALIGNMENT as u32));
+
+    let mut model = |key: &str, value: Value| set(format!("{architecture}.{key}"), value);
+    let widths = |width: fn(&LayerWidths) -> usize| match uniform {
+        Some(uniform) => size(width(&uniform)),
+        None => Value::Array(config.layers.iter().map(|w| size(width(w))).collect()),
+    };
+    model("vocab_size", size(config.vocab_size));
+    model("context_length", size(config.max_position_embeddings));
+    model("embedding_length", size(config.hidden_size));
+    model("block_count", size(config.layers.len()));
+    model("feed_forward_length", widths(|w| w.ffn));
+    model("attention.head_count", widths(|w| w.query_heads));
+    model("attention.head_count_kv", widths(|w| w.kv_heads));
+    model("attention.key_length", size(config.head_dim));
+    model("attention.value_length", size(config.head_dim));
+    model("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps as f32));
+    model("rope.dimension_count", size(config.head_dim));
+    model("rope.freq_base", Value::F32(config.rope.theta as f32));
+    match &config.rope.scaling {
+        RopeScaling::Linear { factor } => {
+            model("rope.scaling.type", text("linear"));
+            model("rope.scaling.factor", Value::F32(*factor as f32));
+        }
+        // Said by a tensor, not by metadata.
+        RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. } => {}
+    }
+
+    let mut ends = config.eos_token_ids.iter().copied();
+    let ids = [
+        ("bos_token_id", config.bos_token_id),
+        ("eos_token_id", ends.next()),
+        ("eot_token_id", ends.next()),
+        ("padding_token_id", config.pad_token_id),
+    ];
+    for (key, id) in ids {
+        let key = format!("tokenizer.ggml.{key}");
+        // The configuration knows, also that there is none.
+        match id {
+            Some(id) => metadata.insert(key, Value::U32(id)),
+            None => metadata.remove(&key),
+        };
+    }
+    if ends.next().is_some() {
+        let count = config.eos_token_ids.len();
+        warnings.push(format!(
+            "the model has {count} tokens that end a text, GGUF has room for the first two"
+        ));
+    }
+    Ok(metadata)
+}
+
+/// llama.cpp's number for a file whose matrices are of this type.
+fn file_type(kind: TensorKind) -> u32 {
+    match kind {
+        TensorKind::F32 => 0,
+        TensorKind::F16 => 1,
+        TensorKind::Q4_0 => 2,
+        TensorKind::Q4_1 => 3,
+        TensorKind::Q8_0 => 7,
+        TensorKind::Q5_0 => 8,
+        TensorKind::Q5_1 => 9,
+        TensorKind::Q2K => 10,
+        TensorKind::Q3K => 11,
+        TensorKind::Q4K => 14,
+        TensorKind::Q5K => 16,
+        TensorKind::Q6K => 18,
+        TensorKind::BF16 => 32,
+    }
+}
+
+/// What llama.cpp cannot open although this program can.
+pub(super) fn per_layer_warnings(config: &ModelConfig) -> Vec<String> {
+    let first = config.layers.first();
+    if first.is_some_and(|widths| !widths.has_attention()) {
+        return vec![
+            "the first layer has no attention: llama.cpp takes the width of heads from it and will not open the file".into(),
+        ];
+    }
+    Vec::new()
+}
