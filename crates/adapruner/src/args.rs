@@ -10,6 +10,7 @@ use adapruner::{
         CalibrationSettings, EvalSettings, RunSettings, ScoreSettings, TextSettings,
     },
 };
+use adapruner_checkpoint::{gguf::TensorKind, hf::StoreType};
 use adapruner_model::{DTypeChoice, DeviceChoice};
 use adapruner_prune::{Allocation, Importance, KvMode, Layout, PlanOptions, Reduction};
 use anyhow::Result;
@@ -322,14 +323,14 @@ pub struct OutputArgs {
     /// [default: hf]
     #[arg(long, value_name = "FORMATS", value_delimiter = ',')]
     pub format: Option<Vec<Named<Format>>>,
-    /// Type of the safetensors weights: f32, f16 or bf16 [default: as the model
-    /// has it, f16 for quantised models]
+    /// Type of the safetensors weights: keep (as the model has them, f16 where
+    /// they are quantised), f32, f16 or bf16 [default: keep]
     #[arg(long, value_name = "TYPE")]
-    pub save_dtype: Option<String>,
-    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0 or q4_1
-    /// [default: f16]
+    pub save_dtype: Option<Named<StoreType>>,
+    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1 or
+    /// a K-quant [default: the model's float type, f16 where it is quantised]
     #[arg(long, value_name = "TYPE")]
-    pub gguf_type: Option<String>,
+    pub gguf_type: Option<Named<TensorKind>>,
     /// Replace an earlier output of this program
     #[arg(long)]
     pub force: bool,
@@ -337,18 +338,19 @@ pub struct OutputArgs {
 
 impl OutputArgs {
     /// Fills in the defaults; `None` where no folder is named.
-    pub fn resolve(&self) -> Result<Option<OutputSettings>> {
-        let Some(out) = self.out.clone() else { return Ok(None) };
-        let formats = match &self.format {
-            Some(formats) => formats.iter().map(|f| f.0).collect(),
-            None => vec![Format::Hf],
-        };
-        Ok(Some(OutputSettings::new(
-            out,
+    pub fn resolve(&self) -> Option<OutputSettings> {
+        let mut formats = Vec::new();
+        for Named(format) in self.format.as_deref().unwrap_or(&[Named(Format::Hf)]) {
+            if !formats.contains(format) {
+                formats.push(*format);
+            }
+        }
+        Some(OutputSettings {
+            out: self.out.clone()?,
             formats,
-            self.save_dtype.as_deref(),
-            self.gguf_type.as_deref(),
-            self.force,
-        )?))
+            save_dtype: self.save_dtype.map_or_else(Default::default, |t| t.0),
+            gguf_type: self.gguf_type.map(|t| t.0),
+            force: self.force,
+        })
     }
 }

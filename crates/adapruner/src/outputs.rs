@@ -7,7 +7,12 @@ use std::{
     str::FromStr,
 };
 
-use adapruner_checkpoint::{Checkpoint, Error, atomic::StagedDir, gguf, hf, hf::StoreType};
+use adapruner_checkpoint::{
+    Checkpoint, Error,
+    atomic::StagedDir,
+    gguf::{self, TensorKind},
+    hf::{self, StoreType},
+};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -59,10 +64,21 @@ pub struct OutputSettings {
     pub formats: Vec<Format>,
     /// Type of the safetensors weights.
     pub save_dtype: StoreType,
-    /// Type of the GGUF weights.
-    pub gguf_type: gguf::write::WeightType,
+    /// Type of the GGUF weights; `None` keeps the model's float type.
+    #[serde(serialize_with = "optional_name")]
+    pub gguf_type: Option<TensorKind>,
     /// Whether an earlier output may be replaced.
     pub force: bool,
+}
+
+fn optional_name<S: serde::Serializer>(
+    kind: &Option<TensorKind>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match kind {
+        Some(kind) => serializer.collect_str(kind),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Begins an output folder, so that one that cannot be written is known before
@@ -97,7 +113,7 @@ pub fn finish(
             }
             Format::Gguf => {
                 let options =
-                    gguf::GgufOptions { weights: settings.gguf_type, ..Default::default() };
+                    gguf::GgufOptions { kind: settings.gguf_type, ..Default::default() };
                 let mut told = |done, all| progress.at("writing GGUF", done, all);
                 let path = staged.path().join(GGUF_NAME);
                 (gguf::write(checkpoint, &path, &options, &mut told)?, path)

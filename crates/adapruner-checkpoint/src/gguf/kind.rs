@@ -3,6 +3,8 @@
 //! Quantised types store a row as blocks of `block_size` elements in
 //! `block_bytes` bytes, so a row length is a multiple of the block size.
 
+use std::{fmt, str::FromStr};
+
 use candle_core::quantized::GgmlDType;
 
 /// Element types that this program reads.
@@ -140,6 +142,25 @@ impl TensorKind {
 
     pub(crate) fn from_code(code: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+}
+
+impl fmt::Display for TensorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for TensorKind {
+    type Err = String;
+
+    /// ggml's name, in capitals or not.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = |kind: &Self| kind.name().eq_ignore_ascii_case(text);
+        Self::ALL.into_iter().find(named).ok_or_else(|| {
+            let known = Self::ALL.map(|kind| kind.name().to_ascii_lowercase()).join(", ");
+            format!("unknown type {text:?}, expected one of {known}")
+        })
     }
 }
 

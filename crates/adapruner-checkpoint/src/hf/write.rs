@@ -4,7 +4,7 @@
 //! bounded by the largest of them. All sizes are known beforehand, from the
 //! configuration alone; headers are written first.
 
-use std::path::Path;
+use std::{fmt, path::Path, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
@@ -52,6 +52,31 @@ impl StoreType {
             Self::F32 => FloatType::F32,
             Self::F16 => FloatType::F16,
             Self::Bf16 => FloatType::Bf16,
+        }
+    }
+}
+
+impl fmt::Display for StoreType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keep => "keep",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+impl FromStr for StoreType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "keep" => Ok(Self::Keep),
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            other => Err(format!("unknown type {other:?}, expected keep, f32, f16 or bf16")),
         }
     }
 }

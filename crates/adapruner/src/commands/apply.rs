@@ -42,7 +42,7 @@ struct Settings<'a> {
 /// Runs the command.
 pub fn run(args: &ApplyCommand) -> Result<()> {
     let file = args.common.file()?;
-    let output = required(overlay(&args.output, &file.output)?.resolve()?)?;
+    let output = required(overlay(&args.output, &file.output)?.resolve())?;
     let plan = plan_of(&args.plan)?;
     let checkpoint = args.common.open()?;
     let staged = outputs::begin(&output, &checkpoint.origin)?;

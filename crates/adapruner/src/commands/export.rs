@@ -26,7 +26,7 @@ pub struct ExportCommand {
 /// Runs the command.
 pub fn run(args: &ExportCommand) -> Result<()> {
     let file = args.common.file()?;
-    let output = required(overlay(&args.output, &file.output)?.resolve()?)?;
+    let output = required(overlay(&args.output, &file.output)?.resolve())?;
     let checkpoint = args.common.open()?;
     let staged = outputs::begin(&output, &checkpoint.origin)?;
     let manifest = Manifest::new("export", &output, &checkpoint)?;

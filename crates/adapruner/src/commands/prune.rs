@@ -72,7 +72,7 @@ impl PruneCommand {
         let eval = overlay(&self.eval, &file.eval)?;
         let calibration = overlay(&self.calibration, &file.calibration)?;
         let score = overlay(&self.importance, &file.importance)?.resolve();
-        let output = overlay(&self.output, &file.output)?.resolve()?;
+        let output = overlay(&self.output, &file.output)?.resolve();
         if output.is_none() && !self.dry_run {
             return Err(Advised::new(
                 "out: missing",

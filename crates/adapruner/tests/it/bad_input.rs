@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{entries, fail, model, tiny};
+use crate::program::{entries, fail, tiny};
 
 /// A copy of the trained fixture model.
 fn copy() -> TempDir {
@@ -207,7 +207,4 @@ fn statistics_and_plans_that_are_none_are_refused() {
         assert!(error.contains("bad.json") && error.contains("statistics"), "{error}");
         assert!(!out.exists());
     }
-    let other = model("biases");
-    let error = fail("export {model} --out {out} --save-dtype f8", &[("model", &other), ("out", &out)]);
-    assert!(error.contains("f8"), "{error}");
 }

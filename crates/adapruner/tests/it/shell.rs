@@ -6,7 +6,8 @@ use crate::program::{command, stderr, stdout, succeed, tiny, words};
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for line in ["", "walk", "eval", "prune x --ratio much", "prune x --layout round", "eval x --window -1"] {
+    for line in ["", "walk", "eval", "prune x --ratio much", "prune x --layout round", "eval x --window -1",
+        "export x --out y --save-dtype f8", "export x --out y --gguf-type q9"] {
         let output = command(words(line, &[])).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{line}\n{}", stderr(&output));
     }
