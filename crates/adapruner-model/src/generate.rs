@@ -19,6 +19,8 @@ pub struct Sampling {
     /// Seed; each sequence draws from a stream of its own, so a sequence does
     /// not depend on how many are drawn beside it.
     pub seed: u64,
+    /// Stream of the first sequence; the next one has the next stream.
+    pub first_stream: usize,
     /// Tokens that are never drawn (those that would end a text early).
     pub banned: Vec<u32>,
 }
@@ -40,7 +42,7 @@ pub fn generate(
     let mut streams: Vec<ChaCha8Rng> = (0..prompts.len())
         .map(|row| {
             let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
-            rng.set_stream(row as u64);
+            rng.set_stream((sampling.first_stream + row) as u64);
             rng
         })
         .collect();

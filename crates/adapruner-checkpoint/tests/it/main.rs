@@ -2,3 +2,4 @@
 
 mod readers;
 mod text;
+mod tokenizer;
