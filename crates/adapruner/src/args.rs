@@ -6,9 +6,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use adapruner::{
     outputs::{Format, OutputSettings},
-    settings::{
-        CalibrationSettings, EvalSettings, RunSettings, ScoreSettings, TextSettings,
-    },
+    settings::{CalibrationSettings, EvalSettings, RunSettings, ScoreSettings, TextSettings},
 };
 use adapruner_checkpoint::{gguf::TensorKind, hf::StoreType};
 use adapruner_model::{DTypeChoice, DeviceChoice};

@@ -42,8 +42,8 @@ impl ConfigFile {
         if size.len() > LIMIT {
             bail!("{}: {} bytes, expected at most {LIMIT}", name(), size.len());
         }
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{}: cannot read", name()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", name()))?;
         toml::from_str(&text).with_context(name)
     }
 }

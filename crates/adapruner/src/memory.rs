@@ -8,7 +8,8 @@ const UNKNOWN: u64 = 4 << 30;
 /// Bytes that can be allocated without swapping: the least of what the machine
 /// has available and what the control group leaves.
 pub fn available() -> u64 {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|t| kilobytes(&t, "MemAvailable:"));
+    let machine =
+        fs::read_to_string("/proc/meminfo").ok().and_then(|t| kilobytes(&t, "MemAvailable:"));
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let group = number("/sys/fs/cgroup/memory.max")
         .and_then(|most| Some(most.saturating_sub(number("/sys/fs/cgroup/memory.current")?)));

@@ -112,8 +112,7 @@ pub fn finish(
                 (hf::write(checkpoint, &dir, &options, &mut told)?, dir)
             }
             Format::Gguf => {
-                let options =
-                    gguf::GgufOptions { kind: settings.gguf_type, ..Default::default() };
+                let options = gguf::GgufOptions { kind: settings.gguf_type, ..Default::default() };
                 let mut told = |done, all| progress.at("writing GGUF", done, all);
                 let path = staged.path().join(GGUF_NAME);
                 (gguf::write(checkpoint, &path, &options, &mut told)?, path)

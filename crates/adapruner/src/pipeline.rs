@@ -125,8 +125,8 @@ pub fn evaluate(
     let model_digest = checkpoint.digest()?;
     let decoder = Decoder::load(checkpoint, placement, residency(checkpoint, placement))?;
     let window = tokens.windows.first().map_or(0, Vec::len);
-    let batch_tokens = batch
-        .unwrap_or_else(|| batch_tokens(&checkpoint.config, window, memory::available() / 4));
+    let batch_tokens =
+        batch.unwrap_or_else(|| batch_tokens(&checkpoint.config, window, memory::available() / 4));
     let start = Instant::now();
     let loss = perplexity(&decoder, &tokens.windows, batch_tokens, &|done, all| {
         progress.at(stage, done, all);
@@ -224,8 +224,7 @@ pub fn statistics(
         return Ok(bank);
     }
     let terms = needed_terms(&settings.score);
-    let bank =
-        collect_statistics(checkpoint, tokens, calibration, terms, placement, progress)?;
+    let bank = collect_statistics(checkpoint, tokens, calibration, terms, placement, progress)?;
     if let Some(path) = &settings.statistics {
         write_statistics(&bank, path, false)?;
     }
@@ -326,9 +325,10 @@ pub fn sample(
         "temperature: a number of at least 0 expected, {temperature} found"
     );
     let config = &checkpoint.config;
-    let opening = config.bos_token_id.or(config.eos_token_ids.first().copied()).with_context(|| {
-        format!("{}: the model has no token that opens a text", checkpoint.origin.display())
-    })?;
+    let opening =
+        config.bos_token_id.or(config.eos_token_ids.first().copied()).with_context(|| {
+            format!("{}: the model has no token that opens a text", checkpoint.origin.display())
+        })?;
     let mut banned = config.eos_token_ids.clone();
     banned.extend(checkpoint.tokenizer.special_ids());
     let decoder = Decoder::load(checkpoint, placement, residency(checkpoint, placement))?;
@@ -336,7 +336,8 @@ pub fn sample(
     let all = samples as u64 * sample_tokens as u64;
     while rows.len() < samples {
         let prompts = vec![vec![opening]; SAMPLE_BATCH.min(samples - rows.len())];
-        let sampling = Sampling { temperature, seed, first_stream: rows.len(), banned: banned.clone() };
+        let sampling =
+            Sampling { temperature, seed, first_stream: rows.len(), banned: banned.clone() };
         let before = rows.len() as u64 * sample_tokens as u64;
         rows.extend(generate(&decoder, &prompts, sample_tokens, &sampling, &|done, _| {
             progress.at("sampling", before + (done * prompts.len()) as u64, all);

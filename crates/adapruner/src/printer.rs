@@ -23,8 +23,7 @@ impl Printer {
     /// Where stdout cannot be written; a reader that went away ends the program
     /// quietly.
     pub fn result<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
-        let mut line =
-            if self.json { serde_json::to_string_pretty(value)? } else { text(value) };
+        let mut line = if self.json { serde_json::to_string_pretty(value)? } else { text(value) };
         line.truncate(line.trim_end().len());
         line.push('\n');
         let mut out = io::stdout().lock();

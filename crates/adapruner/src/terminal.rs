@@ -22,7 +22,7 @@ pub fn init_messages(verbose: u8) {
         .unwrap_or_else(|_| EnvFilter::new(format!("{level},tokenizers=error")));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .with_target(false)
         .without_time()
@@ -46,10 +46,10 @@ impl Progress for Bars {
             if let Some((_, bar)) = current.take() {
                 bar.finish_and_clear();
             }
-            *current = Some((stage, ProgressBar::with_draw_target(
-                Some(all),
-                ProgressDrawTarget::hidden(),
-            )));
+            *current = Some((
+                stage,
+                ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::hidden()),
+            ));
         }
         let Some((_, bar)) = current.as_ref() else { return };
         if bar.is_hidden() && bar.elapsed() > PATIENCE && stderr().is_terminal() {

@@ -92,7 +92,11 @@ fn text(r: &Report) -> String {
         ("head width", c.head_dim.to_string()),
         (
             "vocabulary",
-            format!("{} (tokenizer: {})", grouped(c.vocab_size as u64), grouped(r.tokenizer_size as u64)),
+            format!(
+                "{} (tokenizer: {})",
+                grouped(c.vocab_size as u64),
+                grouped(r.tokenizer_size as u64)
+            ),
         ),
         ("context", format!("{} tokens", grouped(c.max_position_embeddings as u64))),
     ];
@@ -114,7 +118,9 @@ fn text(r: &Report) -> String {
 fn shown(widths: &LayerWidths) -> String {
     let LayerWidths { query_heads, kv_heads, ffn } = widths;
     if widths.has_attention() {
-        format!("{query_heads} query heads, {kv_heads} key-value heads, {ffn} feed-forward channels")
+        format!(
+            "{query_heads} query heads, {kv_heads} key-value heads, {ffn} feed-forward channels"
+        )
     } else {
         format!("no attention, {ffn} feed-forward channels")
     }

@@ -107,7 +107,9 @@ pub fn run(args: &PruneCommand) -> Result<()> {
     let placement = settings.run.placement()?;
     let checkpoint = args.common.open()?;
     let staged = match &settings.output {
-        Some(output) if !args.dry_run => Some((outputs::begin(output, &checkpoint.origin)?, output)),
+        Some(output) if !args.dry_run => {
+            Some((outputs::begin(output, &checkpoint.origin)?, output))
+        }
         Some(_) | None => None,
     };
     let eval = match &settings.eval {
@@ -138,13 +140,8 @@ pub fn run(args: &PruneCommand) -> Result<()> {
         }
         None => None,
     };
-    let report = Report {
-        plan: table,
-        full_plan,
-        manifest,
-        evaluation,
-        peak_memory_bytes: memory::peak(),
-    };
+    let report =
+        Report { plan: table, full_plan, manifest, evaluation, peak_memory_bytes: memory::peak() };
     args.common.printer().result(&report, text)
 }
 
@@ -177,8 +174,7 @@ fn measure(
     bars: &Bars,
 ) -> Result<BeforeAfter> {
     let batch = settings.eval.as_ref().and_then(|eval| eval.batch_tokens);
-    let measure =
-        |model, stage| pipeline::evaluate(model, tokens, placement, batch, stage, bars);
+    let measure = |model, stage| pipeline::evaluate(model, tokens, placement, batch, stage, bars);
     Ok(BeforeAfter {
         before: measure(checkpoint, "perplexity before")?,
         after: measure(pruned, "perplexity after")?,

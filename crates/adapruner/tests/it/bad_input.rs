@@ -42,8 +42,7 @@ fn settings_that_make_no_sense_are_named() {
     ] {
         let line = format!("prune {{model}} --calibration {{calibration}} --out {{out}} {options}");
         let line = line.replace("--ratio -0.5", "--ratio=-0.5");
-        let paths =
-            [("model", tiny()), ("calibration", calibration.clone()), ("out", out.clone())];
+        let paths = [("model", tiny()), ("calibration", calibration.clone()), ("out", out.clone())];
         let paths: Vec<(&str, &Path)> = paths.iter().map(|(n, p)| (*n, p.as_path())).collect();
         let error = fail(&line, &paths);
         assert!(error.contains(named), "{options}: {error}");
@@ -93,8 +92,7 @@ fn damaged_models_are_refused_with_file_and_tensor() {
         let dir = copy();
         damage(dir.path());
         let before = entries(dir.path());
-        let error =
-            fail("eval {model} --text {text}", &[("model", dir.path()), ("text", &text)]);
+        let error = fail("eval {model} --text {text}", &[("model", dir.path()), ("text", &text)]);
         for word in named {
             assert!(error.contains(word), "{word}: {error}");
         }
@@ -176,12 +174,10 @@ fn text_that_was_calibrated_on_is_not_measured_on() {
     let dir = tempdir().unwrap();
     let out = dir.path().join("out");
     let tiny = tiny();
-    let paths = [
-        ("model", tiny.as_path()),
-        ("calibration", calibration.as_path()),
-        ("out", out.as_path()),
-    ];
-    let line = "prune {model} --ratio 0.2 --calibration {calibration} --text {calibration} --out {out}";
+    let paths =
+        [("model", tiny.as_path()), ("calibration", calibration.as_path()), ("out", out.as_path())];
+    let line =
+        "prune {model} --ratio 0.2 --calibration {calibration} --text {calibration} --out {out}";
     let error = fail(line, &paths);
     assert!(error.contains("share") && error.contains("--allow-overlap"), "{error}");
     assert!(entries(dir.path()).is_empty());

@@ -24,7 +24,10 @@ fn perplexity(model: &Path, text: &Path) -> f64 {
 fn inspect_says_what_a_model_is_made_of() {
     let report = json("inspect {model} --digest", &[("model", &tiny())]);
     assert_eq!(report["config"]["layers"].as_array().unwrap().len(), 4);
-    assert_eq!(report["parameters"], report["config"]["parameters"].as_u64().unwrap_or(report["parameters"].as_u64().unwrap()));
+    assert_eq!(
+        report["parameters"],
+        report["config"]["parameters"].as_u64().unwrap_or(report["parameters"].as_u64().unwrap())
+    );
     assert_eq!(report["digest"].as_str().unwrap().len(), 64);
     let text = succeed("inspect {model}", &[("model", &model("per_layer"))]);
     assert!(text.contains("no attention"), "{text}");
@@ -55,7 +58,9 @@ fn eval_reports_what_its_numbers_are_of() {
 fn a_fifth_is_removed_in_both_layouts_and_all_formats_agree() {
     let (model, dir) = (tiny(), tempdir().unwrap());
     let (text, calibration) = (model.join("text.txt"), model.join("calibration.txt"));
-    for options in ["--layout uniform", "--protect 1,1", "--attention-share 0.3 --importance vectorize"] {
+    for options in
+        ["--layout uniform", "--protect 1,1", "--attention-share 0.3 --importance vectorize"]
+    {
         let out = dir.path().join(options.replace(' ', "_"));
         let paths = [
             ("model", model.as_path()),

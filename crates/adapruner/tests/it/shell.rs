@@ -6,8 +6,16 @@ use crate::program::{command, stderr, stdout, succeed, tiny, words};
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for line in ["", "walk", "eval", "prune x --ratio much", "prune x --layout round", "eval x --window -1",
-        "export x --out y --save-dtype f8", "export x --out y --gguf-type q9"] {
+    for line in [
+        "",
+        "walk",
+        "eval",
+        "prune x --ratio much",
+        "prune x --layout round",
+        "eval x --window -1",
+        "export x --out y --save-dtype f8",
+        "export x --out y --gguf-type q9",
+    ] {
         let output = command(words(line, &[])).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{line}\n{}", stderr(&output));
     }
@@ -46,8 +54,7 @@ fn a_reader_that_went_away_is_no_error() {
 fn no_bars_where_there_is_no_terminal() {
     let text = tiny().join("text.txt");
     let line = "eval {model} --text {text}";
-    let output =
-        command(words(line, &[("model", &tiny()), ("text", &text)])).output().unwrap();
+    let output = command(words(line, &[("model", &tiny()), ("text", &text)])).output().unwrap();
     assert_eq!(stderr(&output), "");
     assert!(stdout(&output).contains("perplexity"));
 }

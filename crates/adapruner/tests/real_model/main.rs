@@ -45,13 +45,24 @@ fn texts() -> (&'static Path, &'static Path) {
         let draw = |name: &str, samples: &str, seed: &str| {
             let path = dir.path().join(name);
             json(
-                &["sample", "{0}", "--samples", samples, "--sample-tokens", "64", "--seed", seed,
-                  "--out", "{1}"],
+                &[
+                    "sample",
+                    "{0}",
+                    "--samples",
+                    samples,
+                    "--sample-tokens",
+                    "64",
+                    "--seed",
+                    seed,
+                    "--out",
+                    "{1}",
+                ],
                 &[&model, &path],
             );
             path
         };
-        let (text, calibration) = (draw("text.json", "16", "1"), draw("calibration.json", "10", "2"));
+        let (text, calibration) =
+            (draw("text.json", "16", "1"), draw("calibration.json", "10", "2"));
         (dir, text, calibration)
     });
     (text, calibration)
@@ -65,9 +76,30 @@ fn a_fifth_of_smollm2_is_removed_and_every_format_agrees() {
         let out = dir.path().join(name);
         let protect = if layout == "uniform" { "0,0" } else { "4,2" };
         let report = json(
-            &["prune", "{0}", "--ratio", "0.2", "--calibration", "{1}", "--layout", layout,
-              "--protect", protect, "--text", "{2}", "--window", "64", "--format", "hf,gguf",
-              "--save-dtype", "f32", "--gguf-type", "f32", "--out", "{3}"],
+            &[
+                "prune",
+                "{0}",
+                "--ratio",
+                "0.2",
+                "--calibration",
+                "{1}",
+                "--layout",
+                layout,
+                "--protect",
+                protect,
+                "--text",
+                "{2}",
+                "--window",
+                "64",
+                "--format",
+                "hf,gguf",
+                "--save-dtype",
+                "f32",
+                "--gguf-type",
+                "f32",
+                "--out",
+                "{3}",
+            ],
             &[&model, calibration, text, &out],
         );
         let manifest = &report["manifest"];
@@ -108,6 +140,6 @@ fn the_tokenizer_of_the_gguf_is_that_of_the_model() {
 /// Ids of the text above by the `tokenizers` package and the model's
 /// tokenizer.json.
 const EXPECTED: [u32; 22] = [
-    504, 713, 216, 34, 32, 34, 36, 28, 3247, 982, 357, 47, 40303, 218, 37366, 8866, 1792, 446, 216, 33,
-    32, 198,
+    504, 713, 216, 34, 32, 34, 36, 28, 3247, 982, 357, 47, 40303, 218, 37366, 8866, 1792, 446, 216,
+    33, 32, 198,
 ];
