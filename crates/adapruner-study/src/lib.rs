@@ -1,1 +1,19 @@
-//! Skeleton.
+//! Searching a space by trials: samplers (random, multivariate TPE, subset
+//! selection), early stopping, and studies that are kept in Optuna's journal
+//! format.
+//!
+//! The crate knows numbers and names, never what they are for.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`distribution`] | what values a parameter can take, and values themselves |
+//! | [`trial`] | [`Trial`]: one evaluation, its parameters, reports and outcome |
+//! | [`error`] | what can go wrong |
+
+pub mod distribution;
+pub mod error;
+pub mod trial;
+
+pub use distribution::{Choice, Distribution, ParamValue};
+pub use error::{Error, Result};
+pub use trial::{Direction, Trial, TrialState};

@@ -1,0 +1,46 @@
+//! Errors of studies.
+
+use std::path::PathBuf;
+
+/// The result of an operation on a study.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a study could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A distribution or space that makes no sense.
+    #[error("parameter {name}: {message}")]
+    Space {
+        /// Name of the parameter.
+        name: String,
+        /// Expected and found.
+        message: String,
+    },
+    /// A trial that is not there or not in a state for what was asked.
+    #[error("trial {number}: {message}")]
+    Trial {
+        /// Number of the trial.
+        number: u64,
+        /// Expected and found.
+        message: String,
+    },
+    /// The operating system refused an operation on a path.
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Io {
+        /// The path concerned.
+        path: PathBuf,
+        /// What was attempted, as a verb phrase.
+        action: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A journal that breaks its format.
+    #[error("{place}: {message}")]
+    Journal {
+        /// File and line, or key, of the record.
+        place: String,
+        /// Expected and found.
+        message: String,
+    },
+}

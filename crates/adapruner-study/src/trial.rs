@@ -1,0 +1,66 @@
+//! One evaluation: its parameters, what it reported, and its outcome.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::distribution::{Distribution, ParamValue};
+
+/// Whether small or large values are good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Small ones.
+    Minimize,
+    /// Large ones.
+    Maximize,
+}
+
+/// Where a trial stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrialState {
+    /// Being evaluated.
+    Running,
+    /// Evaluated, with a value.
+    Complete,
+    /// Stopped early.
+    Pruned,
+    /// Ended without a value.
+    Failed,
+    /// Queued, to be evaluated next.
+    Waiting,
+}
+
+impl TrialState {
+    /// Whether it can change no more.
+    pub fn is_finished(self) -> bool {
+        match self {
+            Self::Complete | Self::Pruned | Self::Failed => true,
+            Self::Running | Self::Waiting => false,
+        }
+    }
+}
+
+/// One evaluation of an objective.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// Number within its study, from 0, in the order of creation.
+    pub number: u64,
+    /// Where it stands.
+    pub state: TrialState,
+    /// The objective's value, once complete (perhaps once pruned).
+    pub value: Option<f64>,
+    /// Parameters by name.
+    pub params: BTreeMap<String, (Distribution, ParamValue)>,
+    /// Reported values by step; NaN where it was reported.
+    pub intermediate: BTreeMap<u64, f64>,
+    /// Attributes set by the user of the study.
+    pub user_attrs: BTreeMap<String, serde_json::Value>,
+    /// Attributes set by samplers, pruners and storages.
+    pub system_attrs: BTreeMap<String, serde_json::Value>,
+    /// When it began, in milliseconds since 1970 (UTC).
+    pub started_ms: Option<i64>,
+    /// When it ended, in milliseconds since 1970 (UTC).
+    pub ended_ms: Option<i64>,
+}
