@@ -1,0 +1,348 @@
+//! Causal grouped-query attention without a kept `T × S` matrix (after Dao,
+//! arXiv 2205.14135).
+//!
+//! Queries are taken block by block, each against the keys it may see; a
+//! block's scores are a few hundred kilobytes, and only `logsumexp` of each row
+//! is kept. Backward makes the scores again: with `P = e^(Q·Kᵀ − lse)` and
+//! `δ = Σ dO · O` of a row,
+//! `dV = Pᵀ·dO`, `dS = P · (dO·Vᵀ − δ)`, `dQ = dS·K`, `dK = dSᵀ·Q`.
+//!
+//! The query heads that share a key-value head are the rows of one product, so
+//! keys and values are not repeated.
+//!
+//! Axes: `B` sequences, `T` queries, `S` keys, `N` query heads, `K` key-value
+//! heads, `D` head width, `G = N/K`; `P` rows of a block, `G` for each query.
+
+use std::{ops::Range, sync::OnceLock};
+
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::{
+    buffer::{Held, Unwritten, build, fused, slice, written},
+    composition,
+    exp::{dot, exponentials, largest},
+    gemm::{View, multiply, multiply_add},
+};
+
+/// Rows of a block, `G` for each query.
+const BLOCK_ROWS: usize = 128;
+/// Scores of a block, at most, as long as it has more than one query.
+const BLOCK_SCORES: usize = 512 * 1024;
+
+/// Causal grouped-query attention; the last query is aligned with the last key.
+///
+/// # Shapes
+/// q `[B, T, N, D]`, k and v `[B, S, K, D]` with `S ≥ T` → `[B, T, N, D]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let sizes = Sizes::of(q.shape(), k.shape())?;
+    if v.shape() != k.shape() {
+        bail!("attention: keys {:?} and values {:?} differ", k.shape(), v.shape());
+    }
+    if !fused(&[q, k, v]) || q.elem_count() == 0 {
+        return composition::attention(q, k, v);
+    }
+    let op = Attention { sizes, logsumexp: OnceLock::new() };
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+struct Attention {
+    sizes: Sizes,
+    /// Of the scaled scores, `[B, T, N]`; known once forward has run.
+    logsumexp: OnceLock<Vec<f32>>,
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (q, k, v) = (slice(q, q_layout)?, slice(k, k_layout)?, slice(v, v_layout)?);
+        let (y, logsumexp) = forward(q, k, v, self.sizes);
+        self.logsumexp.get_or_init(|| logsumexp);
+        Ok((CpuStorage::F32(y), q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some(logsumexp) = self.logsumexp.get() else {
+            bail!("attention: backward before forward")
+        };
+        let grad = grad.contiguous()?;
+        let Sizes { b, t, s, n, k: heads, d } = self.sizes;
+        let [of_q, of_k, of_v, of_y, of_grad] = [q, k, v, y, &grad].map(Held::new);
+        let saved = Saved {
+            q: of_q.slice()?,
+            k: of_k.slice()?,
+            v: of_v.slice()?,
+            y: of_y.slice()?,
+            logsumexp,
+            grad: of_grad.slice()?,
+        };
+        let [grad_q, grad_k, grad_v] = backward(&saved, self.sizes);
+        let to = |values, shape: (usize, usize, usize, usize)| {
+            Tensor::from_vec(values, shape, &Device::Cpu)?.transpose(1, 2)
+        };
+        // Head by head, so that each was written by one task; turned back here.
+        let grad_q = to(grad_q, (b, heads, t, n / heads * d))?.reshape(q.shape())?;
+        let grad_k = to(grad_k, (b, heads, s, d))?;
+        let grad_v = to(grad_v, (b, heads, s, d))?;
+        Ok((Some(grad_q), Some(grad_k), Some(grad_v)))
+    }
+}
+
+/// The axes.
+#[derive(Clone, Copy)]
+struct Sizes {
+    b: usize,
+    t: usize,
+    s: usize,
+    n: usize,
+    k: usize,
+    d: usize,
+}
+
+impl Sizes {
+    fn of(q: &Shape, kv: &Shape) -> Result<Self> {
+        let (b, t, n, d) = q.dims4()?;
+        let (kv_b, s, k, kv_d) = kv.dims4()?;
+        if b != kv_b || d != kv_d || s < t || k == 0 || n % k != 0 {
+            bail!("attention: queries {q:?} do not fit keys {kv:?}");
+        }
+        Ok(Self { b, t, s, n, k, d })
+    }
+
+    /// `G`.
+    fn group(&self) -> usize {
+        self.n / self.k
+    }
+
+    /// Factor of the scores, `1/√D`.
+    fn scale(&self) -> f32 {
+        (1.0 / (self.d as f64).sqrt()) as f32
+    }
+
+    /// Queries of a block.
+    fn block(&self) -> usize {
+        let by_scores = BLOCK_SCORES / (self.group() * self.s);
+        let most = (BLOCK_ROWS / self.group()).min(by_scores).max(1);
+        self.t.div_ceil(self.t.div_ceil(most))
+    }
+
+    /// Keys that query `t` sees.
+    fn seen(&self, t: usize) -> usize {
+        t + 1 + self.s - self.t
+    }
+
+    /// The queries of head group `head` as they lie in `[T, N, D]`, `[P, D]` one
+    /// after the other, times `scale`.
+    fn gather(&self, from: &[f32], head: usize, queries: Range<usize>, scale: f32) -> Vec<f32> {
+        let width = self.group() * self.d;
+        let mut out = Vec::with_capacity(queries.len() * width);
+        for t in queries {
+            let start = (t * self.n + head * self.group()) * self.d;
+            out.extend(from[start..start + width].iter().map(|value| value * scale));
+        }
+        out
+    }
+
+    /// The first `seen` keys or values of one head in `[S, K, D]`, `[seen, D]`.
+    fn of_head<'a>(&self, from: &'a [f32], head: usize, seen: usize) -> View<'a> {
+        View::new(&from[head * self.d..], seen, self.d, self.k * self.d)
+    }
+}
+
+/// The attended values `[B, T, N, D]` and `logsumexp` `[B, T, N]`.
+fn forward(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes) -> (Vec<f32>, Vec<f32>) {
+    let Sizes { b, t, s, n, k: heads, d } = sizes;
+    let mut logsumexp = vec![0.0; b * t * n];
+    let step = sizes.block();
+    // SAFETY: `Block::forward` writes all heads of its queries, and the blocks
+    // of a sequence are all its queries.
+    let y = unsafe {
+        build(b * t * n * d, |y| {
+            let of_sequence = y.par_chunks_mut(t * n * d).zip(logsumexp.par_chunks_mut(t * n));
+            of_sequence.enumerate().for_each(|(at, (y, logsumexp))| {
+                let keys = at * s * heads * d..(at + 1) * s * heads * d;
+                let q = &q[at * t * n * d..(at + 1) * t * n * d];
+                let (k, v) = (&k[keys.clone()], &v[keys]);
+                let blocks = y.par_chunks_mut(step * n * d).zip(logsumexp.par_chunks_mut(step * n));
+                blocks.enumerate().for_each(|(block, (y, logsumexp))| {
+                    let queries = block * step..(block * step + step).min(t);
+                    for head in 0..heads {
+                        attend(sizes, [q, k, v], queries.clone(), head, y, logsumexp);
+                    }
+                });
+            });
+        })
+    };
+    (y, logsumexp)
+}
+
+/// Attends one block of queries of one sequence to one key-value head; writes
+/// its heads in all rows of `y` and `logsumexp`.
+fn attend(
+    sizes: Sizes,
+    [q, k, v]: [&[f32]; 3],
+    queries: Range<usize>,
+    head: usize,
+    y: &mut Unwritten,
+    logsumexp: &mut [f32],
+) {
+    let (group, d, n) = (sizes.group(), sizes.d, sizes.n);
+    let rows = queries.len() * group;
+    let seen = sizes.seen(queries.end - 1);
+    let q = sizes.gather(q, head, queries.clone(), sizes.scale());
+    let keys = sizes.of_head(k, head, seen);
+    // SAFETY: the product writes everything.
+    let mut scores =
+        unsafe { build(rows * seen, |to| multiply(View::dense(&q, rows, d), keys.t(), 1.0, to)) };
+    let mut sums = Vec::with_capacity(rows);
+    for (row, scores) in scores.chunks_exact_mut(seen).enumerate() {
+        let (scores, hidden) = scores.split_at_mut(sizes.seen(queries.start + row / group));
+        let top = largest(scores);
+        let sum = exponentials(scores, top);
+        hidden.fill(0.0);
+        let at = row / group * n + head * group + row % group;
+        logsumexp[at] = (f64::from(top) + sum.ln()) as f32;
+        sums.push((1.0 / sum) as f32);
+    }
+    let values = sizes.of_head(v, head, seen);
+    // SAFETY: the product writes everything.
+    let attended = unsafe {
+        build(rows * d, |to| multiply(View::dense(&scores, rows, seen), values, 1.0, to))
+    };
+    for (row, (from, factor)) in attended.chunks_exact(d).zip(sums).enumerate() {
+        let at = (row / group * n + head * group + row % group) * d;
+        for (to, value) in y[at..at + d].iter_mut().zip(from) {
+            to.write(value * factor);
+        }
+    }
+}
+
+/// What backward starts from.
+struct Saved<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    y: &'a [f32],
+    logsumexp: &'a [f32],
+    grad: &'a [f32],
+}
+
+/// Gradients of q `[B, K, T, G·D]`, k and v `[B, K, S, D]`.
+fn backward(saved: &Saved<'_>, sizes: Sizes) -> [Vec<f32>; 3] {
+    let Sizes { b, t, s, n, k: heads, d } = sizes;
+    let of_queries = t * sizes.group() * d;
+    let mut grad_k = Vec::new();
+    let mut grad_v = Vec::new();
+    // SAFETY: each task writes its whole chunk of all three.
+    unsafe {
+        let grad_q = build(b * heads * of_queries, |grad_q| {
+            grad_k = build(b * heads * s * d, |grad_k| {
+                grad_v = build(b * heads * s * d, |grad_v| {
+                    let tasks = grad_q
+                        .par_chunks_mut(of_queries)
+                        .zip(grad_k.par_chunks_mut(s * d))
+                        .zip(grad_v.par_chunks_mut(s * d));
+                    tasks.enumerate().for_each(|(at, ((grad_q, grad_k), grad_v))| {
+                        let (sequence, head) = (at / heads, at % heads);
+                        let part = |of: &'_ [f32], width: usize| -> Range<usize> {
+                            debug_assert_eq!(of.len(), b * width);
+                            sequence * width..(sequence + 1) * width
+                        };
+                        let saved = Saved {
+                            q: &saved.q[part(saved.q, t * n * d)],
+                            k: &saved.k[part(saved.k, s * heads * d)],
+                            v: &saved.v[part(saved.v, s * heads * d)],
+                            y: &saved.y[part(saved.y, t * n * d)],
+                            logsumexp: &saved.logsumexp[part(saved.logsumexp, t * n)],
+                            grad: &saved.grad[part(saved.grad, t * n * d)],
+                        };
+                        backward_head(&saved, sizes, head, grad_q, grad_k, grad_v);
+                    });
+                });
+            });
+        });
+        [grad_q, grad_k, grad_v]
+    }
+}
+
+/// Backward of one key-value head of one sequence. Blocks run from the last,
+/// which sees all keys, so that the others add to what is written.
+fn backward_head(
+    saved: &Saved<'_>,
+    sizes: Sizes,
+    head: usize,
+    grad_q: &mut Unwritten,
+    grad_k: &mut Unwritten,
+    grad_v: &mut Unwritten,
+) {
+    let Sizes { t, n, d, .. } = sizes;
+    let group = sizes.group();
+    let step = sizes.block();
+    let scale = sizes.scale();
+    for start in (0..t).step_by(step).rev() {
+        let queries = start..(start + step).min(t);
+        let rows = queries.len() * group;
+        let seen = sizes.seen(queries.end - 1);
+        let (keys, values) =
+            (sizes.of_head(saved.k, head, seen), sizes.of_head(saved.v, head, seen));
+        let q = sizes.gather(saved.q, head, queries.clone(), scale);
+        let y = sizes.gather(saved.y, head, queries.clone(), 1.0);
+        let grad = sizes.gather(saved.grad, head, queries.clone(), 1.0);
+        let (q_view, grad_view) = (View::dense(&q, rows, d), View::dense(&grad, rows, d));
+        // SAFETY: the products write everything.
+        let (mut p, mut ds) = unsafe {
+            (
+                build(rows * seen, |to| multiply(q_view, keys.t(), 1.0, to)),
+                build(rows * seen, |to| multiply(grad_view, values.t(), 1.0, to)),
+            )
+        };
+        for (row, (p, ds)) in p.chunks_exact_mut(seen).zip(ds.chunks_exact_mut(seen)).enumerate() {
+            let query = queries.start + row / group;
+            let logsumexp = saved.logsumexp[query * n + head * group + row % group];
+            let delta = dot(&y[row * d..(row + 1) * d], &grad[row * d..(row + 1) * d]) as f32;
+            let (p, hidden) = p.split_at_mut(sizes.seen(query));
+            exponentials(p, logsumexp);
+            hidden.fill(0.0);
+            let (ds, hidden) = ds.split_at_mut(p.len());
+            for (ds, p) in ds.iter_mut().zip(p) {
+                *ds = *p * (*ds - delta);
+            }
+            hidden.fill(0.0);
+        }
+        let (p, ds) = (View::dense(&p, rows, seen), View::dense(&ds, rows, seen));
+        let of_queries = queries.start * group * d..queries.end * group * d;
+        multiply(ds, keys, scale, &mut grad_q[of_queries]);
+        if seen == sizes.s && queries.end == t {
+            multiply(p.t(), grad_view, 1.0, grad_v);
+            multiply(ds.t(), q_view, 1.0, grad_k);
+        } else {
+            let part = ..seen * d;
+            // SAFETY: the last block, which sees all keys, has written these.
+            let (grad_k, grad_v) =
+                unsafe { (written(&mut grad_k[part]), written(&mut grad_v[part])) };
+            multiply_add(p.t(), grad_view, grad_v);
+            multiply_add(ds.t(), q_view, grad_k);
+        }
+    }
+}

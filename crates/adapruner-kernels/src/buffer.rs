@@ -1,0 +1,178 @@
+//! Slices of tensors on the CPU, and outputs that are written once.
+//!
+//! A fresh `vec![0.0; n]` is touched twice, first by zeros and then by the
+//! results. Outputs here are [`MaybeUninit`] until they are written.
+
+use std::{mem::MaybeUninit, ops::Range};
+
+use candle_core::{
+    CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail,
+};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// Elements of an output that one task writes at least.
+const GRAIN: usize = 16 * 1024;
+
+/// Memory that is still to be written.
+pub(crate) type Unwritten = [MaybeUninit<f32>];
+
+/// Makes a vector of `len` elements by writing each of them.
+///
+/// # Safety
+/// `fill` must write every element.
+pub(crate) unsafe fn build(len: usize, fill: impl FnOnce(&mut Unwritten)) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    fill(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is at least `len`, and the caller has written all.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// Makes `rows · width` elements, whole rows at a time and in parallel; `fill`
+/// is given the rows it must write.
+///
+/// # Safety
+/// `fill` must write every element of the slice it is given.
+pub(crate) unsafe fn build_rows(
+    rows: usize,
+    width: usize,
+    fill: impl Fn(Range<usize>, &mut Unwritten) + Sync,
+) -> Vec<f32> {
+    let step = rows_of_a_task(width);
+    // SAFETY: the chunks cover the vector, and the caller writes each of them.
+    unsafe {
+        build(rows * width, |out| {
+            if rows <= step {
+                return fill(0..rows, out);
+            }
+            out.par_chunks_mut(step * width)
+                .enumerate()
+                .for_each(|(at, out)| fill(at * step..(at * step + step).min(rows), out));
+        })
+    }
+}
+
+/// As [`build_rows`], two outputs at a time.
+///
+/// # Safety
+/// `fill` must write every element of both slices it is given.
+pub(crate) unsafe fn build_two(
+    len: usize,
+    fill: impl Fn(Range<usize>, &mut Unwritten, &mut Unwritten) + Sync,
+) -> (Vec<f32>, Vec<f32>) {
+    let mut second = Vec::with_capacity(len);
+    // SAFETY: the chunks cover both vectors, and the caller writes each of them.
+    unsafe {
+        let first = build(len, |first| {
+            let second = &mut second.spare_capacity_mut()[..len];
+            first.par_chunks_mut(GRAIN).zip(second.par_chunks_mut(GRAIN)).enumerate().for_each(
+                |(at, (first, second))| {
+                    let start = at * GRAIN;
+                    fill(start..start + first.len(), first, second);
+                },
+            );
+        });
+        second.set_len(len);
+        (first, second)
+    }
+}
+
+/// How many rows of `width` elements make a task worth its start.
+pub(crate) fn rows_of_a_task(width: usize) -> usize {
+    (GRAIN / width.max(1)).max(1)
+}
+
+/// Elements that were written, as numbers.
+///
+/// # Safety
+/// Every element was written.
+pub(crate) unsafe fn written(values: &mut Unwritten) -> &mut [f32] {
+    // SAFETY: both types have the same layout, and all elements are initialised.
+    unsafe { &mut *(std::ptr::from_mut(values) as *mut [f32]) }
+}
+
+/// Part of a storage, which must be contiguous and of type `T`.
+pub(crate) fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("expected a contiguous tensor, found strides {:?}", layout.stride())
+    };
+    Ok(&storage.as_slice::<T>()?[start..end])
+}
+
+/// A weight as it is held, row-major.
+#[derive(Clone, Copy)]
+pub(crate) enum Weight<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+}
+
+impl<'a> Weight<'a> {
+    /// Whether a tensor's type is one of these.
+    pub(crate) fn takes(dtype: DType) -> bool {
+        [DType::F32, DType::BF16, DType::F16].contains(&dtype)
+    }
+
+    pub(crate) fn of(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        if let Ok(values) = slice(storage, layout) {
+            return Ok(Self::F32(values));
+        }
+        if let Ok(values) = slice(storage, layout) {
+            return Ok(Self::Bf16(values));
+        }
+        Ok(Self::F16(slice(storage, layout)?))
+    }
+
+    /// Elements `range` as f32; converted into `scratch` where they are not.
+    pub(crate) fn part<'s>(self, range: Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        match self {
+            Self::F32(values) => return &values[range],
+            Self::Bf16(values) => {
+                scratch.clear();
+                scratch.extend(values[range].iter().map(|v| v.to_f32()));
+            }
+            Self::F16(values) => {
+                scratch.clear();
+                scratch.extend(values[range].iter().map(|v| v.to_f32()));
+            }
+        }
+        scratch
+    }
+}
+
+/// A tensor's storage while it is read.
+pub(crate) struct Held<'a> {
+    storage: StorageRef<'a>,
+    layout: &'a Layout,
+}
+
+impl<'a> Held<'a> {
+    pub(crate) fn new(tensor: &'a Tensor) -> Self {
+        let (storage, layout) = tensor.storage_and_layout();
+        Self { storage, layout }
+    }
+
+    fn cpu(&self) -> Result<&CpuStorage> {
+        match &*self.storage {
+            Storage::Cpu(storage) => Ok(storage),
+            Storage::Cuda(_) | Storage::Metal(_) => bail!("expected a tensor on the CPU"),
+        }
+    }
+
+    pub(crate) fn slice<T: WithDType>(&self) -> Result<&[T]> {
+        slice(self.cpu()?, self.layout)
+    }
+
+    pub(crate) fn weight(&self) -> Result<Weight<'_>> {
+        Weight::of(self.cpu()?, self.layout)
+    }
+}
+
+/// Whether the fused kernels take these activations.
+pub(crate) fn fused(activations: &[&Tensor]) -> bool {
+    activations.iter().all(|x| x.device().is_cpu() && x.dtype() == DType::F32)
+}

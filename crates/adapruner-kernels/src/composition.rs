@@ -1,0 +1,174 @@
+//! The same operations as compositions of candle's: what other devices and
+//! number types run, and the twin the fused kernels are tested against.
+//!
+//! Every operation used here has a backward pass, so gradients flow through.
+
+use std::sync::Arc;
+
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, D, DType, Layout, MetalStorage, Result, Shape, Tensor,
+    backend::BackendStorage, bail,
+};
+
+use crate::GradTap;
+
+/// The identity, whose backward shows the gradient to a tap.
+struct Tapped {
+    input: Tensor,
+    weight: Tensor,
+    tap: Arc<dyn GradTap>,
+}
+
+impl CustomOp1 for Tapped {
+    fn name(&self) -> &'static str {
+        "tapped"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        whole(layout)?;
+        Ok((storage.clone(), layout.shape().clone()))
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        whole(layout)?;
+        Ok((storage.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        whole(layout)?;
+        Ok((storage.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        show(self.tap.as_ref(), &self.input, &self.weight, grad)?;
+        Ok(Some(grad.clone()))
+    }
+}
+
+/// Refuses a view into a part of a storage.
+fn whole(layout: &Layout) -> Result<()> {
+    if layout.is_contiguous() && layout.start_offset() == 0 {
+        return Ok(());
+    }
+    bail!("expected a whole contiguous storage, found a view: {layout:?}")
+}
+
+/// Shows a tap what a linear map saw, as matrices of rows.
+pub(crate) fn show(
+    tap: &dyn GradTap,
+    input: &Tensor,
+    weight: &Tensor,
+    grad_output: &Tensor,
+) -> Result<()> {
+    let rows = |x: &Tensor| {
+        let width = x.dim(D::Minus1)?;
+        x.reshape(((), width))?.contiguous()
+    };
+    tap.observe(&rows(input)?, weight, &rows(grad_output)?)
+}
+
+/// [`crate::linear`], composed.
+///
+/// # Shapes
+/// `[.., in]`, `[out, in]` → `[.., out]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor, tap: Option<Arc<dyn GradTap>>) -> Result<Tensor> {
+    let y = match x.rank() {
+        1 => x.unsqueeze(0)?.matmul(&weight.to_dtype(x.dtype())?.t()?)?.squeeze(0)?,
+        _ => x.broadcast_matmul(&weight.to_dtype(x.dtype())?.t()?)?,
+    };
+    match tap {
+        None => Ok(y),
+        Some(tap) => {
+            y.contiguous()?.apply_op1(Tapped { input: x.clone(), weight: weight.clone(), tap })
+        }
+    }
+}
+
+/// [`crate::rms_norm`], composed.
+///
+/// # Shapes
+/// `[.., H]`, `[H]` → `[.., H]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    x.broadcast_div(&scale)?.broadcast_mul(&weight.to_dtype(x.dtype())?)
+}
+
+/// [`crate::swiglu`], composed.
+///
+/// # Shapes
+/// `[..]`, `[..]` → `[..]`.
+///
+/// # Errors
+/// Shapes that differ.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
+}
+
+/// [`crate::rope`], composed.
+///
+/// # Shapes
+/// `[B, T, N, D]`, `[T, D/2]`, `[T, D/2]` → `[B, T, N, D]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
+    let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+    let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    Tensor::cat(&[first, second], D::Minus1)
+}
+
+/// [`crate::attention`], composed; the `T × S` scores are held.
+///
+/// # Shapes
+/// q `[B, T, N, D]`, k and v `[B, S, K, D]` with `S ≥ T` → `[B, T, N, D]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (b, t, n, d) = q.dims4()?;
+    let (_, s, heads, _) = k.dims4()?;
+    let q = q.reshape((b, t, heads, n / heads, d))?.permute((0, 2, 3, 1, 4))?.contiguous()?;
+    let q = q.reshape((b, heads, n / heads * t, d))?;
+    let k = k.transpose(1, 2)?.contiguous()?;
+    let v = v.transpose(1, 2)?.contiguous()?;
+    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / (d as f64).sqrt())?;
+    let scores = scores.reshape((b, heads, n / heads, t, s))?;
+    let mask: Vec<f32> = (0..t)
+        .flat_map(|i| (0..s).map(move |j| if j > i + s - t { f32::NEG_INFINITY } else { 0.0 }))
+        .collect();
+    let mask = Tensor::from_vec(mask, (t, s), q.device())?.to_dtype(q.dtype())?;
+    let scores = scores.broadcast_add(&mask)?;
+    let max = scores.max_keepdim(D::Minus1)?.detach();
+    let e = scores.broadcast_sub(&max)?.exp()?;
+    let p = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
+    let y = p.reshape((b, heads, n / heads * t, s))?.matmul(&v)?;
+    y.reshape((b, heads, n / heads, t, d))?
+        .permute((0, 3, 1, 2, 4))?
+        .contiguous()?
+        .reshape((b, t, n, d))
+}
+
+/// [`crate::linear_cross_entropy`], composed; the logits are held.
+///
+/// # Shapes
+/// `[R, H]`, `[V, H]`, u32 `[R]` → `[R]`, f32 or (for f64) f64.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let logits = linear(x, weight, None)?;
+    let logits = if logits.dtype() == DType::F64 { logits } else { logits.to_dtype(DType::F32)? };
+    let max = logits.max_keepdim(D::Minus1)?.detach();
+    let sum = logits.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    let picked = logits.gather(&targets.unsqueeze(1)?, 1)?;
+    ((sum + max)? - picked)?.squeeze(1)
+}

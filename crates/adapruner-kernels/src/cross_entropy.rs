@@ -1,0 +1,290 @@
+//! Cross-entropy of a linear map: `logsumexp(x · Wᵀ) − (x · Wᵀ)[target]`, in nats.
+//!
+//! Logits exist for one block of rows and one chunk of the vocabulary at a time;
+//! maximum and sum of exponentials run along, the sum in f64. Where `x` is
+//! tracked, `Σ_v p_v · W_v` runs along as well, rescaled with the maximum as in
+//! attention, so that `dx = g · (Σ_v p_v · W_v − W[target])` needs no second pass
+//! over the vocabulary. The weight's gradient `Σ_r g · (p − 1[target])ᵀ · x` makes
+//! the logits again.
+//!
+//! Axes: `R` rows, `H` hidden, `V` vocabulary.
+
+use std::{ops::Range, sync::OnceLock};
+
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::{
+    buffer::{Held, Weight, build, fused, slice},
+    composition,
+    exp::{exponentials, largest},
+    gemm::{View, multiply, multiply_add},
+};
+
+/// Rows of a block, at most.
+const BLOCK_ROWS: usize = 256;
+/// Words of a chunk of the vocabulary.
+const CHUNK: usize = 512;
+
+/// `logsumexp(x · Wᵀ) − (x · Wᵀ)[target]` of every row.
+///
+/// # Shapes
+/// `[R, H]`, `[V, H]`, u32 `[R]` → f32 `[R]`.
+///
+/// # Errors
+/// Shapes that do not fit, targets that are not u32 or outside the vocabulary.
+pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let ((rows, inputs), (vocabulary, hidden)) = (x.dims2()?, weight.dims2()?);
+    if inputs != hidden || targets.dims() != [rows] || targets.dtype() != DType::U32 {
+        bail!(
+            "linear_cross_entropy: input {:?} does not fit weight {:?} and targets {:?} ({:?})",
+            x.shape(),
+            weight.shape(),
+            targets.shape(),
+            targets.dtype()
+        );
+    }
+    if !fused(&[x]) || !Weight::takes(weight.dtype()) || x.elem_count() == 0 {
+        return composition::linear_cross_entropy(x, weight, targets);
+    }
+    let targets = targets.contiguous()?;
+    let ids = Held::new(&targets);
+    if let Some((row, id)) =
+        ids.slice::<u32>()?.iter().enumerate().find(|&(_, &id)| id as usize >= vocabulary)
+    {
+        bail!(
+            "linear_cross_entropy: row {row} has target {id}, the vocabulary ends at {vocabulary}"
+        );
+    }
+    let op =
+        CrossEntropy { tracked: x.track_op(), logsumexp: OnceLock::new(), unit: OnceLock::new() };
+    x.contiguous()?.apply_op3(&weight.contiguous()?, &targets, op)
+}
+
+struct CrossEntropy {
+    /// Whether the gradient of `x` will be asked for.
+    tracked: bool,
+    /// Per row; known once forward has run.
+    logsumexp: OnceLock<Vec<f64>>,
+    /// Gradient of `x` for an upstream gradient of one, `[R, H]`.
+    unit: OnceLock<Vec<f32>>,
+}
+
+impl CustomOp3 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "linear-cross-entropy"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        targets: &CpuStorage,
+        targets_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, _) = x_layout.shape().dims2()?;
+        let operands = Operands::new(
+            slice(x, x_layout)?,
+            Weight::of(weight, weight_layout)?,
+            slice(targets, targets_layout)?,
+            weight_layout.shape().dims2()?,
+        );
+        let forward = operands.forward(self.tracked);
+        self.logsumexp.get_or_init(|| forward.logsumexp);
+        self.unit.get_or_init(|| forward.unit);
+        Ok((CpuStorage::F32(forward.losses), Shape::from(rows)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        targets: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (Some(logsumexp), Some(unit)) = (self.logsumexp.get(), self.unit.get()) else {
+            bail!("linear_cross_entropy: backward before forward")
+        };
+        let grad = grad.contiguous()?;
+        let (_, hidden) = x.dims2()?;
+        let of_grad = Held::new(&grad);
+        let upstream: &[f32] = of_grad.slice()?;
+        let grad_x = if self.tracked {
+            let rows = unit.chunks_exact(hidden).zip(upstream);
+            let values: Vec<f32> =
+                rows.flat_map(|(row, g)| row.iter().map(move |v| v * g)).collect();
+            Some(Tensor::from_vec(values, x.shape(), &Device::Cpu)?)
+        } else {
+            None
+        };
+        let grad_weight = if weight.track_op() {
+            let (of_x, of_weight, of_targets) =
+                (Held::new(x), Held::new(weight), Held::new(targets));
+            let operands = Operands::new(
+                of_x.slice()?,
+                of_weight.weight()?,
+                of_targets.slice()?,
+                weight.dims2()?,
+            );
+            let values = operands.grad_weight(logsumexp, upstream);
+            let values = Tensor::from_vec(values, weight.shape(), &Device::Cpu)?;
+            Some(values.to_dtype(weight.dtype())?)
+        } else {
+            None
+        };
+        Ok((grad_x, grad_weight, None))
+    }
+}
+
+struct Operands<'a> {
+    x: &'a [f32],
+    weight: Weight<'a>,
+    targets: &'a [u32],
+    vocabulary: usize,
+    hidden: usize,
+}
+
+struct Forward {
+    losses: Vec<f32>,
+    logsumexp: Vec<f64>,
+    /// Empty unless asked for.
+    unit: Vec<f32>,
+}
+
+impl<'a> Operands<'a> {
+    fn new(
+        x: &'a [f32],
+        weight: Weight<'a>,
+        targets: &'a [u32],
+        (vocabulary, hidden): (usize, usize),
+    ) -> Self {
+        Self { x, weight, targets, vocabulary, hidden }
+    }
+
+    /// Rows of a block: an even number of almost equal blocks, for two cores
+    /// or more.
+    fn block(&self) -> usize {
+        let rows = self.targets.len();
+        let blocks = rows.div_ceil(BLOCK_ROWS).next_multiple_of(2);
+        rows.div_ceil(blocks).max(1)
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
+        let vocabulary = self.vocabulary;
+        (0..vocabulary).step_by(CHUNK).map(move |at| at..(at + CHUNK).min(vocabulary))
+    }
+
+    fn forward(&self, tracked: bool) -> Forward {
+        let step = self.block();
+        let blocks: Vec<Forward> = self
+            .x
+            .par_chunks(step * self.hidden)
+            .zip(self.targets.par_chunks(step))
+            .map(|(x, targets)| Operands { x, targets, ..*self }.forward_block(tracked))
+            .collect();
+        let mut all = Forward { losses: Vec::new(), logsumexp: Vec::new(), unit: Vec::new() };
+        for block in blocks {
+            all.losses.extend(block.losses);
+            all.logsumexp.extend(block.logsumexp);
+            all.unit.extend(block.unit);
+        }
+        all
+    }
+
+    /// Logits of these rows for a chunk of the vocabulary.
+    fn logits(&self, weight: View<'_>, words: usize) -> Vec<f32> {
+        let rows = self.targets.len();
+        let x = View::dense(self.x, rows, self.hidden);
+        // SAFETY: the product writes everything.
+        unsafe { build(rows * words, |to| multiply(x, weight.t(), 1.0, to)) }
+    }
+
+    fn forward_block(&self, tracked: bool) -> Forward {
+        let (rows, hidden) = (self.targets.len(), self.hidden);
+        let mut top = vec![f32::NEG_INFINITY; rows];
+        let mut sum = vec![0.0_f64; rows];
+        let mut picked = vec![0.0_f32; rows];
+        let mut unit = Vec::new();
+        let mut scratch = Vec::new();
+        for words in self.chunks() {
+            let weight = self.weight.part(words.start * hidden..words.end * hidden, &mut scratch);
+            let weight = View::dense(weight, words.len(), hidden);
+            let mut logits = self.logits(weight, words.len());
+            for (row, logits) in logits.chunks_exact_mut(words.len()).enumerate() {
+                let target = self.targets[row] as usize;
+                if words.contains(&target) {
+                    picked[row] = logits[target - words.start];
+                }
+                let new = largest(logits);
+                if new > top[row] {
+                    let factor = (f64::from(top[row]) - f64::from(new)).exp();
+                    sum[row] *= factor;
+                    if tracked && words.start > 0 {
+                        let factor = factor as f32;
+                        let of_row = row * hidden..(row + 1) * hidden;
+                        unit[of_row].iter_mut().for_each(|v: &mut f32| *v *= factor);
+                    }
+                    top[row] = new;
+                }
+                sum[row] += exponentials(logits, top[row]);
+            }
+            if tracked {
+                let p = View::dense(&logits, rows, words.len());
+                if words.start == 0 {
+                    // SAFETY: the product writes everything.
+                    unit = unsafe { build(rows * hidden, |to| multiply(p, weight, 1.0, to)) };
+                } else {
+                    multiply_add(p, weight, &mut unit);
+                }
+            }
+        }
+        if tracked {
+            for (row, unit) in unit.chunks_exact_mut(hidden).enumerate() {
+                let factor = (1.0 / sum[row]) as f32;
+                let target = self.targets[row] as usize;
+                let weight = self.weight.part(target * hidden..(target + 1) * hidden, &mut scratch);
+                unit.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * factor - w);
+            }
+        }
+        let logsumexp: Vec<f64> =
+            top.iter().zip(&sum).map(|(&top, sum)| f64::from(top) + sum.ln()).collect();
+        let losses = logsumexp
+            .iter()
+            .zip(&picked)
+            .map(|(all, &one)| (all - f64::from(one)) as f32)
+            .collect();
+        Forward { losses, logsumexp, unit }
+    }
+
+    /// `Σ_r g · (p − 1[target])ᵀ · x`, chunk by chunk of the vocabulary.
+    fn grad_weight(&self, logsumexp: &[f64], upstream: &[f32]) -> Vec<f32> {
+        let hidden = self.hidden;
+        let mut out = vec![0.0; self.vocabulary * hidden];
+        out.par_chunks_mut(CHUNK * hidden).enumerate().for_each(|(at, out)| {
+            let words = at * CHUNK..at * CHUNK + out.len() / hidden;
+            let mut scratch = Vec::new();
+            let weight = self.weight.part(words.start * hidden..words.end * hidden, &mut scratch);
+            let weight = View::dense(weight, words.len(), hidden);
+            for start in (0..self.targets.len()).step_by(BLOCK_ROWS) {
+                let rows = start..(start + BLOCK_ROWS).min(self.targets.len());
+                let x = &self.x[start * hidden..rows.end * hidden];
+                let part = Operands { x, targets: &self.targets[rows.clone()], ..*self };
+                let mut p = part.logits(weight, words.len());
+                for (row, p) in rows.clone().zip(p.chunks_exact_mut(words.len())) {
+                    exponentials(p, logsumexp[row] as f32);
+                    let target = self.targets[row] as usize;
+                    if words.contains(&target) {
+                        p[target - words.start] -= 1.0;
+                    }
+                    p.iter_mut().for_each(|p| *p *= upstream[row]);
+                }
+                let p = View::dense(&p, rows.len(), words.len());
+                multiply_add(p.t(), View::dense(x, rows.len(), hidden), out);
+            }
+        });
+        out
+    }
+}

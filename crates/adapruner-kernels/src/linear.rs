@@ -1,0 +1,171 @@
+//! The linear map `y = x · Wᵀ`; backward is `dx = dy · W`, `dW = dyᵀ · x`.
+//!
+//! Axes: `R` rows, `in` and `out` sides of the weight.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp2, D, Device, Layout, Result, Shape, Tensor, bail};
+
+use crate::{
+    buffer::{Held, Weight, build, fused, slice},
+    composition,
+    gemm::{View, par_multiply, par_multiply_add},
+};
+
+/// Elements of a weight that are converted to f32 at a time.
+const CONVERTED: usize = 1024 * 1024;
+
+/// Sees what a linear map saw in the backward pass.
+pub trait GradTap: Send + Sync {
+    /// `input` is `[R, in]`, `weight` `[out, in]`, `grad_output` `[R, out]`.
+    ///
+    /// # Errors
+    /// The observer's own; the pass stops.
+    fn observe(&self, input: &Tensor, weight: &Tensor, grad_output: &Tensor) -> Result<()>;
+}
+
+/// `x · Wᵀ`; with `tap`, the backward pass shows it input, weight and gradient.
+///
+/// The gradient of the weight is made only if the weight is tracked.
+///
+/// # Shapes
+/// `[.., in]`, `[out, in]` → `[.., out]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor, tap: Option<Arc<dyn GradTap>>) -> Result<Tensor> {
+    let (_, inputs) = weight.dims2()?;
+    if x.dim(D::Minus1)? != inputs {
+        bail!("linear: input {:?} does not fit weight {:?}", x.shape(), weight.shape());
+    }
+    if !fused(&[x]) || !Weight::takes(weight.dtype()) {
+        return composition::linear(x, weight, tap);
+    }
+    x.contiguous()?.apply_op2(&weight.contiguous()?, Linear { tap })
+}
+
+struct Linear {
+    tap: Option<Arc<dyn GradTap>>,
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs) = weight_layout.shape().dims2()?;
+        let rows = x_layout.shape().elem_count() / inputs.max(1);
+        let sizes = Sizes { rows, inputs, outputs };
+        let y = forward(slice(x, x_layout)?, Weight::of(weight, weight_layout)?, sizes);
+        let mut dims = x_layout.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = outputs;
+        }
+        Ok((CpuStorage::F32(y), Shape::from(dims)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        if let Some(tap) = &self.tap {
+            composition::show(tap.as_ref(), x, weight, &grad)?;
+        }
+        let (outputs, inputs) = weight.dims2()?;
+        let sizes = Sizes { rows: x.elem_count() / inputs.max(1), inputs, outputs };
+        let grad_output = Held::new(&grad);
+        let grad_x = if x.track_op() {
+            let values = grad_input(grad_output.slice()?, Held::new(weight).weight()?, sizes);
+            Some(Tensor::from_vec(values, x.shape(), &Device::Cpu)?)
+        } else {
+            None
+        };
+        let grad_weight = if weight.track_op() {
+            let values = grad_weight(grad_output.slice()?, Held::new(x).slice()?, sizes);
+            let values = Tensor::from_vec(values, (outputs, inputs), &Device::Cpu)?;
+            Some(values.to_dtype(weight.dtype())?)
+        } else {
+            None
+        };
+        Ok((grad_x, grad_weight))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+/// How many of the weight's rows are held as f32 at a time.
+fn rows_at_once(weight: Weight<'_>, Sizes { inputs, outputs, .. }: Sizes) -> usize {
+    match weight {
+        Weight::F32(_) => outputs.max(1),
+        Weight::Bf16(_) | Weight::F16(_) => (CONVERTED / inputs.max(1)).max(1),
+    }
+}
+
+/// `y = x · Wᵀ`.
+fn forward(x: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
+    let Sizes { rows, inputs, outputs } = sizes;
+    let step = rows_at_once(weight, sizes);
+    let mut scratch = Vec::new();
+    // SAFETY: the products write all columns of all rows.
+    unsafe {
+        build(rows * outputs, |y| {
+            for start in (0..outputs).step_by(step) {
+                let end = (start + step).min(outputs);
+                let part = weight.part(start * inputs..end * inputs, &mut scratch);
+                let part = View::dense(part, end - start, inputs);
+                let y = y.get_mut(start..).unwrap_or_default();
+                par_multiply(View::dense(x, rows, inputs), part.t(), y, outputs);
+            }
+        })
+    }
+}
+
+/// `dx = dy · W`.
+fn grad_input(grad: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
+    let Sizes { rows, inputs, outputs } = sizes;
+    let step = rows_at_once(weight, sizes);
+    let mut scratch = Vec::new();
+    let first = step.min(outputs);
+    // SAFETY: the product writes everything.
+    let mut grad_x = unsafe {
+        build(rows * inputs, |to| {
+            let part = weight.part(0..first * inputs, &mut scratch);
+            let grad = View::new(grad, rows, first, outputs);
+            par_multiply(grad, View::dense(part, first, inputs), to, inputs);
+        })
+    };
+    for start in (first..outputs).step_by(step) {
+        let end = (start + step).min(outputs);
+        let part = weight.part(start * inputs..end * inputs, &mut scratch);
+        let grad = View::new(&grad[start..], rows, end - start, outputs);
+        par_multiply_add(grad, View::dense(part, end - start, inputs), &mut grad_x);
+    }
+    grad_x
+}
+
+/// `dW = dyᵀ · x`.
+fn grad_weight(grad: &[f32], x: &[f32], Sizes { rows, inputs, outputs }: Sizes) -> Vec<f32> {
+    // SAFETY: the product writes everything.
+    unsafe {
+        build(outputs * inputs, |to| {
+            let grad = View::dense(grad, rows, outputs);
+            par_multiply(grad.t(), View::dense(x, rows, inputs), to, inputs);
+        })
+    }
+}

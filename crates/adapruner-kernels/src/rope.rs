@@ -1,0 +1,99 @@
+//! Rotary position embedding (Su et al., arXiv 2104.09864) in the half-split
+//! form: pairs are `(x[d], x[d + D/2])`. Backward turns the other way.
+//!
+//! Axes: `B` sequences, `T` tokens, `N` heads, `D` head width.
+
+use std::{mem::MaybeUninit, ops::Range};
+
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
+use multiversion::multiversion;
+
+use crate::{
+    buffer::{Held, Unwritten, build_rows, fused, slice},
+    composition,
+};
+
+/// Rotary position embedding in the half-split form.
+///
+/// # Shapes
+/// `[B, T, N, D]`, `[T, D/2]`, `[T, D/2]` → `[B, T, N, D]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let (_, t, _, d) = x.dims4()?;
+    if d % 2 != 0 || cos.dims() != [t, d / 2] || sin.dims() != [t, d / 2] {
+        bail!(
+            "rope: input {:?} does not fit cosines {:?} and sines {:?}",
+            x.shape(),
+            cos.shape(),
+            sin.shape()
+        );
+    }
+    let plain = !cos.track_op() && !sin.track_op() && x.elem_count() > 0;
+    if !plain || !fused(&[x, cos, sin]) {
+        return composition::rope(x, cos, sin);
+    }
+    let rope = Rope { cos: cos.contiguous()?, sin: sin.contiguous()? };
+    x.contiguous()?.apply_op1(rope)
+}
+
+struct Rope {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rope {
+    fn turn(&self, x: &[f32], shape: &Shape, back: bool) -> Result<Vec<f32>> {
+        let (_, t, n, d) = shape.dims4()?;
+        let (cos, sin) = (Held::new(&self.cos), Held::new(&self.sin));
+        let (cos, sin): (&[f32], &[f32]) = (cos.slice()?, sin.slice()?);
+        let sign = if back { -1.0 } else { 1.0 };
+        let (width, half) = (n * d, d / 2);
+        let fill = |rows: Range<usize>, out: &mut Unwritten| {
+            for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+                let x = &x[row * width..(row + 1) * width];
+                let at = row % t * half..(row % t + 1) * half;
+                turn_heads(x, &cos[at.clone()], &sin[at], sign, out);
+            }
+        };
+        // SAFETY: `turn_heads` writes all heads of a row, `fill` all rows.
+        Ok(unsafe { build_rows(x.len() / width, width, fill) })
+    }
+}
+
+impl CustomOp1 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let y = self.turn(slice(x, layout)?, layout.shape(), false)?;
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let values = self.turn(Held::new(&grad).slice()?, x.shape(), true)?;
+        Ok(Some(Tensor::from_vec(values, x.shape(), &Device::Cpu)?))
+    }
+}
+
+/// Turns every head of one token.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn turn_heads(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [MaybeUninit<f32>]) {
+    let half = cos.len();
+    for (x, out) in x.chunks_exact(2 * half).zip(out.chunks_exact_mut(2 * half)) {
+        let (a, b) = x.split_at(half);
+        let (first, second) = out.split_at_mut(half);
+        let pairs = a.iter().zip(b).zip(cos.iter().zip(sin));
+        for (((&a, &b), (&cos, &sin)), (first, second)) in pairs.zip(first.iter_mut().zip(second)) {
+            first.write(a * cos - b * (sin * sign));
+            second.write(b * cos + a * (sin * sign));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The gate of the feed-forward: `y = silu(g) · u` with `silu(g) = g · σ(g)`.
+//!
+//! Backward: `dg = dy · u · σ(g) · (1 + g · (1 − σ(g)))`, `du = dy · silu(g)`.
+
+use std::mem::MaybeUninit;
+
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use multiversion::multiversion;
+
+use crate::{
+    buffer::{Held, build_rows, build_two, fused, slice},
+    composition,
+    exp::sigmoid,
+};
+
+/// `silu(gate) · up`.
+///
+/// # Shapes
+/// `[..]`, `[..]` → `[..]`.
+///
+/// # Errors
+/// Shapes that differ.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if gate.shape() != up.shape() {
+        bail!("swiglu: gate {:?} and up {:?} differ", gate.shape(), up.shape());
+    }
+    if !fused(&[gate, up]) {
+        return composition::swiglu(gate, up);
+    }
+    gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
+}
+
+struct SwiGlu;
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (gate, up): (&[f32], &[f32]) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
+        // SAFETY: `forward` writes as many elements as the ranges have.
+        let y = unsafe {
+            build_rows(gate.len(), 1, |range, out| forward(&gate[range.clone()], &up[range], out))
+        };
+        Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (of_gate, of_up, of_grad) = (Held::new(gate), Held::new(up), Held::new(&grad));
+        let (g, u, dy) = (of_gate.slice()?, of_up.slice()?, of_grad.slice()?);
+        // SAFETY: `backward` writes as many elements as the ranges have.
+        let (grad_gate, grad_up) = unsafe {
+            build_two(gate.elem_count(), |range, grad_gate, grad_up| {
+                let (g, u, dy) = (&g[range.clone()], &u[range.clone()], &dy[range]);
+                backward(g, u, dy, grad_gate, grad_up);
+            })
+        };
+        Ok((
+            Some(Tensor::from_vec(grad_gate, gate.shape(), &Device::Cpu)?),
+            Some(Tensor::from_vec(grad_up, up.shape(), &Device::Cpu)?),
+        ))
+    }
+}
+
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn forward(gate: &[f32], up: &[f32], out: &mut [MaybeUninit<f32>]) {
+    for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+        out.write(g * sigmoid(g) * u);
+    }
+}
+
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn backward(
+    gate: &[f32],
+    up: &[f32],
+    grad: &[f32],
+    grad_gate: &mut [MaybeUninit<f32>],
+    grad_up: &mut [MaybeUninit<f32>],
+) {
+    let outputs = grad_gate.iter_mut().zip(grad_up);
+    for ((((to_gate, to_up), &g), &u), &dy) in outputs.zip(gate).zip(up).zip(grad) {
+        let s = sigmoid(g);
+        to_gate.write(dy * u * s * (1.0 + g * (1.0 - s)));
+        to_up.write(dy * g * s);
+    }
+}

@@ -1,0 +1,81 @@
+//! Cross-entropy of a linear map.
+
+use adapruner_kernels::{composition, linear_cross_entropy};
+use candle_core::{DType, Device, Tensor};
+use proptest::prelude::*;
+
+use crate::twin::{Operand, compare, numbers};
+
+fn targets(rows: usize, vocabulary: usize, seed: u64) -> Tensor {
+    let ids: Vec<u32> = (0..rows as u64)
+        .map(|row| (row.wrapping_mul(seed | 1).wrapping_add(seed >> 7) % vocabulary as u64) as u32)
+        .collect();
+    Tensor::from_vec(ids, rows, &Device::Cpu).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn cross_entropy_agrees(
+        (rows, hidden) in (1..40_usize, 1..50_usize),
+        vocabulary in 1..1300_usize,
+        strided in prop::array::uniform2(any::<bool>()),
+        tracked in prop::sample::select(vec![[true, true], [true, false], [false, true]]),
+        bf16: bool,
+        seed: u64,
+    ) {
+        let dtype = if bf16 { DType::BF16 } else { DType::F32 };
+        let mut operands = [
+            Operand::new(&[rows, hidden], seed).strided(strided[0]),
+            Operand::new(&[vocabulary, hidden], !seed).dtype(dtype).strided(strided[1]),
+        ];
+        for (operand, tracked) in operands.iter_mut().zip(tracked) {
+            operand.constant = !tracked;
+        }
+        let ids = targets(rows, vocabulary, seed);
+        compare(
+            &operands,
+            |o| linear_cross_entropy(&o[0], &o[1], &ids),
+            |o| composition::linear_cross_entropy(&o[0], &o[1], &ids),
+            seed,
+        );
+    }
+}
+
+#[test]
+fn many_blocks_of_rows_agree() {
+    let ids = targets(700, 1100, 5);
+    compare(
+        &[Operand::new(&[700, 9], 1), Operand::new(&[1100, 9], 2)],
+        |o| linear_cross_entropy(&o[0], &o[1], &ids),
+        |o| composition::linear_cross_entropy(&o[0], &o[1], &ids),
+        3,
+    );
+}
+
+/// A maximum that grows from chunk to chunk rescales what was summed.
+#[test]
+fn logits_of_hundreds_stay_finite() {
+    let x = numbers(&[6, 20], 1).affine(40.0, 0.0).unwrap();
+    let weight = numbers(&[1500, 20], 2).affine(10.0, 0.0).unwrap();
+    let ids = targets(6, 1500, 77);
+    let found = linear_cross_entropy(&x, &weight, &ids).unwrap().to_vec1::<f32>().unwrap();
+    let wide = [&x, &weight].map(|t| t.to_dtype(DType::F64).unwrap());
+    let expected = composition::linear_cross_entropy(&wide[0], &wide[1], &ids).unwrap();
+    for (found, expected) in found.iter().zip(expected.to_vec1::<f64>().unwrap()) {
+        // Logits of some thousand are rounded at 10⁻⁴.
+        assert!((f64::from(*found) - expected).abs() < 2e-3, "{found} for {expected}");
+    }
+}
+
+#[test]
+fn targets_outside_the_vocabulary_are_named() {
+    let (x, weight) = (numbers(&[2, 3], 1), numbers(&[4, 3], 2));
+    let ids = Tensor::from_vec(vec![1_u32, 4], 2, &Device::Cpu).unwrap();
+    let error = linear_cross_entropy(&x, &weight, &ids).unwrap_err().to_string();
+    assert!(error.contains("row 1 has target 4"), "{error}");
+    assert!(linear_cross_entropy(&x, &weight, &ids.narrow(0, 0, 1).unwrap()).is_err());
+    assert!(linear_cross_entropy(&x, &weight, &ids.to_dtype(DType::I64).unwrap()).is_err());
+    assert!(linear_cross_entropy(&x, &numbers(&[4, 2], 2), &ids).is_err());
+}

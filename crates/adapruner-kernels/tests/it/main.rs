@@ -1,0 +1,9 @@
+//! The fused kernels against compositions of candle's operations in f64, forward
+//! and backward, over odd shapes and strides.
+
+mod attention;
+mod cross_entropy;
+mod linear;
+mod pointwise;
+mod threads;
+mod twin;
