@@ -113,7 +113,11 @@ pub(crate) fn prevailing_type(tensors: &[(FloatType, u64)]) -> FloatType {
 ///
 /// # Shapes
 /// That of `tensor`.
-pub(crate) fn load(checkpoint: &Checkpoint, tensor: &ExpectedTensor, kind: FloatType) -> Result<Tensor> {
+pub(crate) fn load(
+    checkpoint: &Checkpoint,
+    tensor: &ExpectedTensor,
+    kind: FloatType,
+) -> Result<Tensor> {
     let name = &tensor.name;
     let load = |dtype| checkpoint.tensors.load(name, dtype, &Device::Cpu);
     let loaded = match load(kind.dtype()) {
@@ -151,7 +155,10 @@ pub(crate) fn for_bytes(tensor: &Tensor, mut sink: impl FnMut(&[u8]) -> Result<(
         }
         Ok(())
     };
-    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum; the writers load floats only")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a foreign enum; the writers load floats only"
+    )]
     match &*storage {
         Storage::Cpu(CpuStorage::F32(values)) => {
             let values = &values[start..end];

@@ -40,7 +40,8 @@ impl TextTokenizer {
     /// Always.
     pub fn from_gguf(path: &Path, _metadata: &Metadata) -> Result<Self> {
         let error = |message: String| Error::Tokenizer { path: path.into(), message };
-        let text = r#"{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{},"merges":[]}}"#;
+        let text =
+            r#"{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{},"merges":[]}}"#;
         let inner = text.parse::<tokenizers::Tokenizer>().map_err(|e| error(e.to_string()))?;
         Ok(Self { inner, files: Vec::new() })
     }
@@ -59,9 +60,8 @@ impl TextTokenizer {
     /// None.
     pub fn gguf_metadata(&self, vocab_size: usize) -> Result<Metadata> {
         use crate::gguf::Value;
-        let token = |id: u32| {
-            self.inner.id_to_token(id).unwrap_or_else(|| format!("<|unused_{id}|>"))
-        };
+        let token =
+            |id: u32| self.inner.id_to_token(id).unwrap_or_else(|| format!("<|unused_{id}|>"));
         let json: serde_json::Value =
             serde_json::from_str(&self.inner.to_string(false).unwrap_or_default())
                 .unwrap_or_default();

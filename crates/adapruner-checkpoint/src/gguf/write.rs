@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-
 use super::{
     config::llama3_divisors,
     encode::{self, ALIGNMENT, Row},

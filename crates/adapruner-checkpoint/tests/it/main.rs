@@ -1,3 +1,4 @@
 //! Integration tests of the checkpoint crate, one binary, a module per topic.
 
 mod readers;
+mod writers;
