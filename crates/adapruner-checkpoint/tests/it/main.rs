@@ -1,4 +1,5 @@
 //! Integration tests of the checkpoint crate, one binary, a module per topic.
 
 mod readers;
+mod tokenizer;
 mod writers;
