@@ -159,7 +159,8 @@ impl Stage {
             }
         }
         let inputs = inputs.iter().filter_map(|input| input.canonicalize().ok()).collect();
-        let name = name.to_string_lossy();
+        // Short enough for what is added to it.
+        let name: String = name.to_string_lossy().chars().take(48).collect();
         // Unique in this process; a leftover of another is stepped over.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let staged = loop {
@@ -245,19 +246,7 @@ impl Stage {
             (true, Kind::Folder) => Some(self.staged.with_extension("old")),
             (true, Kind::File) | (false, Kind::File | Kind::Folder) => None,
         };
-        if let Some(aside) = &aside {
-            std::fs::rename(&self.target, aside).map_err(Error::io(&self.target, "move aside"))?;
-        }
-        if let Err(error) = std::fs::rename(&self.staged, &self.target) {
-            let put_back = aside.as_ref().map(|aside| std::fs::rename(aside, &self.target));
-            let error = Error::io(&self.target, "create")(error);
-            return Err(match put_back {
-                Some(Err(_)) => error.advise(
-                    "the old folder could not be put back: it is beside it, with a dot before its name and .old behind",
-                ),
-                Some(Ok(())) | None => error,
-            });
-        }
+        replace(&self.staged, &self.target, aside.as_deref())?;
         lock.remove(&self.staged);
         lock.extend(aside.clone());
         drop(lock);
@@ -276,6 +265,25 @@ impl Drop for Stage {
         if live().remove(&self.staged) {
             let _ = remove(&self.staged);
         }
+    }
+}
+
+/// Renames `staged` to `target`, what stands there to `aside` if that is given.
+///
+/// # Errors
+/// A refusal of the operating system; what stood at `target` stands there
+/// again, unless that was refused too.
+fn replace(staged: &Path, target: &Path, aside: Option<&Path>) -> Result<()> {
+    if let Some(aside) = aside {
+        std::fs::rename(target, aside).map_err(Error::io(target, "move aside"))?;
+    }
+    let Err(error) = std::fs::rename(staged, target) else { return Ok(()) };
+    let error = Error::io(target, "create")(error);
+    match aside.map(|aside| std::fs::rename(aside, target)) {
+        None | Some(Ok(())) => Err(error),
+        Some(Err(_)) => Err(error.advise(
+            "the old folder could not be put back: it is beside it, with a dot before its name and .old behind",
+        )),
     }
 }
 
@@ -306,4 +314,21 @@ fn sync(path: &Path) -> io::Result<()> {
 /// Brings the names in a folder to the disk, where the system can.
 fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_replaced_is_put_back_when_the_rename_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let [staged, target, aside] = ["staged", "out", "aside"].map(|n| folder.path().join(n));
+        std::fs::create_dir(&target).unwrap();
+        std::fs::write(target.join("weights"), "old").unwrap();
+        let error = replace(&staged, &target, Some(&aside)).unwrap_err();
+        assert!(error.to_string().contains("out: cannot create: "), "{error}");
+        assert_eq!(std::fs::read(target.join("weights")).unwrap(), b"old");
+        assert!(!aside.exists());
+    }
 }

@@ -3,3 +3,4 @@
 mod readers;
 mod text;
 mod tokenizer;
+mod writers;
