@@ -5,4 +5,5 @@ mod config_file;
 mod interrupt;
 mod main_job;
 mod program;
+mod reference;
 mod shell;

@@ -1,0 +1,48 @@
+//! `docs/CLI.md` is what `--help` prints.
+
+use std::{fs, path::PathBuf};
+
+use crate::program::succeed;
+
+const COMMANDS: [&str; 8] =
+    ["inspect", "eval", "sample", "stats", "prune", "apply", "export", "completions"];
+
+/// The reference as the program prints it now.
+fn reference() -> String {
+    let mut out = String::from(
+        "# Command line\n\nWhat `--help` prints. Made by `ADAPRUNER_BLESS=1 cargo test -p adapruner --test it \
+         reference`,\nchecked by the same test.\n",
+    );
+    for name in std::iter::once("").chain(COMMANDS) {
+        let help = succeed(&format!("{name} --help"), &[]);
+        let lines: Vec<_> = help.lines().map(str::trim_end).collect();
+        let title = if name.is_empty() { "adapruner" } else { name };
+        out.push_str(&format!("\n## {title}\n\n```text\n{}\n```\n", lines.join("\n").trim_end()));
+    }
+    out
+}
+
+#[test]
+fn the_command_line_reference_is_up_to_date() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/CLI.md");
+    let reference = reference();
+    if std::env::var_os("ADAPRUNER_BLESS").is_some() {
+        fs::write(&path, &reference).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(written, reference, "run ADAPRUNER_BLESS=1 cargo test -p adapruner --test it reference");
+}
+
+#[test]
+fn every_command_is_in_the_reference() {
+    let help = succeed("--help", &[]);
+    let listed: Vec<_> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert_eq!(listed, COMMANDS);
+}
