@@ -37,6 +37,8 @@ pub fn header(path: &Path) -> Header {
     Header::parse(&std::fs::read(path).unwrap()).unwrap()
 }
 
+const TEXT: &str = "The river's 1024 boats — naïve, \n\n  unmoored. 東京";
+
 #[test]
 fn every_fixture_comes_back() {
     for name in MODELS {
@@ -47,6 +49,8 @@ fn every_fixture_comes_back() {
         let expected = ModelConfig { architecture: Architecture::Llama, ..model.config.clone() };
         assert_eq!(again.config, expected, "{name}");
         assert_same_tensors(&again, &model, DType::F32);
+        let ids = |model: &Checkpoint| model.tokenizer.encode(TEXT).unwrap();
+        assert_eq!(ids(&again), ids(&model), "{name}");
         let kind = if matches!(name, "tiny" | "sharded_bf16") { "BF16" } else { "F32" };
         assert_eq!(written.dtype, kind, "{name}");
         assert!(written.warnings.is_empty(), "{name}: {:?}", written.warnings);
