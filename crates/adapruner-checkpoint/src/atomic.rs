@@ -78,6 +78,14 @@ impl StagedDir {
         &self.0.target
     }
 
+    /// An error about a path below the hidden folder, as one about the target.
+    pub fn relocate(&self, error: Error) -> Error {
+        error.relocate(|path| match path.strip_prefix(self.path()) {
+            Ok(rest) => self.target().join(rest),
+            Err(_) => path.to_path_buf(),
+        })
+    }
+
     /// Brings everything to the disk and renames it to the target.
     ///
     /// # Errors

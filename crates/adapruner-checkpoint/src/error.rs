@@ -1,6 +1,6 @@
 //! Errors of reading and writing models and text.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The result of an operation on model or text files.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -124,6 +124,27 @@ impl Error {
     #[must_use]
     pub fn advise(self, hint: &'static str) -> Self {
         Self::Advised { error: Box::new(self), hint }
+    }
+
+    /// The same error with another path, for what was done to a path that the
+    /// user does not know.
+    #[must_use]
+    pub fn relocate(mut self, to: impl Fn(&Path) -> PathBuf) -> Self {
+        match &mut self {
+            Self::Io { path, .. }
+            | Self::Format { path, .. }
+            | Self::Tensor { path, .. }
+            | Self::Unsupported { path, .. }
+            | Self::Tokenizer { path, .. }
+            | Self::Text { path, .. }
+            | Self::Exists { path } => *path = to(path),
+            Self::NotFound { .. } | Self::Candle(_) => {}
+            Self::Advised { error, .. } => {
+                let inner = std::mem::replace(&mut **error, Self::Exists { path: PathBuf::new() });
+                **error = inner.relocate(to);
+            }
+        }
+        self
     }
 
     /// What the user can do about it, on a line of its own; `None` where the

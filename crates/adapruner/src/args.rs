@@ -182,8 +182,8 @@ impl CalibrationArgs {
 #[command(next_help_heading = "Importance")]
 pub struct ImportanceArgs {
     /// Measure: param_first, vectorize, param_second, param_mix (LLM-Pruner's),
-    /// sample_first, adapruner[:alpha1=A,beta_coarse=B,beta_fine=C,
-    /// normalisation=N], magnitude_l1, magnitude_l2 or random
+    /// sample_first, adapruner, magnitude_l1, magnitude_l2 or random; adapruner
+    /// takes settings, adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean
     /// [default: param_first]
     #[arg(long, value_name = "MEASURE")]
     pub importance: Option<Named<Importance>>,

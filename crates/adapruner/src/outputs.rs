@@ -109,18 +109,20 @@ pub fn finish(
                 let options = hf::HfOptions { store: settings.save_dtype, ..Default::default() };
                 let mut told = |done, all| progress.at("writing safetensors", done, all);
                 let dir = staged.path().to_path_buf();
-                (hf::write(checkpoint, &dir, &options, &mut told)?, dir)
+                (hf::write(checkpoint, &dir, &options, &mut told), dir)
             }
             Format::Gguf => {
                 let options = gguf::GgufOptions { kind: settings.gguf_type, ..Default::default() };
                 let mut told = |done, all| progress.at("writing GGUF", done, all);
                 let path = staged.path().join(GGUF_NAME);
-                (gguf::write(checkpoint, &path, &options, &mut told)?, path)
+                (gguf::write(checkpoint, &path, &options, &mut told), path)
             }
         };
+        let written = written.map_err(|e| staged.relocate(e))?;
         manifest.files.extend(written.files);
         manifest.warnings.extend(written.warnings);
-        reopen(&path, checkpoint)?;
+        let found = Checkpoint::open(&path).map_err(|e| staged.relocate(e))?;
+        check_written(&found, checkpoint)?;
     }
     let path = staged.path().join(FILE_NAME);
     let json = serde_json::to_string_pretty(&manifest)?;
@@ -129,15 +131,14 @@ pub fn finish(
     Ok(manifest)
 }
 
-/// Holds what was written against what was to be written.
-fn reopen(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    let found = Checkpoint::open(path)?;
+/// Holds a model that was written and opened again against the original.
+fn check_written(found: &Checkpoint, checkpoint: &Checkpoint) -> Result<()> {
     anyhow::ensure!(
         found.config.layers == checkpoint.config.layers
             && found.config.parameters() == checkpoint.config.parameters(),
         "{}: the model that was written opens with other widths than it has (a bug: please report \
          it)",
-        path.display()
+        found.origin.display()
     );
     Ok(())
 }

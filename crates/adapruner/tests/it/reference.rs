@@ -30,7 +30,10 @@ fn the_command_line_reference_is_up_to_date() {
         fs::write(&path, &reference).unwrap();
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(written, reference, "run ADAPRUNER_BLESS=1 cargo test -p adapruner --test it reference");
+    assert_eq!(
+        written, reference,
+        "run ADAPRUNER_BLESS=1 cargo test -p adapruner --test it reference"
+    );
 }
 
 #[test]
