@@ -1,2 +1,27 @@
-//! Skeleton.
-fn main() {}
+//! Chores of the repository, run as `cargo xtask …`.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `bench` | measures this program and PyTorch in turns on the same model |
+
+use clap::Parser;
+
+mod bench;
+
+/// As in the program itself, so that what is measured is what is shipped.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Chores of the repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+enum Command {
+    /// Measures perplexity and gradient passes against PyTorch's, in turns.
+    Bench(bench::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse() {
+        Command::Bench(args) => bench::run(&args),
+    }
+}

@@ -20,6 +20,7 @@
 //! | `attention` | causal grouped-query attention, no `T × T` matrix kept |
 //! | `swiglu` | gated feed-forward activation |
 //! | `cross_entropy` | loss of a linear map, logits never held whole |
+//! | `upstream` | where a backward pass starts from a gradient |
 //! | [`composition`] | the same, composed of candle's operations |
 
 #![expect(unsafe_code, reason = "outputs are written once, products go through pointers")]
@@ -34,6 +35,7 @@ mod linear;
 mod norm;
 mod rope;
 mod swiglu;
+mod upstream;
 
 pub use attention::attention;
 pub use cross_entropy::linear_cross_entropy;
@@ -41,3 +43,4 @@ pub use linear::{GradTap, linear};
 pub use norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;
+pub use upstream::with_gradient;

@@ -225,7 +225,7 @@ impl Block {
             variables.push((name, variable));
             CandleResult::Ok(())
         };
-        let mut linear =
+        let linear =
             |projection: Projection,
              linear: &mut Linear,
              visit: &mut dyn FnMut(String, &mut Tensor) -> CandleResult<()>| {

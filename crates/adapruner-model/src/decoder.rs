@@ -66,10 +66,9 @@ impl Decoder {
         let rotary = RotaryTable::new(
             &config.rope,
             config.head_dim,
-            config.max_position_embeddings,
             placement.activations(),
             &placement.device,
-        )?;
+        );
         let weights = match residency {
             Residency::Streamed => Weights::Streamed(Box::new(checkpoint.clone())),
             Residency::Resident => {

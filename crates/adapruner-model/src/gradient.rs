@@ -19,7 +19,7 @@ use std::{
 
 use adapruner_checkpoint::names::{self, Projection};
 use adapruner_kernels::GradTap;
-use candle_core::{DType, Result as CandleResult, Tensor, Var};
+use candle_core::{DType, Result as CandleResult, Tensor, Var, backprop::GradStore};
 
 use crate::{
     block::Pass,
@@ -147,16 +147,12 @@ fn forward_states(
 }
 
 /// The derivative of `Σ y · upstream` for every variable `y` was made from.
-fn pull_back(y: &Tensor, upstream: &Tensor) -> CandleResult<candle_core::backprop::GradStore> {
-    (y * upstream)?.sum_all()?.backward()
+fn pull_back(y: &Tensor, upstream: &Tensor) -> CandleResult<GradStore> {
+    adapruner_kernels::with_gradient(y, upstream)?.backward()
 }
 
 /// Gradient of a variable, which must have one.
-fn gradient_of(
-    grads: &candle_core::backprop::GradStore,
-    variable: &Var,
-    name: &str,
-) -> Result<Tensor> {
+fn gradient_of(grads: &GradStore, variable: &Var, name: &str) -> Result<Tensor> {
     Ok(grads.get(variable).ok_or_else(|| Error::NoGradient(name.to_owned()))?.detach())
 }
 
@@ -297,4 +293,23 @@ pub fn parameter_gradients(
         add(names::EMBEDDING, gradient)?;
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_parameter_without_a_gradient_is_named() {
+        let of = || Var::zeros(3, DType::F32, &Device::Cpu).unwrap();
+        let (used, cut) = (of(), of());
+        let y = (used.as_tensor() + cut.as_tensor().detach()).unwrap();
+        let grads = pull_back(&y, &y.ones_like().unwrap()).unwrap();
+        assert!(gradient_of(&grads, &used, "model.norm.weight").is_ok());
+        let error = gradient_of(&grads, &cut, "model.layers.3.mlp.up_proj.weight").unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("parameter model.layers.3.mlp.up_proj.weight has no gradient"));
+    }
 }

@@ -3,7 +3,10 @@
 //!
 //! Angles are computed in f64 and rounded once.
 
-use std::f64::consts::TAU;
+use std::{
+    f64::consts::TAU,
+    sync::{Mutex, PoisonError},
+};
 
 use adapruner_checkpoint::{Rope, RopeScaling};
 use candle_core::{DType, Device, Result, Tensor};
@@ -42,36 +45,29 @@ pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f64> {
     }
 }
 
-/// Cosines and sines of the first positions.
-#[derive(Debug, Clone)]
+/// Positions of the smallest table.
+const FIRST: usize = 256;
+
+/// Cosines and sines of positions, made as far as they are asked for: a
+/// configuration may allow a million positions that no text reaches.
+#[derive(Debug)]
 pub struct RotaryTable {
-    cos: Tensor,
-    sin: Tensor,
+    frequencies: Vec<f64>,
+    dtype: DType,
+    device: Device,
+    /// Cosines and sines of the first positions.
+    made: Mutex<Option<(Tensor, Tensor)>>,
 }
 
 impl RotaryTable {
-    /// Tables for positions `0..positions`.
-    ///
-    /// # Shapes
-    /// Two tables of `[positions, D/2]`.
-    ///
-    /// # Errors
-    /// No memory on the device.
-    pub fn new(
-        rope: &Rope,
-        head_dim: usize,
-        positions: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        let frequencies = inverse_frequencies(rope, head_dim);
-        let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = (0..positions)
-                .flat_map(|t| frequencies.iter().map(move |w| f(t as f64 * w) as f32))
-                .collect();
-            Tensor::from_vec(values, (positions, frequencies.len()), device)?.to_dtype(dtype)
-        };
-        Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
+    /// A table of which nothing is made yet.
+    pub fn new(rope: &Rope, head_dim: usize, dtype: DType, device: &Device) -> Self {
+        Self {
+            frequencies: inverse_frequencies(rope, head_dim),
+            dtype,
+            device: device.clone(),
+            made: Mutex::new(None),
+        }
     }
 
     /// The rows of positions `start..start + tokens`.
@@ -80,8 +76,51 @@ impl RotaryTable {
     /// `([tokens, D/2], [tokens, D/2])`.
     ///
     /// # Errors
-    /// Positions beyond the table.
+    /// No memory on the device.
     pub fn positions(&self, start: usize, tokens: usize) -> Result<(Tensor, Tensor)> {
-        Ok((self.cos.narrow(0, start, tokens)?, self.sin.narrow(0, start, tokens)?))
+        let end = start + tokens;
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let (cos, sin) = match made.take() {
+            Some(tables) if tables.0.dim(0)? >= end => made.insert(tables),
+            _ => {
+                let rows = end.next_power_of_two().max(FIRST);
+                made.insert((self.table(rows, f64::cos)?, self.table(rows, f64::sin)?))
+            }
+        };
+        Ok((cos.narrow(0, start, tokens)?, sin.narrow(0, start, tokens)?))
+    }
+
+    fn table(&self, rows: usize, f: fn(f64) -> f64) -> Result<Tensor> {
+        let values: Vec<f32> = (0..rows)
+            .flat_map(|t| self.frequencies.iter().map(move |w| f(t as f64 * w) as f32))
+            .collect();
+        Tensor::from_vec(values, (rows, self.frequencies.len()), &self.device)?.to_dtype(self.dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adapruner_checkpoint::RopeScaling;
+
+    use super::*;
+
+    #[test]
+    fn tables_grow_and_rows_stay() {
+        let rope = Rope { theta: 1e4, scaling: RopeScaling::None };
+        let table = RotaryTable::new(&rope, 8, DType::F32, &Device::Cpu);
+        let rows = |start, tokens| {
+            let (cos, sin) = table.positions(start, tokens).unwrap();
+            (cos.to_vec2::<f32>().unwrap(), sin.to_vec2::<f32>().unwrap())
+        };
+        let first = rows(0, 5);
+        assert_eq!(rows(900, 200).0.len(), 200);
+        assert_eq!(rows(0, 5), first);
+        assert_eq!(rows(3, 2).0, first.0[3..]);
+        for (t, (cos, sin)) in first.0.iter().zip(&first.1).enumerate() {
+            for (i, (cos, sin)) in cos.iter().zip(sin).enumerate() {
+                let angle = t as f64 * 1e4_f64.powf(-(i as f64) / 4.0);
+                assert_eq!((*cos, *sin), (angle.cos() as f32, angle.sin() as f32));
+            }
+        }
     }
 }

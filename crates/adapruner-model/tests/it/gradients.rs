@@ -1,0 +1,142 @@
+//! What observers see.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use adapruner_checkpoint::names::Projection;
+use adapruner_model::{
+    Decoder, Error, GradientObserver, ProjectionGrad, Residency, observe_gradients,
+    parameter_gradients,
+};
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::common::{Expected, F32, decoder, ids, near, with};
+
+/// The weight gradient of every sample, by layer, projection and sample.
+#[derive(Default)]
+struct PerSample {
+    gradients: Mutex<BTreeMap<(usize, Projection, usize), Tensor>>,
+    done: Mutex<Vec<usize>>,
+}
+
+impl GradientObserver for PerSample {
+    fn projection(&self, grad: &ProjectionGrad<'_>) -> Result<()> {
+        for (at, sample) in grad.samples.clone().enumerate() {
+            let part = |t: &Tensor| t.narrow(0, at * grad.tokens, grad.tokens);
+            let gradient = part(grad.grad_output)?.t()?.matmul(&part(grad.input)?)?;
+            assert_eq!(gradient.dims(), grad.weight.dims());
+            let key = (grad.layer, grad.projection, sample);
+            let before = self.gradients.lock().unwrap().insert(key, gradient);
+            assert!(before.is_none(), "{key:?} was shown twice");
+        }
+        Ok(())
+    }
+
+    fn block_done(&self, layer: usize) -> Result<()> {
+        self.done.lock().unwrap().push(layer);
+        Ok(())
+    }
+}
+
+fn observe(decoder: &Decoder, samples: &[Vec<u32>], most: usize) -> (Vec<f64>, PerSample) {
+    let seen = PerSample::default();
+    let losses = observe_gradients(decoder, samples, most, &seen, &|_, _| {}).unwrap();
+    let layers = decoder.config().layers.len();
+    assert_eq!(*seen.done.lock().unwrap(), (0..layers).rev().collect::<Vec<_>>());
+    (losses, seen)
+}
+
+/// Equal and unequal lengths, one model with a layer without attention.
+#[test]
+fn micro_batches_change_nothing_that_is_observed() {
+    for name in ["tiny", "per_layer"] {
+        let decoder = decoder(name);
+        let vocabulary = decoder.config().vocab_size as u32;
+        let samples: Vec<Vec<u32>> = [12, 12, 12, 7, 7, 12]
+            .into_iter()
+            .enumerate()
+            .map(|(at, len)| ids(len, vocabulary, at as u32))
+            .collect();
+        let (losses, all) = observe(&decoder, &samples, usize::MAX);
+        let all = all.gradients.into_inner().unwrap();
+        for most in [1, 24, 25] {
+            let (again, seen) = observe(&decoder, &samples, most);
+            for (a, b) in losses.iter().zip(&again) {
+                assert!((a - b).abs() <= F32 * a, "{name}, {most}: {a} and {b}");
+            }
+            let seen = seen.gradients.into_inner().unwrap();
+            assert_eq!(seen.len(), all.len());
+            for (key, gradient) in &all {
+                near(&seen[key], gradient, F32, &format!("{name}, {most} tokens, {key:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn observed_gradients_add_up_to_the_parameters_gradients() {
+    for (name, residency) in
+        [("gqa3_untied", Residency::Resident), ("per_layer", Residency::Streamed)]
+    {
+        let (decoder, samples) = (with(name, DType::F32, residency), Expected::of(name).samples());
+        let (losses, seen) = observe(&decoder, &samples, usize::MAX);
+        for (loss, expected) in
+            losses.iter().zip(Expected::of(name).get("nll").to_vec1::<f32>().unwrap())
+        {
+            assert!((loss - f64::from(expected)).abs() <= F32 * loss, "{loss} for {expected}");
+        }
+        let mut sums = BTreeMap::<String, Tensor>::new();
+        for ((layer, projection, _), gradient) in seen.gradients.into_inner().unwrap() {
+            let name = projection.weight(layer);
+            let sum = match sums.remove(&name) {
+                Some(sum) => (sum + gradient).unwrap(),
+                None => gradient,
+            };
+            sums.insert(name, sum);
+        }
+        let expected = parameter_gradients(&decoder, &samples).unwrap();
+        for (name, sum) in &sums {
+            near(sum, &expected[name], F32, name);
+        }
+    }
+}
+
+#[test]
+fn progress_counts_two_steps_a_block() {
+    let decoder = decoder("tiny");
+    let steps = Mutex::new(Vec::new());
+    let progress = |done, all| steps.lock().unwrap().push((done, all));
+    let samples = [ids(9, 512, 1), ids(5, 512, 2)];
+    observe_gradients(&decoder, &samples, 64, &PerSample::default(), &progress).unwrap();
+    assert_eq!(steps.into_inner().unwrap(), (1..=8).map(|done| (done, 8)).collect::<Vec<_>>());
+}
+
+struct Refuses;
+
+impl GradientObserver for Refuses {
+    fn projection(&self, _: &ProjectionGrad<'_>) -> Result<()> {
+        bail!("seen enough")
+    }
+
+    fn block_done(&self, _: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_error_of_an_observer_ends_the_pass() {
+    let decoder = decoder("tiny");
+    let samples = [ids(9, 512, 1)];
+    let error = observe_gradients(&decoder, &samples, 64, &Refuses, &|_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("seen enough"), "{error}");
+}
+
+#[test]
+fn samples_without_a_prediction_are_errors() {
+    let decoder = decoder("tiny");
+    for samples in [vec![vec![1]], vec![vec![]], vec![vec![1, 2], vec![512, 1]]] {
+        let seen = PerSample::default();
+        let found = observe_gradients(&decoder, &samples, 64, &seen, &|_, _| {});
+        assert!(matches!(found, Err(Error::Tokens(_))), "{samples:?}");
+        assert!(matches!(parameter_gradients(&decoder, &samples), Err(Error::Tokens(_))));
+    }
+}

@@ -1,0 +1,9 @@
+//! The decoder against what transformers computes of the fixtures, and against
+//! itself run in other ways.
+
+mod common;
+mod fixtures;
+mod generate;
+mod gradients;
+mod placement;
+mod running;
