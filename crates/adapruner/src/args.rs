@@ -15,7 +15,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::failure::Advised;
+use crate::failure::advised;
 
 /// A value that is typed and stored by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl RunArgs {
     pub fn resolve(&self) -> Result<RunSettings> {
         if let Some(threads) = self.threads {
             if threads == 0 {
-                return Err(Advised::new(
+                return Err(advised(
                     "threads: at least 1 expected, 0 found",
                     "leave --threads out for one a core",
                 ));
@@ -290,7 +290,7 @@ impl PlanArgs {
     /// Fills in the defaults.
     pub fn resolve(&self) -> Result<PlanOptions> {
         let Some(ratio) = self.ratio else {
-            return Err(Advised::new(
+            return Err(advised(
                 "ratio: missing",
                 "say what share of all parameters to remove: --ratio 0.2",
             ));

@@ -58,16 +58,14 @@ fn hint(error: &Error) -> Option<String> {
 
 /// An error of the command line with advice.
 #[derive(Debug)]
-pub struct Advised {
+struct Advised {
     message: String,
     hint: &'static str,
 }
 
-impl Advised {
-    /// An error that says `message`, with advice.
-    pub fn new(message: impl Into<String>, hint: &'static str) -> Error {
-        Error::new(Self { message: message.into(), hint })
-    }
+/// An error that says `message`, with advice.
+pub fn advised(message: impl Into<String>, hint: &'static str) -> Error {
+    Error::new(Advised { message: message.into(), hint })
 }
 
 impl std::fmt::Display for Advised {
@@ -95,7 +93,7 @@ mod tests {
 
     #[test]
     fn advice_is_found_behind_context() {
-        let error = Advised::new("no", "yes").context("while trying");
+        let error = advised("no", "yes").context("while trying");
         assert_eq!(hint(&error).as_deref(), Some("yes"));
     }
 }

@@ -11,7 +11,7 @@ use candle_core::{D, DType};
 use crate::common::{decoder, ids};
 
 fn sampling(temperature: f64) -> Sampling {
-    Sampling { temperature, seed: 7, banned: Vec::new() }
+    Sampling { temperature, seed: 7, first_stream: 0, banned: Vec::new() }
 }
 
 fn prompts() -> Vec<Vec<u32>> {

@@ -1,6 +1,6 @@
 //! `apply`: a plan that was made before, on its model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adapruner::{
     manifest::{Manifest, read_plan},
@@ -59,7 +59,7 @@ pub fn run(args: &ApplyCommand) -> Result<()> {
     })
 }
 
-fn plan_of(path: &PathBuf) -> Result<PrunePlan> {
+fn plan_of(path: &Path) -> Result<PrunePlan> {
     let bytes = MappedFile::open(path)?;
     read_plan(&bytes).with_context(|| path.display().to_string())
 }

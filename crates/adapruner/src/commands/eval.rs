@@ -13,7 +13,7 @@ use super::CommonArgs;
 use crate::{
     args::{EvalArgs, RunArgs},
     config_file::overlay,
-    failure::Advised,
+    failure::advised,
     printer::{bytes, grouped, table},
     terminal::Bars,
 };
@@ -50,9 +50,9 @@ pub fn run(args: &EvalCommand) -> Result<()> {
     let file = args.common.file()?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
     let eval = overlay(&args.eval, &file.eval)?;
-    let settings = eval.resolve().ok_or_else(|| {
-        Advised::new("text: missing", "name a text to measure on: --text wikitext2")
-    })?;
+    let settings = eval
+        .resolve()
+        .ok_or_else(|| advised("text: missing", "name a text to measure on: --text wikitext2"))?;
     let placement = run.placement()?;
     let checkpoint = args.common.open()?;
     let tokens = pipeline::eval_tokens(&checkpoint, &settings)?;

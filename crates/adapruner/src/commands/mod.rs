@@ -16,7 +16,7 @@ use adapruner_checkpoint::Checkpoint;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config_file::ConfigFile, failure::Advised, printer::Printer};
+use crate::{config_file::ConfigFile, failure::advised, printer::Printer};
 
 /// Make a language model smaller by removing whole attention heads and
 /// feed-forward channels; what remains is an ordinary dense model.
@@ -101,5 +101,5 @@ pub fn run(cli: Cli) -> Result<()> {
 
 /// An output that must be named.
 fn required(output: Option<OutputSettings>) -> Result<OutputSettings> {
-    output.ok_or_else(|| Advised::new("out: missing", "name a folder to write: --out DIR"))
+    output.ok_or_else(|| advised("out: missing", "name a folder to write: --out DIR"))
 }

@@ -17,7 +17,7 @@ use super::CommonArgs;
 use crate::{
     args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
     config_file::overlay,
-    failure::Advised,
+    failure::advised,
     printer::{bytes, table},
     terminal::Bars,
 };
@@ -74,7 +74,7 @@ impl PruneCommand {
         let score = overlay(&self.importance, &file.importance)?.resolve();
         let output = overlay(&self.output, &file.output)?.resolve();
         if output.is_none() && !self.dry_run {
-            return Err(Advised::new(
+            return Err(advised(
                 "out: missing",
                 "name a folder to write: --out DIR; or look at the plan with --dry-run",
             ));
@@ -91,7 +91,7 @@ impl PruneCommand {
             output,
         };
         if score.importance.needs_statistics() && settings.calibration.is_none() {
-            return Err(Advised::new(
+            return Err(advised(
                 format!("calibration: missing, and {} needs a calibration set", score.importance),
                 "name a text: --calibration FILE; or use --importance magnitude_l2",
             ));
@@ -157,7 +157,7 @@ fn refuse_overlap(eval: &TokenSet, calibration: &TokenSet) -> Result<()> {
         eval.name, calibration.name
     );
     if shared as f64 > TOLERATED * all as f64 {
-        return Err(Advised::new(said, "measure on another text, or say --allow-overlap"));
+        return Err(advised(said, "measure on another text, or say --allow-overlap"));
     }
     if shared > 0 {
         tracing::warn!("{said}");

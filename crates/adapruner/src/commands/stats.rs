@@ -17,7 +17,7 @@ use super::CommonArgs;
 use crate::{
     args::{CalibrationArgs, EvalArgs, RunArgs},
     config_file::overlay,
-    failure::Advised,
+    failure::advised,
     printer::{bytes, grouped, table},
     terminal::Bars,
 };
@@ -93,10 +93,10 @@ pub fn run(args: &StatsCommand) -> Result<()> {
         ..EvalArgs::default()
     };
     let settings = calibration.resolve(&overlay(&typed, &file.eval)?).ok_or_else(|| {
-        Advised::new("calibration: missing", "name a calibration text: --calibration FILE")
+        advised("calibration: missing", "name a calibration text: --calibration FILE")
     })?;
     let Some(path) = calibration.stats else {
-        return Err(Advised::new("stats: missing", "name a file to write: --stats FILE"));
+        return Err(advised("stats: missing", "name a file to write: --stats FILE"));
     };
     if path.exists() && !args.force {
         return Err(adapruner_checkpoint::Error::Exists { path }.into());
