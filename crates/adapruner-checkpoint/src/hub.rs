@@ -185,8 +185,8 @@ fn unreachable_hub(id: &str, error: &ApiError) -> Error {
 mod tests {
     use std::{
         collections::HashMap,
-        io::{BufRead, BufReader, Write},
-        net::{TcpListener, TcpStream},
+        io::{BufRead, BufReader, Read, Write},
+        net::{Shutdown, TcpListener, TcpStream},
     };
 
     use super::*;
@@ -198,11 +198,14 @@ mod tests {
     /// Answers one request for a file under [`ROOTS`] (or a part of it) as the
     /// hub does.
     fn answer(mut stream: TcpStream, files: &HashMap<&str, &str>) -> std::io::Result<()> {
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
-        let request = lines.next().transpose()?.unwrap_or_default();
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut request = String::new();
+        reader.read_line(&mut request)?;
         let mut start = None;
-        for line in lines {
-            let line = line?.to_ascii_lowercase();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let line = line.trim_end().to_ascii_lowercase();
             if line.is_empty() {
                 break;
             }
@@ -213,20 +216,27 @@ mod tests {
         let path = request.split(' ').nth(1).unwrap_or_default();
         let file = ROOTS.iter().find_map(|root| path.strip_prefix(root));
         let file = file.and_then(|f| files.get(f));
-        let Some(content) = file else {
-            return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        let response = match file {
+            None => {
+                "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".into()
+            }
+            Some(content) => {
+                let (total, start) = (content.len(), start.unwrap_or(0));
+                format!(
+                    "HTTP/1.1 206 Partial Content\r\nconnection: close\r\netag: \"{}\"\r\n\
+                     x-repo-commit: 0123abcd\r\ncontent-length: {}\r\n\
+                     content-range: bytes {start}-{}/{total}\r\n\r\n{}",
+                    crate::Digest::of_bytes(content.as_bytes()),
+                    total - start,
+                    total - 1,
+                    &content[start..],
+                )
+            }
         };
-        let (total, start) = (content.len(), start.unwrap_or(0));
-        write!(
-            stream,
-            "HTTP/1.1 206 Partial Content\r\nconnection: close\r\netag: \"{}\"\r\n\
-             x-repo-commit: 0123abcd\r\ncontent-length: {}\r\n\
-             content-range: bytes {start}-{}/{total}\r\n\r\n{}",
-            crate::Digest::of_bytes(content.as_bytes()),
-            total - start,
-            total - 1,
-            &content[start..],
-        )
+        stream.write_all(response.as_bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+        // Until the client hangs up: a reset could overtake the response.
+        reader.read_to_end(&mut Vec::new()).map(drop)
     }
 
     /// A hub that has one model with these files; its address.
@@ -236,8 +246,9 @@ mod tests {
         let files: HashMap<_, _> = files.iter().copied().collect();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                let files = files.clone();
                 // A client that hangs up early is no failure of the test.
-                let _ = answer(stream, &files);
+                std::thread::spawn(move || answer(stream, &files));
             }
         });
         format!("http://{address}")
