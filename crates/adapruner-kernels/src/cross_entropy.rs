@@ -15,7 +15,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, T
 use rayon::prelude::*;
 
 use crate::{
-    buffer::{Held, Weight, build, fused, slice},
+    buffer::{Held, Unwritten, Weight, build, build_rows, fused, slice},
     composition,
     exp::{exponentials, largest},
     gemm::{View, multiply, multiply_add},
@@ -115,9 +115,16 @@ impl CustomOp3 for CrossEntropy {
         let of_grad = Held::new(&grad);
         let upstream: &[f32] = of_grad.slice()?;
         let grad_x = if self.tracked {
-            let rows = unit.chunks_exact(hidden).zip(upstream);
-            let values: Vec<f32> =
-                rows.flat_map(|(row, g)| row.iter().map(move |v| v * g)).collect();
+            let fill = |rows: Range<usize>, out: &mut Unwritten| {
+                for (row, out) in rows.zip(out.chunks_exact_mut(hidden)) {
+                    let unit = &unit[row * hidden..(row + 1) * hidden];
+                    out.iter_mut().zip(unit).for_each(|(out, v)| {
+                        out.write(v * upstream[row]);
+                    });
+                }
+            };
+            // SAFETY: `fill` writes all its rows.
+            let values = unsafe { build_rows(upstream.len(), hidden, fill) };
             Some(Tensor::from_vec(values, x.shape(), &Device::Cpu)?)
         } else {
             None
