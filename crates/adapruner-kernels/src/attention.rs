@@ -19,7 +19,7 @@ use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, 
 use rayon::prelude::*;
 
 use crate::{
-    buffer::{Held, Unwritten, build, fused, slice, written},
+    buffer::{Held, Unwritten, build, build_rows, fused, slice, written},
     composition,
     exp::{dot, exponentials, largest},
     gemm::{View, multiply, multiply_add},
@@ -87,7 +87,6 @@ impl CustomOp3 for Attention {
             bail!("attention: backward before forward")
         };
         let grad = grad.contiguous()?;
-        let Sizes { b, t, s, n, k: heads, d } = self.sizes;
         let [of_q, of_k, of_v, of_y, of_grad] = [q, k, v, y, &grad].map(Held::new);
         let saved = Saved {
             q: of_q.slice()?,
@@ -98,20 +97,14 @@ impl CustomOp3 for Attention {
             grad: of_grad.slice()?,
         };
         let [grad_q, grad_k, grad_v] = backward(&saved, self.sizes);
-        let to = |values, shape: (usize, usize, usize, usize)| {
-            Tensor::from_vec(values, shape, &Device::Cpu)?.transpose(1, 2)
-        };
-        // Head by head, so that each was written by one task; turned back here.
-        let grad_q = to(grad_q, (b, heads, t, n / heads * d))?.reshape(q.shape())?;
-        let grad_k = to(grad_k, (b, heads, s, d))?;
-        let grad_v = to(grad_v, (b, heads, s, d))?;
-        Ok((Some(grad_q), Some(grad_k), Some(grad_v)))
+        let to = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), &Device::Cpu);
+        Ok((Some(to(grad_q, q)?), Some(to(grad_k, k)?), Some(to(grad_v, v)?)))
     }
 }
 
 /// The axes.
 #[derive(Clone, Copy)]
-struct Sizes {
+pub(crate) struct Sizes {
     b: usize,
     t: usize,
     s: usize,
@@ -121,7 +114,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(q: &Shape, kv: &Shape) -> Result<Self> {
+    pub(crate) fn of(q: &Shape, kv: &Shape) -> Result<Self> {
         let (b, t, n, d) = q.dims4()?;
         let (kv_b, s, k, kv_d) = kv.dims4()?;
         if b != kv_b || d != kv_d || s < t || k == 0 || n % k != 0 {
@@ -171,7 +164,7 @@ impl Sizes {
 }
 
 /// The attended values `[B, T, N, D]` and `logsumexp` `[B, T, N]`.
-fn forward(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes) -> (Vec<f32>, Vec<f32>) {
     let Sizes { b, t, s, n, k: heads, d } = sizes;
     let mut logsumexp = vec![0.0; b * t * n];
     let step = sizes.block();
@@ -239,17 +232,17 @@ fn attend(
 }
 
 /// What backward starts from.
-struct Saved<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    y: &'a [f32],
-    logsumexp: &'a [f32],
-    grad: &'a [f32],
+pub(crate) struct Saved<'a> {
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) y: &'a [f32],
+    pub(crate) logsumexp: &'a [f32],
+    pub(crate) grad: &'a [f32],
 }
 
-/// Gradients of q `[B, K, T, G·D]`, k and v `[B, K, S, D]`.
-fn backward(saved: &Saved<'_>, sizes: Sizes) -> [Vec<f32>; 3] {
+/// Gradients of q `[B, T, N, D]`, k and v `[B, S, K, D]`.
+pub(crate) fn backward(saved: &Saved<'_>, sizes: Sizes) -> [Vec<f32>; 3] {
     let Sizes { b, t, s, n, k: heads, d } = sizes;
     let of_queries = t * sizes.group() * d;
     let mut grad_k = Vec::new();
@@ -282,8 +275,30 @@ fn backward(saved: &Saved<'_>, sizes: Sizes) -> [Vec<f32>; 3] {
                 });
             });
         });
-        [grad_q, grad_k, grad_v]
+        // Head by head, so that each was written by one task; turned back here.
+        let width = sizes.group() * d;
+        [
+            tokens_first(&grad_q, t, heads, width),
+            tokens_first(&grad_k, s, heads, d),
+            tokens_first(&grad_v, s, heads, d),
+        ]
     }
+}
+
+/// `[B, K, T, width]` as `[B, T, K, width]`.
+fn tokens_first(values: &[f32], t: usize, heads: usize, width: usize) -> Vec<f32> {
+    let fill = |rows: Range<usize>, out: &mut Unwritten| {
+        for (row, out) in rows.zip(out.chunks_exact_mut(heads * width)) {
+            for (head, out) in out.chunks_exact_mut(width).enumerate() {
+                let start = ((row / t * heads + head) * t + row % t) * width;
+                for (out, value) in out.iter_mut().zip(&values[start..start + width]) {
+                    out.write(*value);
+                }
+            }
+        }
+    };
+    // SAFETY: `fill` writes all heads of all its rows.
+    unsafe { build_rows(values.len() / (heads * width), heads * width, fill) }
 }
 
 /// Backward of one key-value head of one sequence. Blocks run from the last,

@@ -1,7 +1,7 @@
 //! Cross-entropy of a linear map: `logsumexp(x · Wᵀ) − (x · Wᵀ)[target]`, in nats.
 //!
-//! Logits exist for one block of rows and one chunk of the vocabulary at a time;
-//! maximum and sum of exponentials run along, the sum in f64. Where `x` is
+//! Logits exist for one block of rows and one chunk of the vocabulary at a time
+//! (half a megabyte a thread); maximum and sum of exponentials run along, the sum in f64. Where `x` is
 //! tracked, `Σ_v p_v · W_v` runs along as well, rescaled with the maximum as in
 //! attention, so that `dx = g · (Σ_v p_v · W_v − W[target])` needs no second pass
 //! over the vocabulary. The weight's gradient `Σ_r g · (p − 1[target])ᵀ · x` makes
@@ -15,16 +15,18 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, T
 use rayon::prelude::*;
 
 use crate::{
-    buffer::{Held, Weight, build, fused, slice},
+    buffer::{Held, Unwritten, Weight, build, build_rows, fused, slice},
     composition,
     exp::{exponentials, largest},
     gemm::{View, multiply, multiply_add},
 };
 
 /// Rows of a block, at most.
-const BLOCK_ROWS: usize = 256;
+const BLOCK_ROWS: usize = 512;
 /// Words of a chunk of the vocabulary.
-const CHUNK: usize = 512;
+const CHUNK: usize = 256;
+/// Parts of the vocabulary that run side by side, for more cores than blocks.
+const PARTS: usize = 4;
 
 /// `logsumexp(x · Wᵀ) − (x · Wᵀ)[target]` of every row.
 ///
@@ -113,9 +115,16 @@ impl CustomOp3 for CrossEntropy {
         let of_grad = Held::new(&grad);
         let upstream: &[f32] = of_grad.slice()?;
         let grad_x = if self.tracked {
-            let rows = unit.chunks_exact(hidden).zip(upstream);
-            let values: Vec<f32> =
-                rows.flat_map(|(row, g)| row.iter().map(move |v| v * g)).collect();
+            let fill = |rows: Range<usize>, out: &mut Unwritten| {
+                for (row, out) in rows.zip(out.chunks_exact_mut(hidden)) {
+                    let unit = &unit[row * hidden..(row + 1) * hidden];
+                    out.iter_mut().zip(unit).for_each(|(out, v)| {
+                        out.write(v * upstream[row]);
+                    });
+                }
+            };
+            // SAFETY: `fill` writes all its rows.
+            let values = unsafe { build_rows(upstream.len(), hidden, fill) };
             Some(Tensor::from_vec(values, x.shape(), &Device::Cpu)?)
         } else {
             None
@@ -154,6 +163,33 @@ struct Forward {
     unit: Vec<f32>,
 }
 
+/// Running sums of some rows over a part of the vocabulary.
+struct Partial {
+    /// Largest logit so far.
+    top: Vec<f32>,
+    /// `Σ e^(logit − top)`.
+    sum: Vec<f64>,
+    /// The target's logit, once it was seen.
+    picked: Vec<Option<f32>>,
+    /// `Σ e^(logit − top) · W`, `[R, H]`; empty until the first chunk.
+    unit: Vec<f32>,
+}
+
+impl Partial {
+    /// Takes a new largest logit of a row into account.
+    fn raise(&mut self, row: usize, top: f32, hidden: usize) {
+        if top <= self.top[row] {
+            return;
+        }
+        let factor = (f64::from(self.top[row]) - f64::from(top)).exp();
+        self.top[row] = top;
+        self.sum[row] *= factor;
+        if let Some(unit) = self.unit.get_mut(row * hidden..(row + 1) * hidden) {
+            unit.iter_mut().for_each(|v| *v *= factor as f32);
+        }
+    }
+}
+
 impl<'a> Operands<'a> {
     fn new(
         x: &'a [f32],
@@ -164,17 +200,18 @@ impl<'a> Operands<'a> {
         Self { x, weight, targets, vocabulary, hidden }
     }
 
-    /// Rows of a block: an even number of almost equal blocks, for two cores
-    /// or more.
+    /// Rows of a block, all almost equal.
     fn block(&self) -> usize {
         let rows = self.targets.len();
-        let blocks = rows.div_ceil(BLOCK_ROWS).next_multiple_of(2);
-        rows.div_ceil(blocks).max(1)
+        rows.div_ceil(rows.div_ceil(BLOCK_ROWS).max(1)).max(1)
     }
 
-    fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
+    /// Chunks of one of the parts of the vocabulary.
+    fn chunks(&self, part: usize) -> impl Iterator<Item = Range<usize>> {
         let vocabulary = self.vocabulary;
-        (0..vocabulary).step_by(CHUNK).map(move |at| at..(at + CHUNK).min(vocabulary))
+        let chunks = vocabulary.div_ceil(CHUNK);
+        (chunks * part / PARTS..chunks * (part + 1) / PARTS)
+            .map(move |at| at * CHUNK..(at * CHUNK + CHUNK).min(vocabulary))
     }
 
     fn forward(&self, tracked: bool) -> Forward {
@@ -183,7 +220,12 @@ impl<'a> Operands<'a> {
             .x
             .par_chunks(step * self.hidden)
             .zip(self.targets.par_chunks(step))
-            .map(|(x, targets)| Operands { x, targets, ..*self }.forward_block(tracked))
+            .map(|(x, targets)| {
+                let block = Operands { x, targets, ..*self };
+                let parts =
+                    (0..PARTS).into_par_iter().map(|part| block.forward_part(part, tracked));
+                block.finish(parts.collect(), tracked)
+            })
             .collect();
         let mut all = Forward { losses: Vec::new(), logsumexp: Vec::new(), unit: Vec::new() };
         for block in blocks {
@@ -202,61 +244,82 @@ impl<'a> Operands<'a> {
         unsafe { build(rows * words, |to| multiply(x, weight.t(), 1.0, to)) }
     }
 
-    fn forward_block(&self, tracked: bool) -> Forward {
+    /// Runs over one part of the vocabulary.
+    fn forward_part(&self, part: usize, tracked: bool) -> Partial {
         let (rows, hidden) = (self.targets.len(), self.hidden);
-        let mut top = vec![f32::NEG_INFINITY; rows];
-        let mut sum = vec![0.0_f64; rows];
-        let mut picked = vec![0.0_f32; rows];
-        let mut unit = Vec::new();
+        let mut out = Partial {
+            top: vec![f32::NEG_INFINITY; rows],
+            sum: vec![0.0; rows],
+            picked: vec![None; rows],
+            unit: Vec::new(),
+        };
         let mut scratch = Vec::new();
-        for words in self.chunks() {
+        for words in self.chunks(part) {
             let weight = self.weight.part(words.start * hidden..words.end * hidden, &mut scratch);
             let weight = View::dense(weight, words.len(), hidden);
             let mut logits = self.logits(weight, words.len());
             for (row, logits) in logits.chunks_exact_mut(words.len()).enumerate() {
                 let target = self.targets[row] as usize;
                 if words.contains(&target) {
-                    picked[row] = logits[target - words.start];
+                    out.picked[row] = Some(logits[target - words.start]);
                 }
-                let new = largest(logits);
-                if new > top[row] {
-                    let factor = (f64::from(top[row]) - f64::from(new)).exp();
-                    sum[row] *= factor;
-                    if tracked && words.start > 0 {
-                        let factor = factor as f32;
-                        let of_row = row * hidden..(row + 1) * hidden;
-                        unit[of_row].iter_mut().for_each(|v: &mut f32| *v *= factor);
-                    }
-                    top[row] = new;
-                }
-                sum[row] += exponentials(logits, top[row]);
+                out.raise(row, largest(logits), hidden);
+                out.sum[row] += exponentials(logits, out.top[row]);
             }
             if tracked {
                 let p = View::dense(&logits, rows, words.len());
-                if words.start == 0 {
+                if out.unit.is_empty() {
                     // SAFETY: the product writes everything.
-                    unit = unsafe { build(rows * hidden, |to| multiply(p, weight, 1.0, to)) };
+                    out.unit = unsafe { build(rows * hidden, |to| multiply(p, weight, 1.0, to)) };
                 } else {
-                    multiply_add(p, weight, &mut unit);
+                    multiply_add(p, weight, &mut out.unit);
                 }
             }
         }
-        if tracked {
-            for (row, unit) in unit.chunks_exact_mut(hidden).enumerate() {
-                let factor = (1.0 / sum[row]) as f32;
-                let target = self.targets[row] as usize;
-                let weight = self.weight.part(target * hidden..(target + 1) * hidden, &mut scratch);
-                unit.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * factor - w);
+        out
+    }
+
+    /// Puts the parts together, in order.
+    fn finish(&self, parts: Vec<Partial>, tracked: bool) -> Forward {
+        let (rows, hidden) = (self.targets.len(), self.hidden);
+        let mut all = Partial {
+            top: vec![f32::NEG_INFINITY; rows],
+            sum: vec![0.0; rows],
+            picked: vec![None; rows],
+            unit: vec![0.0; if tracked { rows * hidden } else { 0 }],
+        };
+        for part in parts {
+            for row in 0..rows {
+                if part.sum[row] == 0.0 {
+                    continue;
+                }
+                all.raise(row, part.top[row], hidden);
+                let factor = (f64::from(part.top[row]) - f64::from(all.top[row])).exp();
+                all.sum[row] += part.sum[row] * factor;
+                all.picked[row] = all.picked[row].or(part.picked[row]);
+                if tracked {
+                    let of_row = row * hidden..(row + 1) * hidden;
+                    let from = &part.unit[of_row.clone()];
+                    let pairs = all.unit[of_row].iter_mut().zip(from);
+                    pairs.for_each(|(to, v)| *to += *v * factor as f32);
+                }
             }
         }
+        let mut scratch = Vec::new();
+        for (row, unit) in all.unit.chunks_exact_mut(hidden).enumerate() {
+            let factor = (1.0 / all.sum[row]) as f32;
+            let target = self.targets[row] as usize;
+            let weight = self.weight.part(target * hidden..(target + 1) * hidden, &mut scratch);
+            unit.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * factor - w);
+        }
         let logsumexp: Vec<f64> =
-            top.iter().zip(&sum).map(|(&top, sum)| f64::from(top) + sum.ln()).collect();
+            all.top.iter().zip(&all.sum).map(|(&top, sum)| f64::from(top) + sum.ln()).collect();
         let losses = logsumexp
             .iter()
-            .zip(&picked)
-            .map(|(all, &one)| (all - f64::from(one)) as f32)
+            .zip(&all.picked)
+            .map(|(all, one)| (all - f64::from(one.unwrap_or(f32::NAN))) as f32)
             .collect();
-        Forward { losses, logsumexp, unit }
+        Forward { losses, logsumexp, unit: all.unit }
     }
 
     /// `Σ_r g · (p − 1[target])ᵀ · x`, chunk by chunk of the vocabulary.

@@ -2,9 +2,11 @@
 //!
 //! The crate's own threading splits one dimension alone and, for some strides,
 //! not at all (measured: 150 of 300 GFLOP/s on two cores where the left side is
-//! row-major). So products are cut into a grid here, each part a product on one
-//! thread. The grid follows from the sizes alone, and no sum is split, so
-//! results do not depend on the number of threads.
+//! row-major). So products are cut into parts here, each a product on one
+//! thread. The right side is what is costly to pack, so it is cut first and the
+//! left side only where that gives too few parts. The parts follow from the
+//! sizes alone, and no sum is split, so results do not depend on the number of
+//! threads.
 
 use std::ops::Range;
 
@@ -19,6 +21,12 @@ const PART_FLOPS: usize = 40_000_000;
 const PART_READS: usize = 256 * 1024;
 /// Parts of a product, at most.
 const PARTS: usize = 64;
+/// Columns and rows that parts are multiples of: those of the product's inner
+/// kernels.
+const COLS: usize = 64;
+const ROWS: usize = 48;
+/// Rows of a part, at least, where there are several.
+const PART_ROWS: usize = 192;
 
 /// A matrix that is read: `rows × cols` with any strides.
 #[derive(Clone, Copy)]
@@ -119,10 +127,10 @@ pub(crate) fn par_multiply(a: View<'_>, b: View<'_>, to: &mut Unwritten, stride:
     unsafe { par_product(a, b, target, false) }
 }
 
-/// `to += a · b` on all threads; rows of `to` follow each other.
-pub(crate) fn par_multiply_add(a: View<'_>, b: View<'_>, to: &mut [f32]) {
-    check(a, b, b.cols, to.len());
-    let target = Target { start: to.as_mut_ptr(), stride: b.cols };
+/// `to += a · b` on all threads; rows of `to` are `stride` apart.
+pub(crate) fn par_multiply_add(a: View<'_>, b: View<'_>, to: &mut [f32], stride: usize) {
+    check(a, b, stride, to.len());
+    let target = Target { start: to.as_mut_ptr(), stride };
     // SAFETY: the target lies in `to`, which is borrowed for us alone and holds numbers.
     unsafe { par_product(a, b, target, true) }
 }
@@ -142,22 +150,17 @@ fn check(a: View<'_>, b: View<'_>, stride: usize, len: usize) {
 fn grid(rows: usize, cols: usize, inner: usize) -> (usize, usize) {
     let flops = 2usize.saturating_mul(rows).saturating_mul(cols).saturating_mul(inner);
     let reads = cols.saturating_mul(inner);
-    let mut parts = (flops / PART_FLOPS).max(reads / PART_READS).min(PARTS);
-    let (mut by_row, mut by_col) = (1, 1);
-    while parts >= 2 {
-        if rows / by_row > cols / by_col {
-            by_row *= 2;
-        } else {
-            by_col *= 2;
-        }
-        parts /= 2;
-    }
+    let parts = (flops / PART_FLOPS).max(reads / PART_READS).clamp(1, PARTS);
+    let by_col = parts.min(cols.div_ceil(COLS)).max(1);
+    let by_row = parts.div_ceil(by_col).min(rows / PART_ROWS).max(1);
     (by_row, by_col)
 }
 
-/// The `at`-th of `parts` almost equal parts of `0..len`.
-fn share(len: usize, parts: usize, at: usize) -> Range<usize> {
-    len * at / parts..len * (at + 1) / parts
+/// The `at`-th of `parts` almost equal parts of `0..len`, cut at multiples of
+/// `unit`.
+fn share(len: usize, unit: usize, parts: usize, at: usize) -> Range<usize> {
+    let cut = |at: usize| (len.div_ceil(unit) * at / parts * unit).min(len);
+    cut(at)..cut(at + 1)
 }
 
 /// # Safety
@@ -165,8 +168,8 @@ fn share(len: usize, parts: usize, at: usize) -> Range<usize> {
 unsafe fn par_product(a: View<'_>, b: View<'_>, to: Target, add: bool) {
     let (by_row, by_col) = grid(a.rows, b.cols, a.cols);
     let one = |at: usize| {
-        let rows = share(a.rows, by_row, at / by_col);
-        let cols = share(b.cols, by_col, at % by_col);
+        let rows = share(a.rows, ROWS, by_row, at / by_col);
+        let cols = share(b.cols, COLS, by_col, at % by_col);
         let part = to.offset(rows.start * to.stride + cols.start);
         let a = a.part(rows, 0..a.cols);
         let b = b.part(0..b.rows, cols);
@@ -208,5 +211,29 @@ unsafe fn product(a: View<'_>, b: View<'_>, scale: f32, to: Target, add: bool) {
             false,
             Parallelism::None,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_a_product_once() {
+        for rows in [1, 2, 191, 640, 1000, 5000] {
+            for cols in [1, 63, 65, 192, 576, 50_000] {
+                let (by_row, by_col) = grid(rows, cols, 576);
+                for (len, unit, parts) in [(rows, ROWS, by_row), (cols, COLS, by_col)] {
+                    let mut end = 0;
+                    for at in 0..parts {
+                        let part = share(len, unit, parts, at);
+                        assert_eq!(part.start, end);
+                        assert!(!part.is_empty(), "{rows} × {cols}: part {at} of {parts}");
+                        end = part.end;
+                    }
+                    assert_eq!(end, len);
+                }
+            }
+        }
     }
 }

@@ -20,6 +20,7 @@
 //! | `attention` | causal grouped-query attention, no `T × T` matrix kept |
 //! | `swiglu` | gated feed-forward activation |
 //! | `cross_entropy` | loss of a linear map, logits never held whole |
+//! | [`sublayer`] | whole sublayers of a decoder as one operation each |
 //! | `upstream` | where a backward pass starts from a gradient |
 //! | [`composition`] | the same, composed of candle's operations |
 
@@ -34,6 +35,7 @@ mod gemm;
 mod linear;
 mod norm;
 mod rope;
+pub mod sublayer;
 mod swiglu;
 mod upstream;
 

@@ -102,11 +102,12 @@ impl CustomOp2 for Linear {
     }
 }
 
+/// The axes of a product.
 #[derive(Clone, Copy)]
-struct Sizes {
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
+pub(crate) struct Sizes {
+    pub(crate) rows: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
 }
 
 /// How many of the weight's rows are held as f32 at a time.
@@ -118,7 +119,7 @@ fn rows_at_once(weight: Weight<'_>, Sizes { inputs, outputs, .. }: Sizes) -> usi
 }
 
 /// `y = x · Wᵀ`.
-fn forward(x: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
+pub(crate) fn forward(x: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
     let Sizes { rows, inputs, outputs } = sizes;
     let step = rows_at_once(weight, sizes);
     let mut scratch = Vec::new();
@@ -136,12 +137,25 @@ fn forward(x: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
     }
 }
 
-/// `dx = dy · W`.
-fn grad_input(grad: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
+/// `y += x · Wᵀ`.
+pub(crate) fn forward_onto(x: &[f32], weight: Weight<'_>, sizes: Sizes, y: &mut [f32]) {
     let Sizes { rows, inputs, outputs } = sizes;
     let step = rows_at_once(weight, sizes);
     let mut scratch = Vec::new();
-    let first = step.min(outputs);
+    for start in (0..outputs).step_by(step) {
+        let end = (start + step).min(outputs);
+        let part = weight.part(start * inputs..end * inputs, &mut scratch);
+        let part = View::dense(part, end - start, inputs);
+        let y = y.get_mut(start..).unwrap_or_default();
+        par_multiply_add(View::dense(x, rows, inputs), part.t(), y, outputs);
+    }
+}
+
+/// `dx = dy · W`.
+pub(crate) fn grad_input(grad: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
+    let Sizes { rows, inputs, outputs } = sizes;
+    let first = rows_at_once(weight, sizes).min(outputs);
+    let mut scratch = Vec::new();
     // SAFETY: the product writes everything.
     let mut grad_x = unsafe {
         build(rows * inputs, |to| {
@@ -150,13 +164,32 @@ fn grad_input(grad: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
             par_multiply(grad, View::dense(part, first, inputs), to, inputs);
         })
     };
+    grad_input_from(first, grad, weight, sizes, &mut grad_x);
+    grad_x
+}
+
+/// `dx += dy · W`.
+pub(crate) fn grad_input_onto(grad: &[f32], weight: Weight<'_>, sizes: Sizes, grad_x: &mut [f32]) {
+    grad_input_from(0, grad, weight, sizes, grad_x);
+}
+
+/// `dx += dy · W` over the outputs from `first` on.
+fn grad_input_from(
+    first: usize,
+    grad: &[f32],
+    weight: Weight<'_>,
+    sizes: Sizes,
+    grad_x: &mut [f32],
+) {
+    let Sizes { rows, inputs, outputs } = sizes;
+    let step = rows_at_once(weight, sizes);
+    let mut scratch = Vec::new();
     for start in (first..outputs).step_by(step) {
         let end = (start + step).min(outputs);
         let part = weight.part(start * inputs..end * inputs, &mut scratch);
-        let grad = View::new(&grad[start..], rows, end - start, outputs);
-        par_multiply_add(grad, View::dense(part, end - start, inputs), &mut grad_x);
+        let grad = View::new(grad.get(start..).unwrap_or_default(), rows, end - start, outputs);
+        par_multiply_add(grad, View::dense(part, end - start, inputs), grad_x, inputs);
     }
-    grad_x
 }
 
 /// `dW = dyᵀ · x`.

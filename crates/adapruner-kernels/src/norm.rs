@@ -89,7 +89,7 @@ fn inverse(x: &[f32], eps: f64) -> f64 {
     1.0 / (dot(x, x) / x.len() as f64 + eps).sqrt()
 }
 
-fn forward(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
+pub(crate) fn forward(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
     let width = weight.len();
     let fill = |rows: Range<usize>, out: &mut Unwritten| {
         let x = x[rows.start * width..rows.end * width].chunks_exact(width);
@@ -113,7 +113,7 @@ fn scale_row(x: &[f32], weight: &[f32], inverse: f32, out: &mut [MaybeUninit<f32
     }
 }
 
-fn grad_input(x: &[f32], weight: &[f32], grad: &[f32], eps: f64) -> Vec<f32> {
+pub(crate) fn grad_input(x: &[f32], weight: &[f32], grad: &[f32], eps: f64) -> Vec<f32> {
     let width = weight.len();
     let fill = |rows: Range<usize>, out: &mut Unwritten| {
         let range = rows.start * width..rows.end * width;

@@ -43,23 +43,28 @@ struct Rope {
     sin: Tensor,
 }
 
-impl Rope {
-    fn turn(&self, x: &[f32], shape: &Shape, back: bool) -> Result<Vec<f32>> {
-        let (_, t, n, d) = shape.dims4()?;
-        let (cos, sin) = (Held::new(&self.cos), Held::new(&self.sin));
-        let (cos, sin): (&[f32], &[f32]) = (cos.slice()?, sin.slice()?);
-        let sign = if back { -1.0 } else { 1.0 };
-        let (width, half) = (n * d, d / 2);
-        let fill = |rows: Range<usize>, out: &mut Unwritten| {
-            for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
-                let x = &x[row * width..(row + 1) * width];
-                let at = row % t * half..(row % t + 1) * half;
-                turn_heads(x, &cos[at.clone()], &sin[at], sign, out);
-            }
-        };
-        // SAFETY: `turn_heads` writes all heads of a row, `fill` all rows.
-        Ok(unsafe { build_rows(x.len() / width, width, fill) })
-    }
+/// Turns `[B, T, N, D]`, forwards or back; the tables are `[T, D/2]`.
+pub(crate) fn turn(
+    x: &[f32],
+    cos: &Tensor,
+    sin: &Tensor,
+    n: usize,
+    back: bool,
+) -> Result<Vec<f32>> {
+    let (t, half) = cos.dims2()?;
+    let (cos, sin) = (Held::new(cos), Held::new(sin));
+    let (cos, sin): (&[f32], &[f32]) = (cos.slice()?, sin.slice()?);
+    let sign = if back { -1.0 } else { 1.0 };
+    let width = n * 2 * half;
+    let fill = |rows: Range<usize>, out: &mut Unwritten| {
+        for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+            let x = &x[row * width..(row + 1) * width];
+            let at = row % t * half..(row % t + 1) * half;
+            turn_heads(x, &cos[at.clone()], &sin[at], sign, out);
+        }
+    };
+    // SAFETY: `turn_heads` writes all heads of a row, `fill` all rows.
+    Ok(unsafe { build_rows(x.len() / width, width, fill) })
 }
 
 impl CustomOp1 for Rope {
@@ -68,13 +73,15 @@ impl CustomOp1 for Rope {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = self.turn(slice(x, layout)?, layout.shape(), false)?;
+        let (_, _, n, _) = layout.shape().dims4()?;
+        let y = turn(slice(x, layout)?, &self.cos, &self.sin, n, false)?;
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let values = self.turn(Held::new(&grad).slice()?, x.shape(), true)?;
+        let (_, _, n, _) = x.dims4()?;
+        let values = turn(Held::new(&grad).slice()?, &self.cos, &self.sin, n, true)?;
         Ok(Some(Tensor::from_vec(values, x.shape(), &Device::Cpu)?))
     }
 }

@@ -45,11 +45,7 @@ impl CustomOp2 for SwiGlu {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up): (&[f32], &[f32]) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
-        // SAFETY: `forward` writes as many elements as the ranges have.
-        let y = unsafe {
-            build_rows(gate.len(), 1, |range, out| forward(&gate[range.clone()], &up[range], out))
-        };
-        Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
+        Ok((CpuStorage::F32(forward(gate, up)), gate_layout.shape().clone()))
     }
 
     fn bwd(
@@ -61,18 +57,32 @@ impl CustomOp2 for SwiGlu {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (of_gate, of_up, of_grad) = (Held::new(gate), Held::new(up), Held::new(&grad));
-        let (g, u, dy) = (of_gate.slice()?, of_up.slice()?, of_grad.slice()?);
-        // SAFETY: `backward` writes as many elements as the ranges have.
-        let (grad_gate, grad_up) = unsafe {
-            build_two(gate.elem_count(), |range, grad_gate, grad_up| {
-                let (g, u, dy) = (&g[range.clone()], &u[range.clone()], &dy[range]);
-                backward(g, u, dy, grad_gate, grad_up);
-            })
-        };
+        let (grad_gate, grad_up) = backward(of_gate.slice()?, of_up.slice()?, of_grad.slice()?);
         Ok((
             Some(Tensor::from_vec(grad_gate, gate.shape(), &Device::Cpu)?),
             Some(Tensor::from_vec(grad_up, up.shape(), &Device::Cpu)?),
         ))
+    }
+}
+
+/// `silu(gate) · up`.
+pub(crate) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    // SAFETY: `forward_part` writes as many elements as the ranges have.
+    unsafe {
+        build_rows(gate.len(), 1, |range, out| {
+            forward_part(&gate[range.clone()], &up[range], out);
+        })
+    }
+}
+
+/// Gradients of gate and up.
+pub(crate) fn backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    // SAFETY: `backward_part` writes as many elements as the ranges have.
+    unsafe {
+        build_two(gate.len(), |range, grad_gate, grad_up| {
+            let (gate, up) = (&gate[range.clone()], &up[range.clone()]);
+            backward_part(gate, up, &grad[range], grad_gate, grad_up);
+        })
     }
 }
 
@@ -81,7 +91,7 @@ impl CustomOp2 for SwiGlu {
     "x86_64+avx2+fma",
     "aarch64+neon"
 ))]
-fn forward(gate: &[f32], up: &[f32], out: &mut [MaybeUninit<f32>]) {
+fn forward_part(gate: &[f32], up: &[f32], out: &mut [MaybeUninit<f32>]) {
     for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         out.write(g * sigmoid(g) * u);
     }
@@ -92,7 +102,7 @@ fn forward(gate: &[f32], up: &[f32], out: &mut [MaybeUninit<f32>]) {
     "x86_64+avx2+fma",
     "aarch64+neon"
 ))]
-fn backward(
+fn backward_part(
     gate: &[f32],
     up: &[f32],
     grad: &[f32],

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 
 use adapruner_checkpoint::{Checkpoint, names, names::Projection};
-use adapruner_kernels::GradTap;
+use adapruner_kernels::{
+    GradTap,
+    sublayer::{self, Affine},
+};
 use candle_core::{Result as CandleResult, Tensor, Var};
 
 use crate::{error::Result, placement::Placement};
@@ -41,19 +44,9 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
-    /// `x · Wᵀ + b`.
-    ///
-    /// # Shapes
-    /// `[.., in]` → `[.., out]`.
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    pub fn forward(&self, x: &Tensor, tap: Option<Arc<dyn GradTap>>) -> CandleResult<Tensor> {
-        let y = adapruner_kernels::linear(x, &self.weight, tap)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
+    /// The map with a tap on its gradients.
+    fn with_tap(&self, tap: Option<Arc<dyn GradTap>>) -> Affine {
+        Affine { weight: self.weight.clone(), bias: self.bias.clone(), tap }
     }
 }
 
@@ -167,17 +160,21 @@ impl Block {
         cache: Option<&mut Option<LayerCache>>,
     ) -> CandleResult<Tensor> {
         let x = match &self.attention {
-            Some(attention) => (x + self.attend(attention, x, pass, cache)?)?,
+            Some(attention) => self.attend(attention, x, pass, cache)?,
             None => x.clone(),
         };
         let FeedForward { norm, gate, up, down } = &self.ffn;
-        let h = adapruner_kernels::rms_norm(&x, norm, self.eps)?;
-        let gate = gate.forward(&h, pass.tap(Projection::Gate))?;
-        let up = up.forward(&h, pass.tap(Projection::Up))?;
-        let inner = adapruner_kernels::swiglu(&gate, &up)?;
-        x + down.forward(&inner, pass.tap(Projection::Down))?
+        let sublayer = sublayer::FeedForward {
+            norm: norm.clone(),
+            eps: self.eps,
+            gate: gate.with_tap(pass.tap(Projection::Gate)),
+            up: up.with_tap(pass.tap(Projection::Up)),
+            down: down.with_tap(pass.tap(Projection::Down)),
+        };
+        sublayer.forward(&x)
     }
 
+    /// `x` with the attention sublayer added.
     fn attend(
         &self,
         attention: &Attention,
@@ -185,30 +182,38 @@ impl Block {
         pass: &Pass<'_>,
         cache: Option<&mut Option<LayerCache>>,
     ) -> CandleResult<Tensor> {
-        let (b, t, _) = x.dims3()?;
         let Attention { norm, q, k, v, o } = attention;
-        let h = adapruner_kernels::rms_norm(x, norm, self.eps)?;
-        let heads = |y: Tensor| y.reshape((b, t, (), self.head_dim));
-        let q = heads(q.forward(&h, pass.tap(Projection::Q))?)?;
-        let k = heads(k.forward(&h, pass.tap(Projection::K))?)?;
-        let v = heads(v.forward(&h, pass.tap(Projection::V))?)?;
-        let q = adapruner_kernels::rope(&q, pass.cos, pass.sin)?;
-        let k = adapruner_kernels::rope(&k, pass.cos, pass.sin)?;
-        let (k, v) = match cache {
-            None => (k, v),
-            Some(slot) => {
-                let (keys, values) = match slot.take() {
-                    None => (k, v),
-                    Some(old) => {
-                        (Tensor::cat(&[old.keys, k], 1)?, Tensor::cat(&[old.values, v], 1)?)
-                    }
-                };
-                *slot = Some(LayerCache { keys: keys.clone(), values: values.clone() });
-                (keys, values)
-            }
+        let q = q.with_tap(pass.tap(Projection::Q));
+        let k = k.with_tap(pass.tap(Projection::K));
+        let v = v.with_tap(pass.tap(Projection::V));
+        let o = o.with_tap(pass.tap(Projection::O));
+        let Some(slot) = cache else {
+            let sublayer = sublayer::SelfAttention {
+                norm: norm.clone(),
+                eps: self.eps,
+                head_dim: self.head_dim,
+                q,
+                k,
+                v,
+                o,
+                cos: pass.cos.clone(),
+                sin: pass.sin.clone(),
+            };
+            return sublayer.forward(x);
         };
-        let y = adapruner_kernels::attention(&q, &k, &v)?.reshape((b, t, ()))?;
-        o.forward(&y, pass.tap(Projection::O))
+        let (b, t, _) = x.dims3()?;
+        let h = adapruner_kernels::rms_norm(x, norm, self.eps)?;
+        let heads = |map: &Affine| map.apply(&h)?.reshape((b, t, (), self.head_dim));
+        let q = adapruner_kernels::rope(&heads(&q)?, pass.cos, pass.sin)?;
+        let k = adapruner_kernels::rope(&heads(&k)?, pass.cos, pass.sin)?;
+        let v = heads(&v)?;
+        let (keys, values) = match slot.take() {
+            None => (k, v),
+            Some(old) => (Tensor::cat(&[old.keys, k], 1)?, Tensor::cat(&[old.values, v], 1)?),
+        };
+        *slot = Some(LayerCache { keys: keys.clone(), values: values.clone() });
+        let y = adapruner_kernels::attention(&q, &keys, &values)?.reshape((b, t, ()))?;
+        x + o.apply(&y)?
     }
 
     /// The same block with every weight made a variable, and those variables

@@ -5,5 +5,6 @@ mod attention;
 mod cross_entropy;
 mod linear;
 mod pointwise;
+mod sublayer;
 mod threads;
 mod twin;

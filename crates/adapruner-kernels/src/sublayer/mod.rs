@@ -1,0 +1,149 @@
+//! Whole sublayers of a decoder as one operation each: fewer passes over the
+//! activations than operation by operation, in both directions.
+//!
+//! On the CPU, and where no weight is tracked, forward adds the sublayer to its
+//! input in place and backward is written out by hand; otherwise a sublayer is
+//! the composition of this crate's operations. Taps see the same either way.
+
+mod attention;
+mod feed_forward;
+
+use std::sync::Arc;
+
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use rayon::prelude::*;
+
+pub use self::{attention::SelfAttention, feed_forward::FeedForward};
+use crate::{
+    GradTap,
+    buffer::{Held, Weight, rows_of_a_task},
+    composition,
+    linear::{self, Sizes},
+};
+
+/// A linear map with its optional bias and tap.
+#[derive(Clone)]
+pub struct Affine {
+    /// `[out, in]`.
+    pub weight: Tensor,
+    /// `[out]`.
+    pub bias: Option<Tensor>,
+    /// Sees what the map saw, in the backward pass.
+    pub tap: Option<Arc<dyn GradTap>>,
+}
+
+impl Affine {
+    /// `x · Wᵀ + b`.
+    ///
+    /// # Shapes
+    /// `[.., in]` → `[.., out]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let y = linear::linear(x, &self.weight, self.tap.clone())?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+
+    /// Whether the fused path takes the weights.
+    fn fused(&self) -> bool {
+        let bias = self.bias.as_ref();
+        constant(&self.weight)
+            && Weight::takes(self.weight.dtype())
+            && self.weight.is_contiguous()
+            && bias.is_none_or(|b| constant(b) && b.dtype() == DType::F32 && b.is_contiguous())
+    }
+
+    /// Checks the sides against what goes in; returns how many go out.
+    fn outputs(&self, inputs: usize) -> Result<usize> {
+        let (outputs, found) = self.weight.dims2()?;
+        if found != inputs {
+            bail!("a weight of {:?} does not take {inputs} inputs", self.weight.shape());
+        }
+        if let Some(bias) = &self.bias
+            && bias.dims() != [outputs]
+        {
+            bail!("a bias of {:?} does not fit {outputs} outputs", bias.shape());
+        }
+        Ok(outputs)
+    }
+
+    fn sizes(&self, rows: usize) -> Result<Sizes> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        Ok(Sizes { rows, inputs, outputs })
+    }
+
+    /// `x · Wᵀ + b`, added to `onto` if given.
+    fn forward(&self, x: &[f32], rows: usize, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+        let held = Held::new(&self.weight);
+        let (weight, sizes) = (held.weight()?, self.sizes(rows)?);
+        let mut y = match onto {
+            None => linear::forward(x, weight, sizes),
+            Some(mut y) => {
+                linear::forward_onto(x, weight, sizes, &mut y);
+                y
+            }
+        };
+        if let Some(bias) = &self.bias {
+            let held = Held::new(bias);
+            let bias: &[f32] = held.slice()?;
+            y.par_chunks_mut(rows_of_a_task(bias.len()) * bias.len().max(1)).for_each(|rows| {
+                for row in rows.chunks_exact_mut(bias.len()) {
+                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+                }
+            });
+        }
+        Ok(y)
+    }
+
+    /// Shows the tap what it waits for, and returns the gradient of the input,
+    /// added to `onto` if given. `input` is `[R, in]`, `grad` `[R, out]`.
+    fn backward(&self, input: &Tensor, grad: &Tensor, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+        if let Some(tap) = &self.tap {
+            composition::show(tap.as_ref(), input, &self.weight, grad)?;
+        }
+        let (weight, grad_output) = (Held::new(&self.weight), Held::new(grad));
+        let (weight, grad_output) = (weight.weight()?, grad_output.slice()?);
+        let sizes = self.sizes(input.dim(0)?)?;
+        Ok(match onto {
+            None => linear::grad_input(grad_output, weight, sizes),
+            Some(mut grad_x) => {
+                linear::grad_input_onto(grad_output, weight, sizes, &mut grad_x);
+                grad_x
+            }
+        })
+    }
+}
+
+/// Whether a tensor is on the CPU and not tracked.
+fn constant(tensor: &Tensor) -> bool {
+    tensor.device().is_cpu() && !tensor.track_op()
+}
+
+/// Whether the fused path takes a norm's weight.
+fn fused_norm(norm: &Tensor) -> bool {
+    constant(norm) && norm.dtype() == DType::F32 && norm.is_contiguous()
+}
+
+/// Numbers as a matrix of rows `width` wide.
+fn matrix(values: Vec<f32>, width: usize) -> Result<Tensor> {
+    let rows = values.len() / width.max(1);
+    Tensor::from_vec(values, (rows, width), &Device::Cpu)
+}
+
+/// `[.., width]` as `[R, width]`.
+fn rows(x: &Tensor) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    x.reshape(((), width))?.contiguous()
+}
+
+/// Adds `other` to `values`.
+fn add(values: &mut [f32], other: &[f32]) {
+    let grain = rows_of_a_task(1);
+    values.par_chunks_mut(grain).zip(other.par_chunks(grain)).for_each(|(values, other)| {
+        values.iter_mut().zip(other).for_each(|(v, o)| *v += o);
+    });
+}

@@ -1,0 +1,196 @@
+//! Whole sublayers: fused against composed in f64, with what taps see.
+
+use std::sync::{Arc, Mutex};
+
+use adapruner_kernels::{
+    GradTap,
+    sublayer::{Affine, FeedForward, SelfAttention},
+};
+use candle_core::{DType, Result, Tensor, Var};
+use proptest::prelude::*;
+
+use crate::twin::{F32, Operand, compare, numbers};
+
+/// Collects what the taps of a sublayer saw, by name.
+#[derive(Default)]
+struct Seen(Mutex<Vec<(&'static str, [Tensor; 3])>>);
+
+struct Tap(&'static str, Arc<Seen>);
+
+impl GradTap for Tap {
+    fn observe(&self, input: &Tensor, weight: &Tensor, grad_output: &Tensor) -> Result<()> {
+        let seen = [input, weight, grad_output].map(Tensor::detach);
+        self.1.0.lock().unwrap().push((self.0, seen));
+        Ok(())
+    }
+}
+
+/// Makes a sublayer's weights, the same numbers for each type asked for.
+struct Maker {
+    seed: u64,
+    biased: bool,
+    /// Type the numbers are rounded to.
+    stored: DType,
+    /// Whether everything is then held as f64.
+    wide: bool,
+    seen: Arc<Seen>,
+}
+
+impl Maker {
+    fn tensor(&self, shape: &[usize], index: u64, dtype: DType) -> Tensor {
+        let values = numbers(shape, self.seed ^ (index << 32)).affine(0.3, 0.0).unwrap();
+        let values = values.to_dtype(dtype).unwrap();
+        if self.wide { values.to_dtype(DType::F64).unwrap() } else { values }
+    }
+
+    fn map(&self, name: &'static str, outputs: usize, inputs: usize, index: u64) -> Affine {
+        Affine {
+            weight: self.tensor(&[outputs, inputs], index, self.stored),
+            bias: self.biased.then(|| self.tensor(&[outputs], index + 100, DType::F32)),
+            tap: Some(Arc::new(Tap(name, self.seen.clone()))),
+        }
+    }
+
+    fn feed_forward(&self, hidden: usize, inner: usize) -> FeedForward {
+        FeedForward {
+            norm: self.tensor(&[hidden], 1, DType::F32),
+            eps: 1e-5,
+            gate: self.map("gate", inner, hidden, 2),
+            up: self.map("up", inner, hidden, 3),
+            down: self.map("down", hidden, inner, 4),
+        }
+    }
+
+    fn attention(
+        &self,
+        hidden: usize,
+        t: usize,
+        (n, k, d): (usize, usize, usize),
+    ) -> SelfAttention {
+        SelfAttention {
+            norm: self.tensor(&[hidden], 1, DType::F32),
+            eps: 1e-5,
+            head_dim: d,
+            q: self.map("q", n * d, hidden, 2),
+            k: self.map("k", k * d, hidden, 3),
+            v: self.map("v", k * d, hidden, 4),
+            o: self.map("o", hidden, n * d, 5),
+            cos: self.tensor(&[t, d / 2], 6, DType::F32),
+            sin: self.tensor(&[t, d / 2], 7, DType::F32),
+        }
+    }
+}
+
+/// A maker of the fused side and one of its twin.
+fn makers(seed: u64, biased: bool, bf16: bool) -> [Maker; 2] {
+    let stored = if bf16 { DType::BF16 } else { DType::F32 };
+    [false, true].map(|wide| Maker { seed, biased, stored, wide, seen: Arc::default() })
+}
+
+/// Both sides' taps saw the same, each once.
+fn same_seen(makers: &[Maker; 2], names: &[&str]) {
+    let [mut found, mut expected] =
+        makers.each_ref().map(|m| std::mem::take(&mut *m.seen.0.lock().unwrap()));
+    for seen in [&mut found, &mut expected] {
+        seen.sort_by_key(|(name, _)| *name);
+        assert_eq!(seen.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
+    }
+    for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert_eq!(found.dims(), expected.dims(), "{name}");
+            let [found, expected] = [found, expected].map(|t| t.to_dtype(DType::F64).unwrap());
+            let most = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            let (error, scale) = (most(&(found - &expected).unwrap()), most(&expected).max(1.0));
+            assert!(error <= F32 * scale, "{name}: off by {error:e} of {scale}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn feed_forward_agrees(
+        (b, t, hidden, inner) in (1..4_usize, 1..30_usize, 1..50_usize, 1..90_usize),
+        biased: bool,
+        bf16: bool,
+        strided: bool,
+        seed: u64,
+    ) {
+        let makers = makers(seed, biased, bf16);
+        let layers = makers.each_ref().map(|m| m.feed_forward(hidden, inner));
+        compare(
+            &[Operand::new(&[b, t, hidden], seed).strided(strided)],
+            |o| layers[0].forward(&o[0]),
+            |o| layers[1].forward(&o[0]),
+            seed,
+        );
+        same_seen(&makers, &["down", "gate", "up"]);
+    }
+
+    #[test]
+    fn self_attention_agrees(
+        (b, t, hidden) in (1..4_usize, 1..50_usize, 1..40_usize),
+        (k, group, half) in (1..4_usize, 1..5_usize, 1..12_usize),
+        biased: bool,
+        bf16: bool,
+        strided: bool,
+        seed: u64,
+    ) {
+        let makers = makers(seed, biased, bf16);
+        let layers = makers.each_ref().map(|m| m.attention(hidden, t, (k * group, k, 2 * half)));
+        compare(
+            &[Operand::new(&[b, t, hidden], seed).strided(strided)],
+            |o| layers[0].forward(&o[0]),
+            |o| layers[1].forward(&o[0]),
+            seed,
+        );
+        same_seen(&makers, &["k", "o", "q", "v"]);
+    }
+}
+
+/// A tracked weight takes the composed path and gets its gradient.
+#[test]
+fn tracked_weights_get_gradients() {
+    let [maker, _] = makers(1, true, false);
+    let x = numbers(&[2, 5, 8], 2);
+    let plain = maker.feed_forward(8, 12);
+    let up = Var::from_tensor(&plain.up.weight).unwrap();
+    let mut tracked = plain.clone();
+    tracked.up.weight = up.as_tensor().clone();
+    let (a, b) = (plain.forward(&x).unwrap(), tracked.forward(&x).unwrap());
+    let error = (a - &b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(error <= F32 as f32 * 4.0, "{error:e}");
+    assert!(b.sum_all().unwrap().backward().unwrap().get(&up).is_some());
+
+    let mut attention = maker.attention(8, 5, (4, 2, 2));
+    let norm = Var::from_tensor(&attention.norm).unwrap();
+    attention.norm = norm.as_tensor().clone();
+    let y = attention.forward(&x).unwrap();
+    assert!(y.sum_all().unwrap().backward().unwrap().get(&norm).is_some());
+}
+
+#[test]
+fn weights_that_do_not_fit_are_errors() {
+    let [maker, _] = makers(1, true, false);
+    let x = numbers(&[2, 5, 8], 2);
+    let mut feed_forward = maker.feed_forward(8, 12);
+    assert!(feed_forward.forward(&numbers(&[2, 5, 7], 2)).is_err());
+    feed_forward.up = maker.map("up", 11, 8, 9);
+    assert!(feed_forward.forward(&x).is_err());
+    let fits = maker.attention(8, 5, (4, 2, 2));
+    assert!(fits.forward(&x).is_ok());
+    for change in [
+        |a: &mut SelfAttention| a.head_dim = 3,
+        |a: &mut SelfAttention| a.head_dim = 0,
+        |a: &mut SelfAttention| a.cos = numbers(&[4, 1], 1),
+        |a: &mut SelfAttention| a.v.weight = numbers(&[6, 8], 1),
+        |a: &mut SelfAttention| a.o.weight = numbers(&[8, 6], 1),
+        |a: &mut SelfAttention| a.q.bias = Some(numbers(&[3], 1)),
+        |a: &mut SelfAttention| a.norm = numbers(&[3], 1),
+    ] {
+        let mut attention = fits.clone();
+        change(&mut attention);
+        assert!(attention.forward(&x).is_err());
+    }
+}
