@@ -86,7 +86,16 @@ pub(crate) fn float(value: f64) -> String {
     } else if value.is_infinite() {
         if value > 0.0 { "Infinity".into() } else { "-Infinity".into() }
     } else {
-        format!("{value:?}")
+        let text = format!("{value:?}");
+        match text.split_once('e') {
+            None => text,
+            // Two digits at least, and always a sign.
+            Some((digits, exponent)) => {
+                let (sign, exponent) =
+                    exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+                format!("{digits}e{sign}{exponent:0>2}")
+            }
+        }
     }
 }
 
@@ -148,6 +157,11 @@ mod tests {
         {
             let read = number(&parse(float(value).as_bytes()).unwrap()).unwrap();
             assert_eq!(read.to_bits(), value.to_bits(), "{value}");
+        }
+        for (value, text) in
+            [(1e-5, "1e-05"), (1e16, "1e+16"), (-2.5e-101, "-2.5e-101"), (1.0, "1.0")]
+        {
+            assert_eq!(float(value), text);
         }
     }
 }

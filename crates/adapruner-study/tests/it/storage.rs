@@ -1,6 +1,11 @@
 //! Storages: one suite for all, and what each kind of journal has of its own.
 
 mod conformance;
+mod hostile;
+mod optuna;
+mod processes;
+#[cfg(feature = "redis")]
+mod redis;
 
 use adapruner_study::journal::MemoryBackend;
 use adapruner_study::{Direction, FileBackend, JournalStorage, MemoryStorage, Storage};
