@@ -39,7 +39,8 @@ fn server() -> Option<Server> {
     let child = match child {
         Ok(child) => child,
         Err(error) => {
-            writeln!(std::io::stderr(), "skipped: redis-server: {error}").unwrap();
+            let mut err = std::io::stderr().lock();
+            writeln!(err, "skipped: redis-server: {error}").unwrap();
             return None;
         }
     };
