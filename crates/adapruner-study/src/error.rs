@@ -43,4 +43,22 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
+    /// A study that is not there, or not as it was asked for.
+    #[error("study {name}: {message}")]
+    Study {
+        /// Name of the study.
+        name: String,
+        /// Expected and found.
+        message: String,
+    },
+    /// A server refused an operation or could not be reached.
+    #[error("{server}: cannot {action}: {message}")]
+    Server {
+        /// The server concerned.
+        server: String,
+        /// What was attempted, as a verb phrase.
+        action: &'static str,
+        /// The cause.
+        message: String,
+    },
 }

@@ -8,12 +8,18 @@
 //! |---|---|
 //! | [`distribution`] | what values a parameter can take, and values themselves |
 //! | [`trial`] | [`Trial`]: one evaluation, its parameters, reports and outcome |
+//! | [`storage`] | [`Storage`]: where trials are kept; in memory |
+//! | [`journal`] | Optuna's journal: in a file, in Redis |
 //! | [`error`] | what can go wrong |
 
 pub mod distribution;
 pub mod error;
+pub mod journal;
+pub mod storage;
 pub mod trial;
 
 pub use distribution::{Choice, Distribution, ParamValue};
 pub use error::{Error, Result};
+pub use journal::{FileBackend, JournalStorage};
+pub use storage::{MemoryStorage, Storage, StudyId};
 pub use trial::{Direction, Trial, TrialState};

@@ -1,0 +1,38 @@
+//! Studies in Optuna's journal format.
+//!
+//! A journal is a list of records, each one operation as JSON. A [`Backend`]
+//! keeps it, [`JournalStorage`] replays it; Optuna 5 and its tools open the same
+//! journals, and may work on them at the same time.
+//!
+//! What Optuna does not know is put where its tools can use it:
+//!
+//! | what | as |
+//! |---|---|
+//! | subset parameter `s` | the trial's system attribute `adapruner:subset:s`, an object of `pool`, `least`, `most` and `items`: what counts |
+//! | | the trial's user attribute `s`, the list of items: what dashboards show |
+//! | | the integer parameter `s.n`, its size, where that varies: for importances and plots |
+//! | sign of life | the trial's system attribute `adapruner:heartbeat`, milliseconds since 1970 |
+//!
+//! None of these four is among the parameters and attributes that are read back.
+//! Membership of single items is no parameter of its own: with a hundred items
+//! that would drown the others in every plot.
+
+mod backend;
+mod distribution;
+mod file;
+mod json;
+mod lock;
+mod params;
+mod record;
+#[cfg(feature = "redis")]
+mod redis;
+mod replay;
+mod storage;
+mod time;
+
+pub use backend::{Backend, Line, MemoryBackend};
+pub use distribution::{distribution_from_json, distribution_to_json, fixed_param};
+pub use file::FileBackend;
+#[cfg(feature = "redis")]
+pub use redis::RedisBackend;
+pub use storage::JournalStorage;

@@ -1,0 +1,3 @@
+//! Tests of the study crate against its public face.
+
+mod storage;

@@ -1,0 +1,183 @@
+//! Journals that Optuna wrote read as Optuna reads them; see
+//! `fixtures/generate/optuna_journal.py`.
+
+use std::path::{Path, PathBuf};
+
+use adapruner_study::journal::{distribution_from_json, distribution_to_json, fixed_param};
+use adapruner_study::{
+    Choice, Direction, Distribution, JournalStorage, ParamValue, Storage, Trial, TrialState,
+};
+use serde_json::{Value, json};
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/optuna").join(name)
+}
+
+fn number(value: f64) -> Value {
+    match value {
+        value if value.is_nan() => json!("NaN"),
+        f64::INFINITY => json!("Infinity"),
+        f64::NEG_INFINITY => json!("-Infinity"),
+        value => json!(value),
+    }
+}
+
+fn internal(value: &ParamValue) -> Value {
+    match value {
+        ParamValue::Float(value) => number(*value),
+        ParamValue::Int(value) => json!(*value as f64),
+        ParamValue::Category(index) => json!(index),
+        ParamValue::Subset(items) => json!(items),
+    }
+}
+
+/// The form of the expectations.
+fn describe(trial: &Trial) -> Value {
+    let map = |fields: Vec<(String, Value)>| Value::Object(fields.into_iter().collect());
+    let params = trial.params.iter();
+    json!({
+        "number": trial.number,
+        "state": match trial.state {
+            TrialState::Running => "running",
+            TrialState::Complete => "complete",
+            TrialState::Pruned => "pruned",
+            TrialState::Failed => "fail",
+            TrialState::Waiting => "waiting",
+        },
+        "value": trial.value.map(number),
+        "params": map(params.clone().map(|(k, (_, v))| (k.clone(), internal(v))).collect()),
+        "distributions":
+            map(params.map(|(k, (d, _))| (k.clone(), distribution_to_json(d).into())).collect()),
+        "intermediate":
+            map(trial.intermediate.iter().map(|(k, v)| (k.to_string(), number(*v))).collect()),
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "started_ms": trial.started_ms,
+        "ended_ms": trial.ended_ms,
+    })
+}
+
+#[test]
+fn its_journals_read_as_it_reads_them() {
+    for name in ["tpe", "odd"] {
+        let expected = std::fs::read_to_string(fixture(&format!("{name}.json"))).unwrap();
+        let expected: Value = serde_json::from_str(&expected).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.log");
+        std::fs::copy(fixture(&format!("{name}.log")), &path).unwrap();
+        let storage = JournalStorage::file(&path).unwrap();
+        let studies = expected.as_object().unwrap();
+        assert!(!studies.is_empty());
+        for (study, expected) in studies {
+            let maximize = expected["direction"] == "maximize";
+            let direction = if maximize { Direction::Maximize } else { Direction::Minimize };
+            let id = storage.open_study(study, direction).unwrap();
+            let (user, system) = storage.study_attrs(id).unwrap();
+            assert_eq!(json!(user), expected["user_attrs"]);
+            assert_eq!(json!(system), expected["system_attrs"]);
+            let trials = storage.trials(id).unwrap();
+            assert_eq!(trials.len(), expected["trials"].as_array().unwrap().len());
+            for (trial, expected) in trials.iter().zip(expected["trials"].as_array().unwrap()) {
+                assert_eq!(describe(trial), *expected, "{name}, {study}");
+            }
+        }
+        // Reading and opening write nothing.
+        let read = std::fs::read(&path).unwrap();
+        assert_eq!(read, std::fs::read(fixture(&format!("{name}.log"))).unwrap());
+    }
+}
+
+#[test]
+fn studies_of_it_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.log");
+    std::fs::copy(fixture("odd.log"), &path).unwrap();
+    let storage = JournalStorage::file(&path).unwrap();
+    let study = storage.open_study("odd", Direction::Maximize).unwrap();
+    let error = storage.open_study("two", Direction::Minimize).unwrap_err();
+    assert!(error.to_string().contains("one objective, found 2"), "{error}");
+    let before = storage.trials(study).unwrap();
+    let number = storage.create_trial(study).unwrap();
+    assert_eq!(number, before.len() as u64);
+    let float = |low, high| Distribution::Float { low, high, step: None, log: false };
+    storage.set_param(study, number, "x", &float(0.0, 9.0), &ParamValue::Float(1.0)).unwrap();
+    let int = Distribution::Int { low: 0, high: 1, step: 1, log: false };
+    assert!(storage.set_param(study, number, "kind", &int, &ParamValue::Int(1)).is_err());
+    storage.finish(study, number, TrialState::Complete, Some(9.0)).unwrap();
+    // Its running trials are not ours to judge: its workers give no signs of life.
+    let stale = storage.fail_stale(study, std::time::Duration::ZERO).unwrap();
+    assert_eq!(stale, [0u64; 0]);
+    let after = JournalStorage::file(&path).unwrap().trials(study).unwrap();
+    assert_eq!(describe(&after[0]), describe(&before[0]));
+    assert_eq!(after.last().unwrap().value, Some(9.0));
+}
+
+#[test]
+fn fixed_parameters_of_queued_trials() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.log");
+    std::fs::copy(fixture("odd.log"), &path).unwrap();
+    let storage = JournalStorage::file(&path).unwrap();
+    let study = storage.open_study("odd", Direction::Maximize).unwrap();
+    let trial = &storage.trials(study).unwrap()[0];
+    let float = |low, high| Distribution::Float { low, high, step: None, log: false };
+    let kinds = |a: &str, b: &str| Distribution::Categorical {
+        choices: vec![Choice::Text(a.into()), Choice::Text(b.into())],
+    };
+    assert_eq!(fixed_param(trial, "x", &float(0.0, 1.0)), Some(ParamValue::Float(0.25)));
+    assert_eq!(fixed_param(trial, "kind", &kinds("a", "b")), Some(ParamValue::Category(1)));
+    assert_eq!(fixed_param(trial, "kind", &kinds("a", "c")), None);
+    assert_eq!(fixed_param(trial, "y", &float(0.0, 1.0)), None);
+    let mut queued = trial.clone();
+    queued.params.clear();
+    queued.system_attrs.insert("fixed_params".into(), json!({"s": [1, 3], "k": "c", "n": 4}));
+    let subset = |pool| Distribution::Subset { pool, least: 1, most: 2 };
+    assert_eq!(fixed_param(&queued, "s", &subset(4)), Some(ParamValue::Subset(vec![1, 3])));
+    assert_eq!(fixed_param(&queued, "s", &subset(3)), None);
+    assert_eq!(fixed_param(&queued, "k", &kinds("a", "c")), Some(ParamValue::Category(1)));
+    let int = Distribution::Int { low: 0, high: 9, step: 1, log: false };
+    assert_eq!(fixed_param(&queued, "n", &int), Some(ParamValue::Int(4)));
+}
+
+#[test]
+fn distributions_of_old_and_new_versions() {
+    let float = |low, high, step, log| Distribution::Float { low, high, step, log };
+    let int = |low, high, step, log| Distribution::Int { low, high, step, log };
+    let form = |name: &str, attributes: &str| {
+        distribution_from_json(&format!(r#"{{"name": "{name}", "attributes": {attributes}}}"#))
+    };
+    for (name, attributes, expected) in [
+        ("UniformDistribution", r#"{"low": 0, "high": 2.5}"#, float(0.0, 2.5, None, false)),
+        ("LogUniformDistribution", r#"{"low": 1, "high": 2}"#, float(1.0, 2.0, None, true)),
+        (
+            "DiscreteUniformDistribution",
+            r#"{"low": 0, "high": 1, "q": 0.5}"#,
+            float(0.0, 1.0, Some(0.5), false),
+        ),
+        ("IntUniformDistribution", r#"{"low": 1, "high": 5, "step": 2}"#, int(1, 5, 2, false)),
+        ("IntLogUniformDistribution", r#"{"low": 1, "high": 5, "step": 1}"#, int(1, 5, 1, true)),
+        (
+            "CategoricalDistribution",
+            r#"{"choices": [NaN, [1, 2]]}"#,
+            Distribution::Categorical {
+                choices: vec![Choice::Float(f64::NAN), Choice::Text("[1,2]".into())],
+            },
+        ),
+    ] {
+        let found = form(name, attributes).unwrap();
+        assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+    }
+    for (name, attributes) in [
+        ("FloatDistribution", r#"{"low": 1, "high": 0, "step": null, "log": false}"#),
+        ("FloatDistribution", r#"{"low": NaN, "high": 0, "step": null, "log": false}"#),
+        ("FloatDistribution", r#"{"low": 0, "high": 1, "step": null, "log": true}"#),
+        ("IntDistribution", r#"{"low": 0, "high": 1.5, "step": 1, "log": false}"#),
+        ("IntDistribution", r#"{"low": 0, "high": 1e300, "step": 1, "log": false}"#),
+        ("CategoricalDistribution", r#"{"choices": []}"#),
+        ("SubsetDistribution", r#"{"pool": 2, "least": 1, "most": 3}"#),
+        ("OtherDistribution", "{}"),
+        ("FloatDistribution", "3"),
+    ] {
+        assert!(form(name, attributes).is_err(), "{name} {attributes}");
+    }
+}
