@@ -40,7 +40,8 @@ pub struct TokensRecord {
 }
 
 impl TokensRecord {
-    fn of(tokens: &TokenSet) -> Self {
+    /// The record of a set of tokens.
+    pub fn of(tokens: &TokenSet) -> Self {
         Self {
             text: tokens.name.clone(),
             text_digest: tokens.text_digest,
@@ -237,43 +238,45 @@ pub struct Planned {
     pub plan: PrunePlan,
     /// Header of the statistics, where some were needed.
     pub statistics: Option<BankHeader>,
-    /// The calibration set, where one was needed.
-    pub calibration: Option<TokenSet>,
 }
 
-/// Scores the units of a model and decides which stay.
+/// The calibration set that `settings` needs, if they do; contradictions and
+/// absurd options are refused before any text is read.
+///
+/// # Errors
+/// Options that make no sense for the model; those of [`calibration_tokens`].
+pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<Option<TokenSet>> {
+    settings.plan.check(&checkpoint.config)?;
+    match &settings.calibration {
+        Some(calibration) if settings.score.importance.needs_statistics() => {
+            Ok(Some(calibration_tokens(checkpoint, calibration)?))
+        }
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// Scores the units of a model and decides which stay, by statistics of
+/// `tokens` where the importance needs some.
 ///
 /// # Errors
 /// A calibration set that is missing where the importance needs one; a ratio
 /// that cannot be reached; those of [`statistics`].
 pub fn prune(
     checkpoint: &Checkpoint,
+    tokens: Option<&TokenSet>,
     settings: &PruneSettings,
     placement: &Placement,
     progress: &dyn Progress,
 ) -> Result<Planned> {
-    // Contradictions and absurd options before any work.
-    settings.plan.check(&checkpoint.config)?;
-    let needs = settings.score.importance.needs_statistics();
-    let calibration = match &settings.calibration {
-        Some(calibration) if needs => {
-            Some((calibration, calibration_tokens(checkpoint, calibration)?))
-        }
-        Some(_) | None => None,
-    };
-    let bank = match &calibration {
-        Some((calibration, tokens)) => {
+    let bank = match (tokens, &settings.calibration) {
+        (Some(tokens), Some(calibration)) => {
             Some(statistics(checkpoint, tokens, calibration, settings, placement, progress)?)
         }
-        None => None,
+        (Some(_), None) | (None, Some(_) | None) => None,
     };
     let scores = scores(checkpoint, bank.as_ref(), &settings.score, settings.seed)?;
     let plan = plan(&scores, &checkpoint.config, checkpoint.digest()?, &settings.plan)?;
-    Ok(Planned {
-        plan,
-        statistics: bank.map(|bank| bank.header().clone()),
-        calibration: calibration.map(|(_, tokens)| tokens),
-    })
+    Ok(Planned { plan, statistics: bank.map(|bank| bank.header().clone()) })
 }
 
 /// Scores of every unit by all samples of the statistics.
@@ -294,11 +297,6 @@ pub fn scores(
         seed,
     };
     Ok(score(settings.importance, settings.reduction, &evidence)?)
-}
-
-/// The record of a set of tokens.
-pub fn record(tokens: &TokenSet) -> TokensRecord {
-    TokensRecord::of(tokens)
 }
 
 /// Sequences that run together when a model is sampled.

@@ -3,7 +3,7 @@
 use adapruner::{
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     memory, outputs,
-    pipeline::{self, Planned},
+    pipeline::{self, Planned, TokensRecord},
     settings::PruneSettings,
 };
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
@@ -116,12 +116,13 @@ pub fn run(args: &PruneCommand) -> Result<()> {
         Some(eval) if !args.dry_run => Some(pipeline::eval_tokens(&checkpoint, eval)?),
         Some(_) | None => None,
     };
-    if let (Some(eval), Some(calibration)) = (&eval, &settings.calibration)
+    let calibration = pipeline::calibration(&checkpoint, &settings)?;
+    if let (Some(eval), Some(calibration)) = (&eval, &calibration)
         && !settings.allow_overlap
     {
-        refuse_overlap(eval, &pipeline::calibration_tokens(&checkpoint, calibration)?)?;
+        refuse_overlap(eval, calibration)?;
     }
-    let planned = pipeline::prune(&checkpoint, &settings, &placement, &bars)?;
+    let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, &bars)?;
     let pruned = apply(&checkpoint, &planned.plan)?;
     let evaluation = match &eval {
         Some(tokens) => Some(measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars)?),
@@ -133,7 +134,7 @@ pub fn run(args: &PruneCommand) -> Result<()> {
         Some((staged, output)) => {
             let mut manifest = Manifest::new("prune", &settings, &checkpoint)?;
             manifest.parameters = pruned.config.parameters();
-            manifest.statistics = statistics_record(&planned);
+            manifest.statistics = statistics_record(&planned, calibration.as_ref());
             manifest.evaluation = evaluation.clone();
             manifest.plan = Some(planned.plan);
             Some(outputs::finish(staged, &pruned, output, manifest, &bars)?)
@@ -181,10 +182,13 @@ fn measure(
     })
 }
 
-fn statistics_record(planned: &Planned) -> Option<StatisticsRecord> {
-    let (header, tokens) = (planned.statistics.as_ref()?, planned.calibration.as_ref()?);
+fn statistics_record(
+    planned: &Planned,
+    calibration: Option<&TokenSet>,
+) -> Option<StatisticsRecord> {
+    let header = planned.statistics.as_ref()?;
     Some(StatisticsRecord {
-        calibration: pipeline::record(tokens),
+        calibration: TokensRecord::of(calibration?),
         seed: header.seed,
         mean_loss: header.losses.iter().sum::<f64>() / header.losses.len() as f64,
     })

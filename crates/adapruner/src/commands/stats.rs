@@ -125,7 +125,7 @@ pub fn run(args: &StatsCommand) -> Result<()> {
         stats: path.display().to_string(),
         model: args.common.model.display().to_string(),
         model_digest: header.model_digest,
-        calibration: pipeline::record(&tokens),
+        calibration: TokensRecord::of(&tokens),
         seed: header.seed,
         terms: header.terms,
         batch: header.batch,
