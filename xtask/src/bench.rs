@@ -2,7 +2,9 @@
 //!
 //! Both sides run in turns, in one run on one machine, on the same weights and
 //! token ids: what else the machine does meets both. Only the ratio of the
-//! medians means something; the numbers themselves belong to the machine.
+//! medians means something; the numbers themselves belong to the machine. On a
+//! machine with other work, threads that wait for each other at barriers lose
+//! most, which are PyTorch's: there, only `--threads 1` is fair.
 //!
 //! | pass | ours | PyTorch's (`reference/bench.py`) |
 //! |---|---|---|
