@@ -8,12 +8,15 @@
 //! |---|---|
 //! | [`distribution`] | what values a parameter can take, and values themselves |
 //! | [`trial`] | [`Trial`]: one evaluation, its parameters, reports and outcome |
+//! | [`sampler`] | what to try next: random search, TPE, subsets |
 //! | [`error`] | what can go wrong |
 
 pub mod distribution;
 pub mod error;
+pub mod sampler;
 pub mod trial;
 
 pub use distribution::{Choice, Distribution, ParamValue};
 pub use error::{Error, Result};
+pub use sampler::{RandomSampler, Sampler, TpeSampler};
 pub use trial::{Direction, Trial, TrialState};
