@@ -8,15 +8,27 @@
 //! |---|---|
 //! | [`distribution`] | what values a parameter can take, and values themselves |
 //! | [`trial`] | [`Trial`]: one evaluation, its parameters, reports and outcome |
+//! | [`space`] | [`Space`]: named parameters and conditions |
+//! | [`storage`] | [`Storage`]: where studies are kept |
+//! | [`study`] | [`Study`]: ask, tell, optimize, resume |
 //! | [`sampler`] | what to try next: random search, TPE, subsets |
+//! | [`pruner`] | when to stop a trial early |
 //! | [`error`] | what can go wrong |
 
 pub mod distribution;
 pub mod error;
+pub mod pruner;
 pub mod sampler;
+pub mod space;
+pub mod storage;
+pub mod study;
 pub mod trial;
 
 pub use distribution::{Choice, Distribution, ParamValue};
 pub use error::{Error, Result};
+pub use pruner::Pruner;
 pub use sampler::{RandomSampler, Sampler, TpeSampler};
+pub use space::Space;
+pub use storage::{MemoryStorage, Storage, StudyId};
+pub use study::{ActiveTrial, Optimize, Outcome, Study};
 pub use trial::{Direction, Trial, TrialState};
