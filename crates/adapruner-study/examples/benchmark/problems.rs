@@ -150,8 +150,8 @@ const CLUSTERS: u64 = 16;
 
 /// Choosing 10 of 128 items together with two coefficients.
 ///
-/// Item i has a utility uᵢ ~ N(0, 0.8²) and belongs to one of 16 clusters. Every
-/// pair of chosen items of one cluster loses 0.6 to redundancy. Coefficients a,
+/// Item i has a utility uᵢ ~ N(0, 0.65²) and belongs to one of 16 clusters. Every
+/// pair of chosen items of one cluster loses 0.3 to redundancy. Coefficients a,
 /// b in 0…1 cost 4 (a − a*)² + 4 (b − b*)² + 4 (a − a*)(b − b*). The value is
 /// the cost less the utilities, with noise of a given deviation; the regret is
 /// without the noise. The least value is found by exchanges, from many starts.
@@ -163,13 +163,13 @@ pub fn subset(instance: u64) -> Problem {
         (radius * (std::f64::consts::TAU * uniform()).cos(), uniform())
     };
     let items: Vec<(f64, f64)> = (0..POOL).map(|_| normal()).collect();
-    let utilities: Vec<f64> = items.iter().map(|(u, _)| 0.8 * u).collect();
+    let utilities: Vec<f64> = items.iter().map(|(u, _)| 0.65 * u).collect();
     let clusters: Vec<u64> = items.iter().map(|(_, c)| (c * CLUSTERS as f64) as u64).collect();
     let best = (0.2 + 0.6 * normal().1, 0.2 + 0.6 * normal().1);
     let gain = move |set: &[usize]| {
         let pairs = set.iter().enumerate().flat_map(|(k, &i)| set[..k].iter().map(move |&j| (i, j)));
         let redundant = pairs.filter(|&(i, j)| clusters[i] == clusters[j]).count();
-        set.iter().map(|&i| utilities[i]).sum::<f64>() - 0.6 * redundant as f64
+        set.iter().map(|&i| utilities[i]).sum::<f64>() - 0.3 * redundant as f64
     };
     let least = -best_gain(&gain, &mut || normal().1);
     let value = move |params: &Params| {

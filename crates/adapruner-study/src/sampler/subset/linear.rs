@@ -3,7 +3,7 @@
 //! The badness, brought to mean 0 and deviation 1, is taken for
 //!
 //! ```text
-//! y = Σᵢ aᵢ (1[i ∈ S] − |S|/P) + Σⱼ bⱼ xⱼ + Σⱼₖ cⱼₖ (xⱼxₖ − mean) + ε
+//! y = level + Σᵢ aᵢ (1[i ∈ S] − |S|/P) + Σⱼ bⱼ xⱼ + Σⱼₖ cⱼₖ xⱼxₖ + ε
 //! ```
 //!
 //! with x the numbers of the trial scaled to −1…1 (choices as indicators) and
@@ -12,6 +12,8 @@
 //! modelled. The n items are those of the smallest effects in a damped Thompson
 //! draw, mean + 0.3 · (draw − mean): the whole draw explores far too much where
 //! there are more items than trials.
+
+use std::collections::BTreeMap;
 
 use super::{Observation, top};
 use crate::sampler::axis::Axis;
@@ -25,9 +27,13 @@ const NOISE: f64 = 0.3;
 /// Share of the draw's deviation from the mean that is kept.
 const DAMPING: f64 = 0.3;
 /// Prior deviation of the effect of an item.
-const ITEM_DEVIATION: f64 = 0.3;
+const ITEM_DEVIATION: f64 = 0.6;
 /// Prior deviation of the effect of a number, a choice or a product.
 const NUMBER_DEVIATION: f64 = 1.0;
+/// Prior deviation of the level. Wide: once most trials are good ones, their mean
+/// is not that of a random set, and items that they all have would otherwise be
+/// taken for worth nothing.
+const LEVEL_DEVIATION: f64 = 3.0;
 /// Above this many numbers, products of different ones are left out.
 const MOST_CROSSED: usize = 8;
 /// Bad outliers are brought to this many interquartile ranges beyond the
@@ -55,7 +61,6 @@ impl LinearModel {
                 targets.push(y);
             }
         }
-        center(&mut rows, pools.iter().sum());
         Self { pools: pools.to_vec(), posterior: Posterior::new(rows, standard(targets)) }
     }
 
@@ -81,13 +86,13 @@ struct Targets {
     /// Of the complete trials, in order.
     values: Vec<f64>,
     /// Median report of the complete trials, by step.
-    reports: std::collections::BTreeMap<u64, f64>,
+    reports: BTreeMap<u64, f64>,
 }
 
 impl Targets {
     fn new<'a>(direction: Direction, trials: impl Iterator<Item = &'a Trial>) -> Self {
         let mut values = Vec::new();
-        let mut reports: std::collections::BTreeMap<u64, Vec<f64>> = Default::default();
+        let mut reports: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
         for trial in trials.filter(|trial| trial.state == TrialState::Complete) {
             values.push(badness(trial.value, direction));
             for (step, report) in &trial.intermediate {
@@ -182,16 +187,8 @@ fn features(pools: &[usize], axes: &[Axis], observation: &Observation) -> Vec<f6
             row.extend(scaled[..i].iter().map(|y| x * y * NUMBER_DEVIATION));
         }
     }
+    row.push(LEVEL_DEVIATION);
     row
-}
-
-/// Takes the mean of every column from `first` on away.
-fn center(rows: &mut [Vec<f64>], first: usize) {
-    let Some(width) = rows.first().map(Vec::len) else { return };
-    for column in first..width {
-        let mean = rows.iter().map(|row| row[column]).sum::<f64>() / rows.len() as f64;
-        rows.iter_mut().for_each(|row| row[column] -= mean);
-    }
 }
 
 /// Posterior of w ~ N(0, 1) given y = X w + ε, in whichever of the two spaces,
@@ -252,4 +249,103 @@ fn transposed(rows: &[Vec<f64>], v: &[f64], width: usize) -> Vec<f64> {
         product.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * v);
     }
     product
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(number: u64, state: TrialState, value: Option<f64>, reports: &[f64]) -> Trial {
+        Trial {
+            number,
+            state,
+            value,
+            params: BTreeMap::new(),
+            intermediate: (0..).zip(reports.iter().copied()).collect(),
+            user_attrs: BTreeMap::new(),
+            system_attrs: BTreeMap::new(),
+            started_ms: None,
+            ended_ms: None,
+        }
+    }
+
+    /// Both spaces of the posterior, with few and with many trials.
+    #[test]
+    fn finds_the_items_of_an_additive_objective() {
+        let mut stream = Stream::new(0, 0, "additive");
+        let gains: Vec<f64> = (0..60).map(|_| stream.normal()).collect();
+        let sum = |set: &[usize]| set.iter().map(|&i| gains[i]).sum::<f64>();
+        let best = sum(&top(&gains, 6));
+        for (n, share) in [(50, 0.6), (200, 0.99)] {
+            let observe = |number| {
+                let keys: Vec<f64> = (0..60).map(|_| stream.gumbel()).collect();
+                let set = top(&keys, 6);
+                let trial = trial(number, TrialState::Complete, Some(sum(&set)), &[]);
+                (trial, Observation { numbers: Vec::new(), subsets: vec![set] })
+            };
+            let seen: Vec<(Trial, Observation)> = (0..n).map(observe).collect();
+            let seen: Vec<_> = seen.iter().map(|(trial, of)| (trial, of.clone())).collect();
+            let model = LinearModel::new(Direction::Maximize, &[60], &[], &seen);
+            assert_eq!(model.posterior.by_trial, n == 50);
+            let chosen = sum(&model.choose(&[6], &mut Stream::new(0, 0, "choose"))[0]);
+            assert!(chosen > share * best, "{n}: {chosen} of {best}");
+        }
+    }
+
+    /// The mean and the spread of draws must be those of the same posterior in
+    /// the two spaces.
+    #[test]
+    fn both_spaces_have_one_posterior() {
+        let mut stream = Stream::new(1, 0, "spaces");
+        let rows: Vec<Vec<f64>> =
+            (0..4).map(|_| (0..4).map(|_| stream.normal()).collect()).collect();
+        let targets = vec![1.0, -0.5, 0.2, -0.7];
+        let small = Posterior::new(rows.clone(), targets.clone());
+        // A row of zeros tells nothing, and moves it to the space of effects.
+        let (mut more, mut padded) = (rows, targets);
+        more.push(vec![0.0; 4]);
+        padded.push(0.0);
+        let large = Posterior::new(more, padded);
+        assert!(small.by_trial && !large.by_trial);
+        for (a, b) in small.mean.iter().zip(&large.mean) {
+            assert!((a - b).abs() < 1e-9);
+        }
+        let mut spread = |of: &Posterior| {
+            let draws = (0..4000).map(|_| of.damped_draw(&mut stream));
+            let squares = draws.map(|draw| {
+                let from_mean = draw.iter().zip(&of.mean).map(|(d, m)| (d - m) / DAMPING);
+                from_mean.map(|d| d * d).sum::<f64>()
+            });
+            squares.sum::<f64>() / 4000.0
+        };
+        let (a, b) = (spread(&small), spread(&large));
+        // Five standard errors of a mean of 4000, about.
+        assert!((a / b - 1.0).abs() < 0.15, "{a} {b}");
+    }
+
+    #[test]
+    fn pruned_trials_are_no_better_than_the_median() {
+        let mut trials: Vec<Trial> = (0..5)
+            .map(|i| {
+                let value = i as f64;
+                trial(i, TrialState::Complete, Some(value), &[value + 10.0, value + 20.0])
+            })
+            .collect();
+        trials.push(trial(5, TrialState::Complete, Some(f64::INFINITY), &[]));
+        let targets = Targets::new(Direction::Minimize, trials.iter());
+        let pruned = |reports: &[f64]| targets.of(&trial(9, TrialState::Pruned, None, reports));
+        // Reports 1.5 worse than the medians, 12 and 22; values have median 3.
+        assert_eq!(pruned(&[13.0, 24.0]), Some(4.0));
+        assert_eq!(pruned(&[2.0, 3.0]), Some(3.0));
+        assert_eq!(pruned(&[]), Some(4.0));
+        assert_eq!(targets.of(&trials[5]), Some(4.0));
+        assert_eq!(targets.of(&trial(9, TrialState::Failed, None, &[])), None);
+    }
+
+    #[test]
+    fn nothing_to_learn_from_is_chance() {
+        let model = LinearModel::new(Direction::Minimize, &[5, 3], &[], &[]);
+        let chosen = model.choose(&[2, 1], &mut Stream::new(0, 0, "chance"));
+        assert_eq!(chosen.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    }
 }
