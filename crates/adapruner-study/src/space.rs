@@ -208,8 +208,9 @@ impl Condition {
     pub fn holds(&self, values: &Params) -> bool {
         match values.get(&self.parent) {
             Some((_, ParamValue::Category(index))) => self.choices.contains(index),
-            Some((_, ParamValue::Float(_) | ParamValue::Int(_) | ParamValue::Subset(_)))
-            | None => false,
+            Some((_, ParamValue::Float(_) | ParamValue::Int(_) | ParamValue::Subset(_))) | None => {
+                false
+            }
         }
     }
 }

@@ -17,7 +17,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use adapruner_study::sampler::subset::SubsetStrategy;
-use adapruner_study::{Direction, MemoryStorage, Outcome, RandomSampler, Sampler, Study, TpeSampler};
+use adapruner_study::{
+    Direction, MemoryStorage, Outcome, RandomSampler, Sampler, Study, TpeSampler,
+};
 use problems::Problem;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

@@ -126,20 +126,8 @@ pub fn functions() -> Vec<Problem> {
             [0.33, 0.094, 0.049, 0.017],
             hartmann6,
         ),
-        of_vector(
-            "rosenbrock-4",
-            floats(4, -5.0, 10.0),
-            0.0,
-            [175.0, 24.0, 9.9, 3.7],
-            rosenbrock,
-        ),
-        of_vector(
-            "ackley-10",
-            floats(10, -32.768, 32.768),
-            0.0,
-            [17.1, 13.5, 10.9, 6.0],
-            ackley,
-        ),
+        of_vector("rosenbrock-4", floats(4, -5.0, 10.0), 0.0, [175.0, 24.0, 9.9, 3.7], rosenbrock),
+        of_vector("ackley-10", floats(10, -32.768, 32.768), 0.0, [17.1, 13.5, 10.9, 6.0], ackley),
         mixed(),
     ]
 }
@@ -167,7 +155,8 @@ pub fn subset(instance: u64) -> Problem {
     let clusters: Vec<u64> = items.iter().map(|(_, c)| (c * CLUSTERS as f64) as u64).collect();
     let best = (0.2 + 0.6 * normal().1, 0.2 + 0.6 * normal().1);
     let gain = move |set: &[usize]| {
-        let pairs = set.iter().enumerate().flat_map(|(k, &i)| set[..k].iter().map(move |&j| (i, j)));
+        let pairs =
+            set.iter().enumerate().flat_map(|(k, &i)| set[..k].iter().map(move |&j| (i, j)));
         let redundant = pairs.filter(|&(i, j)| clusters[i] == clusters[j]).count();
         set.iter().map(|&i| utilities[i]).sum::<f64>() - 0.3 * redundant as f64
     };

@@ -47,8 +47,7 @@ impl SuccessiveHalvingPruner {
         let Some((&step, &value)) = view.trial.intermediate.last_key_value() else {
             return verdict;
         };
-        let others =
-            || view.trials.iter().filter(|t| t.number != view.trial.number && competes(t));
+        let others = || view.trials.iter().filter(|t| t.number != view.trial.number && competes(t));
         let known = self.min_resource.or_else(|| {
             let complete = others().filter(|t| t.state == TrialState::Complete);
             complete.filter_map(last_step).next().map(|last| last / 100)

@@ -61,7 +61,8 @@ impl Pruner for PercentilePruner {
         };
         // Nothing but NaN.
         let Some(best) = best else { return Verdict::plain(true) };
-        let at_step: Vec<f64> = complete().filter_map(|t| t.intermediate.get(&step)).copied().collect();
+        let at_step: Vec<f64> =
+            complete().filter_map(|t| t.intermediate.get(&step)).copied().collect();
         if at_step.len() < self.min_trials {
             return Verdict::plain(false);
         }

@@ -123,9 +123,7 @@ pub(crate) fn value_in(
         }
         Distribution::Subset { .. } => {
             let items = proposed.as_array()?.iter();
-            ParamValue::Subset(
-                items.map(|i| i.as_u64()?.try_into().ok()).collect::<Option<_>>()?,
-            )
+            ParamValue::Subset(items.map(|i| i.as_u64()?.try_into().ok()).collect::<Option<_>>()?)
         }
     };
     distribution.contains(&value).then_some(value)

@@ -69,11 +69,8 @@ impl ActiveTrial<'_> {
         } else if let Some((_, value)) = joint {
             value.clone()
         } else {
-            let view = View {
-                direction: self.study.direction,
-                trials: &self.history,
-                draw: self.draw,
-            };
+            let view =
+                View { direction: self.study.direction, trials: &self.history, draw: self.draw };
             self.study.sampler.single(&view, name, distribution)?
         };
         self.study.storage.set_param(self.study.id, self.number, name, distribution, &value)?;

@@ -308,8 +308,7 @@ impl Run<'_> {
                     return Ok(false);
                 }
                 Step::Wait => {
-                    progress =
-                        self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
+                    progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }

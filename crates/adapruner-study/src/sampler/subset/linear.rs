@@ -27,7 +27,7 @@ const NOISE: f64 = 0.3;
 /// Share of the draw's deviation from the mean that is kept.
 const DAMPING: f64 = 0.3;
 /// Prior deviation of the effect of an item.
-const ITEM_DEVIATION: f64 = 0.6;
+const ITEM_DEVIATION: f64 = 0.4;
 /// Prior deviation of the effect of a number, a choice or a product.
 const NUMBER_DEVIATION: f64 = 1.0;
 /// Prior deviation of the level. Wide: once most trials are good ones, their mean

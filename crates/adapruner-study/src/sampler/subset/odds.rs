@@ -101,8 +101,7 @@ mod tests {
         let (good, bad) = odds.logits(2);
         let share = |logit: f64| 1.0 / (1.0 + (-logit).exp());
         // (Σ w·1[i ∈ S] + 5 · 2/4) / (Σ w + 5)
-        for (i, (g, b)) in
-            [(4.5, 2.5), (3.5, 2.5), (3.5, 3.5), (2.5, 3.5)].into_iter().enumerate()
+        for (i, (g, b)) in [(4.5, 2.5), (3.5, 2.5), (3.5, 3.5), (2.5, 3.5)].into_iter().enumerate()
         {
             assert!((share(good[i]) - g / 7.0).abs() < TOLERANCE);
             assert!((share(bad[i]) - b / 6.0).abs() < TOLERANCE);

@@ -36,8 +36,8 @@ use crate::sampler::{Params, Sampler, View, common_space, counts, value_in};
 use crate::trial::{Trial, TrialState};
 
 pub use parzen::ParzenEstimator;
-pub(crate) use split::{badness, rank_values};
 pub use split::{Split, good_count, split, weights};
+pub(crate) use split::{badness, rank_values};
 
 /// Random trials at the start.
 const STARTUP: usize = 10;

@@ -28,11 +28,7 @@ pub struct ParzenEstimator {
 #[derive(Debug, Clone)]
 enum Factor {
     Numeric(Normals),
-    Categorical {
-        axis: Axis,
-        observed: Vec<usize>,
-        choices: usize,
-    },
+    Categorical { axis: Axis, observed: Vec<usize>, choices: usize },
 }
 
 /// One truncated normal for each kernel.

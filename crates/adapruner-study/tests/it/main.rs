@@ -1,0 +1,5 @@
+//! Studies, samplers and pruners, against Optuna and against what is asked of
+//! every implementation.
+
+mod optuna_pruners;
+mod optuna_tpe;
