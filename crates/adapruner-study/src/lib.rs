@@ -13,6 +13,7 @@
 //! | [`study`] | [`Study`]: ask, tell, optimize, resume |
 //! | [`sampler`] | what to try next: random search, TPE, subsets |
 //! | [`pruner`] | when to stop a trial early |
+//! | `testing` | what every sampler and pruner must stand (feature `testing`) |
 //! | [`error`] | what can go wrong |
 
 pub mod distribution;
@@ -22,6 +23,8 @@ pub mod sampler;
 pub mod space;
 pub mod storage;
 pub mod study;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod trial;
 
 pub use distribution::{Choice, Distribution, ParamValue};

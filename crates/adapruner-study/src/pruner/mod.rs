@@ -57,7 +57,7 @@ impl Verdict {
 ///
 /// Implementations are deterministic, never prune a trial that has not
 /// reported, and stand any report, NaN and infinities among them.
-/// [`testing::pruner`](crate::testing) checks it.
+/// `testing::pruner` (feature `testing`) checks it.
 pub trait Pruner: Send + Sync {
     /// Judges `view.trial` after its last report.
     fn judge(&self, view: &PrunerView<'_>) -> Verdict;

@@ -11,9 +11,9 @@
 //! | [`tpe`] | [`TpeSampler`]: multivariate TPE, which hands subsets to: |
 //! | [`subset`] | inclusion odds and a Bayesian linear surrogate |
 
-mod axis;
+pub(crate) mod axis;
 pub mod random;
-mod stream;
+pub(crate) mod stream;
 pub mod subset;
 pub mod tpe;
 
@@ -51,7 +51,7 @@ pub struct View<'a> {
 ///
 /// Implementations are deterministic: equal settings and an equal [`View`] give
 /// equal proposals. Failed trials do not count.
-/// [`testing::sampler`](crate::testing) checks what is asked of them here.
+/// `testing::sampler` (feature `testing`) checks what is asked of them here.
 pub trait Sampler: Send + Sync {
     /// Proposes values of those parameters that are sampled together, before
     /// the trial has asked for any; perhaps of none. They are used where the

@@ -1,5 +1,6 @@
 //! Studies, samplers and pruners, against Optuna and against what is asked of
 //! every implementation.
 
+mod conformance;
 mod optuna_pruners;
 mod optuna_tpe;
