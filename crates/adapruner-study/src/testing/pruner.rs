@@ -20,7 +20,8 @@ pub fn all(pruner: &impl Pruner) {
 
 /// Complete trials with falling curves of 20 steps, worse by number.
 fn others(n: u64) -> Vec<Trial> {
-    let curve = |i: u64| move |step: u64| (step, i as f64 - 0.1 * step as f64 + spread(i * 20 + step));
+    let curve =
+        |i: u64| move |step: u64| (step, i as f64 - 0.1 * step as f64 + spread(i * 20 + step));
     let of = |i: u64| {
         let mut trial = trial(i, TrialState::Complete, Some(i as f64 - 2.0));
         trial.intermediate = (1..=20).map(curve(i)).collect();

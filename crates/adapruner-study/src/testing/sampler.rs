@@ -160,7 +160,8 @@ pub fn failed_trials_do_not_count(sampler: &impl Sampler) {
 ///
 /// If a proposal is not of its distribution.
 pub fn extreme_values(sampler: &impl Sampler) {
-    let values = [f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN, f64::NAN, 0.0, -0.0, 1e-300];
+    let values =
+        [f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN, f64::NAN, 0.0, -0.0, 1e-300];
     for values in [&values[..], &values[..1], &values[..2], &values[4..5], &values[5..6]] {
         let mut trials = complete(90, &kinds());
         for (trial, value) in trials.iter_mut().zip(values.iter().cycle()) {
@@ -249,7 +250,9 @@ pub fn damaged_history(sampler: &impl Sampler) {
     trials.push(running);
     let view = View { direction: Direction::Minimize, trials: &trials, draw: 61 };
     let joint = sampler.joint(&view).expect("a joint proposal");
-    assert!(joint.iter().all(|(name, (of, value))| of.validate(name).is_ok() && of.contains(value)));
+    assert!(
+        joint.iter().all(|(name, (of, value))| of.validate(name).is_ok() && of.contains(value))
+    );
     for (name, of) in kinds() {
         assert!(of.contains(&sampler.single(&view, name, &of).expect("a proposal")), "{name}");
     }
@@ -264,9 +267,8 @@ pub fn damaged_history(sampler: &impl Sampler) {
 pub fn deterministic<S: Sampler>(make: &impl Fn(u64) -> S) {
     for n in [0, 5, 60, 100] {
         let trials = complete(n, &kinds());
-        let of = |sampler: &S, draw| {
-            proposals(sampler, &trials, Direction::Minimize, draw, &kinds())
-        };
+        let of =
+            |sampler: &S, draw| proposals(sampler, &trials, Direction::Minimize, draw, &kinds());
         let (fresh, used) = (make(1), make(1));
         for draw in 0..5 {
             of(&used, draw);

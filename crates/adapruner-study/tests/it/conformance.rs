@@ -39,7 +39,11 @@ fn tpe_sampler_with_other_settings() {
 fn pruners() {
     pruner::all(&NopPruner);
     pruner::all(&PercentilePruner::median());
-    pruner::all(&PercentilePruner { startup_trials: 0, interval_steps: 0, ..PercentilePruner::new(10.0) });
+    pruner::all(&PercentilePruner {
+        startup_trials: 0,
+        interval_steps: 0,
+        ..PercentilePruner::new(10.0)
+    });
     pruner::all(&WilcoxonPruner::default());
     for min_resource in [None, Some(0), Some(3), Some(u64::MAX)] {
         pruner::all(&SuccessiveHalvingPruner { min_resource, ..Default::default() });

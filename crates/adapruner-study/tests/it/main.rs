@@ -4,3 +4,6 @@
 mod conformance;
 mod optuna_pruners;
 mod optuna_tpe;
+mod resume;
+mod space;
+mod study;
