@@ -4,6 +4,26 @@
 //!
 //! The crate knows numbers and names, never what they are for.
 //!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use adapruner_study::{
+//!     ActiveTrial, Direction, Error, MemoryStorage, Optimize, Outcome, Study, TpeSampler,
+//! };
+//!
+//! let storage = Arc::new(MemoryStorage::new());
+//! let study = Study::open(storage, "bowl", Direction::Minimize, TpeSampler::new(7))?;
+//! let objective = |trial: &mut ActiveTrial<'_>| -> Result<Outcome, Error> {
+//!     let x = trial.float("x", -5.0, 5.0)?;
+//!     let set = trial.subset("set", 12, 3, 3)?;
+//!     Ok(Outcome::Complete(x * x + set.iter().sum::<usize>() as f64))
+//! };
+//! study.optimize(&Optimize::new().trials(60), objective)?;
+//! let best = study.best_trial()?.expect("sixty trials");
+//! assert!(best.value < Some(12.0));
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`distribution`] | what values a parameter can take, and values themselves |
@@ -35,3 +55,7 @@ pub use space::Space;
 pub use storage::{MemoryStorage, Storage, StudyId};
 pub use study::{ActiveTrial, Optimize, Outcome, Study};
 pub use trial::{Direction, Trial, TrialState};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -95,7 +95,7 @@ impl ActiveTrial<'_> {
     pub fn float_of(&mut self, name: &str, distribution: &Distribution) -> Result<f64> {
         match self.suggest(name, distribution)? {
             ParamValue::Float(value) => Ok(value),
-            other => Err(mismatch(name, "number", &other)),
+            other => Err(mismatch(name, "a number", &other)),
         }
     }
 
@@ -116,7 +116,7 @@ impl ActiveTrial<'_> {
     pub fn int_of(&mut self, name: &str, distribution: &Distribution) -> Result<i64> {
         match self.suggest(name, distribution)? {
             ParamValue::Int(value) => Ok(value),
-            other => Err(mismatch(name, "integer", &other)),
+            other => Err(mismatch(name, "an integer", &other)),
         }
     }
 
@@ -132,7 +132,7 @@ impl ActiveTrial<'_> {
     ) -> Result<usize> {
         match self.suggest(name, &Distribution::categorical(choices))? {
             ParamValue::Category(index) => Ok(index),
-            other => Err(mismatch(name, "choice", &other)),
+            other => Err(mismatch(name, "a choice", &other)),
         }
     }
 
@@ -150,7 +150,7 @@ impl ActiveTrial<'_> {
     ) -> Result<Vec<usize>> {
         match self.suggest(name, &Distribution::Subset { pool, least, most })? {
             ParamValue::Subset(items) => Ok(items),
-            other => Err(mismatch(name, "subset", &other)),
+            other => Err(mismatch(name, "a subset", &other)),
         }
     }
 
@@ -217,5 +217,5 @@ impl ActiveTrial<'_> {
 }
 
 fn mismatch(name: &str, expected: &str, found: &ParamValue) -> Error {
-    Error::Space { name: name.into(), message: format!("expected a {expected}, found {found:?}") }
+    Error::Space { name: name.into(), message: format!("expected {expected}, found {found:?}") }
 }
