@@ -85,6 +85,28 @@ pub enum ParamValue {
     Subset(Vec<usize>),
 }
 
+impl ParamValue {
+    /// The number of a float parameter.
+    pub fn as_float(&self) -> Option<f64> {
+        if let Self::Float(value) = self { Some(*value) } else { None }
+    }
+
+    /// The number of an integer parameter.
+    pub fn as_int(&self) -> Option<i64> {
+        if let Self::Int(value) = self { Some(*value) } else { None }
+    }
+
+    /// The index of a choice.
+    pub fn as_category(&self) -> Option<usize> {
+        if let Self::Category(index) = self { Some(*index) } else { None }
+    }
+
+    /// The chosen items of a subset.
+    pub fn as_subset(&self) -> Option<&[usize]> {
+        if let Self::Subset(items) = self { Some(items) } else { None }
+    }
+}
+
 impl From<bool> for Choice {
     fn from(value: bool) -> Self {
         Self::Bool(value)

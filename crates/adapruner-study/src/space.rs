@@ -33,12 +33,15 @@ pub struct Condition {
     pub choices: Vec<usize>,
 }
 
+/// A condition as it was written: a name and choices.
+type Given = (String, Vec<Choice>);
+
 /// Builds a [`Space`]; what is wrong is told by [`SpaceBuilder::build`].
 #[derive(Debug, Clone, Default)]
 pub struct SpaceBuilder {
-    params: Vec<(String, Distribution, Option<(String, Vec<Choice>)>)>,
+    params: Vec<(String, Distribution, Option<Given>)>,
     /// Of the parameters that are added now.
-    condition: Option<(String, Vec<Choice>)>,
+    condition: Option<Given>,
 }
 
 impl SpaceBuilder {

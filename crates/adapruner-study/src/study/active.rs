@@ -93,10 +93,8 @@ impl ActiveTrial<'_> {
     ///
     /// As [`ActiveTrial::suggest`]; and if the distribution is of another kind.
     pub fn float_of(&mut self, name: &str, distribution: &Distribution) -> Result<f64> {
-        match self.suggest(name, distribution)? {
-            ParamValue::Float(value) => Ok(value),
-            other => Err(mismatch(name, "a number", &other)),
-        }
+        let value = self.suggest(name, distribution)?;
+        value.as_float().ok_or_else(|| mismatch(name, "a number", &value))
     }
 
     /// An integer from `low` to `high`.
@@ -114,10 +112,8 @@ impl ActiveTrial<'_> {
     ///
     /// As [`ActiveTrial::suggest`]; and if the distribution is of another kind.
     pub fn int_of(&mut self, name: &str, distribution: &Distribution) -> Result<i64> {
-        match self.suggest(name, distribution)? {
-            ParamValue::Int(value) => Ok(value),
-            other => Err(mismatch(name, "an integer", &other)),
-        }
+        let value = self.suggest(name, distribution)?;
+        value.as_int().ok_or_else(|| mismatch(name, "an integer", &value))
     }
 
     /// The index of one of `choices`.
@@ -130,10 +126,8 @@ impl ActiveTrial<'_> {
         name: &str,
         choices: impl IntoIterator<Item = C>,
     ) -> Result<usize> {
-        match self.suggest(name, &Distribution::categorical(choices))? {
-            ParamValue::Category(index) => Ok(index),
-            other => Err(mismatch(name, "a choice", &other)),
-        }
+        let value = self.suggest(name, &Distribution::categorical(choices))?;
+        value.as_category().ok_or_else(|| mismatch(name, "a choice", &value))
     }
 
     /// `least` to `most` of the items `0..pool`, ascending.
@@ -148,10 +142,9 @@ impl ActiveTrial<'_> {
         least: usize,
         most: usize,
     ) -> Result<Vec<usize>> {
-        match self.suggest(name, &Distribution::Subset { pool, least, most })? {
-            ParamValue::Subset(items) => Ok(items),
-            other => Err(mismatch(name, "a subset", &other)),
-        }
+        let value = self.suggest(name, &Distribution::Subset { pool, least, most })?;
+        let items = value.as_subset().map(<[usize]>::to_vec);
+        items.ok_or_else(|| mismatch(name, "a subset", &value))
     }
 
     /// Values of all of a space that exist.

@@ -162,13 +162,8 @@ fn workers_share_a_study_without_trying_the_same() {
     assert_eq!(study.optimize(&options, objective).unwrap().trials, 60);
     let trials = study.trials().unwrap();
     assert!(trials.iter().all(|trial| trial.state == TrialState::Complete));
-    let numbers: Vec<f64> = trials
-        .iter()
-        .map(|trial| match trial.params["x"].1 {
-            ParamValue::Float(x) => x,
-            ref other => panic!("{other:?}"),
-        })
-        .collect();
+    let numbers: Vec<f64> =
+        trials.iter().map(|trial| trial.params["x"].1.as_float().unwrap()).collect();
     for (i, x) in numbers.iter().enumerate() {
         assert!(!numbers[..i].contains(x), "{x} was tried twice");
     }

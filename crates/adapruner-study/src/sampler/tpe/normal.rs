@@ -98,8 +98,7 @@ fn inverse_log_cdf(y: f64) -> f64 {
         let log_cdf_x = log_cdf(x);
         let step = (log_cdf_x - z) * (log_cdf_x - log_density(x)).exp();
         x -= step;
-        // Not `<`: a step that is not a number ends it too.
-        if !(step.abs() >= CONVERGED * x.abs()) {
+        if step.is_nan() || step.abs() < CONVERGED * x.abs() {
             break;
         }
     }
