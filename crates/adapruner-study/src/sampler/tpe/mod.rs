@@ -267,3 +267,68 @@ pub(crate) fn first_largest(scores: impl Iterator<Item = f64>) -> Option<usize> 
     }
     best.map(|(i, _)| i)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trial::Direction;
+
+    fn trials(n: u64) -> Vec<Trial> {
+        let of = Distribution::float(0.0, 1.0);
+        let trial = |number| Trial {
+            number,
+            state: TrialState::Complete,
+            value: Some(number as f64),
+            params: [("x".into(), (of.clone(), ParamValue::Float(number as f64 / 64.0)))].into(),
+            intermediate: Default::default(),
+            user_attrs: Default::default(),
+            system_attrs: Default::default(),
+            started_ms: None,
+            ended_ms: None,
+        };
+        (0..n).map(trial).collect()
+    }
+
+    #[test]
+    fn the_first_trials_are_random() {
+        let joint = |n, sampler: TpeSampler| {
+            let trials = trials(n);
+            let view = View { direction: Direction::Minimize, trials: &trials, draw: n };
+            sampler.joint(&view).unwrap().len()
+        };
+        let sampler = TpeSampler::new(0);
+        assert_eq!([9, 10].map(|n| joint(n, sampler.clone())), [0, 1]);
+        assert_eq!([2, 3].map(|n| joint(n, sampler.clone().with_startup(3))), [0, 1]);
+    }
+
+    #[test]
+    fn running_trials_are_avoided() {
+        let mut trials = trials(30);
+        let near = |trials: &[Trial], sampler: &TpeSampler| {
+            let x = |draw| {
+                let view = View { direction: Direction::Minimize, trials, draw };
+                sampler.joint(&view).unwrap()["x"].1.as_float().unwrap()
+            };
+            (100..150).map(x).filter(|x| *x < 0.08).count()
+        };
+        let sampler = TpeSampler::new(0);
+        let before = near(&trials, &sampler);
+        for number in 30..40 {
+            let mut running = trials[number as usize % 4].clone();
+            (running.number, running.state, running.value) = (number, TrialState::Running, None);
+            trials.push(running);
+        }
+        let after = near(&trials, &sampler);
+        assert!(after < before / 2, "{after} of {before}");
+        assert_eq!(near(&trials, &sampler.with_constant_liar(false)), before);
+    }
+
+    #[test]
+    fn what_is_no_number_is_chosen_last() {
+        let of = |scores: &[f64]| first_largest(scores.iter().copied());
+        assert_eq!(of(&[f64::NAN, 1.0, 3.0, 3.0, f64::NAN]), Some(2));
+        assert_eq!(of(&[f64::NAN, f64::NEG_INFINITY]), Some(1));
+        assert_eq!(of(&[f64::NAN]), Some(0));
+        assert_eq!(of(&[]), None);
+    }
+}
