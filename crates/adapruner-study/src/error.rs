@@ -25,6 +25,14 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
+    /// An objective that ended with an error.
+    #[error("trial {number}: the objective failed: {source}")]
+    Objective {
+        /// Number of the trial.
+        number: u64,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The operating system refused an operation on a path.
     #[error("{path}: cannot {action}: {source}", path = path.display())]
     Io {

@@ -4,22 +4,61 @@
 //!
 //! The crate knows numbers and names, never what they are for.
 //!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use adapruner_study::{
+//!     ActiveTrial, Direction, Error, MemoryStorage, Optimize, Outcome, Study, TpeSampler,
+//! };
+//!
+//! let storage = Arc::new(MemoryStorage::new());
+//! let study = Study::open(storage, "bowl", Direction::Minimize, TpeSampler::new(7))?;
+//! let objective = |trial: &mut ActiveTrial<'_>| -> Result<Outcome, Error> {
+//!     let x = trial.float("x", -5.0, 5.0)?;
+//!     let set = trial.subset("set", 12, 3, 3)?;
+//!     Ok(Outcome::Complete(x * x + set.iter().sum::<usize>() as f64))
+//! };
+//! study.optimize(&Optimize::new().trials(60), objective)?;
+//! let best = study.best_trial()?.expect("sixty trials");
+//! assert!(best.value < Some(12.0));
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`distribution`] | what values a parameter can take, and values themselves |
 //! | [`trial`] | [`Trial`]: one evaluation, its parameters, reports and outcome |
 //! | [`storage`] | [`Storage`]: where trials are kept; in memory |
 //! | [`journal`] | Optuna's journal: in a file, in Redis |
+//! | [`space`] | [`Space`]: named parameters and conditions |
+//! | [`study`] | [`Study`]: ask, tell, optimize, resume |
+//! | [`sampler`] | what to try next: random search, TPE, subsets |
+//! | [`pruner`] | when to stop a trial early |
+//! | `testing` | what every sampler and pruner must stand (feature `testing`) |
 //! | [`error`] | what can go wrong |
 
 pub mod distribution;
 pub mod error;
 pub mod journal;
+pub mod pruner;
+pub mod sampler;
+pub mod space;
 pub mod storage;
+pub mod study;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod trial;
 
 pub use distribution::{Choice, Distribution, ParamValue};
 pub use error::{Error, Result};
 pub use journal::{FileBackend, JournalStorage};
+pub use pruner::Pruner;
+pub use sampler::{RandomSampler, Sampler, TpeSampler};
+pub use space::Space;
 pub use storage::{MemoryStorage, Storage, StudyId};
+pub use study::{ActiveTrial, Optimize, Outcome, Study};
 pub use trial::{Direction, Trial, TrialState};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

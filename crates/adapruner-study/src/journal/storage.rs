@@ -445,7 +445,7 @@ fn refusal(rejected: Rejected, study: StudyId, number: u64, operations: &[Operat
 }
 
 fn finished(number: u64) -> Error {
-    Error::Trial { number, message: "is finished and can change no more".into() }
+    Error::Trial { number, message: "expected an unfinished trial, but it is finished".into() }
 }
 
 fn no_study(study: StudyId) -> Error {

@@ -1,3 +1,10 @@
-//! Tests of the study crate against its public face.
+//! Studies, samplers and pruners, against Optuna and against what is asked of
+//! every implementation.
 
+mod conformance;
+mod optuna_pruners;
+mod optuna_tpe;
+mod resume;
+mod space;
 mod storage;
+mod study;

@@ -1,0 +1,351 @@
+//! A Bayesian linear surrogate: what each item adds to the objective.
+//!
+//! The badness, brought to mean 0 and deviation 1, is taken for
+//!
+//! ```text
+//! y = level + Σᵢ aᵢ (1[i ∈ S] − |S|/P) + Σⱼ bⱼ xⱼ + Σⱼₖ cⱼₖ xⱼxₖ + ε
+//! ```
+//!
+//! with x the numbers of the trial scaled to −1…1 (choices as indicators) and
+//! normal priors of mean 0 on all effects. The numbers are there so that their
+//! effect is not taken for that of items, and how they change the noise is not
+//! modelled. The n items are those of the smallest effects in a damped Thompson
+//! draw, mean + 0.3 · (draw − mean): the whole draw explores far too much where
+//! there are more items than trials.
+
+use std::collections::BTreeMap;
+
+use super::{Observation, top};
+use crate::sampler::axis::Axis;
+use crate::sampler::stream::Stream;
+use crate::sampler::subset::matrix::{Cholesky, dot};
+use crate::sampler::tpe::{badness, rank_values};
+use crate::trial::{Direction, Trial, TrialState};
+
+/// Deviation of the noise, in deviations of the badness.
+const NOISE: f64 = 0.3;
+/// Share of the draw's deviation from the mean that is kept.
+const DAMPING: f64 = 0.3;
+/// Prior deviation of the effect of an item.
+const ITEM_DEVIATION: f64 = 0.4;
+/// Prior deviation of the effect of a number, a choice or a product.
+const NUMBER_DEVIATION: f64 = 1.0;
+/// Prior deviation of the level. Wide: once most trials are good ones, their mean
+/// is not that of a random set, and items that they all have would otherwise be
+/// taken for worth nothing.
+const LEVEL_DEVIATION: f64 = 3.0;
+/// Above this many numbers, products of different ones are left out.
+const MOST_CROSSED: usize = 8;
+/// Bad outliers are brought to this many interquartile ranges beyond the
+/// third quartile: a line bends to them otherwise.
+const FENCE: f64 = 3.0;
+
+/// The posterior of the effects.
+pub(crate) struct LinearModel {
+    pools: Vec<usize>,
+    posterior: Posterior,
+}
+
+impl LinearModel {
+    pub(super) fn new(
+        direction: Direction,
+        pools: &[usize],
+        axes: &[Axis],
+        observations: &[(&Trial, Observation)],
+    ) -> Self {
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        let target = Targets::new(direction, observations.iter().map(|(trial, _)| *trial));
+        for (trial, observation) in observations {
+            if let Some(y) = target.of(trial) {
+                rows.push(features(pools, axes, observation));
+                targets.push(y);
+            }
+        }
+        Self { pools: pools.to_vec(), posterior: Posterior::new(rows, standard(targets)) }
+    }
+
+    pub(super) fn choose(&self, sizes: &[usize], stream: &mut Stream) -> Vec<Vec<usize>> {
+        let effects = self.posterior.damped_draw(stream);
+        let mut from = 0;
+        let choose = |(&pool, &n): (&usize, &usize)| {
+            // Without any complete trial there are no effects: by chance, then.
+            let keys: Vec<f64> = match effects.get(from..from + pool) {
+                Some(effects) => effects.iter().map(|effect| -effect).collect(),
+                None => (0..pool).map(|_| stream.gumbel()).collect(),
+            };
+            from += pool;
+            top(&keys, n)
+        };
+        self.pools.iter().zip(sizes).map(choose).collect()
+    }
+}
+
+/// What the badness of a trial is taken for.
+struct Targets {
+    direction: Direction,
+    /// Of the complete trials, in order.
+    values: Vec<f64>,
+    /// Median report of the complete trials, by step.
+    reports: BTreeMap<u64, f64>,
+}
+
+impl Targets {
+    fn new<'a>(direction: Direction, trials: impl Iterator<Item = &'a Trial>) -> Self {
+        let mut values = Vec::new();
+        let mut reports: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+        for trial in trials.filter(|trial| trial.state == TrialState::Complete) {
+            values.push(badness(trial.value, direction));
+            for (step, report) in &trial.intermediate {
+                reports.entry(*step).or_default().push(badness(Some(*report), direction));
+            }
+        }
+        values.retain(|value| !value.is_nan());
+        values.sort_by(|a, b| rank_values(*a, *b));
+        let median_of = |mut reports: Vec<f64>| {
+            reports.sort_by(|a, b| rank_values(*a, *b));
+            quantile(&reports, 0.5)
+        };
+        let reports = reports.into_iter().filter_map(|(step, of)| Some((step, median_of(of)?)));
+        Self { direction, values, reports: reports.collect() }
+    }
+
+    /// The badness of a complete trial within the fences. Of a pruned one an
+    /// estimate, at least the median: the median of complete trials, and by how
+    /// much its reports were worse than theirs at the same steps, on average.
+    fn of(&self, trial: &Trial) -> Option<f64> {
+        let value = match trial.state {
+            TrialState::Complete => badness(trial.value, self.direction),
+            TrialState::Pruned => {
+                let median = quantile(&self.values, 0.5)?;
+                let excess = trial.intermediate.iter().filter_map(|(step, report)| {
+                    Some(badness(Some(*report), self.direction) - self.reports.get(step)?)
+                });
+                let excess: Vec<f64> = excess.filter(|excess| !excess.is_nan()).collect();
+                let mean = excess.iter().sum::<f64>() / excess.len() as f64;
+                // No report to compare, or infinite ones.
+                if mean.is_finite() { median + mean.max(0.0) } else { f64::INFINITY }
+            }
+            TrialState::Failed | TrialState::Running | TrialState::Waiting => return None,
+        };
+        let (low, high) = self.fences()?;
+        (!value.is_nan()).then(|| value.clamp(low, high))
+    }
+
+    /// The least and the most that is believed; always finite.
+    fn fences(&self) -> Option<(f64, f64)> {
+        let finite: Vec<f64> = self.values.iter().copied().filter(|v| v.is_finite()).collect();
+        let (low, most) = (*finite.first()?, *finite.last()?);
+        let (first, third) = (quantile(&finite, 0.25)?, quantile(&finite, 0.75)?);
+        let fence = third + FENCE * (third - first);
+        Some((low, fence.clamp(third, most)))
+    }
+}
+
+/// The value at a share `q` of an ordered list.
+fn quantile(ordered: &[f64], q: f64) -> Option<f64> {
+    ordered.get((q * ordered.len().saturating_sub(1) as f64).round() as usize).copied()
+}
+
+/// Mean 0 and deviation 1; all 0 where there is no deviation.
+fn standard(mut values: Vec<f64>) -> Vec<f64> {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    values.iter_mut().for_each(|value| *value -= mean);
+    let deviation = (values.iter().map(|value| value * value).sum::<f64>() / n).sqrt();
+    let scale = if deviation > 0.0 && deviation.is_finite() { 1.0 / deviation } else { 0.0 };
+    values.iter_mut().for_each(|value| *value *= scale);
+    values
+}
+
+/// One trial as a row: items first, all scaled by the prior deviation of their
+/// effect.
+fn features(pools: &[usize], axes: &[Axis], observation: &Observation) -> Vec<f64> {
+    let mut row = Vec::new();
+    for (&pool, set) in pools.iter().zip(&observation.subsets) {
+        let start = row.len();
+        row.resize(start + pool, -ITEM_DEVIATION * set.len() as f64 / pool as f64);
+        set.iter().for_each(|item| row[start + item] += ITEM_DEVIATION);
+    }
+    let mut scaled = Vec::new();
+    for (axis, &number) in axes.iter().zip(&observation.numbers) {
+        match *axis {
+            Axis::Numeric { low, high, step, log, .. } => {
+                let (least, most) = Axis::range(low, high, step, log);
+                let at = if log { number.ln() } else { number };
+                scaled.push(2.0 * (at - least) / (most - least) - 1.0);
+            }
+            Axis::Categorical { choices } => {
+                let start = row.len();
+                row.resize(start + choices, 0.0);
+                row[start + number as usize] = NUMBER_DEVIATION;
+            }
+        }
+    }
+    for (i, x) in scaled.iter().enumerate() {
+        row.extend([x * NUMBER_DEVIATION, x * x * NUMBER_DEVIATION]);
+        if scaled.len() <= MOST_CROSSED {
+            row.extend(scaled[..i].iter().map(|y| x * y * NUMBER_DEVIATION));
+        }
+    }
+    row.push(LEVEL_DEVIATION);
+    row
+}
+
+/// Posterior of w ~ N(0, 1) given y = X w + ε, in whichever of the two spaces,
+/// of trials or of effects, is smaller.
+struct Posterior {
+    rows: Vec<Vec<f64>>,
+    mean: Vec<f64>,
+    /// Of X Xᵀ + noise² (trials) or XᵀX / noise² + 1 (effects).
+    factor: Cholesky,
+    by_trial: bool,
+}
+
+impl Posterior {
+    fn new(rows: Vec<Vec<f64>>, targets: Vec<f64>) -> Self {
+        let width = rows.first().map_or(0, Vec::len);
+        let by_trial = rows.len() <= width;
+        if by_trial {
+            let factor = Cholesky::new(rows.len(), |i, j| {
+                dot(&rows[i], &rows[j]) + if i == j { NOISE * NOISE } else { 0.0 }
+            });
+            let mean = transposed(&rows, &factor.solve(targets), width);
+            return Self { rows, mean, factor, by_trial };
+        }
+        let columns: Vec<Vec<f64>> =
+            (0..width).map(|j| rows.iter().map(|row| row[j]).collect()).collect();
+        let precision = 1.0 / (NOISE * NOISE);
+        let factor = Cholesky::new(width, |i, j| {
+            dot(&columns[i], &columns[j]) * precision + if i == j { 1.0 } else { 0.0 }
+        });
+        let right = columns.iter().map(|column| dot(column, &targets) * precision).collect();
+        let mean = factor.solve(right);
+        Self { rows, mean, factor, by_trial }
+    }
+
+    /// The mean and a share of the way from it to a draw.
+    fn damped_draw(&self, stream: &mut Stream) -> Vec<f64> {
+        let width = self.mean.len();
+        let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| stream.normal()).collect() };
+        let deviation = if self.by_trial {
+            // Matheron's rule: a draw of the prior, less what the trials would
+            // have told of it.
+            let prior = draw(width);
+            let noise = draw(self.rows.len());
+            let seen = self.rows.iter().zip(noise).map(|(row, e)| dot(row, &prior) + NOISE * e);
+            let told = transposed(&self.rows, &self.factor.solve(seen.collect()), width);
+            prior.iter().zip(told).map(|(prior, told)| prior - told).collect()
+        } else {
+            self.factor.solve_upper(draw(width))
+        };
+        self.mean.iter().zip(deviation).map(|(mean, d)| mean + DAMPING * d).collect()
+    }
+}
+
+/// Xᵀ v.
+fn transposed(rows: &[Vec<f64>], v: &[f64], width: usize) -> Vec<f64> {
+    let mut product = vec![0.0; width];
+    for (row, v) in rows.iter().zip(v) {
+        product.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * v);
+    }
+    product
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(number: u64, state: TrialState, value: Option<f64>, reports: &[f64]) -> Trial {
+        Trial {
+            number,
+            state,
+            value,
+            params: BTreeMap::new(),
+            intermediate: (0..).zip(reports.iter().copied()).collect(),
+            user_attrs: BTreeMap::new(),
+            system_attrs: BTreeMap::new(),
+            started_ms: None,
+            ended_ms: None,
+        }
+    }
+
+    /// Both spaces of the posterior, with few and with many trials.
+    #[test]
+    fn finds_the_items_of_an_additive_objective() {
+        let mut stream = Stream::new(0, 0, "additive");
+        let gains: Vec<f64> = (0..60).map(|_| stream.normal()).collect();
+        let sum = |set: &[usize]| set.iter().map(|&i| gains[i]).sum::<f64>();
+        let best = sum(&top(&gains, 6));
+        for (n, share) in [(50, 0.6), (200, 0.99)] {
+            let observe = |number| {
+                let keys: Vec<f64> = (0..60).map(|_| stream.gumbel()).collect();
+                let set = top(&keys, 6);
+                let trial = trial(number, TrialState::Complete, Some(sum(&set)), &[]);
+                (trial, Observation { numbers: Vec::new(), subsets: vec![set] })
+            };
+            let seen: Vec<(Trial, Observation)> = (0..n).map(observe).collect();
+            let seen: Vec<_> = seen.iter().map(|(trial, of)| (trial, of.clone())).collect();
+            let model = LinearModel::new(Direction::Maximize, &[60], &[], &seen);
+            assert_eq!(model.posterior.by_trial, n == 50);
+            let chosen = sum(&model.choose(&[6], &mut Stream::new(0, 0, "choose"))[0]);
+            assert!(chosen > share * best, "{n}: {chosen} of {best}");
+        }
+    }
+
+    /// The mean and the spread of draws must be those of the same posterior in
+    /// the two spaces.
+    #[test]
+    fn both_spaces_have_one_posterior() {
+        let mut stream = Stream::new(1, 0, "spaces");
+        let rows: Vec<Vec<f64>> =
+            (0..4).map(|_| (0..4).map(|_| stream.normal()).collect()).collect();
+        let targets = vec![1.0, -0.5, 0.2, -0.7];
+        let small = Posterior::new(rows.clone(), targets.clone());
+        // A row of zeros tells nothing, and moves it to the space of effects.
+        let (mut more, mut padded) = (rows, targets);
+        more.push(vec![0.0; 4]);
+        padded.push(0.0);
+        let large = Posterior::new(more, padded);
+        assert!(small.by_trial && !large.by_trial);
+        for (a, b) in small.mean.iter().zip(&large.mean) {
+            assert!((a - b).abs() < 1e-9);
+        }
+        let mut spread = |of: &Posterior| {
+            let draws = (0..4000).map(|_| of.damped_draw(&mut stream));
+            let squares = draws.map(|draw| {
+                let from_mean = draw.iter().zip(&of.mean).map(|(d, m)| (d - m) / DAMPING);
+                from_mean.map(|d| d * d).sum::<f64>()
+            });
+            squares.sum::<f64>() / 4000.0
+        };
+        let (a, b) = (spread(&small), spread(&large));
+        // Five standard errors of a mean of 4000, about.
+        assert!((a / b - 1.0).abs() < 0.15, "{a} {b}");
+    }
+
+    #[test]
+    fn pruned_trials_are_no_better_than_the_median() {
+        let mut trials: Vec<Trial> = (0..5)
+            .map(|i| {
+                let value = i as f64;
+                trial(i, TrialState::Complete, Some(value), &[value + 10.0, value + 20.0])
+            })
+            .collect();
+        trials.push(trial(5, TrialState::Complete, Some(f64::INFINITY), &[]));
+        let targets = Targets::new(Direction::Minimize, trials.iter());
+        let pruned = |reports: &[f64]| targets.of(&trial(9, TrialState::Pruned, None, reports));
+        // Reports 1.5 worse than the medians, 12 and 22; values have median 3.
+        assert_eq!(pruned(&[13.0, 24.0]), Some(4.0));
+        assert_eq!(pruned(&[2.0, 3.0]), Some(3.0));
+        assert_eq!(pruned(&[]), Some(4.0));
+        assert_eq!(targets.of(&trials[5]), Some(4.0));
+        assert_eq!(targets.of(&trial(9, TrialState::Failed, None, &[])), None);
+    }
+
+    #[test]
+    fn nothing_to_learn_from_is_chance() {
+        let model = LinearModel::new(Direction::Minimize, &[5, 3], &[], &[]);
+        let chosen = model.choose(&[2, 1], &mut Stream::new(0, 0, "chance"));
+        assert_eq!(chosen.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    }
+}

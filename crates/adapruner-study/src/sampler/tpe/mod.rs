@@ -1,0 +1,334 @@
+//! Multivariate TPE, as Optuna 5 does it, with subsets.
+//!
+//! The tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011; its
+//! components are taken apart by Watanabe, arXiv 2304.11127) models where good
+//! trials lie, l(x), and where bad ones lie, g(x), draws candidates from l and
+//! takes the one of the largest log l(x) − log g(x).
+//!
+//! - The first trials (10) are random.
+//! - Numbers and choices: [`split()`] and [`ParzenEstimator`], the best of 24
+//!   candidates. Densities are Optuna's to rounding; random streams are not.
+//! - Parameters that every finished trial has are sampled together, others
+//!   (those that depend on a choice) one by one.
+//! - Running trials count as bad (the constant liar), so that parallel workers
+//!   do not try the same.
+//! - Subsets: see [`subset`](crate::sampler::subset). Given its size, a subset
+//!   is modelled apart from the numbers, so log l − log g is a sum of one term
+//!   for the numbers, sizes of subsets among them, and one for each subset. The
+//!   largest sum is found where each term is largest: the numbers are chosen
+//!   first, then each subset of the chosen size from candidates of its own. Once
+//!   the linear surrogate chooses subsets, numbers still come from the
+//!   estimators; the surrogate sees them so that their effect is not taken for
+//!   that of the items. No pairing of a number with an item is lost by this:
+//!   neither model has one.
+
+mod normal;
+mod parzen;
+mod split;
+
+use crate::distribution::{Distribution, ParamValue};
+use crate::error::Result;
+use crate::sampler::axis::Axis;
+use crate::sampler::random::uniform;
+use crate::sampler::stream::Stream;
+use crate::sampler::subset::{Observation, SubsetModel, SubsetStrategy};
+use crate::sampler::{Params, Sampler, View, common_space, counts, value_in};
+use crate::trial::{Trial, TrialState};
+
+pub use parzen::ParzenEstimator;
+pub use split::{Split, good_count, split, weights};
+pub(crate) use split::{badness, rank_values};
+
+/// Random trials at the start.
+const STARTUP: usize = 10;
+/// Candidates to choose from.
+const CANDIDATES: usize = 24;
+/// What the streams of joint proposals are for: no parameter has a name with a
+/// line break in practice, and a clash would do no harm.
+const JOINT: &str = "\njoint";
+
+/// Multivariate TPE.
+#[derive(Debug, Clone)]
+pub struct TpeSampler {
+    seed: u64,
+    startup: usize,
+    candidates: usize,
+    constant_liar: bool,
+    subsets: SubsetStrategy,
+}
+
+impl TpeSampler {
+    /// A sampler with this seed and the settings of Optuna.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            startup: STARTUP,
+            candidates: CANDIDATES,
+            constant_liar: true,
+            subsets: SubsetStrategy::default(),
+        }
+    }
+
+    /// Sets how many finished trials random search goes before (10).
+    #[must_use]
+    pub fn with_startup(mut self, trials: usize) -> Self {
+        self.startup = trials;
+        self
+    }
+
+    /// Sets how many candidates the best one is taken of (24); at least 1.
+    #[must_use]
+    pub fn with_candidates(mut self, candidates: usize) -> Self {
+        self.candidates = candidates.max(1);
+        self
+    }
+
+    /// Sets whether running trials count as bad (they do).
+    #[must_use]
+    pub fn with_constant_liar(mut self, constant_liar: bool) -> Self {
+        self.constant_liar = constant_liar;
+        self
+    }
+
+    /// Sets how subsets are chosen.
+    #[must_use]
+    pub fn with_subsets(mut self, strategy: SubsetStrategy) -> Self {
+        self.subsets = strategy;
+        self
+    }
+
+    /// Proposes values of `space`, or None before the startup trials are done.
+    fn propose(
+        &self,
+        view: &View<'_>,
+        space: &[(&str, &Distribution)],
+        stream: &mut Stream,
+    ) -> Option<Vec<ParamValue>> {
+        let finished = view.trials.iter().filter(|trial| counts(trial)).count();
+        if finished < self.startup || space.is_empty() {
+            return None;
+        }
+        let layout = Layout::new(space);
+        let considered = || {
+            view.trials
+                .iter()
+                .filter(|t| counts(t) || self.constant_liar && t.state == TrialState::Running)
+        };
+        let rows = |trials: &[&Trial]| -> Vec<Vec<f64>> {
+            trials.iter().filter_map(|trial| Some(layout.observe(trial)?.numbers)).collect()
+        };
+        let Split { good, bad } = split(considered(), view.direction, good_count(finished));
+        let l = ParzenEstimator::of_axes(&layout.axes, &rows(&good));
+        let g = ParzenEstimator::of_axes(&layout.axes, &rows(&bad));
+        let candidates: Vec<Vec<f64>> = (0..self.candidates).map(|_| l.draw(stream)).collect();
+        let scores = l.log_densities(&candidates).into_iter().zip(g.log_densities(&candidates));
+        let best = first_largest(scores.map(|(l, g)| l - g))?;
+        let numbers = &candidates[best];
+        if layout.subsets.is_empty() {
+            return Some(layout.values(numbers, Vec::new()));
+        }
+        let observations = considered()
+            .filter_map(|trial| Some((trial, layout.observe(trial)?)))
+            .collect::<Vec<(&Trial, Observation)>>();
+        let model = SubsetModel::new(
+            self.subsets,
+            view.direction,
+            finished,
+            &layout.pools(),
+            &layout.axes,
+            &observations,
+        );
+        let sizes: Vec<usize> = layout.subsets.iter().map(|slot| slot.size(numbers)).collect();
+        let subsets = model.choose(&sizes, self.candidates, stream);
+        Some(layout.values(numbers, subsets))
+    }
+}
+
+impl Sampler for TpeSampler {
+    fn joint(&self, view: &View<'_>) -> Result<Params> {
+        let common = common_space(view.trials);
+        let space: Vec<(&str, &Distribution)> =
+            common.iter().map(|(name, distribution)| (name.as_str(), distribution)).collect();
+        let mut stream = Stream::new(self.seed, view.draw, JOINT);
+        let values = self.propose(view, &space, &mut stream).unwrap_or_default();
+        let names = space.iter().zip(values);
+        Ok(names.map(|((name, of), value)| ((*name).into(), ((*of).clone(), value))).collect())
+    }
+
+    fn single(
+        &self,
+        view: &View<'_>,
+        name: &str,
+        distribution: &Distribution,
+    ) -> Result<ParamValue> {
+        distribution.validate(name)?;
+        let mut stream = Stream::new(self.seed, view.draw, name);
+        let proposed = self.propose(view, &[(name, distribution)], &mut stream);
+        let value = proposed.and_then(|mut values| values.pop());
+        Ok(value.unwrap_or_else(|| uniform(distribution, &mut stream)))
+    }
+}
+
+/// How parameters lie in a row of numbers.
+struct Layout<'a> {
+    space: &'a [(&'a str, &'a Distribution)],
+    axes: Vec<Axis>,
+    subsets: Vec<SubsetSlot>,
+    /// For each parameter.
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Copy)]
+enum Slot {
+    Axis(usize),
+    Subset(usize),
+}
+
+struct SubsetSlot {
+    pool: usize,
+    least: usize,
+    /// Axis of its size, where that varies.
+    axis: Option<usize>,
+}
+
+impl SubsetSlot {
+    fn size(&self, numbers: &[f64]) -> usize {
+        self.axis.map_or(self.least, |axis| numbers[axis] as usize)
+    }
+}
+
+impl<'a> Layout<'a> {
+    fn new(space: &'a [(&'a str, &'a Distribution)]) -> Self {
+        let mut layout = Self { space, axes: Vec::new(), subsets: Vec::new(), slots: Vec::new() };
+        for (_, distribution) in space {
+            let slot = match (Axis::new(distribution), *distribution) {
+                (None, &Distribution::Subset { pool, least, most }) => {
+                    let varies = Axis::new(&Distribution::int(least as i64, most as i64))
+                        .filter(|_| least < most);
+                    let axis = varies.map(|axis| layout.push(axis));
+                    layout.subsets.push(SubsetSlot { pool, least, axis });
+                    Slot::Subset(layout.subsets.len() - 1)
+                }
+                (Some(axis), _) => Slot::Axis(layout.push(axis)),
+                // Only subsets have no axis.
+                (None, _) => continue,
+            };
+            layout.slots.push(slot);
+        }
+        layout
+    }
+
+    fn push(&mut self, axis: Axis) -> usize {
+        self.axes.push(axis);
+        self.axes.len() - 1
+    }
+
+    fn pools(&self) -> Vec<usize> {
+        self.subsets.iter().map(|slot| slot.pool).collect()
+    }
+
+    /// What a trial tells of these parameters; None unless it has all of them.
+    fn observe(&self, trial: &Trial) -> Option<Observation> {
+        let mut numbers = vec![0.0; self.axes.len()];
+        let mut subsets = Vec::with_capacity(self.subsets.len());
+        for ((name, distribution), slot) in self.space.iter().zip(&self.slots) {
+            match (slot, value_in(trial, name, distribution)?) {
+                (Slot::Subset(index), ParamValue::Subset(items)) => {
+                    if let Some(axis) = self.subsets[*index].axis {
+                        numbers[axis] = items.len() as f64;
+                    }
+                    subsets.push(items);
+                }
+                (Slot::Axis(axis), value) => numbers[*axis] = Axis::number(&value)?,
+                (Slot::Subset(_), _) => return None,
+            }
+        }
+        Some(Observation { numbers, subsets })
+    }
+
+    /// Values of all parameters, from a row of numbers and the subsets.
+    fn values(&self, numbers: &[f64], subsets: Vec<Vec<usize>>) -> Vec<ParamValue> {
+        let value = |slot: &Slot| match *slot {
+            Slot::Axis(axis) => self.axes[axis].value(numbers[axis]),
+            Slot::Subset(index) => ParamValue::Subset(subsets[index].clone()),
+        };
+        self.slots.iter().map(value).collect()
+    }
+}
+
+/// Index of the first of the largest; what is not a number is never it, unless
+/// all are.
+pub(crate) fn first_largest(scores: impl Iterator<Item = f64>) -> Option<usize> {
+    let mut best: Option<(usize, f64)> = None;
+    for (i, score) in scores.enumerate() {
+        if best.is_none_or(|(_, most)| score > most || most.is_nan()) {
+            best = Some((i, score));
+        }
+    }
+    best.map(|(i, _)| i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trial::Direction;
+
+    fn trials(n: u64) -> Vec<Trial> {
+        let of = Distribution::float(0.0, 1.0);
+        let trial = |number| Trial {
+            number,
+            state: TrialState::Complete,
+            value: Some(number as f64),
+            params: [("x".into(), (of.clone(), ParamValue::Float(number as f64 / 64.0)))].into(),
+            intermediate: Default::default(),
+            user_attrs: Default::default(),
+            system_attrs: Default::default(),
+            started_ms: None,
+            ended_ms: None,
+        };
+        (0..n).map(trial).collect()
+    }
+
+    #[test]
+    fn the_first_trials_are_random() {
+        let joint = |n, sampler: TpeSampler| {
+            let trials = trials(n);
+            let view = View { direction: Direction::Minimize, trials: &trials, draw: n };
+            sampler.joint(&view).unwrap().len()
+        };
+        let sampler = TpeSampler::new(0);
+        assert_eq!([9, 10].map(|n| joint(n, sampler.clone())), [0, 1]);
+        assert_eq!([2, 3].map(|n| joint(n, sampler.clone().with_startup(3))), [0, 1]);
+    }
+
+    #[test]
+    fn running_trials_are_avoided() {
+        let mut trials = trials(30);
+        let near = |trials: &[Trial], sampler: &TpeSampler| {
+            let x = |draw| {
+                let view = View { direction: Direction::Minimize, trials, draw };
+                sampler.joint(&view).unwrap()["x"].1.as_float().unwrap()
+            };
+            (100..150).map(x).filter(|x| *x < 0.08).count()
+        };
+        let sampler = TpeSampler::new(0);
+        let before = near(&trials, &sampler);
+        for number in 30..40 {
+            let mut running = trials[number as usize % 4].clone();
+            (running.number, running.state, running.value) = (number, TrialState::Running, None);
+            trials.push(running);
+        }
+        let after = near(&trials, &sampler);
+        assert!(after < before / 2, "{after} of {before}");
+        assert_eq!(near(&trials, &sampler.with_constant_liar(false)), before);
+    }
+
+    #[test]
+    fn what_is_no_number_is_chosen_last() {
+        let of = |scores: &[f64]| first_largest(scores.iter().copied());
+        assert_eq!(of(&[f64::NAN, 1.0, 3.0, 3.0, f64::NAN]), Some(2));
+        assert_eq!(of(&[f64::NAN, f64::NEG_INFINITY]), Some(1));
+        assert_eq!(of(&[f64::NAN]), Some(0));
+        assert_eq!(of(&[]), None);
+    }
+}

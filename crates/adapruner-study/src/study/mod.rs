@@ -1,0 +1,291 @@
+//! Studies: trials of one objective, kept in a storage.
+
+mod active;
+mod optimize;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::pruner::{NopPruner, Pruner};
+use crate::sampler::tpe::{badness, rank_values};
+use crate::sampler::{PROPOSED, Params, Sampler, View, counts, proposed_attr};
+use crate::space::Space;
+use crate::storage::{Storage, StudyId};
+use crate::trial::{Direction, Trial, TrialState};
+
+pub use active::ActiveTrial;
+pub use optimize::{Clock, Optimize, StopReason, Summary, SystemClock};
+
+/// Study attribute prefix: trials that [`Study::resume`] gave up.
+const STALE: &str = "study:stale:";
+/// Trial attribute: the draw, where it is not the trial's number.
+const DRAW: &str = "study:draw";
+
+/// How an evaluation ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Outcome {
+    /// With a value. NaN is a failure, as in Optuna; infinities are values.
+    Complete(f64),
+    /// Stopped early; the last report that is a number becomes the value.
+    Pruned,
+    /// Without a value.
+    Failed,
+}
+
+/// Trials of one objective.
+///
+/// Any number of threads and processes may work on a study at the same time.
+///
+/// # Going on after an interruption
+///
+/// What is proposed follows from the seed, the history and the number of the
+/// draw. A trial whose worker died is marked as failed by [`Study::resume`]; its
+/// number is not used again, but its draw is: the next trial takes the smallest
+/// draw that no trial has. So a study that was killed and resumed makes the
+/// proposals of one that was not, in the same order. Trials that failed by
+/// themselves keep their draws, or a proposal that fails would come again and
+/// again.
+pub struct Study {
+    storage: Arc<dyn Storage>,
+    id: StudyId,
+    name: String,
+    direction: Direction,
+    sampler: Box<dyn Sampler>,
+    pruner: Box<dyn Pruner>,
+    /// Held while a trial is created and its values proposed: one thread sees
+    /// what the other was given.
+    asking: Mutex<()>,
+}
+
+impl std::fmt::Debug for Study {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Study")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("direction", &self.direction)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Study {
+    /// Creates a study, or opens the one of this name; nothing is pruned.
+    ///
+    /// # Errors
+    ///
+    /// If the storage has one of another direction or cannot be used.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        name: &str,
+        direction: Direction,
+        sampler: impl Sampler + 'static,
+    ) -> Result<Self> {
+        let id = storage.open_study(name, direction)?;
+        Ok(Self {
+            storage,
+            id,
+            name: name.into(),
+            direction,
+            sampler: Box::new(sampler),
+            pruner: Box::new(NopPruner),
+            asking: Mutex::new(()),
+        })
+    }
+
+    /// Sets what decides about early stopping.
+    #[must_use]
+    pub fn with_pruner(mut self, pruner: impl Pruner + 'static) -> Self {
+        self.pruner = Box::new(pruner);
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether small or large values are good.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// All trials by number.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be read.
+    pub fn trials(&self) -> Result<Vec<Trial>> {
+        self.storage.trials(self.id)
+    }
+
+    /// The best complete trial; of equal ones the first.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be read.
+    pub fn best_trial(&self) -> Result<Option<Trial>> {
+        Ok(best_of(&self.trials()?, self.direction).cloned())
+    }
+
+    /// Queues a trial with these values; [`Study::ask`] gives queued ones first.
+    ///
+    /// # Errors
+    ///
+    /// If a value is not of its distribution or the storage cannot be written.
+    pub fn enqueue(&self, params: Params) -> Result<u64> {
+        for (name, (distribution, value)) in &params {
+            distribution.validate(name)?;
+            if !distribution.contains(value) {
+                let message = format!("expected a value of {distribution:?}, found {value:?}");
+                return Err(Error::Space { name: name.clone(), message });
+            }
+        }
+        self.storage.enqueue_trial(self.id, params)
+    }
+
+    /// Gives up trials whose worker was silent for longer than `grace`: they
+    /// become failed, and their draws are made again. Their numbers.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be written.
+    pub fn resume(&self, grace: Duration) -> Result<Vec<u64>> {
+        let stale = self.storage.fail_stale(self.id, grace)?;
+        for number in &stale {
+            let key = format!("{STALE}{number}");
+            self.storage.set_system_attr(self.id, None, &key, Value::Bool(true))?;
+        }
+        Ok(stale)
+    }
+
+    /// Starts a trial: the oldest queued one, or a new one. Its values are
+    /// proposed as it asks for them.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be used or the sampler cannot work with the history.
+    pub fn ask(&self) -> Result<ActiveTrial<'_>> {
+        let _one = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let trial = self.start()?;
+        if !trial.joint.is_empty() {
+            let proposed = proposed_attr(&trial.joint);
+            self.storage.set_system_attr(self.id, Some(trial.number), PROPOSED, proposed)?;
+        }
+        Ok(trial)
+    }
+
+    /// Starts a trial with values for all of a space.
+    ///
+    /// # Errors
+    ///
+    /// As [`Study::ask`]; and if a queued trial has values that are not of the
+    /// space.
+    pub fn ask_in(&self, space: &Space) -> Result<(ActiveTrial<'_>, Params)> {
+        let _one = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trial = self.start()?;
+        let params = trial.suggest_space(space)?;
+        Ok((trial, params))
+    }
+
+    fn start(&self) -> Result<ActiveTrial<'_>> {
+        let claimed = self.storage.claim_waiting(self.id)?;
+        let number = match claimed {
+            Some(number) => number,
+            None => self.storage.create_trial(self.id)?,
+        };
+        let mut trials = self.trials()?;
+        let own = trials.iter().position(|trial| trial.number == number);
+        let own = own.map(|at| trials.remove(at)).ok_or_else(|| Error::Trial {
+            number,
+            message: "expected the trial that was created, found none".into(),
+        })?;
+        let draw = self.next_draw(&trials, number)?;
+        if draw != number {
+            self.storage.set_system_attr(self.id, Some(number), DRAW, Value::from(draw))?;
+        }
+        let view = View { direction: self.direction, trials: &trials, draw };
+        let joint = self.sampler.joint(&view)?;
+        Ok(ActiveTrial {
+            study: self,
+            number,
+            draw,
+            history: trials,
+            joint,
+            queued: claimed.map(|_| own.params),
+            params: Params::new(),
+        })
+    }
+
+    /// The smallest draw that no earlier trial has, but for those given up.
+    fn next_draw(&self, earlier: &[Trial], number: u64) -> Result<u64> {
+        let (_, attrs) = self.storage.study_attrs(self.id)?;
+        let stale: Vec<u64> =
+            attrs.keys().filter_map(|key| key.strip_prefix(STALE)?.parse().ok()).collect();
+        if stale.is_empty() {
+            return Ok(number);
+        }
+        let live = earlier.iter().filter(|t| t.number < number && !stale.contains(&t.number));
+        let of = |t: &Trial| t.system_attrs.get(DRAW).and_then(Value::as_u64).unwrap_or(t.number);
+        let mut taken: Vec<u64> = live.map(of).collect();
+        taken.sort_unstable();
+        taken.dedup();
+        let free = taken.iter().zip(0..).position(|(taken, draw)| *taken != draw);
+        Ok(free.unwrap_or(taken.len()) as u64)
+    }
+
+    /// Finishes a trial.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such trial, it is finished, or the storage cannot be
+    /// written.
+    pub fn tell(&self, number: u64, outcome: Outcome) -> Result<TrialState> {
+        let (state, value) = match outcome {
+            Outcome::Complete(value) if value.is_nan() => (TrialState::Failed, None),
+            Outcome::Complete(value) => (TrialState::Complete, Some(value)),
+            Outcome::Failed => (TrialState::Failed, None),
+            Outcome::Pruned => {
+                let trials = self.trials()?;
+                let trial = trials.iter().find(|trial| trial.number == number);
+                let last = trial.and_then(|t| t.intermediate.last_key_value());
+                (TrialState::Pruned, last.map(|(_, v)| *v).filter(|v| !v.is_nan()))
+            }
+        };
+        self.storage.finish(self.id, number, state, value)?;
+        Ok(state)
+    }
+
+    /// Sets an attribute of the study.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be written.
+    pub fn set_user_attr(&self, key: &str, value: Value) -> Result<()> {
+        self.storage.set_user_attr(self.id, None, key, value)
+    }
+
+    /// The study's attributes that its user set.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be read.
+    pub fn user_attrs(&self) -> Result<BTreeMap<String, Value>> {
+        Ok(self.storage.study_attrs(self.id)?.0)
+    }
+}
+
+/// The best complete trial; of equal ones the first.
+fn best_of(trials: &[Trial], direction: Direction) -> Option<&Trial> {
+    let value = |trial: &Trial| badness(trial.value, direction);
+    let complete = trials.iter().filter(|t| t.state == TrialState::Complete);
+    complete.filter(|t| !value(t).is_nan()).min_by(|a, b| rank_values(value(a), value(b)))
+}
+
+/// How many trials finished, failures not counted, after the best one.
+fn since_best(trials: &[Trial], direction: Direction) -> usize {
+    let after = best_of(trials, direction).map(|best| best.number);
+    trials.iter().filter(|t| counts(t) && after.is_none_or(|best| t.number > best)).count()
+}

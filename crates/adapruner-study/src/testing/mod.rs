@@ -1,0 +1,30 @@
+//! What every sampler and pruner must stand, for tests of implementations
+//! (feature `testing`). Every check panics at what it finds.
+
+pub mod pruner;
+pub mod sampler;
+
+use std::collections::BTreeMap;
+
+use crate::trial::{Trial, TrialState};
+
+/// A trial with nothing but a number and an outcome.
+pub fn trial(number: u64, state: TrialState, value: Option<f64>) -> Trial {
+    Trial {
+        number,
+        state,
+        value,
+        params: BTreeMap::new(),
+        intermediate: BTreeMap::new(),
+        user_attrs: BTreeMap::new(),
+        system_attrs: BTreeMap::new(),
+        started_ms: None,
+        ended_ms: None,
+    }
+}
+
+/// Numbers in [0, 1) that are the same in every run: the golden ratio's
+/// multiples.
+fn spread(i: u64) -> f64 {
+    (i as f64 * 0.618_033_988_749_895).fract()
+}

@@ -1,0 +1,156 @@
+//! Splits, kernels and densities against Optuna 5.0
+//! (fixtures/generate/optuna_tpe.py).
+
+use std::collections::BTreeMap;
+
+use adapruner_study::sampler::tpe::{ParzenEstimator, good_count, split};
+use adapruner_study::{Direction, Distribution, ParamValue, Trial, TrialState};
+use serde_json::Value;
+
+/// Densities far in the tails lose digits in different places.
+const TOLERANCE: f64 = 1e-9;
+
+pub fn fixture(name: &str) -> Value {
+    let path = format!("{}/../../fixtures/optuna/{name}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// A number, or the text of one that JSON has not.
+pub fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| value.as_str().unwrap().parse().unwrap())
+}
+
+pub fn direction(value: &Value) -> Direction {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(number).collect()
+}
+
+fn distribution(of: &Value) -> Distribution {
+    let log = of["log"] == true;
+    match of["kind"].as_str().unwrap() {
+        "float" => Distribution::Float {
+            low: number(&of["low"]),
+            high: number(&of["high"]),
+            step: of["step"].as_f64(),
+            log,
+        },
+        "int" => Distribution::Int {
+            low: of["low"].as_i64().unwrap(),
+            high: of["high"].as_i64().unwrap(),
+            step: of["step"].as_i64().unwrap(),
+            log,
+        },
+        _ => Distribution::categorical(0..of["choices"].as_i64().unwrap()),
+    }
+}
+
+fn value(of: &Distribution, internal: f64) -> ParamValue {
+    match of {
+        Distribution::Float { .. } => ParamValue::Float(internal),
+        Distribution::Int { .. } => ParamValue::Int(internal as i64),
+        Distribution::Categorical { .. } => ParamValue::Category(internal as usize),
+        Distribution::Subset { .. } => unreachable!("Optuna has none"),
+    }
+}
+
+fn internal(value: &ParamValue) -> f64 {
+    match value {
+        ParamValue::Float(v) => *v,
+        ParamValue::Int(v) => *v as f64,
+        ParamValue::Category(v) => *v as f64,
+        ParamValue::Subset(_) => unreachable!("Optuna has none"),
+    }
+}
+
+pub fn trial(number: u64, state: TrialState, value: Option<f64>) -> Trial {
+    Trial {
+        number,
+        state,
+        value,
+        params: BTreeMap::new(),
+        intermediate: BTreeMap::new(),
+        user_attrs: BTreeMap::new(),
+        system_attrs: BTreeMap::new(),
+        started_ms: None,
+        ended_ms: None,
+    }
+}
+
+fn history(case: &Value, space: &[(String, Distribution)]) -> Vec<Trial> {
+    let of = |(i, recorded): (usize, &Value)| {
+        let state = match recorded["state"].as_str().unwrap() {
+            "complete" => TrialState::Complete,
+            "pruned" => TrialState::Pruned,
+            "running" => TrialState::Running,
+            _ => TrialState::Failed,
+        };
+        let objective = Some(&recorded["value"]).filter(|value| !value.is_null()).map(number);
+        let mut trial = trial(i as u64, state, objective);
+        for (step, report) in recorded["reports"].as_object().unwrap() {
+            trial.intermediate.insert(step.parse().unwrap(), number(report));
+        }
+        for ((name, of), x) in space.iter().zip(numbers(&recorded["params"])) {
+            trial.params.insert(name.clone(), (of.clone(), value(of, x)));
+        }
+        trial
+    };
+    case["trials"].as_array().unwrap().iter().enumerate().map(of).collect()
+}
+
+fn close(found: &[f64], expected: &[f64], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (found, expected) in found.iter().zip(expected) {
+        let error = (found - expected).abs() / expected.abs().max(1.0);
+        assert!(error < TOLERANCE || found == expected, "{what}: {found}, expected {expected}");
+    }
+}
+
+#[test]
+fn splits_kernels_and_densities_are_those_of_optuna() {
+    let fixture = fixture("densities.json");
+    let expected: Vec<u64> = serde_json::from_value(fixture["good_counts"].clone()).unwrap();
+    for (n, expected) in expected.iter().enumerate() {
+        assert_eq!(good_count(n) as u64, *expected, "of {n}");
+    }
+    for case in fixture["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let space: Vec<(String, Distribution)> = case["space"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|of| (of["name"].as_str().unwrap().into(), distribution(of)))
+            .collect();
+        let distributions: Vec<&Distribution> = space.iter().map(|(_, of)| of).collect();
+        let trials = history(case, &space);
+        let finished =
+            trials.iter().filter(|t| matches!(t.state, TrialState::Complete | TrialState::Pruned));
+        let good = good_count(finished.count());
+        let split = split(&trials, direction(&case["direction"]), good);
+        let points: Vec<Vec<f64>> =
+            case["points"].as_array().unwrap().iter().map(numbers).collect();
+        for (side, trials) in [("good", split.good), ("bad", split.bad)] {
+            let what = format!("{name}, {side}");
+            let expected = &case[side];
+            let of: Vec<f64> = trials.iter().map(|trial| trial.number as f64).collect();
+            assert_eq!(of, numbers(&expected["numbers"]), "{what}");
+            let observations: Vec<Vec<f64>> = trials
+                .iter()
+                .map(|t| t.params.values().map(|(_, v)| internal(v)).collect())
+                .collect();
+            let found = ParzenEstimator::new(&distributions, &observations).unwrap();
+            close(found.weights(), &numbers(&expected["weights"]), &what);
+            for (i, kernels) in expected["kernels"].as_array().unwrap().iter().enumerate() {
+                let Some((means, widths)) = found.kernels(i) else {
+                    assert!(kernels.is_null(), "{what}");
+                    continue;
+                };
+                close(means, &numbers(&kernels["means"]), &what);
+                close(widths, &numbers(&kernels["widths"]), &what);
+            }
+            close(&found.log_densities(&points), &numbers(&expected["log_densities"]), &what);
+        }
+    }
+}
