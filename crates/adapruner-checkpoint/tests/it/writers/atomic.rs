@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use adapruner_checkpoint::{
@@ -235,9 +236,12 @@ fn racing() {
     let (mut committed, mut discarded) = (0, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            // Pauses from none to longer than any commit takes, over and over,
+            // so that commits are met at every moment and some come through.
+            let mut pauses = [0, 0, 0, 0, 1, 2, 4, 8, 16, 250].into_iter().cycle();
             while !stop.load(Ordering::Relaxed) {
                 drop(discard_all());
-                std::thread::yield_now();
+                std::thread::sleep(Duration::from_millis(pauses.next().unwrap_or(0)));
             }
         });
         for round in 0..300 {
@@ -263,6 +267,9 @@ fn racing() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    assert!(committed + discarded == 300 && committed > 0, "{committed} {discarded}");
+    assert!(
+        committed + discarded == 300 && committed > 0,
+        "{committed} committed, {discarded} not"
+    );
     assert_eq!(entries(folder.path()), ["out"]);
 }
