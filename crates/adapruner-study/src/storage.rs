@@ -104,6 +104,10 @@ pub trait Storage: Send + Sync {
     /// Marks as failed the running trials whose worker was silent for longer
     /// than `grace`, and gives their numbers.
     fn fail_stale(&self, study: StudyId, grace: Duration) -> Result<Vec<u64>>;
+
+    /// Marks as failed those of the trials `numbers` that are running, and gives
+    /// their numbers, in the order given.
+    fn fail_running(&self, study: StudyId, numbers: &[u64]) -> Result<Vec<u64>>;
 }
 
 /// Studies in memory, for one process.

@@ -188,6 +188,25 @@ impl<B: Backend> State<B> {
         id.copied().ok_or_else(|| no_trial(number, trials.len()))
     }
 
+    /// Marks running trials as failed, and gives the numbers of those that did
+    /// not end by themselves in between.
+    fn fail(&mut self, worker: &str, ids: Vec<u64>) -> Result<Vec<u64>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let at_ms = Some(time::now_ms());
+        let fail = |trial: &u64| Operation::SetState {
+            trial: *trial,
+            state: TrialState::Failed,
+            values: None,
+            at_ms,
+        };
+        let operations: Vec<Operation> = ids.iter().map(fail).collect();
+        let rejected = self.commit(worker, &operations)?;
+        let failed = ids.into_iter().filter(|id| !rejected.contains(&Rejected::Finished(*id)));
+        Ok(failed.map(|id| self.replay.trials[id as usize].trial.number).collect())
+    }
+
     /// Writes the creation of a trial, and gives its number.
     fn create(&mut self, worker: &str, study: StudyId, trial: NewTrial) -> Result<u64> {
         self.sync(worker, true)?;
@@ -403,20 +422,21 @@ impl<B: Backend> Storage for JournalStorage<B> {
         let at = time::now_ms();
         let stale = |id: &u64| state.replay.trials[*id as usize].is_stale(grace, self.opened, at);
         let ids: Vec<u64> = state.study(study)?.trials.iter().copied().filter(stale).collect();
-        if ids.is_empty() {
-            return Ok(Vec::new());
+        state.fail(&self.worker, ids)
+    }
+
+    fn fail_running(&self, study: StudyId, numbers: &[u64]) -> Result<Vec<u64>> {
+        let mut state = self.fresh()?;
+        state.study(study)?;
+        let mut ids = Vec::new();
+        for number in numbers {
+            let id = state.trial_id(study, *number)?;
+            let running = state.replay.trials[id as usize].trial.state == TrialState::Running;
+            if running && !ids.contains(&id) {
+                ids.push(id);
+            }
         }
-        let fail = |trial: &u64| Operation::SetState {
-            trial: *trial,
-            state: TrialState::Failed,
-            values: None,
-            at_ms: Some(at),
-        };
-        let operations: Vec<Operation> = ids.iter().map(fail).collect();
-        // What ended by itself in between is not stale.
-        let rejected = state.commit(&self.worker, &operations)?;
-        let failed = ids.into_iter().filter(|id| !rejected.contains(&Rejected::Finished(*id)));
-        Ok(failed.map(|id| state.replay.trials[id as usize].trial.number).collect())
+        state.fail(&self.worker, ids)
     }
 }
 

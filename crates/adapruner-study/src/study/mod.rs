@@ -20,7 +20,8 @@ use crate::trial::{Direction, Trial, TrialState};
 pub use active::ActiveTrial;
 pub use optimize::{Clock, Optimize, StopReason, Summary, SystemClock};
 
-/// Study attribute prefix: trials that [`Study::resume`] gave up.
+/// Study attribute prefix: trials that [`Study::resume`] or [`Study::give_up`]
+/// gave up.
 const STALE: &str = "study:stale:";
 /// Trial attribute: the draw, where it is not the trial's number.
 const DRAW: &str = "study:draw";
@@ -30,8 +31,12 @@ const DRAW: &str = "study:draw";
 pub enum Outcome {
     /// With a value. NaN is a failure, as in Optuna; infinities are values.
     Complete(f64),
-    /// Stopped early; the last report that is a number becomes the value.
+    /// Stopped early; the last report becomes the value, unless it is NaN.
     Pruned,
+    /// Stopped early with an estimate of the value, which becomes the value
+    /// unless it is NaN: for objectives whose last report is none, as where the
+    /// Wilcoxon pruner compares losses of single instances.
+    PrunedAt(f64),
     /// Without a value.
     Failed,
 }
@@ -43,8 +48,9 @@ pub enum Outcome {
 /// # Going on after an interruption
 ///
 /// What is proposed follows from the seed, the history and the number of the
-/// draw. A trial whose worker died is marked as failed by [`Study::resume`]; its
-/// number is not used again, but its draw is: the next trial takes the smallest
+/// draw. A trial whose worker died is marked as failed by [`Study::resume`] (its
+/// worker was silent) or [`Study::give_up`] (it is known to be dead); its number
+/// is not used again, but its draw is: the next trial takes the smallest
 /// draw that no trial has. So a study that was killed and resumed makes the
 /// proposals of one that was not, in the same order. Trials that failed by
 /// themselves keep their draws, or a proposal that fails would come again and
@@ -154,11 +160,46 @@ impl Study {
     /// If the storage cannot be written.
     pub fn resume(&self, grace: Duration) -> Result<Vec<u64>> {
         let stale = self.storage.fail_stale(self.id, grace)?;
-        for number in &stale {
+        self.draw_again(&stale)?;
+        Ok(stale)
+    }
+
+    /// Gives up those of the trials `numbers` that are running, whose workers are
+    /// known to be dead, as [`Study::resume`] gives up those of silent ones.
+    /// Their numbers, ascending.
+    ///
+    /// # Errors
+    ///
+    /// If there is no trial of one of the numbers, or the storage cannot be
+    /// written.
+    pub fn give_up(&self, numbers: &[u64]) -> Result<Vec<u64>> {
+        let trials = self.trials()?;
+        let mut running = Vec::new();
+        for number in numbers {
+            let index = usize::try_from(*number).ok();
+            let trial = index.and_then(|index| trials.get(index)).ok_or_else(|| {
+                let message = format!("is not there, the study has {}", trials.len());
+                Error::Trial { number: *number, message }
+            })?;
+            if trial.state == TrialState::Running {
+                running.push(*number);
+            }
+        }
+        running.sort_unstable();
+        running.dedup();
+        // First, so that nothing is lost if this process is killed in between.
+        self.draw_again(&running)?;
+        self.storage.fail_running(self.id, &running)
+    }
+
+    /// Notes that the draws of these trials are to be made again, once they are
+    /// failed.
+    fn draw_again(&self, numbers: &[u64]) -> Result<()> {
+        for number in numbers {
             let key = format!("{STALE}{number}");
             self.storage.set_system_attr(self.id, None, &key, Value::Bool(true))?;
         }
-        Ok(stale)
+        Ok(())
     }
 
     /// Starts a trial: the oldest queued one, or a new one. Its values are
@@ -227,7 +268,8 @@ impl Study {
         if stale.is_empty() {
             return Ok(number);
         }
-        let live = earlier.iter().filter(|t| t.number < number && !stale.contains(&t.number));
+        let given_up = |t: &Trial| t.state == TrialState::Failed && stale.contains(&t.number);
+        let live = earlier.iter().filter(|t| t.number < number && !given_up(t));
         let of = |t: &Trial| t.system_attrs.get(DRAW).and_then(Value::as_u64).unwrap_or(t.number);
         let mut taken: Vec<u64> = live.map(of).collect();
         taken.sort_unstable();
@@ -247,6 +289,9 @@ impl Study {
             Outcome::Complete(value) if value.is_nan() => (TrialState::Failed, None),
             Outcome::Complete(value) => (TrialState::Complete, Some(value)),
             Outcome::Failed => (TrialState::Failed, None),
+            Outcome::PrunedAt(value) => {
+                (TrialState::Pruned, Some(value).filter(|value| !value.is_nan()))
+            }
             Outcome::Pruned => {
                 let trials = self.trials()?;
                 let trial = trials.iter().find(|trial| trial.number == number);

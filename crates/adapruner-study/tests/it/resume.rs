@@ -43,7 +43,10 @@ fn run(study: &Study, trials: usize) -> Vec<Params> {
 /// the startup, at its end, with the odds and with the surrogate.
 const KILLED_AFTER: [usize; 4] = [3, 10, 25, 50];
 
-fn killed_and_resumed<S: Sampler + 'static>(make: impl Fn() -> S) {
+fn killed_and_resumed<S: Sampler + 'static>(
+    make: impl Fn() -> S,
+    give_up: impl Fn(&Study, u64) -> Vec<u64>,
+) {
     let uninterrupted = run(&open(&Arc::new(MemoryStorage::new()), make()), 60);
     let storage = Arc::new(MemoryStorage::new());
     let (mut resumed, mut lost) = (Vec::new(), Vec::new());
@@ -54,8 +57,7 @@ fn killed_and_resumed<S: Sampler + 'static>(make: impl Fn() -> S) {
         let (dead, params) = study.ask_in(&space()).unwrap();
         assert_eq!(params, uninterrupted[after]);
         lost.push(dead.number());
-        std::thread::sleep(Duration::from_millis(2));
-        assert_eq!(open(&storage, make()).resume(Duration::ZERO).unwrap(), [dead.number()]);
+        assert_eq!(give_up(&open(&storage, make()), dead.number()), [dead.number()]);
     }
     let study = open(&storage, make());
     resumed.extend(run(&study, 60 - resumed.len()));
@@ -68,14 +70,52 @@ fn killed_and_resumed<S: Sampler + 'static>(make: impl Fn() -> S) {
     }
 }
 
+/// Gives up all that are silent.
+fn silent(study: &Study, _dead: u64) -> Vec<u64> {
+    std::thread::sleep(Duration::from_millis(2));
+    study.resume(Duration::ZERO).unwrap()
+}
+
+/// Gives up what is known to be dead, however little time has passed.
+fn dead(study: &Study, dead: u64) -> Vec<u64> {
+    // Finished ones are left alone.
+    let all: Vec<u64> = (0..=dead).chain([dead]).collect();
+    study.give_up(&all).unwrap()
+}
+
 #[test]
 fn random_search_goes_on() {
-    killed_and_resumed(|| RandomSampler::new(4));
+    killed_and_resumed(|| RandomSampler::new(4), silent);
+    killed_and_resumed(|| RandomSampler::new(4), dead);
 }
 
 #[test]
 fn tpe_goes_on() {
-    killed_and_resumed(|| TpeSampler::new(4));
+    killed_and_resumed(|| TpeSampler::new(4), silent);
+    killed_and_resumed(|| TpeSampler::new(4), dead);
+}
+
+#[test]
+fn only_running_trials_are_given_up() {
+    let storage = Arc::new(MemoryStorage::new());
+    let study = open(&storage, RandomSampler::new(1));
+    let outcomes = [Outcome::Complete(1.0), Outcome::Pruned, Outcome::Failed];
+    for outcome in outcomes {
+        let trial = study.ask_in(&space()).unwrap().0;
+        study.tell(trial.number(), outcome).unwrap();
+    }
+    let alive = study.ask_in(&space()).unwrap();
+    study.enqueue(Params::new()).unwrap();
+    let before = study.trials().unwrap();
+    assert_eq!(study.give_up(&[0, 1, 2, 4]).unwrap(), [0; 0]);
+    assert_eq!(study.trials().unwrap(), before);
+    let unknown = study.give_up(&[3, 5]).unwrap_err();
+    assert_eq!(unknown.to_string(), "trial 5: is not there, the study has 5");
+    assert_eq!(study.trials().unwrap(), before);
+    // What is given up is told so when it comes back.
+    assert_eq!(study.give_up(&[3]).unwrap(), [3]);
+    assert!(study.tell(alive.0.number(), Outcome::Complete(0.0)).is_err());
+    assert_eq!(study.give_up(&[3]).unwrap(), [0; 0]);
 }
 
 #[test]

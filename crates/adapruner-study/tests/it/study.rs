@@ -81,6 +81,22 @@ fn pruned_trials_keep_their_last_report_that_is_a_number() {
 }
 
 #[test]
+fn pruned_trials_may_have_an_estimate_of_their_own() {
+    let study = study(2);
+    for (estimate, value) in
+        [(7.5, Some(7.5)), (f64::INFINITY, Some(f64::INFINITY)), (f64::NAN, None)]
+    {
+        let trial = study.ask().unwrap();
+        trial.report(0, 1.0).unwrap();
+        let state = study.tell(trial.number(), Outcome::PrunedAt(estimate)).unwrap();
+        assert_eq!(
+            (state, study.trials().unwrap().pop().unwrap().value),
+            (TrialState::Pruned, value)
+        );
+    }
+}
+
+#[test]
 fn an_error_of_the_objective_ends_the_run_and_fails_the_trial() {
     let study = study(3);
     let objective = |trial: &mut ActiveTrial<'_>| {

@@ -110,13 +110,17 @@ impl Targets {
     }
 
     /// The badness of a complete trial within the fences. Of a pruned one an
-    /// estimate, at least the median: the median of complete trials, and by how
-    /// much its reports were worse than theirs at the same steps, on average.
+    /// estimate, at least the median: its own if it has one, else the median of
+    /// complete trials, and by how much its reports were worse than theirs at
+    /// the same steps, on average.
     fn of(&self, trial: &Trial) -> Option<f64> {
         let value = match trial.state {
             TrialState::Complete => badness(trial.value, self.direction),
             TrialState::Pruned => {
                 let median = quantile(&self.values, 0.5)?;
+                if let Some(value) = own_estimate(trial) {
+                    return self.fenced(badness(Some(value), self.direction).max(median));
+                }
                 let excess = trial.intermediate.iter().filter_map(|(step, report)| {
                     Some(badness(Some(*report), self.direction) - self.reports.get(step)?)
                 });
@@ -127,6 +131,10 @@ impl Targets {
             }
             TrialState::Failed | TrialState::Running | TrialState::Waiting => return None,
         };
+        self.fenced(value)
+    }
+
+    fn fenced(&self, value: f64) -> Option<f64> {
         let (low, high) = self.fences()?;
         (!value.is_nan()).then(|| value.clamp(low, high))
     }
@@ -139,6 +147,14 @@ impl Targets {
         let fence = third + FENCE * (third - first);
         Some((low, fence.clamp(third, most)))
     }
+}
+
+/// What the objective itself took the value of a pruned trial for: a value that
+/// is not merely the last report.
+fn own_estimate(trial: &Trial) -> Option<f64> {
+    let value = trial.value.filter(|value| !value.is_nan())?;
+    let last = trial.intermediate.last_key_value().map(|(_, report)| *report);
+    (last != Some(value)).then_some(value)
 }
 
 /// The value at a share `q` of an ordered list.
@@ -338,6 +354,15 @@ mod tests {
         assert_eq!(pruned(&[13.0, 24.0]), Some(4.0));
         assert_eq!(pruned(&[2.0, 3.0]), Some(3.0));
         assert_eq!(pruned(&[]), Some(4.0));
+        // A value that is the last report is no estimate, any other is.
+        let valued = |value, reports: &[f64]| {
+            targets.of(&trial(9, TrialState::Pruned, Some(value), reports))
+        };
+        assert_eq!(valued(24.0, &[2.0, 24.0]), Some(3.0));
+        assert_eq!(valued(3.5, &[2.0, 24.0]), Some(3.5));
+        assert_eq!(valued(3.5, &[]), Some(3.5));
+        assert_eq!(valued(0.5, &[90.0]), Some(3.0));
+        assert_eq!(valued(f64::INFINITY, &[2.0]), Some(4.0));
         assert_eq!(targets.of(&trials[5]), Some(4.0));
         assert_eq!(targets.of(&trial(9, TrialState::Failed, None, &[])), None);
     }

@@ -281,6 +281,14 @@ fn staleness(storages: &Storages) {
     assert_eq!(trials[1].system_attrs.len(), 0);
     assert!(a.finish(study, 0, Complete, Some(1.0)).is_err());
     a.finish(study, 1, Complete, Some(1.0)).unwrap();
+    // What is known to be dead needs no time.
+    assert_eq!((a.create_trial(study).unwrap(), a.create_trial(study).unwrap()), (5, 6));
+    assert_eq!(b.fail_running(study, &[6, 0, 1, 3, 4, 5, 6]).unwrap(), [6, 5]);
+    assert_eq!(a.fail_running(study, &[6]).unwrap(), [0u64; 0]);
+    let error = a.fail_running(study, &[7]).unwrap_err();
+    assert!(matches!(error, Error::Trial { number: 7, .. }), "{error}");
+    let states: Vec<TrialState> = a.trials(study).unwrap().iter().map(|t| t.state).collect();
+    assert_eq!(states, [Failed, Complete, Failed, Complete, Waiting, Failed, Failed]);
 }
 
 fn absent(storages: &Storages) {
@@ -297,6 +305,7 @@ fn absent(storages: &Storages) {
             a.trials(study).unwrap_err(),
             a.claim_waiting(study).unwrap_err(),
             a.fail_stale(study, Duration::ZERO).unwrap_err(),
+            a.fail_running(study, &[]).unwrap_err(),
             a.set_user_attr(study, None, "k", json!(1)).unwrap_err(),
         ] {
             assert!(matches!(error, Error::Study { .. }), "{error}");
