@@ -4,6 +4,7 @@
 //! workers did before it; what two do at the same time has one outcome for both.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -92,8 +93,8 @@ pub trait Storage: Send + Sync {
         value: Value,
     ) -> Result<()>;
 
-    /// All trials by number, as they are now.
-    fn trials(&self, study: StudyId) -> Result<Vec<Trial>>;
+    /// All trials by number, as they are now. Cheap: shared, not copied.
+    fn trials(&self, study: StudyId) -> Result<Vec<Arc<Trial>>>;
 
     /// The study's own attributes: the user's, and the system's.
     fn study_attrs(&self, study: StudyId) -> Result<(Attrs, Attrs)>;

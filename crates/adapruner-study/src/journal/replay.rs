@@ -8,6 +8,7 @@
 //! wrote such a record learns of it as a [`Rejected`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -83,7 +84,7 @@ pub(crate) struct StudyEntry {
 /// A trial and who is at work on it.
 #[derive(Debug, Clone)]
 pub(crate) struct TrialEntry {
-    pub(crate) trial: Trial,
+    pub(crate) trial: Arc<Trial>,
     pub(crate) study: u64,
     /// The worker that created it.
     pub(crate) creator: String,
@@ -221,7 +222,7 @@ impl Replay {
             ended_ms: new.ended_ms,
         };
         let mut entry = TrialEntry {
-            trial,
+            trial: Arc::new(trial),
             study,
             owner: (state == TrialState::Running).then(|| worker.clone()),
             creator: worker,
@@ -269,7 +270,7 @@ impl Replay {
             Err(rejected) => Some(rejected),
             Ok(at) => {
                 self.trials[at].heard(worker, now);
-                with(&mut self.trials[at].trial);
+                with(self.trials[at].trial_mut());
                 None
             }
         }
@@ -313,19 +314,19 @@ impl Replay {
                 return Some(Rejected::Taken(at as u64));
             }
             TrialState::Running => {
-                entry.trial.started_ms = at_ms;
+                entry.trial_mut().started_ms = at_ms;
                 entry.alive_ms = at_ms;
                 entry.alive = now;
                 entry.owner = Some(worker);
             }
             TrialState::Complete | TrialState::Pruned | TrialState::Failed => {
-                entry.trial.ended_ms = at_ms;
+                entry.trial_mut().ended_ms = at_ms;
             }
             TrialState::Waiting => entry.owner = None,
         }
-        entry.trial.state = state;
+        entry.trial_mut().state = state;
         if values.is_some() {
-            entry.trial.value = single(values.as_deref());
+            entry.trial_mut().value = single(values.as_deref());
         }
         None
     }
@@ -370,6 +371,11 @@ impl StudyEntry {
 }
 
 impl TrialEntry {
+    /// The trial, to be changed; those who have seen it keep what they saw.
+    fn trial_mut(&mut self) -> &mut Trial {
+        Arc::make_mut(&mut self.trial)
+    }
+
     /// Takes in a sign of life.
     fn heard(&mut self, worker: &str, now: Option<Instant>) {
         if now.is_some() && self.owner.as_deref() == Some(worker) {
@@ -385,7 +391,7 @@ impl TrialEntry {
 
     fn set_param(&mut self, name: String, param: (Distribution, ParamValue)) {
         if !self.is_echo(&name) {
-            self.trial.params.insert(name, param);
+            self.trial_mut().params.insert(name, param);
         }
     }
 
@@ -396,9 +402,9 @@ impl TrialEntry {
                     self.alive_ms = value.as_i64().or(self.alive_ms);
                 } else if let Some(name) = key.strip_prefix(SUBSET) {
                     let param = subset_from_json(&value).map_err(|e| format!("{key}: {e}"))?;
-                    self.trial.params.insert(name.into(), param);
+                    self.trial_mut().params.insert(name.into(), param);
                 } else {
-                    self.trial.system_attrs.insert(key, value);
+                    self.trial_mut().system_attrs.insert(key, value);
                 }
             }
             Attrs::User => {
@@ -407,7 +413,7 @@ impl TrialEntry {
                     _ => false,
                 };
                 if !echo {
-                    self.trial.user_attrs.insert(key, value);
+                    self.trial_mut().user_attrs.insert(key, value);
                 }
             }
         }

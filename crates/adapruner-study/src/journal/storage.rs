@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -379,7 +379,7 @@ impl<B: Backend> Storage for JournalStorage<B> {
         self.set_attr(study, number, Attrs::System, key, value)
     }
 
-    fn trials(&self, study: StudyId) -> Result<Vec<Trial>> {
+    fn trials(&self, study: StudyId) -> Result<Vec<Arc<Trial>>> {
         let state = self.fresh()?;
         let ids = state.study(study)?.trials.iter();
         Ok(ids.map(|id| state.replay.trials[*id as usize].trial.clone()).collect())

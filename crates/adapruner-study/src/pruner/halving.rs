@@ -50,7 +50,7 @@ impl SuccessiveHalvingPruner {
         let others = || view.trials.iter().filter(|t| t.number != view.trial.number && competes(t));
         let known = self.min_resource.or_else(|| {
             let complete = others().filter(|t| t.state == TrialState::Complete);
-            complete.filter_map(last_step).next().map(|last| last / 100)
+            complete.filter_map(|trial| last_step(trial)).next().map(|last| last / 100)
         });
         let Some(min_resource) = known.map(|resource| resource.max(1)) else { return verdict };
         let factor = self.reduction_factor.max(2);

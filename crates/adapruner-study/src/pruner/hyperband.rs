@@ -46,7 +46,7 @@ impl Pruner for HyperbandPruner {
     fn judge(&self, view: &PrunerView<'_>) -> Verdict {
         let max_resource = self.max_resource.or_else(|| {
             let complete = view.trials.iter().filter(|t| t.state == TrialState::Complete);
-            complete.filter_map(last_step).next().map(|last| last.saturating_add(1))
+            complete.filter_map(|trial| last_step(trial)).next().map(|last| last.saturating_add(1))
         });
         let budgets = max_resource.map(|most| self.budgets(most)).unwrap_or_default();
         let total = budgets.iter().fold(0, |sum: u64, budget| sum.saturating_add(*budget));

@@ -16,6 +16,8 @@ pub mod hyperband;
 pub mod percentile;
 pub mod wilcoxon;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::trial::{Direction, Trial};
@@ -33,7 +35,7 @@ pub struct PrunerView<'a> {
     /// Whether small or large values are good.
     pub direction: Direction,
     /// All trials, by number.
-    pub trials: &'a [Trial],
+    pub trials: &'a [Arc<Trial>],
     /// The trial to judge, which is among them.
     pub trial: &'a Trial,
 }

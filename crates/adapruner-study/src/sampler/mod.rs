@@ -18,6 +18,7 @@ pub mod subset;
 pub mod tpe;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -41,7 +42,7 @@ pub struct View<'a> {
     /// Whether small or large values are good.
     pub direction: Direction,
     /// All trials of the study but the one to propose for, by number.
-    pub trials: &'a [Trial],
+    pub trials: &'a [Arc<Trial>],
     /// Which draw this is: the number of the trial, unless trials of dead
     /// workers were given up, whose draws are made again.
     pub draw: u64,
@@ -78,7 +79,7 @@ pub trait Sampler: Send + Sync {
 
 /// The parameters that every finished trial has with one distribution, which
 /// has more than one value: those that can be sampled together.
-pub fn common_space(trials: &[Trial]) -> BTreeMap<String, Distribution> {
+pub fn common_space(trials: &[Arc<Trial>]) -> BTreeMap<String, Distribution> {
     let mut finished = trials.iter().filter(|trial| counts(trial)).rev();
     let Some(newest) = finished.next() else { return BTreeMap::new() };
     let mut common: BTreeMap<&String, &Distribution> =

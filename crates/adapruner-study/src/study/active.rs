@@ -1,5 +1,7 @@
 //! A trial that is being evaluated.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::distribution::{Choice, Distribution, ParamValue};
@@ -18,7 +20,7 @@ pub struct ActiveTrial<'s> {
     pub(super) number: u64,
     pub(super) draw: u64,
     /// The other trials as they were when it began.
-    pub(super) history: Vec<Trial>,
+    pub(super) history: Vec<Arc<Trial>>,
     /// What the sampler proposed together.
     pub(super) joint: Params,
     /// Values of a queued trial.

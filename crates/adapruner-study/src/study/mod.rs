@@ -118,12 +118,12 @@ impl Study {
         self.direction
     }
 
-    /// All trials by number.
+    /// All trials by number, as they are now. Cheap: shared, not copied.
     ///
     /// # Errors
     ///
     /// If the storage cannot be read.
-    pub fn trials(&self) -> Result<Vec<Trial>> {
+    pub fn trials(&self) -> Result<Vec<Arc<Trial>>> {
         self.storage.trials(self.id)
     }
 
@@ -132,7 +132,7 @@ impl Study {
     /// # Errors
     ///
     /// If the storage cannot be read.
-    pub fn best_trial(&self) -> Result<Option<Trial>> {
+    pub fn best_trial(&self) -> Result<Option<Arc<Trial>>> {
         Ok(best_of(&self.trials()?, self.direction).cloned())
     }
 
@@ -255,13 +255,13 @@ impl Study {
             draw,
             history: trials,
             joint,
-            queued: claimed.map(|_| own.params),
+            queued: claimed.map(|_| own.params.clone()),
             params: Params::new(),
         })
     }
 
     /// The smallest draw that no earlier trial has, but for those given up.
-    fn next_draw(&self, earlier: &[Trial], number: u64) -> Result<u64> {
+    fn next_draw(&self, earlier: &[Arc<Trial>], number: u64) -> Result<u64> {
         let (_, attrs) = self.storage.study_attrs(self.id)?;
         let stale: Vec<u64> =
             attrs.keys().filter_map(|key| key.strip_prefix(STALE)?.parse().ok()).collect();
@@ -270,7 +270,8 @@ impl Study {
         }
         let given_up = |t: &Trial| t.state == TrialState::Failed && stale.contains(&t.number);
         let live = earlier.iter().filter(|t| t.number < number && !given_up(t));
-        let of = |t: &Trial| t.system_attrs.get(DRAW).and_then(Value::as_u64).unwrap_or(t.number);
+        let of =
+            |t: &Arc<Trial>| t.system_attrs.get(DRAW).and_then(Value::as_u64).unwrap_or(t.number);
         let mut taken: Vec<u64> = live.map(of).collect();
         taken.sort_unstable();
         taken.dedup();
@@ -323,14 +324,14 @@ impl Study {
 }
 
 /// The best complete trial; of equal ones the first.
-fn best_of(trials: &[Trial], direction: Direction) -> Option<&Trial> {
+fn best_of(trials: &[Arc<Trial>], direction: Direction) -> Option<&Arc<Trial>> {
     let value = |trial: &Trial| badness(trial.value, direction);
     let complete = trials.iter().filter(|t| t.state == TrialState::Complete);
     complete.filter(|t| !value(t).is_nan()).min_by(|a, b| rank_values(value(a), value(b)))
 }
 
 /// How many trials finished, failures not counted, after the best one.
-fn since_best(trials: &[Trial], direction: Direction) -> usize {
+fn since_best(trials: &[Arc<Trial>], direction: Direction) -> usize {
     let after = best_of(trials, direction).map(|best| best.number);
     trials.iter().filter(|t| counts(t) && after.is_none_or(|best| t.number > best)).count()
 }

@@ -5,6 +5,7 @@ pub mod pruner;
 pub mod sampler;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::trial::{Trial, TrialState};
 
@@ -21,6 +22,11 @@ pub fn trial(number: u64, state: TrialState, value: Option<f64>) -> Trial {
         started_ms: None,
         ended_ms: None,
     }
+}
+
+/// A history as samplers and pruners see it.
+pub fn shared(trials: &[Trial]) -> Vec<Arc<Trial>> {
+    trials.iter().cloned().map(Arc::new).collect()
 }
 
 /// Numbers in [0, 1) that are the same in every run: the golden ratio's

@@ -1,7 +1,7 @@
 //! What every pruner must stand.
 
 use crate::pruner::{Pruner, PrunerView, Verdict};
-use crate::testing::{spread, trial};
+use crate::testing::{shared, spread, trial};
 use crate::trial::{Direction, Trial, TrialState};
 
 /// Runs all checks.
@@ -44,8 +44,8 @@ fn judge(
     let mut verdicts = Vec::new();
     for (step, report) in (1..).zip(reports) {
         trials[own].intermediate.insert(step, *report);
-        let view =
-            PrunerView { study: "conformance", direction, trials: &trials, trial: &trials[own] };
+        let seen = shared(&trials);
+        let view = PrunerView { study: "conformance", direction, trials: &seen, trial: &seen[own] };
         let verdict = pruner.judge(&view);
         assert_eq!(verdict, pruner.judge(&view), "the same view, another verdict");
         trials[own].system_attrs.extend(verdict.attrs.clone());
@@ -62,6 +62,7 @@ fn judge(
 pub fn without_reports(pruner: &impl Pruner) {
     let mut trials = others(30);
     trials.push(trial(30, TrialState::Running, None));
+    let trials = shared(&trials);
     let view = PrunerView {
         study: "conformance",
         direction: Direction::Minimize,

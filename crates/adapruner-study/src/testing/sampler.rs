@@ -6,7 +6,7 @@ use crate::distribution::{Distribution, ParamValue};
 use crate::sampler::random::uniform;
 use crate::sampler::stream::Stream;
 use crate::sampler::{Params, Sampler, View};
-use crate::testing::{spread, trial};
+use crate::testing::{shared, spread, trial};
 use crate::trial::{Direction, Trial, TrialState};
 
 /// Runs all checks on samplers that `make` gives for seeds.
@@ -71,7 +71,8 @@ fn proposals(
     draw: u64,
     space: &[(&str, Distribution)],
 ) -> (Params, Vec<ParamValue>) {
-    let view = View { direction, trials, draw };
+    let trials = shared(trials);
+    let view = View { direction, trials: &trials, draw };
     let joint = sampler.joint(&view).expect("a joint proposal");
     let single = space.iter().filter(|(_, of)| of.only_value().is_none()).map(|(name, of)| {
         let value = sampler.single(&view, name, of).expect("a proposal");
@@ -248,6 +249,7 @@ pub fn damaged_history(sampler: &impl Sampler) {
         running.system_attrs.insert(key.into(), Value::from(vec!["not", "this"]));
     }
     trials.push(running);
+    let trials = shared(&trials);
     let view = View { direction: Direction::Minimize, trials: &trials, draw: 61 };
     let joint = sampler.joint(&view).expect("a joint proposal");
     assert!(

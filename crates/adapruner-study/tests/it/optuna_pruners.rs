@@ -5,7 +5,7 @@ use adapruner_study::pruner::wilcoxon::signed_rank_p;
 use adapruner_study::pruner::{
     HyperbandPruner, PercentilePruner, Pruner, PrunerView, SuccessiveHalvingPruner, WilcoxonPruner,
 };
-use adapruner_study::{Trial, TrialState};
+use adapruner_study::{Trial, TrialState, testing};
 use serde_json::Value;
 
 use crate::optuna_tpe::{direction, fixture, number, trial};
@@ -65,7 +65,8 @@ fn decisions_are_those_of_optuna() {
             for (step, expected) in decisions.iter().enumerate() {
                 let report = number(&recorded["curve"][step]);
                 trials[own].intermediate.insert(step as u64 + 1, report);
-                let view = PrunerView { study, direction, trials: &trials, trial: &trials[own] };
+                let seen = testing::shared(&trials);
+                let view = PrunerView { study, direction, trials: &seen, trial: &seen[own] };
                 let verdict = pruner.judge(&view);
                 assert_eq!(verdict.prune, expected == true, "{name}: trial {own}, step {step}");
                 trials[own].system_attrs.extend(verdict.attrs);

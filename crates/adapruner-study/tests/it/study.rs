@@ -269,6 +269,7 @@ fn thousands_of_trials_are_no_burden() {
             trial
         })
         .collect();
+    let trials = testing::shared(&trials);
     let begun = Instant::now();
     for draw in 3000..3005 {
         let view = View { direction: Direction::Minimize, trials: &trials, draw };

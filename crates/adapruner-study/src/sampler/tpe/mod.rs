@@ -26,6 +26,8 @@ mod normal;
 mod parzen;
 mod split;
 
+use std::sync::Arc;
+
 use crate::distribution::{Distribution, ParamValue};
 use crate::error::Result;
 use crate::sampler::axis::Axis;
@@ -113,6 +115,7 @@ impl TpeSampler {
             view.trials
                 .iter()
                 .filter(|t| counts(t) || self.constant_liar && t.state == TrialState::Running)
+                .map(Arc::as_ref)
         };
         let rows = |trials: &[&Trial]| -> Vec<Vec<f64>> {
             trials.iter().filter_map(|trial| Some(layout.observe(trial)?.numbers)).collect()
@@ -273,7 +276,7 @@ mod tests {
     use super::*;
     use crate::trial::Direction;
 
-    fn trials(n: u64) -> Vec<Trial> {
+    fn trials(n: u64) -> Vec<Arc<Trial>> {
         let of = Distribution::float(0.0, 1.0);
         let trial = |number| Trial {
             number,
@@ -286,7 +289,7 @@ mod tests {
             started_ms: None,
             ended_ms: None,
         };
-        (0..n).map(trial).collect()
+        (0..n).map(trial).map(Arc::new).collect()
     }
 
     #[test]
@@ -304,7 +307,7 @@ mod tests {
     #[test]
     fn running_trials_are_avoided() {
         let mut trials = trials(30);
-        let near = |trials: &[Trial], sampler: &TpeSampler| {
+        let near = |trials: &[Arc<Trial>], sampler: &TpeSampler| {
             let x = |draw| {
                 let view = View { direction: Direction::Minimize, trials, draw };
                 sampler.joint(&view).unwrap()["x"].1.as_float().unwrap()
@@ -314,9 +317,9 @@ mod tests {
         let sampler = TpeSampler::new(0);
         let before = near(&trials, &sampler);
         for number in 30..40 {
-            let mut running = trials[number as usize % 4].clone();
+            let mut running = Trial::clone(&trials[number as usize % 4]);
             (running.number, running.state, running.value) = (number, TrialState::Running, None);
-            trials.push(running);
+            trials.push(Arc::new(running));
         }
         let after = near(&trials, &sampler);
         assert!(after < before / 2, "{after} of {before}");

@@ -1,6 +1,7 @@
 //! What every storage must do.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adapruner_study::{
@@ -248,6 +249,13 @@ fn queue(storages: &Storages) {
     assert_eq!(b.enqueue_trial(study, BTreeMap::new()).unwrap(), 2);
     let waiting = &b.trials(study).unwrap()[1];
     assert_eq!((waiting.state, &waiting.params), (TrialState::Waiting, &all_params()));
+    // What did not change is the same trial, what changes changes for the next look.
+    let (before, after) = (b.trials(study).unwrap(), b.trials(study).unwrap());
+    assert!(before.iter().zip(&after).all(|(before, after)| Arc::ptr_eq(before, after)));
+    b.report(study, 0, 0, 1.0).unwrap();
+    let after = b.trials(study).unwrap();
+    assert_eq!((before[0].intermediate.len(), after[0].intermediate.len()), (0, 1));
+    assert!(Arc::ptr_eq(&before[1], &after[1]));
     assert_eq!(waiting.started_ms, None);
     let fixed = &waiting.system_attrs["fixed_params"];
     assert_eq!(fixed["category"], json!("Löwe \""));
@@ -339,6 +347,6 @@ fn races(storages: &Storages) {
     numbers.sort_unstable();
     let expected: Vec<u64> = (0..2 * each * storages.len() as u64).collect();
     assert_eq!(numbers, expected);
-    let same = |trial: &Trial| trial.value == Some(trial.number as f64);
+    let same = |trial: &Arc<Trial>| trial.value == Some(trial.number as f64);
     assert!(first(storages).trials(study).unwrap().iter().all(same));
 }

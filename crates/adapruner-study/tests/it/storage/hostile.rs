@@ -2,6 +2,7 @@
 //! beginning of a sound one is sound.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adapruner_study::journal::{Backend, Line};
@@ -64,7 +65,7 @@ fn journals() -> Vec<Vec<u8>> {
 }
 
 /// The trials of all studies with one objective.
-fn trials(journal: Vec<u8>) -> Result<BTreeMap<u64, Vec<Trial>>> {
+fn trials(journal: Vec<u8>) -> Result<BTreeMap<u64, Vec<Arc<Trial>>>> {
     let storage = JournalStorage::open(Text(journal))?;
     let found = (0..8).filter_map(|id| Some((id, storage.trials(StudyId(id)).ok()?)));
     let found = found.collect();
@@ -82,7 +83,7 @@ fn trials(journal: Vec<u8>) -> Result<BTreeMap<u64, Vec<Trial>>> {
 #[test]
 fn every_beginning_is_a_valid_state() {
     for journal in journals() {
-        let mut last = BTreeMap::<u64, Vec<Trial>>::new();
+        let mut last = BTreeMap::<u64, Vec<Arc<Trial>>>::new();
         let ends = journal.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
         for end in ends.map(|(at, _)| at + 1) {
             let found = trials(journal[..end].to_vec()).unwrap();

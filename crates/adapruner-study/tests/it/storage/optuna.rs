@@ -128,7 +128,7 @@ fn fixed_parameters_of_queued_trials() {
     assert_eq!(fixed_param(trial, "kind", &kinds("a", "b")), Some(ParamValue::Category(1)));
     assert_eq!(fixed_param(trial, "kind", &kinds("a", "c")), None);
     assert_eq!(fixed_param(trial, "y", &float(0.0, 1.0)), None);
-    let mut queued = trial.clone();
+    let mut queued = Trial::clone(trial);
     queued.params.clear();
     queued.system_attrs.insert("fixed_params".into(), json!({"s": [1, 3], "k": "c", "n": 4}));
     let subset = |pool| Distribution::Subset { pool, least: 1, most: 2 };

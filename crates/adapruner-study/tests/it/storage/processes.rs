@@ -113,7 +113,7 @@ fn no_number_is_given_twice_and_none_is_lost() {
     assert_eq!(all, (0..60).collect::<Vec<u64>>());
     let trials = storage.trials(study).unwrap();
     assert_eq!(trials.len(), 60);
-    assert!(trials.iter().all(is_whole));
+    assert!(trials.iter().all(|trial| is_whole(trial)));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
