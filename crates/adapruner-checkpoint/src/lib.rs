@@ -30,6 +30,7 @@ pub mod mapped;
 pub mod names;
 pub mod open;
 pub mod output;
+mod resident;
 pub mod text;
 pub mod tokenizer;
 

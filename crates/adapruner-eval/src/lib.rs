@@ -7,12 +7,17 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`mod@perplexity`] | the literature's perplexity over windows of fixed length |
+//! | [`chunked`] | the same windows again and again, in chunks, for searches |
+//! | [`flops`] | floating-point operations of a pass |
 //! | [`batch`] | how many tokens run together, from the memory at hand |
 
 pub mod batch;
+pub mod chunked;
 pub mod error;
+pub mod flops;
 pub mod perplexity;
 
 pub use batch::batch_tokens;
+pub use chunked::ChunkedWindows;
 pub use error::{Error, Result};
 pub use perplexity::{Perplexity, perplexity};

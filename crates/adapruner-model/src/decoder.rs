@@ -205,6 +205,36 @@ impl Decoder {
         Ok(rows.to_dtype(self.placement.activations())?.reshape((b, t, self.config.hidden_size))?)
     }
 
+    /// The embedded tokens: what enters the first layer.
+    ///
+    /// # Shapes
+    /// u32 `[B, T]` → `[B, T, H]`.
+    ///
+    /// # Errors
+    /// Damaged weights, or no memory.
+    pub fn embedded(&self, ids: &Tensor) -> Result<Tensor> {
+        self.embed(&self.embedding()?, ids)
+    }
+
+    /// Some layers, one after the other, on the residual stream that enters the
+    /// first of them; positions begin at 0.
+    ///
+    /// # Shapes
+    /// `[B, T, H]` → `[B, T, H]`.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`].
+    pub fn through(&self, x: &Tensor, layers: std::ops::Range<usize>) -> Result<Tensor> {
+        let (_, t, _) = x.dims3()?;
+        let (cos, sin) = self.positions(0, t)?;
+        let pass = Pass { cos: &cos, sin: &sin, taps: None };
+        let mut x = x.clone();
+        for layer in layers {
+            x = self.block(layer)?.forward(&x, &pass, None)?;
+        }
+        Ok(x)
+    }
+
     /// Hidden states after the last block, before the final norm; with
     /// `cache`, `ids` continue what the cache holds.
     ///

@@ -6,7 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs};
+use adapruner::search::GivenSpace;
+
+use crate::{
+    args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
+    search_args::SearchArgs,
+};
 
 /// Largest file that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -27,6 +32,10 @@ pub struct ConfigFile {
     pub plan: PlanArgs,
     /// What is written.
     pub output: OutputArgs,
+    /// How a search goes about.
+    pub search: SearchArgs,
+    /// What it searches over.
+    pub space: GivenSpace,
 }
 
 impl ConfigFile {

@@ -2,6 +2,8 @@
 
 use std::{io, process::ExitCode};
 
+use adapruner::advice::Advised;
+pub use adapruner::advice::advised;
 use anyhow::Error;
 
 /// Prints an error and says how the program ends; a reader that went away is no
@@ -52,29 +54,9 @@ fn hint(error: &Error) -> Option<String> {
         if let Some(e) = cause.downcast_ref::<adapruner_checkpoint::Error>() {
             return e.hint().map(str::to_owned);
         }
-        cause.downcast_ref::<Advised>().map(|e| e.hint.to_owned())
+        cause.downcast_ref::<Advised>().map(|e| e.hint().to_owned())
     })
 }
-
-/// An error of the command line with advice.
-#[derive(Debug)]
-struct Advised {
-    message: String,
-    hint: &'static str,
-}
-
-/// An error that says `message`, with advice.
-pub fn advised(message: impl Into<String>, hint: &'static str) -> Error {
-    Error::new(Advised { message: message.into(), hint })
-}
-
-impl std::fmt::Display for Advised {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Advised {}
 
 #[cfg(test)]
 mod tests {

@@ -1,19 +1,56 @@
-//! Ctrl-C: half-written outputs are removed before the program ends.
+//! Ctrl-C: half-written outputs are removed before the program ends; a search
+//! finishes cleanly first.
 
-use std::process;
+use std::{
+    io::Read,
+    process,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 /// Exit code of an interrupted program, as shells have it.
 const INTERRUPTED: i32 = 130;
+
+/// Whether the first interrupt is left to the command.
+static GRACEFUL: AtomicBool = AtomicBool::new(false);
+/// Whether the command shall come to an end.
+static STOP: AtomicBool = AtomicBool::new(false);
 
 /// From now on an interrupt or termination leaves the disk as it was.
 #[expect(clippy::print_stderr, reason = "the way out of an interrupt")]
 pub fn install() {
     let handler = || {
+        if GRACEFUL.load(Ordering::Relaxed) && !STOP.swap(true, Ordering::Relaxed) {
+            eprintln!("\ninterrupted: coming to an end; once more ends it now");
+            return;
+        }
         let _held = adapruner_checkpoint::atomic::discard_all();
-        eprintln!("\ninterrupted, nothing was written");
+        if !GRACEFUL.load(Ordering::Relaxed) {
+            eprintln!("\ninterrupted, nothing was written");
+        }
         process::exit(INTERRUPTED);
     };
     if let Err(error) = ctrlc::set_handler(handler) {
         tracing::warn!("interrupts cannot be caught: {error}");
     }
+}
+
+/// Leaves the first interrupt to the command, which looks at the flag.
+pub fn graceful() -> &'static AtomicBool {
+    GRACEFUL.store(true, Ordering::Relaxed);
+    &STOP
+}
+
+/// Sets the flag once the process at the other end of stdin is gone.
+pub fn stop_with_parent() {
+    thread::spawn(|| {
+        let mut byte = [0];
+        while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
+        STOP.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Ends the program as one that was interrupted.
+pub fn exit() -> ! {
+    process::exit(INTERRUPTED)
 }

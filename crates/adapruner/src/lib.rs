@@ -8,13 +8,17 @@
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
 //! | [`memory`] | memory at hand and memory used |
+//! | [`search`] | the search for samples, metric and cut |
+//! | [`advice`] | errors with advice |
 //! | [`progress`] | how stages tell how far they are |
 
+pub mod advice;
 pub mod manifest;
 pub mod memory;
 pub mod outputs;
 pub mod pipeline;
 pub mod progress;
+pub mod search;
 pub mod settings;
 
 /// The program's version, written into every artifact.

@@ -9,7 +9,9 @@ mod config_file;
 mod failure;
 mod interrupt;
 mod printer;
+mod search_args;
 mod terminal;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use adapruner_checkpoint::{Checkpoint, Digest, output::OutputFile};
 use adapruner_prune::PrunePlan;
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     VERSION,
@@ -17,7 +17,7 @@ use crate::{
 pub const FILE_NAME: &str = "manifest.json";
 
 /// A model that was read.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelRecord {
     /// Where it was opened.
     pub path: PathBuf,

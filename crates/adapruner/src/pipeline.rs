@@ -16,16 +16,17 @@ use adapruner_prune::{
     BankHeader, CollectOptions, Evidence, PrunePlan, Scores, StatsBank, Terms, collect, plan, score,
 };
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    advice::advised,
     memory,
     progress::Progress,
     settings::{CalibrationSettings, EvalSettings, PruneSettings, SampleSettings, ScoreSettings},
 };
 
 /// What a set of tokens was made from, for manifests and results.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokensRecord {
     /// File or named set.
     pub text: String,
@@ -98,6 +99,33 @@ pub fn calibration_tokens(
     let text = text::read(&settings.text.text, &settings.text.options())?;
     let CalibrationSettings { samples, sample_tokens, seed, .. } = *settings;
     Ok(TokenSet::samples(&text, &checkpoint.tokenizer, samples, sample_tokens, seed)?)
+}
+
+/// Share of windows that may contain a passage of another text: some sentences
+/// recur in any two texts of a kind.
+const TOLERATED: f64 = 0.01;
+
+/// Refuses to measure on a text that shares passages with one that choices are
+/// made by, unless that is allowed.
+///
+/// # Errors
+/// How many windows share passages, where they are more than a hundredth.
+pub fn check_overlap(measured: &TokenSet, other: &TokenSet, allowed: bool) -> Result<()> {
+    if allowed {
+        return Ok(());
+    }
+    let (shared, all) = (measured.overlap(other), measured.windows.len());
+    let said = format!(
+        "{}: {shared} of {all} windows share passages with the calibration set {}",
+        measured.name, other.name
+    );
+    if shared as f64 > TOLERATED * all as f64 {
+        return Err(advised(said, "measure on another text, or say --allow-overlap"));
+    }
+    if shared > 0 {
+        tracing::warn!("{said}");
+    }
+    Ok(())
 }
 
 /// How a model's weights are held: all in memory where they take at most half

@@ -4,6 +4,9 @@
 pub trait Progress: Sync {
     /// `done` of `all` units of `stage` are done.
     fn at(&self, stage: &'static str, done: u64, all: u64);
+
+    /// Something to say beside the stage that comes next.
+    fn note(&self, _message: &str) {}
 }
 
 /// Nobody listens.

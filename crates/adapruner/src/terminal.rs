@@ -34,6 +34,7 @@ pub fn init_messages(verbose: u8) {
 #[derive(Default)]
 pub struct Bars {
     current: Mutex<Option<(&'static str, ProgressBar)>>,
+    note: Mutex<String>,
 }
 
 /// How long a stage runs before its bar is shown.
@@ -57,16 +58,22 @@ impl Progress for Bars {
             bar.set_prefix(stage);
             bar.set_style(style());
         }
+        bar.set_message(self.note.lock().unwrap_or_else(PoisonError::into_inner).clone());
         bar.set_length(all);
         bar.set_position(done);
         if done >= all {
             bar.finish_and_clear();
             *current = None;
+            self.note.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
+    }
+
+    fn note(&self, message: &str) {
+        message.clone_into(&mut self.note.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3} %  {eta} left")
+    ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}  {eta} left  {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -100,6 +100,20 @@ impl TokenSet {
         Ok(Self::new(text, windows, sources.collect(), Cut::Joined, dropped))
     }
 
+    /// So many of the windows, spread evenly over the text; all of them where
+    /// there are no more.
+    #[must_use]
+    pub fn spread(&self, windows: usize) -> Self {
+        let all = self.windows.len();
+        if windows >= all {
+            return self.clone();
+        }
+        let picked = (0..windows).map(|i| i * all / windows);
+        let (kept, sources): (Vec<_>, Vec<_>) =
+            picked.map(|at| (self.windows[at].clone(), self.sources[at])).unzip();
+        Self { digest: digest(&kept), windows: kept, sources, ..self.clone() }
+    }
+
     pub(super) fn new(
         text: &Text,
         windows: Vec<Vec<u32>>,

@@ -53,7 +53,13 @@ impl<'a> Taking<'a> {
 /// The same ratio in every ladder that can give: each is rounded down, and what
 /// remains goes to those that fell short the most.
 pub(super) fn local(ladders: &[Ladder], budget: Budget) -> Vec<usize> {
-    let ideals = even_shares(ladders, budget.target.max(0) as f64);
+    weighted(ladders, budget, &vec![1.0; ladders.len()])
+}
+
+/// As [`local`], the ratio of each ladder in proportion to its weight (≥ 0).
+/// Where those with a weight cannot give enough, the others make up for it.
+pub(super) fn weighted(ladders: &[Ladder], budget: Budget, weights: &[f64]) -> Vec<usize> {
+    let ideals = shares(ladders, budget.target.max(0) as f64, weights);
     let steps = ladders
         .iter()
         .zip(&ideals)
@@ -87,24 +93,31 @@ fn next_relative_score(ladder: &Ladder, steps: usize) -> f64 {
     if all > 0.0 { next / all } else { 0.0 }
 }
 
-/// What each ladder would give at one ratio for all, in parameters: those that
-/// would have to give more than they can are full, and the others make up for it.
-fn even_shares(ladders: &[Ladder], target: f64) -> Vec<f64> {
+/// What each ladder would give at ratios in proportion to the weights, in
+/// parameters: those that would have to give more than they can are full, and the
+/// others make up for it.
+fn shares(ladders: &[Ladder], target: f64, weights: &[f64]) -> Vec<f64> {
     let mut shares = vec![0.0; ladders.len()];
-    let mut open: Vec<usize> = (0..ladders.len()).filter(|&at| ladders[at].steps() > 0).collect();
+    let (mut open, mut spared): (Vec<usize>, Vec<usize>) =
+        (0..ladders.len()).filter(|&at| ladders[at].steps() > 0).partition(|&at| weights[at] > 0.0);
+    let mut flat = false;
     let mut left = target;
     loop {
-        let parameters: f64 = open.iter().map(|&at| ladders[at].parameters() as f64).sum();
+        if open.is_empty() && !spared.is_empty() && left > 0.0 {
+            open = std::mem::take(&mut spared);
+            flat = true;
+        }
         if open.is_empty() {
             return shares;
         }
-        let ratio = left / parameters;
-        let (full, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|&&at| {
-            ratio * ladders[at].parameters() as f64 > ladders[at].capacity() as f64
-        });
+        let weight = |at: usize| if flat { 1.0 } else { weights[at] };
+        let weighed = |at: usize| weight(at) * ladders[at].parameters() as f64;
+        let ratio = left / open.iter().map(|&at| weighed(at)).sum::<f64>();
+        let (full, rest): (Vec<usize>, Vec<usize>) =
+            open.iter().partition(|&&at| ratio * weighed(at) > ladders[at].capacity() as f64);
         if full.is_empty() {
             for at in rest {
-                shares[at] = ratio * ladders[at].parameters() as f64;
+                shares[at] = ratio * weighed(at);
             }
             return shares;
         }
@@ -231,6 +244,16 @@ mod tests {
         assert_eq!(local(&ladders, budget(52)), [1, 51, 0]);
         assert_eq!(local(&ladders, budget(101)), [1, 100, 0]);
         assert_eq!(local(&ladders, budget(500)), [1, 100, 0]);
+    }
+
+    #[test]
+    fn weights_divide_the_cut_until_ladders_are_full() {
+        let ladders = [even(101, 1, false), even(101, 1, false), even(101, 1, false)];
+        assert_eq!(weighted(&ladders, budget(60), &[0.0, 1.0, 2.0]), [0, 20, 40]);
+        assert_eq!(weighted(&ladders, budget(180), &[0.0, 1.0, 2.0]), [0, 80, 100]);
+        // What the two cannot give comes from the one that was to be spared.
+        assert_eq!(weighted(&ladders, budget(230), &[0.0, 1.0, 2.0]), [30, 100, 100]);
+        assert_eq!(weighted(&ladders, budget(30), &[0.0; 3]), [10, 10, 10]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use adapruner_checkpoint::{Digest, ModelConfig};
 
 use super::{
-    LayerPlan, PLAN_VERSION, PrunePlan,
+    LayerPlan, PrunePlan,
     allocate::{self, Budget},
     ladder::Ladder,
     options::{Allocation, KvMode, Layout, PlanOptions},
@@ -147,6 +147,12 @@ impl<'a> Planner<'a> {
             match (self.options.layout, self.options.allocation) {
                 (Layout::Uniform, _) => allocate::uniform(ladders, budget),
                 (Layout::PerLayer, Allocation::Local) => allocate::local(ladders, budget),
+                (Layout::PerLayer, Allocation::Curve(curve)) => {
+                    let layers = self.layers();
+                    let weights: Vec<f64> =
+                        (0..ladders.len()).map(|at| curve.weight(at % layers, layers)).collect();
+                    allocate::weighted(ladders, budget, &weights)
+                }
                 (Layout::PerLayer, Allocation::Global(normalisation)) => {
                     allocate::global(ladders, budget, normalisation)
                 }
@@ -156,7 +162,7 @@ impl<'a> Planner<'a> {
             (Some(share), _) => {
                 Some(((share * target as f64).round() as i64 - self.dropped).max(0))
             }
-            (None, Allocation::Local) => {
+            (None, Allocation::Local | Allocation::Curve(_)) => {
                 let of = |ladders: &[Ladder]| {
                     ladders
                         .iter()
@@ -220,20 +226,12 @@ impl<'a> Planner<'a> {
             };
             LayerPlan { query_heads, kv_heads, ffn }
         });
-        let layers: Vec<LayerPlan> = layers.collect();
-        let widths = layers.iter().map(LayerPlan::widths).collect();
-        let before = self.config.parameters();
-        let after = self.config.with_layers(widths).parameters();
+        let options = self.options;
         PrunePlan {
-            version: PLAN_VERSION,
-            model_digest,
-            requested_ratio: self.options.ratio,
-            reached_ratio: share((before - after) as i64, self.before),
-            parameters_before: before,
-            parameters_after: after,
-            layout: self.options.layout,
-            multiple_of: self.options.multiple_of,
-            layers,
+            requested_ratio: options.ratio,
+            layout: options.layout,
+            multiple_of: options.multiple_of,
+            ..PrunePlan::keeping(self.config, model_digest, layers.collect())
         }
     }
 

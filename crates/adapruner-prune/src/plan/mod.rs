@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     build::plan,
-    options::{Allocation, KvMode, Layout, PlanOptions},
+    options::{Allocation, Curve, KvMode, Layout, PlanOptions},
     table::{PlanRow, PlanTable},
 };
 use crate::error::{Error, Result};
@@ -44,6 +44,15 @@ pub struct LayerPlan {
 }
 
 impl LayerPlan {
+    /// All of a layer.
+    pub fn whole(widths: &LayerWidths) -> Self {
+        Self {
+            query_heads: (0..widths.query_heads).collect(),
+            kv_heads: (0..widths.kv_heads).collect(),
+            ffn: (0..widths.ffn).collect(),
+        }
+    }
+
     /// The layer's widths once pruned.
     pub fn widths(&self) -> LayerWidths {
         LayerWidths {
@@ -79,6 +88,42 @@ pub struct PrunePlan {
 }
 
 impl PrunePlan {
+    /// A plan that keeps these units of a model of this configuration, whatever
+    /// ratio that makes.
+    pub fn keeping(config: &ModelConfig, model_digest: Digest, layers: Vec<LayerPlan>) -> Self {
+        let widths = layers.iter().map(LayerPlan::widths).collect();
+        let before = config.parameters();
+        let after = config.with_layers(widths).parameters();
+        let ratio = before.saturating_sub(after) as f64 / before as f64;
+        Self {
+            version: PLAN_VERSION,
+            model_digest,
+            requested_ratio: ratio,
+            reached_ratio: ratio,
+            parameters_before: before,
+            parameters_after: after,
+            layout: Layout::PerLayer,
+            multiple_of: 1,
+            layers,
+        }
+    }
+
+    /// A plan that removes the attention sublayer of one layer and nothing else.
+    pub fn without_attention(config: &ModelConfig, model_digest: Digest, layer: usize) -> Self {
+        let mut layers: Vec<LayerPlan> = config.layers.iter().map(LayerPlan::whole).collect();
+        if let Some(plan) = layers.get_mut(layer) {
+            plan.query_heads.clear();
+            plan.kv_heads.clear();
+        }
+        Self::keeping(config, model_digest, layers)
+    }
+
+    /// Number of first layers that stay as they are.
+    pub fn unchanged(&self, config: &ModelConfig) -> usize {
+        let layers = self.layers.iter().zip(&config.layers);
+        layers.take_while(|(plan, widths)| plan.widths() == **widths).count()
+    }
+
     /// Reads a plan, bounded in size, and checks everything that can be told
     /// without its model.
     ///

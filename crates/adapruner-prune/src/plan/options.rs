@@ -33,15 +33,37 @@ pub enum KvMode {
 }
 
 /// How a cut is spread over the layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Allocation {
     /// The same ratio in every unprotected layer.
     #[default]
     Local,
+    /// Ratios that follow a smooth curve over depth.
+    Curve(Curve),
     /// One ranking of the units of all layers by score per parameter, each
     /// layer's and kind's normalised first.
     Global(Normalisation),
+}
+
+/// Ratios over depth: a layer loses in proportion to
+/// `max(0, 1 + linear·x + quadratic·(3x² − 1)/2)`, where `x` runs from −1 in the
+/// first layer to 1 in the last (Legendre's polynomials: neither term changes
+/// the mean).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Curve {
+    /// Above 0, later layers lose more; finite.
+    pub linear: f64,
+    /// Above 0, the ends lose more than the middle; finite.
+    pub quadratic: f64,
+}
+
+impl Curve {
+    /// What layer `layer` of `layers` loses, against the mean, at least 0.
+    pub(super) fn weight(self, layer: usize, layers: usize) -> f64 {
+        let x = 2.0 * layer as f64 / (layers.max(2) - 1) as f64 - 1.0;
+        (1.0 + self.linear * x + self.quadratic * (3.0 * x * x - 1.0) / 2.0).max(0.0)
+    }
 }
 
 /// What to remove, from where, and what to keep.
@@ -126,6 +148,15 @@ impl PlanOptions {
             Layout::PerLayer => {}
             Layout::Uniform => self.check_uniform(config)?,
         }
+        if let Allocation::Curve(Curve { linear, quadratic }) = self.allocation
+            && !(linear.is_finite() && quadratic.is_finite())
+        {
+            return refuse(
+                "allocation",
+                format!("expected finite numbers, found {}", self.allocation),
+                "use curve:linear=0.5,quadratic=0",
+            );
+        }
         let (first, last) = self.protect;
         if first.saturating_add(last) >= layers {
             return refuse(
@@ -178,10 +209,10 @@ impl PlanOptions {
         }
         match self.allocation {
             Allocation::Local => {}
-            Allocation::Global(_) => {
+            Allocation::Curve(_) | Allocation::Global(_) => {
                 return refuse(
                     "allocation",
-                    "global ranking makes layers differ, but the layout is uniform".into(),
+                    format!("{} makes layers differ, but the layout is uniform", self.allocation),
                     HINT,
                 );
             }
@@ -252,6 +283,9 @@ impl fmt::Display for Allocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local => f.write_str("local"),
+            Self::Curve(Curve { linear, quadratic }) => {
+                write!(f, "curve:linear={linear},quadratic={quadratic}")
+            }
             Self::Global(normalisation) => write!(f, "global:{normalisation}"),
         }
     }
@@ -260,16 +294,33 @@ impl fmt::Display for Allocation {
 impl FromStr for Allocation {
     type Err = Error;
 
-    /// `local`, `global` (each layer's scores divided by their mean) or
+    /// `local`, `curve:linear=NUMBER,quadratic=NUMBER` (either may be left out),
+    /// `global` (each layer's scores divided by their mean) or
     /// `global:NORMALISATION` (`global:none` is LLM-Pruner's).
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "local" => Ok(Self::Local),
-            "global" => Ok(Self::Global(Normalisation::Mean)),
-            other => match other.strip_prefix("global:") {
-                Some(normalisation) => Ok(Self::Global(normalisation.parse()?)),
-                None => Err(unknown("allocation", "local, global or global:NORMALISATION", other)),
-            },
+        let refused = || {
+            const FORMS: &str =
+                "local, curve:linear=NUMBER,quadratic=NUMBER, global or global:NORMALISATION";
+            unknown("allocation", FORMS, text)
+        };
+        match text.split_once(':').unwrap_or((text, "")) {
+            ("local", "") => Ok(Self::Local),
+            ("global", "") => Ok(Self::Global(Normalisation::Mean)),
+            ("global", normalisation) => Ok(Self::Global(normalisation.parse()?)),
+            ("curve", settings) => {
+                let mut curve = Curve { linear: 0.0, quadratic: 0.0 };
+                for setting in settings.split(',') {
+                    let (key, value) = setting.split_once('=').ok_or_else(refused)?;
+                    let value = value.parse().map_err(|_| refused())?;
+                    match key {
+                        "linear" => curve.linear = value,
+                        "quadratic" => curve.quadratic = value,
+                        _ => return Err(refused()),
+                    }
+                }
+                Ok(Self::Curve(curve))
+            }
+            _ => Err(refused()),
         }
     }
 }

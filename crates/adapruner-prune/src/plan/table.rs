@@ -3,13 +3,13 @@
 use std::fmt;
 
 use adapruner_checkpoint::{LayerWidths, ModelConfig};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::PrunePlan;
 use crate::{cost::Costs, error::Result};
 
 /// One layer before and after.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRow {
     /// Layer index.
     pub layer: usize,
@@ -24,7 +24,7 @@ pub struct PlanRow {
 }
 
 /// A plan, layer by layer; its `Display` is the table.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlanTable {
     /// First layer first.
     pub rows: Vec<PlanRow>,

@@ -7,6 +7,7 @@ mod export;
 mod inspect;
 mod prune;
 mod sample;
+mod search;
 mod stats;
 
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ enum Command {
     Sample(Box<sample::SampleCommand>),
     Stats(Box<stats::StatsCommand>),
     Prune(Box<prune::PruneCommand>),
+    Search(Box<search::SearchCommand>),
     Apply(Box<apply::ApplyCommand>),
     Export(export::ExportCommand),
     Completions(completions::CompletionsArgs),
@@ -62,7 +64,8 @@ pub struct CommonArgs {
     #[arg(long)]
     pub json: bool,
     /// Settings from a TOML file with the tables run, eval, calibration,
-    /// importance, plan and output, whose keys are the options' names; what is
+    /// importance, plan, output, search
+    /// and space, whose keys are the options' names; what is
     /// typed wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -93,6 +96,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Sample(args) => sample::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Prune(args) => prune::run(&args),
+        Command::Search(args) => search::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -118,9 +118,8 @@ pub fn run(args: &PruneCommand) -> Result<()> {
     };
     let calibration = pipeline::calibration(&checkpoint, &settings)?;
     if let (Some(eval), Some(calibration)) = (&eval, &calibration)
-        && !settings.allow_overlap
     {
-        refuse_overlap(eval, calibration)?;
+        pipeline::check_overlap(eval, calibration, settings.allow_overlap)?;
     }
     let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, &bars)?;
     let pruned = apply(&checkpoint, &planned.plan)?;
@@ -144,26 +143,6 @@ pub fn run(args: &PruneCommand) -> Result<()> {
     let report =
         Report { plan: table, full_plan, manifest, evaluation, peak_memory_bytes: memory::peak() };
     args.common.printer().result(&report, text)
-}
-
-/// Share of windows that may contain a passage of the calibration set: some
-/// sentences recur in any two texts of a kind.
-const TOLERATED: f64 = 0.01;
-
-/// Refuses to measure on what the model was calibrated on.
-fn refuse_overlap(eval: &TokenSet, calibration: &TokenSet) -> Result<()> {
-    let (shared, all) = (eval.overlap(calibration), eval.windows.len());
-    let said = format!(
-        "{}: {shared} of {all} windows share passages with the calibration set {}",
-        eval.name, calibration.name
-    );
-    if shared as f64 > TOLERATED * all as f64 {
-        return Err(advised(said, "measure on another text, or say --allow-overlap"));
-    }
-    if shared > 0 {
-        tracing::warn!("{said}");
-    }
-    Ok(())
 }
 
 fn measure(

@@ -1,0 +1,74 @@
+//! Floating-point operations of passes: two for every weight and token (a
+//! multiplication and an addition), and those of the attention's products. What
+//! is not a matrix product is left out.
+//!
+//! Axes: `T` tokens of a sequence, `H` hidden, `N` query heads, `D` head width,
+//! `F` feed-forward width, `V` vocabulary.
+
+use adapruner_checkpoint::{LayerWidths, ModelConfig};
+
+/// Operations of one token in one layer, in a sequence of `tokens`.
+fn layer(config: &ModelConfig, widths: &LayerWidths, tokens: usize) -> f64 {
+    let (h, d) = (config.hidden_size as f64, config.head_dim as f64);
+    let (n, k, f) = (widths.query_heads as f64, widths.kv_heads as f64, widths.ffn as f64);
+    let weights = (2.0 * n + 2.0 * k) * d * h + 3.0 * f * h;
+    // Scores and their sums, over half the sequence on average (causal).
+    2.0 * weights + 2.0 * n * d * (tokens as f64 + 1.0)
+}
+
+/// Operations of a forward pass over `sequences` of `tokens` tokens, from layer
+/// `from` on, with the loss of every predicted token.
+pub fn forward(config: &ModelConfig, sequences: usize, tokens: usize, from: usize) -> f64 {
+    let layers = config.layers.iter().skip(from).map(|widths| layer(config, widths, tokens));
+    let predicted = sequences as f64 * (tokens as f64 - 1.0).max(0.0);
+    let head = 2.0 * config.hidden_size as f64 * config.vocab_size as f64;
+    sequences as f64 * tokens as f64 * layers.sum::<f64>() + predicted * head
+}
+
+/// Operations of a forward and backward pass with the gradient of every weight
+/// of the layers: the backward pass is twice the forward pass. Where each block
+/// is run again for its backward pass (`recomputed`), one more forward pass of
+/// the layers is counted.
+pub fn backward(config: &ModelConfig, sequences: usize, tokens: usize, recomputed: bool) -> f64 {
+    let once = forward(config, sequences, tokens, 0);
+    let layers = config.layers.iter().map(|widths| layer(config, widths, tokens));
+    let again = sequences as f64 * tokens as f64 * layers.sum::<f64>();
+    3.0 * once + if recomputed { again } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use adapruner_checkpoint::{Activation, Architecture, Rope, RopeScaling};
+
+    use super::*;
+
+    #[test]
+    fn every_weight_is_multiplied_once_a_token() {
+        let config = ModelConfig {
+            architecture: Architecture::Llama,
+            hidden_size: 6,
+            head_dim: 2,
+            vocab_size: 11,
+            layers: vec![LayerWidths { query_heads: 4, kv_heads: 2, ffn: 5 }; 3],
+            activation: Activation::Silu,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 1e4, scaling: RopeScaling::None },
+            attention_bias: false,
+            mlp_bias: false,
+            tie_word_embeddings: true,
+            max_position_embeddings: 64,
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+            pad_token_id: None,
+        };
+        // q, o: 8 x 6; k, v: 4 x 6; gate, up, down: 5 x 6. Attention: 4 heads of 2
+        // over (1 + 2 + 3) / 3 positions, twice two operations.
+        let layer = 2.0 * (2.0 * 48.0 + 2.0 * 24.0 + 3.0 * 30.0) + 4.0 * 8.0 * 2.0;
+        let head = 2.0 * 6.0 * 11.0;
+        assert_eq!(forward(&config, 2, 3, 0), 2.0 * (3.0 * 3.0 * layer + 2.0 * head));
+        assert_eq!(forward(&config, 2, 3, 2), 2.0 * (3.0 * layer + 2.0 * head));
+        let all = forward(&config, 1, 3, 0);
+        assert_eq!(backward(&config, 1, 3, false), 3.0 * all);
+        assert_eq!(backward(&config, 1, 3, true), 3.0 * all + 3.0 * 3.0 * layer);
+    }
+}

@@ -1,0 +1,231 @@
+//! `search`: the samples, metric and cut that lose least, found by trials.
+
+use adapruner::{
+    memory,
+    search::{
+        Arm, Ended, SamplerChoice, Search, SearchResult, SearchSettings, SearchSpace, Tests, Varied,
+        outcome::TestResult, pool, prepare,
+    },
+};
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::CommonArgs;
+use crate::{
+    args::{CalibrationArgs, EvalArgs, Named, PlanArgs, RunArgs},
+    interrupt,
+    printer::{bytes, grouped, table},
+    search_args::{Resolved, SearchArgs, Typed, command_line, space_of},
+    terminal::Bars,
+    workers::Workers,
+};
+
+/// Find the calibration samples, the metric and the cut that lose least.
+///
+/// Statistics of a whole pool of samples are collected once. Each trial scores,
+/// plans, slices and measures one configuration on a text of its own, chunk by
+/// chunk, and is stopped early where it is hopeless. The study's folder is
+/// resumed where it exists; several commands may work on it at once. `apply
+/// --study` prunes by the best trial.
+///
+/// Example: adapruner search MODEL --ratio 0.2 --calibration c4.jsonl --text wikitext2:validation --test wikitext2 --study STUDY
+#[derive(Debug, Args)]
+pub struct SearchCommand {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    search: SearchArgs,
+    /// What varies: joint (everything), data (the samples alone), metric (all
+    /// but the samples) or baseline (random samples, LLM-Pruner's setting)
+    #[arg(long = "search", value_name = "PART", default_value = "joint")]
+    varied: Named<Varied>,
+    /// What proposes: tpe or random
+    #[arg(long, value_name = "SAMPLER", default_value = "tpe")]
+    sampler: Named<SamplerChoice>,
+    /// Seed of the sampler [default: --seed]
+    #[arg(long, value_name = "N")]
+    sampler_seed: Option<u64>,
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
+    eval: EvalArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Show the space and why its ranges are what they are, search nothing
+    #[arg(long)]
+    show_space: bool,
+    /// Work on a study that another process prepared, and end with its parent
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    result: &'a SearchResult,
+    study_folder: String,
+    ended: Ended,
+    settings: &'a SearchSettings,
+}
+
+/// Runs the command.
+pub fn run(args: &SearchCommand) -> Result<()> {
+    let file = args.common.file()?;
+    let typed = Typed {
+        search: &args.search,
+        calibration: &args.calibration,
+        eval: &args.eval,
+        plan: &args.plan,
+        run: &args.run,
+    };
+    let Resolved { settings, extent, trials, seed } = typed.resolve(&file)?;
+    let arm = Arm {
+        extent,
+        varied: args.varied.0,
+        sampler: args.sampler.0,
+        seed: args.sampler_seed.unwrap_or(seed),
+        trials,
+    };
+    let checkpoint = args.common.open()?;
+    let space = space_of(&checkpoint, &settings, &arm)?;
+    if args.show_space {
+        return show(&args.common, &space);
+    }
+    let bars = Bars::default();
+    let stop = interrupt::graceful();
+    let texts = prepare::texts(&checkpoint, &settings)?;
+    let leading = space.most_protected();
+    let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, &bars)?;
+    let (folder, record, objective) = prepared;
+    let search =
+        Search { objective: &objective, folder: &folder, settings: &settings, arm: &arm, space };
+    let study = search.open()?;
+    if args.worker {
+        interrupt::stop_with_parent();
+        search.run(&study, stop, &())?;
+        return Ok(());
+    }
+    let workers = Workers::start(settings.workers - 1)?;
+    let ended = search.run(&study, stop, &bars);
+    workers.join()?;
+    let ended = ended?;
+    let interrupted = ended == Ended::Interrupted;
+    let tests = Tests::of(&objective, if interrupted { &[] } else { &texts.tests }, &bars)?;
+    let samples = pool::read(&folder.pool())?;
+    let result = search.sum_up(&study, &record, &tests, &samples, &command_line(), &bars)?;
+    let report = Report {
+        result: &result,
+        study_folder: settings.folder.display().to_string(),
+        ended,
+        settings: &settings,
+    };
+    args.common.printer().result(&report, |report| text(report))?;
+    if interrupted {
+        interrupt::exit();
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct DimensionRow {
+    dimension: &'static str,
+    searched: bool,
+    values: String,
+    about: &'static str,
+}
+
+/// Prints the space and its reasons.
+fn show(common: &CommonArgs, space: &SearchSpace) -> Result<()> {
+    let rows: Vec<DimensionRow> = space
+        .dimensions
+        .iter()
+        .map(|(dimension, domain)| DimensionRow {
+            dimension: dimension.name(),
+            searched: space.searched().any(|searched| searched == *dimension),
+            values: domain.to_string(),
+            about: dimension.about(),
+        })
+        .collect();
+    common.printer().result(&rows, |rows| {
+        let rows = rows.iter().map(|row| (row.dimension, format!("{}  ({})", row.values, row.about)));
+        table(&rows.collect::<Vec<_>>())
+    })
+}
+
+fn text(report: &Report<'_>) -> String {
+    let SearchResult { best, plan, costs, .. } = report.result;
+    let mut rows = vec![
+        ("study", format!("{} in {}", report.result.study, report.study_folder)),
+        (
+            "trials",
+            format!(
+                "{} complete, {} stopped early, {} failed ({})",
+                report.result.complete,
+                report.result.stopped_early,
+                report.result.failed,
+                report.ended
+            ),
+        ),
+        (
+            "best",
+            format!(
+                "trial {}: {:.4} nats per predicted token on {} windows of {} tokens of {} (dense \
+                 {:.4})",
+                best.number,
+                best.loss,
+                report.settings.eval.limit.unwrap_or_default(),
+                report.settings.eval.window,
+                report.settings.eval.text.text,
+                report.result.dense_loss
+            ),
+        ),
+        (
+            "removed",
+            format!(
+                "{:.3} % of {} parameters",
+                100.0 * plan.reached_ratio,
+                grouped(plan.parameters_before)
+            ),
+        ),
+    ];
+    rows.extend(best.configuration.rows());
+    for test in &report.result.tests {
+        rows.push(("perplexity", test_row(test)));
+    }
+    let total = costs.total();
+    rows.push((
+        "cost",
+        format!(
+            "{:.0} s, {} tokens, {:.1} PFLOP; the naive loop {:.1} PFLOP ({:.1} times)",
+            total.seconds,
+            grouped(total.tokens),
+            total.flops / 1e15,
+            costs.naive.flops / 1e15,
+            costs.naive.flops / total.flops
+        ),
+    ));
+    for (phase, cost) in costs.phases() {
+        rows.push((
+            phase,
+            format!("{:.1} s, {:.0} % of the time", cost.seconds, 100.0 * cost.seconds / total.seconds),
+        ));
+    }
+    if let Some(peak) = memory::peak() {
+        rows.push(("peak memory", bytes(peak)));
+    }
+    for warning in &report.result.warnings {
+        rows.push(("warning", warning.clone()));
+    }
+    table(&rows)
+}
+
+/// Perplexity on a test text.
+pub fn test_row(test: &TestResult) -> String {
+    format!(
+        "{:.3} → {:.3} ({}, {} windows of {} tokens)",
+        test.dense, test.pruned, test.text.text, test.text.windows, test.text.window
+    )
+}

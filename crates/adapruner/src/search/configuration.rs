@@ -1,0 +1,172 @@
+//! What a trial tries: samples, metric, and where the model is cut.
+
+use std::collections::BTreeMap;
+
+use adapruner_prune::{
+    Allocation, Blend, Curve, Importance, Normalisation, PlanOptions, Reduction, StatsBank,
+};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    dimension::{Dimension, Value},
+    space::FREE,
+};
+
+/// One point of the search space.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Calibration samples by their place in the pool, ascending.
+    pub samples: Vec<usize>,
+    /// LLM-Pruner's first order over the whole set instead of the blend.
+    pub baseline: bool,
+    /// Weight of the coarse side.
+    pub alpha1: f64,
+    /// Share of the second order in the coarse side, `[0, 1]`.
+    pub second_coarse: f64,
+    /// Share of the second order in the fine side, `[0, 1]`.
+    pub second_fine: f64,
+    /// What each side is divided by.
+    pub normalisation: Normalisation,
+    /// How the vectors of a unit become one number.
+    pub grouping: Reduction,
+    /// First and last layers that are spared.
+    pub protect: (usize, usize),
+    /// Share of what is removed that comes from attention; `None`: heads and
+    /// channels alike.
+    pub attention_share: Option<f64>,
+    /// Attention sublayers that are removed whole.
+    pub drop_attention: usize,
+    /// How the cut is spread over the layers.
+    pub allocation: Allocation,
+}
+
+/// How much larger the first order is than the second, so that a share of one
+/// half weighs both alike.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OrderScales {
+    /// `Σ |Σ w·g| / Σ Σ ½·w²·g²`, means over the pool, sums over vectors.
+    pub coarse: f64,
+    /// `Σ Σ |w·g| / Σ Σ ½·w²·g²`, likewise.
+    pub fine: f64,
+}
+
+impl OrderScales {
+    /// The scales of a bank.
+    ///
+    /// # Errors
+    /// A bank without the element and Fisher sums.
+    pub fn of(bank: &StatsBank) -> Result<Self> {
+        use adapruner_prune::bank::Term;
+        let all = bank.all_samples();
+        let sum = |term| -> Result<f64> {
+            Ok(bank.mean(term, &all)?.iter().map(|value| value.abs()).sum())
+        };
+        let fisher = sum(Term::Fisher)?;
+        let over = |first: f64| if fisher > 0.0 { first / fisher } else { 1.0 };
+        Ok(Self { coarse: over(sum(Term::Signed)?), fine: over(sum(Term::Element)?) })
+    }
+}
+
+/// Shares of the second order stay below this: at 1 the first would have none.
+const MOST_SECOND: f64 = 0.999;
+
+/// The coefficient that gives the second order this share.
+fn beta(share: f64, scale: f64) -> f64 {
+    let share = share.min(MOST_SECOND);
+    scale * share / (1.0 - share)
+}
+
+impl Configuration {
+    /// From the values of all dimensions but the samples.
+    pub(super) fn new(
+        samples: Vec<usize>,
+        values: &BTreeMap<Dimension, Value>,
+        baseline: bool,
+    ) -> Result<Self> {
+        let value = |dimension| values.get(&dimension).context("a dimension has no value");
+        let number = |dimension| match value(dimension)? {
+            Value::Number(number) => Ok(*number),
+            Value::Name(name) => bail!("{dimension}: expected a number, found {name:?}"),
+        };
+        let name = |dimension| match value(dimension)? {
+            Value::Name(name) => Ok(name.as_str()),
+            Value::Number(number) => bail!("{dimension}: expected a name, found {number}"),
+        };
+        let attention_share = match value(Dimension::AttentionShare)? {
+            Value::Number(share) => Some(*share),
+            Value::Name(name) if name == FREE => None,
+            Value::Name(name) => bail!("attention-share: expected a number, found {name:?}"),
+        };
+        Ok(Self {
+            samples,
+            baseline,
+            alpha1: number(Dimension::Alpha1)?,
+            second_coarse: number(Dimension::SecondCoarse)?,
+            second_fine: number(Dimension::SecondFine)?,
+            normalisation: name(Dimension::Normalisation)?.parse()?,
+            grouping: name(Dimension::Grouping)?.parse()?,
+            protect: (
+                number(Dimension::ProtectFirst)? as usize,
+                number(Dimension::ProtectLast)? as usize,
+            ),
+            attention_share,
+            drop_attention: number(Dimension::DropAttention)? as usize,
+            allocation: match name(Dimension::Allocation)? {
+                "curve" => Allocation::Curve(Curve {
+                    linear: number(Dimension::CurveLinear)?,
+                    quadratic: number(Dimension::CurveQuadratic)?,
+                }),
+                other => other.parse()?,
+            },
+        })
+    }
+
+    /// The importance that it scores by.
+    pub fn importance(&self, scales: &OrderScales) -> Importance {
+        if self.baseline {
+            return Importance::ParamFirst;
+        }
+        Importance::AdaPruner(Blend {
+            alpha1: self.alpha1,
+            beta_coarse: beta(self.second_coarse, scales.coarse),
+            beta_fine: beta(self.second_fine, scales.fine),
+            normalisation: self.normalisation,
+        })
+    }
+
+    /// What it removes: `fixed` with its own choices. `cheapest` are the layers
+    /// whose attention sublayer costs least, in that order; protected ones are
+    /// passed over.
+    pub fn plan_options(&self, fixed: &PlanOptions, cheapest: &[usize], layers: usize) -> PlanOptions {
+        let mut options = PlanOptions {
+            protect: self.protect,
+            attention_share: self.attention_share,
+            allocation: self.allocation,
+            drop_attention: Vec::new(),
+            ..fixed.clone()
+        };
+        let free = cheapest.iter().copied().filter(|&layer| !options.protects(layer, layers));
+        let mut dropped: Vec<usize> = free.take(self.drop_attention).collect();
+        dropped.sort_unstable();
+        options.drop_attention = dropped;
+        options
+    }
+
+    /// Its values by name, for people.
+    pub fn rows(&self) -> Vec<(&'static str, String)> {
+        let share = |share: Option<f64>| share.map_or_else(|| FREE.to_owned(), |s| format!("{s:.4}"));
+        vec![
+            ("samples", self.samples.len().to_string()),
+            ("alpha1", format!("{:.4}", self.alpha1)),
+            ("second-coarse", format!("{:.4}", self.second_coarse)),
+            ("second-fine", format!("{:.4}", self.second_fine)),
+            ("normalisation", self.normalisation.to_string()),
+            ("grouping", self.grouping.to_string()),
+            ("protect", format!("{},{}", self.protect.0, self.protect.1)),
+            ("attention-share", share(self.attention_share)),
+            ("drop-attention", self.drop_attention.to_string()),
+            ("allocation", self.allocation.to_string()),
+        ]
+    }
+}

@@ -1,0 +1,140 @@
+//! The ways in which such a search is known to fail, looked for and said.
+//!
+//! | sign | what it says |
+//! |---|---|
+//! | oscillation | the best trial is old, and losses spread as at the start: the sampler has learnt nothing |
+//! | collapse | a coefficient at the edge of its range, one side of the metric switched off, near-duplicate samples, a layer at its minimum |
+
+use std::sync::Arc;
+
+use adapruner_prune::PrunePlan;
+use adapruner_study::{ParamValue, Trial};
+
+use super::{
+    dimension::Dimension,
+    outcome::SearchResult,
+    run::{Search, best},
+    space::Domain,
+};
+
+/// Trials below which nothing is said of convergence.
+const ENOUGH: usize = 60;
+/// Nearness to an edge of a range, as a share of it.
+const EDGE: f64 = 0.02;
+/// Feed-forward widths below this share of the dense ones are said.
+const NARROW: f64 = 0.05;
+
+/// Everything to be wary of in a finished search.
+pub(super) fn warnings(
+    search: &Search<'_>,
+    trials: &[Arc<Trial>],
+    result: &SearchResult,
+    plan: &PrunePlan,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    found.extend(oscillation(trials));
+    found.extend(edges(search, trials));
+    found.extend(one_side(search, result));
+    let pairs = search.objective.near_duplicates(&result.best.configuration.samples);
+    if !pairs.is_empty() {
+        let shown: Vec<_> = pairs.iter().take(3).map(|(a, b)| format!("{a} and {b}")).collect();
+        found.push(format!(
+            "collapse: {} pairs of chosen samples are nearly one text ({})",
+            pairs.len(),
+            shown.join(", ")
+        ));
+    }
+    for (layer, (kept, widths)) in
+        plan.layers.iter().zip(&search.objective.dense.config.layers).enumerate()
+    {
+        if (kept.ffn.len() as f64) < NARROW * widths.ffn as f64 {
+            found.push(format!(
+                "collapse: layer {layer} keeps {} of {} feed-forward channels",
+                kept.ffn.len(),
+                widths.ffn
+            ));
+        }
+    }
+    found
+}
+
+/// Whether the sampler has learnt anything: the running best stagnates while
+/// losses spread as they did at the start.
+pub(super) fn oscillation(trials: &[Arc<Trial>]) -> Option<String> {
+    let values: Vec<f64> =
+        trials.iter().filter_map(|trial| trial.value).filter(|value| value.is_finite()).collect();
+    if values.len() < ENOUGH {
+        return None;
+    }
+    let best = best(trials)?;
+    let since = trials.iter().filter(|t| t.number > best.number && t.value.is_some()).count();
+    let third = values.len() / 3;
+    let (early, late) = (spread(&values[..third]), spread(&values[values.len() - third..]));
+    (2 * since > values.len() && late >= early).then(|| {
+        format!(
+            "oscillation: no better trial in the last {since} of {}, and losses spread as at the \
+             start (interquartile range {late:.4} nats, {early:.4} in the first third): the \
+             evaluation text may be too small, or the space too flat",
+            values.len()
+        )
+    })
+}
+
+/// Interquartile range.
+fn spread(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |q: f64| sorted[((sorted.len() - 1) as f64 * q).round() as usize];
+    at(0.75) - at(0.25)
+}
+
+/// Coefficients of the best trial that ended at the edge of what was searched.
+fn edges(search: &Search<'_>, trials: &[Arc<Trial>]) -> Vec<String> {
+    let Some(best) = best(trials) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (dimension, domain) in &search.space.dimensions {
+        let (low, high) = match domain {
+            Domain::Integer(low, high) => (*low as f64, *high as f64),
+            Domain::Number(low, high) => (*low, *high),
+            Domain::Fixed(_) | Domain::Name(_) => continue,
+        };
+        let value = match best.params.get(dimension.name()) {
+            Some((_, ParamValue::Float(value))) => *value,
+            Some((_, ParamValue::Int(value))) => *value as f64,
+            Some((_, ParamValue::Subset(items))) => items.len() as f64,
+            Some((_, ParamValue::Category(_))) | None => continue,
+        };
+        let search_all = search.objective.dense.config.layers.len();
+        let widest = dimension.kind(search_all, search.space.pool);
+        let can_widen = |edge: f64| match &widest {
+            super::dimension::Kind::Integer(a, b) => edge > *a as f64 && edge < *b as f64,
+            super::dimension::Kind::Number(a, b) => edge > *a && edge < *b,
+            super::dimension::Kind::Name(_) => false,
+        };
+        for edge in [low, high] {
+            if (value - edge).abs() <= EDGE * (high - low) && can_widen(edge) {
+                found.push(format!(
+                    "collapse: {dimension} of the best trial is {value}, at the edge of {domain}: \
+                     the optimum may lie beyond (widen it in the table space of --config)"
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// Whether one side of the metric is switched off though both were searched.
+fn one_side(search: &Search<'_>, result: &SearchResult) -> Option<String> {
+    let searched = search.space.searched().any(|dimension| dimension == Dimension::Alpha1);
+    let alpha1 = result.best.configuration.alpha1;
+    let off = if alpha1 <= EDGE {
+        "coarse"
+    } else if alpha1 >= 1.0 - EDGE {
+        "fine"
+    } else {
+        return None;
+    };
+    searched.then(|| {
+        format!("collapse: alpha1 of the best trial is {alpha1:.4}: the {off} side is switched off")
+    })
+}

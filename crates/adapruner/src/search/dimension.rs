@@ -1,0 +1,271 @@
+//! The dimensions of the search space: what each is, what values it may take,
+//! where it stands when it is not searched, and why.
+
+use std::{fmt, str::FromStr};
+
+use adapruner_prune::{Normalisation, Reduction};
+use serde::{Deserialize, Serialize};
+
+/// One thing that a search varies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dimension {
+    /// Number of calibration samples; which ones is searched with it.
+    Samples,
+    /// Weight of the coarse side of the importance.
+    Alpha1,
+    /// Share of the second order in the coarse side.
+    SecondCoarse,
+    /// Share of the second order in the fine side.
+    SecondFine,
+    /// What each side is divided by before they are added.
+    Normalisation,
+    /// How the vectors of a unit become one number.
+    Grouping,
+    /// First layers that are spared.
+    ProtectFirst,
+    /// Last layers that are spared.
+    ProtectLast,
+    /// Share of what is removed that comes from attention.
+    AttentionShare,
+    /// Attention sublayers that are removed whole, the cheapest first.
+    DropAttention,
+    /// How the cut is spread over the layers.
+    Allocation,
+    /// Slope of the cut over depth.
+    CurveLinear,
+    /// Bend of the cut over depth.
+    CurveQuadratic,
+}
+
+/// What a dimension is about: `--search` chooses by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Which text importance is measured on.
+    Data,
+    /// How importance is measured.
+    Metric,
+    /// Where the model is cut.
+    Where,
+}
+
+/// What a dimension's values are.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// Integers from the first to the second.
+    Integer(u64, u64),
+    /// Numbers from the first to the second.
+    Number(f64, f64),
+    /// One of some names.
+    Name(Vec<String>),
+}
+
+/// A value of a dimension.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// Of an integer or number.
+    Number(f64),
+    /// Of a choice.
+    Name(String),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What the literature spares of 32 layers: the first 4 and the last 2.
+pub(super) fn spared(layers: usize) -> (u64, u64) {
+    let share = |part: f64| (layers as f64 * part / 32.0).round() as u64;
+    (share(4.0), share(2.0))
+}
+
+impl Dimension {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Samples,
+        Self::Alpha1,
+        Self::SecondCoarse,
+        Self::SecondFine,
+        Self::Normalisation,
+        Self::Grouping,
+        Self::ProtectFirst,
+        Self::ProtectLast,
+        Self::AttentionShare,
+        Self::DropAttention,
+        Self::Allocation,
+        Self::CurveLinear,
+        Self::CurveQuadratic,
+    ];
+
+    /// Its name in configuration files and studies.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Samples => "samples",
+            Self::Alpha1 => "alpha1",
+            Self::SecondCoarse => "second-coarse",
+            Self::SecondFine => "second-fine",
+            Self::Normalisation => "normalisation",
+            Self::Grouping => "grouping",
+            Self::ProtectFirst => "protect-first",
+            Self::ProtectLast => "protect-last",
+            Self::AttentionShare => "attention-share",
+            Self::DropAttention => "drop-attention",
+            Self::Allocation => "allocation",
+            Self::CurveLinear => "curve-linear",
+            Self::CurveQuadratic => "curve-quadratic",
+        }
+    }
+
+    /// What it is about.
+    pub fn part(self) -> Part {
+        match self {
+            Self::Samples => Part::Data,
+            Self::Alpha1
+            | Self::SecondCoarse
+            | Self::SecondFine
+            | Self::Normalisation
+            | Self::Grouping => Part::Metric,
+            Self::ProtectFirst
+            | Self::ProtectLast
+            | Self::AttentionShare
+            | Self::DropAttention
+            | Self::Allocation
+            | Self::CurveLinear
+            | Self::CurveQuadratic => Part::Where,
+        }
+    }
+
+    /// The values that it can take at all, in a model of `layers` layers and a
+    /// pool of `pool` samples.
+    pub fn kind(self, layers: usize, pool: usize) -> Kind {
+        let last = layers.saturating_sub(1) as u64;
+        let names = |names: &[&str]| Kind::Name(names.iter().map(ToString::to_string).collect());
+        match self {
+            Self::Samples => Kind::Integer(1, pool as u64),
+            Self::Alpha1 | Self::SecondCoarse | Self::SecondFine | Self::AttentionShare => {
+                Kind::Number(0.0, 1.0)
+            }
+            Self::Normalisation => {
+                Kind::Name(Normalisation::ALL.iter().map(ToString::to_string).collect())
+            }
+            Self::Grouping => Kind::Name(Reduction::ALL.iter().map(ToString::to_string).collect()),
+            Self::ProtectFirst | Self::ProtectLast => Kind::Integer(0, last),
+            Self::DropAttention => Kind::Integer(0, layers as u64),
+            Self::Allocation => names(&["local", "curve", "global"]),
+            Self::CurveLinear | Self::CurveQuadratic => Kind::Number(-2.0, 2.0),
+        }
+    }
+
+    /// The values that the full space searches.
+    pub(super) fn searched(self, layers: usize, pool: usize) -> Kind {
+        let share = |part: f64| (layers as f64 * part).round() as u64;
+        let names = |names: &[&str]| Kind::Name(names.iter().map(ToString::to_string).collect());
+        match self {
+            Self::Samples => {
+                let most = (pool as u64 / 2).max(1);
+                Kind::Integer(8.min(most), 64.min(most))
+            }
+            Self::Alpha1 | Self::SecondCoarse | Self::SecondFine => Kind::Number(0.0, 1.0),
+            Self::Normalisation => names(&["mean", "max", "rank"]),
+            Self::Grouping => names(&["sum", "max", "prod"]),
+            Self::ProtectFirst => Kind::Integer(0, share(0.2)),
+            Self::ProtectLast => Kind::Integer(0, share(0.125)),
+            Self::AttentionShare => Kind::Number(0.0, 0.3),
+            Self::DropAttention => Kind::Integer(0, share(1.0 / 3.0)),
+            Self::Allocation => names(&["curve"]),
+            Self::CurveLinear | Self::CurveQuadratic => Kind::Number(-1.0, 1.0),
+        }
+    }
+
+    /// Where it stands when it is not searched: LLM-Pruner's first order over
+    /// elements, the layers that the literature spares, feed-forward channels
+    /// alone.
+    pub fn neutral(self, layers: usize, pool: usize) -> Value {
+        let name = |name: &str| Value::Name(name.to_owned());
+        match self {
+            Self::Samples => Value::Number(32.min(pool) as f64),
+            Self::Alpha1
+            | Self::SecondCoarse
+            | Self::SecondFine
+            | Self::AttentionShare
+            | Self::DropAttention
+            | Self::CurveLinear
+            | Self::CurveQuadratic => Value::Number(0.0),
+            Self::Normalisation => name("mean"),
+            Self::Grouping => name("sum"),
+            Self::ProtectFirst => Value::Number(spared(layers).0 as f64),
+            Self::ProtectLast => Value::Number(spared(layers).1 as f64),
+            Self::Allocation => name("local"),
+        }
+    }
+
+    /// What it does and why its default is what it is.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Samples => {
+                "which calibration samples, and how many: fewer than 8 are noise, more than half \
+                 the pool leaves little to choose"
+            }
+            Self::Alpha1 => {
+                "weight of the vector-wise (coarse) importance against the element-wise (fine) \
+                 one, which has 1 - alpha1: the paper's equilibrium coefficients, of which only \
+                 the ratio matters"
+            }
+            Self::SecondCoarse => {
+                "share of the Fisher term in the coarse side, both terms brought to one scale \
+                 first: unscaled, the second order is thousands of times smaller than the first"
+            }
+            Self::SecondFine => "share of the Fisher term in the fine side, scaled likewise",
+            Self::Normalisation => {
+                "what each side is divided by within a layer; sum would be mean over again, none \
+                 makes alpha1 meaningless"
+            }
+            Self::Grouping => {
+                "how the row and column importances of a unit become one; mean ranks as sum does"
+            }
+            Self::ProtectFirst => {
+                "first layers that are spared: up to a fifth (the literature spares an eighth)"
+            }
+            Self::ProtectLast => {
+                "last layers that are spared: up to an eighth (the literature spares a sixteenth)"
+            }
+            Self::AttentionShare => {
+                "share of the removed parameters that comes from attention, dropped sublayers \
+                 included: beyond 0.3 heads cost more than channels"
+            }
+            Self::DropAttention => {
+                "attention sublayers removed whole, those first whose loss on the pool was \
+                 measured least: the first few are nearly free, a third of all is the most"
+            }
+            Self::Allocation => {
+                "local (one ratio), curve (a smooth curve over depth; local is its middle) or \
+                 global (one ranking): global was worse wherever it was tried"
+            }
+            Self::CurveLinear => "above 0, later layers lose more; a layer's ratio at most doubles",
+            Self::CurveQuadratic => "above 0, the first and last layers lose more than the middle",
+        }
+    }
+}
+
+impl FromStr for Dimension {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|dimension| dimension.name() == name).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|dimension| dimension.name()).collect();
+            format!("unknown dimension {name:?}, expected one of {}", known.join(", "))
+        })
+    }
+}
+
+impl fmt::Display for Dimension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

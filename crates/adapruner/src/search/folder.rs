@@ -1,0 +1,211 @@
+//! The folder of a study: what is in it and who works on it.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `journal.log` | the trials, in Optuna's journal format |
+//! | `search.json` | what the search is made of: digests, settings, measured costs |
+//! | `bank.safetensors` | statistics of the whole pool |
+//! | `pool.jsonl` | the pool: a sample a line, with source, text and token ids |
+//! | `results/NAME.json` | what a finished search of that name found |
+//! | `workers/` | a locked file for every worker at work |
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+    process,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use adapruner_checkpoint::atomic::StagedFile;
+use adapruner_study::{FileBackend, JournalStorage, Trial, TrialState};
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// A study's folder.
+#[derive(Debug, Clone)]
+pub struct StudyFolder {
+    root: PathBuf,
+}
+
+/// Trial attribute that names the worker.
+pub(super) const WORKER: &str = "worker";
+
+impl StudyFolder {
+    /// A folder that is there.
+    ///
+    /// # Errors
+    /// None of that name, or one without a study.
+    pub fn open(root: &Path) -> Result<Self> {
+        let folder = Self { root: root.to_owned() };
+        anyhow::ensure!(
+            folder.record().is_file(),
+            "{}: no study: expected a folder with search.json",
+            root.display()
+        );
+        Ok(folder)
+    }
+
+    /// The folder, made where there is none.
+    ///
+    /// # Errors
+    /// No parent folder, no permission, a full disk.
+    pub fn create(root: &Path) -> Result<Self> {
+        let folder = Self { root: root.to_owned() };
+        for path in [root.to_owned(), folder.workers()] {
+            match fs::create_dir(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
+                other => other.with_context(|| format!("{}: cannot create", path.display()))?,
+            }
+        }
+        Ok(folder)
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `search.json`.
+    pub fn record(&self) -> PathBuf {
+        self.root.join("search.json")
+    }
+
+    /// `journal.log`.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal.log")
+    }
+
+    /// `bank.safetensors`.
+    pub fn bank(&self) -> PathBuf {
+        self.root.join("bank.safetensors")
+    }
+
+    /// `pool.jsonl`.
+    pub fn pool(&self) -> PathBuf {
+        self.root.join("pool.jsonl")
+    }
+
+    /// The result of a study.
+    pub fn result(&self, study: &str) -> PathBuf {
+        self.root.join("results").join(format!("{study}.json"))
+    }
+
+    fn workers(&self) -> PathBuf {
+        self.root.join("workers")
+    }
+
+    /// Writes a file whole or not at all, in the place of an older one.
+    ///
+    /// # Errors
+    /// A full disk, no permission.
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        if let Some(parent) = path.parent()
+            && !parent.is_dir()
+        {
+            fs::create_dir_all(parent)
+                .with_context(|| format!("{}: cannot create", parent.display()))?;
+        }
+        let staged = StagedFile::new(path, true, &[])?;
+        fs::write(staged.path(), bytes)
+            .with_context(|| format!("{}: cannot write", path.display()))?;
+        Ok(staged.commit()?)
+    }
+
+    /// The trials' storage.
+    ///
+    /// # Errors
+    /// A journal that cannot be read or breaks its format.
+    pub fn storage(&self) -> Result<Arc<JournalStorage<FileBackend>>> {
+        Ok(Arc::new(JournalStorage::file(self.journal())?))
+    }
+
+    /// Waits until no other process prepares this folder or starts a trial in it.
+    ///
+    /// # Errors
+    /// No permission.
+    pub fn alone(&self, what: Exclusive) -> Result<Held> {
+        let path = self.workers().join(match what {
+            Exclusive::Preparing => "preparing.lock",
+            Exclusive::Starting => "starting.lock",
+        });
+        let file = open_lock(&path)?;
+        file.lock().with_context(|| format!("{}: cannot lock", path.display()))?;
+        Ok(Held { _file: file })
+    }
+
+    /// Signs on as a worker, until the value is dropped or the process dies.
+    ///
+    /// # Errors
+    /// No permission, a full disk.
+    pub fn sign_on(&self) -> Result<Worker> {
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let name = format!("{}-{nanos:x}", process::id());
+        let path = self.workers().join(&name);
+        let mut file = open_lock(&path)?;
+        file.lock().with_context(|| format!("{}: cannot lock", path.display()))?;
+        writeln!(file, "{}", process::id())?;
+        Ok(Worker { name, path, _file: file })
+    }
+
+    /// The running trials whose worker is at work no more. Only told rightly
+    /// while no trial is being started ([`Exclusive::Starting`]).
+    pub fn orphans(&self, trials: &[impl std::ops::Deref<Target = Trial>]) -> Vec<u64> {
+        let running = trials.iter().filter(|trial| trial.state == TrialState::Running);
+        running.filter(|trial| !self.is_at_work(trial)).map(|trial| trial.number).collect()
+    }
+
+    fn is_at_work(&self, trial: &Trial) -> bool {
+        let Some(Value::String(worker)) = trial.user_attrs.get(WORKER) else { return false };
+        // A name from a damaged journal must not lead out of the folder.
+        if worker.contains(['/', '\\']) {
+            return false;
+        }
+        let Ok(file) = File::open(self.workers().join(worker)) else { return false };
+        matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+    }
+}
+
+/// What only one process may do at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exclusive {
+    /// Collecting what all workers share.
+    Preparing,
+    /// Starting a trial, or giving up those of dead workers.
+    Starting,
+}
+
+/// A lock that is held until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    _file: File,
+}
+
+/// A worker that has signed on.
+#[derive(Debug)]
+pub struct Worker {
+    name: String,
+    path: PathBuf,
+    _file: File,
+}
+
+impl Worker {
+    /// Its name in trials.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // One that is left behind is not locked, which says the same.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true);
+    options.open(path).with_context(|| format!("{}: cannot open", path.display()))
+}

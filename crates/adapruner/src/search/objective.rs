@@ -1,0 +1,278 @@
+//! What a trial does: scores → plan → slice → evaluate.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
+use adapruner_eval::{ChunkedWindows, flops};
+use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_prune::{
+    CollectOptions, Evidence, PlanOptions, PrunePlan, StatsBank, Terms, apply, collect, plan, score,
+};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::configuration::{Configuration, OrderScales};
+
+/// Everything that trials share: nothing of it depends on a trial.
+pub struct Objective {
+    /// The model, its tensors held in memory.
+    pub(super) dense: Checkpoint,
+    /// Its digest.
+    pub(super) digest: Digest,
+    /// Where models run.
+    pub(super) placement: Placement,
+    /// How their weights are held.
+    pub(super) residency: Residency,
+    /// Statistics of the whole pool.
+    pub(super) bank: StatsBank,
+    /// The pool itself.
+    pub(super) pool: TokenSet,
+    /// How the orders compare.
+    pub(super) scales: OrderScales,
+    /// Layers by what the loss gains without their attention sublayer, the least
+    /// first.
+    pub(super) cheapest: Vec<usize>,
+    /// What every plan has in common.
+    pub(super) plan: PlanOptions,
+    /// The search-evaluation text.
+    pub(super) windows: ChunkedWindows,
+    /// Loss of the dense model on each chunk, in nats per predicted token.
+    pub(super) dense_losses: Vec<f64>,
+    /// Most tokens that run together when statistics are collected.
+    pub(super) batch_tokens: usize,
+}
+
+/// Seconds, tokens and operations of a piece of work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Tokens that were run.
+    pub tokens: u64,
+    /// Floating-point operations, by count of the matrix products.
+    pub flops: f64,
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.seconds += other.seconds;
+        self.tokens += other.tokens;
+        self.flops += other.flops;
+    }
+}
+
+/// What a trial took, by phase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrialCost {
+    /// Scores, from the bank or (baseline) from a backward pass.
+    pub score: Cost,
+    /// The plan.
+    pub plan: Cost,
+    /// Slicing the weights.
+    pub slice: Cost,
+    /// Running the search-evaluation text.
+    pub evaluate: Cost,
+}
+
+impl TrialCost {
+    /// All phases together.
+    pub fn total(&self) -> Cost {
+        let mut total = Cost::default();
+        for part in [self.score, self.plan, self.slice, self.evaluate] {
+            total += part;
+        }
+        total
+    }
+}
+
+/// What a trial found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// Mean loss over the chunks that were run, in nats per predicted token,
+    /// each brought to the difficulty of the whole text (see
+    /// [`Objective::measure`]).
+    pub loss: f64,
+    /// Chunks that were run.
+    pub chunks: usize,
+    /// Whether all of them were.
+    pub complete: bool,
+    /// What it took.
+    pub cost: TrialCost,
+    /// Share of all parameters that the plan removes.
+    pub reached_ratio: f64,
+}
+
+fn timed<T>(cost: &mut Cost, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let made = work();
+    cost.seconds += start.elapsed().as_secs_f64();
+    made
+}
+
+impl Objective {
+    /// Number of samples in the pool.
+    pub fn pool(&self) -> usize {
+        self.pool.windows.len()
+    }
+
+    /// Number of chunks of the search-evaluation text.
+    pub fn chunks(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// Loss of the dense model on the search-evaluation text, in nats per
+    /// predicted token.
+    pub fn dense_loss(&self) -> f64 {
+        let weighed = (0..self.chunks())
+            .map(|chunk| self.dense_losses[chunk] * self.windows.tokens(chunk) as f64);
+        let tokens: u64 = (0..self.chunks()).map(|chunk| self.windows.tokens(chunk)).sum();
+        weighed.sum::<f64>() / tokens as f64
+    }
+
+    /// The plan of a configuration.
+    ///
+    /// # Errors
+    /// A ratio that the configuration cannot reach; scores that are not finite.
+    pub fn plan(&self, configuration: &Configuration, cost: &mut TrialCost) -> Result<PrunePlan> {
+        let importance = configuration.importance(&self.scales);
+        let own;
+        let samples;
+        let (bank, samples) = if importance.needs_batch_terms() {
+            own = timed(&mut cost.score, || self.collect(&configuration.samples))?;
+            samples = own.all_samples();
+            let tokens: usize = own.header().tokens();
+            cost.score.tokens += tokens as u64;
+            let length = tokens / samples.len().max(1);
+            cost.score.flops += flops::backward(&self.dense.config, samples.len(), length, true);
+            (&own, samples.as_slice())
+        } else {
+            (&self.bank, configuration.samples.as_slice())
+        };
+        let evidence = Evidence {
+            config: &self.dense.config,
+            bank: Some(bank),
+            samples: Some(samples),
+            checkpoint: None,
+            seed: 0,
+        };
+        let scores =
+            timed(&mut cost.score, || Ok(score(importance, configuration.grouping, &evidence)?))?;
+        let layers = self.dense.config.layers.len();
+        let options = configuration.plan_options(&self.plan, &self.cheapest, layers);
+        timed(&mut cost.plan, || Ok(plan(&scores, &self.dense.config, self.digest, &options)?))
+    }
+
+    /// Statistics of some samples with the terms that do not separate.
+    fn collect(&self, samples: &[usize]) -> Result<StatsBank> {
+        let chosen: Vec<Vec<u32>> =
+            samples.iter().map(|&sample| self.pool.windows[sample].clone()).collect();
+        let options = CollectOptions {
+            terms: Terms::Full,
+            batch: true,
+            batch_tokens: self.batch_tokens,
+            model_digest: self.digest,
+            calibration_digest: self.pool.digest,
+            seed: 0,
+        };
+        let decoder = Decoder::load(&self.dense, &self.placement, self.residency)?;
+        Ok(collect(&decoder, &chosen, &options, &|_, _| ())?)
+    }
+
+    /// Prunes by a plan and measures chunk by chunk. `report` is told a chunk and
+    /// its loss, and says whether to go on.
+    ///
+    /// A chunk's loss is reported as its excess over the dense model's on the same
+    /// chunk, plus the dense model's mean: chunks differ in difficulty far more
+    /// than trials do, and this way any part of them estimates the whole. Over all
+    /// chunks it is the plain mean.
+    ///
+    /// # Errors
+    /// Weights that are damaged, a loss that is not finite, what `report` returns.
+    pub fn measure(
+        &self,
+        plan: &PrunePlan,
+        cost: &mut TrialCost,
+        mut report: impl FnMut(usize, f64) -> Result<bool>,
+    ) -> Result<Measured> {
+        let decoder = timed(&mut cost.slice, || {
+            let pruned = apply(&self.dense, plan)?;
+            Ok(Decoder::load(&pruned, &self.placement, self.residency)?)
+        })?;
+        let unchanged = plan.unchanged(&self.dense.config);
+        let dense = self.dense_loss();
+        let (mut sum, mut tokens, mut chunks) = (0.0, 0_u64, 0);
+        for chunk in 0..self.chunks() {
+            let loss = timed(&mut cost.evaluate, || {
+                Ok(self.windows.nll(&decoder, unchanged, chunk)?)
+            })?;
+            let chunk_tokens = self.windows.tokens(chunk);
+            let window = self.windows.window();
+            cost.evaluate.tokens += chunk_tokens;
+            cost.evaluate.flops += flops::forward(
+                decoder.config(),
+                chunk_tokens as usize / window,
+                window,
+                unchanged.min(self.windows.leading()),
+            );
+            let adjusted = loss - self.dense_losses[chunk] + dense;
+            sum += adjusted * chunk_tokens as f64;
+            tokens += chunk_tokens;
+            chunks += 1;
+            if !report(chunk, adjusted)? {
+                break;
+            }
+        }
+        Ok(Measured {
+            loss: sum / tokens as f64,
+            chunks,
+            complete: chunks == self.chunks(),
+            cost: *cost,
+            reached_ratio: plan.reached_ratio,
+        })
+    }
+
+    /// The pruned model of a configuration, as a checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`Objective::plan`].
+    pub fn pruned(&self, configuration: &Configuration) -> Result<(PrunePlan, Checkpoint)> {
+        let plan = self.plan(configuration, &mut TrialCost::default())?;
+        let pruned = apply(&self.dense, &plan).context("the best trial's plan")?;
+        Ok((plan, pruned))
+    }
+
+    /// What a trial of the naive loop costs: the gradients of its samples by one
+    /// backward pass, and the whole text through all layers.
+    pub fn naive(&self, configuration: &Configuration, plan: &PrunePlan) -> Cost {
+        let length = self.pool.windows.first().map_or(0, Vec::len);
+        let samples = configuration.samples.len();
+        let config = plan.pruned_config(&self.dense.config);
+        let (windows, window) = (self.windows.windows(), self.windows.window());
+        Cost {
+            seconds: 0.0,
+            tokens: (samples * length + windows * window) as u64,
+            flops: flops::backward(&self.dense.config, samples, length, false)
+                + flops::forward(&config, windows, window, 0),
+        }
+    }
+
+    /// Pairs of chosen samples that are nearly one text: more than half of the
+    /// runs of eight tokens of one are in the other.
+    pub fn near_duplicates(&self, samples: &[usize]) -> Vec<(usize, usize)> {
+        const RUN: usize = 8;
+        let runs: Vec<(usize, BTreeSet<&[u32]>)> = samples
+            .iter()
+            .map(|&at| (at, self.pool.windows[at].windows(RUN).collect()))
+            .collect();
+        let mut pairs = Vec::new();
+        for (place, (a, runs_a)) in runs.iter().enumerate() {
+            for (b, runs_b) in &runs[place + 1..] {
+                let shared = runs_a.intersection(runs_b).count();
+                if 2 * shared > runs_a.len().min(runs_b.len()).max(1) {
+                    pairs.push((*a, *b));
+                }
+            }
+        }
+        pairs
+    }
+}

@@ -1,0 +1,314 @@
+//! What a search found: `results/NAME.json`.
+
+use adapruner_checkpoint::text::TokenSet;
+use adapruner_eval::Perplexity;
+use adapruner_prune::{PlanTable, PrunePlan};
+use adapruner_study::{Study, Trial, TrialState};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use super::{
+    configuration::Configuration,
+    diagnose,
+    dimension::Dimension,
+    objective::{Cost, Objective, TrialCost},
+    pool::PoolSample,
+    record::SearchRecord,
+    run::{COST, Search, best, finished},
+};
+use crate::{VERSION, memory, pipeline, pipeline::TokensRecord, progress::Progress};
+
+/// The best trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BestTrial {
+    /// Its number.
+    pub number: u64,
+    /// Loss on the search-evaluation text, in nats per predicted token.
+    pub loss: f64,
+    /// What it tried.
+    pub configuration: Configuration,
+}
+
+/// A chosen sample.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChosenSample {
+    /// Which.
+    #[serde(flatten)]
+    pub sample: PoolSample,
+    /// The dense model's loss on it, in nats per predicted token.
+    pub loss: f64,
+    /// What choosing it adds to the loss of a trial, in nats per predicted token,
+    /// by a linear model of all trials; negative is good.
+    pub influence: Option<f64>,
+    /// Standard deviation of that.
+    pub deviation: Option<f64>,
+    /// Whether the best trial chose it.
+    pub chosen: bool,
+}
+
+/// Perplexity on a text that the search has not seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TestResult {
+    /// The text.
+    pub text: TokensRecord,
+    /// Perplexity of the model as it was.
+    pub dense: f64,
+    /// Perplexity of the best trial's model.
+    pub pruned: f64,
+}
+
+/// What a search cost, by phase.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Costs {
+    /// Collecting the statistics of the pool, once.
+    pub bank: Cost,
+    /// Measuring what each attention sublayer is worth, once.
+    pub attention: Cost,
+    /// The dense model on the search-evaluation text, once.
+    pub dense: Cost,
+    /// All trials.
+    pub trials: TrialCost,
+    /// The naive loop: in each trial a backward pass over its samples and the
+    /// whole evaluation text through all layers (seconds by this run's speed).
+    pub naive: Cost,
+    /// Trials that ended, failed ones among them.
+    pub count: u64,
+    /// Most bytes of physical memory this process held, mapped files included.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+impl Costs {
+    /// All phases of the search.
+    pub fn total(&self) -> Cost {
+        let mut total = self.trials.total();
+        for part in [self.bank, self.attention, self.dense] {
+            total += part;
+        }
+        total
+    }
+
+    /// Each phase by name.
+    pub fn phases(&self) -> [(&'static str, Cost); 7] {
+        [
+            ("bank", self.bank),
+            ("attention costs", self.attention),
+            ("dense losses", self.dense),
+            ("scores", self.trials.score),
+            ("plans", self.trials.plan),
+            ("slicing", self.trials.slice),
+            ("evaluation", self.trials.evaluate),
+        ]
+    }
+}
+
+/// The result of a search.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SearchResult {
+    /// Version of the program.
+    pub adapruner: String,
+    /// Name of the study.
+    pub study: String,
+    /// Trials that are complete.
+    pub complete: u64,
+    /// Trials that were stopped early.
+    pub stopped_early: u64,
+    /// Trials that failed.
+    pub failed: u64,
+    /// Loss of the dense model on the search-evaluation text, in nats per
+    /// predicted token.
+    pub dense_loss: f64,
+    /// The best of them.
+    pub best: BestTrial,
+    /// Its widths.
+    pub plan: PlanTable,
+    /// Digest of its plan.
+    pub plan_digest: adapruner_checkpoint::Digest,
+    /// Every sample of the pool.
+    pub samples: Vec<ChosenSample>,
+    /// Perplexities on texts that the search has not seen.
+    pub tests: Vec<TestResult>,
+    /// What to be wary of.
+    pub warnings: Vec<String>,
+    /// What it cost.
+    pub costs: Costs,
+    /// What was typed.
+    pub command: String,
+}
+
+/// Dense perplexities of the test texts.
+pub struct Tests<'a> {
+    texts: &'a [TokenSet],
+    dense: Vec<Perplexity>,
+}
+
+impl<'a> Tests<'a> {
+    /// Measures the dense model.
+    ///
+    /// # Errors
+    /// Those of [`pipeline::evaluate`].
+    pub fn of(
+        objective: &Objective,
+        texts: &'a [TokenSet],
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let dense = texts
+            .iter()
+            .map(|text| {
+                let placement = &objective.placement;
+                let stage = "perplexity before";
+                Ok(pipeline::evaluate(&objective.dense, text, placement, None, stage, progress)?.loss)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { texts, dense })
+    }
+
+    /// Measures a pruned model.
+    ///
+    /// # Errors
+    /// Those of [`pipeline::evaluate`].
+    pub fn measure(
+        &self,
+        objective: &Objective,
+        pruned: &adapruner_checkpoint::Checkpoint,
+        progress: &dyn Progress,
+    ) -> Result<Vec<TestResult>> {
+        let pairs = self.texts.iter().zip(&self.dense);
+        pairs
+            .map(|(text, dense)| {
+                let placement = &objective.placement;
+                let stage = "perplexity after";
+                let after = pipeline::evaluate(pruned, text, placement, None, stage, progress)?;
+                Ok(TestResult {
+                    text: TokensRecord::of(text),
+                    dense: dense.perplexity,
+                    pruned: after.loss.perplexity,
+                })
+            })
+            .collect()
+    }
+}
+
+struct Effect { mean: f64, deviation: f64 }
+impl Search<'_> {
+    /// The best complete trial and the plan it stands for.
+    ///
+    /// # Errors
+    /// No complete trial.
+    pub fn best(&self, study: &Study) -> Result<(BestTrial, PrunePlan, adapruner_checkpoint::Checkpoint)> {
+        let trials = study.trials()?;
+        let trial = best(&trials).with_context(|| {
+            format!("study {}: no trial is complete, of {}", study.name(), trials.len())
+        })?;
+        let configuration = self.space.configuration(&trial.params)?;
+        let (plan, pruned) = self.objective.pruned(&configuration)?;
+        let loss = trial.value.unwrap_or(f64::NAN);
+        Ok((BestTrial { number: trial.number, loss, configuration }, plan, pruned))
+    }
+
+    /// Sums up a search: its best trial on the test texts, the samples, the cost,
+    /// what to be wary of; and writes that into the study's folder.
+    ///
+    /// # Errors
+    /// No complete trial; a full disk.
+    pub fn sum_up(
+        &self,
+        study: &Study,
+        record: &SearchRecord,
+        tests: &Tests<'_>,
+        samples: &[PoolSample],
+        command: &str,
+        progress: &dyn Progress,
+    ) -> Result<SearchResult> {
+        let (best, plan, pruned) = self.best(study)?;
+        let trials = study.trials()?;
+        let count = |state| trials.iter().filter(|trial| trial.state == state).count() as u64;
+        let mut result = SearchResult {
+            adapruner: VERSION.to_owned(),
+            study: study.name().to_owned(),
+            complete: count(TrialState::Complete),
+            stopped_early: count(TrialState::Pruned),
+            failed: count(TrialState::Failed),
+            dense_loss: self.objective.dense_loss(),
+            plan: plan.table(&self.objective.dense.config)?,
+            plan_digest: plan.digest()?,
+            samples: self.chosen(study, samples, &best.configuration)?,
+            tests: tests.measure(self.objective, &pruned, progress)?,
+            warnings: Vec::new(),
+            costs: self.costs(&trials, record, &best.configuration, &plan)?,
+            best,
+            command: command.to_owned(),
+        };
+        result.warnings = diagnose::warnings(self, &trials, &result, &plan);
+        let json = serde_json::to_string_pretty(&result)? + "\n";
+        self.folder.write(&self.folder.result(study.name()), json.as_bytes())?;
+        Ok(result)
+    }
+
+    // EFFECTS
+    fn chosen(
+        &self,
+        study: &Study,
+        samples: &[PoolSample],
+        best: &Configuration,
+    ) -> Result<Vec<ChosenSample>> {
+        let losses = &self.objective.bank.header().losses;
+        let effects: Option<Vec<Effect>> = None;
+        let mut rows: Vec<ChosenSample> = samples
+            .iter()
+            .map(|sample| {
+                let effect = effects.as_ref().and_then(|effects| effects.get(sample.index));
+                ChosenSample {
+                    loss: losses.get(sample.index).copied().unwrap_or(f64::NAN),
+                    influence: effect.map(|effect| effect.mean),
+                    deviation: effect.map(|effect| effect.deviation),
+                    chosen: best.samples.binary_search(&sample.index).is_ok(),
+                    sample: sample.clone(),
+                }
+            })
+            .collect();
+        let key = |row: &ChosenSample| row.influence.unwrap_or(0.0);
+        rows.sort_by(|a, b| b.chosen.cmp(&a.chosen).then(key(a).total_cmp(&key(b))));
+        Ok(rows)
+    }
+
+    fn costs(
+        &self,
+        trials: &[Arc<Trial>],
+        record: &SearchRecord,
+        best: &Configuration,
+        plan: &PrunePlan,
+    ) -> Result<Costs> {
+        let mut sum = TrialCost::default();
+        let mut count = 0;
+        for trial in trials {
+            let Some(cost) = trial.user_attrs.get(COST) else { continue };
+            let cost: TrialCost = serde_json::from_value(cost.clone())
+                .with_context(|| format!("trial {}: cost", trial.number))?;
+            sum.score += cost.score;
+            sum.plan += cost.plan;
+            sum.slice += cost.slice;
+            sum.evaluate += cost.evaluate;
+            count += 1;
+        }
+        let prepared = record.prepared.as_ref().context("search.json: nothing was measured yet")?;
+        let once = self.objective.naive(best, plan);
+        // At the speed that evaluation had here.
+        let speed = sum.evaluate.flops / sum.evaluate.seconds.max(1e-9);
+        let flops = once.flops * count as f64;
+        Ok(Costs {
+            bank: record.bank.unwrap_or_default(),
+            attention: prepared.attention,
+            dense: prepared.dense,
+            trials: sum,
+            naive: Cost {
+                seconds: flops / speed.max(1.0),
+                tokens: once.tokens * finished(trials),
+                flops,
+            },
+            count,
+            peak_memory_bytes: memory::peak(),
+        })
+    }
+}
+

@@ -1,0 +1,75 @@
+//! `pool.jsonl`: the samples of a pool, readable, and with what is needed to use
+//! them on another model.
+
+use std::path::Path;
+
+use adapruner_checkpoint::{
+    Checkpoint,
+    text::{Cut, TokenSet},
+};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// A sample of the pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolSample {
+    /// Place in the pool.
+    pub index: usize,
+    /// Where it comes from: file or set, document, first token.
+    pub source: String,
+    /// Its text.
+    pub text: String,
+    /// Its token ids.
+    pub ids: Vec<u32>,
+}
+
+/// The samples of a pool.
+///
+/// # Errors
+/// Ids that the tokenizer does not know.
+pub fn samples(checkpoint: &Checkpoint, pool: &TokenSet) -> Result<Vec<PoolSample>> {
+    let rows = pool.windows.iter().zip(&pool.sources).enumerate();
+    rows.map(|(index, (ids, source))| {
+        let unit = match pool.cut {
+            Cut::Joined => "text",
+            Cut::Documents => "document",
+            Cut::Rows => "row",
+        };
+        Ok(PoolSample {
+            index,
+            source: format!("{}, {unit} {}, token {}", pool.name, source.document, source.start),
+            text: checkpoint.tokenizer.decode(ids, false)?,
+            ids: ids.clone(),
+        })
+    })
+    .collect()
+}
+
+/// The file's bytes.
+///
+/// # Errors
+/// Those of [`samples`].
+pub(super) fn lines(checkpoint: &Checkpoint, pool: &TokenSet) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    for sample in samples(checkpoint, pool)? {
+        serde_json::to_writer(&mut out, &sample)?;
+        out.push(b'\n');
+    }
+    Ok(out)
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// A file that is missing or damaged (which line).
+pub fn read(path: &Path) -> Result<Vec<PoolSample>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{}: cannot read", path.display()))?;
+    let lines = text.lines().enumerate();
+    lines
+        .map(|(at, line)| {
+            serde_json::from_str(line)
+                .with_context(|| format!("{}:{}: not a sample", path.display(), at + 1))
+        })
+        .collect()
+}

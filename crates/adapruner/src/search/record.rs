@@ -1,0 +1,157 @@
+//! `search.json`: what a search is made of, so that one that is resumed is the
+//! same.
+
+use std::path::Path;
+
+use adapruner_checkpoint::Digest;
+use adapruner_prune::{KvMode, Layout, PlanOptions};
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{configuration::OrderScales, objective::Cost};
+use crate::{manifest::ModelRecord, pipeline::TokensRecord};
+
+/// Version of the form of `search.json`.
+pub const RECORD_VERSION: u32 = 1;
+
+/// What all studies of a folder share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SearchRecord {
+    /// [`RECORD_VERSION`].
+    pub version: u32,
+    /// Version of the program.
+    pub adapruner: String,
+    /// The model.
+    pub model: ModelRecord,
+    /// The calibration pool.
+    pub pool: TokensRecord,
+    /// Seed that the pool was drawn with.
+    pub pool_seed: u64,
+    /// The search-evaluation text.
+    pub evaluation: TokensRecord,
+    /// Windows of a chunk.
+    pub chunk: usize,
+    /// Type of the weights while models run.
+    pub dtype: String,
+    /// Share of all parameters to remove.
+    pub ratio: f64,
+    /// Whether layers may differ.
+    pub layout: Layout,
+    /// What changed feed-forward widths are multiples of.
+    pub multiple_of: usize,
+    /// How heads are removed.
+    pub kv_mode: KvMode,
+    /// Cost of the bank; `None` while it is being collected.
+    pub bank: Option<Cost>,
+    /// What was measured before the first trial; `None` while that is under way.
+    pub prepared: Option<Prepared>,
+}
+
+/// What was measured once, before the first trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// How the orders compare in the bank.
+    pub scales: OrderScales,
+    /// What the loss on pool samples gains without the attention sublayer of a
+    /// layer, in nats per predicted token; `None` where it has none.
+    pub attention_costs: Vec<Option<f64>>,
+    /// Samples of the pool that they were measured on.
+    pub attention_samples: usize,
+    /// Loss of the dense model on each chunk, in nats per predicted token.
+    pub dense_losses: Vec<f64>,
+    /// Cost of the attention sublayers' costs.
+    pub attention: Cost,
+    /// Cost of the dense model's losses and of the leading layers' activations.
+    pub dense: Cost,
+}
+
+impl SearchRecord {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or of another version.
+    pub fn read(path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let name = || path.display().to_string();
+        let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", name()))?;
+        let Version { version } = serde_json::from_slice(&bytes).with_context(name)?;
+        ensure!(
+            version == RECORD_VERSION,
+            "{}: expected version {RECORD_VERSION}, found version {version}",
+            name()
+        );
+        serde_json::from_slice(&bytes).with_context(name)
+    }
+
+    /// What differs between this record and one for the same folder: what, what
+    /// it was, what it is.
+    pub fn differences(&self, now: &Self) -> Vec<Difference> {
+        let mut found = Vec::new();
+        let mut compare = |what: &'static str, then: String, now: String| {
+            if then != now {
+                found.push(Difference { what, then, now });
+            }
+        };
+        let digest = |digest: &Digest| digest.to_string();
+        compare("the model's digest", digest(&self.model.digest), digest(&now.model.digest));
+        compare(
+            "the pool's digest",
+            digest(&self.pool.tokens_digest),
+            digest(&now.pool.tokens_digest),
+        );
+        compare("the pool's seed", self.pool_seed.to_string(), now.pool_seed.to_string());
+        compare(
+            "the evaluation text's digest",
+            digest(&self.evaluation.tokens_digest),
+            digest(&now.evaluation.tokens_digest),
+        );
+        compare("the chunk", self.chunk.to_string(), now.chunk.to_string());
+        compare("the dtype", self.dtype.clone(), now.dtype.clone());
+        compare("the ratio", self.ratio.to_string(), now.ratio.to_string());
+        compare("the layout", self.layout.to_string(), now.layout.to_string());
+        compare("multiple-of", self.multiple_of.to_string(), now.multiple_of.to_string());
+        compare("the kv-mode", self.kv_mode.to_string(), now.kv_mode.to_string());
+        found
+    }
+
+    /// What every plan of the search has in common.
+    pub fn plan_options(&self) -> PlanOptions {
+        PlanOptions {
+            layout: self.layout,
+            multiple_of: self.multiple_of,
+            kv_mode: self.kv_mode,
+            ..PlanOptions::new(self.ratio)
+        }
+    }
+}
+
+impl Prepared {
+    /// Layers whose attention sublayer costs least, in that order.
+    pub fn cheapest(&self) -> Vec<usize> {
+        let costs = self.attention_costs.iter().enumerate();
+        let mut known: Vec<(f64, usize)> =
+            costs.filter_map(|(layer, cost)| Some(((*cost)?, layer))).collect();
+        known.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        known.into_iter().map(|(_, layer)| layer).collect()
+    }
+}
+
+/// Something that is not as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What.
+    pub what: &'static str,
+    /// As the study has it.
+    pub then: String,
+    /// As it was asked for now.
+    pub now: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} was {}, now {}", self.what, self.then, self.now)
+    }
+}

@@ -1,0 +1,120 @@
+//! Everything that a search is told.
+
+use std::{path::PathBuf, str::FromStr};
+
+use adapruner_prune::PlanOptions;
+use serde::Serialize;
+
+use super::space::{Extent, GivenSpace, Varied, named};
+use crate::settings::{CalibrationSettings, EvalSettings, RunSettings, TextSettings};
+
+/// What proposes configurations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SamplerChoice {
+    /// Multivariate TPE, subsets by inclusion odds and a linear surrogate.
+    #[default]
+    Tpe,
+    /// Random search: its control.
+    Random,
+}
+
+/// When a trial is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EarlyStop {
+    /// Once its chunks are worse than the best trial's by the signed-rank test.
+    #[default]
+    Wilcoxon,
+    /// Once its mean is worse than the median of the others' at the same chunk.
+    Median,
+    /// Asynchronous successive halving over chunks.
+    Halving,
+    /// Never.
+    Off,
+}
+
+named!(SamplerChoice, { Self::Tpe => "tpe", Self::Random => "random" });
+named!(EarlyStop, {
+    Self::Wilcoxon => "wilcoxon",
+    Self::Median => "median",
+    Self::Halving => "halving",
+    Self::Off => "off",
+});
+
+use std::fmt;
+
+/// One way of searching.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Arm {
+    /// What is searched at all.
+    pub extent: Extent,
+    /// Which part of it varies.
+    pub varied: Varied,
+    /// What proposes.
+    pub sampler: SamplerChoice,
+    /// Its seed.
+    pub seed: u64,
+    /// Number of trials, complete or stopped early.
+    pub trials: u64,
+}
+
+impl Arm {
+    /// Its name without the seed.
+    pub fn label(&self) -> String {
+        match self.varied {
+            Varied::Baseline => "baseline".to_owned(),
+            Varied::Joint | Varied::Data | Varied::Metric => {
+                format!("{}-{}-{}", self.extent, self.varied, self.sampler)
+            }
+        }
+    }
+
+    /// The name of its study.
+    pub fn study(&self) -> String {
+        format!("{}-{}", self.label(), self.seed)
+    }
+
+    /// What proposes: nothing can be learnt for the baseline.
+    pub fn sampler(&self) -> SamplerChoice {
+        match self.varied {
+            Varied::Baseline => SamplerChoice::Random,
+            Varied::Joint | Varied::Data | Varied::Metric => self.sampler,
+        }
+    }
+}
+
+/// What all arms of a folder share, and when to stop.
+#[derive(Debug, Clone, Serialize)]
+pub struct SearchSettings {
+    /// Where models run.
+    pub run: RunSettings,
+    /// The study's folder.
+    pub folder: PathBuf,
+    /// The calibration pool.
+    pub pool: CalibrationSettings,
+    /// The search-evaluation text; `limit` windows spread over it.
+    pub eval: EvalSettings,
+    /// Windows of a chunk.
+    pub chunk: usize,
+    /// Texts that are only reported on.
+    pub tests: Vec<TextSettings>,
+    /// Windows of each of them, spread over it.
+    pub test_windows: usize,
+    /// What every plan has in common.
+    pub plan: PlanOptions,
+    /// What a configuration file says of the space.
+    pub space: GivenSpace,
+    /// When a trial is given up.
+    pub early_stop: EarlyStop,
+    /// Most minutes that trials are started in.
+    pub minutes: Option<f64>,
+    /// Trials without a new best one after which the search ends.
+    pub patience: Option<u64>,
+    /// Local processes.
+    pub workers: usize,
+    /// Most bytes of memory; `None` for what is there.
+    pub memory: Option<u64>,
+    /// Whether texts may share passages.
+    pub allow_overlap: bool,
+}

@@ -1,0 +1,424 @@
+//! The space of a search: each dimension searched over some values or fixed.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use adapruner_prune::Layout;
+use adapruner_study::{Choice, Distribution, ParamValue, Space, sampler::Params};
+use anyhow::{Context, Result, bail, ensure};
+use rand::{SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    configuration::Configuration,
+    dimension::{Dimension, Kind, Part, Value, spared},
+};
+
+/// What a configuration file says of a dimension: a value fixes it, two numbers
+/// are a range, several names a choice, `false` removes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Given {
+    /// `false`: as if there were no such dimension.
+    Removed(bool),
+    /// One number.
+    Number(f64),
+    /// One name.
+    Name(String),
+    /// From the first to the second.
+    Range([f64; 2]),
+    /// One of these.
+    Choices(Vec<String>),
+}
+
+/// The table `space` of a configuration file.
+pub type GivenSpace = BTreeMap<Dimension, Given>;
+
+/// What is searched at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// Data, metric and where the model is cut.
+    #[default]
+    Full,
+    /// What the paper searches: data and metric; heads and channels alike are cut
+    /// in all but the layers that the literature spares.
+    Paper,
+}
+
+/// Which part of the space varies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Varied {
+    /// All of it.
+    #[default]
+    Joint,
+    /// The calibration samples alone.
+    Data,
+    /// All but the calibration samples, which are drawn once.
+    Metric,
+    /// Ten random samples in every trial and LLM-Pruner's setting: first order
+    /// over elements of the whole set, heads and channels alike.
+    Baseline,
+}
+
+/// What a dimension is searched over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Domain {
+    /// One value.
+    Fixed(Value),
+    /// Integers from the first to the second.
+    Integer(u64, u64),
+    /// Numbers from the first to the second.
+    Number(f64, f64),
+    /// One of these.
+    Name(Vec<String>),
+}
+
+/// A resolved space.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SearchSpace {
+    /// Every dimension, in the order of [`Dimension::ALL`].
+    pub dimensions: Vec<(Dimension, Domain)>,
+    /// The samples, where they are not searched.
+    pub drawn: Option<Vec<usize>>,
+    /// Number of samples in the pool.
+    pub pool: usize,
+    /// Whether the importance is LLM-Pruner's (see [`Varied::Baseline`]).
+    pub baseline: bool,
+}
+
+/// LLM-Pruner's number of calibration samples.
+const BASELINE_SAMPLES: usize = 10;
+
+/// What a space is made for.
+#[derive(Debug, Clone, Copy)]
+pub struct SpaceFor {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Samples of the pool.
+    pub pool: usize,
+    /// Whether layers may differ.
+    pub layout: Layout,
+    /// Seed of the samples that are drawn once.
+    pub seed: u64,
+}
+
+impl SearchSpace {
+    /// The space of a search.
+    ///
+    /// # Errors
+    /// Values that a dimension cannot take; more samples than the pool has.
+    pub fn new(extent: Extent, varied: Varied, given: &GivenSpace, at: &SpaceFor) -> Result<Self> {
+        ensure!(at.pool > 0, "pool: at least 1 sample expected, none found");
+        let mut dimensions = Vec::with_capacity(Dimension::ALL.len());
+        for dimension in Dimension::ALL {
+            let domain = match given.get(&dimension) {
+                Some(given) => dimension
+                    .given(given, at)
+                    .with_context(|| format!("space: {dimension}"))?,
+                None => dimension.default(extent, at),
+            };
+            dimensions.push((dimension, dimension.restrict(domain, varied, at)));
+        }
+        let mut space = Self {
+            dimensions,
+            drawn: None,
+            pool: at.pool,
+            baseline: varied == Varied::Baseline,
+        };
+        if varied == Varied::Metric {
+            let n = match space.domain(Dimension::Samples) {
+                Domain::Fixed(Value::Number(n)) => *n as usize,
+                Domain::Fixed(Value::Name(_))
+                | Domain::Integer(..)
+                | Domain::Number(..)
+                | Domain::Name(_) => bail!("space: samples: expected one number for --search metric"),
+            };
+            let mut rng = ChaCha8Rng::seed_from_u64(at.seed);
+            let mut samples = index::sample(&mut rng, at.pool, n).into_vec();
+            samples.sort_unstable();
+            space.drawn = Some(samples);
+        }
+        Ok(space)
+    }
+
+    /// What a dimension is searched over.
+    pub fn domain(&self, dimension: Dimension) -> &Domain {
+        &self.dimensions[dimension as usize].1
+    }
+
+    /// The dimensions that vary.
+    pub fn searched(&self) -> impl Iterator<Item = Dimension> {
+        self.dimensions.iter().filter_map(|(dimension, domain)| match domain {
+            Domain::Fixed(_) if *dimension == Dimension::Samples && self.drawn.is_none() => {
+                Some(*dimension)
+            }
+            Domain::Fixed(_) => None,
+            Domain::Integer(..) | Domain::Number(..) | Domain::Name(_) => Some(*dimension),
+        })
+    }
+
+    /// The space as samplers take it.
+    ///
+    /// # Errors
+    /// None that [`SearchSpace::new`] let pass.
+    pub fn study_space(&self) -> Result<Space> {
+        let mut builder = Space::builder();
+        for (dimension, domain) in &self.dimensions {
+            let distribution = match (dimension, domain) {
+                (Dimension::Samples, _) if self.drawn.is_some() => continue,
+                (Dimension::Samples, Domain::Integer(least, most)) => Distribution::Subset {
+                    pool: self.pool,
+                    least: *least as usize,
+                    most: *most as usize,
+                },
+                (Dimension::Samples, Domain::Fixed(Value::Number(n))) => {
+                    Distribution::subset(self.pool, *n as usize)
+                }
+                (_, Domain::Fixed(_)) => continue,
+                (_, Domain::Integer(low, high)) => Distribution::int(*low as i64, *high as i64),
+                (_, Domain::Number(low, high)) => Distribution::float(*low, *high),
+                (_, Domain::Name(names)) => Distribution::categorical(names.iter().cloned()),
+            };
+            builder = builder.param(dimension.name(), distribution);
+        }
+        Ok(builder.build()?)
+    }
+
+    /// Most first layers that any configuration spares: what does not change in
+    /// some trial.
+    pub fn most_protected(&self) -> usize {
+        match self.domain(Dimension::ProtectFirst) {
+            Domain::Fixed(Value::Number(n)) => *n as usize,
+            Domain::Integer(_, most) => *most as usize,
+            Domain::Fixed(Value::Name(_)) | Domain::Number(..) | Domain::Name(_) => 0,
+        }
+    }
+
+    /// The configuration that a trial's values stand for.
+    ///
+    /// # Errors
+    /// Values that are missing or of another kind: of a study with another space.
+    pub fn configuration(&self, params: &Params) -> Result<Configuration> {
+        let mut values = BTreeMap::new();
+        for (dimension, domain) in &self.dimensions {
+            if *dimension == Dimension::Samples {
+                continue;
+            }
+            let value = match (domain, params.get(dimension.name())) {
+                (Domain::Fixed(value), _) => value.clone(),
+                (_, Some((_, ParamValue::Float(number)))) => Value::Number(*number),
+                (_, Some((_, ParamValue::Int(number)))) => Value::Number(*number as f64),
+                (_, Some((Distribution::Categorical { choices }, ParamValue::Category(at)))) => {
+                    match choices.get(*at) {
+                        Some(Choice::Text(name)) => Value::Name(name.clone()),
+                        other => bail!("{dimension}: expected a name, found {other:?}"),
+                    }
+                }
+                (_, other) => bail!("{dimension}: expected a value, found {other:?}"),
+            };
+            values.insert(*dimension, value);
+        }
+        let samples = match (&self.drawn, params.get(Dimension::Samples.name())) {
+            (Some(samples), _) => samples.clone(),
+            (None, Some((_, ParamValue::Subset(samples)))) => samples.clone(),
+            (None, other) => bail!("samples: expected a subset, found {other:?}"),
+        };
+        Configuration::new(samples, &values, self.baseline)
+    }
+}
+
+impl Dimension {
+    fn default(self, extent: Extent, at: &SpaceFor) -> Domain {
+        let fixed = |value| Domain::Fixed(value);
+        let neutral = || fixed(self.neutral(at.layers, at.pool));
+        match (extent, self.part(), at.layout) {
+            (Extent::Full, Part::Where, Layout::Uniform) => match self {
+                // Layers that stay alike can only be cut alike.
+                Self::AttentionShare => self.searched(at.layers, at.pool).into(),
+                Self::ProtectFirst | Self::ProtectLast => fixed(Value::Number(0.0)),
+                Self::Samples
+                | Self::Alpha1
+                | Self::SecondCoarse
+                | Self::SecondFine
+                | Self::Normalisation
+                | Self::Grouping
+                | Self::DropAttention
+                | Self::Allocation
+                | Self::CurveLinear
+                | Self::CurveQuadratic => neutral(),
+            },
+            (Extent::Full, ..) | (Extent::Paper, Part::Data | Part::Metric, _) => {
+                self.searched(at.layers, at.pool).into()
+            }
+            (Extent::Paper, Part::Where, Layout::PerLayer) => match self {
+                Self::AttentionShare => fixed(Value::Name(FREE.into())),
+                _ => neutral(),
+            },
+            (Extent::Paper, Part::Where, Layout::Uniform) => match self {
+                Self::AttentionShare => fixed(Value::Name(FREE.into())),
+                Self::ProtectFirst | Self::ProtectLast => fixed(Value::Number(0.0)),
+                _ => neutral(),
+            },
+        }
+    }
+
+    /// What is left of a domain where only a part of the space varies.
+    fn restrict(self, domain: Domain, varied: Varied, at: &SpaceFor) -> Domain {
+        let neutral = || Domain::Fixed(self.neutral(at.layers, at.pool));
+        let as_it_stands = |domain: Domain| match domain {
+            Domain::Fixed(value) => Domain::Fixed(value),
+            Domain::Integer(..) | Domain::Number(..) | Domain::Name(_) => neutral(),
+        };
+        match (varied, self.part()) {
+            (Varied::Joint, _) | (Varied::Data, Part::Data) => domain,
+            (Varied::Data, Part::Metric | Part::Where) => as_it_stands(domain),
+            (Varied::Metric, Part::Data) => as_it_stands(domain),
+            (Varied::Metric, Part::Metric | Part::Where) => domain,
+            (Varied::Baseline, Part::Data) => {
+                Domain::Fixed(Value::Number(BASELINE_SAMPLES.min(at.pool) as f64))
+            }
+            (Varied::Baseline, Part::Metric | Part::Where) => match (self, at.layout) {
+                (Self::AttentionShare, _) => Domain::Fixed(Value::Name(FREE.into())),
+                (Self::ProtectFirst | Self::ProtectLast, Layout::Uniform) => {
+                    Domain::Fixed(Value::Number(0.0))
+                }
+                (Self::ProtectFirst, Layout::PerLayer) => {
+                    Domain::Fixed(Value::Number(spared(at.layers).0 as f64))
+                }
+                _ => neutral(),
+            },
+        }
+    }
+
+    /// What a configuration file says, checked.
+    fn given(self, given: &Given, at: &SpaceFor) -> Result<Domain> {
+        let kind = self.kind(at.layers, at.pool);
+        let integer = |x: f64| -> Result<u64> {
+            ensure!(x >= 0.0 && x.fract() == 0.0, "expected a whole number, found {x}");
+            Ok(x as u64)
+        };
+        let domain = match (given, &kind) {
+            (Given::Removed(false), _) => return Ok(Domain::Fixed(self.neutral(at.layers, at.pool))),
+            (Given::Removed(true), _) => {
+                bail!("expected a value, a range, choices or false, found true")
+            }
+            (Given::Name(name), _) if self == Self::AttentionShare && name == FREE => {
+                return Ok(Domain::Fixed(Value::Name(FREE.into())));
+            }
+            (Given::Number(x), Kind::Integer(low, high)) => {
+                let n = integer(*x)?;
+                ensure!((*low..=*high).contains(&n), "expected {low} to {high}, found {n}");
+                Domain::Fixed(Value::Number(*x))
+            }
+            (Given::Number(x), Kind::Number(low, high)) => {
+                ensure!((*low..=*high).contains(x), "expected {low} to {high}, found {x}");
+                Domain::Fixed(Value::Number(*x))
+            }
+            (Given::Range([a, b]), Kind::Integer(low, high)) => {
+                let (a, b) = (integer(*a)?, integer(*b)?);
+                ensure!(
+                    *low <= a && a <= b && b <= *high,
+                    "expected a range within {low} to {high}, found {a} to {b}"
+                );
+                Domain::Integer(a, b)
+            }
+            (Given::Range([a, b]), Kind::Number(low, high)) => {
+                ensure!(
+                    low <= a && a <= b && b <= high,
+                    "expected a range within {low} to {high}, found {a} to {b}"
+                );
+                Domain::Number(*a, *b)
+            }
+            (Given::Name(name), Kind::Name(known)) => {
+                ensure!(known.contains(name), "expected one of {known:?}, found {name:?}");
+                Domain::Fixed(Value::Name(name.clone()))
+            }
+            (Given::Choices(names), Kind::Name(known)) => {
+                ensure!(!names.is_empty(), "expected at least one of {known:?}, found none");
+                for (at, name) in names.iter().enumerate() {
+                    ensure!(known.contains(name), "expected one of {known:?}, found {name:?}");
+                    ensure!(!names[..at].contains(name), "{name:?} is there twice");
+                }
+                Domain::Name(names.clone())
+            }
+            (given, Kind::Name(known)) => bail!("expected names of {known:?}, found {given:?}"),
+            (given, Kind::Integer(low, high)) => {
+                bail!("expected a number or range within {low} to {high}, found {given:?}")
+            }
+            (given, Kind::Number(low, high)) => {
+                bail!("expected a number or range within {low} to {high}, found {given:?}")
+            }
+        };
+        Ok(domain.simplified())
+    }
+}
+
+/// No share: heads and channels are cut alike.
+pub(super) const FREE: &str = "free";
+
+impl Domain {
+    /// A domain of one value as that value.
+    fn simplified(self) -> Self {
+        match self {
+            Self::Integer(a, b) if a == b => Self::Fixed(Value::Number(a as f64)),
+            Self::Number(a, b) if a == b => Self::Fixed(Value::Number(a)),
+            Self::Name(names) if names.len() == 1 => Self::Fixed(Value::Name(names[0].clone())),
+            Self::Fixed(_) | Self::Integer(..) | Self::Number(..) | Self::Name(_) => self,
+        }
+    }
+}
+
+impl From<Kind> for Domain {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Integer(low, high) => Self::Integer(low, high),
+            Kind::Number(low, high) => Self::Number(low, high),
+            Kind::Name(names) => Self::Name(names),
+        }
+        .simplified()
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(value) => write!(f, "{value}"),
+            Self::Integer(low, high) => write!(f, "{low} to {high}"),
+            Self::Number(low, high) => write!(f, "{low} to {high}, real"),
+            Self::Name(names) => f.write_str(&names.join(" | ")),
+        }
+    }
+}
+
+macro_rules! named {
+    ($type:ty, { $($variant:path => $name:literal),+ $(,)? }) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $($variant => $name),+ })
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($name => Ok($variant),)+
+                    _ => Err(format!("expected one of {:?}, found {text:?}", [$($name),+])),
+                }
+            }
+        }
+    };
+}
+pub(super) use named;
+
+named!(Extent, { Self::Full => "full", Self::Paper => "paper" });
+named!(Varied, {
+    Self::Joint => "joint",
+    Self::Data => "data",
+    Self::Metric => "metric",
+    Self::Baseline => "baseline",
+});

@@ -1,0 +1,218 @@
+//! Arguments that `search` and `compare` share, and the settings they make.
+
+use std::path::PathBuf;
+
+use adapruner::{
+    advice::advised,
+    search::{Arm, EarlyStop, Extent, SearchSettings, SearchSpace, space::SpaceFor},
+    settings::EvalSettings,
+};
+use adapruner_checkpoint::Checkpoint;
+use anyhow::Result;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    args::{CalibrationArgs, EvalArgs, Named, PlanArgs, RunArgs},
+    config_file::{ConfigFile, overlay},
+};
+
+/// How a search goes about.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Search")]
+pub struct SearchArgs {
+    /// Folder of the study: resumed where it exists
+    #[arg(long, value_name = "DIR")]
+    pub study: Option<PathBuf>,
+    /// What is searched at all: full (samples, metric and where the model is
+    /// cut) or paper (samples and metric) [default: full]
+    #[arg(long, value_name = "SPACE")]
+    pub space: Option<Named<Extent>>,
+    /// Trials, complete or stopped early, those of earlier runs among them
+    /// [default: 150]
+    #[arg(long, value_name = "N")]
+    pub trials: Option<u64>,
+    /// Start no trial after so many minutes
+    #[arg(long, value_name = "MINUTES")]
+    pub max_minutes: Option<f64>,
+    /// End after so many trials without a better one
+    #[arg(long, value_name = "N")]
+    pub patience: Option<u64>,
+    /// When a trial is given up: wilcoxon (worse than the best one, chunk by
+    /// chunk), median, halving or off [default: wilcoxon]
+    #[arg(long, value_name = "RULE")]
+    pub early_stop: Option<Named<EarlyStop>>,
+    /// Windows of a chunk of the search-evaluation text [default: 2]
+    #[arg(long, value_name = "WINDOWS")]
+    pub chunk: Option<usize>,
+    /// Text that the best trial is reported on and the search never sees; may be
+    /// given several times
+    #[arg(long, value_name = "FILE|SET")]
+    pub test: Option<Vec<String>>,
+    /// Windows of each of these texts, spread evenly [default: 128]
+    #[arg(long, value_name = "N")]
+    pub test_windows: Option<usize>,
+    /// Local processes that work on the study [default: 1]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Most memory, in GiB: a search that needs more is refused before it begins
+    /// [default: what is there]
+    #[arg(long, value_name = "GIB")]
+    pub memory: Option<f64>,
+    /// Go on though texts share passages
+    #[arg(long)]
+    pub allow_overlap: bool,
+}
+
+/// The paper's number of trials.
+const TRIALS: u64 = 150;
+/// Samples of the pool.
+const POOL: usize = 128;
+/// Windows of the search-evaluation text.
+const WINDOWS: usize = 32;
+/// Windows of a chunk.
+const CHUNK: usize = 2;
+/// Windows of a test text.
+const TEST_WINDOWS: usize = 128;
+
+/// The groups of arguments of a search, as typed.
+pub struct Typed<'a> {
+    /// The search's own.
+    pub search: &'a SearchArgs,
+    /// The calibration pool.
+    pub calibration: &'a CalibrationArgs,
+    /// The search-evaluation text.
+    pub eval: &'a EvalArgs,
+    /// What is removed.
+    pub plan: &'a PlanArgs,
+    /// Where models run.
+    pub run: &'a RunArgs,
+}
+
+/// A search as it will run.
+pub struct Resolved {
+    /// What all arms share.
+    pub settings: SearchSettings,
+    /// What is searched at all.
+    pub extent: Extent,
+    /// Trials of each arm.
+    pub trials: u64,
+    /// Seed of everything.
+    pub seed: u64,
+}
+
+impl Typed<'_> {
+    /// Settings from what was typed and what the file says; sets the threads of
+    /// this process.
+    ///
+    /// # Errors
+    /// What is missing, or out of range.
+    pub fn resolve(&self, file: &ConfigFile) -> Result<Resolved> {
+        let search = overlay(self.search, &file.search)?;
+        let calibration = overlay(self.calibration, &file.calibration)?;
+        let eval = overlay(self.eval, &file.eval)?;
+        let plan = overlay(self.plan, &file.plan)?.resolve()?;
+        let workers = search.workers.unwrap_or(1);
+        if workers == 0 {
+            return Err(advised("workers: at least 1 expected, 0 found", "leave --workers out"));
+        }
+        let mut run = overlay(self.run, &file.run)?;
+        if workers > 1 && run.threads.is_none() {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            run.threads = Some((cores / workers).max(1));
+        }
+        for (dropped, option, dimension) in [
+            (!plan.drop_attention.is_empty(), "drop-attention", "drop-attention"),
+            (plan.protect != (0, 0), "protect", "protect-first and protect-last"),
+        ] {
+            if dropped {
+                anyhow::bail!(
+                    "{option}: the search decides it; fix it as {dimension} in the table space of \
+                     --config"
+                );
+            }
+        }
+        let pool = CalibrationArgs {
+            samples: calibration.samples.or(Some(POOL)),
+            ..calibration.clone()
+        };
+        let settings = SearchSettings {
+            folder: search.study.clone().ok_or_else(|| {
+                advised("study: missing", "name a folder for the study: --study DIR")
+            })?,
+            pool: pool.resolve(&eval).ok_or_else(|| {
+                advised("calibration: missing", "name a text for the pool: --calibration FILE")
+            })?,
+            eval: eval
+                .resolve()
+                .map(|eval| EvalSettings { limit: eval.limit.or(Some(WINDOWS)), ..eval })
+                .ok_or_else(|| {
+                    advised(
+                        "text: missing",
+                        "name a text to evaluate trials on: --text wikitext2:validation",
+                    )
+                })?,
+            chunk: positive("chunk", search.chunk.unwrap_or(CHUNK))?,
+            tests: search
+                .test
+                .iter()
+                .flatten()
+                .map(|text| eval.text_settings(text.clone()))
+                .collect(),
+            test_windows: positive("test-windows", search.test_windows.unwrap_or(TEST_WINDOWS))?,
+            plan,
+            space: file.space.clone(),
+            early_stop: search.early_stop.map_or_else(Default::default, |rule| rule.0),
+            minutes: search.max_minutes,
+            patience: search.patience,
+            workers,
+            memory: search.memory.map(|gib| (gib * f64::from(1 << 30)) as u64),
+            allow_overlap: search.allow_overlap,
+            run: run.resolve()?,
+        };
+        Ok(Resolved {
+            settings,
+            extent: search.space.map_or_else(Default::default, |space| space.0),
+            trials: search.trials.unwrap_or(TRIALS).max(1),
+            seed: calibration.seed(),
+        })
+    }
+}
+
+fn positive(option: &str, value: usize) -> Result<usize> {
+    anyhow::ensure!(value > 0, "{option}: at least 1 expected, 0 found");
+    Ok(value)
+}
+
+/// The space of an arm on a model.
+///
+/// # Errors
+/// Values that a dimension cannot take.
+pub fn space_of(
+    checkpoint: &Checkpoint,
+    settings: &SearchSettings,
+    arm: &Arm,
+) -> Result<SearchSpace> {
+    let at = SpaceFor {
+        layers: checkpoint.config.layers.len(),
+        pool: settings.pool.samples,
+        layout: settings.plan.layout,
+        seed: arm.seed,
+    };
+    SearchSpace::new(arm.extent, arm.varied, &settings.space, &at)
+}
+
+/// The line that was typed, as a shell takes it.
+pub fn command_line() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    let quoted = |word: String| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    let words = std::env::args().skip(1).filter(|word| word != "--worker").map(quoted);
+    std::iter::once("adapruner".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
