@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod apply;
+mod compare;
 mod completions;
 mod eval;
 mod export;
@@ -49,6 +50,7 @@ enum Command {
     Stats(Box<stats::StatsCommand>),
     Prune(Box<prune::PruneCommand>),
     Search(Box<search::SearchCommand>),
+    Compare(Box<compare::CompareCommand>),
     Apply(Box<apply::ApplyCommand>),
     Export(export::ExportCommand),
     Completions(completions::CompletionsArgs),
@@ -97,6 +99,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Stats(args) => stats::run(&args),
         Command::Prune(args) => prune::run(&args),
         Command::Search(args) => search::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -174,7 +174,7 @@ impl Dimension {
             Self::Alpha1 | Self::SecondCoarse | Self::SecondFine => Kind::Number(0.0, 1.0),
             Self::Normalisation => names(&["mean", "max", "rank"]),
             Self::Grouping => names(&["sum", "max", "prod"]),
-            Self::ProtectFirst => Kind::Integer(0, share(0.2)),
+            Self::ProtectFirst => Kind::Integer(0, share(0.3)),
             Self::ProtectLast => Kind::Integer(0, share(0.125)),
             Self::AttentionShare => Kind::Number(0.0, 0.3),
             Self::DropAttention => Kind::Integer(0, share(1.0 / 3.0)),
@@ -230,7 +230,7 @@ impl Dimension {
                 "how the row and column importances of a unit become one; mean ranks as sum does"
             }
             Self::ProtectFirst => {
-                "first layers that are spared: up to a fifth (the literature spares an eighth)"
+                "first layers that are spared: up to three tenths (the literature spares an eighth)"
             }
             Self::ProtectLast => {
                 "last layers that are spared: up to an eighth (the literature spares a sixteenth)"

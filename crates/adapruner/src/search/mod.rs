@@ -18,8 +18,11 @@
 //! | [`objective`] | [`Objective`]: what a trial does |
 //! | [`run`] | the loop |
 //! | [`outcome`] | what was found, and what it cost |
+//! | [`compare`] | several arms with equal budgets and several seeds |
+//! | [`transfer`] | what was found, applied, also to another model |
 //! | [`diagnose`] | signs of a search that failed |
 
+pub mod compare;
 pub mod configuration;
 pub mod diagnose;
 pub mod dimension;
@@ -32,6 +35,7 @@ pub mod record;
 pub mod run;
 pub mod settings;
 pub mod space;
+pub mod transfer;
 
 pub use configuration::Configuration;
 pub use folder::StudyFolder;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, flops};
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{
@@ -102,6 +102,46 @@ pub struct Measured {
     pub reached_ratio: f64,
 }
 
+/// What a configuration becomes a plan by.
+#[derive(Clone, Copy)]
+pub(super) struct Basis<'a> {
+    /// Statistics.
+    pub bank: &'a StatsBank,
+    /// Which of their samples count.
+    pub samples: &'a [usize],
+    /// How the orders compare.
+    pub scales: &'a OrderScales,
+    /// Layers whose attention sublayer costs least, in that order.
+    pub cheapest: &'a [usize],
+    /// What every plan has in common.
+    pub options: &'a PlanOptions,
+}
+
+impl Basis<'_> {
+    /// Scores and plans.
+    pub fn plan(
+        &self,
+        config: &ModelConfig,
+        digest: Digest,
+        configuration: &Configuration,
+        cost: &mut TrialCost,
+    ) -> Result<PrunePlan> {
+        let evidence = Evidence {
+            config,
+            bank: Some(self.bank),
+            samples: Some(self.samples),
+            checkpoint: None,
+            seed: 0,
+        };
+        let importance = configuration.importance(self.scales);
+        let scores =
+            timed(&mut cost.score, || Ok(score(importance, configuration.grouping, &evidence)?))?;
+        let options =
+            configuration.plan_options(self.options, self.cheapest, config.layers.len());
+        timed(&mut cost.plan, || Ok(plan(&scores, config, digest, &options)?))
+    }
+}
+
 fn timed<T>(cost: &mut Cost, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let made = work();
@@ -134,32 +174,27 @@ impl Objective {
     /// # Errors
     /// A ratio that the configuration cannot reach; scores that are not finite.
     pub fn plan(&self, configuration: &Configuration, cost: &mut TrialCost) -> Result<PrunePlan> {
-        let importance = configuration.importance(&self.scales);
         let own;
-        let samples;
-        let (bank, samples) = if importance.needs_batch_terms() {
+        let all;
+        let (bank, samples) = if configuration.importance(&self.scales).needs_batch_terms() {
             own = timed(&mut cost.score, || self.collect(&configuration.samples))?;
-            samples = own.all_samples();
-            let tokens: usize = own.header().tokens();
+            all = own.all_samples();
+            let tokens = own.header().tokens();
             cost.score.tokens += tokens as u64;
-            let length = tokens / samples.len().max(1);
-            cost.score.flops += flops::backward(&self.dense.config, samples.len(), length, true);
-            (&own, samples.as_slice())
+            let length = tokens / all.len().max(1);
+            cost.score.flops += flops::backward(&self.dense.config, all.len(), length, true);
+            (&own, all.as_slice())
         } else {
             (&self.bank, configuration.samples.as_slice())
         };
-        let evidence = Evidence {
-            config: &self.dense.config,
-            bank: Some(bank),
-            samples: Some(samples),
-            checkpoint: None,
-            seed: 0,
+        let basis = Basis {
+            bank,
+            samples,
+            scales: &self.scales,
+            cheapest: &self.cheapest,
+            options: &self.plan,
         };
-        let scores =
-            timed(&mut cost.score, || Ok(score(importance, configuration.grouping, &evidence)?))?;
-        let layers = self.dense.config.layers.len();
-        let options = configuration.plan_options(&self.plan, &self.cheapest, layers);
-        timed(&mut cost.plan, || Ok(plan(&scores, &self.dense.config, self.digest, &options)?))
+        basis.plan(&self.dense.config, self.digest, configuration, cost)
     }
 
     /// Statistics of some samples with the terms that do not separate.

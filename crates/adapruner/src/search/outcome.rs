@@ -1,21 +1,23 @@
 //! What a search found: `results/NAME.json`.
 
+use std::{path::Path, sync::Arc};
+
 use adapruner_checkpoint::text::TokenSet;
 use adapruner_eval::Perplexity;
 use adapruner_prune::{PlanTable, PrunePlan};
 use adapruner_study::{Study, Trial, TrialState};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 use super::{
     configuration::Configuration,
     diagnose,
-    dimension::Dimension,
     objective::{Cost, Objective, TrialCost},
     pool::PoolSample,
     record::SearchRecord,
-    run::{COST, Search, best, finished},
+    compare::median,
+    run::{COST, Search, finished},
+    space::Varied,
 };
 use crate::{VERSION, memory, pipeline, pipeline::TokensRecord, progress::Progress};
 
@@ -136,6 +138,18 @@ pub struct SearchResult {
     pub command: String,
 }
 
+impl SearchResult {
+    /// Reads a result.
+    ///
+    /// # Errors
+    /// A file that is missing or damaged.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path)
+            .with_context(|| format!("{}: cannot read", path.display()))?;
+        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+    }
+}
+
 /// Dense perplexities of the test texts.
 pub struct Tests<'a> {
     texts: &'a [TokenSet],
@@ -191,23 +205,64 @@ impl<'a> Tests<'a> {
 
 struct Effect { mean: f64, deviation: f64 }
 impl Search<'_> {
-    /// The best complete trial and the plan it stands for.
+    /// The trial that stands for the search: the best complete one; of the
+    /// baseline the one in the middle of its draws.
     ///
     /// # Errors
     /// No complete trial.
-    pub fn best(&self, study: &Study) -> Result<(BestTrial, PrunePlan, adapruner_checkpoint::Checkpoint)> {
+    pub fn best(&self, study: &Study) -> Result<BestTrial> {
         let trials = study.trials()?;
-        let trial = best(&trials).with_context(|| {
+        let mut complete: Vec<(f64, &Trial)> = trials
+            .iter()
+            .filter(|trial| trial.state == TrialState::Complete)
+            .filter_map(|trial| Some((trial.value?, &**trial)))
+            .collect();
+        complete.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let at = match self.arm.varied {
+            Varied::Baseline => complete.len().saturating_sub(1) / 2,
+            Varied::Joint | Varied::Data | Varied::Metric => 0,
+        };
+        let (loss, trial) = complete.get(at).with_context(|| {
             format!("study {}: no trial is complete, of {}", study.name(), trials.len())
         })?;
         let configuration = self.space.configuration(&trial.params)?;
-        let (plan, pruned) = self.objective.pruned(&configuration)?;
-        let loss = trial.value.unwrap_or(f64::NAN);
-        Ok((BestTrial { number: trial.number, loss, configuration }, plan, pruned))
+        Ok(BestTrial { number: trial.number, loss: *loss, configuration })
+    }
+
+    /// Perplexities on the test texts: of the best trial; of the baseline the
+    /// medians over its draws.
+    fn tests(
+        &self,
+        study: &Study,
+        best: &BestTrial,
+        tests: &Tests<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<TestResult>> {
+        let measure = |configuration: &Configuration| {
+            let (_, pruned) = self.objective.pruned(configuration)?;
+            tests.measure(self.objective, &pruned, progress)
+        };
+        match self.arm.varied {
+            Varied::Joint | Varied::Data | Varied::Metric => measure(&best.configuration),
+            Varied::Baseline => {
+                let trials = study.trials()?;
+                let complete = trials.iter().filter(|t| t.state == TrialState::Complete);
+                let draws = complete
+                    .map(|trial| measure(&self.space.configuration(&trial.params)?))
+                    .collect::<Result<Vec<_>>>()?;
+                let mut middle = draws.first().cloned().unwrap_or_default();
+                for (at, test) in middle.iter_mut().enumerate() {
+                    test.pruned = median(draws.iter().map(|draw| draw[at].pruned));
+                }
+                Ok(middle)
+            }
+        }
     }
 
     /// Sums up a search: its best trial on the test texts, the samples, the cost,
-    /// what to be wary of; and writes that into the study's folder.
+    /// what to be wary of; and writes that into the study's folder. Test
+    /// perplexities that an earlier run wrote there for the same plan are taken
+    /// from it.
     ///
     /// # Errors
     /// No complete trial; a full disk.
@@ -220,7 +275,19 @@ impl Search<'_> {
         command: &str,
         progress: &dyn Progress,
     ) -> Result<SearchResult> {
-        let (best, plan, pruned) = self.best(study)?;
+        let best = self.best(study)?;
+        let (plan, _) = self.objective.pruned(&best.configuration)?;
+        let plan_digest = plan.digest()?;
+        let path = self.folder.result(study.name());
+        let wanted: Vec<TokensRecord> = tests.texts.iter().map(TokensRecord::of).collect();
+        let earlier = SearchResult::read(&path).ok().filter(|earlier| {
+            earlier.plan_digest == plan_digest
+                && earlier.tests.iter().map(|test| &test.text).eq(&wanted)
+        });
+        let tests = match earlier {
+            Some(earlier) => earlier.tests,
+            None => self.tests(study, &best, tests, progress)?,
+        };
         let trials = study.trials()?;
         let count = |state| trials.iter().filter(|trial| trial.state == state).count() as u64;
         let mut result = SearchResult {
@@ -231,9 +298,9 @@ impl Search<'_> {
             failed: count(TrialState::Failed),
             dense_loss: self.objective.dense_loss(),
             plan: plan.table(&self.objective.dense.config)?,
-            plan_digest: plan.digest()?,
+            plan_digest,
             samples: self.chosen(study, samples, &best.configuration)?,
-            tests: tests.measure(self.objective, &pruned, progress)?,
+            tests,
             warnings: Vec::new(),
             costs: self.costs(&trials, record, &best.configuration, &plan)?,
             best,
@@ -241,7 +308,7 @@ impl Search<'_> {
         };
         result.warnings = diagnose::warnings(self, &trials, &result, &plan);
         let json = serde_json::to_string_pretty(&result)? + "\n";
-        self.folder.write(&self.folder.result(study.name()), json.as_bytes())?;
+        self.folder.write(&path, json.as_bytes())?;
         Ok(result)
     }
 

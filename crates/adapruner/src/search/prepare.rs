@@ -1,11 +1,11 @@
 //! What comes before the first trial: texts, the memory it will take, the bank,
 //! the attention sublayers' costs, the dense model's losses.
 
-use std::{fs, time::Instant};
+use std::time::Instant;
 
-use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, batch_tokens, flops};
-use adapruner_model::{Decoder, Residency};
+use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{CollectOptions, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout};
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -17,7 +17,14 @@ use super::{
     record::{Prepared, RECORD_VERSION, SearchRecord},
     settings::SearchSettings,
 };
-use crate::{VERSION, manifest::ModelRecord, memory, pipeline, pipeline::TokensRecord, progress::Progress};
+use crate::{
+    VERSION,
+    manifest::ModelRecord,
+    memory, pipeline,
+    pipeline::TokensRecord,
+    progress::Progress,
+    settings::{EvalSettings, TextSettings},
+};
 
 /// Most samples of the pool that the attention sublayers' costs are measured on.
 const ATTENTION_SAMPLES: usize = 32;
@@ -38,21 +45,15 @@ pub struct Texts {
 /// Texts that cannot be read, are too short, or overlap.
 pub fn texts(checkpoint: &Checkpoint, settings: &SearchSettings) -> Result<Texts> {
     let pool = pipeline::calibration_tokens(checkpoint, &settings.pool)?;
-    let whole = |eval: &crate::settings::EvalSettings, windows: Option<usize>| -> Result<TokenSet> {
-        let all = pipeline::eval_tokens(
-            checkpoint,
-            &crate::settings::EvalSettings { limit: None, ..eval.clone() },
-        )?;
-        Ok(windows.map_or_else(|| all.clone(), |windows| all.spread(windows)))
+    let spread = |text: &TextSettings, windows: usize| -> Result<TokenSet> {
+        let whole = EvalSettings { text: text.clone(), limit: None, ..settings.eval.clone() };
+        Ok(pipeline::eval_tokens(checkpoint, &whole)?.spread(windows))
     };
-    let eval = whole(&settings.eval, settings.eval.limit)?;
+    let eval = spread(&settings.eval.text, settings.eval.limit.unwrap_or(usize::MAX))?;
     let tests = settings
         .tests
         .iter()
-        .map(|text| {
-            let test = crate::settings::EvalSettings { text: text.clone(), ..settings.eval.clone() };
-            whole(&test, Some(settings.test_windows))
-        })
+        .map(|text| spread(text, settings.test_windows))
         .collect::<Result<Vec<_>>>()?;
     for (measured, role) in std::iter::once((&eval, "search-evaluation"))
         .chain(tests.iter().map(|test| (test, "test")))
@@ -305,50 +306,54 @@ fn measure(
         tokens: (windows.windows() * windows.window()) as u64,
         flops: flops::forward(config, windows.windows(), windows.window(), 0),
     };
-    let start = Instant::now();
     let samples = texts.pool.spread(ATTENTION_SAMPLES);
-    let (count, length) = (samples.windows.len(), samples.windows.first().map_or(0, Vec::len));
+    let Objective { dense: model, digest, placement, residency, .. } = objective;
+    let on = (&samples.windows[..], placement, *residency);
+    let (attention_costs, attention) = attention_costs(model, *digest, dense, on, progress)?;
+    Ok(Prepared {
+        scales: objective.scales,
+        attention_costs,
+        attention_samples: samples.windows.len(),
+        dense_losses,
+        attention,
+        dense: dense_cost,
+    })
+}
+
+/// What the loss on `samples` gains without the attention sublayer of each
+/// layer, in nats per predicted token.
+pub(super) fn attention_costs(
+    checkpoint: &Checkpoint,
+    digest: Digest,
+    dense: &Decoder,
+    (samples, placement, residency): (&[Vec<u32>], &Placement, Residency),
+    progress: &dyn Progress,
+) -> Result<(Vec<Option<f64>>, Cost)> {
+    let start = Instant::now();
+    let config = &checkpoint.config;
+    let (count, length) = (samples.len(), samples.first().map_or(0, Vec::len));
     let layers = config.layers.len();
-    let all = ChunkedWindows::new(dense, &samples.windows, count, layers, &|_, _| ())?;
+    let all = ChunkedWindows::new(dense, samples, count, layers, &|_, _| ())?;
     let whole = all.nll(dense, layers, 0)?;
-    let mut attention_costs = Vec::with_capacity(layers);
     let mut cost = Cost {
         flops: flops::forward(config, count, length, 0),
         tokens: (count * length) as u64,
         ..Cost::default()
     };
+    let mut costs = Vec::with_capacity(layers);
     for (layer, widths) in config.layers.iter().enumerate() {
         let found = if widths.has_attention() {
-            let plan = PrunePlan::without_attention(config, objective.digest, layer);
-            let without = apply(&objective.dense, &plan)?;
-            let decoder = Decoder::load(&without, &objective.placement, objective.residency)?;
+            let plan = PrunePlan::without_attention(config, digest, layer);
+            let decoder = Decoder::load(&apply(checkpoint, &plan)?, placement, residency)?;
             cost.tokens += (count * length) as u64;
             cost.flops += flops::forward(decoder.config(), count, length, layer);
             Some(all.nll(&decoder, layer, 0)? - whole)
         } else {
             None
         };
-        attention_costs.push(found);
+        costs.push(found);
         progress.at("attention sublayers", layer as u64 + 1, layers as u64);
     }
     cost.seconds = start.elapsed().as_secs_f64();
-    Ok(Prepared {
-        scales: objective.scales,
-        attention_costs,
-        attention_samples: count,
-        dense_losses,
-        attention: cost,
-        dense: dense_cost,
-    })
-}
-
-/// Removes what a search that was never begun left in its folder.
-///
-/// # Errors
-/// No permission.
-pub fn discard_empty(folder: &StudyFolder) -> Result<()> {
-    if !folder.record().exists() && !folder.journal().exists() {
-        fs::remove_dir_all(folder.root())?;
-    }
-    Ok(())
+    Ok((costs, cost))
 }

@@ -131,12 +131,17 @@ impl SearchRecord {
 impl Prepared {
     /// Layers whose attention sublayer costs least, in that order.
     pub fn cheapest(&self) -> Vec<usize> {
-        let costs = self.attention_costs.iter().enumerate();
-        let mut known: Vec<(f64, usize)> =
-            costs.filter_map(|(layer, cost)| Some(((*cost)?, layer))).collect();
-        known.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        known.into_iter().map(|(_, layer)| layer).collect()
+        cheapest(&self.attention_costs)
     }
+}
+
+/// Layers by the cost of their attention sublayer, the least first.
+pub(super) fn cheapest(costs: &[Option<f64>]) -> Vec<usize> {
+    let costs = costs.iter().enumerate();
+    let mut known: Vec<(f64, usize)> =
+        costs.filter_map(|(layer, cost)| Some(((*cost)?, layer))).collect();
+    known.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    known.into_iter().map(|(_, layer)| layer).collect()
 }
 
 /// Something that is not as it was.

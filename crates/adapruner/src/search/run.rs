@@ -24,7 +24,7 @@ use super::{
     folder::{Exclusive, StudyFolder, WORKER, Worker},
     objective::{Measured, Objective, TrialCost},
     settings::{Arm, EarlyStop, SamplerChoice, SearchSettings},
-    space::{SearchSpace, named},
+    space::{SearchSpace, Varied, named},
 };
 use crate::progress::Progress;
 
@@ -97,7 +97,7 @@ impl Search<'_> {
                 Study::open(storage, &name, Direction::Minimize, RandomSampler::new(seed))
             }
         }?;
-        let study = match self.settings.early_stop {
+        let study = match self.early_stop() {
             EarlyStop::Wilcoxon => study.with_pruner(WilcoxonPruner::default()),
             EarlyStop::Median => study.with_pruner(PercentilePruner::median()),
             EarlyStop::Halving => study.with_pruner(SuccessiveHalvingPruner::default()),
@@ -106,7 +106,7 @@ impl Search<'_> {
         let attrs = study.user_attrs()?;
         for (key, now) in [
             (SPACE, serde_json::to_value(&self.space)?),
-            (EARLY_STOP, serde_json::to_value(self.settings.early_stop)?),
+            (EARLY_STOP, serde_json::to_value(self.early_stop())?),
         ] {
             match attrs.get(key) {
                 Some(then) => ensure!(
@@ -165,6 +165,14 @@ impl Search<'_> {
         }
     }
 
+    /// When trials are given up: every draw of the baseline counts.
+    fn early_stop(&self) -> EarlyStop {
+        match self.arm.varied {
+            Varied::Baseline => EarlyStop::Off,
+            Varied::Joint | Varied::Data | Varied::Metric => self.settings.early_stop,
+        }
+    }
+
     /// Trials that this arm needs: one where there is nothing to search.
     fn wanted(&self) -> u64 {
         if self.space.searched().next().is_none() { 1 } else { self.arm.trials }
@@ -197,6 +205,11 @@ impl Search<'_> {
         let trials = study.trials()?;
         if finished(&trials) + count(&trials, TrialState::Running) >= wanted {
             return Ok(None);
+        }
+        if trials.is_empty() && self.arm.varied != Varied::Baseline {
+            // Known to be good: nothing that a search finds is worse.
+            let layers = self.objective.dense.config.layers.len();
+            study.enqueue(self.space.neutral(layers, self.arm.seed)?)?;
         }
         let mut trial = study.ask()?;
         trial.set_user_attr(WORKER, Value::from(worker.name()))?;
@@ -261,7 +274,7 @@ impl Search<'_> {
         let (mut sum, mut interrupted) = (0.0, false);
         let measured = self.objective.measure(&plan, cost, |chunk, loss| {
             sum += loss;
-            let shown = match self.settings.early_stop {
+            let shown = match self.early_stop() {
                 // The signed-rank test pairs single chunks.
                 EarlyStop::Wilcoxon | EarlyStop::Off => loss,
                 EarlyStop::Median | EarlyStop::Halving => sum / (chunk + 1) as f64,

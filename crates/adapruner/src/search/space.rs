@@ -136,10 +136,7 @@ impl SearchSpace {
                 | Domain::Number(..)
                 | Domain::Name(_) => bail!("space: samples: expected one number for --search metric"),
             };
-            let mut rng = ChaCha8Rng::seed_from_u64(at.seed);
-            let mut samples = index::sample(&mut rng, at.pool, n).into_vec();
-            samples.sort_unstable();
-            space.drawn = Some(samples);
+            space.drawn = Some(drawn(at.pool, n, at.seed));
         }
         Ok(space)
     }
@@ -187,6 +184,47 @@ impl SearchSpace {
         Ok(builder.build()?)
     }
 
+    /// The neutral value of every dimension that is searched, with samples drawn by
+    /// `seed`: the hand setting of the literature, to begin a search with.
+    ///
+    /// # Errors
+    /// As [`SearchSpace::study_space`].
+    pub fn neutral(&self, layers: usize, seed: u64) -> Result<Params> {
+        let mut values = BTreeMap::new();
+        for (dimension, domain) in &self.dimensions {
+            let neutral = dimension.neutral(layers, self.pool);
+            let value = match (domain, neutral) {
+                (Domain::Fixed(Value::Number(n)), _) if *dimension == Dimension::Samples => {
+                    ParamValue::Subset(drawn(self.pool, *n as usize, seed))
+                }
+                (Domain::Integer(low, high), Value::Number(n)) => {
+                    let n = (n as u64).clamp(*low, *high);
+                    if *dimension == Dimension::Samples {
+                        ParamValue::Subset(drawn(self.pool, n as usize, seed))
+                    } else {
+                        ParamValue::Int(n as i64)
+                    }
+                }
+                (Domain::Number(low, high), Value::Number(x)) => {
+                    ParamValue::Float(x.clamp(*low, *high))
+                }
+                (Domain::Name(names), neutral) => {
+                    let is_neutral = |name: &String| Value::Name(name.clone()) == neutral;
+                    ParamValue::Category(names.iter().position(is_neutral).unwrap_or(0))
+                }
+                (Domain::Fixed(_), _) => continue,
+                (Domain::Integer(..) | Domain::Number(..), Value::Name(name)) => {
+                    bail!("{dimension}: expected a number, found {name:?}")
+                }
+            };
+            values.insert(dimension.name().to_owned(), value);
+        }
+        if self.drawn.is_some() {
+            values.remove(Dimension::Samples.name());
+        }
+        Ok(self.study_space()?.check(&values)?)
+    }
+
     /// Most first layers that any configuration spares: what does not change in
     /// some trial.
     pub fn most_protected(&self) -> usize {
@@ -228,6 +266,14 @@ impl SearchSpace {
         };
         Configuration::new(samples, &values, self.baseline)
     }
+}
+
+/// `n` of `pool` samples, ascending.
+fn drawn(pool: usize, n: usize, seed: u64) -> Vec<usize> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut samples = index::sample(&mut rng, pool, n).into_vec();
+    samples.sort_unstable();
+    samples
 }
 
 impl Dimension {

@@ -1,0 +1,171 @@
+//! `compare`: several ways of searching, side by side.
+
+use adapruner::search::{
+    Arm, Ended, Search, SearchSettings, Tests,
+    compare::{ArmSpec, Row, Run, table as rows_of},
+    pool, prepare,
+};
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use super::CommonArgs;
+use crate::{
+    args::{CalibrationArgs, EvalArgs, Named, PlanArgs, RunArgs},
+    interrupt,
+    search_args::{Resolved, SearchArgs, Typed, command_line, space_of},
+    terminal::Bars,
+    workers::Workers,
+};
+
+/// Compare ways of searching with equal budgets and several seeds.
+///
+/// All of them use one bank of statistics. The table says the median and spread
+/// of the best losses, perplexities on texts that no search saw, and after how
+/// many trials each way was as good as the others ended. What is done already is
+/// not done again.
+///
+/// Example: adapruner compare MODEL --ratio 0.2 --calibration c4.jsonl --text wikitext2:validation --test wikitext2 --arms joint,random@300,data,metric,baseline --seeds 3 --study STUDY
+#[derive(Debug, Args)]
+pub struct CompareCommand {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    search: SearchArgs,
+    /// What is compared: joint (TPE over everything), random, data, metric,
+    /// baseline (median of ten draws); ARM@N gives one N trials
+    #[arg(
+        long,
+        value_name = "ARMS",
+        value_delimiter = ',',
+        default_value = "joint,random,data,metric,baseline"
+    )]
+    arms: Vec<Named<ArmSpec>>,
+    /// Seeds of each
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    seeds: u64,
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
+    eval: EvalArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Work on studies that another process prepared, and end with its parent
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    rows: Vec<Row>,
+    runs: Vec<Run>,
+    study_folder: String,
+    settings: &'a SearchSettings,
+}
+
+/// Runs the command.
+pub fn run(args: &CompareCommand) -> Result<()> {
+    ensure!(args.seeds > 0, "seeds: at least 1 expected, 0 found");
+    let file = args.common.file()?;
+    let typed = Typed {
+        search: &args.search,
+        calibration: &args.calibration,
+        eval: &args.eval,
+        plan: &args.plan,
+        run: &args.run,
+    };
+    let Resolved { settings, extent, trials, seed } = typed.resolve(&file)?;
+    let checkpoint = args.common.open()?;
+    let arms: Vec<Arm> = args
+        .arms
+        .iter()
+        .flat_map(|spec| spec.0.arms(extent, trials, seed..seed + args.seeds))
+        .collect();
+    let spaces = arms
+        .iter()
+        .map(|arm| space_of(&checkpoint, &settings, arm))
+        .collect::<Result<Vec<_>>>()?;
+    let leading = spaces.iter().map(|space| space.most_protected()).max().unwrap_or(0);
+    let bars = Bars::default();
+    let stop = interrupt::graceful();
+    let texts = prepare::texts(&checkpoint, &settings)?;
+    let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, &bars)?;
+    let (folder, record, objective) = prepared;
+    if args.worker {
+        interrupt::stop_with_parent();
+    }
+    let workers = Workers::start(if args.worker { 0 } else { settings.workers - 1 })?;
+    let mut searches = Vec::new();
+    for (arm, space) in arms.iter().zip(spaces) {
+        let search = Search {
+            objective: &objective,
+            folder: &folder,
+            settings: &settings,
+            arm,
+            space,
+        };
+        let study = search.open()?;
+        tracing::info!("{}", study.name());
+        let ended = search.run(&study, stop, if args.worker { &() } else { &bars })?;
+        if ended == Ended::Interrupted {
+            workers.join()?;
+            interrupt::exit();
+        }
+        searches.push((search, study));
+    }
+    workers.join()?;
+    if args.worker {
+        return Ok(());
+    }
+    let tests = Tests::of(&objective, &texts.tests, &bars)?;
+    let samples = pool::read(&folder.pool())?;
+    let mut runs = Vec::new();
+    for (search, study) in &searches {
+        let result = search.sum_up(study, &record, &tests, &samples, &command_line(), &bars)?;
+        runs.push(Run::new(search.arm, &study.trials()?, &result));
+    }
+    let report = Report {
+        rows: rows_of(&runs),
+        runs,
+        study_folder: settings.folder.display().to_string(),
+        settings: &settings,
+    };
+    let path = folder.result(&format!("compare-{extent}"));
+    folder.write(&path, (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
+    args.common.printer().result(&report, |report| text(report))
+}
+
+fn text(report: &Report<'_>) -> String {
+    let mut out = String::from("best loss in nats per predicted token: median (least to largest) over seeds\n");
+    for row in &report.rows {
+        out.push_str(&format!(
+            "{}: {:.4} ({:.4} to {:.4}), {} seeds, {} trials",
+            row.arm, row.median, row.least, row.largest, row.seeds, row.trials
+        ));
+        for (mark, loss) in &row.after {
+            out.push_str(&format!("; after {mark} {loss:.4}"));
+        }
+        out.push('\n');
+        for test in &row.tests {
+            out.push_str(&format!(
+                "  perplexity {:.3} → {:.3} ({:.3} to {:.3}; {}, {} windows of {} tokens)\n",
+                test.dense,
+                test.median,
+                test.least,
+                test.largest,
+                test.text.text,
+                test.text.windows,
+                test.text.window
+            ));
+        }
+        for (other, reached) in &row.reached {
+            match reached {
+                Some(trials) => out.push_str(&format!("  as good as {other} after {trials} trials\n")),
+                None => out.push_str(&format!("  never as good as {other}\n")),
+            }
+        }
+    }
+    out
+}

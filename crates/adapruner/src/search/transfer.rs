@@ -1,0 +1,165 @@
+//! Using what a search found: on its own model, or on another of the family
+//! without a new search (the paper's LLaMA → Vicuna).
+
+use adapruner_checkpoint::Checkpoint;
+use adapruner_eval::batch_tokens;
+use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_prune::{CollectOptions, PrunePlan, Terms, collect};
+use anyhow::{Result, ensure};
+
+use super::{
+    Configuration, SearchRecord, StudyFolder,
+    configuration::OrderScales,
+    objective::{Basis, TrialCost},
+    pool,
+    pool::PoolSample,
+    prepare::attention_costs,
+};
+use crate::{memory, pipeline, progress::Progress};
+
+/// A configuration as a plan for a model, and what could not be carried over.
+pub struct Applied {
+    /// The plan.
+    pub plan: PrunePlan,
+    /// What is not as it was in the search.
+    pub notes: Vec<String>,
+}
+
+/// The plan of a study's configuration for `checkpoint`. On the study's own
+/// model it is the plan of the trial; on another, statistics of the same samples
+/// are collected and the attention sublayers' costs measured on them.
+///
+/// # Errors
+/// A study that is not prepared, a configuration that does not fit the model,
+/// damaged files.
+pub fn plan_for(
+    checkpoint: &Checkpoint,
+    folder: &StudyFolder,
+    record: &SearchRecord,
+    configuration: &Configuration,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<Applied> {
+    let prepared = record.prepared.as_ref();
+    let same = checkpoint.digest()? == record.model.digest;
+    match prepared {
+        Some(prepared) if same && !configuration.baseline => {
+            let bank = pipeline::read_statistics(&folder.bank())?;
+            let basis = Basis {
+                bank: &bank,
+                samples: &configuration.samples,
+                scales: &prepared.scales,
+                cheapest: &prepared.cheapest(),
+                options: &record.plan_options(),
+            };
+            let mut cost = TrialCost::default();
+            let digest = checkpoint.digest()?;
+            let plan = basis.plan(&checkpoint.config, digest, configuration, &mut cost)?;
+            Ok(Applied { plan, notes: Vec::new() })
+        }
+        Some(_) | None => anew(checkpoint, folder, record, configuration, placement, progress),
+    }
+}
+
+/// From statistics of the chosen samples, collected now.
+fn anew(
+    checkpoint: &Checkpoint,
+    folder: &StudyFolder,
+    record: &SearchRecord,
+    configuration: &Configuration,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<Applied> {
+    let mut notes = Vec::new();
+    let digest = checkpoint.digest()?;
+    let samples = pool::read(&folder.pool())?;
+    let chosen: Vec<&PoolSample> =
+        configuration.samples.iter().filter_map(|&at| samples.get(at)).collect();
+    ensure!(
+        chosen.len() == configuration.samples.len(),
+        "{}: expected {} samples, found {}",
+        folder.pool().display(),
+        configuration.samples.len(),
+        samples.len()
+    );
+    let windows = tokens(checkpoint, &chosen, &mut notes)?;
+    let length = windows.first().map_or(0, Vec::len);
+    let options = CollectOptions {
+        terms: Terms::Full,
+        batch: configuration.baseline,
+        batch_tokens: batch_tokens(&checkpoint.config, length, memory::available() / 16),
+        model_digest: digest,
+        calibration_digest: record.pool.tokens_digest,
+        seed: record.pool_seed,
+    };
+    let decoder = Decoder::load(checkpoint, placement, Residency::Streamed)?;
+    let bank = collect(&decoder, &windows, &options, &|done, all| {
+        progress.at("statistics", done as u64, all as u64);
+    })?;
+    let layers = checkpoint.config.layers.len();
+    let other = digest != record.model.digest;
+    let cheapest = if configuration.drop_attention == 0 {
+        Vec::new()
+    } else {
+        let on = (&windows[..], placement, Residency::Streamed);
+        let (costs, _) = attention_costs(checkpoint, digest, &decoder, on, progress)?;
+        notes.push(
+            "which attention sublayers are cheapest was measured on this model; how many are \
+             dropped is the study's"
+                .to_owned(),
+        );
+        super::record::cheapest(&costs)
+    };
+    let searched = record.prepared.as_ref().map_or(layers, |p| p.attention_costs.len());
+    if other && searched != layers {
+        notes.push(format!(
+            "the study's model has {searched} layers, this one {layers}: the numbers of protected \
+             layers and of dropped sublayers are taken as they are"
+        ));
+    }
+    let all = bank.all_samples();
+    let basis = Basis {
+        bank: &bank,
+        samples: &all,
+        scales: &OrderScales::of(&bank)?,
+        cheapest: &cheapest,
+        options: &record.plan_options(),
+    };
+    let plan =
+        basis.plan(&checkpoint.config, digest, configuration, &mut TrialCost::default())?;
+    Ok(Applied { plan, notes })
+}
+
+/// The samples in the model's own tokens, all of one length.
+fn tokens(
+    checkpoint: &Checkpoint,
+    chosen: &[&PoolSample],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Vec<u32>>> {
+    let tokenizer = &checkpoint.tokenizer;
+    let known = |sample: &&PoolSample| {
+        let within = sample.ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size());
+        within && tokenizer.decode(&sample.ids, false).is_ok_and(|text| text == sample.text)
+    };
+    if chosen.iter().all(known) {
+        return Ok(chosen.iter().map(|sample| sample.ids.clone()).collect());
+    }
+    let mut windows = chosen
+        .iter()
+        .map(|sample| Ok(tokenizer.encode_plain(&sample.text)?))
+        .collect::<Result<Vec<_>>>()?;
+    let before = chosen.iter().map(|sample| sample.ids.len()).max().unwrap_or(0);
+    let shortest = windows.iter().map(Vec::len).min().unwrap_or(0);
+    ensure!(
+        shortest >= 2,
+        "sample {}: expected at least 2 tokens of this model's tokenizer, found {shortest}",
+        chosen.iter().zip(&windows).find(|(_, w)| w.len() < 2).map_or(0, |(s, _)| s.index)
+    );
+    let length = shortest.min(before);
+    windows.iter_mut().for_each(|window| window.truncate(length));
+    notes.push(format!(
+        "the samples were tokenised again by this model's tokenizer: {length} tokens each, in the \
+         study {before}"
+    ));
+    Ok(windows)
+}
