@@ -242,14 +242,18 @@ pub(crate) fn external_to_json(distribution: &Distribution, value: &ParamValue) 
     }
 }
 
+/// System attribute of a queued trial: the values that it shall have, by name.
+pub(crate) const FIXED: &str = "fixed_params";
+
 /// The value that a queued trial has fixed for a parameter: already set, or
 /// named in the attribute `fixed_params`, where Python's `enqueue_trial` puts
-/// it. `None` if there is none, or none that fits the distribution.
+/// it. `None` if there is none, or none of the distribution.
 pub fn fixed_param(trial: &Trial, name: &str, distribution: &Distribution) -> Option<ParamValue> {
     if let Some((old, value)) = trial.params.get(name) {
-        return conflict(old, distribution).is_none().then(|| value.clone());
+        let fits = conflict(old, distribution).is_none() && distribution.contains(value);
+        return fits.then(|| value.clone());
     }
-    let value = trial.system_attrs.get("fixed_params")?.get(name)?;
+    let value = trial.system_attrs.get(FIXED)?.get(name)?;
     let found = match distribution {
         Distribution::Float { .. } => ParamValue::Float(json::number(value)?),
         Distribution::Int { .. } => ParamValue::Int(integer(value)?),
@@ -259,7 +263,7 @@ pub fn fixed_param(trial: &Trial, name: &str, distribution: &Distribution) -> Op
         }
         Distribution::Subset { .. } => ParamValue::Subset(items(value)?),
     };
-    value_fault(distribution, &found).is_none().then_some(found)
+    distribution.contains(&found).then_some(found)
 }
 
 /// The items of a subset.

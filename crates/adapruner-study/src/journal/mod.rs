@@ -31,6 +31,7 @@ mod storage;
 mod time;
 
 pub use backend::{Backend, Line, MemoryBackend};
+pub(crate) use distribution::FIXED;
 pub use distribution::{distribution_from_json, distribution_to_json, fixed_param};
 pub use file::FileBackend;
 #[cfg(feature = "redis")]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use super::backend::Backend;
-use super::distribution::external_to_json;
+use super::distribution::{FIXED, external_to_json};
 use super::file::FileBackend;
 use super::params::{check, optuna_param};
 use super::record::{self, Attrs, NewTrial, Operation};
@@ -273,7 +273,7 @@ impl<B: Backend> Storage for JournalStorage<B> {
             }
             trial.params.extend(optuna_param(name, distribution, value));
         }
-        trial.system.insert("fixed_params".into(), Value::Object(fixed));
+        trial.system.insert(FIXED.into(), Value::Object(fixed));
         state.create(&self.worker, study, trial)
     }
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::distribution::{Choice, Distribution, ParamValue};
 use crate::error::{Error, Result};
+use crate::journal::{FIXED, fixed_param};
 use crate::pruner::PrunerView;
 use crate::sampler::{Params, View};
 use crate::space::Space;
@@ -23,8 +24,8 @@ pub struct ActiveTrial<'s> {
     pub(super) history: Vec<Arc<Trial>>,
     /// What the sampler proposed together.
     pub(super) joint: Params,
-    /// Values of a queued trial.
-    pub(super) queued: Option<Params>,
+    /// The queued trial whose values it has.
+    pub(super) queued: Option<Arc<Trial>>,
     /// What it has asked for.
     pub(super) params: Params,
 }
@@ -57,15 +58,9 @@ impl ActiveTrial<'_> {
             }
             return Ok(value.clone());
         }
-        let queued = self.queued.as_ref().and_then(|params| params.get(name));
         let joint = self.joint.get(name).filter(|(of, _)| of == distribution);
-        let value = if let Some((_, value)) = queued {
-            if !distribution.contains(value) {
-                let message =
-                    format!("expected a queued value of {distribution:?}, found {value:?}");
-                return Err(fault(message));
-            }
-            value.clone()
+        let value = if let Some(value) = self.queued(name, distribution)? {
+            value
         } else if let Some(value) = distribution.only_value() {
             value
         } else if let Some((_, value)) = joint {
@@ -78,6 +73,21 @@ impl ActiveTrial<'_> {
         self.study.storage.set_param(self.study.id, self.number, name, distribution, &value)?;
         self.params.insert(name.into(), (distribution.clone(), value.clone()));
         Ok(value)
+    }
+
+    /// The value that was queued for a parameter.
+    fn queued(&self, name: &str, distribution: &Distribution) -> Result<Option<ParamValue>> {
+        let Some(trial) = &self.queued else { return Ok(None) };
+        let set = trial.params.get(name).map(|(_, value)| format!("{value:?}"));
+        let fixed = || Some(trial.system_attrs.get(FIXED)?.get(name)?.to_string());
+        let Some(found) = set.or_else(fixed) else { return Ok(None) };
+        match fixed_param(trial, name, distribution) {
+            Some(value) => Ok(Some(value)),
+            None => Err(Error::Space {
+                name: name.into(),
+                message: format!("expected a queued value of {distribution:?}, found {found}"),
+            }),
+        }
     }
 
     /// A number from `low` to `high`.

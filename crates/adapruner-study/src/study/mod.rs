@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::journal::FIXED;
 use crate::pruner::{NopPruner, Pruner};
 use crate::sampler::tpe::{badness, rank_values};
 use crate::sampler::{PROPOSED, Params, Sampler, View, counts, proposed_attr};
@@ -23,6 +24,8 @@ pub use optimize::{Clock, Optimize, StopReason, Summary, SystemClock};
 /// Study attribute prefix: trials that [`Study::resume`] or [`Study::give_up`]
 /// gave up.
 const STALE: &str = "study:stale:";
+/// Trial attribute: the queued trial, given up, whose values it has.
+const AGAIN: &str = "study:again";
 /// Trial attribute: the draw, where it is not the trial's number.
 const DRAW: &str = "study:draw";
 
@@ -51,7 +54,7 @@ pub enum Outcome {
 /// draw. A trial whose worker died is marked as failed by [`Study::resume`] (its
 /// worker was silent) or [`Study::give_up`] (it is known to be dead); its number
 /// is not used again, but its draw is: the next trial takes the smallest
-/// draw that no trial has. So a study that was killed and resumed makes the
+/// draw that no trial has; if the trial was queued, with its values. So a study that was killed and resumed makes the
 /// proposals of one that was not, in the same order. Trials that failed by
 /// themselves keep their draws, or a proposal that fails would come again and
 /// again.
@@ -202,8 +205,11 @@ impl Study {
         Ok(())
     }
 
-    /// Starts a trial: the oldest queued one, or a new one. Its values are
-    /// proposed as it asks for them.
+    /// Starts a trial: the oldest queued one (by [`Study::enqueue`], or by
+    /// Optuna's `enqueue_trial`), or a new one. Its values are proposed as it
+    /// asks for them. Queued values that it does not ask for are passed over; one
+    /// that is not of its distribution is an error when it is asked for (Optuna
+    /// warns of numbers that are out of bounds, and uses them).
     ///
     /// # Errors
     ///
@@ -232,18 +238,28 @@ impl Study {
     }
 
     fn start(&self) -> Result<ActiveTrial<'_>> {
-        let claimed = self.storage.claim_waiting(self.id)?;
+        let stale = self.stale()?;
+        let lost = if stale.is_empty() { None } else { lost_from_queue(&self.trials()?, &stale) };
+        let claimed = match lost {
+            Some(_) => None,
+            None => self.storage.claim_waiting(self.id)?,
+        };
         let number = match claimed {
             Some(number) => number,
             None => self.storage.create_trial(self.id)?,
         };
+        if let Some(lost) = &lost {
+            let again = Value::from(lost.number);
+            self.storage.set_system_attr(self.id, Some(number), AGAIN, again)?;
+        }
         let mut trials = self.trials()?;
         let own = trials.iter().position(|trial| trial.number == number);
         let own = own.map(|at| trials.remove(at)).ok_or_else(|| Error::Trial {
             number,
             message: "expected the trial that was created, found none".into(),
         })?;
-        let draw = self.next_draw(&trials, number)?;
+        // Those that wait have their numbers kept for them.
+        let draw = if claimed.is_some() { number } else { next_draw(&trials, number, &stale) };
         if draw != number {
             self.storage.set_system_attr(self.id, Some(number), DRAW, Value::from(draw))?;
         }
@@ -255,28 +271,16 @@ impl Study {
             draw,
             history: trials,
             joint,
-            queued: claimed.map(|_| own.params.clone()),
+            queued: claimed.map(|_| own).or(lost),
             params: Params::new(),
         })
     }
 
-    /// The smallest draw that no earlier trial has, but for those given up.
-    fn next_draw(&self, earlier: &[Arc<Trial>], number: u64) -> Result<u64> {
+    /// Numbers of the trials whose draws are to be made again, once they are
+    /// failed.
+    fn stale(&self) -> Result<Vec<u64>> {
         let (_, attrs) = self.storage.study_attrs(self.id)?;
-        let stale: Vec<u64> =
-            attrs.keys().filter_map(|key| key.strip_prefix(STALE)?.parse().ok()).collect();
-        if stale.is_empty() {
-            return Ok(number);
-        }
-        let given_up = |t: &Trial| t.state == TrialState::Failed && stale.contains(&t.number);
-        let live = earlier.iter().filter(|t| t.number < number && !given_up(t));
-        let of =
-            |t: &Arc<Trial>| t.system_attrs.get(DRAW).and_then(Value::as_u64).unwrap_or(t.number);
-        let mut taken: Vec<u64> = live.map(of).collect();
-        taken.sort_unstable();
-        taken.dedup();
-        let free = taken.iter().zip(0..).position(|(taken, draw)| *taken != draw);
-        Ok(free.unwrap_or(taken.len()) as u64)
+        Ok(attrs.keys().filter_map(|key| key.strip_prefix(STALE)?.parse().ok()).collect())
     }
 
     /// Finishes a trial.
@@ -321,6 +325,42 @@ impl Study {
     pub fn user_attrs(&self) -> Result<BTreeMap<String, Value>> {
         Ok(self.storage.study_attrs(self.id)?.0)
     }
+}
+
+fn is_given_up(trial: &Trial, stale: &[u64]) -> bool {
+    trial.state == TrialState::Failed && stale.contains(&trial.number)
+}
+
+/// The smallest draw that no earlier trial has, but for those given up.
+fn next_draw(trials: &[Arc<Trial>], number: u64, stale: &[u64]) -> u64 {
+    if stale.is_empty() {
+        return number;
+    }
+    let live = trials.iter().filter(|t| t.number < number && !is_given_up(t, stale));
+    let mut taken: Vec<u64> = live.map(|t| attr(t, DRAW).unwrap_or(t.number)).collect();
+    taken.sort_unstable();
+    taken.dedup();
+    let free = taken.iter().zip(0..).position(|(taken, draw)| *taken != draw);
+    free.unwrap_or(taken.len()) as u64
+}
+
+/// The first queued trial that was given up and has not been made again, with
+/// nothing but what was queued.
+fn lost_from_queue(trials: &[Arc<Trial>], stale: &[u64]) -> Option<Arc<Trial>> {
+    let again: Vec<u64> =
+        trials.iter().filter(|t| !is_given_up(t, stale)).filter_map(|t| attr(t, AGAIN)).collect();
+    let lost = trials.iter().find(|t| {
+        let queued = t.system_attrs.contains_key(FIXED);
+        queued && is_given_up(t, stale) && !again.contains(&t.number)
+    })?;
+    let mut lost = Trial::clone(lost);
+    let fixed = lost.system_attrs.get(FIXED)?.as_object().cloned().unwrap_or_default();
+    lost.params.retain(|name, _| fixed.contains_key(name));
+    Some(Arc::new(lost))
+}
+
+fn attr(trial: &Trial, key: &str) -> Option<u64> {
+    trial.system_attrs.get(key).and_then(Value::as_u64)
 }
 
 /// The best complete trial; of equal ones the first.

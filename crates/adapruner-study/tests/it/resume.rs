@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use adapruner_study::sampler::Params;
 use adapruner_study::{
-    Direction, MemoryStorage, Outcome, RandomSampler, Sampler, Space, Storage, Study, TpeSampler,
-    TrialState,
+    Direction, Distribution, MemoryStorage, Outcome, ParamValue, RandomSampler, Sampler, Space,
+    Storage, Study, TpeSampler, TrialState,
 };
 
 fn space() -> Space {
@@ -93,6 +93,37 @@ fn random_search_goes_on() {
 fn tpe_goes_on() {
     killed_and_resumed(|| TpeSampler::new(4), silent);
     killed_and_resumed(|| TpeSampler::new(4), dead);
+}
+
+/// Queued trials, in the middle of which a worker dies once and again.
+#[test]
+fn queued_trials_go_on() {
+    let of = |x: f64| -> Params {
+        [("x".to_owned(), (Distribution::float(-5.0, 5.0), ParamValue::Float(x)))].into()
+    };
+    let begin = || {
+        let storage = Arc::new(MemoryStorage::new());
+        let study = open(&storage, TpeSampler::new(4));
+        run(&study, 11);
+        for x in [1.5, -0.5, 2.5] {
+            study.enqueue(of(x)).unwrap();
+        }
+        (storage, study)
+    };
+    let uninterrupted = run(&begin().1, 8);
+    let values: Vec<f64> = uninterrupted.iter().map(|p| p["x"].1.as_float().unwrap()).collect();
+    assert_eq!(values[..3], [1.5, -0.5, 2.5]);
+    let (storage, study) = begin();
+    let mut resumed = Vec::new();
+    for after in [0, 0, 1, 3, 5] {
+        resumed.extend(run(&study, after - resumed.len()));
+        let (dead, params) = study.ask_in(&space()).unwrap();
+        assert_eq!(params, uninterrupted[after]);
+        let study = open(&storage, TpeSampler::new(4));
+        assert_eq!(study.give_up(&[dead.number()]).unwrap(), [dead.number()]);
+    }
+    resumed.extend(run(&study, 8 - resumed.len()));
+    assert_eq!(resumed, uninterrupted);
 }
 
 #[test]

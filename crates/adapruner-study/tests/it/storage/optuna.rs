@@ -2,10 +2,12 @@
 //! `fixtures/generate/optuna_journal.py`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use adapruner_study::journal::{distribution_from_json, distribution_to_json, fixed_param};
 use adapruner_study::{
-    Choice, Direction, Distribution, JournalStorage, ParamValue, Storage, Trial, TrialState,
+    Choice, Direction, Distribution, Error, JournalStorage, ParamValue, RandomSampler, Storage,
+    Study, Trial, TrialState,
 };
 use serde_json::{Value, json};
 
@@ -180,4 +182,48 @@ fn distributions_of_old_and_new_versions() {
     ] {
         assert!(form(name, attributes).is_err(), "{name} {attributes}");
     }
+}
+
+/// See `fixtures/generate/optuna_queue.py`.
+#[test]
+fn trials_that_python_queued_have_their_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.log");
+    std::fs::copy(fixture("queued.log"), &path).unwrap();
+    let expected = std::fs::read_to_string(fixture("queued.json")).unwrap();
+    let expected: Vec<Value> = serde_json::from_str(&expected).unwrap();
+    let storage = Arc::new(JournalStorage::file(&path).unwrap());
+    let sampler = RandomSampler::new(0);
+    let study = Study::open(storage, "queued", Direction::Minimize, sampler).unwrap();
+    let kinds = || [Choice::Text("l1".into()), Choice::Text("l2".into()), Choice::None];
+    for expected in &expected {
+        let mut trial = study.ask().unwrap();
+        let fixed = expected["fixed"].as_object().unwrap();
+        let mut asked = || {
+            let (x, layers) = (trial.float("x", 0.0, 1.0)?, trial.int("layers", 1, 9)?);
+            let kind = kinds()[trial.categorical("kind", kinds())?].clone();
+            let samples = trial.subset("samples", 5, 1, 3)?;
+            Ok(json!({"x": x, "layers": layers, "kind": kind, "samples": samples}))
+        };
+        let asked: Result<Value, Error> = asked();
+        let outside = fixed.get("x") == Some(&json!(7.5));
+        if expected["asked"].is_null() || outside {
+            let message = asked.unwrap_err().to_string();
+            let found = if outside { "7.5" } else { r#""l3""# };
+            assert!(message.contains("expected a queued value of"), "{message}");
+            assert!(message.ends_with(&format!("found {found}")), "{message}");
+        } else {
+            let asked = asked.unwrap();
+            for (name, value) in expected["asked"].as_object().unwrap() {
+                let same = asked[name] == *value || asked[name].as_f64() == value.as_f64();
+                assert!(same && asked[name].is_null() == value.is_null(), "{name} of {fixed:?}");
+            }
+            // What Optuna does not know.
+            if let Some(samples) = fixed.get("samples") {
+                assert_eq!(asked["samples"], *samples);
+            }
+        }
+    }
+    // All are taken.
+    assert_eq!(study.ask().unwrap().number(), 3 + expected.len() as u64);
 }
