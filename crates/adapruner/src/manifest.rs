@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     VERSION,
     pipeline::{Evaluation, TokensRecord},
+    search::Configuration,
 };
 
 /// File name of the manifest in an output folder.
@@ -61,6 +62,27 @@ pub struct BeforeAfter {
     pub after: Evaluation,
 }
 
+/// The trial of a study that a plan was made by.
+#[derive(Debug, Clone, Serialize)]
+pub struct StudyRecord {
+    /// Name of the study.
+    pub study: String,
+    /// Number of the trial.
+    pub trial: u64,
+    /// Its loss on the search-evaluation text, in nats per predicted token.
+    pub loss: f64,
+    /// Digest of the model that was searched on.
+    pub model_digest: Digest,
+    /// The calibration pool.
+    pub pool: TokensRecord,
+    /// The search-evaluation text.
+    pub evaluation: TokensRecord,
+    /// What the trial tried.
+    pub configuration: Configuration,
+    /// What could not be carried over.
+    pub notes: Vec<String>,
+}
+
 /// What an output was made from and what it holds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Manifest {
@@ -80,6 +102,9 @@ pub struct Manifest {
     /// Which units were kept, by their indices in the model that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrunePlan>,
+    /// The study that the plan comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub study: Option<StudyRecord>,
     /// Perplexity before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<BeforeAfter>,
@@ -109,6 +134,7 @@ impl Manifest {
             parameters: checkpoint.config.parameters(),
             statistics: None,
             plan: None,
+            study: None,
             evaluation: None,
             files: Vec::new(),
             warnings: Vec::new(),

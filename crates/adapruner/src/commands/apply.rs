@@ -1,11 +1,12 @@
-//! `apply`: a plan that was made before, on its model.
+//! `apply`: a plan that was made before, or what a search found.
 
 use std::path::{Path, PathBuf};
 
 use adapruner::{
-    manifest::{Manifest, read_plan},
+    manifest::{Manifest, StudyRecord, read_plan},
     outputs,
     outputs::OutputSettings,
+    search::{SearchRecord, StoredStudy, StudyFolder, transfer},
 };
 use adapruner_checkpoint::{Checkpoint, mapped::MappedFile};
 use adapruner_prune::{PrunePlan, apply};
@@ -14,46 +15,81 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{CommonArgs, required};
-use crate::{args::OutputArgs, config_file::overlay, printer::table, terminal::Bars};
+use crate::{
+    args::{OutputArgs, RunArgs},
+    config_file::overlay,
+    printer::table,
+    terminal::Bars,
+};
 
-/// Apply a plan to the model it was made for.
+/// Apply a plan, or the best trial of a study.
 ///
-/// The plan is a manifest.json of `prune`, or the `full_plan` of `prune
-/// --dry-run --json`.
+/// A plan is a manifest.json of `prune`, or the `full_plan` of `prune --dry-run
+/// --json`, and fits the model it was made for. A study may be of another model
+/// of the family: statistics of the same samples are collected on this one, and
+/// what could not be carried over is said.
 ///
-/// Example: adapruner apply MODEL --plan SMALLER/manifest.json --out AGAIN --format gguf
+/// Example: adapruner apply MODEL --study STUDY --out SMALLER
 #[derive(Debug, Args)]
 pub struct ApplyCommand {
     #[command(flatten)]
     common: CommonArgs,
     /// The plan, or a manifest that holds one
-    #[arg(long, value_name = "FILE")]
-    plan: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "study", conflicts_with = "study")]
+    plan: Option<PathBuf>,
+    /// Folder of a study
+    #[arg(long, value_name = "DIR")]
+    study: Option<PathBuf>,
+    /// Which study of the folder [default: the one with the best trial]
+    #[arg(long, value_name = "NAME", requires = "study")]
+    study_name: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 #[derive(Serialize)]
 struct Settings<'a> {
-    plan: &'a PathBuf,
+    plan: &'a Option<PathBuf>,
+    study: &'a Option<PathBuf>,
     output: &'a OutputSettings,
+}
+
+/// A plan, and the study it comes from.
+struct Made {
+    plan: PrunePlan,
+    study: Option<StudyRecord>,
 }
 
 /// Runs the command.
 pub fn run(args: &ApplyCommand) -> Result<()> {
     let file = args.common.file()?;
     let output = required(overlay(&args.output, &file.output)?.resolve())?;
-    let plan = plan_of(&args.plan)?;
+    let run = overlay(&args.run, &file.run)?.resolve()?;
+    let bars = Bars::default();
     let checkpoint = args.common.open()?;
     let staged = outputs::begin(&output, &checkpoint.origin)?;
+    let (made, from) = match (&args.plan, &args.study) {
+        (Some(path), _) => (Made { plan: plan_of(path)?, study: None }, path),
+        (None, Some(path)) => {
+            let placement = run.placement()?;
+            let name = args.study_name.as_deref();
+            (of_study(path, name, &checkpoint, &placement, &bars)?, path)
+        }
+        (None, None) => anyhow::bail!("plan: missing"),
+    };
+    let Made { plan, study } = made;
     let pruned: Checkpoint =
-        apply(&checkpoint, &plan).with_context(|| args.plan.display().to_string())?;
-    let settings = Settings { plan: &args.plan, output: &output };
+        apply(&checkpoint, &plan).with_context(|| from.display().to_string())?;
+    let settings = Settings { plan: &args.plan, study: &args.study, output: &output };
     let mut manifest = Manifest::new("apply", &settings, &checkpoint)?;
     manifest.parameters = pruned.config.parameters();
     let plan_table = plan.table(&checkpoint.config)?;
     manifest.plan = Some(plan);
-    let manifest = outputs::finish(staged, &pruned, &output, manifest, &Bars::default())?;
+    manifest.warnings = study.iter().flat_map(|study| study.notes.clone()).collect();
+    manifest.study = study;
+    let manifest = outputs::finish(staged, &pruned, &output, manifest, &bars)?;
     args.common.printer().result(&manifest, |manifest| {
         format!("{plan_table}\n{}", table(&super::export::rows(manifest)))
     })
@@ -62,4 +98,34 @@ pub fn run(args: &ApplyCommand) -> Result<()> {
 fn plan_of(path: &Path) -> Result<PrunePlan> {
     let bytes = MappedFile::open(path)?;
     read_plan(&bytes).with_context(|| path.display().to_string())
+}
+
+/// The plan of a study's best trial on this model.
+fn of_study(
+    path: &Path,
+    name: Option<&str>,
+    checkpoint: &Checkpoint,
+    placement: &adapruner_model::Placement,
+    bars: &Bars,
+) -> Result<Made> {
+    let folder = StudyFolder::open(path)?;
+    let record = SearchRecord::read(&folder.record())?;
+    let study = StoredStudy::pick(StoredStudy::all(&folder)?, name)?;
+    let best = study.best()?;
+    let applied =
+        transfer::plan_for(checkpoint, &folder, &record, &best.configuration, placement, bars)
+            .with_context(|| format!("{}: trial {}", study.name, best.number))?;
+    Ok(Made {
+        plan: applied.plan,
+        study: Some(StudyRecord {
+            study: study.name,
+            trial: best.number,
+            loss: best.loss,
+            model_digest: record.model.digest,
+            pool: record.pool,
+            evaluation: record.evaluation,
+            configuration: best.configuration,
+            notes: applied.notes,
+        }),
+    })
 }

@@ -18,6 +18,7 @@
 //! | [`objective`] | [`Objective`]: what a trial does |
 //! | [`run`] | the loop |
 //! | [`outcome`] | what was found, and what it cost |
+//! | [`stored`] | the studies of a folder, as they stand |
 //! | [`compare`] | several arms with equal budgets and several seeds |
 //! | [`transfer`] | what was found, applied, also to another model |
 //! | [`diagnose`] | signs of a search that failed |
@@ -35,6 +36,7 @@ pub mod record;
 pub mod run;
 pub mod settings;
 pub mod space;
+pub mod stored;
 pub mod transfer;
 
 pub use configuration::Configuration;
@@ -45,3 +47,4 @@ pub use record::SearchRecord;
 pub use run::{Ended, Search};
 pub use settings::{Arm, EarlyStop, SamplerChoice, SearchSettings};
 pub use space::{Extent, GivenSpace, SearchSpace, Varied};
+pub use stored::StoredStudy;

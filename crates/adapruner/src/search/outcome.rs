@@ -17,7 +17,7 @@ use super::{
     record::SearchRecord,
     compare::median,
     run::{COST, Search, finished},
-    space::Varied,
+    space::{SearchSpace, Varied},
 };
 use crate::{VERSION, memory, pipeline, pipeline::TokensRecord, progress::Progress};
 
@@ -150,6 +150,25 @@ impl SearchResult {
     }
 }
 
+/// The trial that stands for a study: the best complete one; of a baseline the
+/// one in the middle of its draws.
+pub(super) fn standing_for(
+    study: &str,
+    trials: &[Arc<Trial>],
+    space: &SearchSpace,
+) -> Result<BestTrial> {
+    let complete = trials.iter().filter(|trial| trial.state == TrialState::Complete);
+    let mut complete: Vec<(f64, &Trial)> =
+        complete.filter_map(|trial| Some((trial.value?, &**trial))).collect();
+    complete.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let at = if space.baseline { complete.len().saturating_sub(1) / 2 } else { 0 };
+    let (loss, trial) = complete
+        .get(at)
+        .with_context(|| format!("study {study}: no trial is complete, of {}", trials.len()))?;
+    let configuration = space.configuration(&trial.params)?;
+    Ok(BestTrial { number: trial.number, loss: *loss, configuration })
+}
+
 /// Dense perplexities of the test texts.
 pub struct Tests<'a> {
     texts: &'a [TokenSet],
@@ -211,22 +230,7 @@ impl Search<'_> {
     /// # Errors
     /// No complete trial.
     pub fn best(&self, study: &Study) -> Result<BestTrial> {
-        let trials = study.trials()?;
-        let mut complete: Vec<(f64, &Trial)> = trials
-            .iter()
-            .filter(|trial| trial.state == TrialState::Complete)
-            .filter_map(|trial| Some((trial.value?, &**trial)))
-            .collect();
-        complete.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let at = match self.arm.varied {
-            Varied::Baseline => complete.len().saturating_sub(1) / 2,
-            Varied::Joint | Varied::Data | Varied::Metric => 0,
-        };
-        let (loss, trial) = complete.get(at).with_context(|| {
-            format!("study {}: no trial is complete, of {}", study.name(), trials.len())
-        })?;
-        let configuration = self.space.configuration(&trial.params)?;
-        Ok(BestTrial { number: trial.number, loss: *loss, configuration })
+        standing_for(study.name(), &study.trials()?, &self.space)
     }
 
     /// Perplexities on the test texts: of the best trial; of the baseline the

@@ -1,15 +1,15 @@
 //! Everything that a search is told.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use adapruner_prune::PlanOptions;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::space::{Extent, GivenSpace, Varied, named};
 use crate::settings::{CalibrationSettings, EvalSettings, RunSettings, TextSettings};
 
 /// What proposes configurations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SamplerChoice {
     /// Multivariate TPE, subsets by inclusion odds and a linear surrogate.
@@ -42,10 +42,8 @@ named!(EarlyStop, {
     Self::Off => "off",
 });
 
-use std::fmt;
-
 /// One way of searching.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Arm {
     /// What is searched at all.
     pub extent: Extent,

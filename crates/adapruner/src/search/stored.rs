@@ -1,0 +1,105 @@
+//! The studies of a folder, as they stand.
+
+use std::sync::Arc;
+
+use adapruner_study::{Direction, RandomSampler, Study, Trial, TrialState};
+use anyhow::{Context, Result, bail};
+
+use super::{
+    configuration::Configuration,
+    folder::StudyFolder,
+    outcome::{BestTrial, standing_for},
+    run::{ARM, SPACE},
+    settings::Arm,
+    space::SearchSpace,
+};
+
+/// A study that is in the journal.
+pub struct StoredStudy {
+    /// Its name.
+    pub name: String,
+    /// What it was.
+    pub arm: Arm,
+    /// Its space.
+    pub space: SearchSpace,
+    /// Its trials by number.
+    pub trials: Vec<Arc<Trial>>,
+    study: Study,
+}
+
+impl StoredStudy {
+    /// All studies of a folder that a search of this program made.
+    ///
+    /// # Errors
+    /// A journal that cannot be read, attributes that are damaged.
+    pub fn all(folder: &StudyFolder) -> Result<Vec<Self>> {
+        let storage = folder.storage()?;
+        let mut found = Vec::new();
+        for name in storage.study_names()? {
+            // Nothing is asked of this sampler.
+            let sampler = RandomSampler::new(0);
+            let study = Study::open(storage.clone(), &name, Direction::Minimize, sampler)?;
+            let attrs = study.user_attrs()?;
+            let (Some(arm), Some(space)) = (attrs.get(ARM), attrs.get(SPACE)) else { continue };
+            let damaged = || format!("study {name}: its attributes are damaged");
+            found.push(Self {
+                arm: serde_json::from_value(arm.clone()).with_context(damaged)?,
+                space: serde_json::from_value(space.clone()).with_context(damaged)?,
+                trials: study.trials()?,
+                name,
+                study,
+            });
+        }
+        Ok(found)
+    }
+
+    /// The study of this name; without a name, the one with the best trial,
+    /// baselines left out where there are others.
+    ///
+    /// # Errors
+    /// None of that name, or none with a complete trial.
+    pub fn pick(mut studies: Vec<Self>, name: Option<&str>) -> Result<Self> {
+        let names: Vec<&str> = studies.iter().map(|study| study.name.as_str()).collect();
+        let at = match name {
+            Some(name) => match names.iter().position(|known| *known == name) {
+                Some(at) => at,
+                None => bail!("study {name}: not there, there are {}", names.join(", ")),
+            },
+            None => {
+                let ranked = studies.iter().enumerate().filter_map(|(at, study)| {
+                    let loss = study.best().ok()?.loss;
+                    Some((study.space.baseline, loss, at))
+                });
+                let best = ranked.min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+                best.context("no study has a complete trial")?.2
+            }
+        };
+        Ok(studies.swap_remove(at))
+    }
+
+    /// The trial that stands for it.
+    ///
+    /// # Errors
+    /// No complete trial.
+    pub fn best(&self) -> Result<BestTrial> {
+        standing_for(&self.name, &self.trials, &self.space)
+    }
+
+    /// What a trial tried.
+    ///
+    /// # Errors
+    /// A trial without values.
+    pub fn configuration(&self, trial: &Trial) -> Result<Configuration> {
+        self.space.configuration(&trial.params)
+    }
+
+    /// Trials that ended with a value of their own.
+    pub fn complete(&self) -> impl Iterator<Item = &Arc<Trial>> {
+        self.trials.iter().filter(|trial| trial.state == TrialState::Complete)
+    }
+
+    /// The study, to be read.
+    pub fn study(&self) -> &Study {
+        &self.study
+    }
+}
