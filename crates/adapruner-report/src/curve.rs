@@ -117,11 +117,8 @@ fn complete(trial: &crate::page::TrialPoint) -> Option<f64> {
 }
 
 fn curve(runs: &[Run], group: &str, clock: Clock) -> Option<Curve> {
-    let all: Vec<Improvements> = runs
-        .iter()
-        .filter(|run| run.group == group)
-        .map(|run| improvements(run, clock))
-        .collect();
+    let all: Vec<Improvements> =
+        runs.iter().filter(|run| run.group == group).map(|run| improvements(run, clock)).collect();
     let valued: Vec<&Improvements> = all.iter().filter(|run| !run.steps.is_empty()).collect();
     let start = valued.iter().map(|run| run.steps[0].0).max_by(f64::total_cmp)?;
     let mut places: Vec<f64> =
@@ -194,8 +191,7 @@ mod tests {
         run.trials[0].seconds = 30.0;
         run.trials[1].seconds = 20.0;
         let curves = curves(&[run], Clock::Seconds);
-        let medians: Vec<_> =
-            curves[0].steps.iter().map(|step| (step.at, step.median)).collect();
+        let medians: Vec<_> = curves[0].steps.iter().map(|step| (step.at, step.median)).collect();
         assert_eq!(medians, [(20.0, 3.0), (30.0, 2.0)]);
     }
 

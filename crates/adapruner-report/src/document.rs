@@ -23,9 +23,15 @@ pub fn render(page: &Page) -> String {
 fn head(page: &Page, html: &mut Html) {
     html.void("meta", &[("charset", &"utf-8")]);
     html.void("meta", &[("http-equiv", &"Content-Security-Policy"), ("content", &POLICY)]);
-    html.void("meta", &[("name", &"viewport"), ("content", &"width=device-width, initial-scale=1")]);
+    html.void(
+        "meta",
+        &[("name", &"viewport"), ("content", &"width=device-width, initial-scale=1")],
+    );
     html.void("meta", &[("name", &"color-scheme"), ("content", &"light dark")]);
-    html.void("meta", &[("name", &"generator"), ("content", &format!("adapruner {}", page.version))]);
+    html.void(
+        "meta",
+        &[("name", &"generator"), ("content", &format!("adapruner {}", page.version))],
+    );
     html.leaf("title", &[], title(page));
     html.element("style", &[], |html| html.raw(STYLE));
 }
@@ -49,10 +55,14 @@ fn body(page: &Page, html: &mut Html) {
     html.element("main", &[], |html| {
         for section in shown() {
             let heading = format!("{}-heading", section.id);
-            html.element("section", &[("id", &section.id), ("aria-labelledby", &heading)], |html| {
-                html.leaf("h2", &[("id", &heading)], section.heading);
-                (section.write)(page, html);
-            });
+            html.element(
+                "section",
+                &[("id", &section.id), ("aria-labelledby", &heading)],
+                |html| {
+                    html.leaf("h2", &[("id", &heading)], section.heading);
+                    (section.write)(page, html);
+                },
+            );
         }
     });
     html.element("footer", &[], |html| {

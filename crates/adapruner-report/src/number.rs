@@ -56,9 +56,12 @@ pub(crate) fn significant(value: f64, digits: usize) -> String {
     let decimals = (digits as i64 - before).max(0) as usize;
     let text = format!("{size:.decimals$}");
     let (whole, rest) = text.split_once('.').map_or((text.as_str(), ""), |parts| parts);
-    let whole = whole.parse().map_or_else(|_| whole.to_owned(), |whole: u64| {
-        if whole < 10_000 { whole.to_string() } else { count(whole) }
-    });
+    let whole = whole.parse().map_or_else(
+        |_| whole.to_owned(),
+        |whole: u64| {
+            if whole < 10_000 { whole.to_string() } else { count(whole) }
+        },
+    );
     let sign = if value < 0.0 { "−" } else { "" };
     if rest.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{rest}") }
 }

@@ -21,21 +21,30 @@ pub(super) fn write(page: &Page, html: &mut Html) {
     columns.extend(headings.iter().map(|heading| (heading.as_str(), Kind::Numbers)));
     let best = rows.iter().filter(|row| row.median.is_finite());
     let best = best.map(|row| row.median).fold(f64::INFINITY, f64::min);
-    table(html, "comparison of the searches", &columns, rows.iter().map(|row| {
-        let mark = if row.median == best && rows.len() > 1 { " ◂ best" } else { "" };
-        let mut cells = vec![
-            format!("{}{mark}", row.arm),
-            count(row.seeds as u64),
-            count(row.trials as u64),
-            nats(row.median),
-            if row.seeds > 1 { format!("{} to {}", nats(row.low), nats(row.high)) } else { NONE.to_owned() },
-        ];
-        cells.extend(texts.iter().map(|text| {
-            let test = row.tests.iter().find(|test| test.text == *text);
-            test.map_or_else(|| NONE.to_owned(), |test| perplexity(test.perplexity))
-        }));
-        cells
-    }));
+    table(
+        html,
+        "comparison of the searches",
+        &columns,
+        rows.iter().map(|row| {
+            let mark = if row.median == best && rows.len() > 1 { " ◂ best" } else { "" };
+            let mut cells = vec![
+                format!("{}{mark}", row.arm),
+                count(row.seeds as u64),
+                count(row.trials as u64),
+                nats(row.median),
+                if row.seeds > 1 {
+                    format!("{} to {}", nats(row.low), nats(row.high))
+                } else {
+                    NONE.to_owned()
+                },
+            ];
+            cells.extend(texts.iter().map(|text| {
+                let test = row.tests.iter().find(|test| test.text == *text);
+                test.map_or_else(|| NONE.to_owned(), |test| perplexity(test.perplexity))
+            }));
+            cells
+        }),
+    );
     matches(html, rows);
 }
 

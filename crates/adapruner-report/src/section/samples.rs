@@ -18,7 +18,11 @@ pub(super) fn write(page: &Page, html: &mut Html) {
     html.leaf(
         "p",
         &[],
-        format!("{} of {} were chosen.", count(chosen.len() as u64), counted(page.samples.len(), "sample")),
+        format!(
+            "{} of {} were chosen.",
+            count(chosen.len() as u64),
+            counted(page.samples.len(), "sample")
+        ),
     );
     sources(page, html);
     html.leaf("h3", &[], "Chosen");

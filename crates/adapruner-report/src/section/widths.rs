@@ -46,19 +46,24 @@ pub(super) fn write(page: &Page, html: &mut Html) {
             ("key-value heads", Kind::Numbers),
             ("attention", Kind::Words),
         ];
-        table(html, "kept widths per layer", &columns, rows.iter().map(|row| {
-            let of = |width: Width| {
-                format!("{} of {}", count(width.kept as u64), count(width.before as u64))
-            };
-            vec![
-                row.layer.to_string(),
-                count(row.ffn.kept as u64),
-                count(row.ffn.before as u64),
-                percent_of(row.ffn.kept as f64, row.ffn.before as f64),
-                of(row.query_heads),
-                of(row.kv_heads),
-                if is_dropped(row) { "dropped".to_owned() } else { NONE.to_owned() },
-            ]
-        }));
+        table(
+            html,
+            "kept widths per layer",
+            &columns,
+            rows.iter().map(|row| {
+                let of = |width: Width| {
+                    format!("{} of {}", count(width.kept as u64), count(width.before as u64))
+                };
+                vec![
+                    row.layer.to_string(),
+                    count(row.ffn.kept as u64),
+                    count(row.ffn.before as u64),
+                    percent_of(row.ffn.kept as f64, row.ffn.before as f64),
+                    of(row.query_heads),
+                    of(row.kv_heads),
+                    if is_dropped(row) { "dropped".to_owned() } else { NONE.to_owned() },
+                ]
+            }),
+        );
     });
 }

@@ -103,24 +103,30 @@ impl Scale {
     }
 }
 
-/// The texts of ticks: as many decimals as tell them apart.
+/// The texts of ticks: as many decimals as tell even ones apart, one digit
+/// for those of a logarithmic scale.
 pub(crate) fn tick_texts(ticks: &[f64]) -> Vec<String> {
     let largest = ticks.iter().fold(0.0f64, |most, tick| most.max(tick.abs()));
-    let steps = ticks.windows(2).map(|pair| pair[1] - pair[0]);
-    let step = steps.fold(f64::INFINITY, f64::min);
-    let decimals = if step.is_finite() && step > 0.0 {
-        // A step of 0.25 needs two decimals, one of 0.2 one.
-        (0..=6).find(|&decimals| {
-            let scaled = step * 10f64.powi(decimals);
-            scaled >= 0.5 && (scaled - scaled.round()).abs() < 1e-6 * scaled
-        })
-    } else {
-        None
-    };
-    let text = |tick: &f64| match decimals {
-        Some(decimals) if largest < 1e5 => number::fixed(*tick, decimals as usize),
-        Some(_) | None if largest >= 1e5 => number::prefixed(*tick, "").trim_end().to_owned(),
-        Some(_) | None => number::significant(*tick, 3),
+    let mut steps = ticks.windows(2).map(|pair| pair[1] - pair[0]);
+    let step = steps.next().unwrap_or(f64::NAN);
+    let is_even = steps.all(|other| (other - step).abs() <= step * 1e-6);
+    // A step of 0.25 needs two decimals, one of 0.2 one.
+    let decimals = (0..=6).filter(|_| is_even).find(|&decimals| {
+        let scaled = step * 10f64.powi(decimals);
+        scaled >= 0.5 && (scaled - scaled.round()).abs() < 1e-6 * scaled
+    });
+    let text = |tick: &f64| {
+        if largest >= 1e5 {
+            number::prefixed(*tick, "").trim_end().to_owned()
+        } else if let Some(decimals) = decimals {
+            number::fixed(*tick, decimals as usize)
+        } else if is_even || tick.abs() < 1e-4 {
+            number::significant(*tick, 3)
+        } else {
+            // The shortest text of the rounded number.
+            let rounded: f64 = format!("{tick:.2e}").parse().unwrap_or(*tick);
+            rounded.to_string()
+        }
     };
     ticks.iter().map(text).collect()
 }
@@ -156,11 +162,7 @@ pub(crate) fn across(html: &mut Html, frame: Frame, scale: Scale, about: usize) 
 /// The lower edge with the ticks of a horizontal axis and their texts, which
 /// are left out where they would touch.
 pub(crate) fn along(html: &mut Html, frame: Frame, scale: Scale, about: usize) {
-    path(
-        html,
-        "edge",
-        &format!("M{} {}H{}", Px(frame.left), Px(frame.bottom), Px(frame.right)),
-    );
+    path(html, "edge", &format!("M{} {}H{}", Px(frame.left), Px(frame.bottom), Px(frame.right)));
     let ticks = scale.ticks(about);
     let mut free_from = f64::NEG_INFINITY;
     for (tick, text) in ticks.iter().zip(tick_texts(&ticks)) {
@@ -208,7 +210,7 @@ mod tests {
         let ticks = Scale::linear([0.0, 2e6]).ticks(2);
         assert_eq!(tick_texts(&ticks), ["0", "1.00\u{a0}M", "2.00\u{a0}M"]);
         let ticks = Scale::fitting([0.001, 1000.0], 100.0).ticks(3);
-        assert_eq!(tick_texts(&ticks), ["0.00100", "0.100", "10.0", "1000"]);
+        assert_eq!(tick_texts(&ticks), ["0.001", "0.1", "10", "1000"]);
     }
 
     #[test]
@@ -224,9 +226,10 @@ mod tests {
             &[5e-324, 1e-310],
         ];
         for values in cases {
-            for scale in [Scale::linear(values.iter().copied()).padded(0.05),
-                Scale::fitting(values.iter().copied(), 5.0).padded(0.05)]
-            {
+            for scale in [
+                Scale::linear(values.iter().copied()).padded(0.05),
+                Scale::fitting(values.iter().copied(), 5.0).padded(0.05),
+            ] {
                 let scale = scale.over(10.0, 200.0);
                 let ticks = scale.ticks(4);
                 assert!((1..=9).contains(&ticks.len()), "{values:?}: {ticks:?}");

@@ -28,7 +28,12 @@ pub(crate) fn layers(html: &mut Html, name: &str, rows: &[LayerRow]) {
             path(html, "grid", &format!("M{LEFT} {}H{WIDTH}", Px(y)));
             label(html, "end", (LEFT - 4.0, y + 4.0), &format!("{}", share * 100.0));
         }
-        label(html, "start", (0.0, CELLS_TOP - 7.0), "key-value heads: filled kept, hollow removed");
+        label(
+            html,
+            "start",
+            (0.0, CELLS_TOP - 7.0),
+            "key-value heads: filled kept, hollow removed",
+        );
         for (place, row) in rows.iter().enumerate() {
             let left = LEFT + place as f64 * slot;
             html.element("g", &[], |html| {
@@ -55,7 +60,11 @@ fn heads_of(html: &mut Html, heads: Width, (left, width): (f64, f64), height: f6
         let (right, lower) = (Px(left + width), Px(CELLS_TOP + height));
         let upper = Px(CELLS_TOP);
         let left = Px(left);
-        path(html, "cross", &format!("M{left} {upper}L{right} {lower}M{right} {upper}L{left} {lower}"));
+        path(
+            html,
+            "cross",
+            &format!("M{left} {upper}L{right} {lower}M{right} {upper}L{left} {lower}"),
+        );
     } else if heads.before <= CELLS {
         let each = height / heads.before as f64;
         for head in 0..heads.before {
@@ -87,9 +96,8 @@ fn numbers(html: &mut Html, rows: &[LayerRow], slot: f64, y: f64) {
 }
 
 fn described(row: &LayerRow) -> String {
-    let of = |width: Width| {
-        format!("{} of {}", count(width.kept as u64), count(width.before as u64))
-    };
+    let of =
+        |width: Width| format!("{} of {}", count(width.kept as u64), count(width.before as u64));
     let kept = percent_of(row.ffn.kept as f64, row.ffn.before as f64);
     let attention = if is_dropped(row) {
         "attention dropped".to_owned()

@@ -72,13 +72,7 @@ pub(crate) fn lines(
         label(html, "end", (frame.right, SIZE.1 - 6.0), unit);
         let (width, height) = (frame.right - frame.left, frame.bottom - frame.top);
         // An inner drawing cuts off what does not fit.
-        let area = format!(
-            "{} {} {} {}",
-            Px(frame.left),
-            Px(frame.top),
-            Px(width),
-            Px(height)
-        );
+        let area = format!("{} {} {} {}", Px(frame.left), Px(frame.top), Px(width), Px(height));
         html.element(
             "svg",
             &[
@@ -95,7 +89,8 @@ pub(crate) fn lines(
                     if top.is_some_and(|top| value > top) { frame.top - 9.0 } else { y.at(value) }
                 };
                 let across = |at: f64| x.at(at / divisor);
-                for (index, curve) in curves.iter().enumerate().filter(|(_, curve)| curve.runs > 1) {
+                for (index, curve) in curves.iter().enumerate().filter(|(_, curve)| curve.runs > 1)
+                {
                     path(html, &format!("band {}", style(index)), &band(curve, across, place));
                 }
                 for (index, curve) in curves.iter().enumerate() {
@@ -118,11 +113,8 @@ fn stairs(
     let mut steps = String::new();
     for (index, step) in curve.steps.iter().enumerate() {
         let (x, y) = (Px(across(step.at)), Px(place(value(step))));
-        let written = if index == 0 {
-            write!(steps, "M{x} {y}")
-        } else {
-            write!(steps, "H{x}V{y}")
-        };
+        let written =
+            if index == 0 { write!(steps, "M{x} {y}") } else { write!(steps, "H{x}V{y}") };
         written.expect("a string takes all");
     }
     write!(steps, "H{}", Px(across(curve.end))).expect("a string takes all");

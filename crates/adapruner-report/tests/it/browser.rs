@@ -1,0 +1,148 @@
+//! The example page in headless Chromium, where one is installed: it scrolls in
+//! no direction but down, reports no errors, and shows something.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use adapruner_report::render;
+
+use crate::example;
+
+const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Tells the page around what the layout came to.
+const MEASURE: &str = "<script>addEventListener('load', () => parent.postMessage('measured ' + [\
+    document.documentElement.scrollWidth, innerWidth, document.documentElement.scrollHeight, \
+    document.querySelectorAll('svg').length].join(' '), '*'));</script>";
+
+/// A page that holds another in a frame of its own width: a window of Chromium
+/// is never narrower than 500 pixels.
+fn framed(inner: &str, width: u32, height: u32) -> String {
+    format!(
+        "<!DOCTYPE html>\n<title>waiting</title><script>onmessage = (event) => {{ document.title \
+         = event.data; }};</script><body style='margin:0;overflow:hidden'><iframe src='{inner}' \
+         style='width:{width}px;height:{height}px;border:0;display:block'></iframe>"
+    )
+}
+
+fn browser() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    NAMES
+        .iter()
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
+        .find(|file| file.is_file())
+}
+
+/// Runs the browser on a page and returns what it printed.
+fn run(browser: &Path, folder: &Path, page: &Path, arguments: &[String]) -> (String, String) {
+    let log = |name: &str| fs::File::create(folder.join(name)).expect("a log");
+    let mut child = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        .args(["--hide-scrollbars", "--no-first-run", "--enable-logging=stderr"])
+        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+        .args(arguments)
+        .arg(format!("file://{}", page.display()))
+        .stdout(log("stdout"))
+        .stderr(log("stderr"))
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("the browser starts");
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            break status;
+        }
+        if began.elapsed() > PATIENCE {
+            child.kill().expect("a child");
+            child.wait().expect("a child");
+            panic!("the browser did not end within {PATIENCE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let read =
+        |name| String::from_utf8_lossy(&fs::read(folder.join(name)).expect("a log")).into_owned();
+    let (out, err) = (read("stdout"), read("stderr"));
+    assert!(status.success(), "{status}: {err}");
+    (out, err)
+}
+
+/// Bytes of picture data in a PNG, after a look at its head.
+fn picture(file: &Path, width: u32) -> usize {
+    let bytes = fs::read(file).expect("a screenshot");
+    assert!(bytes.starts_with(b"\x89PNG\r\n\x1a\n"), "not a PNG");
+    let word =
+        |place: usize| u32::from_be_bytes(bytes[place..place + 4].try_into().expect("four bytes"));
+    assert_eq!(word(16), width, "width");
+    let (mut place, mut data) = (8, 0);
+    while place + 12 <= bytes.len() {
+        let length = word(place) as usize;
+        if &bytes[place + 4..place + 8] == b"IDAT" {
+            data += length;
+        }
+        place += 12 + length;
+    }
+    data
+}
+
+#[test]
+fn chromium_shows_the_page_at_every_width() {
+    let Some(browser) = browser() else {
+        eprintln!("skipped: none of {} is installed", NAMES.join(", "));
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    // ADAPRUNER_REPORT_SHOTS keeps the pages and pictures, to be looked at.
+    let kept = std::env::var_os("ADAPRUNER_REPORT_SHOTS").map(PathBuf::from);
+    let shots = kept.unwrap_or_else(|| folder.path().to_owned());
+    let page = render(&example::page());
+    let policy = page.find("<meta http-equiv").expect("a policy");
+    let after = policy + page[policy..].find('>').expect("an end") + 1;
+    // Our own script needs a copy without the policy that forbids scripts.
+    let measured = format!("{}{MEASURE}{}", &page[..policy], &page[after..]);
+    let dark = page.replace("(prefers-color-scheme: dark)", "all");
+    assert_ne!(dark, page);
+    let empty = "<!DOCTYPE html>\n<title>empty</title>".to_owned();
+    let write = |name: &str, text: &str| {
+        let file = shots.join(name);
+        fs::write(&file, text).expect("a page");
+        file
+    };
+    for (name, text) in [
+        ("page.html", &page),
+        ("dark.html", &dark),
+        ("empty.html", &empty),
+        ("measured.html", &measured),
+    ] {
+        write(name, text);
+    }
+
+    for width in [360, 1200] {
+        let window = width.max(500);
+        let frame = write("frame.html", &framed("measured.html", width, 780));
+        let arguments = [format!("--window-size={window},780"), "--dump-dom".to_owned()];
+        let (dom, err) = run(&browser, folder.path(), &frame, &arguments);
+        assert!(!err.contains("CONSOLE"), "at {width}: {err}");
+        let (_, after) = dom.split_once("<title>measured ").unwrap_or_else(|| panic!("{err}"));
+        let facts: Vec<&str> = after.split('<').next().unwrap_or("").split(' ').collect();
+        let number = |place: usize| facts[place].parse::<u32>().expect("a number");
+        assert_eq!(number(1), width, "the frame: {facts:?}");
+        assert!(number(0) <= width, "the page scrolls sideways at {width}: {facts:?}");
+        assert!(number(2) > 2000 && number(3) > 14, "{facts:?}");
+        let height = number(2).min(16_000);
+        let sizes = ["page", "dark", "empty"].map(|name| {
+            let shot = shots.join(format!("{name}-{width}.png"));
+            let frame = write("frame.html", &framed(&format!("{name}.html"), width, height));
+            let arguments = [
+                format!("--window-size={window},{height}"),
+                format!("--screenshot={}", shot.display()),
+            ];
+            let (_, err) = run(&browser, folder.path(), &frame, &arguments);
+            assert!(!err.contains("CONSOLE"), "{name} at {width}: {err}");
+            picture(&shot, window)
+        });
+        assert!(sizes[0] > 10 * sizes[2] && sizes[1] > 10 * sizes[2], "blank: {sizes:?}");
+    }
+}
