@@ -76,6 +76,12 @@ pub(crate) fn perplexity(value: f64) -> String {
     significant(value, 4)
 }
 
+/// A number in full, as long as it is short.
+pub(crate) fn plain(value: f64) -> String {
+    let short = value.to_string();
+    if value.is_finite() && short.len() <= 8 { minus(short) } else { significant(value, 4) }
+}
+
 /// A share between 0 and 1, in per cent.
 pub(crate) fn percent(share: f64) -> String {
     format!("{}\u{a0}%", fixed(share * 100.0, 1))
@@ -115,17 +121,18 @@ pub(crate) fn clock_unit(seconds: f64) -> (f64, &'static str) {
     }
 }
 
-/// A number with a decimal prefix before its unit.
-pub(crate) fn prefixed(value: f64, unit: &str) -> String {
+/// A number with a decimal prefix before its unit and about so many
+/// significant digits.
+pub(crate) fn prefixed(value: f64, unit: &str, digits: usize) -> String {
     const PREFIXES: [(&str, f64); 6] =
         [("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)];
     let size = value.abs();
     for (prefix, factor) in PREFIXES {
         if size.is_finite() && size >= factor {
-            return format!("{}\u{a0}{prefix}{unit}", significant(value / factor, 3));
+            return format!("{}\u{a0}{prefix}{unit}", significant(value / factor, digits));
         }
     }
-    format!("{}\u{a0}{unit}", significant(value, 3))
+    format!("{}\u{a0}{unit}", significant(value, digits))
 }
 
 /// Bytes with a binary prefix.
@@ -174,7 +181,7 @@ mod tests {
         assert_eq!(percent(0.2), "20.0\u{a0}%");
         assert_eq!(duration(41.24), "41.2\u{a0}s");
         assert_eq!(duration(7_500.0), "2.08\u{a0}h");
-        assert_eq!(prefixed(3.21e15, "FLOP"), "3.21\u{a0}PFLOP");
+        assert_eq!(prefixed(3.21e15, "FLOP", 3), "3.21\u{a0}PFLOP");
         assert_eq!(bytes(1_610_612_736), "1.50\u{a0}GiB");
     }
 

@@ -68,6 +68,9 @@ fn matches(html: &mut Html, rows: &[ArmRow]) {
     let rows = rows.iter().map(|row| {
         let mut cells = vec![row.arm.clone()];
         cells.extend(others.iter().map(|other| {
+            if row.arm == *other {
+                return NONE.to_owned();
+            }
             match row.trials_to_match.iter().find(|row| row.other == *other) {
                 None => NONE.to_owned(),
                 Some(row) => row.trials.map_or_else(|| "never".to_owned(), count),

@@ -62,7 +62,7 @@ fn cells(row: &CostRow, total: &CostRow) -> Vec<String> {
         duration(row.seconds),
         percent_of(row.seconds, total.seconds),
         count(row.tokens),
-        prefixed(row.flops, "FLOP"),
+        prefixed(row.flops, "FLOP", 3),
         percent_of(row.flops, total.flops),
     ]
 }

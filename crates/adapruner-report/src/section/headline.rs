@@ -25,14 +25,17 @@ pub(crate) fn tiles(page: &Page, html: &mut Html) {
         match page.model.parameters_after {
             Some(after) => {
                 let removed = before.saturating_sub(after) as f64;
-                let sizes =
-                    format!("{} → {}", prefixed(before as f64, ""), prefixed(after as f64, ""));
+                let sizes = format!(
+                    "{} → {}",
+                    prefixed(before as f64, "", 4),
+                    prefixed(after as f64, "", 4)
+                );
                 let below = format!("{} removed", percent_of(removed, before as f64));
                 tile(html, "parameters", &sizes, &below);
             }
             None => {
                 let below = format!("{} to be removed", percent(ratio));
-                tile(html, "parameters", &prefixed(before as f64, ""), &below);
+                tile(html, "parameters", &prefixed(before as f64, "", 4), &below);
             }
         }
     });

@@ -19,7 +19,7 @@ pub(super) fn write(page: &Page, html: &mut Html) {
     let rest = rows.split_off(rows.len().min(ROWS));
     let first: Vec<String> =
         rows.iter().take(3).map(|(name, share)| format!("{name} {}", percent(*share))).collect();
-    html.element("figure", &[("class", &"wide")], |html| {
+    html.element("figure", &[("class", &"bars")], |html| {
         bars(html, &format!("parameter importances: {}", first.join(", ")), &rows);
         html.element("figcaption", &[], |html| {
             html.text(

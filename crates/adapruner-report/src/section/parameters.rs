@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::curve::{drawable, quantile};
 use crate::html::Html;
-use crate::number::{nats, significant};
+use crate::number::{nats, plain};
 use crate::page::{Page, State, Value};
 use crate::svg::scatter::{Dot, Mark, loss_scale, scatter};
 use crate::svg::strips::strips;
@@ -172,7 +172,7 @@ fn drawing<'a>(values: &[Dot<&'a Value>]) -> Drawing<'a> {
         return match dots.first() {
             None => Drawing::Fixed("no finite number".to_owned()),
             Some(first) if dots.iter().all(|dot| dot.x == first.x) => {
-                Drawing::Fixed(significant(first.x, 4))
+                Drawing::Fixed(plain(first.x))
             }
             Some(_) => Drawing::Points(dots),
         };

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::table::{Kind, table};
+use super::table::{Kind, stacked, table};
 use crate::html::Html;
 use crate::number::{NONE, count, counted, fixed, nats, percent_of};
 use crate::page::{Page, Sample};
 use crate::svg::shortened;
 
+/// So many chosen samples are open to view; the others are folded.
+const SHOWN: usize = 12;
 /// Letters of a sample that are shown.
 const EXCERPT: usize = 160;
 
 /// Sources, then the chosen samples, then the rest folded.
 pub(super) fn write(page: &Page, html: &mut Html) {
-    let (chosen, rest): (Vec<&Sample>, Vec<&Sample>) =
+    let (mut chosen, mut rest): (Vec<&Sample>, Vec<&Sample>) =
         page.samples.iter().partition(|sample| sample.chosen);
     html.leaf(
         "p",
@@ -33,8 +35,21 @@ pub(super) fn write(page: &Page, html: &mut Html) {
          trial's loss, in nats per predicted token, as estimated over all trials, ± its standard \
          deviation; negative is good. Most helpful first.",
     );
+    sort(&mut chosen);
+    let more = chosen.split_off(chosen.len().min(SHOWN));
     listed(html, "chosen samples", chosen);
+    if !more.is_empty() {
+        html.element("details", &[], |html| {
+            html.leaf(
+                "summary",
+                &[],
+                format!("More that were chosen ({})", count(more.len() as u64)),
+            );
+            listed(html, "more chosen samples", more);
+        });
+    }
     if !rest.is_empty() {
+        sort(&mut rest);
         html.element("details", &[], |html| {
             html.leaf("summary", &[], format!("Not chosen ({})", count(rest.len() as u64)));
             listed(html, "samples that were not chosen", rest);
@@ -68,7 +83,8 @@ fn sources(page: &Page, html: &mut Html) {
     table(html, "sources of the samples", &columns, rows);
 }
 
-fn listed(html: &mut Html, name: &str, mut samples: Vec<&Sample>) {
+/// Most helpful first.
+fn sort(samples: &mut [&Sample]) {
     // What has no influence that is a number goes last.
     let order = |sample: &Sample| sample.influence.filter(|influence| !influence.is_nan());
     samples.sort_by(|left, right| {
@@ -76,6 +92,9 @@ fn listed(html: &mut Html, name: &str, mut samples: Vec<&Sample>) {
         let known = left.is_none().cmp(&right.is_none());
         known.then(left.unwrap_or(0.0).total_cmp(&right.unwrap_or(0.0)))
     });
+}
+
+fn listed(html: &mut Html, name: &str, samples: Vec<&Sample>) {
     let columns = [
         ("sample", Kind::Numbers),
         ("influence (nats)", Kind::Numbers),
@@ -92,7 +111,7 @@ fn listed(html: &mut Html, name: &str, mut samples: Vec<&Sample>) {
             excerpt(&sample.text),
         ]
     });
-    table(html, name, &columns, rows);
+    stacked(html, name, &columns, rows);
 }
 
 fn influence(sample: &Sample) -> String {

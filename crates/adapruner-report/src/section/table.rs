@@ -2,6 +2,9 @@
 
 use crate::html::Html;
 
+/// Headings longer than this are broken, but not at every word.
+const LONG: usize = 16;
+
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -25,14 +28,36 @@ pub(super) fn table(
     columns: &[Column<'_>],
     rows: impl IntoIterator<Item = Vec<String>>,
 ) {
+    laid_out(html, (name, ""), columns, rows);
+}
+
+/// A table whose rows are laid below each other where the page is narrow, each
+/// cell with its heading.
+pub(super) fn stacked(
+    html: &mut Html,
+    name: &str,
+    columns: &[Column<'_>],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) {
+    laid_out(html, (name, "stacked"), columns, rows);
+}
+
+fn laid_out(
+    html: &mut Html,
+    (name, layout): (&str, &'static str),
+    columns: &[Column<'_>],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) {
     let around: [(&str, &dyn std::fmt::Display); 4] =
         [("class", &"scroll"), ("role", &"region"), ("tabindex", &"0"), ("aria-label", &name)];
     html.element("div", &around, |html| {
-        html.element("table", &[], |html| {
+        html.element("table", &[("class", &layout)], |html| {
             html.element("thead", &[], |html| {
                 html.element("tr", &[], |html| {
                     for (heading, kind) in columns {
-                        html.leaf("th", &[("scope", &"col"), ("class", &class(*kind))], heading);
+                        let long = if heading.chars().count() > LONG { " long" } else { "" };
+                        let class = format!("{}{long}", class(*kind));
+                        html.leaf("th", &[("scope", &"col"), ("class", &class)], heading);
                     }
                 });
             });
@@ -46,16 +71,17 @@ pub(super) fn table(
 }
 
 fn cells(html: &mut Html, columns: &[Column<'_>], row: &[String]) {
-    for (place, ((_, kind), cell)) in columns.iter().zip(row).enumerate() {
+    for (place, ((heading, kind), cell)) in columns.iter().zip(row).enumerate() {
         let class = class(*kind);
         if place == 0 {
-            html.leaf("th", &[("scope", &"row"), ("class", &class)], cell);
+            html.leaf("th", &[("scope", &"row"), ("class", &class), ("data-label", heading)], cell);
             continue;
         }
+        let name: (&str, &dyn std::fmt::Display) = ("data-label", heading);
         match kind {
-            Kind::Words | Kind::Numbers => html.leaf("td", &[("class", &class)], cell),
-            Kind::Prose => html.leaf("td", &[("class", &class), ("dir", &"auto")], cell),
-            Kind::Code => html.element("td", &[("class", &class)], |html| {
+            Kind::Words | Kind::Numbers => html.leaf("td", &[("class", &class), name], cell),
+            Kind::Prose => html.leaf("td", &[("class", &class), name, ("dir", &"auto")], cell),
+            Kind::Code => html.element("td", &[("class", &class), name], |html| {
                 html.leaf("code", &[], cell);
             }),
         }

@@ -75,7 +75,7 @@ impl Scale {
     }
 
     /// About so many round values on it, in order.
-    pub(crate) fn ticks(self, about: usize) -> Vec<f64> {
+    pub(crate) fn ticks(self, about: usize) -> Vec<Tick> {
         if self.log {
             let ticks = self.log_ticks(about);
             if ticks.len() >= 2 {
@@ -84,51 +84,63 @@ impl Scale {
         }
         let step = round_step((self.high - self.low) / about.max(1) as f64);
         let first = (self.low / step).ceil();
-        (0..=2 * about.max(1))
+        let ticks: Vec<f64> = (0..=2 * about.max(1))
             .map(|place| (first + place as f64) * step)
             .take_while(|tick| *tick <= self.high + step * 1e-6)
-            .collect()
+            .collect();
+        let largest = ticks.iter().fold(0.0f64, |most, tick| most.max(tick.abs()));
+        let text = tick_text(step, largest);
+        ticks.into_iter().map(|at| Tick { at, text: text(at) }).collect()
     }
 
-    fn log_ticks(self, about: usize) -> Vec<f64> {
+    fn log_ticks(self, about: usize) -> Vec<Tick> {
         let (low, high) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
         let decades = (high - low).max(1) as usize;
-        let factors: &[f64] = if decades <= 2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let factors: &[i32] = if decades <= 2 { &[1, 2, 5] } else { &[1] };
         let stride = decades.div_ceil(about.max(1)).max(1);
         (low..=high)
             .step_by(stride)
-            .flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)))
-            .filter(|tick| *tick >= self.low && *tick <= self.high)
+            .flat_map(|power| factors.iter().map(move |factor| (*factor, power)))
+            .map(|(factor, power)| {
+                let at = f64::from(factor) * 10f64.powi(power);
+                let text = match power {
+                    -4..=-1 => {
+                        format!("0.{}{factor}", "0".repeat(power.unsigned_abs() as usize - 1))
+                    }
+                    0..=3 => format!("{factor}{}", "0".repeat(power.unsigned_abs() as usize)),
+                    _ => format!("{factor}e{power}"),
+                };
+                Tick { at, text }
+            })
+            .filter(|tick| tick.at >= self.low && tick.at <= self.high)
             .collect()
     }
 }
 
-/// The texts of ticks: as many decimals as tell even ones apart, one digit
-/// for those of a logarithmic scale.
-pub(crate) fn tick_texts(ticks: &[f64]) -> Vec<String> {
-    let largest = ticks.iter().fold(0.0f64, |most, tick| most.max(tick.abs()));
-    let mut steps = ticks.windows(2).map(|pair| pair[1] - pair[0]);
-    let step = steps.next().unwrap_or(f64::NAN);
-    let is_even = steps.all(|other| (other - step).abs() <= step * 1e-6);
+/// A round value on a scale.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tick {
+    /// The value.
+    pub(crate) at: f64,
+    /// How it is written.
+    pub(crate) text: String,
+}
+
+/// How ticks so far apart are written: with as many decimals as tell them
+/// apart.
+fn tick_text(step: f64, largest: f64) -> impl Fn(f64) -> String {
     // A step of 0.25 needs two decimals, one of 0.2 one.
-    let decimals = (0..=6).filter(|_| is_even).find(|&decimals| {
+    let decimals = (0..=6).find(|&decimals| {
         let scaled = step * 10f64.powi(decimals);
         scaled >= 0.5 && (scaled - scaled.round()).abs() < 1e-6 * scaled
     });
-    let text = |tick: &f64| {
-        if largest >= 1e5 {
-            number::prefixed(*tick, "").trim_end().to_owned()
-        } else if let Some(decimals) = decimals {
-            number::fixed(*tick, decimals as usize)
-        } else if is_even || tick.abs() < 1e-4 {
-            number::significant(*tick, 3)
-        } else {
-            // The shortest text of the rounded number.
-            let rounded: f64 = format!("{tick:.2e}").parse().unwrap_or(*tick);
-            rounded.to_string()
+    move |tick| match decimals {
+        Some(_) if largest >= 1e5 && step >= largest * 2e-3 => {
+            number::prefixed(tick, "", 3).trim_end().to_owned()
         }
-    };
-    ticks.iter().map(text).collect()
+        Some(decimals) => number::fixed(tick, decimals as usize),
+        None => number::significant(tick, 3),
+    }
 }
 
 /// The place of a chart's data within it.
@@ -145,17 +157,17 @@ pub(crate) struct Frame {
 }
 
 /// Room for the texts of a vertical axis, in units.
-pub(crate) fn text_room(texts: &[String]) -> f64 {
-    texts.iter().map(|text| text.chars().count()).max().unwrap_or(0) as f64 * LETTER + 6.0
+pub(crate) fn text_room(scale: Scale, about: usize) -> f64 {
+    let texts = scale.ticks(about).into_iter().map(|tick| tick.text.chars().count());
+    texts.max().unwrap_or(0) as f64 * LETTER + 6.0
 }
 
 /// Lines across at the ticks of a vertical axis, with their texts.
 pub(crate) fn across(html: &mut Html, frame: Frame, scale: Scale, about: usize) {
-    let ticks = scale.ticks(about);
-    for (tick, text) in ticks.iter().zip(tick_texts(&ticks)) {
-        let y = scale.at(*tick);
+    for tick in scale.ticks(about) {
+        let y = scale.at(tick.at);
         path(html, "grid", &format!("M{} {}H{}", Px(frame.left), Px(y), Px(frame.right)));
-        label(html, "end", (frame.left - 4.0, y + 4.0), &text);
+        label(html, "end", (frame.left - 4.0, y + 4.0), &tick.text);
     }
 }
 
@@ -163,10 +175,9 @@ pub(crate) fn across(html: &mut Html, frame: Frame, scale: Scale, about: usize) 
 /// are left out where they would touch.
 pub(crate) fn along(html: &mut Html, frame: Frame, scale: Scale, about: usize) {
     path(html, "edge", &format!("M{} {}H{}", Px(frame.left), Px(frame.bottom), Px(frame.right)));
-    let ticks = scale.ticks(about);
     let mut free_from = f64::NEG_INFINITY;
-    for (tick, text) in ticks.iter().zip(tick_texts(&ticks)) {
-        let x = scale.at(*tick);
+    for Tick { at, text } in scale.ticks(about) {
+        let x = scale.at(at);
         let half = text.chars().count() as f64 * LETTER / 2.0;
         let middle = x.min(frame.right + 4.0 - half).max(half);
         path(html, "edge", &format!("M{} {}v4", Px(x), Px(frame.bottom)));
@@ -187,30 +198,36 @@ fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     extent.unwrap_or((0.0, 0.0))
 }
 
-/// The least of 1, 2, 2.5, 5 and 10 times a power of ten that is no less.
-fn round_step(least: f64) -> f64 {
+/// The round step, 1, 2, 2.5 or 5 times a power of ten, that is next to the
+/// wanted one or somewhat less.
+fn round_step(wanted: f64) -> f64 {
+    let least = wanted * 0.75;
     let power = 10f64.powi(least.log10().floor() as i32);
-    let factor = [1.0, 2.0, 2.5, 5.0].into_iter().find(|factor| factor * power >= least * 0.999);
+    let factor = [1.0, 2.0, 2.5, 5.0].into_iter().find(|factor| factor * power >= least);
     factor.unwrap_or(10.0) * power
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Scale, tick_texts};
+    use super::Scale;
+
+    fn texts(scale: Scale, about: usize) -> Vec<String> {
+        scale.ticks(about).into_iter().map(|tick| tick.text).collect()
+    }
 
     #[test]
     fn ticks_are_round_and_within() {
-        let scale = Scale::linear([4.5, 5.7]);
-        let ticks = scale.ticks(4);
-        assert_eq!(tick_texts(&ticks), ["4.5", "5.0", "5.5"]);
-        let ticks = Scale::linear([0.0, 150.0]).ticks(4);
-        assert_eq!(tick_texts(&ticks), ["0", "50", "100", "150"]);
-        let ticks = Scale::linear([0.0, 1.0]).ticks(4);
-        assert_eq!(tick_texts(&ticks), ["0.00", "0.25", "0.50", "0.75", "1.00"]);
-        let ticks = Scale::linear([0.0, 2e6]).ticks(2);
-        assert_eq!(tick_texts(&ticks), ["0", "1.00\u{a0}M", "2.00\u{a0}M"]);
-        let ticks = Scale::fitting([0.001, 1000.0], 100.0).ticks(3);
-        assert_eq!(tick_texts(&ticks), ["0.001", "0.1", "10", "1000"]);
+        assert_eq!(texts(Scale::linear([4.5, 5.97]), 3), ["4.5", "5.0", "5.5"]);
+        assert_eq!(texts(Scale::linear([0.0, 150.0]), 4), ["0", "50", "100", "150"]);
+        assert_eq!(texts(Scale::linear([-1.0, 1.0]), 4), ["−1.0", "−0.5", "0.0", "0.5", "1.0"]);
+        assert_eq!(texts(Scale::linear([4.5, 4.55]), 2), ["4.50", "4.52", "4.54"]);
+        assert_eq!(texts(Scale::linear([0.0, 2e6]), 2), ["0", "1.00\u{a0}M", "2.00\u{a0}M"]);
+        let near = Scale::linear([1e6, 1e6 + 20.0]);
+        assert_eq!(texts(near, 2), ["1000000", "1000010", "1000020"]);
+        let log = Scale::fitting([0.001, 1000.0], 100.0);
+        assert_eq!(texts(log, 3), ["0.001", "0.1", "10", "1000"]);
+        assert_eq!(texts(Scale::fitting([1e-8, 1e9], 100.0), 2), ["1e-8", "10"]);
+        assert_eq!(texts(Scale::fitting([3.0, 30.0], 5.0), 3), ["5", "10", "20"]);
     }
 
     #[test]
@@ -231,8 +248,8 @@ mod tests {
                 Scale::fitting(values.iter().copied(), 5.0).padded(0.05),
             ] {
                 let scale = scale.over(10.0, 200.0);
-                let ticks = scale.ticks(4);
-                assert!((1..=9).contains(&ticks.len()), "{values:?}: {ticks:?}");
+                let ticks: Vec<f64> = scale.ticks(4).into_iter().map(|tick| tick.at).collect();
+                assert!((2..=9).contains(&ticks.len()), "{values:?}: {ticks:?}");
                 for value in values.iter().chain(&ticks).filter(|value| value.is_finite()) {
                     let place = scale.at(*value);
                     assert!((10.0..=200.0).contains(&place), "{values:?}: {value} at {place}");

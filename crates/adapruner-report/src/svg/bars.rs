@@ -5,7 +5,7 @@ use crate::html::Html;
 use crate::number::percent;
 
 const WIDTH: f64 = 360.0;
-const ROW: f64 = 22.0;
+const ROW: f64 = 20.0;
 /// Letters of a name, and the units that they take.
 const LETTERS: usize = 18;
 const NAMES: f64 = 124.0;
@@ -21,12 +21,12 @@ pub(crate) fn bars(html: &mut Html, name: &str, rows: &[(&str, f64)]) {
             let top = index as f64 * ROW;
             html.element("g", &[], |html| {
                 html.leaf("title", &[], format!("{name}: {}", percent(*share)));
-                label(html, "end", (NAMES, top + 15.0), &shortened(name, LETTERS));
+                label(html, "end", (NAMES, top + 14.0), &shortened(name, LETTERS));
                 let full = WIDTH - NAMES - NUMBERS - 6.0;
                 let part = if largest > 0.0 && share.is_finite() { share / largest } else { 0.0 };
                 let length = full * part.clamp(0.0, 1.0);
                 rectangle(html, "bar", (NAMES + 6.0, top + 4.0), (length.max(1.0), ROW - 8.0));
-                label(html, "start", (NAMES + 11.0 + length, top + 15.0), &percent(*share));
+                label(html, "start", (NAMES + 11.0 + length, top + 14.0), &percent(*share));
             });
         }
     });

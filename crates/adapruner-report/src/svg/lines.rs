@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::axis::{Frame, Scale, across, along, text_room, tick_texts};
+use super::axis::{Frame, Scale, across, along, text_room};
 use super::{Px, chart, label, path};
 use crate::curve::{Curve, Step};
 use crate::html::Html;
@@ -59,9 +59,12 @@ pub(crate) fn lines(
     layout: Layout,
     (unit, divisor): (&str, f64),
 ) {
-    let texts = tick_texts(&layout.scale.ticks(TICKS));
-    let frame =
-        Frame { left: text_room(&texts), right: SIZE.0 - 8.0, top: 20.0, bottom: SIZE.1 - 40.0 };
+    let frame = Frame {
+        left: text_room(layout.scale, TICKS),
+        right: SIZE.0 - 8.0,
+        top: 20.0,
+        bottom: SIZE.1 - 40.0,
+    };
     let y = layout.scale.over(frame.bottom, frame.top);
     let longest = curves.iter().map(|curve| curve.end / divisor);
     let x = Scale::linear(longest.chain([0.0])).over(frame.left, frame.right);

@@ -5,12 +5,14 @@
 
 use std::fmt::Write as _;
 
-use super::axis::{Frame, Scale, across, along, text_room, tick_texts};
+use super::axis::{Frame, Scale, across, along, text_room};
 use super::{Px, chart, path};
 use crate::html::Html;
 
 const SIZE: (f64, f64) = (180.0, 140.0);
 const TICKS: usize = 3;
+/// More points than this are drawn smaller.
+const MANY: usize = 300;
 
 /// What a point stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +44,12 @@ pub(crate) fn loss_scale(least: f64, top: f64) -> Scale {
 
 /// A chart of points; the losses go upwards.
 pub(crate) fn scatter(html: &mut Html, name: &str, losses: Scale, dots: &[Dot<f64>], top: f64) {
-    let texts = tick_texts(&losses.ticks(TICKS));
-    let frame =
-        Frame { left: text_room(&texts), right: SIZE.0 - 6.0, top: 8.0, bottom: SIZE.1 - 22.0 };
+    let frame = Frame {
+        left: text_room(losses, TICKS),
+        right: SIZE.0 - 6.0,
+        top: 8.0,
+        bottom: SIZE.1 - 22.0,
+    };
     let y = losses.over(frame.bottom, frame.top);
     let x = Scale::fitting(dots.iter().map(|dot| dot.x), 100.0).padded(0.04);
     let x = x.over(frame.left, frame.right);
@@ -85,8 +90,9 @@ pub(crate) enum Edge {
 /// Draws marks, those that matter most last.
 pub(crate) fn marks(html: &mut Html, places: impl Iterator<Item = Place>, edge: Edge) {
     let (mut complete, mut pruned, mut above) = (String::new(), String::new(), String::new());
-    let mut best = Vec::new();
+    let (mut best, mut drawn) = (Vec::new(), 0);
     for place in places {
+        drawn += 1;
         let (x, y) = (Px(place.x), Px(place.y));
         if place.mark == Mark::Best {
             best.push((x, y));
@@ -108,7 +114,7 @@ pub(crate) fn marks(html: &mut Html, places: impl Iterator<Item = Place>, edge: 
         }
     }
     path(html, "pruned", &pruned);
-    path(html, "complete", &complete);
+    path(html, if drawn > MANY { "complete many" } else { "complete" }, &complete);
     path(html, "above", &above);
     for (x, y) in best {
         html.void("circle", &[("class", &"best"), ("cx", &x), ("cy", &y), ("r", &"4.5")]);

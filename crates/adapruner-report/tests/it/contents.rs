@@ -47,7 +47,7 @@ fn a_full_page_has_every_section_in_order() {
         "Not drawn: multiple_of (always 32)",
         "Crossed out: attention dropped, in layers 9, 17, 21.",
         "blake3:5f3c9a0e",
-        "9.07\u{a0}× the time and 8.79\u{a0}× the floating-point operations",
+        "9.06\u{a0}× the time and 8.79\u{a0}× the floating-point operations",
         "Peak memory: 1.80\u{a0}GiB.",
         "--trials 150 --seed 1 --sampler tpe",
     ];

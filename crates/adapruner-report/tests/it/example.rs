@@ -178,10 +178,12 @@ pub(crate) fn page() -> Page {
             TestMedian { text: "WikiText2".to_owned(), perplexity },
             TestMedian { text: "PTB".to_owned(), perplexity: perplexity * 1.31 },
         ],
-        trials_to_match: vec![
-            TrialsToMatch { other: "joint (TPE)".to_owned(), trials: matched[0] },
-            TrialsToMatch { other: "random".to_owned(), trials: matched[1] },
-        ],
+        trials_to_match: ["joint (TPE)", "random"]
+            .into_iter()
+            .zip(matched)
+            .filter(|(other, _)| *other != arm)
+            .map(|(other, trials)| TrialsToMatch { other: other.to_owned(), trials })
+            .collect(),
     };
     let text = |role: &str, name: &str, windows, window, digest: &str| TextFacts {
         role: role.to_owned(),

@@ -58,7 +58,8 @@ const ELEMENTS: [&str; 43] = [
     "caption",
 ];
 /// Attributes that we write.
-const ATTRIBUTES: [&str; 26] = [
+const ATTRIBUTES: [&str; 27] = [
+    "data-label",
     "aria-hidden",
     "aria-label",
     "aria-labelledby",
