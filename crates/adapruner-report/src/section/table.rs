@@ -1,9 +1,11 @@
 //! Tables, which scroll within themselves where the page is narrow.
 
+use std::fmt::Display;
+
 use crate::html::Html;
 
 /// Headings longer than this are broken, but not at every word.
-const LONG: usize = 16;
+const LONG: usize = 14;
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub(super) fn table(
     columns: &[Column<'_>],
     rows: impl IntoIterator<Item = Vec<String>>,
 ) {
-    laid_out(html, (name, ""), columns, rows);
+    laid_out(html, (name, false), columns, rows);
 }
 
 /// A table whose rows are laid below each other where the page is narrow, each
@@ -39,19 +41,21 @@ pub(super) fn stacked(
     columns: &[Column<'_>],
     rows: impl IntoIterator<Item = Vec<String>>,
 ) {
-    laid_out(html, (name, "stacked"), columns, rows);
+    laid_out(html, (name, true), columns, rows);
 }
 
 fn laid_out(
     html: &mut Html,
-    (name, layout): (&str, &'static str),
+    (name, is_stacked): (&str, bool),
     columns: &[Column<'_>],
     rows: impl IntoIterator<Item = Vec<String>>,
 ) {
-    let around: [(&str, &dyn std::fmt::Display); 4] =
+    let around: [(&str, &dyn Display); 4] =
         [("class", &"scroll"), ("role", &"region"), ("tabindex", &"0"), ("aria-label", &name)];
     html.element("div", &around, |html| {
-        html.element("table", &[("class", &layout)], |html| {
+        let layout: &[(&str, &dyn Display)] =
+            if is_stacked { &[("class", &"stacked")] } else { &[] };
+        html.element("table", layout, |html| {
             html.element("thead", &[], |html| {
                 html.element("tr", &[], |html| {
                     for (heading, kind) in columns {
@@ -63,27 +67,32 @@ fn laid_out(
             });
             html.element("tbody", &[], |html| {
                 for row in rows {
-                    html.element("tr", &[], |html| cells(html, columns, &row));
+                    html.element("tr", &[], |html| cells(html, columns, is_stacked, &row));
                 }
             });
         });
     });
 }
 
-fn cells(html: &mut Html, columns: &[Column<'_>], row: &[String]) {
+fn cells(html: &mut Html, columns: &[Column<'_>], is_stacked: bool, row: &[String]) {
     for (place, ((heading, kind), cell)) in columns.iter().zip(row).enumerate() {
         let class = class(*kind);
+        let mut attributes: Vec<(&str, &dyn Display)> = vec![("class", &class)];
+        if is_stacked {
+            attributes.push(("data-label", heading));
+        }
         if place == 0 {
-            html.leaf("th", &[("scope", &"row"), ("class", &class), ("data-label", heading)], cell);
+            attributes.push(("scope", &"row"));
+            html.leaf("th", &attributes, cell);
             continue;
         }
-        let name: (&str, &dyn std::fmt::Display) = ("data-label", heading);
         match kind {
-            Kind::Words | Kind::Numbers => html.leaf("td", &[("class", &class), name], cell),
-            Kind::Prose => html.leaf("td", &[("class", &class), name, ("dir", &"auto")], cell),
-            Kind::Code => html.element("td", &[("class", &class), name], |html| {
-                html.leaf("code", &[], cell);
-            }),
+            Kind::Words | Kind::Numbers => html.leaf("td", &attributes, cell),
+            Kind::Prose => {
+                attributes.push(("dir", &"auto"));
+                html.leaf("td", &attributes, cell);
+            }
+            Kind::Code => html.element("td", &attributes, |html| html.leaf("code", &[], cell)),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use super::axis::{Frame, Scale, across, along, text_room};
 use super::{Px, chart, path};
+use crate::curve::quantile;
 use crate::html::Html;
 
 const SIZE: (f64, f64) = (180.0, 140.0);
@@ -51,8 +52,7 @@ pub(crate) fn scatter(html: &mut Html, name: &str, losses: Scale, dots: &[Dot<f6
         bottom: SIZE.1 - 22.0,
     };
     let y = losses.over(frame.bottom, frame.top);
-    let x = Scale::fitting(dots.iter().map(|dot| dot.x), 100.0).padded(0.04);
-    let x = x.over(frame.left, frame.right);
+    let x = number_scale(dots).padded(0.04).over(frame.left, frame.right);
     chart(html, SIZE, name, |html| {
         across(html, frame, y, TICKS);
         along(html, frame, x, 3);
@@ -64,6 +64,17 @@ pub(crate) fn scatter(html: &mut Html, name: &str, losses: Scale, dots: &[Dot<f6
         });
         marks(html, places, Edge::Upper);
     });
+}
+
+/// A logarithmic scale for positive numbers over more than two decades most of
+/// which would lie at the lower end of a linear one.
+fn number_scale(dots: &[Dot<f64>]) -> Scale {
+    let mut sorted: Vec<f64> = dots.iter().map(|dot| dot.x).collect();
+    sorted.sort_by(f64::total_cmp);
+    let values = || sorted.iter().copied();
+    let linear = Scale::linear(values()).over(0.0, 1.0);
+    let is_low = linear.at(quantile(&sorted, 0.5)) < 0.15;
+    if is_low { Scale::fitting(values(), 100.0) } else { linear }
 }
 
 /// Where a mark goes.
@@ -118,5 +129,22 @@ pub(crate) fn marks(html: &mut Html, places: impl Iterator<Item = Place>, edge: 
     path(html, "above", &above);
     for (x, y) in best {
         html.void("circle", &[("class", &"best"), ("cx", &x), ("cy", &y), ("r", &"4.5")]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Dot, Mark, number_scale};
+
+    #[test]
+    fn numbers_are_on_a_logarithmic_scale_where_they_were_drawn_from_one() {
+        let dots = |value: fn(f64) -> f64| -> Vec<Dot<f64>> {
+            let places = (1..100).map(|place| f64::from(place) / 100.0);
+            places.map(|place| Dot { x: value(place), loss: 1.0, mark: Mark::Complete }).collect()
+        };
+        assert!(number_scale(&dots(|place| 10f64.powf(4.0 * place - 4.0))).is_log());
+        assert!(!number_scale(&dots(|place| place * place)).is_log());
+        assert!(!number_scale(&dots(|place| -place)).is_log());
+        assert!(!number_scale(&[]).is_log());
     }
 }

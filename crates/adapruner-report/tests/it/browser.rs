@@ -15,7 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Tells the page around what the layout came to.
 const MEASURE: &str = "<script>addEventListener('load', () => parent.postMessage('measured ' + [\
     document.documentElement.scrollWidth, innerWidth, document.documentElement.scrollHeight, \
-    document.querySelectorAll('svg').length].join(' '), '*'));</script>";
+    document.querySelectorAll('svg').length, \
+    getComputedStyle(document.documentElement).backgroundColor.replaceAll(' ', '')\
+    ].join(' '), '*'));</script>";
 
 /// A page that holds another in a frame of its own width: a window of Chromium
 /// is never narrower than 500 pixels.
@@ -88,6 +90,7 @@ fn picture(file: &Path, width: u32) -> usize {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "says why it was skipped")]
 fn chromium_shows_the_page_at_every_width() {
     let Some(browser) = browser() else {
         eprintln!("skipped: none of {} is installed", NAMES.join(", "));
@@ -102,47 +105,49 @@ fn chromium_shows_the_page_at_every_width() {
     let after = policy + page[policy..].find('>').expect("an end") + 1;
     // Our own script needs a copy without the policy that forbids scripts.
     let measured = format!("{}{MEASURE}{}", &page[..policy], &page[after..]);
-    let dark = page.replace("(prefers-color-scheme: dark)", "all");
-    assert_ne!(dark, page);
     let empty = "<!DOCTYPE html>\n<title>empty</title>".to_owned();
     let write = |name: &str, text: &str| {
         let file = shots.join(name);
         fs::write(&file, text).expect("a page");
         file
     };
-    for (name, text) in [
-        ("page.html", &page),
-        ("dark.html", &dark),
-        ("empty.html", &empty),
-        ("measured.html", &measured),
-    ] {
+    for (name, text) in [("page.html", &page), ("empty.html", &empty), ("measured.html", &measured)]
+    {
         write(name, text);
     }
 
-    for width in [360, 1200] {
-        let window = width.max(500);
-        let frame = write("frame.html", &framed("measured.html", width, 780));
-        let arguments = [format!("--window-size={window},780"), "--dump-dom".to_owned()];
-        let (dom, err) = run(&browser, folder.path(), &frame, &arguments);
-        assert!(!err.contains("CONSOLE"), "at {width}: {err}");
-        let (_, after) = dom.split_once("<title>measured ").unwrap_or_else(|| panic!("{err}"));
+    let layouts = [
+        (360, "light", "rgb(255,255,255)"),
+        (1200, "light", "rgb(255,255,255)"),
+        (360, "dark", "rgb(20,23,26)"),
+        (1200, "dark", "rgb(20,23,26)"),
+    ];
+    for (width, theme, ground) in layouts {
+        let window: u32 = width.max(500);
+        let themed: &[&str] = if theme == "dark" { &["--force-dark-mode"] } else { &[] };
+        let show = |name: &str, height: u32, what: String| {
+            let frame = write("frame.html", &framed(&format!("{name}.html"), width, height));
+            let mut arguments: Vec<String> = themed.iter().copied().map(String::from).collect();
+            arguments.extend([format!("--window-size={window},{height}"), what]);
+            let (out, err) = run(&browser, folder.path(), &frame, &arguments);
+            assert!(!err.contains("CONSOLE"), "{name}, {width}, {theme}: {err}");
+            out
+        };
+        let document = show("measured", 780, "--dump-dom".to_owned());
+        let (_, after) = document.split_once("<title>measured ").expect("the page was measured");
         let facts: Vec<&str> = after.split('<').next().unwrap_or("").split(' ').collect();
         let number = |place: usize| facts[place].parse::<u32>().expect("a number");
         assert_eq!(number(1), width, "the frame: {facts:?}");
         assert!(number(0) <= width, "the page scrolls sideways at {width}: {facts:?}");
         assert!(number(2) > 2000 && number(3) > 14, "{facts:?}");
+        assert_eq!(facts[4], ground, "the ground in {theme}");
         let height = number(2).min(16_000);
-        let sizes = ["page", "dark", "empty"].map(|name| {
-            let shot = shots.join(format!("{name}-{width}.png"));
-            let frame = write("frame.html", &framed(&format!("{name}.html"), width, height));
-            let arguments = [
-                format!("--window-size={window},{height}"),
-                format!("--screenshot={}", shot.display()),
-            ];
-            let (_, err) = run(&browser, folder.path(), &frame, &arguments);
-            assert!(!err.contains("CONSOLE"), "{name} at {width}: {err}");
+        let shoot = |name: &str| {
+            let shot = shots.join(format!("{name}-{theme}-{width}.png"));
+            show(name, height, format!("--screenshot={}", shot.display()));
             picture(&shot, window)
-        });
-        assert!(sizes[0] > 10 * sizes[2] && sizes[1] > 10 * sizes[2], "blank: {sizes:?}");
+        };
+        let (full, empty) = (shoot("page"), shoot("empty"));
+        assert!(full > 10 * empty, "{theme} at {width} is blank: {full} to {empty} bytes");
     }
 }
