@@ -1,0 +1,35 @@
+//! The result of a pruning search as one HTML page that stands alone.
+//!
+//! [`render`] turns a [`Page`], which is plain data, into a document without
+//! scripts and without any reference outside itself (its own content security
+//! policy forbids both). It is laid out for a phone of 360 pixels and up, in
+//! light and in dark; charts are inline SVG.
+//!
+//! Every string of the data is escaped; characters that would change the order
+//! of what is read, or are not to be seen, are shown by their code. Numbers
+//! that are not finite are said and never drawn.
+//!
+//! ```
+//! use adapruner_report::{Page, render};
+//!
+//! let page = Page { title: "SmolLM2 <20 %>".into(), ..Page::default() };
+//! assert!(render(&page).contains("<h1>SmolLM2 &lt;20 %&gt;</h1>"));
+//! ```
+//!
+//! Units: losses are nats per predicted token, perplexities their exponential;
+//! times are seconds; FLOP are floating-point operations; shares and ratios
+//! lie between 0 and 1 in the data and are shown in per cent.
+
+mod curve;
+mod document;
+mod html;
+mod number;
+mod page;
+mod section;
+mod svg;
+
+pub use document::render;
+pub use page::{
+    ArmRow, Best, CostRow, Importance, LayerRow, Measured, ModelFacts, Page, Run, Sample, State,
+    TestMedian, TextFacts, TrialPoint, TrialsToMatch, Value, Width,
+};

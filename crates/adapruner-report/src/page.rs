@@ -1,0 +1,320 @@
+//! What a page shows: plain data, as JSON or built in place.
+//!
+//! JSON has no NaN and no infinities: serde_json writes them as `null`, and a
+//! `null` is read back as NaN here. Lists and facts that a file lacks are
+//! empty; the page leaves their sections out.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that one page shows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Page {
+    /// The headline.
+    pub title: String,
+    /// The program's version.
+    pub version: String,
+    /// The shell line that computes all this again.
+    pub command: String,
+    /// When the page was made (ISO 8601).
+    pub created: String,
+    /// The model that was pruned.
+    pub model: ModelFacts,
+    /// The texts that were used, each with what it was used for.
+    #[serde(default)]
+    pub texts: Vec<TextFacts>,
+    /// The searches, with all their trials.
+    #[serde(default)]
+    pub runs: Vec<Run>,
+    /// How much each parameter explains of the loss.
+    #[serde(default)]
+    pub importances: Vec<Importance>,
+    /// The best trial of all runs.
+    #[serde(default)]
+    pub best: Option<Best>,
+    /// Perplexities on the test texts, before and after pruning.
+    #[serde(default)]
+    pub measured: Vec<Measured>,
+    /// The searches side by side.
+    #[serde(default)]
+    pub comparison: Vec<ArmRow>,
+    /// The calibration pool.
+    #[serde(default)]
+    pub samples: Vec<Sample>,
+    /// The widths of every layer.
+    #[serde(default)]
+    pub layers: Vec<LayerRow>,
+    /// What the reader must know before believing the rest.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// What each phase cost.
+    #[serde(default)]
+    pub costs: Vec<CostRow>,
+    /// What the naive loop (a backward pass in every trial, every evaluation
+    /// in full) would have cost.
+    #[serde(default)]
+    pub naive: Option<CostRow>,
+    /// The most memory that was used at once, in bytes.
+    #[serde(default)]
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// The model that was pruned.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelFacts {
+    /// Where it was read from.
+    pub path: String,
+    /// The digest of its weights.
+    pub digest: String,
+    /// Parameters before pruning.
+    pub parameters: u64,
+    /// Parameters after pruning, if a pruned model was made.
+    #[serde(default)]
+    pub parameters_after: Option<u64>,
+    /// Share of all parameters that was to be removed, 0 to 1.
+    #[serde(with = "nullable")]
+    pub ratio: f64,
+    /// `per-layer` or `uniform`.
+    pub layout: String,
+}
+
+/// One text and what it was used for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextFacts {
+    /// `calibration pool`, `search evaluation` or `test`.
+    pub role: String,
+    /// Its name.
+    pub name: String,
+    /// How many windows of it were used.
+    pub windows: usize,
+    /// Tokens in a window.
+    pub window: usize,
+    /// The digest of its tokens.
+    pub tokens_digest: String,
+}
+
+/// One search: a sampler with a seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its name, as `tpe joint, seed 1`.
+    pub label: String,
+    /// What runs with other seeds share: `joint`, `random`, `data only`, …
+    pub group: String,
+    /// Its trials.
+    pub trials: Vec<TrialPoint>,
+}
+
+/// One trial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrialPoint {
+    /// Its number within the run.
+    pub number: u64,
+    /// How it ended.
+    pub state: State,
+    /// Loss on the search-evaluation text, in nats per predicted token; of a
+    /// pruned trial that of the chunks it got to.
+    pub value: Option<f64>,
+    /// Seconds from the run's beginning to the trial's end.
+    #[serde(with = "nullable")]
+    pub seconds: f64,
+    /// Its parameters by name.
+    #[serde(default)]
+    pub values: Vec<(String, Value)>,
+}
+
+/// How a trial ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Evaluated in full.
+    Complete,
+    /// Stopped early because it was hopeless.
+    Pruned,
+    /// Ended by an error.
+    Failed,
+    /// Not ended yet.
+    Running,
+}
+
+/// The value of a parameter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// A float or an integer.
+    Number(#[serde(with = "nullable")] f64),
+    /// One of several named choices.
+    Text(String),
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+/// How much one parameter explains of the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Importance {
+    /// The parameter.
+    pub name: String,
+    /// Its share, 0 to 1.
+    #[serde(with = "nullable")]
+    pub share: f64,
+}
+
+/// The best trial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The label of its run.
+    pub run: String,
+    /// Its number within the run.
+    pub number: u64,
+    /// Its loss on the search-evaluation text, in nats per predicted token.
+    #[serde(with = "nullable")]
+    pub loss: f64,
+    /// The same as a perplexity.
+    #[serde(with = "nullable")]
+    pub perplexity: f64,
+    /// Its parameters, by name, as they are to be read.
+    pub values: Vec<(String, String)>,
+}
+
+/// Perplexity on one test text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The text.
+    pub text: String,
+    /// How many windows of it.
+    pub windows: usize,
+    /// Tokens in a window.
+    pub window: usize,
+    /// Perplexity of the model as it was.
+    #[serde(with = "nullable")]
+    pub dense: f64,
+    /// Perplexity of the pruned model.
+    #[serde(with = "nullable")]
+    pub pruned: f64,
+}
+
+/// One kind of search, over its seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArmRow {
+    /// Its name.
+    pub arm: String,
+    /// With how many seeds it ran.
+    pub seeds: usize,
+    /// Trials of each seed.
+    pub trials: usize,
+    /// Median over the seeds of each seed's best loss, in nats per predicted
+    /// token.
+    #[serde(with = "nullable")]
+    pub median: f64,
+    /// The least of them.
+    #[serde(with = "nullable")]
+    pub low: f64,
+    /// The largest of them.
+    #[serde(with = "nullable")]
+    pub high: f64,
+    /// What the best trials come to on the test texts.
+    #[serde(default)]
+    pub tests: Vec<TestMedian>,
+    /// How soon it was as good as the others.
+    #[serde(default)]
+    pub trials_to_match: Vec<TrialsToMatch>,
+}
+
+/// Perplexity on one test text, in the median over seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestMedian {
+    /// The text.
+    pub text: String,
+    /// Median perplexity of the seeds' best trials.
+    #[serde(with = "nullable")]
+    pub perplexity: f64,
+}
+
+/// How many trials a search took to reach the best of another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrialsToMatch {
+    /// The other search.
+    pub other: String,
+    /// The number of trials; none if it never did.
+    pub trials: Option<u64>,
+}
+
+/// One sample of the calibration pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Its index in the pool.
+    pub index: usize,
+    /// Where it comes from.
+    pub source: String,
+    /// What it says.
+    pub text: String,
+    /// The dense model's loss on it, in nats per predicted token.
+    #[serde(with = "nullable")]
+    pub loss: f64,
+    /// What choosing it does to a trial's loss, in nats; negative is good.
+    #[serde(default)]
+    pub influence: Option<f64>,
+    /// The standard deviation of the influence, in nats.
+    #[serde(default)]
+    pub deviation: Option<f64>,
+    /// Whether the best trial uses it.
+    pub chosen: bool,
+}
+
+/// The widths of one layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRow {
+    /// Its index, from 0.
+    pub layer: usize,
+    /// Query heads.
+    pub query_heads: Width,
+    /// Key-value heads; none kept means that attention was dropped.
+    pub kv_heads: Width,
+    /// Feed-forward channels.
+    pub ffn: Width,
+}
+
+/// How wide something was and is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Width {
+    /// Before pruning.
+    pub before: usize,
+    /// After it.
+    pub kept: usize,
+}
+
+/// What one phase cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CostRow {
+    /// Its name.
+    pub phase: String,
+    /// Wall-clock seconds.
+    #[serde(with = "nullable")]
+    pub seconds: f64,
+    /// Tokens that went through the model.
+    pub tokens: u64,
+    /// Floating-point operations.
+    #[serde(with = "nullable")]
+    pub flops: f64,
+}
+
+/// Floats that may be absent from JSON: `null` is NaN.
+mod nullable {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(*value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+    }
+}

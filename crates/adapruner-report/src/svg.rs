@@ -1,0 +1,89 @@
+//! Charts as inline SVG, drawn in units of a phone's pixels.
+//!
+//! Every chart scales with the width it is given; the sizes of its letters come
+//! from the style sheet, which makes them smaller in units where the chart is
+//! drawn larger. Colours come from there as well, so that charts follow the
+//! reader's theme. Coordinates are never NaN or infinite, whatever the data.
+
+pub(crate) mod axis;
+pub(crate) mod bars;
+pub(crate) mod layers;
+pub(crate) mod lines;
+pub(crate) mod scatter;
+pub(crate) mod strips;
+
+use std::fmt;
+
+use crate::html::Html;
+
+/// A coordinate: one decimal, and 0 for what has no place.
+#[derive(Clone, Copy)]
+pub(crate) struct Px(pub(crate) f64);
+
+impl fmt::Display for Px {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let placed = if self.0.is_finite() { self.0.clamp(-1e5, 1e5) } else { 0.0 };
+        let rounded = (placed * 10.0).round() / 10.0;
+        // Adding 0 makes a negative zero a plain one.
+        write!(to, "{}", rounded + 0.0)
+    }
+}
+
+/// A chart of so many units, with the name that is read out and shown on
+/// hovering.
+pub(crate) fn chart(
+    html: &mut Html,
+    (width, height): (f64, f64),
+    name: &str,
+    content: impl FnOnce(&mut Html),
+) {
+    let area = format!("0 0 {} {}", Px(width), Px(height));
+    html.element("svg", &[("viewBox", &area), ("role", &"img"), ("aria-label", &name)], content);
+}
+
+/// Text at a place; `class` also says how it is aligned.
+pub(crate) fn label(html: &mut Html, class: &'static str, (x, y): (f64, f64), text: &str) {
+    html.leaf("text", &[("class", &class), ("x", &Px(x)), ("y", &Px(y))], text);
+}
+
+/// A rectangle from a corner.
+pub(crate) fn rectangle(
+    html: &mut Html,
+    class: &str,
+    (x, y): (f64, f64),
+    (width, height): (f64, f64),
+) {
+    let (width, height) = (Px(width.max(0.0)), Px(height.max(0.0)));
+    html.void(
+        "rect",
+        &[("class", &class), ("x", &Px(x)), ("y", &Px(y)), ("width", &width), ("height", &height)],
+    );
+}
+
+/// A path.
+pub(crate) fn path(html: &mut Html, class: &str, steps: &str) {
+    if !steps.is_empty() {
+        html.void("path", &[("class", &class), ("d", &steps)]);
+    }
+}
+
+/// A text cut to so many letters, its end marked.
+pub(crate) fn shortened(text: &str, letters: usize) -> String {
+    if text.chars().count() <= letters {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(letters.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Px;
+
+    #[test]
+    fn every_number_has_a_place() {
+        let places = [f64::NAN, f64::INFINITY, -1e300, -0.01, 2.7499].map(|x| Px(x).to_string());
+        assert_eq!(places, ["0", "0", "-100000", "0", "2.7"]);
+    }
+}
