@@ -37,3 +37,8 @@ pub use file::FileBackend;
 #[cfg(feature = "redis")]
 pub use redis::RedisBackend;
 pub use storage::JournalStorage;
+
+/// Now, as journals have it: ISO 8601 with an offset.
+pub fn timestamp() -> String {
+    time::format(time::now_ms())
+}

@@ -7,6 +7,7 @@ mod eval;
 mod export;
 mod inspect;
 mod prune;
+mod report;
 mod sample;
 mod search;
 mod stats;
@@ -51,6 +52,7 @@ enum Command {
     Prune(Box<prune::PruneCommand>),
     Search(Box<search::SearchCommand>),
     Compare(Box<compare::CompareCommand>),
+    Report(report::ReportCommand),
     Apply(Box<apply::ApplyCommand>),
     Export(export::ExportCommand),
     Completions(completions::CompletionsArgs),
@@ -100,6 +102,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Prune(args) => prune::run(&args),
         Command::Search(args) => search::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -21,6 +21,7 @@
 //! | [`stored`] | the studies of a folder, as they stand |
 //! | [`compare`] | several arms with equal budgets and several seeds |
 //! | [`transfer`] | what was found, applied, also to another model |
+//! | [`page`] | the studies of a folder as a page |
 //! | [`diagnose`] | signs of a search that failed |
 
 pub mod compare;
@@ -30,6 +31,7 @@ pub mod dimension;
 pub mod folder;
 pub mod objective;
 pub mod outcome;
+pub mod page;
 pub mod pool;
 pub mod prepare;
 pub mod record;

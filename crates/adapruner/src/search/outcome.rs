@@ -5,17 +5,18 @@ use std::{path::Path, sync::Arc};
 use adapruner_checkpoint::text::TokenSet;
 use adapruner_eval::Perplexity;
 use adapruner_prune::{PlanTable, PrunePlan};
-use adapruner_study::{Study, Trial, TrialState};
+use adapruner_study::{Study, Trial, TrialState, effects::item_effects};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    compare::median,
     configuration::Configuration,
     diagnose,
+    dimension::Dimension,
     objective::{Cost, Objective, TrialCost},
     pool::PoolSample,
     record::SearchRecord,
-    compare::median,
     run::{COST, Search, finished},
     space::{SearchSpace, Varied},
 };
@@ -222,7 +223,6 @@ impl<'a> Tests<'a> {
     }
 }
 
-struct Effect { mean: f64, deviation: f64 }
 impl Search<'_> {
     /// The trial that stands for the search: the best complete one; of the
     /// baseline the one in the middle of its draws.
@@ -316,7 +316,6 @@ impl Search<'_> {
         Ok(result)
     }
 
-    // EFFECTS
     fn chosen(
         &self,
         study: &Study,
@@ -324,7 +323,12 @@ impl Search<'_> {
         best: &Configuration,
     ) -> Result<Vec<ChosenSample>> {
         let losses = &self.objective.bank.header().losses;
-        let effects: Option<Vec<Effect>> = None;
+        // Too few trials say nothing.
+        let name = Dimension::Samples.name();
+        let effects = match self.space.drawn {
+            Some(_) => None,
+            None => item_effects(&study.trials()?, study.direction(), name).ok(),
+        };
         let mut rows: Vec<ChosenSample> = samples
             .iter()
             .map(|sample| {

@@ -1,0 +1,220 @@
+//! The studies of a folder as a page (see `adapruner-report`).
+
+use adapruner_report::{
+    ArmRow, Best, CostRow, Importance, LayerRow, Measured, ModelFacts, Page, Run as RunOfPage,
+    Sample, State, TestMedian, TextFacts, TrialPoint, TrialsToMatch, Value, Width,
+};
+use adapruner_study::{Choice, Distribution, ParamValue, Trial, TrialState};
+use anyhow::{Context, Result};
+
+use super::{
+    Arm, SearchRecord, SearchResult, StoredStudy, StudyFolder,
+    compare::{Run, table},
+    objective::Cost,
+};
+use crate::{VERSION, pipeline::TokensRecord};
+
+/// The page of a folder. `created` is the moment it is made, ISO 8601.
+///
+/// # Errors
+/// A folder without studies, or one that is damaged.
+pub fn page(folder: &StudyFolder, created: String) -> Result<Page> {
+    let record = SearchRecord::read(&folder.record())?;
+    let studies = StoredStudy::all(folder)?;
+    let results: Vec<Option<SearchResult>> = studies
+        .iter()
+        .map(|study| {
+            let path = folder.result(&study.name);
+            path.exists().then(|| SearchResult::read(&path)).transpose()
+        })
+        .collect::<Result<_>>()?;
+    let runs: Vec<Run> = studies
+        .iter()
+        .zip(&results)
+        .filter_map(|(study, result)| {
+            Some(Run::new(&study.arm, &study.trials, result.as_ref()?))
+        })
+        .collect();
+    let mut page = Page {
+        title: format!("adapruner search: {}", record.model.path.display()),
+        version: VERSION.to_owned(),
+        created,
+        model: ModelFacts {
+            path: record.model.path.display().to_string(),
+            digest: record.model.digest.to_string(),
+            parameters: record.model.parameters,
+            parameters_after: None,
+            ratio: record.ratio,
+            layout: record.layout.to_string(),
+        },
+        texts: vec![
+            text("calibration pool", &record.pool),
+            text("search evaluation", &record.evaluation),
+        ],
+        runs: studies.iter().map(|study| run_of(&study.arm, &study.trials)).collect(),
+        comparison: if runs.len() > 1 { comparison(&runs) } else { Vec::new() },
+        ..Page::default()
+    };
+    let picked = StoredStudy::pick(studies, None)
+        .with_context(|| folder.root().display().to_string())?;
+    page.importances = importances(&picked);
+    let best = picked.best()?;
+    page.best = Some(Best {
+        run: label(&picked.arm),
+        number: best.number,
+        loss: best.loss,
+        perplexity: best.loss.exp(),
+        values: best
+            .configuration
+            .rows()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    });
+    let path = folder.result(&picked.name);
+    if path.exists() {
+        add_result(&mut page, SearchResult::read(&path)?);
+    }
+    Ok(page)
+}
+
+/// What is known once a search was summed up.
+fn add_result(page: &mut Page, result: SearchResult) {
+    page.texts.extend(result.tests.iter().map(|test| text("test", &test.text)));
+    page.measured = result
+        .tests
+        .iter()
+        .map(|test| Measured {
+            text: test.text.text.clone(),
+            windows: test.text.windows,
+            window: test.text.window,
+            dense: test.dense,
+            pruned: test.pruned,
+        })
+        .collect();
+    page.model.parameters_after = Some(result.plan.parameters_after);
+    page.layers = result
+        .plan
+        .rows
+        .iter()
+        .map(|row| LayerRow {
+            layer: row.layer,
+            query_heads: Width { before: row.before.query_heads, kept: row.after.query_heads },
+            kv_heads: Width { before: row.before.kv_heads, kept: row.after.kv_heads },
+            ffn: Width { before: row.before.ffn, kept: row.after.ffn },
+        })
+        .collect();
+    let cost = |phase: &str, cost: Cost| CostRow {
+        phase: phase.to_owned(),
+        seconds: cost.seconds,
+        tokens: cost.tokens,
+        flops: cost.flops,
+    };
+    page.costs =
+        result.costs.phases().into_iter().map(|(phase, spent)| cost(phase, spent)).collect();
+    page.naive = Some(cost("naive loop", result.costs.naive));
+    page.peak_memory_bytes = result.costs.peak_memory_bytes;
+    page.samples = result
+        .samples
+        .into_iter()
+        .map(|sample| Sample {
+            index: sample.sample.index,
+            source: sample.sample.source,
+            text: sample.sample.text,
+            loss: sample.loss,
+            influence: sample.influence,
+            deviation: sample.deviation,
+            chosen: sample.chosen,
+        })
+        .collect();
+    page.warnings = result.warnings;
+    page.command = result.command;
+}
+
+fn text(role: &str, tokens: &TokensRecord) -> TextFacts {
+    TextFacts {
+        role: role.to_owned(),
+        name: tokens.text.clone(),
+        windows: tokens.windows,
+        window: tokens.window,
+        tokens_digest: tokens.tokens_digest.to_string(),
+    }
+}
+
+fn label(arm: &Arm) -> String {
+    format!("{}, seed {}", arm.label(), arm.seed)
+}
+
+fn run_of(arm: &Arm, trials: &[std::sync::Arc<Trial>]) -> RunOfPage {
+    // Seconds at work: a search that was interrupted has gaps.
+    let mut seconds = 0.0;
+    let mut points = Vec::with_capacity(trials.len());
+    for trial in trials {
+        if let (Some(started), Some(ended)) = (trial.started_ms, trial.ended_ms) {
+            seconds += (ended - started).max(0) as f64 / 1000.0;
+        }
+        points.push(TrialPoint {
+            number: trial.number,
+            state: match trial.state {
+                TrialState::Complete => State::Complete,
+                TrialState::Pruned => State::Pruned,
+                TrialState::Failed => State::Failed,
+                TrialState::Running | TrialState::Waiting => State::Running,
+            },
+            value: trial.value,
+            seconds,
+            values: trial.params.iter().filter_map(|(name, param)| value(name, param)).collect(),
+        });
+    }
+    RunOfPage { label: label(arm), group: arm.label(), trials: points }
+}
+
+/// A parameter as the page shows it; of a subset its size.
+fn value(name: &str, param: &(Distribution, ParamValue)) -> Option<(String, Value)> {
+    let value = match param {
+        (_, ParamValue::Float(value)) => Value::Number(*value),
+        (_, ParamValue::Int(value)) => Value::Number(*value as f64),
+        (_, ParamValue::Subset(items)) => Value::Number(items.len() as f64),
+        (Distribution::Categorical { choices }, ParamValue::Category(at)) => {
+            match choices.get(*at)? {
+                Choice::Text(name) => Value::Text(name.clone()),
+                other => Value::Text(format!("{other:?}")),
+            }
+        }
+        (_, ParamValue::Category(_)) => return None,
+    };
+    Some((name.to_owned(), value))
+}
+
+fn importances(study: &StoredStudy) -> Vec<Importance> {
+    // Too few trials say nothing.
+    adapruner_study::importance::importances(&study.trials, study.study().direction())
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(name, share)| Importance { name, share })
+        .collect()
+}
+
+fn comparison(runs: &[Run]) -> Vec<ArmRow> {
+    table(runs)
+        .into_iter()
+        .map(|row| ArmRow {
+            arm: row.arm,
+            seeds: row.seeds,
+            trials: row.trials,
+            median: row.median,
+            low: row.least,
+            high: row.largest,
+            tests: row
+                .tests
+                .into_iter()
+                .map(|test| TestMedian { text: test.text.text, perplexity: test.median })
+                .collect(),
+            trials_to_match: row
+                .reached
+                .into_iter()
+                .map(|(other, trials)| TrialsToMatch { other, trials })
+                .collect(),
+        })
+        .collect()
+}
