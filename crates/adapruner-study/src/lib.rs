@@ -34,11 +34,15 @@
 //! | [`study`] | [`Study`]: ask, tell, optimize, resume |
 //! | [`sampler`] | what to try next: random search, TPE, subsets |
 //! | [`pruner`] | when to stop a trial early |
+//! | [`importance`] | how much each parameter mattered |
+//! | [`effects`] | what each item of a subset adds to the objective |
 //! | `testing` | what every sampler and pruner must stand (feature `testing`) |
 //! | [`error`] | what can go wrong |
 
 pub mod distribution;
+pub mod effects;
 pub mod error;
+pub mod importance;
 pub mod journal;
 pub mod pruner;
 pub mod sampler;

@@ -2,6 +2,8 @@
 //! every implementation.
 
 mod conformance;
+mod effects;
+mod importance;
 mod optuna_pruners;
 mod optuna_tpe;
 mod resume;

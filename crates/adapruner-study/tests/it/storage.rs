@@ -2,7 +2,7 @@
 
 mod conformance;
 mod hostile;
-mod optuna;
+pub mod optuna;
 mod processes;
 #[cfg(feature = "redis")]
 mod redis;

@@ -44,10 +44,12 @@ const FENCE: f64 = 3.0;
 pub(crate) struct LinearModel {
     pools: Vec<usize>,
     posterior: Posterior,
+    /// Deviation of the badness before it was brought to 1.
+    deviation: f64,
 }
 
 impl LinearModel {
-    pub(super) fn new(
+    pub(crate) fn new(
         direction: Direction,
         pools: &[usize],
         axes: &[Axis],
@@ -61,7 +63,30 @@ impl LinearModel {
                 targets.push(y);
             }
         }
-        Self { pools: pools.to_vec(), posterior: Posterior::new(rows, standard(targets)) }
+        let (targets, deviation) = standard(targets);
+        Self { pools: pools.to_vec(), posterior: Posterior::new(rows, targets), deviation }
+    }
+
+    /// Deviation of the badness of the trials it learned from.
+    pub(crate) fn deviation(&self) -> f64 {
+        self.deviation
+    }
+
+    /// What each item of a pool adds to the badness, against the average item of
+    /// the pool: mean and deviation.
+    pub(crate) fn effects(&self, subset: usize) -> Vec<(f64, f64)> {
+        let from: usize = self.pools[..subset].iter().sum();
+        let pool = self.pools[subset];
+        let scale = ITEM_DEVIATION * self.deviation;
+        let effect = |item: usize| {
+            // Inclusions less n/P sum up to 0: of the mean of all effects the
+            // trials tell nothing, and it has its prior variance.
+            let variance = self.posterior.variance(item) - 1.0 / pool as f64;
+            (scale * self.posterior.mean[item], scale * variance.max(0.0).sqrt())
+        };
+        // Without any trial there is no posterior.
+        let last = (from + pool).min(self.posterior.mean.len());
+        (from..last).map(effect).collect()
     }
 
     pub(super) fn choose(&self, sizes: &[usize], stream: &mut Stream) -> Vec<Vec<usize>> {
@@ -162,15 +187,16 @@ fn quantile(ordered: &[f64], q: f64) -> Option<f64> {
     ordered.get((q * ordered.len().saturating_sub(1) as f64).round() as usize).copied()
 }
 
-/// Mean 0 and deviation 1; all 0 where there is no deviation.
-fn standard(mut values: Vec<f64>) -> Vec<f64> {
+/// Mean 0 and deviation 1, all 0 where there is no deviation; and the deviation
+/// that they had.
+fn standard(mut values: Vec<f64>) -> (Vec<f64>, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     values.iter_mut().for_each(|value| *value -= mean);
     let deviation = (values.iter().map(|value| value * value).sum::<f64>() / n).sqrt();
     let scale = if deviation > 0.0 && deviation.is_finite() { 1.0 / deviation } else { 0.0 };
     values.iter_mut().for_each(|value| *value *= scale);
-    values
+    (values, deviation)
 }
 
 /// One trial as a row: items first, all scaled by the prior deviation of their
@@ -237,6 +263,16 @@ impl Posterior {
         let right = columns.iter().map(|column| dot(column, &targets) * precision).collect();
         let mean = factor.solve(right);
         Self { rows, mean, factor, by_trial }
+    }
+
+    /// The variance of one effect.
+    fn variance(&self, effect: usize) -> f64 {
+        let told = |right| self.factor.solve_lower(right).iter().map(|x| x * x).sum::<f64>();
+        if self.by_trial {
+            1.0 - told(self.rows.iter().map(|row| row[effect]).collect())
+        } else {
+            told((0..self.mean.len()).map(|i| f64::from(i == effect)).collect())
+        }
     }
 
     /// The mean and a share of the way from it to a draw.
@@ -323,9 +359,11 @@ mod tests {
         padded.push(0.0);
         let large = Posterior::new(more, padded);
         assert!(small.by_trial && !large.by_trial);
-        for (a, b) in small.mean.iter().zip(&large.mean) {
+        for (i, (a, b)) in small.mean.iter().zip(&large.mean).enumerate() {
             assert!((a - b).abs() < 1e-9);
+            assert!((small.variance(i) - large.variance(i)).abs() < 1e-9);
         }
+        let sum = (0..4).map(|i| small.variance(i)).sum::<f64>();
         let mut spread = |of: &Posterior| {
             let draws = (0..4000).map(|_| of.damped_draw(&mut stream));
             let squares = draws.map(|draw| {
@@ -337,6 +375,7 @@ mod tests {
         let (a, b) = (spread(&small), spread(&large));
         // Five standard errors of a mean of 4000, about.
         assert!((a / b - 1.0).abs() < 0.15, "{a} {b}");
+        assert!((a / sum - 1.0).abs() < 0.15, "{a} {sum}");
     }
 
     #[test]

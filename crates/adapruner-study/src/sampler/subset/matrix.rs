@@ -25,11 +25,16 @@ impl Cholesky {
     }
 
     /// The x of L Lᵀ x = `right`.
-    pub(super) fn solve(&self, mut right: Vec<f64>) -> Vec<f64> {
+    pub(super) fn solve(&self, right: Vec<f64>) -> Vec<f64> {
+        self.solve_upper(self.solve_lower(right))
+    }
+
+    /// The x of L x = `right`.
+    pub(super) fn solve_lower(&self, mut right: Vec<f64>) -> Vec<f64> {
         for (i, row) in self.rows.iter().enumerate() {
             right[i] = (right[i] - dot(&row[..i], &right[..i])) / row[i];
         }
-        self.solve_upper(right)
+        right
     }
 
     /// The x of Lᵀ x = `right`.

@@ -37,6 +37,7 @@ use crate::sampler::subset::{Observation, SubsetModel, SubsetStrategy};
 use crate::sampler::{Params, Sampler, View, common_space, counts, value_in};
 use crate::trial::{Trial, TrialState};
 
+pub(crate) use normal::log_mass;
 pub use parzen::ParzenEstimator;
 pub use split::{Split, good_count, split, weights};
 pub(crate) use split::{badness, rank_values};
@@ -173,9 +174,9 @@ impl Sampler for TpeSampler {
 }
 
 /// How parameters lie in a row of numbers.
-struct Layout<'a> {
+pub(crate) struct Layout<'a> {
     space: &'a [(&'a str, &'a Distribution)],
-    axes: Vec<Axis>,
+    pub(crate) axes: Vec<Axis>,
     subsets: Vec<SubsetSlot>,
     /// For each parameter.
     slots: Vec<Slot>,
@@ -201,7 +202,7 @@ impl SubsetSlot {
 }
 
 impl<'a> Layout<'a> {
-    fn new(space: &'a [(&'a str, &'a Distribution)]) -> Self {
+    pub(crate) fn new(space: &'a [(&'a str, &'a Distribution)]) -> Self {
         let mut layout = Self { space, axes: Vec::new(), subsets: Vec::new(), slots: Vec::new() };
         for (_, distribution) in space {
             let slot = match (Axis::new(distribution), *distribution) {
@@ -226,12 +227,12 @@ impl<'a> Layout<'a> {
         self.axes.len() - 1
     }
 
-    fn pools(&self) -> Vec<usize> {
+    pub(crate) fn pools(&self) -> Vec<usize> {
         self.subsets.iter().map(|slot| slot.pool).collect()
     }
 
     /// What a trial tells of these parameters; None unless it has all of them.
-    fn observe(&self, trial: &Trial) -> Option<Observation> {
+    pub(crate) fn observe(&self, trial: &Trial) -> Option<Observation> {
         let mut numbers = vec![0.0; self.axes.len()];
         let mut subsets = Vec::with_capacity(self.subsets.len());
         for ((name, distribution), slot) in self.space.iter().zip(&self.slots) {

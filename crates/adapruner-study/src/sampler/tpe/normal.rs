@@ -70,7 +70,7 @@ fn log_difference(p: f64, q: f64) -> f64 {
 
 /// ln(Φ(b) − Φ(a)), a ≤ b: computed in the left tail wherever possible, since
 /// differences of numbers near 1 lose digits.
-pub(super) fn log_mass(a: f64, b: f64) -> f64 {
+pub(crate) fn log_mass(a: f64, b: f64) -> f64 {
     if b <= 0.0 {
         log_difference(log_cdf(b), log_cdf(a))
     } else if a > 0.0 {
