@@ -46,7 +46,7 @@ struct Written {
 pub fn run(args: &ReportCommand) -> Result<()> {
     let staged = StagedFile::new(&args.out, args.force, &[])?;
     let folder = StudyFolder::open(&args.study)?;
-    let page = page(&folder, adapruner_study::time::now_iso())?;
+    let page = page(&folder, adapruner_study::journal::timestamp())?;
     let html = adapruner_report::render(&page);
     std::fs::write(staged.path(), &html)
         .with_context(|| format!("{}: cannot write", args.out.display()))?;
