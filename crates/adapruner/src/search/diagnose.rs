@@ -114,7 +114,7 @@ fn edges(search: &Search<'_>, trials: &[Arc<Trial>]) -> Vec<String> {
         for edge in [low, high] {
             if (value - edge).abs() <= EDGE * (high - low) && can_widen(edge) {
                 found.push(format!(
-                    "collapse: {dimension} of the best trial is {value}, at the edge of {domain}: \
+                    "collapse: {dimension} of the best trial is {value:.3}, at the edge of {domain}: \
                      the optimum may lie beyond (widen it in the table space of --config)"
                 ));
             }

@@ -432,8 +432,8 @@ impl fmt::Display for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(value) => write!(f, "{value}"),
-            Self::Integer(low, high) => write!(f, "{low} to {high}"),
-            Self::Number(low, high) => write!(f, "{low} to {high}, real"),
+            Self::Integer(low, high) => write!(f, "{low} to {high} (whole numbers)"),
+            Self::Number(low, high) => write!(f, "{low} to {high}"),
             Self::Name(names) => f.write_str(&names.join(" | ")),
         }
     }

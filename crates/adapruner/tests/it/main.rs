@@ -6,4 +6,6 @@ mod interrupt;
 mod main_job;
 mod program;
 mod reference;
+mod search;
+mod search_killed;
 mod shell;

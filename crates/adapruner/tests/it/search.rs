@@ -1,0 +1,289 @@
+//! A search from pool to pruned model, resumed, compared, applied and shown.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+use crate::program::{command, fail, json, model, succeed, tiny, words};
+
+/// The paths and words of a small search on the fixture model.
+pub struct Small {
+    pub dir: TempDir,
+    pub study: PathBuf,
+}
+
+/// Most of a search's line: 24 samples of 16 tokens, 6 windows of 32.
+pub const LINE: &str = "{model} --ratio 0.2 --calibration {pool} --samples 24 --sample-tokens 16 \
+                        --text {text} --window 32 --limit 6 --study {study} --allow-overlap";
+
+impl Small {
+    pub fn new() -> Self {
+        let dir = tempdir().unwrap();
+        Self { study: dir.path().join("study"), dir }
+    }
+
+    pub fn paths(&self) -> Vec<(&'static str, PathBuf)> {
+        vec![
+            ("model", tiny()),
+            ("pool", tiny().join("calibration.txt")),
+            ("text", tiny().join("text.txt")),
+            ("study", self.study.clone()),
+            ("out", self.dir.path().join("out")),
+            ("page", self.dir.path().join("page.html")),
+        ]
+    }
+
+    pub fn json(&self, line: &str) -> Value {
+        json(line, &borrowed(&self.paths()))
+    }
+
+    pub fn fail(&self, line: &str) -> String {
+        fail(line, &borrowed(&self.paths()))
+    }
+
+    pub fn words(&self, line: &str) -> Vec<String> {
+        words(line, &borrowed(&self.paths()))
+    }
+
+    pub fn search(&self, more: &str) -> Value {
+        self.json(&format!("search {LINE} {more}"))
+    }
+
+    pub fn refused(&self, more: &str) -> String {
+        self.fail(&format!("search {LINE} {more}"))
+    }
+}
+
+fn borrowed<'a>(paths: &'a [(&'static str, PathBuf)]) -> Vec<(&'static str, &'a Path)> {
+    paths.iter().map(|(name, path)| (*name, path.as_path())).collect()
+}
+
+fn number(value: &Value, pointer: &str) -> f64 {
+    value.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("{pointer} in {value}"))
+}
+
+#[test]
+fn the_best_trial_is_pruned_to_and_measures_as_it_did() {
+    let small = Small::new();
+    let found = small.search("--trials 14");
+    let finished = number(&found, "/complete") + number(&found, "/stopped_early");
+    assert_eq!(finished, 14.0);
+    let loss = number(&found, "/best/loss");
+    assert!(loss > number(&found, "/dense_loss"));
+    let chosen: Vec<&Value> = found["samples"].as_array().unwrap().iter().collect();
+    assert_eq!(chosen.len(), 24);
+    let count = chosen.iter().filter(|sample| sample["chosen"] == true).count();
+    assert_eq!(count, found["best"]["configuration"]["samples"].as_array().unwrap().len());
+    for sample in chosen {
+        assert!(!sample["text"].as_str().unwrap().is_empty());
+        assert!(sample["source"].as_str().unwrap().contains("calibration.txt"), "{sample}");
+        assert!(number(sample, "/loss") > 0.0 && sample["influence"].is_number());
+    }
+    for phase in ["bank", "attention", "dense"] {
+        assert!(number(&found, &format!("/costs/{phase}/flops")) > 0.0, "{phase}");
+    }
+    assert!(number(&found, "/costs/naive/flops") > number(&found, "/costs/trials/evaluate/flops"));
+    // The model that is written is the one that was measured: the same windows,
+    // in a file of token ids.
+    small.json("apply {model} --study {study} --save-dtype f32 --out {out}");
+    let manifest = std::fs::read(small.dir.path().join("out/manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["study"]["trial"], found["best"]["number"]);
+    let rest = "--text {text} --window 32";
+    let whole = small.json(&format!("eval {{out}} {rest}"));
+    let windows = number(&whole, "/windows") as usize;
+    let again = small.json(
+        "search {model} --ratio 0.2 --calibration {pool} --samples 24 --sample-tokens 16 --text \
+         {text} --window 32 --limit 6 --study {study} --allow-overlap --trials 14 --test {text} \
+         --test-windows 100000",
+    );
+    assert_eq!(again["best"]["number"], found["best"]["number"]);
+    assert_eq!(number(&again, "/tests/0/text/windows") as usize, windows);
+    let (measured, opened) = (number(&again, "/tests/0/pruned"), number(&whole, "/perplexity"));
+    assert!((measured / opened - 1.0).abs() < 1e-6, "{measured} {opened}");
+}
+
+#[test]
+fn a_finished_search_is_not_run_again_and_a_longer_one_goes_on() {
+    let small = Small::new();
+    let first = small.search("--trials 12");
+    let journal = std::fs::read(small.study.join("journal.log")).unwrap();
+    let again = small.search("--trials 12");
+    assert_eq!(std::fs::read(small.study.join("journal.log")).unwrap(), journal);
+    assert_eq!(first["best"], again["best"]);
+    let longer = small.search("--trials 20");
+    let straight = Small::new();
+    let straight = straight.search("--trials 20");
+    assert_eq!(longer["best"], straight["best"]);
+    assert_eq!(longer["plan_digest"], straight["plan_digest"]);
+}
+
+#[test]
+fn another_search_does_not_mix_with_one_that_is_there() {
+    let small = Small::new();
+    small.search("--trials 3");
+    let line = |change: (&str, &str)| format!("search {}", LINE.replace(change.0, change.1));
+    for (change, named) in [
+        (("--ratio 0.2", "--ratio 0.3"), "ratio was 0.2, now 0.3"),
+        (("--samples 24", "--samples 20"), "the pool's digest"),
+        (("--limit 6", "--limit 5"), "the evaluation text's digest"),
+        (("{study}", "{study} --seed 7"), "the pool's seed was 42, now 7"),
+        (("{study}", "{study} --chunk 3"), "the chunk was 2, now 3"),
+        (("{study}", "{study} --multiple-of 8"), "multiple-of"),
+        (("{study}", "{study} --early-stop off"), "another early stop"),
+        (("{model}", "{model} --dtype bf16"), "the dtype"),
+    ] {
+        let refused = small.fail(&line(change));
+        assert!(refused.contains(named), "{change:?}: {refused}");
+    }
+    let config = small.dir.path().join("space.toml");
+    std::fs::write(&config, "[space]\nalpha1 = [0.2, 0.4]\n").unwrap();
+    let refused = small.refused(&format!("--config {}", config.display()));
+    assert!(refused.contains("another space") && refused.contains("0.2"), "{refused}");
+}
+
+#[test]
+fn parts_of_the_space_can_be_fixed_or_left_out() {
+    let small = Small::new();
+    let config = small.dir.path().join("space.toml");
+    std::fs::write(
+        &config,
+        "[space]\nsamples = 5\nalpha1 = 0.25\ngrouping = \"sum\"\nnormalisation = [\"mean\", \
+         \"rank\"]\nsecond-coarse = false\ncurve-linear = [-0.5, 0.5]\n",
+    )
+    .unwrap();
+    let found = small.search(&format!("--trials 6 --config {}", config.display()));
+    let best = &found["best"]["configuration"];
+    assert_eq!(best["samples"].as_array().unwrap().len(), 5);
+    assert_eq!((number(best, "/alpha1"), number(best, "/second_coarse")), (0.25, 0.0));
+    assert_eq!(best["grouping"], "sum");
+    for (space, named) in [
+        ("samples = 25", "expected 1 to 24, found 25"),
+        ("samples = [8, 64]", "expected a range within 1 to 24"),
+        ("alpha1 = 2", "alpha1"),
+        ("alpha1 = \"much\"", "alpha1"),
+        ("normalisation = [\"mean\", \"mean\"]", "twice"),
+        ("grouping = [\"none\"]", "grouping"),
+        ("protect-first = 0.5", "whole number"),
+        ("colour = 1", "colour"),
+    ] {
+        std::fs::write(&config, format!("[space]\n{space}\n")).unwrap();
+        let refused = small.refused(&format!("--config {}", config.display()));
+        assert!(refused.contains(named), "{space}: {refused}");
+    }
+}
+
+#[test]
+fn a_space_of_one_value_is_tried_once() {
+    let small = Small::new();
+    let config = small.dir.path().join("space.toml");
+    std::fs::write(
+        &config,
+        "[space]\nalpha1 = 0.5\nsecond-coarse = 0\nsecond-fine = 0\nnormalisation = \"mean\"\n\
+         grouping = \"sum\"\nprotect-first = 0\nprotect-last = 0\nattention-share = 0\n\
+         drop-attention = 0\ncurve-linear = 0\ncurve-quadratic = 0\n",
+    )
+    .unwrap();
+    let found = small.search(&format!("--search metric --trials 9 --config {}", config.display()));
+    assert_eq!((number(&found, "/complete"), number(&found, "/stopped_early")), (1.0, 0.0));
+}
+
+#[test]
+fn the_layout_decides_what_can_be_searched() {
+    let small = Small::new();
+    let found = small.search("--trials 8 --layout uniform --kv-mode query-heads");
+    let rows = found["plan"]["rows"].as_array().unwrap();
+    assert!(rows.iter().all(|row| row["after"] == rows[0]["after"]), "{rows:?}");
+}
+
+#[test]
+fn arms_are_compared_on_one_bank_and_shown_on_a_page() {
+    let small = Small::new();
+    let line = format!(
+        "compare {LINE} --arms joint,random,data,metric,baseline@3 --seeds 2 --trials 6 --test \
+         {{text}} --test-windows 2"
+    );
+    let report = small.json(&line);
+    let rows = report["rows"].as_array().unwrap();
+    let arms: Vec<&str> = rows.iter().map(|row| row["arm"].as_str().unwrap()).collect();
+    assert_eq!(
+        arms,
+        ["full-joint-tpe", "full-joint-random", "full-data-tpe", "full-metric-tpe", "baseline"]
+    );
+    for row in rows {
+        let (median, least, largest) =
+            (number(row, "/median"), number(row, "/least"), number(row, "/largest"));
+        assert!(least <= median && median <= largest);
+        assert_eq!(row["reached"].as_array().unwrap().len(), 4);
+        assert!(number(row, "/tests/0/median") > number(row, "/tests/0/dense"));
+    }
+    assert_eq!(rows[0]["seeds"], 2);
+    assert_eq!(rows[4]["seeds"], 1);
+    // Nothing is done again.
+    let journal = std::fs::read(small.study.join("journal.log")).unwrap();
+    assert_eq!(small.json(&line)["rows"], report["rows"]);
+    assert_eq!(std::fs::read(small.study.join("journal.log")).unwrap(), journal);
+    let shown = small.json("report {study} --out {page}");
+    assert_eq!(shown["studies"], 9);
+    let page = std::fs::read_to_string(small.dir.path().join("page.html")).unwrap();
+    for part in ["full-joint-tpe", "calibration.txt", "adapruner compare", "alpha1"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(small.fail("report {study} --out {page}").contains("page.html"));
+    assert!(small.fail("report {model} --out {out}").contains("no study"));
+}
+
+#[test]
+fn what_was_found_is_used_on_another_model() {
+    let small = Small::new();
+    small.search("--trials 6");
+    let (other, out) = (model("gqa3_untied"), small.dir.path().join("other"));
+    let paths =
+        [("other", other.as_path()), ("study", small.study.as_path()), ("out", out.as_path())];
+    let manifest = json("apply {other} --study {study} --out {out}", &paths);
+    let reached = number(&manifest, "/plan/reached_ratio");
+    assert!((reached - 0.2).abs() < 0.02, "{reached}");
+    let notes = manifest["study"]["notes"].as_array().unwrap();
+    assert!(!notes.is_empty(), "{manifest}");
+    assert_eq!(manifest["model"]["path"], other.to_str().unwrap());
+}
+
+#[test]
+fn the_space_explains_itself() {
+    let small = Small::new();
+    let shown = succeed(&format!("search {LINE} --show-space"), &borrowed(&small.paths()));
+    assert!(shown.contains("alpha1") && shown.contains("equilibrium"), "{shown}");
+}
+
+#[test]
+fn a_text_that_the_pool_was_drawn_from_is_refused() {
+    let small = Small::new();
+    let line = LINE
+        .replace(" --allow-overlap", "")
+        .replace("{text}", "{pool}")
+        .replace("--limit 6", "--limit 100000");
+    let refused = small.fail(&format!("search {line}"));
+    assert!(refused.contains("share passages") && refused.contains("--allow-overlap"), "{refused}");
+}
+
+#[test]
+fn two_workers_share_a_study() {
+    let small = Small::new();
+    let found = small.search("--trials 16 --workers 2");
+    let finished = number(&found, "/complete") + number(&found, "/stopped_early");
+    assert_eq!(finished, 16.0);
+    let mut first = command(small.words(&format!("search {LINE} --trials 30 --json")));
+    let mut second = command(small.words(&format!("search {LINE} --trials 30 --json")));
+    let quiet = |command: &mut std::process::Command| {
+        command.stdout(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let (first, second) = (quiet(&mut first), quiet(&mut second));
+    for child in [first, second] {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let finished = number(&found, "/complete") + number(&found, "/stopped_early");
+        assert_eq!(finished, 30.0);
+    }
+}

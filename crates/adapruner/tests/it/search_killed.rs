@@ -1,0 +1,236 @@
+//! Searches that are killed, interrupted, or find their files damaged.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    program::{command, stderr},
+    search::{LINE, Small},
+};
+
+/// What a journal says of a trial that ended: its parameters, subset and value.
+type Finished = BTreeMap<u64, String>;
+
+/// The finished trials of a journal by number, as text; those that failed left
+/// out. Numbers that come twice are found.
+fn finished(study: &Path) -> Finished {
+    let journal = std::fs::read_to_string(study.join("journal.log")).unwrap_or_default();
+    let mut trials: Vec<(Vec<String>, Option<String>)> = Vec::new();
+    let mut ids_of_creators = Vec::new();
+    for line in journal.lines() {
+        // The last line may be torn.
+        let Ok(record) = serde_json::from_str::<Value>(line) else { continue };
+        let id = || record["trial_id"].as_u64().unwrap() as usize;
+        match record["op_code"].as_u64().unwrap() {
+            4 => {
+                ids_of_creators.push(record["worker_id"].clone());
+                trials.push((Vec::new(), None));
+            }
+            5 => trials[id()].0.push(format!(
+                "{}={}",
+                record["param_name"], record["param_value_internal"]
+            )),
+            6 if matches!(record["state"].as_u64(), Some(1 | 2)) => {
+                let (params, end) = &mut trials[id()];
+                assert!(end.is_none(), "trial {} ended twice", id());
+                params.sort();
+                *end = Some(format!("{} {params:?} {}", record["state"], record["values"]));
+            }
+            9 => {
+                let attr = record["system_attr"].as_object().unwrap();
+                for (key, value) in attr.iter().filter(|(key, _)| key.contains("subset")) {
+                    trials[id()].0.push(format!("{key}={value}"));
+                }
+            }
+            _ => {}
+        }
+    }
+    let ended = trials.into_iter().enumerate();
+    ended.filter_map(|(number, (_, end))| Some((number as u64, end?))).collect()
+}
+
+fn start(small: &Small, more: &str) -> Child {
+    let mut command = command(small.words(&format!("search {LINE} {more}")));
+    command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
+    command.spawn().unwrap()
+}
+
+#[test]
+fn killed_twenty_times_it_finds_what_an_undisturbed_search_finds() {
+    const TRIALS: &str = "--trials 40 --chunk 1 --threads 1";
+    let undisturbed = Small::new();
+    let whole = undisturbed.search(TRIALS);
+    let small = Small::new();
+    let mut before = Finished::new();
+    for kill in 0..20_u64 {
+        let mut child = start(&small, TRIALS);
+        // From before the first trial to the midst of later ones.
+        thread::sleep(Duration::from_millis(40 + (kill * 7919) % 400));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let now = finished(&small.study);
+        for (number, trial) in &before {
+            assert_eq!(now.get(number), Some(trial), "trial {number} after kill {kill}");
+        }
+        before = now;
+    }
+    let found = small.search(TRIALS);
+    assert_eq!(found["best"]["configuration"], whole["best"]["configuration"]);
+    assert_eq!(found["best"]["loss"], whole["best"]["loss"]);
+    assert_eq!(found["plan_digest"], whole["plan_digest"]);
+    // Every single trial is the undisturbed search's, in its order.
+    let (disturbed, straight) = (finished(&small.study), finished(&undisturbed.study));
+    assert!(disturbed.values().eq(straight.values()), "{disturbed:#?}\n{straight:#?}");
+    assert_eq!(straight.len(), 40);
+    for (number, trial) in &before {
+        assert_eq!(disturbed.get(number), Some(trial));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_cleanly_and_the_search_goes_on() {
+    let small = Small::new();
+    let line = format!("search {LINE} --trials 100000 --json");
+    let mut command = command(small.words(&line));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id().to_string();
+    for _ in 0..600 {
+        if finished(&small.study).len() >= 3 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    let sent = std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["ended"], "interrupted");
+    let kept = finished(&small.study);
+    assert!(kept.len() >= 3);
+    let more = small.search(&format!("--trials {}", kept.len() + 2));
+    assert_eq!(finished(&small.study).len(), kept.len() + 2, "{more}");
+}
+
+#[test]
+fn damaged_and_foreign_files_are_said() {
+    let small = Small::new();
+    small.search("--trials 4");
+    let keep = |name: &str| std::fs::read(small.study.join(name)).unwrap();
+    let put = |name: &str, bytes: &[u8]| std::fs::write(small.study.join(name), bytes).unwrap();
+    let journal = keep("journal.log");
+    // A torn last line is mended; what is whole is kept.
+    put("journal.log", &journal[..journal.len() - 7]);
+    small.search("--trials 5");
+    assert_eq!(finished(&small.study).len(), 5);
+    // A line in the middle is not.
+    let text = String::from_utf8(journal.clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let torn = format!("{}\n{{\"op_code\": 5, \n{}\n", lines[0], lines[1..].join("\n"));
+    put("journal.log", torn.as_bytes());
+    let refused = small.refused("--trials 5");
+    assert!(refused.contains("journal.log"), "{refused}");
+    let unknown = format!("{text}{{\"op_code\": 77, \"worker_id\": \"x\"}}\n");
+    put("journal.log", unknown.as_bytes());
+    let refused = small.refused("--trials 5");
+    assert!(refused.contains("journal.log") && refused.contains("77"), "{refused}");
+    put("journal.log", &journal);
+    let record = keep("search.json");
+    let newer = String::from_utf8(record.clone()).unwrap().replacen(
+        "\"version\": 1",
+        "\"version\": 2",
+        1,
+    );
+    put("search.json", newer.as_bytes());
+    let refused = small.refused("--trials 5");
+    assert!(refused.contains("expected version 1, found version 2"), "{refused}");
+    put("search.json", &record[..record.len() / 2]);
+    assert!(small.refused("--trials 5").contains("search.json"));
+    put("search.json", &record);
+    let bank = keep("bank.safetensors");
+    put("bank.safetensors", &bank[..bank.len() / 2]);
+    assert!(small.refused("--trials 5").contains("bank.safetensors"));
+    put("bank.safetensors", &bank);
+    let pool = keep("pool.jsonl");
+    put("pool.jsonl", b"{}\n");
+    assert!(small.refused("--trials 5").contains("pool.jsonl:1"));
+    put("pool.jsonl", &pool);
+    small.search("--trials 5");
+    // A folder of somebody else's journal.
+    std::fs::remove_file(small.study.join("search.json")).unwrap();
+    assert!(small.refused("--trials 5").contains("not a study of this program"));
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_it_begins() {
+    let small = Small::new();
+    let empty = small.dir.path().join("empty.txt");
+    std::fs::write(&empty, "  \n").unwrap();
+    let line = LINE.replace("{pool}", empty.to_str().unwrap());
+    assert!(small.fail(&format!("search {line}")).contains("empty"));
+    for (more, named) in [
+        ("--memory 0.0001", "GiB"),
+        ("--chunk 0", "chunk"),
+        ("--workers 0", "workers"),
+        ("--protect 1,1", "protect-first"),
+        ("--drop-attention 1", "drop-attention"),
+    ] {
+        let refused = small.refused(more);
+        assert!(refused.contains(named), "{more}: {refused}");
+    }
+    assert!(!small.study.exists());
+    let line = LINE.replace("--samples 24", "--samples 0");
+    assert!(small.fail(&format!("search {line}")).contains("at least 1"));
+}
+
+#[test]
+fn a_search_in_which_nothing_succeeds_says_why() {
+    let small = Small::new();
+    let config = small.dir.path().join("space.toml");
+    // All but one layer spared: a half of all cannot come from the last.
+    std::fs::write(&config, "[space]\nprotect-first = 3\nprotect-last = 0\n").unwrap();
+    let line = LINE.replace("--ratio 0.2", "--ratio 0.5");
+    let refused = small.fail(&format!("search {line} --config {}", config.display()));
+    assert!(refused.contains("none of 20 trials succeeded"), "{refused}");
+    assert!(refused.contains("ratio"), "{refused}");
+    // And again at once, for the same reason.
+    let again = small.fail(&format!("search {line} --config {}", config.display()));
+    assert!(again.contains("none of"), "{again}");
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    let small = Small::new();
+    small.search("--trials 4");
+    let before = finished(&small.study);
+    // The shell's limit on the size of files stands for a full disk.
+    let size = std::fs::metadata(small.study.join("journal.log")).unwrap().len();
+    let words = small.words(&format!("search {LINE} --trials 40"));
+    let line = format!(
+        "trap '' XFSZ; ulimit -f {}; exec \"$@\"",
+        size / 512 + 12
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &line, "sh", env!("CARGO_BIN_EXE_adapruner")])
+        .args(words)
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("journal.log") || said.contains("cannot"), "{said}");
+    let after = finished(&small.study);
+    assert!(after.len() > before.len() && after.len() < 40, "{}", after.len());
+    for (number, trial) in &before {
+        assert_eq!(after.get(number), Some(trial));
+    }
+    small.search("--trials 40");
+    assert_eq!(finished(&small.study).len(), 40);
+}
