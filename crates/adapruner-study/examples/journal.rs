@@ -3,7 +3,8 @@
 //!
 //! Usage: journal FILE|redis://HOST:PORT STUDY TRIALS
 //!
-//! Queued trials come first; prints the numbers of its trials.
+//! Queued trials come first; prints the numbers of its trials. Of every seven one
+//! is stopped early, of every eleven one fails.
 
 use std::io::Write;
 
@@ -36,16 +37,37 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let x = value("x", Distribution::Float { low: -1.0, high: 2.0, step: None, log: false })?;
         let choices = ["l1", "l2"].map(|name| Choice::Text(name.into())).into();
         let norm = value("norm", Distribution::Categorical { choices })?;
+        let layers = value("layers", Distribution::int(1, 8))?;
         let samples = value("samples", Distribution::Subset { pool: 20, least: 2, most: 6 })?;
-        let (ParamValue::Float(x), ParamValue::Category(norm), ParamValue::Subset(samples)) =
-            (x, norm, samples)
+        let (
+            ParamValue::Float(x),
+            ParamValue::Category(norm),
+            ParamValue::Int(layers),
+            ParamValue::Subset(samples),
+        ) = (x, norm, layers, samples)
         else {
             return Err("values of another kind".into());
         };
-        let loss = x * x + 0.1 * norm as f64 + samples.iter().sum::<usize>() as f64 / 60.0;
-        storage.report(study, number, 0, if number == 1 { f64::NAN } else { loss })?;
+        let loss = x * x
+            + 0.1 * norm as f64
+            + 0.05 * layers as f64
+            + samples.iter().sum::<usize>() as f64 / 60.0;
+        let pruned = number % 7 == 3;
+        let at = |step: u64| loss + 0.5_f64.powi(step as i32);
+        let last = if pruned { 2 } else { 5 };
+        for step in 0..=last {
+            let nan = number == 1 && step == 0;
+            storage.report(study, number, step, if nan { f64::NAN } else { at(step) })?;
+        }
         storage.heartbeat(study, number)?;
-        storage.finish(study, number, TrialState::Complete, Some(loss))?;
+        let (state, value) = if number % 11 == 5 {
+            (TrialState::Failed, None)
+        } else if pruned {
+            (TrialState::Pruned, Some(at(last)))
+        } else {
+            (TrialState::Complete, Some(loss))
+        };
+        storage.finish(study, number, state, value)?;
     }
     Ok(())
 }

@@ -16,6 +16,10 @@ use crate::sampler::tpe::Layout;
 use crate::sampler::{common_space, counts};
 use crate::trial::{Direction, Trial};
 
+/// More trials times items than any study has: what damaged records would have
+/// it allocate.
+const MOST_CELLS: usize = 1 << 27;
+
 /// What an item adds to the value of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ItemEffect {
@@ -35,8 +39,9 @@ pub struct ItemEffect {
 ///
 /// # Errors
 ///
-/// [`Error::Space`] if no trial has such a subset parameter, or their values do
-/// not differ: there is nothing to tell items apart by then.
+/// [`Error::Space`] if no trial has such a subset parameter, their values do
+/// not differ (there is nothing to tell items apart by then), or there are far too
+/// many of them.
 pub fn item_effects(
     trials: &[Arc<Trial>],
     direction: Direction,
@@ -68,6 +73,12 @@ pub fn item_effects(
     let layout = Layout::new(&space);
     let observations: Vec<_> =
         having.iter().filter_map(|trial| Some((trial.as_ref(), layout.observe(trial)?))).collect();
+    if observations.len().saturating_mul(pool) > MOST_CELLS {
+        let found = observations.len();
+        return Err(fault(format!(
+            "expected at most {MOST_CELLS} inclusions, found {found} trials of {pool} items"
+        )));
+    }
     let model = LinearModel::new(direction, &layout.pools(), &layout.axes, &observations);
     let deviation = model.deviation();
     if !(deviation.is_finite() && deviation > 0.0) {

@@ -8,7 +8,7 @@
 //! Notation: γ the share of complete trials that are among the best (a tenth);
 //! a regime the trials that have a parameter with one distribution, α its share
 //! of the best trials and β that of all; p and q densities of the parameter in
-//! the regime on a grid of at most [`GRID`] values, among the best and among all.
+//! the regime on a grid of at most 50 values, among the best and among all.
 //! The importance of a parameter, before all are divided by their sum, is
 //!
 //! ```text

@@ -1,10 +1,12 @@
 //! Damaged journals: an error that names the place, never a panic, and every
 //! beginning of a sound one is sound.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use adapruner_study::effects::{ItemEffect, item_effects};
+use adapruner_study::importance::importances;
 use adapruner_study::journal::{Backend, Line};
 use adapruner_study::{
     Direction, Distribution, Error, JournalStorage, ParamValue, Result, Storage, StudyId, Trial,
@@ -68,7 +70,23 @@ fn journals() -> Vec<Vec<u8>> {
 fn trials(journal: Vec<u8>) -> Result<BTreeMap<u64, Vec<Arc<Trial>>>> {
     let storage = JournalStorage::open(Text(journal))?;
     let found = (0..8).filter_map(|id| Some((id, storage.trials(StudyId(id)).ok()?)));
-    let found = found.collect();
+    let found: BTreeMap<u64, Vec<Arc<Trial>>> = found.collect();
+    // What can be told of them is told, or refused.
+    for trials in found.values() {
+        let names: BTreeSet<&String> = trials.iter().flat_map(|t| t.params.keys()).collect();
+        for direction in [Direction::Minimize, Direction::Maximize] {
+            if let Ok(shares) = importances(trials, direction) {
+                let sum: f64 = shares.iter().map(|(_, share)| share).sum();
+                assert!(shares.is_empty() || (sum - 1.0).abs() < 1e-9, "{shares:?}");
+            }
+            for name in &names {
+                if let Ok(effects) = item_effects(trials, direction, name) {
+                    let finite = |e: &ItemEffect| e.mean.is_finite() && e.deviation.is_finite();
+                    assert!(effects.iter().all(finite), "{effects:?}");
+                }
+            }
+        }
+    }
     // A storage that opens can be worked with.
     if let Ok(study) = storage.open_study("another", Direction::Minimize) {
         let number = storage.create_trial(study)?;
