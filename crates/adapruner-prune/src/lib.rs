@@ -26,5 +26,7 @@ pub mod scores;
 pub use apply::{apply, mask};
 pub use bank::{BankHeader, CollectOptions, StatsBank, Terms, collect};
 pub use error::{Error, Result, UnitKind};
-pub use plan::{Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, plan};
+pub use plan::{
+    Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, plan,
+};
 pub use scores::{Blend, Evidence, Importance, Normalisation, Reduction, Scores, score};

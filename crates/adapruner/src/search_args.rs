@@ -133,10 +133,8 @@ impl Typed<'_> {
                 );
             }
         }
-        let pool = CalibrationArgs {
-            samples: calibration.samples.or(Some(POOL)),
-            ..calibration.clone()
-        };
+        let pool =
+            CalibrationArgs { samples: calibration.samples.or(Some(POOL)), ..calibration.clone() };
         let settings = SearchSettings {
             folder: search.study.clone().ok_or_else(|| {
                 advised("study: missing", "name a folder for the study: --study DIR")

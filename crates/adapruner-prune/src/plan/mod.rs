@@ -108,12 +108,15 @@ impl PrunePlan {
         }
     }
 
-    /// A plan that removes the attention sublayer of one layer and nothing else.
-    pub fn without_attention(config: &ModelConfig, model_digest: Digest, layer: usize) -> Self {
+    /// A plan that removes the attention sublayers of some layers and nothing
+    /// else.
+    pub fn without_attention(config: &ModelConfig, model_digest: Digest, gone: &[usize]) -> Self {
         let mut layers: Vec<LayerPlan> = config.layers.iter().map(LayerPlan::whole).collect();
-        if let Some(plan) = layers.get_mut(layer) {
-            plan.query_heads.clear();
-            plan.kv_heads.clear();
+        for &layer in gone {
+            if let Some(plan) = layers.get_mut(layer) {
+                plan.query_heads.clear();
+                plan.kv_heads.clear();
+            }
         }
         Self::keeping(config, model_digest, layers)
     }

@@ -83,10 +83,8 @@ pub fn run(args: &CompareCommand) -> Result<()> {
         .iter()
         .flat_map(|spec| spec.0.arms(extent, trials, seed..seed + args.seeds))
         .collect();
-    let spaces = arms
-        .iter()
-        .map(|arm| space_of(&checkpoint, &settings, arm))
-        .collect::<Result<Vec<_>>>()?;
+    let spaces =
+        arms.iter().map(|arm| space_of(&checkpoint, &settings, arm)).collect::<Result<Vec<_>>>()?;
     let leading = spaces.iter().map(|space| space.most_protected()).max().unwrap_or(0);
     let bars = Bars::default();
     let stop = interrupt::graceful();
@@ -99,13 +97,8 @@ pub fn run(args: &CompareCommand) -> Result<()> {
     let workers = Workers::start(if args.worker { 0 } else { settings.workers - 1 })?;
     let mut searches = Vec::new();
     for (arm, space) in arms.iter().zip(spaces) {
-        let search = Search {
-            objective: &objective,
-            folder: &folder,
-            settings: &settings,
-            arm,
-            space,
-        };
+        let search =
+            Search { objective: &objective, folder: &folder, settings: &settings, arm, space };
         let study = search.open()?;
         tracing::info!("{}", study.name());
         let ended = search.run(&study, stop, if args.worker { &() } else { &bars })?;
@@ -138,7 +131,9 @@ pub fn run(args: &CompareCommand) -> Result<()> {
 }
 
 fn text(report: &Report<'_>) -> String {
-    let mut out = String::from("best loss in nats per predicted token: median (least to largest) over seeds\n");
+    let mut out = String::from(
+        "best loss in nats per predicted token: median (least to largest) over seeds\n",
+    );
     for row in &report.rows {
         out.push_str(&format!(
             "{}: {:.4} ({:.4} to {:.4}), {} seeds, {} trials",
@@ -162,7 +157,9 @@ fn text(report: &Report<'_>) -> String {
         }
         for (other, reached) in &row.reached {
             match reached {
-                Some(trials) => out.push_str(&format!("  as good as {other} after {trials} trials\n")),
+                Some(trials) => {
+                    out.push_str(&format!("  as good as {other} after {trials} trials\n"))
+                }
                 None => out.push_str(&format!("  never as good as {other}\n")),
             }
         }

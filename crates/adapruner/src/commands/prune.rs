@@ -117,8 +117,7 @@ pub fn run(args: &PruneCommand) -> Result<()> {
         Some(_) | None => None,
     };
     let calibration = pipeline::calibration(&checkpoint, &settings)?;
-    if let (Some(eval), Some(calibration)) = (&eval, &calibration)
-    {
+    if let (Some(eval), Some(calibration)) = (&eval, &calibration) {
         pipeline::check_overlap(eval, calibration, settings.allow_overlap)?;
     }
     let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, &bars)?;

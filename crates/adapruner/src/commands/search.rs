@@ -3,8 +3,8 @@
 use adapruner::{
     memory,
     search::{
-        Arm, Ended, SamplerChoice, Search, SearchResult, SearchSettings, SearchSpace, Tests, Varied,
-        outcome::TestResult, pool, prepare,
+        Arm, Ended, SamplerChoice, Search, SearchResult, SearchSettings, SearchSpace, Tests,
+        Varied, outcome::TestResult, pool, prepare,
     },
 };
 use anyhow::Result;
@@ -150,7 +150,8 @@ fn show(common: &CommonArgs, space: &SearchSpace) -> Result<()> {
         })
         .collect();
     common.printer().result(&rows, |rows| {
-        let rows = rows.iter().map(|row| (row.dimension, format!("{}  ({})", row.values, row.about)));
+        let rows =
+            rows.iter().map(|row| (row.dimension, format!("{}  ({})", row.values, row.about)));
         table(&rows.collect::<Vec<_>>())
     })
 }
@@ -210,7 +211,11 @@ fn text(report: &Report<'_>) -> String {
     for (phase, cost) in costs.phases() {
         rows.push((
             phase,
-            format!("{:.1} s, {:.0} % of the time", cost.seconds, 100.0 * cost.seconds / total.seconds),
+            format!(
+                "{:.1} s, {:.0} % of the time",
+                cost.seconds,
+                100.0 * cost.seconds / total.seconds
+            ),
         ));
     }
     if let Some(peak) = memory::peak() {

@@ -138,7 +138,12 @@ impl Configuration {
     /// What it removes: `fixed` with its own choices. `cheapest` are the layers
     /// whose attention sublayer costs least, in that order; protected ones are
     /// passed over.
-    pub fn plan_options(&self, fixed: &PlanOptions, cheapest: &[usize], layers: usize) -> PlanOptions {
+    pub fn plan_options(
+        &self,
+        fixed: &PlanOptions,
+        cheapest: &[usize],
+        layers: usize,
+    ) -> PlanOptions {
         let mut options = PlanOptions {
             protect: self.protect,
             attention_share: self.attention_share,
@@ -155,7 +160,8 @@ impl Configuration {
 
     /// Its values by name, for people.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
-        let share = |share: Option<f64>| share.map_or_else(|| FREE.to_owned(), |s| format!("{s:.4}"));
+        let share =
+            |share: Option<f64>| share.map_or_else(|| FREE.to_owned(), |s| format!("{s:.4}"));
         vec![
             ("samples", self.samples.len().to_string()),
             ("alpha1", format!("{:.4}", self.alpha1)),

@@ -80,7 +80,7 @@ impl fmt::Display for Value {
 }
 
 /// What the literature spares of 32 layers: the first 4 and the last 2.
-pub(super) fn spared(layers: usize) -> (u64, u64) {
+fn spared(layers: usize) -> (u64, u64) {
     let share = |part: f64| (layers as f64 * part / 32.0).round() as u64;
     (share(4.0), share(2.0))
 }
@@ -240,8 +240,9 @@ impl Dimension {
                  included: beyond 0.3 heads cost more than channels"
             }
             Self::DropAttention => {
-                "attention sublayers removed whole, those first whose loss on the pool was \
-                 measured least: the first few are nearly free, a third of all is the most"
+                "attention sublayers removed whole, in the order of what each was measured to cost \
+                 on the pool once those before it were gone: the first are nearly free, a third of \
+                 all is the most"
             }
             Self::Allocation => {
                 "local (one ratio), curve (a smooth curve over depth; local is its middle) or \

@@ -29,8 +29,7 @@ pub struct Objective {
     pub(super) pool: TokenSet,
     /// How the orders compare.
     pub(super) scales: OrderScales,
-    /// Layers by what the loss gains without their attention sublayer, the least
-    /// first.
+    /// Layers in the order in which their attention sublayers are best removed.
     pub(super) cheapest: Vec<usize>,
     /// What every plan has in common.
     pub(super) plan: PlanOptions,
@@ -111,7 +110,7 @@ pub(super) struct Basis<'a> {
     pub samples: &'a [usize],
     /// How the orders compare.
     pub scales: &'a OrderScales,
-    /// Layers whose attention sublayer costs least, in that order.
+    /// Layers in the order in which their attention sublayers are best removed.
     pub cheapest: &'a [usize],
     /// What every plan has in common.
     pub options: &'a PlanOptions,
@@ -136,8 +135,7 @@ impl Basis<'_> {
         let importance = configuration.importance(self.scales);
         let scores =
             timed(&mut cost.score, || Ok(score(importance, configuration.grouping, &evidence)?))?;
-        let options =
-            configuration.plan_options(self.options, self.cheapest, config.layers.len());
+        let options = configuration.plan_options(self.options, self.cheapest, config.layers.len());
         timed(&mut cost.plan, || Ok(plan(&scores, config, digest, &options)?))
     }
 }
@@ -237,9 +235,8 @@ impl Objective {
         let dense = self.dense_loss();
         let (mut sum, mut tokens, mut chunks) = (0.0, 0_u64, 0);
         for chunk in 0..self.chunks() {
-            let loss = timed(&mut cost.evaluate, || {
-                Ok(self.windows.nll(&decoder, unchanged, chunk)?)
-            })?;
+            let loss =
+                timed(&mut cost.evaluate, || Ok(self.windows.nll(&decoder, unchanged, chunk)?))?;
             let chunk_tokens = self.windows.tokens(chunk);
             let window = self.windows.window();
             cost.evaluate.tokens += chunk_tokens;
@@ -295,10 +292,8 @@ impl Objective {
     /// runs of eight tokens of one are in the other.
     pub fn near_duplicates(&self, samples: &[usize]) -> Vec<(usize, usize)> {
         const RUN: usize = 8;
-        let runs: Vec<(usize, BTreeSet<&[u32]>)> = samples
-            .iter()
-            .map(|&at| (at, self.pool.windows[at].windows(RUN).collect()))
-            .collect();
+        let runs: Vec<(usize, BTreeSet<&[u32]>)> =
+            samples.iter().map(|&at| (at, self.pool.windows[at].windows(RUN).collect())).collect();
         let mut pairs = Vec::new();
         for (place, (a, runs_a)) in runs.iter().enumerate() {
             for (b, runs_b) in &runs[place + 1..] {

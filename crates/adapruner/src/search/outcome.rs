@@ -145,8 +145,8 @@ impl SearchResult {
     /// # Errors
     /// A file that is missing or damaged.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path)
-            .with_context(|| format!("{}: cannot read", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
         serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
     }
 }
@@ -191,7 +191,8 @@ impl<'a> Tests<'a> {
             .map(|text| {
                 let placement = &objective.placement;
                 let stage = "perplexity before";
-                Ok(pipeline::evaluate(&objective.dense, text, placement, None, stage, progress)?.loss)
+                Ok(pipeline::evaluate(&objective.dense, text, placement, None, stage, progress)?
+                    .loss)
             })
             .collect::<Result<_>>()?;
         Ok(Self { texts, dense })
@@ -386,4 +387,3 @@ impl Search<'_> {
         })
     }
 }
-

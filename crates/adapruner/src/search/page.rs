@@ -31,9 +31,7 @@ pub fn page(folder: &StudyFolder, created: String) -> Result<Page> {
     let runs: Vec<Run> = studies
         .iter()
         .zip(&results)
-        .filter_map(|(study, result)| {
-            Some(Run::new(&study.arm, &study.trials, result.as_ref()?))
-        })
+        .filter_map(|(study, result)| Some(Run::new(&study.arm, &study.trials, result.as_ref()?)))
         .collect();
     let mut page = Page {
         title: format!("adapruner search: {}", record.model.path.display()),
@@ -55,8 +53,8 @@ pub fn page(folder: &StudyFolder, created: String) -> Result<Page> {
         comparison: if runs.len() > 1 { comparison(&runs) } else { Vec::new() },
         ..Page::default()
     };
-    let picked = StoredStudy::pick(studies, None)
-        .with_context(|| folder.root().display().to_string())?;
+    let picked =
+        StoredStudy::pick(studies, None).with_context(|| folder.root().display().to_string())?;
     page.importances = importances(&picked);
     let best = picked.best()?;
     page.best = Some(Best {
@@ -178,7 +176,10 @@ fn value(name: &str, param: &(Distribution, ParamValue)) -> Option<(String, Valu
         (Distribution::Categorical { choices }, ParamValue::Category(at)) => {
             match choices.get(*at)? {
                 Choice::Text(name) => Value::Text(name.clone()),
-                other => Value::Text(format!("{other:?}")),
+                Choice::None => Value::Text("none".into()),
+                Choice::Bool(value) => Value::Text(value.to_string()),
+                Choice::Int(value) => Value::Number(*value as f64),
+                Choice::Float(value) => Value::Number(*value),
             }
         }
         (_, ParamValue::Category(_)) => return None,

@@ -6,7 +6,9 @@ use std::time::Instant;
 use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, batch_tokens, flops};
 use adapruner_model::{Decoder, Placement, Residency};
-use adapruner_prune::{CollectOptions, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout};
+use adapruner_prune::{
+    CollectOptions, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout,
+};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
@@ -55,8 +57,8 @@ pub fn texts(checkpoint: &Checkpoint, settings: &SearchSettings) -> Result<Texts
         .iter()
         .map(|text| spread(text, settings.test_windows))
         .collect::<Result<Vec<_>>>()?;
-    for (measured, role) in std::iter::once((&eval, "search-evaluation"))
-        .chain(tests.iter().map(|test| (test, "test")))
+    for (measured, role) in
+        std::iter::once((&eval, "search-evaluation")).chain(tests.iter().map(|test| (test, "test")))
     {
         pipeline::check_overlap(measured, &pool, settings.allow_overlap)
             .with_context(|| format!("{role} text"))?;
@@ -180,10 +182,15 @@ pub fn prepare(
     let placement = settings.run.placement()?;
     let decoder = Decoder::load(&dense, &placement, residency)?;
     let start = Instant::now();
-    let windows =
-        ChunkedWindows::new(&decoder, &texts.eval.windows, settings.chunk, leading, &|done, all| {
+    let windows = ChunkedWindows::new(
+        &decoder,
+        &texts.eval.windows,
+        settings.chunk,
+        leading,
+        &|done, all| {
             progress.at("leading layers", done, all);
-        })?;
+        },
+    )?;
     let mut objective = Objective {
         digest: dense.digest()?,
         dense,
@@ -223,6 +230,7 @@ fn record_of(
         version: RECORD_VERSION,
         adapruner: VERSION.to_owned(),
         model: ModelRecord::of(checkpoint)?,
+        layers: checkpoint.config.layers.len(),
         pool: TokensRecord::of(&texts.pool),
         pool_seed: settings.pool.seed,
         evaluation: TokensRecord::of(&texts.eval),
@@ -309,10 +317,11 @@ fn measure(
     let samples = texts.pool.spread(ATTENTION_SAMPLES);
     let Objective { dense: model, digest, placement, residency, .. } = objective;
     let on = (&samples.windows[..], placement, *residency);
-    let (attention_costs, attention) = attention_costs(model, *digest, dense, on, progress)?;
+    let (removable_attention, attention) =
+        removable_attention(model, *digest, dense, on, config.layers.len() / 2, progress)?;
     Ok(Prepared {
         scales: objective.scales,
-        attention_costs,
+        removable_attention,
         attention_samples: samples.windows.len(),
         dense_losses,
         attention,
@@ -320,40 +329,69 @@ fn measure(
     })
 }
 
-/// What the loss on `samples` gains without the attention sublayer of each
-/// layer, in nats per predicted token.
-pub(super) fn attention_costs(
+/// Attention sublayers in the order in which they are best removed, each with
+/// what the loss on `samples` gains when it goes after those before it, in nats
+/// per predicted token; at most `most` of them.
+///
+/// A greedy choice. What a sublayer costs seldom falls when others are gone, so
+/// only the cheapest is measured again before it is taken (lazy evaluation,
+/// Minoux 1978); what is found to cost more goes back among the others.
+pub(super) fn removable_attention(
     checkpoint: &Checkpoint,
     digest: Digest,
     dense: &Decoder,
     (samples, placement, residency): (&[Vec<u32>], &Placement, Residency),
+    most: usize,
     progress: &dyn Progress,
-) -> Result<(Vec<Option<f64>>, Cost)> {
+) -> Result<(Vec<(usize, f64)>, Cost)> {
     let start = Instant::now();
     let config = &checkpoint.config;
     let (count, length) = (samples.len(), samples.first().map_or(0, Vec::len));
     let layers = config.layers.len();
     let all = ChunkedWindows::new(dense, samples, count, layers, &|_, _| ())?;
-    let whole = all.nll(dense, layers, 0)?;
     let mut cost = Cost {
         flops: flops::forward(config, count, length, 0),
         tokens: (count * length) as u64,
         ..Cost::default()
     };
-    let mut costs = Vec::with_capacity(layers);
-    for (layer, widths) in config.layers.iter().enumerate() {
-        let found = if widths.has_attention() {
-            let plan = PrunePlan::without_attention(config, digest, layer);
-            let decoder = Decoder::load(&apply(checkpoint, &plan)?, placement, residency)?;
-            cost.tokens += (count * length) as u64;
-            cost.flops += flops::forward(decoder.config(), count, length, layer);
-            Some(all.nll(&decoder, layer, 0)? - whole)
+    let mut loss_without = |gone: &[usize]| -> Result<f64> {
+        let plan = PrunePlan::without_attention(config, digest, gone);
+        let decoder = Decoder::load(&apply(checkpoint, &plan)?, placement, residency)?;
+        let unchanged = plan.unchanged(config);
+        cost.tokens += (count * length) as u64;
+        cost.flops += flops::forward(decoder.config(), count, length, unchanged);
+        Ok(all.nll(&decoder, unchanged, 0)?)
+    };
+    let candidates = (0..layers).filter(|&layer| config.layers[layer].has_attention());
+    let candidates: Vec<usize> = candidates.collect();
+    let most = most.min(candidates.len());
+    let work = (candidates.len() + most) as u64;
+    let mut loss = all.nll(dense, layers, 0)?;
+    // What each costs, and how many were gone when that was measured.
+    let mut costs = Vec::with_capacity(candidates.len());
+    for layer in candidates {
+        costs.push((loss_without(&[layer])? - loss, layer, 0));
+        progress.at("attention sublayers", costs.len() as u64, work);
+    }
+    let measured = costs.len() as u64;
+    let mut chosen: Vec<(usize, f64)> = Vec::with_capacity(most);
+    let mut gone: Vec<usize> = Vec::with_capacity(most);
+    while chosen.len() < most {
+        costs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let (cost, layer, when) = costs[0];
+        if when == gone.len() {
+            costs.remove(0);
+            gone.push(layer);
+            chosen.push((layer, cost));
+            loss += cost;
+            progress.at("attention sublayers", measured + chosen.len() as u64, work);
         } else {
-            None
-        };
-        costs.push(found);
-        progress.at("attention sublayers", layer as u64 + 1, layers as u64);
+            gone.push(layer);
+            let now = loss_without(&gone)? - loss;
+            gone.pop();
+            costs[0] = (now, layer, gone.len());
+        }
     }
     cost.seconds = start.elapsed().as_secs_f64();
-    Ok((costs, cost))
+    Ok((chosen, cost))
 }

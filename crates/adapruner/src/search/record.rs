@@ -23,6 +23,8 @@ pub struct SearchRecord {
     pub adapruner: String,
     /// The model.
     pub model: ModelRecord,
+    /// Layers of the model.
+    pub layers: usize,
     /// The calibration pool.
     pub pool: TokensRecord,
     /// Seed that the pool was drawn with.
@@ -52,14 +54,15 @@ pub struct SearchRecord {
 pub struct Prepared {
     /// How the orders compare in the bank.
     pub scales: OrderScales,
-    /// What the loss on pool samples gains without the attention sublayer of a
-    /// layer, in nats per predicted token; `None` where it has none.
-    pub attention_costs: Vec<Option<f64>>,
-    /// Samples of the pool that they were measured on.
+    /// Layers in the order in which their attention sublayers are best removed,
+    /// each with what the loss on samples of the pool gains when it goes after
+    /// those before it, in nats per predicted token.
+    pub removable_attention: Vec<(usize, f64)>,
+    /// Number of those samples.
     pub attention_samples: usize,
     /// Loss of the dense model on each chunk, in nats per predicted token.
     pub dense_losses: Vec<f64>,
-    /// Cost of the attention sublayers' costs.
+    /// Cost of finding that order.
     pub attention: Cost,
     /// Cost of the dense model's losses and of the leading layers' activations.
     pub dense: Cost,
@@ -129,19 +132,10 @@ impl SearchRecord {
 }
 
 impl Prepared {
-    /// Layers whose attention sublayer costs least, in that order.
+    /// Layers in the order in which their attention sublayers are best removed.
     pub fn cheapest(&self) -> Vec<usize> {
-        cheapest(&self.attention_costs)
+        self.removable_attention.iter().map(|(layer, _)| *layer).collect()
     }
-}
-
-/// Layers by the cost of their attention sublayer, the least first.
-pub(super) fn cheapest(costs: &[Option<f64>]) -> Vec<usize> {
-    let costs = costs.iter().enumerate();
-    let mut known: Vec<(f64, usize)> =
-        costs.filter_map(|(layer, cost)| Some(((*cost)?, layer))).collect();
-    known.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    known.into_iter().map(|(_, layer)| layer).collect()
 }
 
 /// Something that is not as it was.

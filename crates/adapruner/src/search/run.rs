@@ -344,7 +344,11 @@ fn refuse_hopeless(trials: &[Arc<Trial>]) -> Result<()> {
         .filter_map(|trial| trial.user_attrs.get(REASON)?.as_str())
         .collect();
     if finished(trials) == 0 && failed.len() >= HOPELESS {
-        bail!("search: none of {} trials succeeded, the last: {}", failed.len(), failed[HOPELESS - 1]);
+        bail!(
+            "search: none of {} trials succeeded, the last: {}",
+            failed.len(),
+            failed[HOPELESS - 1]
+        );
     }
     Ok(())
 }

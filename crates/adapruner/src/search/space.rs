@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     configuration::Configuration,
-    dimension::{Dimension, Kind, Part, Value, spared},
+    dimension::{Dimension, Kind, Part, Value},
 };
 
 /// What a configuration file says of a dimension: a value fixes it, two numbers
@@ -115,26 +115,24 @@ impl SearchSpace {
         let mut dimensions = Vec::with_capacity(Dimension::ALL.len());
         for dimension in Dimension::ALL {
             let domain = match given.get(&dimension) {
-                Some(given) => dimension
-                    .given(given, at)
-                    .with_context(|| format!("space: {dimension}"))?,
+                Some(given) => {
+                    dimension.given(given, at).with_context(|| format!("space: {dimension}"))?
+                }
                 None => dimension.default(extent, at),
             };
             dimensions.push((dimension, dimension.restrict(domain, varied, at)));
         }
-        let mut space = Self {
-            dimensions,
-            drawn: None,
-            pool: at.pool,
-            baseline: varied == Varied::Baseline,
-        };
+        let mut space =
+            Self { dimensions, drawn: None, pool: at.pool, baseline: varied == Varied::Baseline };
         if varied == Varied::Metric {
             let n = match space.domain(Dimension::Samples) {
                 Domain::Fixed(Value::Number(n)) => *n as usize,
                 Domain::Fixed(Value::Name(_))
                 | Domain::Integer(..)
                 | Domain::Number(..)
-                | Domain::Name(_) => bail!("space: samples: expected one number for --search metric"),
+                | Domain::Name(_) => {
+                    bail!("space: samples: expected one number for --search metric")
+                }
             };
             space.drawn = Some(drawn(at.pool, n, at.seed));
         }
@@ -278,64 +276,54 @@ fn drawn(pool: usize, n: usize, seed: u64) -> Vec<usize> {
 
 impl Dimension {
     fn default(self, extent: Extent, at: &SpaceFor) -> Domain {
-        let fixed = |value| Domain::Fixed(value);
-        let neutral = || fixed(self.neutral(at.layers, at.pool));
-        match (extent, self.part(), at.layout) {
-            (Extent::Full, Part::Where, Layout::Uniform) => match self {
+        let searched = || self.searched(at.layers, at.pool).into();
+        match (extent, self.part()) {
+            (_, Part::Data | Part::Metric) => searched(),
+            (Extent::Full, Part::Where) => match at.layout {
+                Layout::PerLayer => searched(),
                 // Layers that stay alike can only be cut alike.
-                Self::AttentionShare => self.searched(at.layers, at.pool).into(),
-                Self::ProtectFirst | Self::ProtectLast => fixed(Value::Number(0.0)),
-                Self::Samples
-                | Self::Alpha1
-                | Self::SecondCoarse
-                | Self::SecondFine
-                | Self::Normalisation
-                | Self::Grouping
-                | Self::DropAttention
-                | Self::Allocation
-                | Self::CurveLinear
-                | Self::CurveQuadratic => neutral(),
+                Layout::Uniform if self == Self::AttentionShare => searched(),
+                Layout::Uniform => Domain::Fixed(self.hand_set(at)),
             },
-            (Extent::Full, ..) | (Extent::Paper, Part::Data | Part::Metric, _) => {
-                self.searched(at.layers, at.pool).into()
-            }
-            (Extent::Paper, Part::Where, Layout::PerLayer) => match self {
-                Self::AttentionShare => fixed(Value::Name(FREE.into())),
-                _ => neutral(),
-            },
-            (Extent::Paper, Part::Where, Layout::Uniform) => match self {
-                Self::AttentionShare => fixed(Value::Name(FREE.into())),
-                Self::ProtectFirst | Self::ProtectLast => fixed(Value::Number(0.0)),
-                _ => neutral(),
-            },
+            (Extent::Paper, Part::Where) => Domain::Fixed(self.hand_set_freely(at)),
         }
+    }
+
+    /// Its neutral value, as far as the layout allows it.
+    fn hand_set(self, at: &SpaceFor) -> Value {
+        let spares = self == Self::ProtectFirst || self == Self::ProtectLast;
+        match at.layout {
+            Layout::Uniform if spares => Value::Number(0.0),
+            Layout::PerLayer | Layout::Uniform => self.neutral(at.layers, at.pool),
+        }
+    }
+
+    /// The same, heads and channels cut alike: LLM-Pruner's setting.
+    fn hand_set_freely(self, at: &SpaceFor) -> Value {
+        if self == Self::AttentionShare { Value::Name(FREE.into()) } else { self.hand_set(at) }
     }
 
     /// What is left of a domain where only a part of the space varies.
     fn restrict(self, domain: Domain, varied: Varied, at: &SpaceFor) -> Domain {
-        let neutral = || Domain::Fixed(self.neutral(at.layers, at.pool));
         let as_it_stands = |domain: Domain| match domain {
             Domain::Fixed(value) => Domain::Fixed(value),
-            Domain::Integer(..) | Domain::Number(..) | Domain::Name(_) => neutral(),
+            Domain::Integer(..) | Domain::Number(..) | Domain::Name(_) => {
+                Domain::Fixed(self.hand_set(at))
+            }
         };
         match (varied, self.part()) {
-            (Varied::Joint, _) | (Varied::Data, Part::Data) => domain,
-            (Varied::Data, Part::Metric | Part::Where) => as_it_stands(domain),
-            (Varied::Metric, Part::Data) => as_it_stands(domain),
-            (Varied::Metric, Part::Metric | Part::Where) => domain,
+            (Varied::Joint, _)
+            | (Varied::Data, Part::Data)
+            | (Varied::Metric, Part::Metric | Part::Where) => domain,
+            (Varied::Data, Part::Metric | Part::Where) | (Varied::Metric, Part::Data) => {
+                as_it_stands(domain)
+            }
             (Varied::Baseline, Part::Data) => {
                 Domain::Fixed(Value::Number(BASELINE_SAMPLES.min(at.pool) as f64))
             }
-            (Varied::Baseline, Part::Metric | Part::Where) => match (self, at.layout) {
-                (Self::AttentionShare, _) => Domain::Fixed(Value::Name(FREE.into())),
-                (Self::ProtectFirst | Self::ProtectLast, Layout::Uniform) => {
-                    Domain::Fixed(Value::Number(0.0))
-                }
-                (Self::ProtectFirst, Layout::PerLayer) => {
-                    Domain::Fixed(Value::Number(spared(at.layers).0 as f64))
-                }
-                _ => neutral(),
-            },
+            (Varied::Baseline, Part::Metric | Part::Where) => {
+                Domain::Fixed(self.hand_set_freely(at))
+            }
         }
     }
 
@@ -347,7 +335,9 @@ impl Dimension {
             Ok(x as u64)
         };
         let domain = match (given, &kind) {
-            (Given::Removed(false), _) => return Ok(Domain::Fixed(self.neutral(at.layers, at.pool))),
+            (Given::Removed(false), _) => {
+                return Ok(Domain::Fixed(self.neutral(at.layers, at.pool)));
+            }
             (Given::Removed(true), _) => {
                 bail!("expected a value, a range, choices or false, found true")
             }

@@ -13,7 +13,7 @@ use super::{
     objective::{Basis, TrialCost},
     pool,
     pool::PoolSample,
-    prepare::attention_costs,
+    prepare::removable_attention,
 };
 use crate::{memory, pipeline, progress::Progress};
 
@@ -102,19 +102,20 @@ fn anew(
         Vec::new()
     } else {
         let on = (&windows[..], placement, Residency::Streamed);
-        let (costs, _) = attention_costs(checkpoint, digest, &decoder, on, progress)?;
+        let most = configuration.drop_attention + configuration.protect.0 + configuration.protect.1;
+        let (found, _) = removable_attention(checkpoint, digest, &decoder, on, most, progress)?;
         notes.push(
             "which attention sublayers are cheapest was measured on this model; how many are \
              dropped is the study's"
                 .to_owned(),
         );
-        super::record::cheapest(&costs)
+        found.into_iter().map(|(layer, _)| layer).collect()
     };
-    let searched = record.prepared.as_ref().map_or(layers, |p| p.attention_costs.len());
-    if other && searched != layers {
+    if other && record.layers != layers {
         notes.push(format!(
-            "the study's model has {searched} layers, this one {layers}: the numbers of protected \
-             layers and of dropped sublayers are taken as they are"
+            "the study's model has {} layers, this one {layers}: the numbers of protected \
+             layers and of dropped sublayers are taken as they are",
+            record.layers
         ));
     }
     let all = bank.all_samples();
@@ -125,8 +126,7 @@ fn anew(
         cheapest: &cheapest,
         options: &record.plan_options(),
     };
-    let plan =
-        basis.plan(&checkpoint.config, digest, configuration, &mut TrialCost::default())?;
+    let plan = basis.plan(&checkpoint.config, digest, configuration, &mut TrialCost::default())?;
     Ok(Applied { plan, notes })
 }
 

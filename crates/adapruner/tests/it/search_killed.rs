@@ -33,10 +33,9 @@ fn finished(study: &Path) -> Finished {
                 ids_of_creators.push(record["worker_id"].clone());
                 trials.push((Vec::new(), None));
             }
-            5 => trials[id()].0.push(format!(
-                "{}={}",
-                record["param_name"], record["param_value_internal"]
-            )),
+            5 => trials[id()]
+                .0
+                .push(format!("{}={}", record["param_name"], record["param_value_internal"])),
             6 if matches!(record["state"].as_u64(), Some(1 | 2)) => {
                 let (params, end) = &mut trials[id()];
                 assert!(end.is_none(), "trial {} ended twice", id());
@@ -144,11 +143,8 @@ fn damaged_and_foreign_files_are_said() {
     assert!(refused.contains("journal.log") && refused.contains("77"), "{refused}");
     put("journal.log", &journal);
     let record = keep("search.json");
-    let newer = String::from_utf8(record.clone()).unwrap().replacen(
-        "\"version\": 1",
-        "\"version\": 2",
-        1,
-    );
+    let newer =
+        String::from_utf8(record.clone()).unwrap().replacen("\"version\": 1", "\"version\": 2", 1);
     put("search.json", newer.as_bytes());
     let refused = small.refused("--trials 5");
     assert!(refused.contains("expected version 1, found version 2"), "{refused}");
@@ -214,10 +210,7 @@ fn a_full_disk_loses_nothing() {
     // The shell's limit on the size of files stands for a full disk.
     let size = std::fs::metadata(small.study.join("journal.log")).unwrap().len();
     let words = small.words(&format!("search {LINE} --trials 40"));
-    let line = format!(
-        "trap '' XFSZ; ulimit -f {}; exec \"$@\"",
-        size / 512 + 12
-    );
+    let line = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", size / 512 + 12);
     let output = std::process::Command::new("sh")
         .args(["-c", &line, "sh", env!("CARGO_BIN_EXE_adapruner")])
         .args(words)
