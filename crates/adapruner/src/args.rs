@@ -255,8 +255,9 @@ pub struct PlanArgs {
     /// Remove the attention sublayers of these layers whole
     #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
     pub drop_attention: Option<Vec<usize>>,
-    /// local (the same ratio in every layer), global, or global:NORMALISATION
-    /// (none, mean, max, sum, rank) [default: local]
+    /// local (the same ratio in every layer), curve:linear=X,quadratic=Y (ratios
+    /// follow a curve over depth), global, or global:NORMALISATION (none, mean,
+    /// max, sum, rank) [default: local]
     #[arg(long, value_name = "HOW")]
     pub allocation: Option<Named<Allocation>>,
 }

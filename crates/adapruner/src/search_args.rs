@@ -8,6 +8,7 @@ use adapruner::{
     settings::EvalSettings,
 };
 use adapruner_checkpoint::Checkpoint;
+use adapruner_prune::PlanOptions;
 use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -122,16 +123,25 @@ impl Typed<'_> {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             run.threads = Some((cores / workers).max(1));
         }
-        for (dropped, option, dimension) in [
-            (!plan.drop_attention.is_empty(), "drop-attention", "drop-attention"),
-            (plan.protect != (0, 0), "protect", "protect-first and protect-last"),
+        let default = PlanOptions::new(plan.ratio);
+        for (typed, option, dimension) in [
+            (plan.drop_attention != default.drop_attention, "drop-attention", "drop-attention"),
+            (plan.protect != default.protect, "protect", "protect-first and protect-last"),
+            (plan.attention_share != default.attention_share, "attention-share", "attention-share"),
+            (plan.allocation != default.allocation, "allocation", "allocation"),
         ] {
-            if dropped {
+            if typed {
                 anyhow::bail!(
                     "{option}: the search decides it; fix it as {dimension} in the table space of \
                      --config"
                 );
             }
+        }
+        if calibration.stats.is_some() {
+            return Err(advised(
+                "stats: a search keeps its statistics in the study's folder",
+                "leave --stats out",
+            ));
         }
         let pool =
             CalibrationArgs { samples: calibration.samples.or(Some(POOL)), ..calibration.clone() };

@@ -303,11 +303,15 @@ impl FromStr for Allocation {
                 "local, curve:linear=NUMBER,quadratic=NUMBER, global or global:NORMALISATION";
             unknown("allocation", FORMS, text)
         };
-        match text.split_once(':').unwrap_or((text, "")) {
-            ("local", "") => Ok(Self::Local),
-            ("global", "") => Ok(Self::Global(Normalisation::Mean)),
-            ("global", normalisation) => Ok(Self::Global(normalisation.parse()?)),
-            ("curve", settings) => {
+        let (name, settings) = match text.split_once(':') {
+            Some((name, settings)) => (name, Some(settings)),
+            None => (text, None),
+        };
+        match (name, settings) {
+            ("local", None) => Ok(Self::Local),
+            ("global", None) => Ok(Self::Global(Normalisation::Mean)),
+            ("global", Some(normalisation)) => Ok(Self::Global(normalisation.parse()?)),
+            ("curve", Some(settings)) => {
                 let mut curve = Curve { linear: 0.0, quadratic: 0.0 };
                 for setting in settings.split(',') {
                     let (key, value) = setting.split_once('=').ok_or_else(refused)?;

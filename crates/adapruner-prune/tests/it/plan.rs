@@ -2,7 +2,7 @@
 
 use adapruner_checkpoint::{LayerWidths, ModelConfig};
 use adapruner_prune::{
-    Allocation, Error, KvMode, Layout, Normalisation, PlanOptions, PrunePlan, Scores, plan,
+    Allocation, Curve, Error, KvMode, Layout, Normalisation, PlanOptions, PrunePlan, Scores, plan,
 };
 use proptest::prelude::*;
 
@@ -192,6 +192,27 @@ fn a_global_ranking_takes_the_least_of_all_layers() {
 }
 
 #[test]
+fn a_curve_takes_more_where_it_is_high_and_the_same_in_all() {
+    let config = config(vec![widths(4, 2, 200); 5]);
+    let scores = random_scores(&config, 9);
+    let with = |linear, quadratic| {
+        let allocation = Allocation::Curve(Curve { linear, quadratic });
+        let plan = make(&scores, &config, &PlanOptions { allocation, ..PlanOptions::new(0.15) });
+        let gone = plan.layers.iter().map(|l| 200 - l.ffn.len()).collect::<Vec<_>>();
+        (gone, plan.parameters_after)
+    };
+    let (flat, parameters) = with(0.0, 0.0);
+    assert!(flat.iter().max().unwrap() - flat.iter().min().unwrap() <= 1, "{flat:?}");
+    let (late, after) = with(0.8, 0.0);
+    assert!(late.is_sorted() && late[0] * 5 < late[4], "{late:?}");
+    assert_eq!(after, parameters);
+    let (early, _) = with(-0.8, 0.0);
+    assert_eq!(early.iter().rev().copied().collect::<Vec<_>>(), late);
+    let (ends, _) = with(0.0, 0.8);
+    assert!(ends[0] > ends[2] && ends[4] > ends[2], "{ends:?}");
+}
+
+#[test]
 fn one_global_ranking_mixes_heads_and_channels() {
     let config = smollm();
     let mut scores = random_scores(&config, 10);
@@ -310,7 +331,13 @@ fn names_of_options_are_read_as_written() {
         assert_eq!(text.parse::<KvMode>().unwrap().to_string(), text);
     }
     assert!("globally".parse::<Allocation>().is_err());
-    assert!("global:".parse::<Allocation>().is_err());
+    let curve = Allocation::Curve(Curve { linear: -0.5, quadratic: 0.25 });
+    assert_eq!(curve.to_string().parse::<Allocation>().unwrap(), curve);
+    let half = Allocation::Curve(Curve { linear: 1.0, quadratic: 0.0 });
+    assert_eq!("curve:linear=1".parse::<Allocation>().unwrap(), half);
+    for bad in ["global:", "local:", "curve", "curve:", "curve:linear", "curve:cubic=1"] {
+        assert!(bad.parse::<Allocation>().is_err(), "{bad}");
+    }
     let options = PlanOptions {
         allocation: Allocation::Global(Normalisation::Rank),
         ..PlanOptions::new(0.3)
@@ -322,6 +349,8 @@ fn names_of_options_are_read_as_written() {
 fn any_allocation() -> impl Strategy<Value = Allocation> {
     prop_oneof![
         Just(Allocation::Local),
+        (-2.0..2.0, -2.0..2.0)
+            .prop_map(|(linear, quadratic)| { Allocation::Curve(Curve { linear, quadratic }) }),
         proptest::sample::select(&Normalisation::ALL[..]).prop_map(Allocation::Global),
     ]
 }

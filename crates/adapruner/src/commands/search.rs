@@ -23,8 +23,9 @@ use crate::{
 
 /// Find the calibration samples, the metric and the cut that lose least.
 ///
-/// Statistics of a whole pool of samples are collected once. Each trial scores,
-/// plans, slices and measures one configuration on a text of its own, chunk by
+/// Statistics of a whole pool (--samples, here 128 by default) are collected
+/// once. Each trial scores, plans, slices and measures one configuration on a
+/// text of its own (--limit windows spread over --text, 32 by default), chunk by
 /// chunk, and is stopped early where it is hopeless. The study's folder is
 /// resumed where it exists; several commands may work on it at once. `apply
 /// --study` prunes by the best trial.

@@ -22,10 +22,11 @@ pub struct Configuration {
     pub baseline: bool,
     /// Weight of the coarse side.
     pub alpha1: f64,
-    /// Share of the second order in the coarse side, `[0, 1]`.
-    pub second_coarse: f64,
-    /// Share of the second order in the fine side, `[0, 1]`.
-    pub second_fine: f64,
+    /// Coefficient of the second order in the coarse side, in units of the bank's
+    /// [`OrderScales`].
+    pub beta_coarse: f64,
+    /// The same in the fine side.
+    pub beta_fine: f64,
     /// What each side is divided by.
     pub normalisation: Normalisation,
     /// How the vectors of a unit become one number.
@@ -41,8 +42,8 @@ pub struct Configuration {
     pub allocation: Allocation,
 }
 
-/// How much larger the first order is than the second, so that a share of one
-/// half weighs both alike.
+/// How much larger the first order is than the second: the coefficient that
+/// makes both weigh alike.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct OrderScales {
     /// `Σ |Σ w·g| / Σ Σ ½·w²·g²`, means over the pool, sums over vectors.
@@ -66,15 +67,6 @@ impl OrderScales {
         let over = |first: f64| if fisher > 0.0 { first / fisher } else { 1.0 };
         Ok(Self { coarse: over(sum(Term::Signed)?), fine: over(sum(Term::Element)?) })
     }
-}
-
-/// Shares of the second order stay below this: at 1 the first would have none.
-const MOST_SECOND: f64 = 0.999;
-
-/// The coefficient that gives the second order this share.
-fn beta(share: f64, scale: f64) -> f64 {
-    let share = share.min(MOST_SECOND);
-    scale * share / (1.0 - share)
 }
 
 impl Configuration {
@@ -102,8 +94,8 @@ impl Configuration {
             samples,
             baseline,
             alpha1: number(Dimension::Alpha1)?,
-            second_coarse: number(Dimension::SecondCoarse)?,
-            second_fine: number(Dimension::SecondFine)?,
+            beta_coarse: number(Dimension::BetaCoarse)?,
+            beta_fine: number(Dimension::BetaFine)?,
             normalisation: name(Dimension::Normalisation)?.parse()?,
             grouping: name(Dimension::Grouping)?.parse()?,
             protect: (
@@ -129,8 +121,8 @@ impl Configuration {
         }
         Importance::AdaPruner(Blend {
             alpha1: self.alpha1,
-            beta_coarse: beta(self.second_coarse, scales.coarse),
-            beta_fine: beta(self.second_fine, scales.fine),
+            beta_coarse: self.beta_coarse * scales.coarse,
+            beta_fine: self.beta_fine * scales.fine,
             normalisation: self.normalisation,
         })
     }
@@ -165,8 +157,8 @@ impl Configuration {
         vec![
             ("samples", self.samples.len().to_string()),
             ("alpha1", format!("{:.4}", self.alpha1)),
-            ("second-coarse", format!("{:.4}", self.second_coarse)),
-            ("second-fine", format!("{:.4}", self.second_fine)),
+            ("beta-coarse", format!("{:.4}", self.beta_coarse)),
+            ("beta-fine", format!("{:.4}", self.beta_fine)),
             ("normalisation", self.normalisation.to_string()),
             ("grouping", self.grouping.to_string()),
             ("protect", format!("{},{}", self.protect.0, self.protect.1)),

@@ -11,7 +11,7 @@ use adapruner_prune::PrunePlan;
 use adapruner_study::{ParamValue, Trial};
 
 use super::{
-    dimension::Dimension,
+    dimension::{Dimension, Kind},
     outcome::SearchResult,
     run::{Search, best},
     space::Domain,
@@ -96,20 +96,27 @@ fn edges(search: &Search<'_>, trials: &[Arc<Trial>]) -> Vec<String> {
         let (low, high) = match domain {
             Domain::Integer(low, high) => (*low as f64, *high as f64),
             Domain::Number(low, high) => (*low, *high),
+            Domain::Log(low, high) => (low.ln(), high.ln()),
             Domain::Fixed(_) | Domain::Name(_) => continue,
         };
         let value = match best.params.get(dimension.name()) {
-            Some((_, ParamValue::Float(value))) => *value,
+            Some((_, ParamValue::Float(value))) => match domain {
+                Domain::Log(..) => value.ln(),
+                Domain::Fixed(_) | Domain::Integer(..) | Domain::Number(..) | Domain::Name(_) => {
+                    *value
+                }
+            },
             Some((_, ParamValue::Int(value))) => *value as f64,
             Some((_, ParamValue::Subset(items))) => items.len() as f64,
             Some((_, ParamValue::Category(_))) | None => continue,
         };
-        let search_all = search.objective.dense.config.layers.len();
-        let widest = dimension.kind(search_all, search.space.pool);
+        let layers = search.objective.dense.config.layers.len();
+        let widest = dimension.kind(layers, search.space.pool);
         let can_widen = |edge: f64| match &widest {
-            super::dimension::Kind::Integer(a, b) => edge > *a as f64 && edge < *b as f64,
-            super::dimension::Kind::Number(a, b) => edge > *a && edge < *b,
-            super::dimension::Kind::Name(_) => false,
+            Kind::Integer(a, b) => edge > *a as f64 && edge < *b as f64,
+            Kind::Number(a, b) => edge > *a && edge < *b,
+            // From one order alone to the other: nothing lies beyond.
+            Kind::Log(..) | Kind::Name(_) => false,
         };
         for edge in [low, high] {
             if (value - edge).abs() <= EDGE * (high - low) && can_widen(edge) {

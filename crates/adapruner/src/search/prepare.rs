@@ -28,8 +28,8 @@ use crate::{
     settings::{EvalSettings, TextSettings},
 };
 
-/// Most samples of the pool that the attention sublayers' costs are measured on.
-const ATTENTION_SAMPLES: usize = 32;
+/// Most samples of the pool that attention sublayers are measured on.
+const ATTENTION_SAMPLES: usize = 16;
 
 /// The texts of a search.
 pub struct Texts {

@@ -72,6 +72,8 @@ pub enum Domain {
     Integer(u64, u64),
     /// Numbers from the first to the second.
     Number(f64, f64),
+    /// Numbers from the first to the second, their logarithm uniform.
+    Log(f64, f64),
     /// One of these.
     Name(Vec<String>),
 }
@@ -125,16 +127,10 @@ impl SearchSpace {
         let mut space =
             Self { dimensions, drawn: None, pool: at.pool, baseline: varied == Varied::Baseline };
         if varied == Varied::Metric {
-            let n = match space.domain(Dimension::Samples) {
-                Domain::Fixed(Value::Number(n)) => *n as usize,
-                Domain::Fixed(Value::Name(_))
-                | Domain::Integer(..)
-                | Domain::Number(..)
-                | Domain::Name(_) => {
-                    bail!("space: samples: expected one number for --search metric")
-                }
+            let Domain::Fixed(Value::Number(n)) = *space.domain(Dimension::Samples) else {
+                bail!("space: samples: expected one number, since samples are not searched")
             };
-            space.drawn = Some(drawn(at.pool, n, at.seed));
+            space.drawn = Some(drawn(at.pool, n as usize, at.seed));
         }
         Ok(space)
     }
@@ -151,7 +147,9 @@ impl SearchSpace {
                 Some(*dimension)
             }
             Domain::Fixed(_) => None,
-            Domain::Integer(..) | Domain::Number(..) | Domain::Name(_) => Some(*dimension),
+            Domain::Integer(..) | Domain::Number(..) | Domain::Log(..) | Domain::Name(_) => {
+                Some(*dimension)
+            }
         })
     }
 
@@ -175,6 +173,7 @@ impl SearchSpace {
                 (_, Domain::Fixed(_)) => continue,
                 (_, Domain::Integer(low, high)) => Distribution::int(*low as i64, *high as i64),
                 (_, Domain::Number(low, high)) => Distribution::float(*low, *high),
+                (_, Domain::Log(low, high)) => Distribution::float_log(*low, *high),
                 (_, Domain::Name(names)) => Distribution::categorical(names.iter().cloned()),
             };
             builder = builder.param(dimension.name(), distribution);
@@ -203,7 +202,7 @@ impl SearchSpace {
                         ParamValue::Int(n as i64)
                     }
                 }
-                (Domain::Number(low, high), Value::Number(x)) => {
+                (Domain::Number(low, high) | Domain::Log(low, high), Value::Number(x)) => {
                     ParamValue::Float(x.clamp(*low, *high))
                 }
                 (Domain::Name(names), neutral) => {
@@ -211,7 +210,7 @@ impl SearchSpace {
                     ParamValue::Category(names.iter().position(is_neutral).unwrap_or(0))
                 }
                 (Domain::Fixed(_), _) => continue,
-                (Domain::Integer(..) | Domain::Number(..), Value::Name(name)) => {
+                (Domain::Integer(..) | Domain::Number(..) | Domain::Log(..), Value::Name(name)) => {
                     bail!("{dimension}: expected a number, found {name:?}")
                 }
             };
@@ -229,7 +228,10 @@ impl SearchSpace {
         match self.domain(Dimension::ProtectFirst) {
             Domain::Fixed(Value::Number(n)) => *n as usize,
             Domain::Integer(_, most) => *most as usize,
-            Domain::Fixed(Value::Name(_)) | Domain::Number(..) | Domain::Name(_) => 0,
+            Domain::Fixed(Value::Name(_))
+            | Domain::Number(..)
+            | Domain::Log(..)
+            | Domain::Name(_) => 0,
         }
     }
 
@@ -307,7 +309,7 @@ impl Dimension {
     fn restrict(self, domain: Domain, varied: Varied, at: &SpaceFor) -> Domain {
         let as_it_stands = |domain: Domain| match domain {
             Domain::Fixed(value) => Domain::Fixed(value),
-            Domain::Integer(..) | Domain::Number(..) | Domain::Name(_) => {
+            Domain::Integer(..) | Domain::Number(..) | Domain::Log(..) | Domain::Name(_) => {
                 Domain::Fixed(self.hand_set(at))
             }
         };
@@ -349,7 +351,7 @@ impl Dimension {
                 ensure!((*low..=*high).contains(&n), "expected {low} to {high}, found {n}");
                 Domain::Fixed(Value::Number(*x))
             }
-            (Given::Number(x), Kind::Number(low, high)) => {
+            (Given::Number(x), Kind::Number(low, high) | Kind::Log(low, high)) => {
                 ensure!((*low..=*high).contains(x), "expected {low} to {high}, found {x}");
                 Domain::Fixed(Value::Number(*x))
             }
@@ -368,6 +370,13 @@ impl Dimension {
                 );
                 Domain::Number(*a, *b)
             }
+            (Given::Range([a, b]), Kind::Log(low, high)) => {
+                ensure!(
+                    *a > *low && a <= b && b <= high,
+                    "expected a range above {low} and up to {high}, found {a} to {b}"
+                );
+                Domain::Log(*a, *b)
+            }
             (Given::Name(name), Kind::Name(known)) => {
                 ensure!(known.contains(name), "expected one of {known:?}, found {name:?}");
                 Domain::Fixed(Value::Name(name.clone()))
@@ -384,7 +393,7 @@ impl Dimension {
             (given, Kind::Integer(low, high)) => {
                 bail!("expected a number or range within {low} to {high}, found {given:?}")
             }
-            (given, Kind::Number(low, high)) => {
+            (given, Kind::Number(low, high) | Kind::Log(low, high)) => {
                 bail!("expected a number or range within {low} to {high}, found {given:?}")
             }
         };
@@ -400,9 +409,13 @@ impl Domain {
     fn simplified(self) -> Self {
         match self {
             Self::Integer(a, b) if a == b => Self::Fixed(Value::Number(a as f64)),
-            Self::Number(a, b) if a == b => Self::Fixed(Value::Number(a)),
+            Self::Number(a, b) | Self::Log(a, b) if a == b => Self::Fixed(Value::Number(a)),
             Self::Name(names) if names.len() == 1 => Self::Fixed(Value::Name(names[0].clone())),
-            Self::Fixed(_) | Self::Integer(..) | Self::Number(..) | Self::Name(_) => self,
+            Self::Fixed(_)
+            | Self::Integer(..)
+            | Self::Number(..)
+            | Self::Log(..)
+            | Self::Name(_) => self,
         }
     }
 }
@@ -412,6 +425,7 @@ impl From<Kind> for Domain {
         match kind {
             Kind::Integer(low, high) => Self::Integer(low, high),
             Kind::Number(low, high) => Self::Number(low, high),
+            Kind::Log(low, high) => Self::Log(low, high),
             Kind::Name(names) => Self::Name(names),
         }
         .simplified()
@@ -424,6 +438,7 @@ impl fmt::Display for Domain {
             Self::Fixed(value) => write!(f, "{value}"),
             Self::Integer(low, high) => write!(f, "{low} to {high} (whole numbers)"),
             Self::Number(low, high) => write!(f, "{low} to {high}"),
+            Self::Log(low, high) => write!(f, "{low} to {high} (log)"),
             Self::Name(names) => f.write_str(&names.join(" | ")),
         }
     }

@@ -4,8 +4,19 @@ use std::{fs, path::PathBuf};
 
 use crate::program::succeed;
 
-const COMMANDS: [&str; 8] =
-    ["inspect", "eval", "sample", "stats", "prune", "apply", "export", "completions"];
+const COMMANDS: [&str; 11] = [
+    "inspect",
+    "eval",
+    "sample",
+    "stats",
+    "prune",
+    "search",
+    "compare",
+    "report",
+    "apply",
+    "export",
+    "completions",
+];
 
 /// The reference as the program prints it now.
 fn reference() -> String {

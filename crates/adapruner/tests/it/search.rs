@@ -150,13 +150,13 @@ fn parts_of_the_space_can_be_fixed_or_left_out() {
     std::fs::write(
         &config,
         "[space]\nsamples = 5\nalpha1 = 0.25\ngrouping = \"sum\"\nnormalisation = [\"mean\", \
-         \"rank\"]\nsecond-coarse = false\ncurve-linear = [-0.5, 0.5]\n",
+         \"rank\"]\nbeta-coarse = false\ncurve-linear = [-0.5, 0.5]\n",
     )
     .unwrap();
     let found = small.search(&format!("--trials 6 --config {}", config.display()));
     let best = &found["best"]["configuration"];
     assert_eq!(best["samples"].as_array().unwrap().len(), 5);
-    assert_eq!((number(best, "/alpha1"), number(best, "/second_coarse")), (0.25, 0.0));
+    assert_eq!((number(best, "/alpha1"), number(best, "/beta_coarse")), (0.25, 0.0));
     assert_eq!(best["grouping"], "sum");
     for (space, named) in [
         ("samples = 25", "expected 1 to 24, found 25"),
@@ -180,7 +180,7 @@ fn a_space_of_one_value_is_tried_once() {
     let config = small.dir.path().join("space.toml");
     std::fs::write(
         &config,
-        "[space]\nalpha1 = 0.5\nsecond-coarse = 0\nsecond-fine = 0\nnormalisation = \"mean\"\n\
+        "[space]\nalpha1 = 0.5\nbeta-coarse = 0\nbeta-fine = 0\nnormalisation = \"mean\"\n\
          grouping = \"sum\"\nprotect-first = 0\nprotect-last = 0\nattention-share = 0\n\
          drop-attention = 0\ncurve-linear = 0\ncurve-quadratic = 0\n",
     )

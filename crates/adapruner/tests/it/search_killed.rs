@@ -178,6 +178,9 @@ fn what_cannot_work_is_refused_before_it_begins() {
         ("--workers 0", "workers"),
         ("--protect 1,1", "protect-first"),
         ("--drop-attention 1", "drop-attention"),
+        ("--attention-share 0.1", "attention-share"),
+        ("--allocation global", "allocation"),
+        ("--stats bank", "study's folder"),
     ] {
         let refused = small.refused(more);
         assert!(refused.contains(named), "{more}: {refused}");
