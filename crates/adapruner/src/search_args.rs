@@ -44,7 +44,7 @@ pub struct SearchArgs {
     /// chunk), median, halving or off [default: wilcoxon]
     #[arg(long, value_name = "RULE")]
     pub early_stop: Option<Named<EarlyStop>>,
-    /// Windows of a chunk of the search-evaluation text [default: 2]
+    /// Windows of a chunk of the search-evaluation text [default: 1]
     #[arg(long, value_name = "WINDOWS")]
     pub chunk: Option<usize>,
     /// Text that the best trial is reported on and the search never sees; may be
@@ -73,7 +73,7 @@ const POOL: usize = 128;
 /// Windows of the search-evaluation text.
 const WINDOWS: usize = 32;
 /// Windows of a chunk.
-const CHUNK: usize = 2;
+const CHUNK: usize = 1;
 /// Windows of a test text.
 const TEST_WINDOWS: usize = 128;
 

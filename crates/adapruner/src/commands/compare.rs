@@ -33,7 +33,8 @@ pub struct CompareCommand {
     #[command(flatten)]
     search: SearchArgs,
     /// What is compared: joint (TPE over everything), random, data, metric,
-    /// baseline (median of ten draws); ARM@N gives one N trials
+    /// baseline (median of ten draws); ARM@TRIALS and ARM@TRIALSxSEEDS say
+    /// how many of its own
     #[arg(
         long,
         value_name = "ARMS",

@@ -16,12 +16,13 @@ use super::{
 use crate::pipeline::TokensRecord;
 
 /// An arm as it is typed: `joint`, `random`, `data`, `metric` or `baseline`,
-/// with `@N` for a number of trials of its own.
+/// with `@TRIALS` and then `xSEEDS` for numbers of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArmSpec {
     varied: Varied,
     sampler: SamplerChoice,
     trials: Option<u64>,
+    seeds: Option<u64>,
 }
 
 /// Draws of the baseline.
@@ -36,6 +37,7 @@ impl ArmSpec {
             Varied::Joint | Varied::Data | Varied::Metric => (seeds, trials),
         };
         let trials = self.trials.unwrap_or(trials);
+        let seeds = seeds.start..self.seeds.map_or(seeds.end, |count| seeds.start + count);
         let arm = |seed| Arm { extent, varied: self.varied, sampler: self.sampler, seed, trials };
         seeds.map(arm).collect()
     }
@@ -45,12 +47,18 @@ impl FromStr for ArmSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, trials) = match text.split_once('@') {
-            Some((name, trials)) => {
-                let count = trials.parse::<u64>().ok().filter(|&count| count > 0);
-                (name, Some(count.ok_or_else(|| format!("expected a number, found {trials:?}"))?))
-            }
+        let count = |text: &str| {
+            let count = text.parse::<u64>().ok().filter(|&count| count > 0);
+            count.ok_or_else(|| format!("expected a number, at least 1, found {text:?}"))
+        };
+        let (name, numbers) = match text.split_once('@') {
+            Some((name, numbers)) => (name, Some(numbers)),
             None => (text, None),
+        };
+        let (trials, seeds) = match numbers.map(|numbers| (numbers, numbers.split_once('x'))) {
+            Some((_, Some((trials, seeds)))) => (Some(count(trials)?), Some(count(seeds)?)),
+            Some((trials, None)) => (Some(count(trials)?), None),
+            None => (None, None),
         };
         let (varied, sampler) = match name {
             "random" => (Varied::Joint, SamplerChoice::Random),
@@ -61,7 +69,7 @@ impl FromStr for ArmSpec {
                 SamplerChoice::Tpe,
             ),
         };
-        Ok(Self { varied, sampler, trials })
+        Ok(Self { varied, sampler, trials, seeds })
     }
 }
 
@@ -71,7 +79,10 @@ impl std::fmt::Display for ArmSpec {
             (Varied::Joint, SamplerChoice::Random) => f.write_str("random")?,
             (varied, _) => varied.fmt(f)?,
         }
-        self.trials.map_or(Ok(()), |trials| write!(f, "@{trials}"))
+        if let Some(trials) = self.trials {
+            write!(f, "@{trials}")?;
+        }
+        self.seeds.map_or(Ok(()), |seeds| write!(f, "x{seeds}"))
     }
 }
 
@@ -259,10 +270,10 @@ mod tests {
 
     #[test]
     fn arms_are_read_as_they_are_written() {
-        for text in ["joint", "random@300", "data", "metric", "baseline@10"] {
+        for text in ["joint", "random@300", "data@150x1", "metric", "baseline@10"] {
             assert_eq!(text.parse::<ArmSpec>().unwrap().to_string(), text);
         }
-        for text in ["", "tpe", "joint@", "joint@0", "joint@x"] {
+        for text in ["", "tpe", "joint@", "joint@0", "joint@x", "joint@2x", "joint@2x0"] {
             assert!(text.parse::<ArmSpec>().is_err(), "{text}");
         }
     }

@@ -160,7 +160,7 @@ impl Dimension {
             Self::ProtectFirst | Self::ProtectLast => Kind::Integer(0, last),
             Self::DropAttention => Kind::Integer(0, layers as u64),
             Self::Allocation => names(&["local", "curve", "global"]),
-            Self::CurveLinear | Self::CurveQuadratic => Kind::Number(-2.0, 2.0),
+            Self::CurveLinear | Self::CurveQuadratic => Kind::Number(-8.0, 8.0),
         }
     }
 
@@ -182,7 +182,7 @@ impl Dimension {
             Self::AttentionShare => Kind::Number(0.0, 0.0),
             Self::DropAttention => Kind::Integer(0, share(1.0 / 3.0)),
             Self::Allocation => names(&["curve"]),
-            Self::CurveLinear | Self::CurveQuadratic => Kind::Number(-1.5, 1.5),
+            Self::CurveLinear | Self::CurveQuadratic => Kind::Number(-2.0, 2.0),
         }
     }
 

@@ -129,7 +129,7 @@ fn another_search_does_not_mix_with_one_that_is_there() {
         (("--samples 24", "--samples 20"), "the pool's digest"),
         (("--limit 6", "--limit 5"), "the evaluation text's digest"),
         (("{study}", "{study} --seed 7"), "the pool's seed was 42, now 7"),
-        (("{study}", "{study} --chunk 3"), "the chunk was 2, now 3"),
+        (("{study}", "{study} --chunk 3"), "the chunk was 1, now 3"),
         (("{study}", "{study} --multiple-of 8"), "multiple-of"),
         (("{study}", "{study} --early-stop off"), "another early stop"),
         (("{model}", "{model} --dtype bf16"), "the dtype"),
