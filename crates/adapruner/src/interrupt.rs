@@ -41,6 +41,11 @@ pub fn graceful() -> &'static AtomicBool {
     &STOP
 }
 
+/// From now on the first interrupt ends the program again.
+pub fn at_once() {
+    GRACEFUL.store(false, Ordering::Relaxed);
+}
+
 /// Sets the flag once the process at the other end of stdin is gone.
 pub fn stop_with_parent() {
     thread::spawn(|| {

@@ -43,6 +43,9 @@ pub struct ApplyCommand {
     /// Which study of the folder [default: the one with the best trial]
     #[arg(long, value_name = "NAME", requires = "study")]
     study_name: Option<String>,
+    /// Which trial of the study [default: the best one]
+    #[arg(long, value_name = "NUMBER", requires = "study")]
+    trial: Option<u64>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -72,11 +75,7 @@ pub fn run(args: &ApplyCommand) -> Result<()> {
     let staged = outputs::begin(&output, &checkpoint.origin)?;
     let (made, from) = match (&args.plan, &args.study) {
         (Some(path), _) => (Made { plan: plan_of(path)?, study: None }, path),
-        (None, Some(path)) => {
-            let placement = run.placement()?;
-            let name = args.study_name.as_deref();
-            (of_study(path, name, &checkpoint, &placement, &bars)?, path)
-        }
+        (None, Some(path)) => (of_study(args, path, &checkpoint, &run.placement()?, &bars)?, path),
         (None, None) => anyhow::bail!("plan: missing"),
     };
     let Made { plan, study } = made;
@@ -100,18 +99,18 @@ fn plan_of(path: &Path) -> Result<PrunePlan> {
     read_plan(&bytes).with_context(|| path.display().to_string())
 }
 
-/// The plan of a study's best trial on this model.
+/// The plan of a study's trial on this model.
 fn of_study(
+    args: &ApplyCommand,
     path: &Path,
-    name: Option<&str>,
     checkpoint: &Checkpoint,
     placement: &adapruner_model::Placement,
     bars: &Bars,
 ) -> Result<Made> {
     let folder = StudyFolder::open(path)?;
     let record = SearchRecord::read(&folder.record())?;
-    let study = StoredStudy::pick(StoredStudy::all(&folder)?, name)?;
-    let best = study.best()?;
+    let study = StoredStudy::pick(StoredStudy::all(&folder)?, args.study_name.as_deref())?;
+    let best = args.trial.map_or_else(|| study.best(), |number| study.trial(number))?;
     let applied =
         transfer::plan_for(checkpoint, &folder, &record, &best.configuration, placement, bars)
             .with_context(|| format!("{}: trial {}", study.name, best.number))?;

@@ -110,6 +110,7 @@ pub fn run(args: &CompareCommand) -> Result<()> {
         searches.push((search, study));
     }
     workers.join()?;
+    interrupt::at_once();
     if args.worker {
         return Ok(());
     }

@@ -112,6 +112,7 @@ pub fn run(args: &SearchCommand) -> Result<()> {
     let workers = Workers::start(settings.workers - 1)?;
     let ended = search.run(&study, stop, &bars);
     workers.join()?;
+    interrupt::at_once();
     let ended = ended?;
     let interrupted = ended == Ended::Interrupted;
     let tests = Tests::of(&objective, if interrupted { &[] } else { &texts.tests }, &bars)?;

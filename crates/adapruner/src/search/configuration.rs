@@ -164,7 +164,15 @@ impl Configuration {
             ("protect", format!("{},{}", self.protect.0, self.protect.1)),
             ("attention-share", share(self.attention_share)),
             ("drop-attention", self.drop_attention.to_string()),
-            ("allocation", self.allocation.to_string()),
+            (
+                "allocation",
+                match self.allocation {
+                    Allocation::Curve(Curve { linear, quadratic }) => {
+                        format!("curve:linear={linear:.4},quadratic={quadratic:.4}")
+                    }
+                    Allocation::Local | Allocation::Global(_) => self.allocation.to_string(),
+                },
+            ),
         ]
     }
 }

@@ -34,7 +34,7 @@ pub fn page(folder: &StudyFolder, created: String) -> Result<Page> {
         .filter_map(|(study, result)| Some(Run::new(&study.arm, &study.trials, result.as_ref()?)))
         .collect();
     let mut page = Page {
-        title: format!("adapruner search: {}", record.model.path.display()),
+        title: format!("adapruner search: {}", model_name(&record)),
         version: VERSION.to_owned(),
         created,
         model: ModelFacts {
@@ -72,8 +72,20 @@ pub fn page(folder: &StudyFolder, created: String) -> Result<Page> {
     let path = folder.result(&picked.name);
     if path.exists() {
         add_result(&mut page, SearchResult::read(&path)?);
+    } else {
+        page.warnings.push(format!(
+            "{} was not summed up yet: samples, widths, tests and costs are missing; the line that \
+             began the search, run again, ends it",
+            picked.name
+        ));
     }
     Ok(page)
+}
+
+/// The last part of the model's path.
+fn model_name(record: &SearchRecord) -> String {
+    let path = &record.model.path;
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into())
 }
 
 /// What is known once a search was summed up.

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use adapruner_study::{Direction, RandomSampler, Study, Trial, TrialState};
+use adapruner_study::{Direction, RandomSampler, Study, Trial};
 use anyhow::{Context, Result, bail};
 
 use super::{
-    configuration::Configuration,
     folder::StudyFolder,
     outcome::{BestTrial, standing_for},
     run::{ARM, SPACE},
@@ -85,17 +84,19 @@ impl StoredStudy {
         standing_for(&self.name, &self.trials, &self.space)
     }
 
-    /// What a trial tried.
+    /// The trial of this number.
     ///
     /// # Errors
-    /// A trial without values.
-    pub fn configuration(&self, trial: &Trial) -> Result<Configuration> {
-        self.space.configuration(&trial.params)
-    }
-
-    /// Trials that ended with a value of their own.
-    pub fn complete(&self) -> impl Iterator<Item = &Arc<Trial>> {
-        self.trials.iter().filter(|trial| trial.state == TrialState::Complete)
+    /// None of that number, or one that was never measured.
+    pub fn trial(&self, number: u64) -> Result<BestTrial> {
+        let trial = self.trials.iter().find(|trial| trial.number == number);
+        let trial = trial.with_context(|| {
+            format!("study {}: no trial {number}, there are {}", self.name, self.trials.len())
+        })?;
+        let loss = trial
+            .value
+            .with_context(|| format!("study {}: trial {number} has no loss", self.name))?;
+        Ok(BestTrial { number, loss, configuration: self.space.configuration(&trial.params)? })
     }
 
     /// The study, to be read.

@@ -84,6 +84,10 @@ fn the_best_trial_is_pruned_to_and_measures_as_it_did() {
         assert!(number(&found, &format!("/costs/{phase}/flops")) > 0.0, "{phase}");
     }
     assert!(number(&found, "/costs/naive/flops") > number(&found, "/costs/trials/evaluate/flops"));
+    let refused = small.fail("apply {model} --study {study} --trial 99 --out {out}");
+    assert!(refused.contains("no trial 99"), "{refused}");
+    let refused = small.fail("apply {model} --study {study} --study-name other --out {out}");
+    assert!(refused.contains("full-joint-tpe-42"), "{refused}");
     // The model that is written is the one that was measured: the same windows,
     // in a file of token ids.
     small.json("apply {model} --study {study} --save-dtype f32 --out {out}");
