@@ -19,6 +19,8 @@ use super::{
 
 /// Trials below which nothing is said of convergence.
 const ENOUGH: usize = 60;
+/// Share of the first spread at which the last one counts as no narrower.
+const ALIKE: f64 = 0.8;
 /// Nearness to an edge of a range, as a share of it.
 const EDGE: f64 = 0.02;
 /// Feed-forward widths below this share of the dense ones are said.
@@ -70,7 +72,7 @@ pub(super) fn oscillation(trials: &[Arc<Trial>]) -> Option<String> {
     let since = trials.iter().filter(|t| t.number > best.number && t.value.is_some()).count();
     let third = values.len() / 3;
     let (early, late) = (spread(&values[..third]), spread(&values[values.len() - third..]));
-    (2 * since > values.len() && late >= early).then(|| {
+    (2 * since > values.len() && late >= ALIKE * early).then(|| {
         format!(
             "oscillation: no better trial in the last {since} of {}, and losses spread as at the \
              start (interquartile range {late:.4} nats, {early:.4} in the first third): the \
@@ -144,4 +146,46 @@ fn one_side(search: &Search<'_>, result: &SearchResult) -> Option<String> {
     searched.then(|| {
         format!("collapse: alpha1 of the best trial is {alpha1:.4}: the {off} side is switched off")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use adapruner_study::TrialState;
+
+    use super::*;
+
+    fn trials(values: impl IntoIterator<Item = f64>) -> Vec<Arc<Trial>> {
+        let trial = |(number, value)| {
+            Arc::new(Trial {
+                number,
+                state: TrialState::Complete,
+                value: Some(value),
+                params: BTreeMap::new(),
+                intermediate: BTreeMap::new(),
+                user_attrs: BTreeMap::new(),
+                system_attrs: BTreeMap::new(),
+                started_ms: None,
+                ended_ms: None,
+            })
+        };
+        (0..).zip(values).map(trial).collect()
+    }
+
+    #[test]
+    fn a_search_that_learns_nothing_oscillates() {
+        // The least comes early, and the rest spreads alike throughout.
+        let noise = (0..90).map(|n: u64| if n == 5 { 0.0 } else { 1.0 + (n * 37 % 90) as f64 });
+        let said = oscillation(&trials(noise)).unwrap();
+        assert!(said.contains("84 of 90"), "{said}");
+        // One that closes in does not, even if the best was early.
+        let closing = (0..90)
+            .map(|n: u64| if n == 5 { 0.0 } else { 1.0 + (n * 37 % 90) as f64 / (1 + n) as f64 });
+        assert_eq!(oscillation(&trials(closing)), None);
+        // Nor one that still improves, nor one that is too short to tell.
+        let improving = (0..90).map(|n: u64| 100.0 - n as f64 + (n * 37 % 90) as f64 / 4.0);
+        assert_eq!(oscillation(&trials(improving)), None);
+        assert_eq!(oscillation(&trials([1.0, 2.0, 3.0])), None);
+    }
 }

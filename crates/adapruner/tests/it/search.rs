@@ -194,6 +194,41 @@ fn a_space_of_one_value_is_tried_once() {
 }
 
 #[test]
+fn signs_of_failure_are_said() {
+    let small = Small::new();
+    let config = small.dir.path().join("space.toml");
+    // Paragraphs that are one text, with another beginning each.
+    let calibration = std::fs::read_to_string(tiny().join("calibration.txt")).unwrap();
+    let tail: String = calibration.split_whitespace().take(40).collect::<Vec<_>>().join(" ");
+    let pool = small.dir.path().join("alike.txt");
+    std::fs::write(&pool, format!("{tail}\n\n").repeat(30)).unwrap();
+    let line = LINE.replace("{pool}", pool.to_str().unwrap());
+    let cases = [
+        ("samples = 6", "0.2", "chosen samples are nearly one text"),
+        ("protect-first = [1, 2]", "0.1", "protect-first of the best trial is"),
+        ("alpha1 = [0, 0.01]", "0.2", "the coarse side is switched off"),
+        ("alpha1 = [0.99, 1]", "0.2", "the fine side is switched off"),
+        (
+            "protect-first = 0\nprotect-last = 0\ndrop-attention = 0\ncurve-linear = 0\n\
+             curve-quadratic = -2",
+            "0.5",
+            "feed-forward channels",
+        ),
+    ];
+    for (at, (space, ratio, sign)) in cases.into_iter().enumerate() {
+        std::fs::write(&config, format!("[space]\n{space}\n")).unwrap();
+        let study = small.dir.path().join(format!("study-{at}"));
+        let line = line
+            .replace("{study}", study.to_str().unwrap())
+            .replace("--ratio 0.2", &format!("--ratio {ratio}"));
+        let found = small.json(&format!("search {line} --trials 4 --config {}", config.display()));
+        let warnings = found["warnings"].as_array().unwrap();
+        let said = warnings.iter().any(|warning| warning.as_str().unwrap().contains(sign));
+        assert!(said, "{space}: {warnings:?}");
+    }
+}
+
+#[test]
 fn the_layout_decides_what_can_be_searched() {
     let small = Small::new();
     let found = small.search("--trials 8 --layout uniform --kv-mode query-heads");
