@@ -35,6 +35,9 @@ pub trait Storage: Send + Sync {
     /// Creates the study, or opens it; the direction must agree.
     fn open_study(&self, name: &str, direction: Direction) -> Result<StudyId>;
 
+    /// Names of all studies, in the order in which they were created.
+    fn study_names(&self) -> Result<Vec<String>>;
+
     /// Begins a trial and gives its number.
     fn create_trial(&self, study: StudyId) -> Result<u64>;
 

@@ -26,6 +26,10 @@ pub struct SearchArgs {
     /// Folder of the study: resumed where it exists
     #[arg(long, value_name = "DIR")]
     pub study: Option<PathBuf>,
+    /// Keep the trials in Redis, redis://HOST:PORT, so that workers on many
+    /// machines share them; each machine has a --study folder of its own
+    #[arg(long, value_name = "URL")]
+    pub storage: Option<String>,
     /// What is searched at all: full (samples, metric and where the model is
     /// cut) or paper (samples and metric) [default: full]
     #[arg(long, value_name = "SPACE")]
@@ -149,6 +153,7 @@ impl Typed<'_> {
             folder: search.study.clone().ok_or_else(|| {
                 advised("study: missing", "name a folder for the study: --study DIR")
             })?,
+            storage: search.storage.clone(),
             pool: pool.resolve(&eval).ok_or_else(|| {
                 advised("calibration: missing", "name a text for the pool: --calibration FILE")
             })?,

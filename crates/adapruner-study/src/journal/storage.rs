@@ -86,18 +86,6 @@ impl<B: Backend> JournalStorage<B> {
         self
     }
 
-    /// Names of all studies in the journal, in the order in which they were
-    /// created.
-    ///
-    /// # Errors
-    ///
-    /// If the journal cannot be read.
-    pub fn study_names(&self) -> Result<Vec<String>> {
-        let state = self.fresh()?;
-        let there = state.replay.studies.iter().filter(|study| !study.deleted);
-        Ok(there.map(|study| study.name.clone()).collect())
-    }
-
     fn lock(&self) -> MutexGuard<'_, State<B>> {
         // What panicked while it held the lock left the state at a whole record.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -257,6 +245,12 @@ impl<B: Backend> Storage for JournalStorage<B> {
                 Err(failed(format!("expected one objective, found {found}")))
             }
         }
+    }
+
+    fn study_names(&self) -> Result<Vec<String>> {
+        let state = self.fresh()?;
+        let there = state.replay.studies.iter().filter(|study| !study.deleted);
+        Ok(there.map(|study| study.name.clone()).collect())
     }
 
     fn create_trial(&self, study: StudyId) -> Result<u64> {

@@ -43,6 +43,9 @@ pub struct ApplyCommand {
     /// Which study of the folder [default: the one with the best trial]
     #[arg(long, value_name = "NAME", requires = "study")]
     study_name: Option<String>,
+    /// Redis that holds the trials, as given to search
+    #[arg(long, value_name = "URL", requires = "study")]
+    storage: Option<String>,
     /// Which trial of the study [default: the best one]
     #[arg(long, value_name = "NUMBER", requires = "study")]
     trial: Option<u64>,
@@ -109,7 +112,10 @@ fn of_study(
 ) -> Result<Made> {
     let folder = StudyFolder::open(path)?;
     let record = SearchRecord::read(&folder.record())?;
-    let study = StoredStudy::pick(StoredStudy::all(&folder)?, args.study_name.as_deref())?;
+    let study = StoredStudy::pick(
+        StoredStudy::all(&folder, args.storage.as_deref())?,
+        args.study_name.as_deref(),
+    )?;
     let best = args.trial.map_or_else(|| study.best(), |number| study.trial(number))?;
     let applied =
         transfer::plan_for(checkpoint, &folder, &record, &best.configuration, placement, bars)

@@ -98,8 +98,14 @@ pub fn run(args: &CompareCommand) -> Result<()> {
     let workers = Workers::start(if args.worker { 0 } else { settings.workers - 1 })?;
     let mut searches = Vec::new();
     for (arm, space) in arms.iter().zip(spaces) {
-        let search =
-            Search { objective: &objective, folder: &folder, settings: &settings, arm, space };
+        let search = Search {
+            objective: &objective,
+            folder: &folder,
+            record: &record,
+            settings: &settings,
+            arm,
+            space,
+        };
         let study = search.open()?;
         tracing::info!("{}", study.name());
         let ended = search.run(&study, stop, if args.worker { &() } else { &bars })?;
@@ -118,7 +124,7 @@ pub fn run(args: &CompareCommand) -> Result<()> {
     let samples = pool::read(&folder.pool())?;
     let mut runs = Vec::new();
     for (search, study) in &searches {
-        let result = search.sum_up(study, &record, &tests, &samples, &command_line(), &bars)?;
+        let result = search.sum_up(study, &tests, &samples, &command_line(), &bars)?;
         runs.push(Run::new(search.arm, &study.trials()?, &result));
     }
     let report = Report {

@@ -23,6 +23,9 @@ pub struct ReportCommand {
     /// Folder of the study
     #[arg(value_name = "STUDY")]
     study: PathBuf,
+    /// Redis that holds the trials, as given to search
+    #[arg(long, value_name = "URL")]
+    storage: Option<String>,
     /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -46,7 +49,7 @@ struct Written {
 pub fn run(args: &ReportCommand) -> Result<()> {
     let staged = StagedFile::new(&args.out, args.force, &[])?;
     let folder = StudyFolder::open(&args.study)?;
-    let page = page(&folder, adapruner_study::journal::timestamp())?;
+    let page = page(&folder, args.storage.as_deref(), adapruner_study::journal::timestamp())?;
     let html = adapruner_report::render(&page);
     std::fs::write(staged.path(), &html)
         .with_context(|| format!("{}: cannot write", args.out.display()))?;

@@ -101,8 +101,14 @@ pub fn run(args: &SearchCommand) -> Result<()> {
     let leading = space.most_protected();
     let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, &bars)?;
     let (folder, record, objective) = prepared;
-    let search =
-        Search { objective: &objective, folder: &folder, settings: &settings, arm: &arm, space };
+    let search = Search {
+        objective: &objective,
+        folder: &folder,
+        record: &record,
+        settings: &settings,
+        arm: &arm,
+        space,
+    };
     let study = search.open()?;
     if args.worker {
         interrupt::stop_with_parent();
@@ -117,7 +123,7 @@ pub fn run(args: &SearchCommand) -> Result<()> {
     let interrupted = ended == Ended::Interrupted;
     let tests = Tests::of(&objective, if interrupted { &[] } else { &texts.tests }, &bars)?;
     let samples = pool::read(&folder.pool())?;
-    let result = search.sum_up(&study, &record, &tests, &samples, &command_line(), &bars)?;
+    let result = search.sum_up(&study, &tests, &samples, &command_line(), &bars)?;
     let report = Report {
         result: &result,
         study_folder: settings.folder.display().to_string(),

@@ -8,6 +8,9 @@
 //! | `pool.jsonl` | the pool: a sample a line, with source, text and token ids |
 //! | `results/NAME.json` | what a finished search of that name found |
 //! | `workers/` | a locked file for every worker at work |
+//!
+//! With `--storage redis://…` the trials are in Redis instead of `journal.log`,
+//! and every machine has a folder of its own.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -18,8 +21,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use adapruner_checkpoint::atomic::StagedFile;
-use adapruner_study::{FileBackend, JournalStorage, Trial, TrialState};
+use adapruner_checkpoint::{Digest, atomic::StagedFile};
+use adapruner_study::{JournalStorage, Storage, Trial, TrialState};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
@@ -113,12 +116,16 @@ impl StudyFolder {
         Ok(staged.commit()?)
     }
 
-    /// The trials' storage.
+    /// The trials' storage: the folder's journal, or Redis at `url`.
     ///
     /// # Errors
-    /// A journal that cannot be read or breaks its format.
-    pub fn storage(&self) -> Result<Arc<JournalStorage<FileBackend>>> {
-        Ok(Arc::new(JournalStorage::file(self.journal())?))
+    /// A journal that cannot be read or breaks its format, a server that cannot
+    /// be reached.
+    pub fn storage(&self, url: Option<&str>) -> Result<Arc<dyn Storage>> {
+        match url {
+            None => Ok(Arc::new(JournalStorage::file(self.journal())?)),
+            Some(url) => redis(url),
+        }
     }
 
     /// Waits until no other process prepares this folder or starts a trial in it.
@@ -141,28 +148,52 @@ impl StudyFolder {
     /// No permission, a full disk.
     pub fn sign_on(&self) -> Result<Worker> {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        let name = format!("{}-{nanos:x}", process::id());
-        let path = self.workers().join(&name);
-        let mut file = open_lock(&path)?;
-        file.lock().with_context(|| format!("{}: cannot lock", path.display()))?;
-        writeln!(file, "{}", process::id())?;
-        Ok(Worker { name, path, _file: file })
+        let file = format!("{}-{nanos:x}", process::id());
+        let path = self.workers().join(&file);
+        let mut lock = open_lock(&path)?;
+        lock.lock().with_context(|| format!("{}: cannot lock", path.display()))?;
+        writeln!(lock, "{}", process::id())?;
+        let name = format!("{}/{file}", self.place()?);
+        Ok(Worker { name, path, _file: lock })
     }
 
-    /// The running trials whose worker is at work no more. Only told rightly
-    /// while no trial is being started ([`Exclusive::Starting`]).
-    pub fn orphans(&self, trials: &[impl std::ops::Deref<Target = Trial>]) -> Vec<u64> {
+    /// What tells this folder from those of other machines.
+    fn place(&self) -> Result<String> {
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let root = fs::canonicalize(&self.root)
+            .with_context(|| format!("{}: cannot resolve", self.root.display()))?;
+        let parts =
+            [("host", host.trim().as_bytes()), ("root", root.as_os_str().as_encoded_bytes())];
+        let digest = Digest::of_parts(parts).to_string();
+        Ok(format!("{}-{}", host.trim(), &digest[..12]))
+    }
+
+    /// The running trials whose worker is at work no more. Of workers of other
+    /// folders nothing is known here. Only told rightly while no trial is being
+    /// started ([`Exclusive::Starting`]).
+    ///
+    /// # Errors
+    /// A folder that is gone.
+    pub fn orphans(&self, trials: &[Arc<Trial>]) -> Result<Vec<u64>> {
+        let place = self.place()?;
         let running = trials.iter().filter(|trial| trial.state == TrialState::Running);
-        running.filter(|trial| !self.is_at_work(trial)).map(|trial| trial.number).collect()
+        let gone = running.filter(|trial| !self.may_be_at_work(trial, &place));
+        Ok(gone.map(|trial| trial.number).collect())
     }
 
-    fn is_at_work(&self, trial: &Trial) -> bool {
-        let Some(Value::String(worker)) = trial.user_attrs.get(WORKER) else { return false };
-        // A name from a damaged journal must not lead out of the folder.
-        if worker.contains(['/', '\\']) {
+    fn may_be_at_work(&self, trial: &Trial, place: &str) -> bool {
+        let Some(worker) = trial.user_attrs.get(WORKER).and_then(Value::as_str) else {
+            return false;
+        };
+        // Names from a damaged journal must not lead out of the folder.
+        let Some((of, file)) = worker.split_once('/') else { return false };
+        if of != place {
+            return true;
+        }
+        if file.contains(['/', '\\']) {
             return false;
         }
-        let Ok(file) = File::open(self.workers().join(worker)) else { return false };
+        let Ok(file) = File::open(self.workers().join(file)) else { return false };
         matches!(file.try_lock(), Err(TryLockError::WouldBlock))
     }
 }
@@ -202,6 +233,20 @@ impl Drop for Worker {
         // One that is left behind is not locked, which says the same.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+#[cfg(feature = "redis")]
+fn redis(url: &str) -> Result<Arc<dyn Storage>> {
+    let backend = adapruner_study::journal::RedisBackend::open(url, "")?;
+    Ok(Arc::new(JournalStorage::open(backend)?))
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis(_: &str) -> Result<Arc<dyn Storage>> {
+    Err(crate::advice::advised(
+        "storage: this build has no Redis",
+        "build with --features redis, or leave --storage out",
+    ))
 }
 
 fn open_lock(path: &Path) -> Result<File> {

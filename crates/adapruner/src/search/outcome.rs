@@ -16,7 +16,6 @@ use super::{
     dimension::Dimension,
     objective::{Cost, Objective, TrialCost},
     pool::PoolSample,
-    record::SearchRecord,
     run::{COST, Search, finished},
     space::{SearchSpace, Varied},
 };
@@ -274,7 +273,6 @@ impl Search<'_> {
     pub fn sum_up(
         &self,
         study: &Study,
-        record: &SearchRecord,
         tests: &Tests<'_>,
         samples: &[PoolSample],
         command: &str,
@@ -307,7 +305,7 @@ impl Search<'_> {
             samples: self.chosen(study, samples, &best.configuration)?,
             tests,
             warnings: Vec::new(),
-            costs: self.costs(&trials, record, &best.configuration, &plan)?,
+            costs: self.costs(&trials, &best.configuration, &plan)?,
             best,
             command: command.to_owned(),
         };
@@ -351,7 +349,6 @@ impl Search<'_> {
     fn costs(
         &self,
         trials: &[Arc<Trial>],
-        record: &SearchRecord,
         best: &Configuration,
         plan: &PrunePlan,
     ) -> Result<Costs> {
@@ -367,13 +364,14 @@ impl Search<'_> {
             sum.evaluate += cost.evaluate;
             count += 1;
         }
-        let prepared = record.prepared.as_ref().context("search.json: nothing was measured yet")?;
+        let prepared =
+            self.record.prepared.as_ref().context("search.json: nothing was measured yet")?;
         let once = self.objective.naive(best, plan);
         // At the speed that evaluation had here.
         let speed = sum.evaluate.flops / sum.evaluate.seconds.max(1e-9);
         let flops = once.flops * count as f64;
         Ok(Costs {
-            bank: record.bank.unwrap_or_default(),
+            bank: self.record.bank.unwrap_or_default(),
             attention: prepared.attention,
             dense: prepared.dense,
             trials: sum,

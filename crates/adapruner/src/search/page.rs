@@ -18,9 +18,9 @@ use crate::{VERSION, pipeline::TokensRecord};
 ///
 /// # Errors
 /// A folder without studies, or one that is damaged.
-pub fn page(folder: &StudyFolder, created: String) -> Result<Page> {
+pub fn page(folder: &StudyFolder, storage: Option<&str>, created: String) -> Result<Page> {
     let record = SearchRecord::read(&folder.record())?;
-    let studies = StoredStudy::all(folder)?;
+    let studies = StoredStudy::all(folder, storage)?;
     let results: Vec<Option<SearchResult>> = studies
         .iter()
         .map(|study| {

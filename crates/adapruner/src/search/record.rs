@@ -1,7 +1,7 @@
 //! `search.json`: what a search is made of, so that one that is resumed is the
 //! same.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use adapruner_checkpoint::Digest;
 use adapruner_prune::{KvMode, Layout, PlanOptions};
@@ -89,35 +89,33 @@ impl SearchRecord {
         serde_json::from_slice(&bytes).with_context(name)
     }
 
+    /// What it is that must agree wherever a study is worked on: digests and
+    /// settings, no paths and nothing measured.
+    pub fn identity(&self) -> BTreeMap<&'static str, String> {
+        let digest = |digest: &Digest| digest.to_string();
+        BTreeMap::from([
+            ("model digest", digest(&self.model.digest)),
+            ("pool digest", digest(&self.pool.tokens_digest)),
+            ("pool seed", self.pool_seed.to_string()),
+            ("evaluation text digest", digest(&self.evaluation.tokens_digest)),
+            ("chunk", self.chunk.to_string()),
+            ("dtype", self.dtype.clone()),
+            ("ratio", self.ratio.to_string()),
+            ("layout", self.layout.to_string()),
+            ("multiple-of", self.multiple_of.to_string()),
+            ("kv-mode", self.kv_mode.to_string()),
+        ])
+    }
+
     /// What differs between this record and one for the same folder: what, what
     /// it was, what it is.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
-        let mut found = Vec::new();
-        let mut compare = |what: &'static str, then: String, now: String| {
-            if then != now {
-                found.push(Difference { what, then, now });
-            }
-        };
-        let digest = |digest: &Digest| digest.to_string();
-        compare("the model's digest", digest(&self.model.digest), digest(&now.model.digest));
-        compare(
-            "the pool's digest",
-            digest(&self.pool.tokens_digest),
-            digest(&now.pool.tokens_digest),
-        );
-        compare("the pool's seed", self.pool_seed.to_string(), now.pool_seed.to_string());
-        compare(
-            "the evaluation text's digest",
-            digest(&self.evaluation.tokens_digest),
-            digest(&now.evaluation.tokens_digest),
-        );
-        compare("the chunk", self.chunk.to_string(), now.chunk.to_string());
-        compare("the dtype", self.dtype.clone(), now.dtype.clone());
-        compare("the ratio", self.ratio.to_string(), now.ratio.to_string());
-        compare("the layout", self.layout.to_string(), now.layout.to_string());
-        compare("multiple-of", self.multiple_of.to_string(), now.multiple_of.to_string());
-        compare("the kv-mode", self.kv_mode.to_string(), now.kv_mode.to_string());
-        found
+        let now = now.identity();
+        let differing = self.identity().into_iter().filter_map(|(what, then)| {
+            let now = now.get(what)?.clone();
+            (then != now).then_some(Difference { what, then, now })
+        });
+        differing.collect()
     }
 
     /// What every plan of the search has in common.
@@ -151,6 +149,6 @@ pub struct Difference {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} was {}, now {}", self.what, self.then, self.now)
+        write!(f, "the {} was {}, now {}", self.what, self.then, self.now)
     }
 }

@@ -23,6 +23,7 @@ use super::{
     configuration::Configuration,
     folder::{Exclusive, StudyFolder, WORKER, Worker},
     objective::{Measured, Objective, TrialCost},
+    record::SearchRecord,
     settings::{Arm, EarlyStop, SamplerChoice, SearchSettings},
     space::{SearchSpace, Varied, named},
 };
@@ -34,6 +35,8 @@ pub(super) const COST: &str = "cost";
 pub(super) const CHUNKS: &str = "chunks";
 /// Trial attribute: why it failed.
 pub(super) const REASON: &str = "reason";
+/// Study attribute: what the search is made of.
+const BASIS: &str = "basis";
 /// Study attribute: its space.
 pub(super) const SPACE: &str = "space";
 /// Study attribute: how its trials are stopped.
@@ -41,6 +44,9 @@ const EARLY_STOP: &str = "early_stop";
 /// Study attribute: its arm.
 pub(super) const ARM: &str = "arm";
 
+/// How long a worker on another machine may be silent before its trial is given
+/// up: longer than any chunk takes.
+const SILENCE: Duration = Duration::from_secs(600);
 /// How often a worker looks whether others have ended.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -71,6 +77,8 @@ pub struct Search<'a> {
     pub objective: &'a Objective,
     /// Where its trials are kept.
     pub folder: &'a StudyFolder,
+    /// What it is made of.
+    pub record: &'a SearchRecord,
     /// What all arms are told.
     pub settings: &'a SearchSettings,
     /// What this arm is.
@@ -87,7 +95,7 @@ impl Search<'_> {
     /// journal that is damaged.
     pub fn open(&self) -> Result<Study> {
         let name = self.arm.study();
-        let storage = self.folder.storage()?;
+        let storage = self.folder.storage(self.settings.storage.as_deref())?;
         let seed = self.arm.seed;
         let study = match self.arm.sampler() {
             SamplerChoice::Tpe => {
@@ -105,6 +113,7 @@ impl Search<'_> {
         };
         let attrs = study.user_attrs()?;
         for (key, now) in [
+            (BASIS, serde_json::to_value(self.record.identity())?),
             (SPACE, serde_json::to_value(&self.space)?),
             (EARLY_STOP, serde_json::to_value(self.early_stop())?),
         ] {
@@ -180,12 +189,16 @@ impl Search<'_> {
 
     /// Gives up the trials of workers that are gone.
     fn give_up_orphans(&self, study: &Study) -> Result<()> {
-        if self.folder.orphans(&study.trials()?).is_empty() {
+        if self.settings.storage.is_some() {
+            // Of workers elsewhere, silence is all that tells.
+            study.resume(SILENCE)?;
+        }
+        if self.folder.orphans(&study.trials()?)?.is_empty() {
             return Ok(());
         }
         // A worker that is just starting a trial has not signed it yet.
         let _alone = self.folder.alone(Exclusive::Starting)?;
-        let given = study.give_up(&self.folder.orphans(&study.trials()?))?;
+        let given = study.give_up(&self.folder.orphans(&study.trials()?)?)?;
         if !given.is_empty() {
             tracing::info!("trials of workers that are gone are given up: {given:?}");
         }
@@ -213,6 +226,9 @@ impl Search<'_> {
         }
         let mut trial = study.ask()?;
         trial.set_user_attr(WORKER, Value::from(worker.name()))?;
+        if self.settings.storage.is_some() {
+            trial.heartbeat()?;
+        }
         let params = trial.suggest_space(space)?;
         let configuration = self.space.configuration(&params)?;
         Ok(Some((trial, configuration)))
@@ -280,6 +296,9 @@ impl Search<'_> {
                 EarlyStop::Median | EarlyStop::Halving => sum / (chunk + 1) as f64,
             };
             trial.report(chunk as u64, shown)?;
+            if self.settings.storage.is_some() {
+                trial.heartbeat()?;
+            }
             interrupted = stop.load(Ordering::Relaxed);
             Ok(!interrupted && (chunk + 1 == self.objective.chunks() || !trial.should_prune()?))
         })?;

@@ -89,6 +89,9 @@ pub struct SearchSettings {
     pub run: RunSettings,
     /// The study's folder.
     pub folder: PathBuf,
+    /// Redis that holds the trials instead; may contain a password.
+    #[serde(skip)]
+    pub storage: Option<String>,
     /// The calibration pool.
     pub pool: CalibrationSettings,
     /// The search-evaluation text; `limit` windows spread over it.

@@ -27,12 +27,13 @@ pub struct StoredStudy {
 }
 
 impl StoredStudy {
-    /// All studies of a folder that a search of this program made.
+    /// All studies of a folder (or of Redis at `storage`) that a search of this
+    /// program made.
     ///
     /// # Errors
     /// A journal that cannot be read, attributes that are damaged.
-    pub fn all(folder: &StudyFolder) -> Result<Vec<Self>> {
-        let storage = folder.storage()?;
+    pub fn all(folder: &StudyFolder, storage: Option<&str>) -> Result<Vec<Self>> {
+        let storage = folder.storage(storage)?;
         let mut found = Vec::new();
         for name in storage.study_names()? {
             // Nothing is asked of this sampler.

@@ -130,9 +130,9 @@ fn another_search_does_not_mix_with_one_that_is_there() {
     let line = |change: (&str, &str)| format!("search {}", LINE.replace(change.0, change.1));
     for (change, named) in [
         (("--ratio 0.2", "--ratio 0.3"), "ratio was 0.2, now 0.3"),
-        (("--samples 24", "--samples 20"), "the pool's digest"),
-        (("--limit 6", "--limit 5"), "the evaluation text's digest"),
-        (("{study}", "{study} --seed 7"), "the pool's seed was 42, now 7"),
+        (("--samples 24", "--samples 20"), "the pool digest"),
+        (("--limit 6", "--limit 5"), "the evaluation text digest"),
+        (("{study}", "{study} --seed 7"), "the pool seed was 42, now 7"),
         (("{study}", "{study} --chunk 3"), "the chunk was 1, now 3"),
         (("{study}", "{study} --multiple-of 8"), "multiple-of"),
         (("{study}", "{study} --early-stop off"), "another early stop"),
@@ -325,4 +325,51 @@ fn two_workers_share_a_study() {
         let finished = number(&found, "/complete") + number(&found, "/stopped_early");
         assert_eq!(finished, 30.0);
     }
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn machines_share_a_study_in_redis() {
+    use std::{net::TcpListener, process::Stdio, thread::sleep, time::Duration};
+
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let folder = tempdir().unwrap();
+    let server = std::process::Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--dir"])
+        .arg(folder.path())
+        .stdout(Stdio::null())
+        .spawn();
+    let Ok(mut server) = server else {
+        use std::io::Write;
+        writeln!(std::io::stderr(), "skipped: redis-server is not installed").unwrap();
+        return;
+    };
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        sleep(Duration::from_millis(20));
+    }
+    let storage = format!("--storage redis://127.0.0.1:{port}");
+    // Two folders stand for two machines.
+    let (here, there) = (Small::new(), Small::new());
+    let line = format!("search {LINE} --trials 24 {storage} --json");
+    let start = |small: &Small| command(small.words(&line)).stdout(Stdio::piped()).spawn().unwrap();
+    let (first, second) = (start(&here), start(&there));
+    let best = |child: std::process::Child| {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (found["best"].clone(), found["plan_digest"].clone())
+    };
+    assert_eq!(best(first), best(second));
+    assert!(!here.study.join("journal.log").exists());
+    let other = here.refused(&format!("--trials 24 {storage} --sampler-seed 42 --chunk 2"));
+    assert!(other.contains("chunk"), "{other}");
+    let elsewhere = Small::new();
+    let line = LINE.replace("--ratio 0.2", "--ratio 0.3");
+    let other = elsewhere.fail(&format!("search {line} --trials 24 {storage}"));
+    assert!(other.contains("ratio") && other.contains("0.3"), "{other}");
+    here.json(&format!("apply {{model}} --study {{study}} {storage} --out {{out}}"));
+    here.json(&format!("report {{study}} {storage} --out {{page}}"));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(here.refused(&format!("--trials 24 {storage}")).contains("127.0.0.1"));
 }

@@ -40,6 +40,7 @@ fn studies(storages: &Storages) {
     assert_eq!(a.open_study("two ünï \"q\"\n", Direction::Maximize).unwrap(), two);
     let error = b.open_study("one", Direction::Maximize).unwrap_err();
     assert!(matches!(error, Error::Study { .. }), "{error}");
+    assert_eq!(a.study_names().unwrap(), ["one", "two ünï \"q\"\n"]);
     assert_eq!(a.trials(one).unwrap(), []);
     // Numbers count within a study.
     assert_eq!(a.create_trial(one).unwrap(), 0);
