@@ -126,6 +126,47 @@ fn a_fifth_of_smollm2_is_removed_and_every_format_agrees() {
 }
 
 #[test]
+fn a_search_finds_a_cut_and_the_model_it_makes_measures_as_its_trial() {
+    let (text, pool) = texts();
+    let (model, dir) = (smollm2(), tempdir().unwrap());
+    let (study, out) = (dir.path().join("study"), dir.path().join("out"));
+    let found = json(
+        &[
+            "search",
+            "{0}",
+            "--ratio",
+            "0.2",
+            "--calibration",
+            "{1}",
+            "--samples",
+            "10",
+            "--text",
+            "{2}",
+            "--window",
+            "64",
+            "--limit",
+            "16",
+            "--trials",
+            "8",
+            "--study",
+            "{3}",
+        ],
+        &[&model, pool, text, &study],
+    );
+    assert_eq!(number(&found, "/complete") + number(&found, "/stopped_early"), 8.0);
+    let loss = number(&found, "/best/loss");
+    assert!(loss > number(&found, "/dense_loss"));
+    assert!(number(&found, "/costs/peak_memory_bytes") < 3.0e9);
+    let words = ["apply", "{0}", "--study", "{1}", "--save-dtype", "f32", "--out", "{2}"];
+    let manifest = json(&words, &[&model, &study, &out]);
+    assert!((number(&manifest, "/plan/reached_ratio") - 0.2).abs() <= 0.001);
+    let again = json(&["eval", "{0}", "--text", "{1}", "--window", "64"], &[&out, text]);
+    // The same 16 windows, chunk by chunk there and at once here.
+    let measured = number(&again, "/nll");
+    assert!((measured - loss).abs() < 1e-4, "{measured} {loss}");
+}
+
+#[test]
 fn the_tokenizer_of_the_gguf_is_that_of_the_model() {
     let report = json(&["inspect", "{0}"], &[&smollm2()]);
     assert_eq!(report["tokenizer_size"], 49152);
