@@ -22,6 +22,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from transformers import AutoConfig, AutoTokenizer
 
 TASKS = ["boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"]
 
@@ -105,9 +106,19 @@ def load_task(task, folder):
     return ConfigurableTask(config=config)
 
 
+def load_tokenizer(folder):
+    """The folder's tokenizer; BOS and EOS of config.json where it names none (a bare tokenizer.json)."""
+    tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+    for name in ("bos_token", "eos_token"):
+        if getattr(tokenizer, name) is None and getattr(config, f"{name}_id") is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(getattr(config, f"{name}_id")))
+    return tokenizer
+
+
 def run(model, tasks, folder, limit=None, samples=None, batch=1, dtype="float32"):
     """The harness's results with its per-question samples."""
-    model = HFLM(pretrained=str(model), device="cpu", dtype=dtype, batch_size=batch)
+    tokenizer = load_tokenizer(str(model))
+    model = HFLM(pretrained=str(model), tokenizer=tokenizer, device="cpu", dtype=dtype, batch_size=batch)
     loaded = [load_task(task, pathlib.Path(folder)) for task in tasks]
     return lm_eval.simple_evaluate(
         model=model, tasks=loaded, limit=limit, samples=samples, num_fewshot=0, log_samples=True, bootstrap_iters=1000

@@ -27,6 +27,7 @@ pub fn layout(tasks: &[TaskResult], rolling: Option<&RollingResult>) -> Map<Stri
     };
     for result in tasks {
         let (mut figures, mut better) = (Map::new(), Map::new());
+        figures.insert("name".into(), result.task.as_str().into());
         figures.insert("alias".into(), result.task.as_str().into());
         figures.insert("sample_len".into(), result.answers.len().into());
         for (metric, estimate) in &result.metrics {
@@ -39,6 +40,7 @@ pub fn layout(tasks: &[TaskResult], rolling: Option<&RollingResult>) -> Map<Stri
     if let Some(result) = rolling {
         let (mut figures, mut better) = (Map::new(), Map::new());
         let asked = result.log_likelihoods.len();
+        figures.insert("name".into(), wikitext::NAME.into());
         figures.insert("alias".into(), wikitext::NAME.into());
         figures.insert("sample_len".into(), asked.into());
         for (name, value) in [

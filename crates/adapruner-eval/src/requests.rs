@@ -47,38 +47,38 @@ impl Sequence {
 }
 
 /// Turns texts into ids as the harness does.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Encoder<'a> {
     tokenizer: &'a TextTokenizer,
     /// Positions of the model.
     window: usize,
-    /// What stands for an empty context.
-    prefix: Option<u32>,
+    /// What stands for an empty context, as id and as text.
+    prefix: Option<(u32, String)>,
 }
 
 impl<'a> Encoder<'a> {
     /// An encoder for a model of `window` positions.
     pub fn new(tokenizer: &'a TextTokenizer, window: usize) -> Self {
-        Self { tokenizer, window, prefix: tokenizer.bos_id().or(tokenizer.eos_id()) }
+        let prefix = tokenizer.bos_id().or(tokenizer.eos_id());
+        // An id without a text begins no text.
+        let text = |id: u32| tokenizer.decode(&[id], false).unwrap_or_default();
+        Self { tokenizer, window, prefix: prefix.map(|id| (id, text(id))) }
     }
 
     /// The ids of `text`; special tokens are added where the tokenizer does so
     /// by default, unless the text begins with the first of them.
     fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        let begun = match self.prefix {
-            None => false,
-            Some(prefix) => {
-                let prefix = self.tokenizer.decode(&[prefix], false).map_err(said)?;
-                text.starts_with(&prefix)
-            }
-        };
+        let begun = self
+            .prefix
+            .as_ref()
+            .is_some_and(|(_, prefix)| !prefix.is_empty() && text.starts_with(prefix.as_str()));
         let ids =
             if begun { self.tokenizer.encode_plain(text) } else { self.tokenizer.encode(text) };
         ids.map_err(said)
     }
 
     fn prefix(&self) -> Result<u32, String> {
-        self.prefix.ok_or_else(|| {
+        self.prefix.as_ref().map(|(id, _)| *id).ok_or_else(|| {
             "the context is empty, and the tokenizer has neither BOS nor EOS to stand for it".into()
         })
     }

@@ -19,9 +19,15 @@ mod records;
 pub mod template;
 pub mod wikitext;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IntoDeserializer, SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
 use serde_json::Value;
 
 pub(crate) use self::pystr::strip_end;
@@ -119,11 +125,36 @@ fn without_brackets(text: &str) -> String {
 }
 
 /// A list of texts of a record.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq)]
 enum List {
+    /// One template each.
     Each(Vec<Template>),
+    /// One template for all elements of an array.
     Array(Template),
+}
+
+impl<'de> Deserialize<'de> for List {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor)
+    }
+}
+
+struct ListVisitor;
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = List;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a template or an array of templates")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<List, E> {
+        Template::deserialize(text.into_deserializer()).map(List::Array)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<List, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(array)).map(List::Each)
+    }
 }
 
 impl List {

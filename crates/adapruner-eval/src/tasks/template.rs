@@ -252,7 +252,10 @@ impl Field {
             };
             fields.get(name).ok_or_else(|| {
                 let names = fields.keys().take(LISTED).map(|name| format!("{name:?}"));
-                let names = names.collect::<Vec<_>>().join(", ");
+                let names = match names.collect::<Vec<_>>().join(", ") {
+                    names if names.is_empty() => "none".to_owned(),
+                    names => names,
+                };
                 format!("field {:?}: missing; there are {names}", self.name)
             })
         })
