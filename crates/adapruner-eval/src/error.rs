@@ -1,5 +1,7 @@
 //! Errors of evaluation.
 
+use std::path::PathBuf;
+
 /// The result of an evaluation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -10,12 +12,53 @@ pub enum Error {
     /// Running the model failed.
     #[error(transparent)]
     Model(#[from] adapruner_model::Error),
+    /// A file could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] adapruner_checkpoint::Error),
     /// The tensor library failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
     /// Windows that cannot be measured.
     #[error("windows: {0}")]
     Windows(String),
+    /// A task that is not there, or whose data is not.
+    #[error("task {task}: {message}")]
+    Task {
+        /// Name of the task.
+        task: String,
+        /// Expected and found.
+        message: String,
+    },
+    /// A definition or data set that cannot be used.
+    #[error("{path}: {message}", path = path.display())]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// Expected and found.
+        message: String,
+    },
+    /// A record that is no question.
+    #[error("{path}: line {line}: {message}", path = path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Line of the record, from 1.
+        line: usize,
+        /// Field, expected and found.
+        message: String,
+    },
+    /// A question that cannot be asked, or an answer that is none.
+    #[error("task {task}: question {question}, choice {choice}: {message}")]
+    Question {
+        /// Name of the task.
+        task: String,
+        /// Place of the question in the data set.
+        question: usize,
+        /// Place of the choice.
+        choice: usize,
+        /// Expected and found.
+        message: String,
+    },
     /// A loss that is not a number.
     #[error("window {window}: the loss is {loss} (expected a finite number of nats)")]
     Loss {
@@ -32,7 +75,16 @@ impl Error {
         match self {
             Self::Model(e) => e.hint(),
             Self::Loss { .. } => Some("weights or text may be damaged; try --dtype f32"),
-            Self::Candle(_) | Self::Windows(_) => None,
+            Self::Checkpoint(e) => e.hint(),
+            Self::Task { message, .. } if message.starts_with("no data") => {
+                Some("name the folder of the data sets: --data-dir DIR")
+            }
+            Self::Candle(_)
+            | Self::Windows(_)
+            | Self::Task { .. }
+            | Self::Data { .. }
+            | Self::Record { .. }
+            | Self::Question { .. } => None,
         }
     }
 }

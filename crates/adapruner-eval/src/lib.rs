@@ -1,4 +1,4 @@
-//! Measuring models on text.
+//! Measuring models: perplexity on text, accuracy on tasks.
 //!
 //! Axes: `B` windows of a batch, `T` tokens of a window, `H` hidden, `F`
 //! feed-forward width, `N` query heads, `D` head width, `V` vocabulary. Losses
@@ -10,12 +10,24 @@
 //! | [`chunked`] | the same windows again and again, in chunks, for searches |
 //! | [`flops`] | floating-point operations of a pass |
 //! | [`batch`] | how many tokens run together, from the memory at hand |
+//! | [`tasks`] | multiple-choice tasks: definitions, records, questions |
+//! | [`requests`] | questions as token ids |
+//! | [`score`] | log-likelihoods of what follows shared contexts |
+//! | [`metrics`] | accuracies and their standard errors |
+//! | [`zero_shot`] | a model's answers, and means over tasks |
+//! | [`harness`] | results in the layout of lm-evaluation-harness |
 
 pub mod batch;
 pub mod chunked;
 pub mod error;
 pub mod flops;
+pub mod harness;
+pub mod metrics;
 pub mod perplexity;
+pub mod requests;
+pub mod score;
+pub mod tasks;
+pub mod zero_shot;
 
 pub use batch::batch_tokens;
 pub use chunked::ChunkedWindows;

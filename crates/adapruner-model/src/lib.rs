@@ -13,16 +13,19 @@
 //! | [`decoder`] | [`Decoder`]: the whole model, resident or streamed |
 //! | [`gradient`] | the backward pass, block by block |
 //! | [`generate`] | sampling text, batched, with a key-value cache |
+//! | [`packed`] | sequences of any lengths in one pass, common beginnings run once |
 
 pub mod block;
 pub mod decoder;
 pub mod error;
 pub mod generate;
 pub mod gradient;
+pub mod packed;
 pub mod placement;
 pub mod rotary;
 
 pub use decoder::{Decoder, KvCache, Residency};
 pub use error::{Error, Result};
 pub use gradient::{GradientObserver, ProjectionGrad, observe_gradients, parameter_gradients};
+pub use packed::Branches;
 pub use placement::{DTypeChoice, DeviceChoice, Placement};

@@ -11,6 +11,7 @@
 //! | [`search`] | the search for samples, metric and cut |
 //! | [`advice`] | errors with advice |
 //! | [`progress`] | how stages tell how far they are |
+//! | [`zero_shot`] | tasks asked of a model |
 
 pub mod advice;
 pub mod manifest;
@@ -20,6 +21,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod search;
 pub mod settings;
+pub mod zero_shot;
 
 /// The program's version, written into every artifact.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

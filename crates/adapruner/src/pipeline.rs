@@ -130,7 +130,7 @@ pub fn check_overlap(measured: &TokenSet, other: &TokenSet, allowed: bool) -> Re
 
 /// How a model's weights are held: all in memory where they take at most half
 /// of it, else block by block.
-fn residency(checkpoint: &Checkpoint, placement: &Placement) -> Residency {
+pub(crate) fn residency(checkpoint: &Checkpoint, placement: &Placement) -> Residency {
     let bytes = checkpoint.config.parameters() * placement.dtype.size_in_bytes() as u64;
     if !placement.device.is_cpu() || bytes <= memory::available() / 2 {
         Residency::Resident

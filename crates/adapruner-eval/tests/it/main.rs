@@ -1,4 +1,7 @@
-//! Perplexity of the fixture models against transformers.
+//! Figures of the fixture models against transformers and lm-evaluation-harness.
+
+mod hostile;
+mod tasks;
 
 use std::path::PathBuf;
 
@@ -10,8 +13,13 @@ use candle_core::{DType, Device, Tensor, safetensors};
 /// Float32 forward passes against float64 ones, relative.
 const TOLERANCE: f64 = 1e-5;
 
+/// A folder of `fixtures`.
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
 fn model(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models").join(name)
+    fixture("models").join(name)
 }
 
 fn decoder(name: &str, residency: Residency) -> Decoder {

@@ -5,5 +5,6 @@ mod common;
 mod fixtures;
 mod generate;
 mod gradients;
+mod packed;
 mod placement;
 mod running;

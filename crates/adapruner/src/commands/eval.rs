@@ -1,13 +1,23 @@
-//! `eval`: perplexity of a model on a text.
+//! `eval`: perplexity of a model on a text, its accuracy on tasks.
+
+use std::path::PathBuf;
 
 use adapruner::{
     VERSION, memory,
     pipeline::{self, Evaluation},
     settings::{EvalSettings, RunSettings},
+    zero_shot::{Questions, TaskSettings, ZeroShot, zero_shot},
 };
-use anyhow::Result;
+use adapruner_checkpoint::{Checkpoint, atomic::StagedFile};
+use adapruner_eval::{
+    metrics::Metric,
+    zero_shot::{Mean, Selection},
+};
+use adapruner_model::Placement;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::CommonArgs;
 use crate::{
@@ -18,12 +28,15 @@ use crate::{
     terminal::Bars,
 };
 
-/// Measure the perplexity of a model on a text.
+/// Measure the perplexity of a model on a text, or its accuracy on tasks.
 ///
-/// The text is tokenised once and cut into non-overlapping windows; the mean
+/// A text is tokenised once and cut into non-overlapping windows; the mean
 /// negative log-likelihood over all predicted tokens is exponentiated once.
+/// Tasks are asked zero-shot as lm-evaluation-harness asks them.
 ///
 /// Example: adapruner eval SmolLM2-135M.gguf --text wikitext2 --data-dir data
+///
+/// Example: adapruner eval MODEL --tasks boolq,piqa,hellaswag --data-dir data --limit 500
 #[derive(Debug, Args)]
 pub struct EvalCommand {
     #[command(flatten)]
@@ -31,18 +44,76 @@ pub struct EvalCommand {
     #[command(flatten)]
     eval: EvalArgs,
     #[command(flatten)]
+    tasks: TaskArgs,
+    #[command(flatten)]
     run: RunArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tasks")]
+struct TaskArgs {
+    /// Tasks to ask: boolq, piqa, hellaswag, winogrande, arc_easy,
+    /// arc_challenge, openbookqa, wikitext; their original files are looked for
+    /// in --data-dir, and --limit N asks the first N questions of each
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    tasks: Vec<String>,
+    /// A task of your own, defined in a TOML file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    task_file: Vec<PathBuf>,
+    /// Ask N questions of each task, drawn by --seed
+    #[arg(long, value_name = "N", conflicts_with = "limit")]
+    sample: Option<usize>,
+    /// Seed of --sample
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// Write every answer to a JSONL file
+    #[arg(long, value_name = "FILE")]
+    log_samples: Option<PathBuf>,
+    /// Replace that file if it exists
+    #[arg(long, requires = "log_samples")]
+    force: bool,
+}
+
+impl TaskArgs {
+    /// Fills in the defaults; `None` where no task is named.
+    fn resolve(&self, eval: &EvalArgs) -> Option<TaskSettings> {
+        let selection = match (self.sample, eval.limit) {
+            (Some(questions), _) => Selection::Sample { questions, seed: self.seed },
+            (None, Some(questions)) => Selection::First(questions),
+            (None, None) => Selection::All,
+        };
+        (!self.tasks.is_empty() || !self.task_file.is_empty()).then(|| TaskSettings {
+            tasks: self.tasks.clone(),
+            task_files: self.task_file.clone(),
+            data_dir: eval.data_dir.clone(),
+            selection,
+            batch_tokens: eval.batch_tokens,
+        })
+    }
 }
 
 #[derive(Serialize)]
 struct Report<'a> {
+    /// Of a text alone: the evaluation; of tasks: the harness's layout, with the
+    /// evaluation of a text in `perplexity`.
     #[serde(flatten)]
-    evaluation: &'a Evaluation,
+    measured: Map<String, Value>,
     model: String,
-    settings: &'a EvalSettings,
+    settings: Settings<'a>,
     run: &'a RunSettings,
     peak_memory_bytes: Option<u64>,
     version: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Settings<'a> {
+    Text(&'a EvalSettings),
+    Tasks {
+        tasks: &'a TaskSettings,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<&'a EvalSettings>,
+    },
 }
 
 /// Runs the command.
@@ -50,37 +121,97 @@ pub fn run(args: &EvalCommand) -> Result<()> {
     let file = args.common.file()?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
     let eval = overlay(&args.eval, &file.eval)?;
-    let settings = eval
-        .resolve()
-        .ok_or_else(|| advised("text: missing", "name a text to measure on: --text wikitext2"))?;
+    let (text, tasks) = (eval.resolve(), args.tasks.resolve(&eval));
+    let settings = match (&tasks, &text) {
+        (Some(tasks), text) => Settings::Tasks { tasks, text: text.as_ref() },
+        (None, Some(text)) => Settings::Text(text),
+        (None, None) => {
+            return Err(advised(
+                "text: missing",
+                "name a text to measure on: --text wikitext2, or tasks: --tasks boolq,piqa",
+            ));
+        }
+    };
     let placement = run.placement()?;
+    let questions = tasks.as_ref().map(Questions::read).transpose()?;
     let checkpoint = args.common.open()?;
-    let tokens = pipeline::eval_tokens(&checkpoint, &settings)?;
-    let evaluation = pipeline::evaluate(
-        &checkpoint,
-        &tokens,
-        &placement,
-        settings.batch_tokens,
-        "perplexity",
-        &Bars::default(),
-    )?;
+    let log = args.tasks.log_samples.as_deref();
+    let log = log
+        .map(|path| StagedFile::new(path, args.tasks.force, &[&checkpoint.origin]))
+        .transpose()?;
+
+    let evaluation =
+        text.as_ref().map(|text| measure(&checkpoint, text, &placement)).transpose()?;
+    let answered = match (&tasks, &questions) {
+        (Some(tasks), Some(questions)) => {
+            Some(zero_shot(&checkpoint, questions, tasks, &placement, &Bars::default())?)
+        }
+        (Some(_), None) | (None, _) => None,
+    };
+    if let Some(log) = log {
+        write_answers(log, answered.as_ref())?;
+    }
     let report = Report {
-        evaluation: &evaluation,
+        measured: as_json(evaluation.as_ref(), answered.as_ref())?,
         model: args.common.model.display().to_string(),
-        settings: &settings,
+        settings,
         run: &run,
         peak_memory_bytes: memory::peak(),
         version: VERSION,
     };
     args.common.printer().result(&report, |report| {
         let mut rows = vec![("model", report.model.clone())];
-        rows.extend(rows_of(report.evaluation));
+        rows.extend(evaluation.as_ref().map(rows_of).unwrap_or_default());
+        rows.extend(answered.as_ref().map(rows_of_tasks).unwrap_or_default());
+        if let (Some(answered), None) = (&answered, &evaluation) {
+            rows.push(("model digest", answered.model_digest.to_string()));
+        }
         rows.push((
             "peak memory",
             report.peak_memory_bytes.map_or_else(|| "unknown".to_owned(), bytes),
         ));
-        table(&rows)
+        let accuracies = answered.as_ref().map(accuracies).unwrap_or_default();
+        accuracies + &table(&rows)
     })
+}
+
+fn measure(
+    checkpoint: &Checkpoint,
+    settings: &EvalSettings,
+    placement: &Placement,
+) -> Result<Evaluation> {
+    let tokens = pipeline::eval_tokens(checkpoint, settings)?;
+    let batch = settings.batch_tokens;
+    pipeline::evaluate(checkpoint, &tokens, placement, batch, "perplexity", &Bars::default())
+}
+
+fn as_json(
+    evaluation: Option<&Evaluation>,
+    answered: Option<&ZeroShot>,
+) -> Result<Map<String, Value>> {
+    let evaluation = evaluation.map(serde_json::to_value).transpose()?;
+    Ok(match (answered, evaluation) {
+        (None, Some(Value::Object(evaluation))) => evaluation,
+        (None, _) => Map::new(),
+        (Some(answered), None) => answered.to_json()?,
+        (Some(answered), Some(evaluation)) => {
+            let mut out = answered.to_json()?;
+            out.insert("perplexity".into(), evaluation);
+            out
+        }
+    })
+}
+
+/// Writes one answer a line.
+fn write_answers(log: StagedFile, answered: Option<&ZeroShot>) -> Result<()> {
+    let mut lines = String::new();
+    for answer in answered.into_iter().flat_map(ZeroShot::answers) {
+        lines.push_str(&serde_json::to_string(answer)?);
+        lines.push('\n');
+    }
+    let target = log.target().display().to_string();
+    std::fs::write(log.path(), lines).with_context(|| format!("{target}: cannot write"))?;
+    Ok(log.commit()?)
 }
 
 /// What an evaluation says, row by row.
@@ -106,4 +237,72 @@ fn rows_of(e: &Evaluation) -> Vec<(&'static str, String)> {
         ("model digest", e.model_digest.to_string()),
         ("text digest", e.text_digest.to_string()),
     ]
+}
+
+/// How the tasks were measured, row by row.
+fn rows_of_tasks(answered: &ZeroShot) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let Some(rolling) = &answered.rolling {
+        rows.push((
+            "wikitext",
+            format!(
+                "word perplexity {:.4}, byte perplexity {:.4}, {:.4} bits per byte",
+                rolling.word_perplexity(),
+                rolling.byte_perplexity(),
+                rolling.bits_per_byte()
+            ),
+        ));
+        rows.push(("articles", format!("{} of {}", rolling.log_likelihoods.len(), rolling.all)));
+    }
+    rows.push((
+        "asked",
+        format!(
+            "in {:.1} s ({}, {} tokens at a time)",
+            answered.seconds, answered.dtype, answered.batch_tokens
+        ),
+    ));
+    rows
+}
+
+/// Accuracies as a table, with the means below; standard errors behind ±.
+fn accuracies(answered: &ZeroShot) -> String {
+    if answered.tasks.is_empty() {
+        return String::new();
+    }
+    const METRICS: [Metric; 3] = [Metric::Acc, Metric::AccNorm, Metric::AccBytes];
+    let mut rows = vec![["task", "questions", "acc", "acc_norm", "acc_bytes"].map(String::from)];
+    for task in &answered.tasks {
+        let [acc, norm, bytes] = METRICS.map(|metric| match task.metric(metric) {
+            None => String::new(),
+            Some(estimate) => match estimate.stderr {
+                None => format!("{:.4}", estimate.value),
+                Some(stderr) => format!("{:.4} ± {stderr:.4}", estimate.value),
+            },
+        });
+        let asked = format!("{} of {}", task.answers.len(), task.all);
+        rows.push([task.task.clone(), asked, acc, norm, bytes]);
+    }
+    let mut out = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            line.push_str(&format!("{cell:<width$}  "));
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    let mut say = |label: &str, mean: Option<Mean>| {
+        if let Some(mean) = mean {
+            out.push_str(&format!("{label}: {:.4}\n", mean.value));
+        }
+    };
+    say(
+        "mean of seven as the literature takes it (acc_norm of hellaswag, arc_challenge and \
+         openbookqa, acc of the others)",
+        answered.literature_mean(),
+    );
+    say("mean of acc_norm where defined, else acc", answered.norm_mean());
+    out.push('\n');
+    out
 }

@@ -9,3 +9,4 @@ mod reference;
 mod search;
 mod search_killed;
 mod shell;
+mod zero_shot;

@@ -1,0 +1,161 @@
+//! The harness's `wikitext` task: log-likelihood of whole articles, over words
+//! and bytes of the article as it stands in the data set.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{DataFile, pystr, records};
+use crate::error::{Error, Result};
+
+/// Name of the task.
+pub const NAME: &str = "wikitext";
+/// Version of the task.
+pub const VERSION: f64 = 2.0;
+/// Where the test split may stand in the data folder.
+const FILES: [&str; 3] =
+    ["wikitext2_raw/wiki.test.raw", "wikitext-2-raw/wiki.test.raw", "wiki.test.raw"];
+
+/// An article.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Page {
+    /// What is scored: the article in ordinary spelling.
+    pub text: String,
+    /// Words of the article as it stood.
+    pub words: u64,
+    /// Bytes of the article as it stood.
+    pub bytes: u64,
+}
+
+impl Page {
+    fn of(page: &str) -> Self {
+        Self { text: detokenised(page), words: words(page), bytes: page.len() as u64 }
+    }
+}
+
+/// Reads the articles of the test split.
+///
+/// # Errors
+/// No such file in the folder, or one that is no text.
+pub fn pages(data_dir: Option<&Path>) -> Result<(Vec<Page>, Vec<DataFile>)> {
+    let fail = |message: String| Error::Task { task: NAME.into(), message };
+    let folder =
+        data_dir.ok_or_else(|| fail("no data folder was given in which to look".into()))?;
+    let path = FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file());
+    let path = path.ok_or_else(|| {
+        fail(format!("no data: there is no {} in {}", FILES.join(", no "), folder.display()))
+    })?;
+    let (file, files) = records::open(&path)?;
+    let text = std::str::from_utf8(&file).map_err(|e| Error::Data {
+        path: path.clone(),
+        message: format!("not UTF-8 at offset {}", e.valid_up_to()),
+    })?;
+    Ok((articles(text).iter().map(|page| Page::of(page)).collect(), files))
+}
+
+/// Cuts a split into articles, which begin with ` = Title = `.
+pub fn articles(text: &str) -> Vec<String> {
+    // As Python reads text.
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let mut pages = Vec::new();
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.split('\n') {
+        let heading = line.replace("= = =", "===").replace("= =", "==");
+        let heading = pystr::strip(&heading);
+        if heading.starts_with("= ") && heading.ends_with(" =") {
+            let page = lines.join("\n");
+            if !pystr::strip(&page).is_empty() {
+                pages.push(page);
+            }
+            lines.clear();
+        }
+        lines.push(line);
+    }
+    pages.push(lines.join("\n"));
+    pages
+}
+
+/// Pieces between runs of white space, empty ones at the ends among them.
+fn words(page: &str) -> u64 {
+    let (mut words, mut within) = (1, true);
+    for c in page.chars() {
+        let space = pystr::is_space(c);
+        words += u64::from(space && within);
+        within = !space;
+    }
+    words
+}
+
+/// The text without the marks of WikiText's tokenisation, as the harness takes
+/// them away (its odd cases among them).
+pub fn detokenised(page: &str) -> String {
+    let mut text = page.replace("s '", "s'");
+    text = quoted_digits(&text);
+    for (from, to) in [
+        (" @-@ ", "-"),
+        (" @,@ ", ","),
+        (" @.@ ", "."),
+        (" : ", ": "),
+        (" ; ", "; "),
+        (" . ", ". "),
+        (" ! ", "! "),
+        (" ? ", "? "),
+        (" , ", ", "),
+    ] {
+        text = text.replace(from, to);
+    }
+    for (open, close) in [('(', ')'), ('[', ']'), ('{', '}'), ('"', '"'), ('\'', '\'')] {
+        text = tightened(&text, open, close);
+    }
+    for (from, to) in [
+        ("= = = =", "===="),
+        ("= = =", "==="),
+        ("= =", "=="),
+        (" \u{b0} ", "\u{b0}"),
+        (" \n", "\n"),
+        ("\n ", "\n"),
+        (" N ", " 1 "),
+        (" 's", "'s"),
+    ] {
+        text = text.replace(from, to);
+    }
+    text
+}
+
+/// `/' 5/` becomes the harness's literal `/'[0-9]/`.
+fn quoted_digits(text: &str) -> String {
+    const OPEN: &str = "/' ";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(OPEN) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let mut behind = rest[OPEN.len()..].chars();
+        let digit = behind.next().is_some_and(|c| c.is_ascii_digit());
+        if digit && behind.next() == Some('/') {
+            out.push_str("/'[0-9]/");
+            rest = &rest[OPEN.len() + 2..];
+        } else {
+            out.push('/');
+            rest = &rest[1..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Without white space behind `open` and before the `close` that follows it.
+fn tightened(text: &str, open: char, close: char) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, inside)) = rest.split_once(open) {
+        let Some((within, after)) = inside.split_once(close) else { break };
+        out.push_str(before);
+        out.push(open);
+        out.push_str(pystr::strip(within));
+        out.push(close);
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}

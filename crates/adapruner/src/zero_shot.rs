@@ -1,0 +1,219 @@
+//! Tasks asked of a model: which, of how many questions, and what came of it.
+
+use std::{path::PathBuf, time::Instant};
+
+use adapruner_checkpoint::{Checkpoint, Digest};
+use adapruner_eval::{
+    batch_tokens, harness,
+    requests::Encoder,
+    tasks::{
+        DataFile, QuestionSet, Task,
+        wikitext::{self, Page},
+    },
+    zero_shot::{
+        Answer, Mean, RollingResult, Run, Selection, TaskResult, literature_mean, norm_mean,
+    },
+};
+use adapruner_model::{Decoder, Placement};
+use anyhow::{Result, ensure};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{advice::advised, memory, pipeline::residency, progress::Progress};
+
+/// Which tasks are asked and how.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskSettings {
+    /// Names of tasks that come with the program.
+    pub tasks: Vec<String>,
+    /// Definitions of others.
+    pub task_files: Vec<PathBuf>,
+    /// Folder in which their data is looked for.
+    pub data_dir: Option<PathBuf>,
+    /// Which questions of each task.
+    pub selection: Selection,
+    /// Tokens that run together; `None` to choose from memory.
+    pub batch_tokens: Option<usize>,
+}
+
+/// Tasks with their questions, read before any model is loaded.
+pub struct Questions {
+    tasks: Vec<(Task, QuestionSet)>,
+    pages: Option<(Vec<Page>, Vec<DataFile>)>,
+}
+
+impl Questions {
+    /// Reads the questions of every task.
+    ///
+    /// # Errors
+    /// An unknown task, one that is named twice, data that is not there or
+    /// malformed.
+    pub fn read(settings: &TaskSettings) -> Result<Self> {
+        let data_dir = settings.data_dir.as_deref();
+        let (mut tasks, mut pages) = (Vec::new(), None);
+        for name in &settings.tasks {
+            if name == wikitext::NAME {
+                ensure!(pages.is_none(), "task {name}: named twice");
+                pages = Some(wikitext::pages(data_dir)?);
+            } else {
+                tasks.push(Task::named(name)?);
+            }
+        }
+        for path in &settings.task_files {
+            tasks.push(Task::from_file(path)?);
+        }
+        for (at, task) in tasks.iter().enumerate() {
+            let twice = tasks[..at].iter().any(|other| other.name == task.name);
+            ensure!(!twice && task.name != wikitext::NAME, "task {}: named twice", task.name);
+        }
+        let read = |task: Task| {
+            let set = task.questions(data_dir)?;
+            Ok((task, set))
+        };
+        Ok(Self { tasks: tasks.into_iter().map(read).collect::<Result<_>>()?, pages })
+    }
+}
+
+/// What a model made of the tasks, and how it was measured.
+#[derive(Debug, Clone)]
+pub struct ZeroShot {
+    /// Every multiple-choice task.
+    pub tasks: Vec<TaskResult>,
+    /// The articles of `wikitext`.
+    pub rolling: Option<RollingResult>,
+    /// Digest of the model.
+    pub model_digest: Digest,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// Type of the weights while the model ran.
+    pub dtype: String,
+    /// Tokens that ran together.
+    pub batch_tokens: usize,
+    /// Wall-clock seconds of the passes, loading not included.
+    pub seconds: f64,
+}
+
+/// What the figures of a task were made of.
+#[derive(Serialize)]
+struct Data<'a> {
+    files: &'a [DataFile],
+    truncated_requests: usize,
+}
+
+/// The means, by what they are.
+#[derive(Serialize)]
+struct Means {
+    /// acc of BoolQ, PIQA, WinoGrande and ARC-e, acc_norm of the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    literature: Option<Mean>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acc_norm_where_defined: Option<Mean>,
+}
+
+impl ZeroShot {
+    /// The literature's seven-task mean, where all seven were asked.
+    pub fn literature_mean(&self) -> Option<Mean> {
+        literature_mean(&self.tasks)
+    }
+
+    /// The mean of `acc_norm` where a task has it, else of `acc`.
+    pub fn norm_mean(&self) -> Option<Mean> {
+        norm_mean(&self.tasks)
+    }
+
+    /// Every answer.
+    pub fn answers(&self) -> impl Iterator<Item = &Answer> {
+        self.tasks.iter().flat_map(|task| &task.answers)
+    }
+
+    /// As JSON: the harness's keys first, then what they were made from.
+    ///
+    /// # Errors
+    /// None for figures that are finite.
+    pub fn to_json(&self) -> Result<Map<String, Value>> {
+        let mut out = harness::layout(&self.tasks, self.rolling.as_ref());
+        let data =
+            |files, truncated_requests| serde_json::to_value(Data { files, truncated_requests });
+        let mut sources = Map::new();
+        for task in &self.tasks {
+            sources.insert(task.task.clone(), data(&task.files, task.truncated)?);
+        }
+        if let Some(rolling) = &self.rolling {
+            sources.insert(wikitext::NAME.into(), data(&rolling.files, 0)?);
+        }
+        let means =
+            Means { literature: self.literature_mean(), acc_norm_where_defined: self.norm_mean() };
+        for (key, value) in [
+            ("means", serde_json::to_value(means)?),
+            ("data", Value::Object(sources)),
+            ("model_digest", serde_json::to_value(self.model_digest)?),
+            ("parameters", self.parameters.into()),
+            ("dtype", self.dtype.as_str().into()),
+            ("batch_tokens", self.batch_tokens.into()),
+            ("seconds", self.seconds.into()),
+        ] {
+            out.insert(key.to_owned(), value);
+        }
+        Ok(out)
+    }
+}
+
+/// Asks the questions of a model.
+///
+/// # Errors
+/// A question that cannot be asked of this model, a log-likelihood that is not
+/// finite, damaged weights, or no memory.
+pub fn zero_shot(
+    checkpoint: &Checkpoint,
+    questions: &Questions,
+    settings: &TaskSettings,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<ZeroShot> {
+    let config = &checkpoint.config;
+    if questions.tasks.is_empty() && questions.pages.is_none() {
+        return Err(advised("tasks: none named", "name some: --tasks boolq,piqa"));
+    }
+    let model_digest = checkpoint.digest()?;
+    let decoder = Decoder::load(checkpoint, placement, residency(checkpoint, placement))?;
+    let batch_rows =
+        settings.batch_tokens.unwrap_or_else(|| batch_tokens(config, 1, memory::available() / 4));
+    let run = Run {
+        decoder: &decoder,
+        encoder: Encoder::new(&checkpoint.tokenizer, config.max_position_embeddings),
+        batch_rows,
+    };
+    let at = |done, all| progress.at("zero-shot", done, all);
+    let start = Instant::now();
+    let mut tasks = Vec::with_capacity(questions.tasks.len());
+    for (task, set) in &questions.tasks {
+        progress.note(&task.name);
+        let result = run.ask(task, set, settings.selection, &at)?;
+        if result.truncated > 0 {
+            tracing::warn!(
+                "task {}: {} requests are longer than the model's {} positions and lost their \
+                 beginning",
+                task.name,
+                result.truncated,
+                config.max_position_embeddings
+            );
+        }
+        tasks.push(result);
+    }
+    let rolling = match &questions.pages {
+        None => None,
+        Some((pages, files)) => {
+            progress.note(wikitext::NAME);
+            Some(run.read_pages(pages, files.clone(), settings.selection, &at)?)
+        }
+    };
+    Ok(ZeroShot {
+        tasks,
+        rolling,
+        model_digest,
+        parameters: config.parameters(),
+        dtype: placement.dtype.as_str().to_owned(),
+        batch_tokens: batch_rows,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
