@@ -396,11 +396,10 @@ impl Run<'_> {
             drop(progress);
             for number in running {
                 let beaten = self.study.storage.heartbeat(self.study.id, number);
-                // A trial that ended meanwhile needs none.
-                if let Err(error) = beaten
-                    && self.progress().running.contains(&number)
-                {
-                    self.fail(error);
+                match beaten {
+                    // One that ended meanwhile needs none.
+                    Ok(()) | Err(Error::Trial { .. }) => {}
+                    Err(error) => self.fail(error),
                 }
             }
             last = Instant::now();

@@ -153,49 +153,74 @@ impl StudyFolder {
         let mut lock = open_lock(&path)?;
         lock.lock().with_context(|| format!("{}: cannot lock", path.display()))?;
         writeln!(lock, "{}", process::id())?;
-        let name = format!("{}/{file}", self.place()?);
+        let name = format!("{}/{}/{file}", hostname(), self.place()?);
         Ok(Worker { name, path, _file: lock })
     }
 
-    /// What tells this folder from those of other machines.
+    /// What tells this folder from others on the same machine.
     fn place(&self) -> Result<String> {
-        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let root = fs::canonicalize(&self.root)
             .with_context(|| format!("{}: cannot resolve", self.root.display()))?;
-        let parts =
-            [("host", host.trim().as_bytes()), ("root", root.as_os_str().as_encoded_bytes())];
-        let digest = Digest::of_parts(parts).to_string();
-        Ok(format!("{}-{}", host.trim(), &digest[..12]))
+        let digest = Digest::of_bytes(root.as_os_str().as_encoded_bytes()).to_string();
+        Ok(digest[..12].to_owned())
     }
 
-    /// The running trials whose worker is at work no more. Of workers of other
-    /// folders nothing is known here. Only told rightly while no trial is being
-    /// started ([`Exclusive::Starting`]).
+    /// The running trials whose worker is at work no more, and whether there are
+    /// some of workers that nothing is known of here: on another machine, or,
+    /// where trials are `shared` through a server, of another folder. Only told
+    /// rightly while no trial is being started ([`Exclusive::Starting`]).
     ///
     /// # Errors
     /// A folder that is gone.
-    pub fn orphans(&self, trials: &[Arc<Trial>]) -> Result<Vec<u64>> {
+    pub fn orphans(&self, trials: &[Arc<Trial>], shared: bool) -> Result<Orphans> {
         let place = self.place()?;
-        let running = trials.iter().filter(|trial| trial.state == TrialState::Running);
-        let gone = running.filter(|trial| !self.may_be_at_work(trial, &place));
-        Ok(gone.map(|trial| trial.number).collect())
+        let mut found = Orphans::default();
+        for trial in trials.iter().filter(|trial| trial.state == TrialState::Running) {
+            match self.life(trial, &place, shared) {
+                Life::AtWork => {}
+                Life::Gone => found.gone.push(trial.number),
+                Life::Unknown => found.unknown = true,
+            }
+        }
+        Ok(found)
     }
 
-    fn may_be_at_work(&self, trial: &Trial, place: &str) -> bool {
-        let Some(worker) = trial.user_attrs.get(WORKER).and_then(Value::as_str) else {
-            return false;
-        };
+    fn life(&self, trial: &Trial, place: &str, shared: bool) -> Life {
+        let unsigned = if shared { Life::Unknown } else { Life::Gone };
+        let worker = trial.user_attrs.get(WORKER).and_then(Value::as_str).unwrap_or_default();
+        let parts: Vec<&str> = worker.split('/').collect();
         // Names from a damaged journal must not lead out of the folder.
-        let Some((of, file)) = worker.split_once('/') else { return false };
-        if of != place {
-            return true;
+        let &[host, of, file] = parts.as_slice() else { return unsigned };
+        if host != hostname() || shared && of != place {
+            return Life::Unknown;
         }
-        if file.contains(['/', '\\']) {
-            return false;
+        match File::open(self.workers().join(file)).map(|file| file.try_lock()) {
+            Ok(Err(TryLockError::WouldBlock)) => Life::AtWork,
+            Ok(Ok(()) | Err(TryLockError::Error(_))) | Err(_) => Life::Gone,
         }
-        let Ok(file) = File::open(self.workers().join(file)) else { return false };
-        matches!(file.try_lock(), Err(TryLockError::WouldBlock))
     }
+}
+
+/// Running trials without a worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Orphans {
+    /// Their numbers.
+    pub gone: Vec<u64>,
+    /// Whether there are others that nothing is known of.
+    pub unknown: bool,
+}
+
+/// What is known of a trial's worker.
+enum Life {
+    AtWork,
+    Gone,
+    Unknown,
+}
+
+/// This machine's name; empty where the system does not tell.
+fn hostname() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().replace('/', "-")
 }
 
 /// What only one process may do at a time.

@@ -189,16 +189,19 @@ impl Search<'_> {
 
     /// Gives up the trials of workers that are gone.
     fn give_up_orphans(&self, study: &Study) -> Result<()> {
-        if self.settings.storage.is_some() {
+        let shared = self.settings.storage.is_some();
+        let orphans = || self.folder.orphans(&study.trials()?, shared);
+        let found = orphans()?;
+        if found.unknown {
             // Of workers elsewhere, silence is all that tells.
             study.resume(SILENCE)?;
         }
-        if self.folder.orphans(&study.trials()?)?.is_empty() {
+        if found.gone.is_empty() {
             return Ok(());
         }
         // A worker that is just starting a trial has not signed it yet.
         let _alone = self.folder.alone(Exclusive::Starting)?;
-        let given = study.give_up(&self.folder.orphans(&study.trials()?)?)?;
+        let given = study.give_up(&orphans()?.gone)?;
         if !given.is_empty() {
             tracing::info!("trials of workers that are gone are given up: {given:?}");
         }
@@ -226,9 +229,7 @@ impl Search<'_> {
         }
         let mut trial = study.ask()?;
         trial.set_user_attr(WORKER, Value::from(worker.name()))?;
-        if self.settings.storage.is_some() {
-            trial.heartbeat()?;
-        }
+        trial.heartbeat()?;
         let params = trial.suggest_space(space)?;
         let configuration = self.space.configuration(&params)?;
         Ok(Some((trial, configuration)))
@@ -296,9 +297,7 @@ impl Search<'_> {
                 EarlyStop::Median | EarlyStop::Halving => sum / (chunk + 1) as f64,
             };
             trial.report(chunk as u64, shown)?;
-            if self.settings.storage.is_some() {
-                trial.heartbeat()?;
-            }
+            trial.heartbeat()?;
             interrupted = stop.load(Ordering::Relaxed);
             Ok(!interrupted && (chunk + 1 == self.objective.chunks() || !trial.should_prune()?))
         })?;
