@@ -19,6 +19,7 @@ use crate::{
     composition,
     exp::{exponentials, largest},
     gemm::{View, multiply, multiply_add},
+    packed::{Activations, Arithmetic, Source, multiply_words},
 };
 
 /// Rows of a block, at most.
@@ -156,6 +157,9 @@ struct Operands<'a> {
     hidden: usize,
 }
 
+/// See [`Operands::bf16`].
+type Bf16<'a> = Option<(&'a Activations, Source<'a>)>;
+
 struct Forward {
     losses: Vec<f32>,
     logsumexp: Vec<f64>,
@@ -222,8 +226,10 @@ impl<'a> Operands<'a> {
             .zip(self.targets.par_chunks(step))
             .map(|(x, targets)| {
                 let block = Operands { x, targets, ..*self };
+                let bf16 = block.bf16(tracked);
+                let bf16 = bf16.as_ref().map(|(x, weight)| (x, *weight));
                 let parts =
-                    (0..PARTS).into_par_iter().map(|part| block.forward_part(part, tracked));
+                    (0..PARTS).into_par_iter().map(|part| block.forward_part(part, tracked, bf16));
                 block.finish(parts.collect(), tracked)
             })
             .collect();
@@ -236,6 +242,19 @@ impl<'a> Operands<'a> {
         all
     }
 
+    /// The operands of products with bf16 weights, where those serve: not in a
+    /// tracked pass, whose second product needs the weight in f32 anyway.
+    fn bf16(&self, tracked: bool) -> Option<(Activations, Source<'a>)> {
+        let Weight::Bf16(values) = self.weight else { return None };
+        if tracked || self.hidden == 0 {
+            return None;
+        }
+        let arithmetic = Arithmetic::preferred()?;
+        let (outputs, inputs) = (self.vocabulary, self.hidden);
+        let x = Activations::new(arithmetic, self.x, inputs);
+        Some((x, Source::Rows { values, outputs, inputs }))
+    }
+
     /// Logits of these rows for a chunk of the vocabulary.
     fn logits(&self, weight: View<'_>, words: usize) -> Vec<f32> {
         let rows = self.targets.len();
@@ -244,8 +263,21 @@ impl<'a> Operands<'a> {
         unsafe { build(rows * words, |to| multiply(x, weight.t(), 1.0, to)) }
     }
 
-    /// Runs over one part of the vocabulary.
-    fn forward_part(&self, part: usize, tracked: bool) -> Partial {
+    /// Takes the logits of some words into the sums, and leaves `e^(logit − top)`.
+    fn take(&self, logits: &mut [f32], words: &Range<usize>, out: &mut Partial) {
+        for (row, logits) in logits.chunks_exact_mut(words.len()).enumerate() {
+            let target = self.targets[row] as usize;
+            if words.contains(&target) {
+                out.picked[row] = Some(logits[target - words.start]);
+            }
+            out.raise(row, largest(logits), self.hidden);
+            out.sum[row] += exponentials(logits, out.top[row]);
+        }
+    }
+
+    /// Runs over one part of the vocabulary; with `bf16`, by the kernels of bf16
+    /// weights.
+    fn forward_part(&self, part: usize, tracked: bool, bf16: Bf16<'_>) -> Partial {
         let (rows, hidden) = (self.targets.len(), self.hidden);
         let mut out = Partial {
             top: vec![f32::NEG_INFINITY; rows],
@@ -255,17 +287,18 @@ impl<'a> Operands<'a> {
         };
         let mut scratch = Vec::new();
         for words in self.chunks(part) {
+            if let Some((x, weight)) = bf16 {
+                // SAFETY: the product writes everything.
+                let mut logits = unsafe {
+                    build(rows * words.len(), |to| multiply_words(x, weight, words.clone(), to))
+                };
+                self.take(&mut logits, &words, &mut out);
+                continue;
+            }
             let weight = self.weight.part(words.start * hidden..words.end * hidden, &mut scratch);
             let weight = View::dense(weight, words.len(), hidden);
             let mut logits = self.logits(weight, words.len());
-            for (row, logits) in logits.chunks_exact_mut(words.len()).enumerate() {
-                let target = self.targets[row] as usize;
-                if words.contains(&target) {
-                    out.picked[row] = Some(logits[target - words.start]);
-                }
-                out.raise(row, largest(logits), hidden);
-                out.sum[row] += exponentials(logits, out.top[row]);
-            }
+            self.take(&mut logits, &words, &mut out);
             if tracked {
                 let p = View::dense(&logits, rows, words.len());
                 if out.unit.is_empty() {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use adapruner_kernels::{
     GradTap,
+    packed::Packed,
     sublayer::{Affine, FeedForward, SelfAttention},
 };
 use candle_core::{DType, Result, Tensor, Var};
@@ -47,6 +48,7 @@ impl Maker {
         Affine {
             weight: self.tensor(&[outputs, inputs], index, self.stored),
             bias: self.biased.then(|| self.tensor(&[outputs], index + 100, DType::F32)),
+            packed: Packed::default(),
             tap: Some(Arc::new(Tap(name, self.seen.clone()))),
         }
     }
