@@ -1,5 +1,7 @@
 //! The innermost products: a strip of rows times a panel, over one slab.
 
+use multiversion::multiversion;
+
 use super::{COLS, Line, activations::ROW_LINES};
 
 /// Words from one row of a strip to the next.
@@ -41,12 +43,9 @@ impl Tile<'_> {
 /// alone, and hold numbers if they are added to.
 pub(super) unsafe fn scalar(tile: Tile<'_>) {
     tile.check(tile.steps);
-    let word = |lines: &[Line], at: usize| f32::from_bits(lines[at / 16].0[at % 16]);
     for row in 0..tile.rows {
         for col in 0..tile.cols {
-            let terms = (0..tile.steps)
-                .map(|step| (word(tile.a, row * ROW + step), word(tile.b, step * COLS + col)));
-            let sum = terms.fold(0.0_f32, |sum, (a, b)| a.mul_add(b, sum));
+            let sum = scalar_sum(&tile.a[row * ROW_LINES..], tile.b, col, tile.steps);
             // SAFETY: the caller's promise.
             unsafe {
                 let to = tile.to.add(row * tile.stride + col);
@@ -54,6 +53,13 @@ pub(super) unsafe fn scalar(tile: Tile<'_>) {
             }
         }
     }
+}
+
+/// A row times a column of a panel, step by step.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn scalar_sum(a: &[Line], b: &[Line], col: usize, steps: usize) -> f32 {
+    let word = |lines: &[Line], at: usize| f32::from_bits(lines[at / 16].0[at % 16]);
+    (0..steps).fold(0.0, |sum, step| word(a, step).mul_add(word(b, step * COLS + col), sum))
 }
 
 #[cfg(target_arch = "x86_64")]
