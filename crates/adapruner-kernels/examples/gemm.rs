@@ -13,7 +13,8 @@ use std::{
     env,
     io::{self, BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use adapruner_kernels::{
@@ -38,6 +39,9 @@ const SHAPES: [(&str, &str, usize, usize); 8] = [
 
 /// Passes of a side at a shape, at the most and at the least.
 const PASSES: (usize, usize) = (400, 3);
+/// Before each pass, so that the scheduler treats all alike on a machine with
+/// other work: who has just run for long is the first to be interrupted.
+const PAUSE: Duration = Duration::from_millis(4);
 
 struct Settings {
     threads: usize,
@@ -111,6 +115,7 @@ fn numbers(rows: usize, cols: usize) -> Outcome<Tensor> {
 
 /// Seconds of one pass.
 fn time(pass: &mut dyn FnMut() -> Outcome<()>) -> Outcome<f64> {
+    thread::sleep(PAUSE);
     let start = Instant::now();
     pass()?;
     Ok(start.elapsed().as_secs_f64())
@@ -154,6 +159,7 @@ fn measure(
         }
         if let Some(torch) = torch {
             for dtype in of_torch {
+                thread::sleep(PAUSE);
                 seconds.push(torch.ask(dtype)?);
             }
         }
