@@ -39,9 +39,11 @@ const SHAPES: [(&str, &str, usize, usize); 8] = [
 
 /// Passes of a side at a shape, at the most and at the least.
 const PASSES: (usize, usize) = (400, 3);
-/// Before each pass, so that the scheduler treats all alike on a machine with
-/// other work: who has just run for long is the first to be interrupted.
-const PAUSE: Duration = Duration::from_millis(4);
+/// Before each pass, as a multiple of the pass: on a machine with other work, who
+/// takes more than his share is interrupted, and all sides should be treated alike.
+const PAUSE: u32 = 6;
+/// The longest pause.
+const LONGEST: Duration = Duration::from_millis(150);
 
 struct Settings {
     threads: usize,
@@ -114,8 +116,7 @@ fn numbers(rows: usize, cols: usize) -> Outcome<Tensor> {
 }
 
 /// Seconds of one pass.
-fn time(pass: &mut dyn FnMut() -> Outcome<()>) -> Outcome<f64> {
-    thread::sleep(PAUSE);
+fn time(pass: impl FnOnce() -> Outcome<()>) -> Outcome<f64> {
     let start = Instant::now();
     pass()?;
     Ok(start.elapsed().as_secs_f64())
@@ -151,16 +152,20 @@ fn measure(
             break;
         }
         let mut seconds = Vec::with_capacity(fastest.len());
+        let mut one = |pass: &mut dyn FnMut() -> Outcome<f64>| -> Outcome<()> {
+            let last = fastest[seconds.len()].min(LONGEST.as_secs_f64());
+            thread::sleep(LONGEST.min(PAUSE * Duration::from_secs_f64(last)));
+            Ok(seconds.push(pass()?))
+        };
         for weight in [&weight, &bf16] {
-            seconds.push(time(&mut || Ok(drop(linear(&x, weight, None)?)))?);
+            one(&mut || time(|| Ok(drop(linear(&x, weight, None)?))))?;
         }
         for kind in &kinds {
-            seconds.push(time(&mut || Ok(drop(packed.multiply(&x, *kind)?)))?);
+            one(&mut || time(|| Ok(drop(packed.multiply(&x, *kind)?))))?;
         }
         if let Some(torch) = torch {
             for dtype in of_torch {
-                thread::sleep(PAUSE);
-                seconds.push(torch.ask(dtype)?);
+                one(&mut || torch.ask(dtype))?;
             }
         }
         fastest.iter_mut().zip(seconds).for_each(|(all, one)| *all = all.min(one));
