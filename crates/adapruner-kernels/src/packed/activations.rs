@@ -32,23 +32,33 @@ pub(super) fn write_slab(
 }
 
 /// f32 as words, the last line filled with zeros.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn copy(from: &[f32], to: &mut [Line]) {
-    for (from, to) in from.chunks(16).zip(to) {
-        let mut words = [0; 16];
-        words.iter_mut().zip(from).for_each(|(word, v)| *word = v.to_bits());
-        to.0 = words;
+    let (lines, rest) = from.as_chunks::<16>();
+    for (line, to) in lines.iter().zip(&mut *to) {
+        to.0 = line.map(f32::to_bits);
+    }
+    if !rest.is_empty() {
+        let mut last = [0.0; 16];
+        last[..rest.len()].copy_from_slice(rest);
+        to[lines.len()].0 = last.map(f32::to_bits);
     }
 }
 
 /// Pairs of bf16, the last line filled with zeros.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn round(from: &[f32], to: &mut [Line]) {
-    for (from, to) in from.chunks(32).zip(to) {
-        let mut all = [0.0; 32];
-        all[..from.len()].copy_from_slice(from);
-        for (word, pair) in to.0.iter_mut().zip(all.chunks_exact(2)) {
+    let line = |from: &[f32; 32], to: &mut Line| {
+        for (word, pair) in to.0.iter_mut().zip(from.as_chunks::<2>().0) {
             *word = rounded(pair[0]) >> 16 | rounded(pair[1]) & 0xffff_0000;
         }
+    };
+    let (lines, rest) = from.as_chunks::<32>();
+    lines.iter().zip(&mut *to).for_each(|(from, to)| line(from, to));
+    if !rest.is_empty() {
+        let mut last = [0.0; 32];
+        last[..rest.len()].copy_from_slice(rest);
+        line(&last, &mut to[lines.len()]);
     }
 }
 
