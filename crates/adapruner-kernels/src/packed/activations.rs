@@ -12,7 +12,7 @@ pub(super) const ROWS: usize = 12;
 /// Lines from one row of a strip to the next.
 pub(super) const ROW_LINES: usize = DEPTH / 16;
 
-/// Writes rows `rows` of `x`, inputs `slab`; a row begins every [`ROW_LINES`].
+/// Appends rows `rows` of `x`, inputs `slab`; a row begins every [`ROW_LINES`].
 pub(super) fn write_slab(
     arithmetic: Arithmetic,
     x: &[f32],
@@ -21,8 +21,9 @@ pub(super) fn write_slab(
     slab: Range<usize>,
     to: &mut Vec<Line>,
 ) {
-    to.resize(rows.len() * ROW_LINES, Line::ZERO);
-    for (row, to) in rows.zip(to.chunks_exact_mut(ROW_LINES)) {
+    let start = to.len();
+    to.resize(start + rows.len() * ROW_LINES, Line::ZERO);
+    for (row, to) in rows.zip(to[start..].chunks_exact_mut(ROW_LINES)) {
         let from = &x[row * inputs + slab.start..row * inputs + slab.end];
         match arithmetic {
             Arithmetic::Dot => round(from, to),

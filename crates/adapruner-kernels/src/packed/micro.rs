@@ -137,6 +137,7 @@ mod x86 {
     unsafe fn fused_rows<const R: usize>(tile: Tile<'_>) {
         let (a, b) = (tile.a.as_ptr().cast::<f32>(), tile.b.as_ptr().cast::<f32>());
         let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
+        fetch::<R>(tile);
         for step in 0..tile.steps {
             // SAFETY: `check` saw that both sides have all steps.
             let b = unsafe {
@@ -197,6 +198,7 @@ mod x86 {
     unsafe fn dot_rows<const R: usize>(tile: Tile<'_>) {
         let (a, b) = (tile.a.as_ptr().cast::<i32>(), tile.b.as_ptr().cast::<i32>());
         let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
+        fetch::<R>(tile);
         for step in 0..tile.steps {
             // SAFETY: `check` saw that both sides have all steps.
             let b = unsafe {
@@ -212,6 +214,18 @@ mod x86 {
         }
         // SAFETY: the caller's promise.
         unsafe { store(sums, tile) };
+    }
+
+    /// Asks for the lines of the result while the sums are made.
+    #[inline(always)]
+    fn fetch<const R: usize>(tile: Tile<'_>) {
+        for row in 0..R {
+            for half in [0, 16] {
+                let to = tile.to.wrapping_add(row * tile.stride + half);
+                // SAFETY: a hint, which may name any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(to.cast()) };
+            }
+        }
     }
 
     #[inline]

@@ -1,8 +1,9 @@
 //! Products of packed or unpacked bf16 weights, cut into parts for all threads.
 //!
-//! A part is a block of rows times some panels. For each slab its rows are
-//! written to scratch (they stay in the second-level cache), then one panel after
-//! the other is widened (it stays in the first) and multiplied with all strips.
+//! A part is a block of rows times some panels. Its rows are written to scratch,
+//! as many slabs as stay in the second-level cache; then, panel by panel, each
+//! slab of the panel is widened (it stays in the first) and multiplied with all
+//! strips, while the results of the panel stay in the second.
 
 use std::{cell::RefCell, ops::Range};
 
@@ -30,6 +31,8 @@ const FEW_ROWS: usize = 96;
 const FEW_PANELS: usize = 6;
 /// Weights of a part, at least, where there are several.
 const PART_WEIGHTS: usize = 64 * 1024;
+/// Words of the slabs that are written at a time: a megabyte.
+const HELD: usize = 256 * 1024;
 /// Parts for each thread, so that they end together.
 const PARTS_OF_A_THREAD: usize = 8;
 /// Strips of at most so many rows read pairs rather than a widened panel.
@@ -201,22 +204,29 @@ unsafe fn product(
     }
     let panels = outputs.div_ceil(COLS);
     let (by_row, by_panel) = grid(rows, panels, inputs);
+    let all: Vec<_> = slabs(inputs).collect();
     let one = |at: usize| {
         let rows = share(rows, ROWS, by_row, at / by_panel);
         let panels = share(panels, 1, by_panel, at % by_panel);
         SCRATCH.with_borrow_mut(|Scratch { activations, panel: scratch }| {
             scratch.reserve();
-            for slab in slabs(inputs) {
-                write_slab(arithmetic, x, inputs, rows.clone(), slab.clone(), activations);
+            for slabs in all.chunks((HELD / (DEPTH * rows.len())).max(1)) {
+                activations.clear();
+                for slab in slabs {
+                    write_slab(arithmetic, x, inputs, rows.clone(), slab.clone(), activations);
+                }
                 for panel in panels.clone() {
                     let cols = (outputs - panel * COLS).min(COLS);
-                    let add = add || slab.start > 0;
-                    let slab = slab.clone();
-                    let step = Step { arithmetic, weight, panel, slab, cols, add };
                     let to = to.offset(rows.start * to.stride + panel * COLS);
-                    // SAFETY: parts do not overlap and lie within the target; what
-                    // is added to was written with the first slab.
-                    unsafe { step.run(activations, rows.len(), scratch, to) };
+                    let blocks = activations.chunks_exact(rows.len() * ROW_LINES);
+                    for (slab, activations) in slabs.iter().zip(blocks) {
+                        let add = add || slab.start > 0;
+                        let slab = slab.clone();
+                        let step = Step { arithmetic, weight, panel, slab, cols, add };
+                        // SAFETY: parts do not overlap and lie within the target;
+                        // what is added to was written with the first slab.
+                        unsafe { step.run(activations, rows.len(), scratch, to) };
+                    }
                 }
             }
         });
