@@ -23,7 +23,7 @@ pub struct Linear {
     pub weight: Tensor,
     /// `[out]`.
     pub bias: Option<Tensor>,
-    /// A bf16 weight as products on the CPU read it, once it was used.
+    /// A bf16 weight as products on the CPU read it, where that pays.
     pub packed: Packed,
 }
 

@@ -129,6 +129,9 @@ mod x86 {
         by_rows!(dot_rows, tile, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
+    /// Lines of a panel that are asked for ahead of their use.
+    const AHEAD: usize = 32;
+
     type Sums<const R: usize> = [[__m512; 2]; R];
 
     /// # Safety
@@ -165,7 +168,10 @@ mod x86 {
         for step in 0..tile.steps {
             // SAFETY: `check` saw that both sides have all steps.
             let b = unsafe {
-                let b = b.add(step * COLS).cast();
+                let b = b.add(step * COLS).cast::<__m512i>();
+                // With few rows, reading the panels is what takes time.
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 1).cast());
                 [_mm512_load_si512(b), _mm512_load_si512(b.add(1))]
             };
             let even = [

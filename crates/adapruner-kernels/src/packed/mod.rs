@@ -25,6 +25,7 @@
 mod activations;
 mod cell;
 mod micro;
+mod pairs;
 mod product;
 
 use std::ops::Range;
@@ -35,6 +36,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 pub use self::cell::Packed;
+use self::pairs::pairs;
 pub(crate) use self::{
     activations::Activations,
     product::{Source, forward, forward_onto, multiply_words},
@@ -190,43 +192,6 @@ impl PackedWeight {
         let of_panel = self.inputs.div_ceil(2) * Line::OF_COLS;
         let start = panel * of_panel + range.start / 2 * Line::OF_COLS;
         &self.lines[start..panel * of_panel + range.end.div_ceil(2) * Line::OF_COLS]
-    }
-}
-
-/// Outputs whose pairs are written by turns, while their lines are in cache.
-const TURN: usize = 16;
-
-/// Writes the pairs of a panel for inputs `range`, which starts at an even one.
-fn pairs(
-    values: &[bf16],
-    outputs: usize,
-    inputs: usize,
-    panel: usize,
-    range: Range<usize>,
-    to: &mut [Line],
-) {
-    for (at, to) in to.chunks_mut(TURN * Line::OF_COLS).enumerate() {
-        let start = range.start + at * TURN * 2;
-        let end = (start + TURN * 2).min(range.end);
-        for col in 0..COLS {
-            let (line, lane) = (col / 16, col % 16);
-            let output = panel * COLS + col;
-            let row = if output < outputs {
-                &values[output * inputs + start..output * inputs + end]
-            } else {
-                &[]
-            };
-            let mut pairs = row.chunks_exact(2);
-            let mut words = to.iter_mut().skip(line).step_by(Line::OF_COLS);
-            for (pair, word) in (&mut pairs).zip(&mut words) {
-                let [low, high] = [pair[0], pair[1]].map(|v| u32::from(v.to_bits()));
-                word.0[lane] = low | high << 16;
-            }
-            let last = pairs.remainder().first().map_or(0, |v| u32::from(v.to_bits()));
-            for (word, last) in words.zip(std::iter::once(last).chain(std::iter::repeat(0))) {
-                word.0[lane] = last;
-            }
-        }
     }
 }
 

@@ -14,7 +14,8 @@ use super::{
     Arithmetic, COLS, DEPTH, Line, PackedWeight,
     activations::{Activations, ROW_LINES, ROWS, write_slab},
     micro::{self, Tile},
-    pairs, slabs, widen,
+    pairs::pairs,
+    slabs, widen,
 };
 use crate::{
     buffer::{Unwritten, build},
@@ -28,13 +29,13 @@ const PART_ROWS: usize = 384;
 const FEW_ROWS: usize = 96;
 /// Panels of a part, at least, where there are several: as many make writing the
 /// activations cheap.
-const FEW_PANELS: usize = 6;
+const FEW_PANELS: usize = 8;
 /// Weights of a part, at least, where there are several.
 const PART_WEIGHTS: usize = 64 * 1024;
 /// Words of the slabs that are written at a time: a megabyte.
 const HELD: usize = 256 * 1024;
 /// Parts for each thread, so that they end together.
-const PARTS_OF_A_THREAD: usize = 8;
+const PARTS_OF_A_THREAD: usize = 4;
 /// Strips of at most so many rows read pairs rather than a widened panel.
 const NARROW: usize = 12;
 

@@ -29,7 +29,7 @@ pub struct Affine {
     pub weight: Tensor,
     /// `[out]`.
     pub bias: Option<Tensor>,
-    /// Holds the weight as products with bf16 weights read it.
+    /// Holds the weight as products with bf16 weights read it, where that pays.
     pub packed: Packed,
     /// Sees what the map saw, in the backward pass.
     pub tap: Option<Arc<dyn GradTap>>,
@@ -44,7 +44,8 @@ impl Affine {
     /// # Errors
     /// Shapes that do not fit.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let packed = self.packed.of(&self.weight)?;
+        let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);
+        let packed = self.packed.of(&self.weight, rows)?;
         let y = linear::with_packed(x, &self.weight, self.tap.clone(), packed)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
@@ -82,7 +83,7 @@ impl Affine {
 
     /// `x · Wᵀ + b`, added to `onto` if given.
     fn forward(&self, x: &[f32], rows: usize, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
-        let packed = self.packed.of(&self.weight)?;
+        let packed = self.packed.of(&self.weight, rows)?;
         let held = Held::new(&self.weight);
         let (weight, sizes) = (held.weight()?, self.sizes(rows)?);
         let mut y = match onto {

@@ -125,6 +125,8 @@ fn neither_threads_nor_rows_nor_packing_change_a_bit() {
     for pass in 0..2 {
         assert!(bits(&map.apply(&x).unwrap()) == expected, "pass {pass}");
     }
+    let many = Tensor::cat(&[&x, &x], 0).unwrap();
+    assert!(bits(&map.apply(&many).unwrap())[..expected.len()] == expected, "more rows");
     // What was packed is not taken for another weight.
     map.weight = map.weight.neg().unwrap();
     let negated: Vec<u32> = expected.iter().map(|v| v ^ (1 << 31)).collect();
