@@ -59,14 +59,20 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Re
             "linear_cross_entropy: row {row} has target {id}, the vocabulary ends at {vocabulary}"
         );
     }
-    let op =
-        CrossEntropy { tracked: x.track_op(), logsumexp: OnceLock::new(), unit: OnceLock::new() };
+    let op = CrossEntropy {
+        tracked: x.track_op(),
+        differentiated: x.track_op() || weight.track_op(),
+        logsumexp: OnceLock::new(),
+        unit: OnceLock::new(),
+    };
     x.contiguous()?.apply_op3(&weight.contiguous()?, &targets, op)
 }
 
 struct CrossEntropy {
     /// Whether the gradient of `x` will be asked for.
     tracked: bool,
+    /// Whether there will be a backward pass at all.
+    differentiated: bool,
     /// Per row; known once forward has run.
     logsumexp: OnceLock<Vec<f64>>,
     /// Gradient of `x` for an upstream gradient of one, `[R, H]`.
@@ -94,7 +100,7 @@ impl CustomOp3 for CrossEntropy {
             slice(targets, targets_layout)?,
             weight_layout.shape().dims2()?,
         );
-        let forward = operands.forward(self.tracked);
+        let forward = operands.forward(self.tracked, self.differentiated);
         self.logsumexp.get_or_init(|| forward.logsumexp);
         self.unit.get_or_init(|| forward.unit);
         Ok((CpuStorage::F32(forward.losses), Shape::from(rows)))
@@ -218,7 +224,7 @@ impl<'a> Operands<'a> {
             .map(move |at| at * CHUNK..(at * CHUNK + CHUNK).min(vocabulary))
     }
 
-    fn forward(&self, tracked: bool) -> Forward {
+    fn forward(&self, tracked: bool, differentiated: bool) -> Forward {
         let step = self.block();
         let blocks: Vec<Forward> = self
             .x
@@ -226,7 +232,7 @@ impl<'a> Operands<'a> {
             .zip(self.targets.par_chunks(step))
             .map(|(x, targets)| {
                 let block = Operands { x, targets, ..*self };
-                let bf16 = block.bf16(tracked);
+                let bf16 = if differentiated { None } else { block.bf16() };
                 let bf16 = bf16.as_ref().map(|(x, weight)| (x, *weight));
                 let parts =
                     (0..PARTS).into_par_iter().map(|part| block.forward_part(part, tracked, bf16));
@@ -242,11 +248,12 @@ impl<'a> Operands<'a> {
         all
     }
 
-    /// The operands of products with bf16 weights, where those serve: not in a
-    /// tracked pass, whose second product needs the weight in f32 anyway.
-    fn bf16(&self, tracked: bool) -> Option<(Activations, Source<'a>)> {
+    /// The operands of products with bf16 weights, if it is one. For a pass without
+    /// a backward: that one needs the weight in f32, and its logits must be those of
+    /// the forward.
+    fn bf16(&self) -> Option<(Activations, Source<'a>)> {
         let Weight::Bf16(values) = self.weight else { return None };
-        if tracked || self.hidden == 0 {
+        if self.hidden == 0 {
             return None;
         }
         let arithmetic = Arithmetic::preferred()?;
