@@ -115,10 +115,10 @@ fn numbers(rows: usize, cols: usize) -> Outcome<Tensor> {
     Ok(Tensor::from_vec(values, (rows, cols), &Device::Cpu)?)
 }
 
-/// Seconds of one pass.
-fn time(pass: impl FnOnce() -> Outcome<()>) -> Outcome<f64> {
+/// Seconds of one pass, its result and what it held freed.
+fn time(pass: impl FnOnce() -> candle_core::Result<Tensor>) -> Outcome<f64> {
     let start = Instant::now();
-    pass()?;
+    drop(pass()?);
     Ok(start.elapsed().as_secs_f64())
 }
 
@@ -155,13 +155,14 @@ fn measure(
         let mut one = |pass: &mut dyn FnMut() -> Outcome<f64>| -> Outcome<()> {
             let last = fastest[seconds.len()].min(LONGEST.as_secs_f64());
             thread::sleep(LONGEST.min(PAUSE * Duration::from_secs_f64(last)));
-            Ok(seconds.push(pass()?))
+            seconds.push(pass()?);
+            Ok(())
         };
         for weight in [&weight, &bf16] {
-            one(&mut || time(|| Ok(drop(linear(&x, weight, None)?))))?;
+            one(&mut || time(|| linear(&x, weight, None)))?;
         }
         for kind in &kinds {
-            one(&mut || time(|| Ok(drop(packed.multiply(&x, *kind)?))))?;
+            one(&mut || time(|| packed.multiply(&x, *kind)))?;
         }
         if let Some(torch) = torch {
             for dtype in of_torch {

@@ -152,7 +152,7 @@ impl PackedWeight {
         let value = |output: usize, input: usize| {
             let line = &self.pairs(output / COLS, input..input + 1)[output % COLS / 16];
             let word = line.0[output % 16];
-            bf16::from_bits((if input % 2 == 0 { word } else { word >> 16 }) as u16)
+            bf16::from_bits((if input.is_multiple_of(2) { word } else { word >> 16 }) as u16)
         };
         let values = (0..self.outputs * self.inputs)
             .into_par_iter()
