@@ -19,6 +19,7 @@ use crate::{
     composition,
     exp::{exponentials, largest},
     gemm::{View, multiply, multiply_add},
+    packed::{Activations, Arithmetic, Source, multiply_words},
 };
 
 /// Rows of a block, at most.
@@ -58,14 +59,20 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Re
             "linear_cross_entropy: row {row} has target {id}, the vocabulary ends at {vocabulary}"
         );
     }
-    let op =
-        CrossEntropy { tracked: x.track_op(), logsumexp: OnceLock::new(), unit: OnceLock::new() };
+    let op = CrossEntropy {
+        tracked: x.track_op(),
+        differentiated: x.track_op() || weight.track_op(),
+        logsumexp: OnceLock::new(),
+        unit: OnceLock::new(),
+    };
     x.contiguous()?.apply_op3(&weight.contiguous()?, &targets, op)
 }
 
 struct CrossEntropy {
     /// Whether the gradient of `x` will be asked for.
     tracked: bool,
+    /// Whether there will be a backward pass at all.
+    differentiated: bool,
     /// Per row; known once forward has run.
     logsumexp: OnceLock<Vec<f64>>,
     /// Gradient of `x` for an upstream gradient of one, `[R, H]`.
@@ -93,7 +100,7 @@ impl CustomOp3 for CrossEntropy {
             slice(targets, targets_layout)?,
             weight_layout.shape().dims2()?,
         );
-        let forward = operands.forward(self.tracked);
+        let forward = operands.forward(self.tracked, self.differentiated);
         self.logsumexp.get_or_init(|| forward.logsumexp);
         self.unit.get_or_init(|| forward.unit);
         Ok((CpuStorage::F32(forward.losses), Shape::from(rows)))
@@ -156,6 +163,9 @@ struct Operands<'a> {
     hidden: usize,
 }
 
+/// See [`Operands::bf16`].
+type Bf16<'a> = Option<(&'a Activations, Source<'a>)>;
+
 struct Forward {
     losses: Vec<f32>,
     logsumexp: Vec<f64>,
@@ -214,7 +224,7 @@ impl<'a> Operands<'a> {
             .map(move |at| at * CHUNK..(at * CHUNK + CHUNK).min(vocabulary))
     }
 
-    fn forward(&self, tracked: bool) -> Forward {
+    fn forward(&self, tracked: bool, differentiated: bool) -> Forward {
         let step = self.block();
         let blocks: Vec<Forward> = self
             .x
@@ -222,8 +232,10 @@ impl<'a> Operands<'a> {
             .zip(self.targets.par_chunks(step))
             .map(|(x, targets)| {
                 let block = Operands { x, targets, ..*self };
+                let bf16 = if differentiated { None } else { block.bf16() };
+                let bf16 = bf16.as_ref().map(|(x, weight)| (x, *weight));
                 let parts =
-                    (0..PARTS).into_par_iter().map(|part| block.forward_part(part, tracked));
+                    (0..PARTS).into_par_iter().map(|part| block.forward_part(part, tracked, bf16));
                 block.finish(parts.collect(), tracked)
             })
             .collect();
@@ -236,6 +248,20 @@ impl<'a> Operands<'a> {
         all
     }
 
+    /// The operands of products with bf16 weights, if it is one. For a pass without
+    /// a backward: that one needs the weight in f32, and its logits must be those of
+    /// the forward.
+    fn bf16(&self) -> Option<(Activations, Source<'a>)> {
+        let Weight::Bf16(values) = self.weight else { return None };
+        if self.hidden == 0 {
+            return None;
+        }
+        let arithmetic = Arithmetic::preferred()?;
+        let (outputs, inputs) = (self.vocabulary, self.hidden);
+        let x = Activations::new(arithmetic, self.x, inputs);
+        Some((x, Source::Rows { values, outputs, inputs }))
+    }
+
     /// Logits of these rows for a chunk of the vocabulary.
     fn logits(&self, weight: View<'_>, words: usize) -> Vec<f32> {
         let rows = self.targets.len();
@@ -244,8 +270,21 @@ impl<'a> Operands<'a> {
         unsafe { build(rows * words, |to| multiply(x, weight.t(), 1.0, to)) }
     }
 
-    /// Runs over one part of the vocabulary.
-    fn forward_part(&self, part: usize, tracked: bool) -> Partial {
+    /// Takes the logits of some words into the sums, and leaves `e^(logit − top)`.
+    fn take(&self, logits: &mut [f32], words: &Range<usize>, out: &mut Partial) {
+        for (row, logits) in logits.chunks_exact_mut(words.len()).enumerate() {
+            let target = self.targets[row] as usize;
+            if words.contains(&target) {
+                out.picked[row] = Some(logits[target - words.start]);
+            }
+            out.raise(row, largest(logits), self.hidden);
+            out.sum[row] += exponentials(logits, out.top[row]);
+        }
+    }
+
+    /// Runs over one part of the vocabulary; with `bf16`, by the kernels of bf16
+    /// weights.
+    fn forward_part(&self, part: usize, tracked: bool, bf16: Bf16<'_>) -> Partial {
         let (rows, hidden) = (self.targets.len(), self.hidden);
         let mut out = Partial {
             top: vec![f32::NEG_INFINITY; rows],
@@ -255,17 +294,18 @@ impl<'a> Operands<'a> {
         };
         let mut scratch = Vec::new();
         for words in self.chunks(part) {
+            if let Some((x, weight)) = bf16 {
+                // SAFETY: the product writes everything.
+                let mut logits = unsafe {
+                    build(rows * words.len(), |to| multiply_words(x, weight, words.clone(), to))
+                };
+                self.take(&mut logits, &words, &mut out);
+                continue;
+            }
             let weight = self.weight.part(words.start * hidden..words.end * hidden, &mut scratch);
             let weight = View::dense(weight, words.len(), hidden);
             let mut logits = self.logits(weight, words.len());
-            for (row, logits) in logits.chunks_exact_mut(words.len()).enumerate() {
-                let target = self.targets[row] as usize;
-                if words.contains(&target) {
-                    out.picked[row] = Some(logits[target - words.start]);
-                }
-                out.raise(row, largest(logits), hidden);
-                out.sum[row] += exponentials(logits, out.top[row]);
-            }
+            self.take(&mut logits, &words, &mut out);
             if tracked {
                 let p = View::dense(&logits, rows, words.len());
                 if out.unit.is_empty() {

@@ -86,19 +86,19 @@ impl<'a> View<'a> {
 
 /// Where a product goes: rows `stride` apart.
 #[derive(Clone, Copy)]
-struct Target {
-    start: *mut f32,
-    stride: usize,
+pub(crate) struct Target {
+    pub(crate) start: *mut f32,
+    pub(crate) stride: usize,
 }
 
 impl Target {
-    fn offset(self, by: usize) -> Self {
+    pub(crate) fn offset(self, by: usize) -> Self {
         Self { start: self.start.wrapping_add(by), stride: self.stride }
     }
 }
 
-// SAFETY: a target is only used by `product`, whose callers give every thread
-// another part of the matrix.
+// SAFETY: a target is only used by `product` and the products of packed weights,
+// whose callers give every thread another part of the matrix.
 unsafe impl Send for Target {}
 // SAFETY: as above.
 unsafe impl Sync for Target {}
@@ -158,7 +158,7 @@ fn grid(rows: usize, cols: usize, inner: usize) -> (usize, usize) {
 
 /// The `at`-th of `parts` almost equal parts of `0..len`, cut at multiples of
 /// `unit`.
-fn share(len: usize, unit: usize, parts: usize, at: usize) -> Range<usize> {
+pub(crate) fn share(len: usize, unit: usize, parts: usize, at: usize) -> Range<usize> {
     let cut = |at: usize| (len.div_ceil(unit) * at / parts * unit).min(len);
     cut(at)..cut(at + 1)
 }

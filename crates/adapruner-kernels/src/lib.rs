@@ -15,6 +15,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `linear` | linear map, with a tap on its gradients |
+//! | [`packed`] | products with bf16 weights |
 //! | `norm` | root mean square normalisation |
 //! | `rope` | rotary position embedding |
 //! | `attention` | causal grouped-query attention, no `T × T` matrix kept |
@@ -34,6 +35,7 @@ mod exp;
 mod gemm;
 mod linear;
 mod norm;
+pub mod packed;
 mod rope;
 pub mod sublayer;
 mod swiglu;

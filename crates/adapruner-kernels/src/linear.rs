@@ -10,6 +10,7 @@ use crate::{
     buffer::{Held, Weight, build, fused, slice},
     composition,
     gemm::{View, par_multiply, par_multiply_add},
+    packed::{self, Arithmetic, PackedWeight, Source},
 };
 
 /// Elements of a weight that are converted to f32 at a time.
@@ -34,6 +35,16 @@ pub trait GradTap: Send + Sync {
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, tap: Option<Arc<dyn GradTap>>) -> Result<Tensor> {
+    with_packed(x, weight, tap, None)
+}
+
+/// [`linear`] by the packed form of the weight, if given.
+pub(crate) fn with_packed(
+    x: &Tensor,
+    weight: &Tensor,
+    tap: Option<Arc<dyn GradTap>>,
+    packed: Option<Arc<PackedWeight>>,
+) -> Result<Tensor> {
     let (_, inputs) = weight.dims2()?;
     if x.dim(D::Minus1)? != inputs {
         bail!("linear: input {:?} does not fit weight {:?}", x.shape(), weight.shape());
@@ -41,11 +52,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, tap: Option<Arc<dyn GradTap>>) -> Res
     if !fused(&[x]) || !Weight::takes(weight.dtype()) {
         return composition::linear(x, weight, tap);
     }
-    x.contiguous()?.apply_op2(&weight.contiguous()?, Linear { tap })
+    x.contiguous()?.apply_op2(&weight.contiguous()?, Linear { tap, packed })
 }
 
 struct Linear {
     tap: Option<Arc<dyn GradTap>>,
+    packed: Option<Arc<PackedWeight>>,
 }
 
 impl CustomOp2 for Linear {
@@ -63,7 +75,8 @@ impl CustomOp2 for Linear {
         let (outputs, inputs) = weight_layout.shape().dims2()?;
         let rows = x_layout.shape().elem_count() / inputs.max(1);
         let sizes = Sizes { rows, inputs, outputs };
-        let y = forward(slice(x, x_layout)?, Weight::of(weight, weight_layout)?, sizes);
+        let weight = Weight::of(weight, weight_layout)?;
+        let y = forward(slice(x, x_layout)?, weight, self.packed.as_deref(), sizes);
         let mut dims = x_layout.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = outputs;
@@ -118,9 +131,28 @@ fn rows_at_once(weight: Weight<'_>, Sizes { inputs, outputs, .. }: Sizes) -> usi
     }
 }
 
-/// `y = x · Wᵀ`.
-pub(crate) fn forward(x: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
+/// How a weight is multiplied by the kernels of bf16, where they take it.
+fn bf16_source<'a>(
+    weight: Weight<'a>,
+    packed: Option<&'a PackedWeight>,
+    Sizes { inputs, outputs, .. }: Sizes,
+) -> Option<(Arithmetic, Source<'a>)> {
+    let Weight::Bf16(values) = weight else { return None };
+    let rows = Source::Rows { values, outputs, inputs };
+    Some((Arithmetic::preferred()?, packed.map_or(rows, Source::Packed)))
+}
+
+/// `y = x · Wᵀ`; `packed` is the same weight.
+pub(crate) fn forward(
+    x: &[f32],
+    weight: Weight<'_>,
+    packed: Option<&PackedWeight>,
+    sizes: Sizes,
+) -> Vec<f32> {
     let Sizes { rows, inputs, outputs } = sizes;
+    if let Some((arithmetic, weight)) = bf16_source(weight, packed, sizes) {
+        return packed::forward(arithmetic, x, weight, rows);
+    }
     let step = rows_at_once(weight, sizes);
     let mut scratch = Vec::new();
     // SAFETY: the products write all columns of all rows.
@@ -137,9 +169,18 @@ pub(crate) fn forward(x: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
     }
 }
 
-/// `y += x · Wᵀ`.
-pub(crate) fn forward_onto(x: &[f32], weight: Weight<'_>, sizes: Sizes, y: &mut [f32]) {
+/// `y += x · Wᵀ`; `packed` is the same weight.
+pub(crate) fn forward_onto(
+    x: &[f32],
+    weight: Weight<'_>,
+    packed: Option<&PackedWeight>,
+    sizes: Sizes,
+    y: &mut [f32],
+) {
     let Sizes { rows, inputs, outputs } = sizes;
+    if let Some((arithmetic, weight)) = bf16_source(weight, packed, sizes) {
+        return packed::forward_onto(arithmetic, x, weight, rows, y);
+    }
     let step = rows_at_once(weight, sizes);
     let mut scratch = Vec::new();
     for start in (0..outputs).step_by(step) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use adapruner_checkpoint::{Checkpoint, names, names::Projection};
 use adapruner_kernels::{
     GradTap,
+    packed::Packed,
     sublayer::{self, Affine},
 };
 use candle_core::{Result as CandleResult, Tensor, Var};
@@ -22,6 +23,8 @@ pub struct Linear {
     pub weight: Tensor,
     /// `[out]`.
     pub bias: Option<Tensor>,
+    /// A bf16 weight as products on the CPU read it, where that pays.
+    pub packed: Packed,
 }
 
 impl Linear {
@@ -41,12 +44,13 @@ impl Linear {
                 checkpoint.tensors.load(&projection.bias(layer), placement.activations(), device)
             })
             .transpose()?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, packed: Packed::default() })
     }
 
     /// The map with a tap on its gradients.
     fn with_tap(&self, tap: Option<Arc<dyn GradTap>>) -> Affine {
-        Affine { weight: self.weight.clone(), bias: self.bias.clone(), tap }
+        let Self { weight, bias, packed } = self.clone();
+        Affine { weight, bias, packed, tap }
     }
 }
 

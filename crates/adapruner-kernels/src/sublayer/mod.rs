@@ -19,6 +19,7 @@ use crate::{
     buffer::{Held, Weight, rows_of_a_task},
     composition,
     linear::{self, Sizes},
+    packed::Packed,
 };
 
 /// A linear map with its optional bias and tap.
@@ -28,6 +29,8 @@ pub struct Affine {
     pub weight: Tensor,
     /// `[out]`.
     pub bias: Option<Tensor>,
+    /// Holds the weight as products with bf16 weights read it, where that pays.
+    pub packed: Packed,
     /// Sees what the map saw, in the backward pass.
     pub tap: Option<Arc<dyn GradTap>>,
 }
@@ -41,7 +44,9 @@ impl Affine {
     /// # Errors
     /// Shapes that do not fit.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let y = linear::linear(x, &self.weight, self.tap.clone())?;
+        let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);
+        let packed = self.packed.of(&self.weight, rows)?;
+        let y = linear::with_packed(x, &self.weight, self.tap.clone(), packed)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
@@ -78,12 +83,13 @@ impl Affine {
 
     /// `x · Wᵀ + b`, added to `onto` if given.
     fn forward(&self, x: &[f32], rows: usize, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+        let packed = self.packed.of(&self.weight, rows)?;
         let held = Held::new(&self.weight);
         let (weight, sizes) = (held.weight()?, self.sizes(rows)?);
         let mut y = match onto {
-            None => linear::forward(x, weight, sizes),
+            None => linear::forward(x, weight, packed.as_deref(), sizes),
             Some(mut y) => {
-                linear::forward_onto(x, weight, sizes, &mut y);
+                linear::forward_onto(x, weight, packed.as_deref(), sizes, &mut y);
                 y
             }
         };

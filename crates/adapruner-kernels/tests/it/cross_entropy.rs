@@ -21,7 +21,7 @@ proptest! {
         (rows, hidden) in (1..40_usize, 1..50_usize),
         vocabulary in 1..1300_usize,
         strided in prop::array::uniform2(any::<bool>()),
-        tracked in prop::sample::select(vec![[true, true], [true, false], [false, true]]),
+        tracked in prop::array::uniform2(any::<bool>()),
         bf16: bool,
         seed: u64,
     ) {

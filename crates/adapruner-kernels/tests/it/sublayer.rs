@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use adapruner_kernels::{
     GradTap,
+    packed::Packed,
     sublayer::{Affine, FeedForward, SelfAttention},
 };
 use candle_core::{DType, Result, Tensor, Var};
 use proptest::prelude::*;
 
-use crate::twin::{F32, Operand, compare, numbers};
+use crate::twin::{F32, Operand, compare_within, numbers, of_bf16_weights};
 
 /// Collects what the taps of a sublayer saw, by name.
 #[derive(Default)]
@@ -47,6 +48,7 @@ impl Maker {
         Affine {
             weight: self.tensor(&[outputs, inputs], index, self.stored),
             bias: self.biased.then(|| self.tensor(&[outputs], index + 100, DType::F32)),
+            packed: Packed::default(),
             tap: Some(Arc::new(Tap(name, self.seen.clone()))),
         }
     }
@@ -88,7 +90,7 @@ fn makers(seed: u64, biased: bool, bf16: bool) -> [Maker; 2] {
 }
 
 /// Both sides' taps saw the same, each once.
-fn same_seen(makers: &[Maker; 2], names: &[&str]) {
+fn same_seen(makers: &[Maker; 2], names: &[&str], tolerance: f64) {
     let [mut found, mut expected] =
         makers.each_ref().map(|m| std::mem::take(&mut *m.seen.0.lock().unwrap()));
     for seen in [&mut found, &mut expected] {
@@ -101,7 +103,7 @@ fn same_seen(makers: &[Maker; 2], names: &[&str]) {
             let [found, expected] = [found, expected].map(|t| t.to_dtype(DType::F64).unwrap());
             let most = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
             let (error, scale) = (most(&(found - &expected).unwrap()), most(&expected).max(1.0));
-            assert!(error <= F32 * scale, "{name}: off by {error:e} of {scale}");
+            assert!(error <= tolerance * scale, "{name}: off by {error:e} of {scale}");
         }
     }
 }
@@ -119,13 +121,15 @@ proptest! {
     ) {
         let makers = makers(seed, biased, bf16);
         let layers = makers.each_ref().map(|m| m.feed_forward(hidden, inner));
-        compare(
+        let tolerance = if bf16 { of_bf16_weights() } else { F32 };
+        compare_within(
+            tolerance,
             &[Operand::new(&[b, t, hidden], seed).strided(strided)],
             |o| layers[0].forward(&o[0]),
             |o| layers[1].forward(&o[0]),
             seed,
         );
-        same_seen(&makers, &["down", "gate", "up"]);
+        same_seen(&makers, &["down", "gate", "up"], tolerance);
     }
 
     #[test]
@@ -139,13 +143,15 @@ proptest! {
     ) {
         let makers = makers(seed, biased, bf16);
         let layers = makers.each_ref().map(|m| m.attention(hidden, t, (k * group, k, 2 * half)));
-        compare(
+        let tolerance = if bf16 { of_bf16_weights() } else { F32 };
+        compare_within(
+            tolerance,
             &[Operand::new(&[b, t, hidden], seed).strided(strided)],
             |o| layers[0].forward(&o[0]),
             |o| layers[1].forward(&o[0]),
             seed,
         );
-        same_seen(&makers, &["k", "o", "q", "v"]);
+        same_seen(&makers, &["k", "o", "q", "v"], tolerance);
     }
 }
 

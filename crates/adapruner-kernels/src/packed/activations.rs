@@ -1,0 +1,113 @@
+//! Activations as the products read them: strips of 12 rows, each row a slab of
+//! words, f32 or pairs of bf16.
+
+use std::ops::Range;
+
+use multiversion::multiversion;
+
+use super::{Arithmetic, DEPTH, Line, slabs};
+
+/// Rows of a strip, at most.
+pub(super) const ROWS: usize = 12;
+/// Lines from one row of a strip to the next.
+pub(super) const ROW_LINES: usize = DEPTH / 16;
+
+/// Appends rows `rows` of `x`, inputs `slab`; a row begins every [`ROW_LINES`].
+pub(super) fn write_slab(
+    arithmetic: Arithmetic,
+    x: &[f32],
+    inputs: usize,
+    rows: Range<usize>,
+    slab: Range<usize>,
+    to: &mut Vec<Line>,
+) {
+    let start = to.len();
+    to.resize(start + rows.len() * ROW_LINES, Line::ZERO);
+    for (row, to) in rows.zip(to[start..].chunks_exact_mut(ROW_LINES)) {
+        let from = &x[row * inputs + slab.start..row * inputs + slab.end];
+        match arithmetic {
+            Arithmetic::Dot => round(from, to),
+            Arithmetic::Widen | Arithmetic::Scalar => copy(from, to),
+        }
+    }
+}
+
+/// f32 as words, the last line filled with zeros.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn copy(from: &[f32], to: &mut [Line]) {
+    let (lines, rest) = from.as_chunks::<16>();
+    for (line, to) in lines.iter().zip(&mut *to) {
+        to.0 = line.map(f32::to_bits);
+    }
+    if !rest.is_empty() {
+        let mut last = [0.0; 16];
+        last[..rest.len()].copy_from_slice(rest);
+        to[lines.len()].0 = last.map(f32::to_bits);
+    }
+}
+
+/// Pairs of bf16, the last line filled with zeros.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn round(from: &[f32], to: &mut [Line]) {
+    let line = |from: &[f32; 32], to: &mut Line| {
+        for (word, pair) in to.0.iter_mut().zip(from.as_chunks::<2>().0) {
+            *word = rounded(pair[0]) >> 16 | rounded(pair[1]) & 0xffff_0000;
+        }
+    };
+    let (lines, rest) = from.as_chunks::<32>();
+    lines.iter().zip(&mut *to).for_each(|(from, to)| line(from, to));
+    if !rest.is_empty() {
+        let mut last = [0.0; 32];
+        last[..rest.len()].copy_from_slice(rest);
+        line(&last, &mut to[lines.len()]);
+    }
+}
+
+/// The bits of a number rounded to bf16 (ties to even; NaN stays), in the high half.
+#[inline(always)]
+fn rounded(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let up = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    if value.is_nan() { bits | 0x0040_0000 } else { up }
+}
+
+/// All slabs of some rows, for products with one chunk of a weight after another.
+pub(crate) struct Activations {
+    pub(super) arithmetic: Arithmetic,
+    pub(super) rows: usize,
+    pub(super) slabs: Vec<Vec<Line>>,
+}
+
+impl Activations {
+    /// `x` holds rows of `inputs` numbers.
+    pub(crate) fn new(arithmetic: Arithmetic, x: &[f32], inputs: usize) -> Self {
+        let rows = x.len() / inputs.max(1);
+        let write = |slab| {
+            let mut to = Vec::new();
+            write_slab(arithmetic, x, inputs, 0..rows, slab, &mut to);
+            to
+        };
+        Self { arithmetic, rows, slabs: slabs(inputs).map(write).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    #[test]
+    fn numbers_round_as_those_of_half() {
+        let specials = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40, 0.1];
+        let all = (0..1_000_000_u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9)));
+        for value in specials.into_iter().chain(all) {
+            let found = bf16::from_bits((rounded(value) >> 16) as u16);
+            let expected = bf16::from_f32(value);
+            assert!(
+                found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
+                "{value}: {found} for {expected}"
+            );
+        }
+    }
+}

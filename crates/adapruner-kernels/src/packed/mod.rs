@@ -1,0 +1,211 @@
+//! Products with bf16 weights: packed once, f32 sums.
+//!
+//! A weight `[out, in]` is held as panels of 32 outputs; a panel is a list of
+//! pairs of inputs, and each pair 32 words of 32 bits, one per output, the even
+//! input in the low half. Sides that are odd or no multiple of 32 are filled with
+//! zeros. Both ways to multiply read this layout:
+//!
+//! | arithmetic | activations | a step | error of `y = Σ x·w`, at most |
+//! |---|---|---|---|
+//! | [`Arithmetic::Widen`] | f32 | weights widened, f32 fused multiply-add | `γ · Σ abs(x·w)` |
+//! | [`Arithmetic::Dot`] | rounded to bf16 | AVX512-BF16 dot product of pairs | `(2⁻⁸ + γ) · Σ abs(x·w)` |
+//!
+//! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` and, as its
+//! products and sums are rounded one by one and numbers below 2⁻¹²⁶ are taken as
+//! zero, `n·2⁻¹²⁶` more for `Dot`. Which of them is faster depends on the machine:
+//! Zen 4 makes a dot product a cycle and a fused multiply-add a cycle, Sapphire and
+//! Emerald Rapids a dot product every two cycles and two fused multiply-adds a
+//! cycle. So [`Arithmetic::preferred`] goes by the processor, never by timing:
+//! the same machine always gives the same numbers.
+//!
+//! Sums run over the inputs in slabs of at most 256, each slab in order and from
+//! zero, the slabs' sums in order. That does not depend on how a product is cut
+//! into parts, so neither on the number of threads nor on that of rows.
+
+mod activations;
+mod cell;
+mod micro;
+mod pairs;
+mod product;
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use half::bf16;
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+pub use self::cell::Packed;
+use self::pairs::pairs;
+pub(crate) use self::{
+    activations::Activations,
+    product::{Source, forward, forward_onto, multiply_words},
+};
+use crate::buffer::Held;
+
+/// Outputs of a panel.
+pub(crate) const COLS: usize = 32;
+/// Inputs of a slab, at most.
+const DEPTH: usize = 256;
+
+/// Words of a cache line, aligned as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+impl Line {
+    const ZERO: Self = Self([0; 16]);
+    /// How many make one row of a panel.
+    const OF_COLS: usize = COLS / 16;
+}
+
+/// How products with bf16 weights are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// bf16 dot products of pairs (AVX512-BF16); activations are rounded to bf16.
+    Dot,
+    /// Weights are widened to f32 in cache, activations stay f32 (AVX-512).
+    Widen,
+    /// [`Arithmetic::Widen`] number by number, to the same bits: what tests hold
+    /// it to.
+    Scalar,
+}
+
+impl Arithmetic {
+    /// The faster one on this processor; none where neither is to be had.
+    pub fn preferred() -> Option<Self> {
+        if micro::fast_dot() {
+            return Some(Self::Dot);
+        }
+        Self::Widen.runs_here().then_some(Self::Widen)
+    }
+
+    /// Whether this processor has the instructions.
+    pub fn runs_here(self) -> bool {
+        match self {
+            Self::Dot => micro::has_dot(),
+            Self::Widen => micro::has_fused(),
+            Self::Scalar => true,
+        }
+    }
+
+    /// Whether activations are rounded to bf16.
+    pub fn rounds_activations(self) -> bool {
+        match self {
+            Self::Dot => true,
+            Self::Widen | Self::Scalar => false,
+        }
+    }
+
+    /// Steps that so many inputs take (an even number, but for the last).
+    fn steps(self, inputs: usize) -> usize {
+        match self {
+            Self::Dot => inputs.div_ceil(2),
+            Self::Widen | Self::Scalar => inputs,
+        }
+    }
+}
+
+/// The slabs of the inputs: of even length, but for the last, and almost equal.
+fn slabs(inputs: usize) -> impl Iterator<Item = Range<usize>> {
+    let depth = inputs.div_ceil(inputs.div_ceil(DEPTH).max(1)).next_multiple_of(2).max(2);
+    (0..inputs).step_by(depth).map(move |start| start..(start + depth).min(inputs))
+}
+
+/// A bf16 weight `[out, in]`, laid out for products `x · Wᵀ`.
+#[derive(Debug)]
+pub struct PackedWeight {
+    lines: Vec<Line>,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl PackedWeight {
+    /// Packs a weight.
+    ///
+    /// # Shapes
+    /// bf16 `[out, in]`.
+    ///
+    /// # Errors
+    /// Weights that are no matrix, not bf16 or not on the CPU.
+    pub fn pack(weight: &Tensor) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        if weight.dtype() != DType::BF16 {
+            bail!("packing takes bf16 weights, found {:?}", weight.dtype());
+        }
+        let weight = weight.contiguous()?;
+        let held = Held::new(&weight);
+        let values: &[bf16] = held.slice()?;
+        let of_panel = inputs.div_ceil(2) * Line::OF_COLS;
+        let mut lines = vec![Line::ZERO; outputs.div_ceil(COLS) * of_panel];
+        lines.par_chunks_mut(of_panel.max(1)).enumerate().for_each(|(panel, lines)| {
+            pairs(values, outputs, inputs, panel, 0..inputs, lines);
+        });
+        Ok(Self { lines, outputs, inputs })
+    }
+
+    /// The weight as it was packed, `[out, in]`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn unpack(&self) -> Result<Tensor> {
+        let value = |output: usize, input: usize| {
+            let line = &self.pairs(output / COLS, input..input + 1)[output % COLS / 16];
+            let word = line.0[output % 16];
+            bf16::from_bits((if input.is_multiple_of(2) { word } else { word >> 16 }) as u16)
+        };
+        let values = (0..self.outputs * self.inputs)
+            .into_par_iter()
+            .map(|at| value(at / self.inputs, at % self.inputs))
+            .collect();
+        Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.lines.as_slice())
+    }
+
+    /// `x · Wᵀ` by a given arithmetic; no gradients.
+    ///
+    /// # Shapes
+    /// f32 `[R, in]` → f32 `[R, out]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or an arithmetic that this processor does not have.
+    pub fn multiply(&self, x: &Tensor, arithmetic: Arithmetic) -> Result<Tensor> {
+        let (rows, inputs) = x.dims2()?;
+        if inputs != self.inputs {
+            bail!("input {:?} does not fit a weight of {} inputs", x.shape(), self.inputs);
+        }
+        if !arithmetic.runs_here() {
+            bail!("this processor does not have the instructions of {arithmetic:?}");
+        }
+        let x = x.contiguous()?;
+        let held = Held::new(&x);
+        let y = forward(arithmetic, held.slice()?, Source::Packed(self), rows);
+        Tensor::from_vec(y, (rows, self.outputs), &Device::Cpu)
+    }
+
+    /// Pairs of a panel that hold inputs `range`, which starts at an even one.
+    fn pairs(&self, panel: usize, range: Range<usize>) -> &[Line] {
+        let of_panel = self.inputs.div_ceil(2) * Line::OF_COLS;
+        let start = panel * of_panel + range.start / 2 * Line::OF_COLS;
+        &self.lines[start..panel * of_panel + range.end.div_ceil(2) * Line::OF_COLS]
+    }
+}
+
+/// Pairs as rows of f32, one for each input.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn widen(pairs: &[Line], to: &mut [Line]) {
+    let rows = to.chunks_mut(2 * Line::OF_COLS);
+    for (pair, rows) in pairs.chunks_exact(Line::OF_COLS).zip(rows) {
+        let (even, odd) = rows.split_at_mut(Line::OF_COLS);
+        for (to, from) in even.iter_mut().zip(pair) {
+            to.0 = from.0.map(|word| word << 16);
+        }
+        for (to, from) in odd.iter_mut().zip(pair) {
+            to.0 = from.0.map(|word| word & 0xffff_0000);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Pairs of inputs side by side for 32 outputs, from a row-major weight.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use super::{COLS, Line};
+
+/// Outputs and pairs that are turned at a time, as a square of words.
+const SIDE: usize = 16;
+
+/// Writes the pairs of a panel for inputs `range`, which starts at an even one.
+pub(super) fn pairs(
+    values: &[bf16],
+    outputs: usize,
+    inputs: usize,
+    panel: usize,
+    range: Range<usize>,
+    to: &mut [Line],
+) {
+    for (at, to) in to.chunks_mut(SIDE * Line::OF_COLS).enumerate() {
+        let start = range.start + at * SIDE * 2;
+        let end = (start + SIDE * 2).min(range.end);
+        for half in 0..Line::OF_COLS {
+            let first = panel * COLS + half * SIDE;
+            let whole = first + SIDE <= outputs && end - start == SIDE * 2;
+            if !(whole && turn_square(values, inputs, first * inputs + start, half, to)) {
+                turn(values, (outputs, inputs), first, start..end, half, to);
+            }
+        }
+    }
+}
+
+/// Pair by pair, for at most [`SIDE`] outputs from `first` on; those that do not
+/// exist are zero, as is the partner of an odd input.
+fn turn(
+    values: &[bf16],
+    (outputs, inputs): (usize, usize),
+    first: usize,
+    range: Range<usize>,
+    half: usize,
+    to: &mut [Line],
+) {
+    for lane in 0..SIDE {
+        let output = first + lane;
+        let row = if output < outputs {
+            &values[output * inputs + range.start..output * inputs + range.end]
+        } else {
+            &[]
+        };
+        let words = row.chunks(2).map(|pair| {
+            let bits = |at: usize| pair.get(at).map_or(0, |v| u32::from(v.to_bits()));
+            bits(0) | bits(1) << 16
+        });
+        let lines = to.iter_mut().skip(half).step_by(Line::OF_COLS);
+        for (line, word) in lines.zip(words.chain(std::iter::repeat(0))) {
+            line.0[lane] = word;
+        }
+    }
+}
+
+/// [`turn`] of a whole square whose first number is the `start`-th, by vectors;
+/// false where there are none.
+fn turn_square(values: &[bf16], inputs: usize, start: usize, half: usize, to: &mut [Line]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        let values = &values[start..];
+        assert!(values.len() >= (SIDE - 1) * inputs + 2 * SIDE && half < Line::OF_COLS);
+        assert!(to.len() >= SIDE * Line::OF_COLS);
+        // SAFETY: the processor has AVX-512, and the square lies within both sides.
+        unsafe { x86::turn_square(values.as_ptr(), inputs, to.as_mut_ptr().add(half)) };
+        return true;
+    }
+    let _ = (values, inputs, start, half, to);
+    false
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use half::bf16;
+
+    use super::{Line, SIDE};
+
+    /// # Safety
+    /// `from` must have [`SIDE`] rows of as many pairs, `inputs` numbers apart, and
+    /// `to` as many lines, [`Line::OF_COLS`] apart.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn turn_square(from: *const bf16, inputs: usize, to: *mut Line) {
+        let mut rows = [_mm512_setzero_si512(); SIDE];
+        for (at, row) in rows.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *row = unsafe { _mm512_loadu_si512(from.add(at * inputs).cast()) };
+        }
+        // Words of two rows side by side, then of four.
+        let mut twos = rows;
+        for at in (0..SIDE).step_by(2) {
+            twos[at] = _mm512_unpacklo_epi32(rows[at], rows[at + 1]);
+            twos[at + 1] = _mm512_unpackhi_epi32(rows[at], rows[at + 1]);
+        }
+        let mut fours = twos;
+        for at in (0..SIDE).step_by(4) {
+            fours[at] = _mm512_unpacklo_epi64(twos[at], twos[at + 2]);
+            fours[at + 1] = _mm512_unpackhi_epi64(twos[at], twos[at + 2]);
+            fours[at + 2] = _mm512_unpacklo_epi64(twos[at + 1], twos[at + 3]);
+            fours[at + 3] = _mm512_unpackhi_epi64(twos[at + 1], twos[at + 3]);
+        }
+        // Quarter `q` of `fours[4·i + j]` holds pair `4·q + j` of rows `4·i` to
+        // `4·i + 3`: quarters of four vectors make a line.
+        for j in 0..4 {
+            let even = _mm512_shuffle_i32x4::<0x88>(fours[j], fours[4 + j]);
+            let odd = _mm512_shuffle_i32x4::<0xdd>(fours[j], fours[4 + j]);
+            let later_even = _mm512_shuffle_i32x4::<0x88>(fours[8 + j], fours[12 + j]);
+            let later_odd = _mm512_shuffle_i32x4::<0xdd>(fours[8 + j], fours[12 + j]);
+            let lines = [
+                _mm512_shuffle_i32x4::<0x88>(even, later_even),
+                _mm512_shuffle_i32x4::<0x88>(odd, later_odd),
+                _mm512_shuffle_i32x4::<0xdd>(even, later_even),
+                _mm512_shuffle_i32x4::<0xdd>(odd, later_odd),
+            ];
+            for (quarter, line) in lines.into_iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let to = to.add((4 * quarter + j) * Line::OF_COLS);
+                    _mm512_store_si512(to.cast(), line);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_are_turned_as_pair_by_pair() {
+        let (outputs, inputs) = (70, 131);
+        let values: Vec<bf16> =
+            (0..outputs * inputs).map(|at| bf16::from_bits(at as u16)).collect();
+        for panel in 0..3 {
+            let range = 2..inputs;
+            let lines = range.len().div_ceil(2) * Line::OF_COLS;
+            let (mut found, mut expected) =
+                (vec![Line([7; 16]); lines], vec![Line([9; 16]); lines]);
+            pairs(&values, outputs, inputs, panel, range.clone(), &mut found);
+            for half in 0..Line::OF_COLS {
+                let first = panel * COLS + half * SIDE;
+                turn(&values, (outputs, inputs), first, range.clone(), half, &mut expected);
+            }
+            assert!(found == expected, "panel {panel}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Products with packed bf16 weights, against sums in f64 and the scalar twin.
+
+use adapruner_kernels::{
+    linear, linear_cross_entropy,
+    packed::{Arithmetic, Packed, PackedWeight},
+    sublayer::Affine,
+};
+use candle_core::{DType, Device, Tensor};
+use proptest::prelude::*;
+
+use crate::twin::numbers;
+
+const ALL: [Arithmetic; 3] = [Arithmetic::Dot, Arithmetic::Widen, Arithmetic::Scalar];
+
+fn weight(outputs: usize, inputs: usize, seed: u64) -> Tensor {
+    numbers(&[outputs, inputs], seed).to_dtype(DType::BF16).unwrap()
+}
+
+fn rows(t: &Tensor) -> Vec<Vec<f32>> {
+    t.to_dtype(DType::F32).unwrap().to_vec2().unwrap()
+}
+
+fn bits(t: &Tensor) -> Vec<u32> {
+    t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// Holds a product to the bound of the module's documentation.
+fn within_the_bound(y: &Tensor, x: &Tensor, weight: &Tensor, arithmetic: Arithmetic) {
+    let (y, x, weight) = (rows(y), rows(x), rows(weight));
+    for (y, x) in y.iter().zip(&x) {
+        for (y, weight) in y.iter().zip(&weight) {
+            let terms = x.iter().zip(weight).map(|(&x, &w)| f64::from(x) * f64::from(w));
+            let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), v| (sum + v, size + v.abs()));
+            let nu = (x.len() + 2) as f64 * 2_f64.powi(-24);
+            let gamma = nu / (1.0 - nu);
+            let bound = match arithmetic {
+                Arithmetic::Dot => {
+                    (2_f64.powi(-8) + gamma) * size + x.len() as f64 * 2_f64.powi(-126)
+                }
+                Arithmetic::Widen | Arithmetic::Scalar => gamma * size,
+            };
+            let error = (f64::from(*y) - sum).abs();
+            assert!(
+                error <= bound,
+                "{arithmetic:?}: {y} for {sum}, off by {error:e}, not {bound:e}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn products_stay_within_their_bounds(
+        // Around the sides of strips, panels, slabs and parts.
+        tokens in prop_oneof![1..4_usize, 10..27_usize, 90..200_usize],
+        inputs in prop_oneof![1..40_usize, 250..262_usize, 500..600_usize],
+        outputs in prop_oneof![1..70_usize, 180..260_usize],
+        strided: bool,
+        seed: u64,
+    ) {
+        let x = numbers(&[inputs, tokens], seed).t().unwrap();
+        let x = if strided { x } else { x.contiguous().unwrap() };
+        let weight = weight(inputs, outputs, !seed).t().unwrap();
+        let packed = PackedWeight::pack(&weight).unwrap();
+        let twin = packed.multiply(&x, Arithmetic::Scalar).unwrap();
+        for arithmetic in ALL.into_iter().filter(|a| a.runs_here()) {
+            let y = packed.multiply(&x, arithmetic).unwrap();
+            prop_assert_eq!(y.dims(), [tokens, outputs]);
+            within_the_bound(&y, &x, &weight, arithmetic);
+            if !arithmetic.rounds_activations() {
+                prop_assert_eq!(bits(&y), bits(&twin));
+            }
+        }
+    }
+
+    #[test]
+    fn packing_loses_nothing(outputs in 0..100_usize, inputs in 0..300_usize, seed: u64) {
+        let weight = weight(outputs, inputs, seed);
+        let packed = PackedWeight::pack(&weight).unwrap();
+        prop_assert_eq!(rows(&packed.unpack().unwrap()), rows(&weight));
+        let lines = outputs.next_multiple_of(32) * inputs.next_multiple_of(2);
+        prop_assert_eq!(packed.bytes(), 2 * lines);
+    }
+}
+
+/// Rounding the activations is all that sets the dot products apart.
+#[test]
+fn dot_products_equal_the_rounded_activations() {
+    if !Arithmetic::Dot.runs_here() {
+        return;
+    }
+    let (x, weight) = (numbers(&[40, 700], 1), weight(65, 700, 2));
+    let packed = PackedWeight::pack(&weight).unwrap();
+    let y = packed.multiply(&x, Arithmetic::Dot).unwrap();
+    let rounded = x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+    within_the_bound(&y, &rounded, &weight, Arithmetic::Widen);
+}
+
+/// Packed or not, many rows or one, any number of threads: the same bits.
+#[test]
+fn neither_threads_nor_rows_nor_packing_change_a_bit() {
+    let (x, weight) = (numbers(&[260, 601], 1), weight(520, 601, 2));
+    let packed = PackedWeight::pack(&weight).unwrap();
+    let on = |threads, op: &(dyn Fn() -> Tensor + Sync)| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| bits(&op()))
+    };
+    for arithmetic in ALL.into_iter().filter(|a| a.runs_here()) {
+        let product = || packed.multiply(&x, arithmetic).unwrap();
+        let one = on(1, &product);
+        for threads in [2, 3, 5] {
+            assert!(on(threads, &product) == one, "{arithmetic:?} on {threads} threads");
+        }
+        for row in [0, 11, 259] {
+            let y = packed.multiply(&x.narrow(0, row, 1).unwrap(), arithmetic).unwrap();
+            assert!(bits(&y) == one[row * 520..][..520], "{arithmetic:?}: row {row} alone");
+        }
+    }
+    let Some(preferred) = Arithmetic::preferred() else { return };
+    let expected = bits(&packed.multiply(&x, preferred).unwrap());
+    assert!(bits(&linear(&x, &weight, None).unwrap()) == expected, "unpacked");
+    let mut map = Affine { weight, bias: None, packed: Packed::default(), tap: None };
+    for pass in 0..2 {
+        assert!(bits(&map.apply(&x).unwrap()) == expected, "pass {pass}");
+    }
+    let many = Tensor::cat(&[&x, &x], 0).unwrap();
+    assert!(bits(&map.apply(&many).unwrap())[..expected.len()] == expected, "more rows");
+    // What was packed is not taken for another weight.
+    map.weight = map.weight.neg().unwrap();
+    let negated: Vec<u32> = expected.iter().map(|v| v ^ (1 << 31)).collect();
+    assert!(bits(&map.apply(&x).unwrap()) == negated, "another weight");
+}
+
+#[test]
+fn losses_do_not_depend_on_threads() {
+    let (x, weight) = (numbers(&[600, 33], 1), weight(1111, 33, 2));
+    let ids: Vec<u32> = (0..600).map(|i| i * 7 % 1111).collect();
+    let ids = Tensor::from_vec(ids, 600, &Device::Cpu).unwrap();
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| bits(&linear_cross_entropy(&x, &weight, &ids).unwrap()))
+    };
+    let one = on(1);
+    assert!(on(2) == one && on(5) == one);
+}
+
+/// What is not a number reaches its own row or column and no other.
+#[test]
+fn numbers_that_are_not_finite_stay_visible() {
+    let (tokens, inputs, outputs) = (30, 301, 45);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = rows(&numbers(&[tokens, inputs], 1));
+        // The last one shares its pair with the filling.
+        x[7][300] = bad;
+        let mut values = rows(&weight(outputs, inputs, 2));
+        values[41][2] = bad;
+        let x = Tensor::new(x, &Device::Cpu).unwrap();
+        let weight = Tensor::new(values, &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap();
+        let packed = PackedWeight::pack(&weight).unwrap();
+        for arithmetic in ALL.into_iter().filter(|a| a.runs_here()) {
+            let y = rows(&packed.multiply(&x, arithmetic).unwrap());
+            for (row, y) in y.iter().enumerate() {
+                for (col, y) in y.iter().enumerate() {
+                    let finite = row != 7 && col != 41;
+                    assert_eq!(y.is_finite(), finite, "{arithmetic:?} {bad}: {row}, {col} is {y}");
+                    assert!(finite || bad.is_nan() == y.is_nan() || (row, col) == (7, 41));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    assert!(PackedWeight::pack(&numbers(&[3, 4], 1)).is_err());
+    let packed = PackedWeight::pack(&weight(3, 4, 1)).unwrap();
+    assert!(packed.multiply(&numbers(&[2, 5], 1), Arithmetic::Scalar).is_err());
+    let none = packed.multiply(&numbers(&[0, 4], 1), Arithmetic::Scalar).unwrap();
+    assert_eq!(none.dims(), [0, 3]);
+    let empty = PackedWeight::pack(&weight(3, 0, 1)).unwrap();
+    let y = empty.multiply(&numbers(&[2, 0], 1), Arithmetic::Scalar).unwrap();
+    assert_eq!(rows(&y), [[0.0; 3]; 2]);
+}
