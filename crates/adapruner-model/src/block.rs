@@ -48,7 +48,7 @@ impl Linear {
     }
 
     /// The map with a tap on its gradients.
-    fn with_tap(&self, tap: Option<Arc<dyn GradTap>>) -> Affine {
+    pub(crate) fn with_tap(&self, tap: Option<Arc<dyn GradTap>>) -> Affine {
         let Self { weight, bias, packed } = self.clone();
         Affine { weight, bias, packed, tap }
     }

@@ -7,7 +7,7 @@
 //! Axes: `R` rows, `H` hidden, `N` query heads, `K` key-value heads, `D` head
 //! width, `V` vocabulary.
 
-use adapruner_kernels::{attention, linear_cross_entropy, rms_norm, rope, sublayer::Affine};
+use adapruner_kernels::{attention, linear_cross_entropy, rms_norm, rope};
 use candle_core::{DType, Result as CandleResult, Tensor};
 use rayon::prelude::*;
 
@@ -157,7 +157,7 @@ impl Decoder {
 }
 
 fn apply(map: &Linear, x: &Tensor) -> CandleResult<Tensor> {
-    Affine { weight: map.weight.clone(), bias: map.bias.clone(), tap: None }.apply(x)
+    map.with_tap(None).apply(x)
 }
 
 /// Attention of the rows of one of the branches, which begin at `start`.
