@@ -139,7 +139,7 @@ fn a_search_finds_a_cut_and_the_model_it_makes_measures_as_its_trial() {
             "--calibration",
             "{1}",
             "--samples",
-            "10",
+            "4",
             "--text",
             "{2}",
             "--window",
@@ -147,13 +147,13 @@ fn a_search_finds_a_cut_and_the_model_it_makes_measures_as_its_trial() {
             "--limit",
             "16",
             "--trials",
-            "8",
+            "5",
             "--study",
             "{3}",
         ],
         &[&model, pool, text, &study],
     );
-    assert_eq!(number(&found, "/complete") + number(&found, "/stopped_early"), 8.0);
+    assert_eq!(number(&found, "/complete") + number(&found, "/stopped_early"), 5.0);
     let loss = number(&found, "/best/loss");
     assert!(loss > number(&found, "/dense_loss"));
     assert!(number(&found, "/costs/peak_memory_bytes") < 3.0e9);
