@@ -38,29 +38,14 @@ pub fn backward(config: &ModelConfig, sequences: usize, tokens: usize, recompute
 
 #[cfg(test)]
 mod tests {
-    use adapruner_checkpoint::{Activation, Architecture, Rope, RopeScaling};
-
     use super::*;
+    use crate::testing::config;
 
     #[test]
     fn every_weight_is_multiplied_once_a_token() {
-        let config = ModelConfig {
-            architecture: Architecture::Llama,
-            hidden_size: 6,
-            head_dim: 2,
-            vocab_size: 11,
-            layers: vec![LayerWidths { query_heads: 4, kv_heads: 2, ffn: 5 }; 3],
-            activation: Activation::Silu,
-            rms_norm_eps: 1e-5,
-            rope: Rope { theta: 1e4, scaling: RopeScaling::None },
-            attention_bias: false,
-            mlp_bias: false,
-            tie_word_embeddings: true,
-            max_position_embeddings: 64,
-            bos_token_id: None,
-            eos_token_ids: Vec::new(),
-            pad_token_id: None,
-        };
+        let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 5 };
+        let config =
+            ModelConfig { hidden_size: 6, head_dim: 2, vocab_size: 11, ..config(&[widths; 3]) };
         // q, o: 8 x 6; k, v: 4 x 6; gate, up, down: 5 x 6. Attention: 4 heads of 2
         // over (1 + 2 + 3) / 3 positions, twice two operations.
         let layer = 2.0 * (2.0 * 48.0 + 2.0 * 24.0 + 3.0 * 30.0) + 4.0 * 8.0 * 2.0;

@@ -29,6 +29,9 @@ pub mod score;
 pub mod tasks;
 pub mod zero_shot;
 
+#[cfg(test)]
+mod testing;
+
 pub use batch::batch_tokens;
 pub use chunked::ChunkedWindows;
 pub use error::{Error, Result};

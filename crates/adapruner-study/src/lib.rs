@@ -60,7 +60,7 @@ pub use pruner::Pruner;
 pub use sampler::{RandomSampler, Sampler, TpeSampler};
 pub use space::Space;
 pub use storage::{MemoryStorage, Storage, StudyId};
-pub use study::{ActiveTrial, Optimize, Outcome, Study};
+pub use study::{ActiveTrial, Optimize, Outcome, Study, best_of, since_best};
 pub use trial::{Direction, Trial, TrialState};
 
 #[cfg(doctest)]

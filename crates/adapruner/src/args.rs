@@ -41,6 +41,44 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Named<T> {
     }
 }
 
+/// A number. NaN and infinities, which JSON lacks, are stored as text, so that
+/// they reach the check that refuses them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Real(pub f64);
+
+impl FromStr for Real {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| format!("expected a number, found {text:?}"))
+    }
+}
+
+impl Serialize for Real {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_finite() {
+            serializer.serialize_f64(self.0)
+        } else {
+            serializer.collect_str(&self.0)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Real {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Stored {
+            Number(f64),
+            Text(String),
+        }
+        match Stored::deserialize(deserializer)? {
+            Stored::Number(number) => Ok(Self(number)),
+            Stored::Text(text) => text.parse().map_err(D::Error::custom),
+        }
+    }
+}
+
 /// Where models run.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -232,7 +270,7 @@ pub struct PlanArgs {
     /// Share of all parameters to remove, embedding included: 0.2 removes a
     /// fifth
     #[arg(long, value_name = "RATIO")]
-    pub ratio: Option<f64>,
+    pub ratio: Option<Real>,
     /// per-layer (better quality) or uniform (opens untouched everywhere)
     /// [default: per-layer]
     #[arg(long, value_name = "LAYOUT")]
@@ -290,7 +328,7 @@ impl fmt::Display for Share {
 impl PlanArgs {
     /// Fills in the defaults.
     pub fn resolve(&self) -> Result<PlanOptions> {
-        let Some(ratio) = self.ratio else {
+        let Some(Real(ratio)) = self.ratio else {
             return Err(advised(
                 "ratio: missing",
                 "say what share of all parameters to remove: --ratio 0.2",

@@ -106,17 +106,21 @@ pub fn calibration_tokens(
 const TOLERATED: f64 = 0.01;
 
 /// Refuses to measure on a text that shares passages with one that choices are
-/// made by, unless that is allowed.
+/// made by (its `role`: "the calibration set"), unless that is allowed.
 ///
 /// # Errors
 /// How many windows share passages, where they are more than a hundredth.
-pub fn check_overlap(measured: &TokenSet, other: &TokenSet, allowed: bool) -> Result<()> {
+pub fn check_overlap(
+    measured: &TokenSet,
+    (role, other): (&str, &TokenSet),
+    allowed: bool,
+) -> Result<()> {
     if allowed {
         return Ok(());
     }
     let (shared, all) = (measured.overlap(other), measured.windows.len());
     let said = format!(
-        "{}: {shared} of {all} windows share passages with the calibration set {}",
+        "{}: {shared} of {all} windows share passages with {role} {}",
         measured.name, other.name
     );
     if shared as f64 > TOLERATED * all as f64 {

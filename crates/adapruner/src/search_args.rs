@@ -14,7 +14,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::{CalibrationArgs, EvalArgs, Named, PlanArgs, RunArgs},
+    args::{CalibrationArgs, EvalArgs, Named, PlanArgs, Real, RunArgs},
     config_file::{ConfigFile, overlay},
 };
 
@@ -40,7 +40,7 @@ pub struct SearchArgs {
     pub trials: Option<u64>,
     /// Start no trial after so many minutes
     #[arg(long, value_name = "MINUTES")]
-    pub max_minutes: Option<f64>,
+    pub max_minutes: Option<Real>,
     /// End after so many trials without a better one
     #[arg(long, value_name = "N")]
     pub patience: Option<u64>,
@@ -63,8 +63,8 @@ pub struct SearchArgs {
     pub workers: Option<usize>,
     /// Most memory, in GiB: a search that needs more is refused before it begins
     /// [default: what is there]
-    #[arg(long, value_name = "GIB")]
-    pub memory: Option<f64>,
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
+    pub memory: Option<Real>,
     /// Go on though texts share passages
     #[arg(long)]
     pub allow_overlap: bool,
@@ -81,18 +81,22 @@ const CHUNK: usize = 1;
 /// Windows of a test text.
 const TEST_WINDOWS: usize = 128;
 
-/// The groups of arguments of a search, as typed.
-pub struct Typed<'a> {
-    /// The search's own.
-    pub search: &'a SearchArgs,
-    /// The calibration pool.
-    pub calibration: &'a CalibrationArgs,
-    /// The search-evaluation text.
-    pub eval: &'a EvalArgs,
-    /// What is removed.
-    pub plan: &'a PlanArgs,
-    /// Where models run.
-    pub run: &'a RunArgs,
+/// The groups of arguments that every search takes.
+#[derive(Debug, Args)]
+pub struct SearchGroups {
+    #[command(flatten)]
+    search: SearchArgs,
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
+    eval: EvalArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Work on studies that another process prepared, and end with its parent
+    #[arg(long, hide = true)]
+    pub worker: bool,
 }
 
 /// A search as it will run.
@@ -107,22 +111,26 @@ pub struct Resolved {
     pub seed: u64,
 }
 
-impl Typed<'_> {
+impl SearchGroups {
     /// Settings from what was typed and what the file says; sets the threads of
     /// this process.
     ///
     /// # Errors
     /// What is missing, or out of range.
     pub fn resolve(&self, file: &ConfigFile) -> Result<Resolved> {
-        let search = overlay(self.search, &file.search)?;
-        let calibration = overlay(self.calibration, &file.calibration)?;
-        let eval = overlay(self.eval, &file.eval)?;
-        let plan = overlay(self.plan, &file.plan)?.resolve()?;
-        let workers = search.workers.unwrap_or(1);
-        if workers == 0 {
-            return Err(advised("workers: at least 1 expected, 0 found", "leave --workers out"));
+        let search = overlay(&self.search, &file.search)?;
+        let calibration = overlay(&self.calibration, &file.calibration)?;
+        let eval = overlay(&self.eval, &file.eval)?;
+        let plan = overlay(&self.plan, &file.plan)?.resolve()?;
+        let workers = positive("workers", search.workers.unwrap_or(1))?;
+        for (option, number) in [("max-minutes", search.max_minutes), ("memory", search.memory)] {
+            let Some(Real(number)) = number else { continue };
+            anyhow::ensure!(
+                number > 0.0 && number.is_finite(),
+                "{option}: a number above 0 expected, {number} found"
+            );
         }
-        let mut run = overlay(self.run, &file.run)?;
+        let mut run = overlay(&self.run, &file.run)?;
         if workers > 1 && run.threads.is_none() {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             run.threads = Some((cores / workers).max(1));
@@ -177,24 +185,24 @@ impl Typed<'_> {
             plan,
             space: file.space.clone(),
             early_stop: search.early_stop.map_or_else(Default::default, |rule| rule.0),
-            minutes: search.max_minutes,
+            minutes: search.max_minutes.map(|minutes| minutes.0),
             patience: search.patience,
             workers,
-            memory: search.memory.map(|gib| (gib * f64::from(1 << 30)) as u64),
+            memory: search.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
             allow_overlap: search.allow_overlap,
             run: run.resolve()?,
         };
         Ok(Resolved {
             settings,
             extent: search.space.map_or_else(Default::default, |space| space.0),
-            trials: search.trials.unwrap_or(TRIALS).max(1),
+            trials: positive("trials", search.trials.unwrap_or(TRIALS))?,
             seed: calibration.seed(),
         })
     }
 }
 
-fn positive(option: &str, value: usize) -> Result<usize> {
-    anyhow::ensure!(value > 0, "{option}: at least 1 expected, 0 found");
+fn positive<N: Default + PartialEq>(option: &str, value: N) -> Result<N> {
+    anyhow::ensure!(value != N::default(), "{option}: at least 1 expected, 0 found");
     Ok(value)
 }
 
@@ -216,8 +224,13 @@ pub fn space_of(
     SearchSpace::new(arm.extent, arm.varied, &settings.space, &at)
 }
 
-/// The line that was typed, as a shell takes it.
+/// The line that was typed, as a shell takes it, without the password of a
+/// `--storage` URL.
 pub fn command_line() -> String {
+    shell_line(std::env::args().skip(1))
+}
+
+fn shell_line(words: impl Iterator<Item = String>) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
     let quoted = |word: String| {
         if !word.is_empty() && word.chars().all(plain) {
@@ -226,6 +239,43 @@ pub fn command_line() -> String {
             format!("'{}'", word.replace('\'', r"'\''"))
         }
     };
-    let words = std::env::args().skip(1).filter(|word| word != "--worker").map(quoted);
+    let words = words.map(without_password).map(quoted);
     std::iter::once("adapruner".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// `redis://user:password@host` as `redis://user@host`.
+fn without_password(word: String) -> String {
+    let Some((before, after)) = word.split_once("redis://") else { return word };
+    match after.rsplit_once('@') {
+        Some((login, host)) => {
+            let user = login.split(':').next().unwrap_or_default();
+            format!("{before}redis://{user}@{host}")
+        }
+        None => word,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(words: &[&str]) -> String {
+        shell_line(words.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn lines_can_be_typed_again() {
+        assert_eq!(line(&["search", "a b", "it's", ""]), r"adapruner search 'a b' 'it'\''s' ''");
+    }
+
+    #[test]
+    fn passwords_are_left_out() {
+        for (typed, kept) in [
+            ("redis://u:s3cret@host:1/0", "redis://u@host:1/0"),
+            ("--storage=redis://:s3@cret@host", "--storage=redis://@host"),
+            ("redis://host:6379", "redis://host:6379"),
+        ] {
+            assert_eq!(line(&[typed]), format!("adapruner {kept}"));
+        }
+    }
 }

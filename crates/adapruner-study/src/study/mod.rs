@@ -364,14 +364,15 @@ fn attr(trial: &Trial, key: &str) -> Option<u64> {
 }
 
 /// The best complete trial; of equal ones the first.
-fn best_of(trials: &[Arc<Trial>], direction: Direction) -> Option<&Arc<Trial>> {
+pub fn best_of(trials: &[Arc<Trial>], direction: Direction) -> Option<&Arc<Trial>> {
     let value = |trial: &Trial| badness(trial.value, direction);
     let complete = trials.iter().filter(|t| t.state == TrialState::Complete);
     complete.filter(|t| !value(t).is_nan()).min_by(|a, b| rank_values(value(a), value(b)))
 }
 
-/// How many trials finished, failures not counted, after the best one.
-fn since_best(trials: &[Arc<Trial>], direction: Direction) -> usize {
+/// How many trials finished, failures not counted, after the best one; all of
+/// them where there is none.
+pub fn since_best(trials: &[Arc<Trial>], direction: Direction) -> usize {
     let after = best_of(trials, direction).map(|best| best.number);
     trials.iter().filter(|t| counts(t) && after.is_none_or(|best| t.number > best)).count()
 }

@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::CommonArgs;
 use crate::{
-    args::{CalibrationArgs, EvalArgs, Named, PlanArgs, RunArgs},
+    args::Named,
     interrupt,
-    search_args::{Resolved, SearchArgs, Typed, command_line, space_of},
+    search_args::{Resolved, SearchGroups, command_line, space_of},
     terminal::Bars,
     workers::Workers,
 };
@@ -31,7 +31,7 @@ pub struct CompareCommand {
     #[command(flatten)]
     common: CommonArgs,
     #[command(flatten)]
-    search: SearchArgs,
+    groups: SearchGroups,
     /// What is compared: joint (TPE over everything), random, data, metric,
     /// baseline (median of ten draws); ARM@TRIALS and ARM@TRIALSxSEEDS say
     /// how many of its own
@@ -45,17 +45,6 @@ pub struct CompareCommand {
     /// Seeds of each
     #[arg(long, value_name = "N", default_value_t = 3)]
     seeds: u64,
-    #[command(flatten)]
-    plan: PlanArgs,
-    #[command(flatten)]
-    calibration: CalibrationArgs,
-    #[command(flatten)]
-    eval: EvalArgs,
-    #[command(flatten)]
-    run: RunArgs,
-    /// Work on studies that another process prepared, and end with its parent
-    #[arg(long, hide = true)]
-    worker: bool,
 }
 
 #[derive(Serialize)]
@@ -70,14 +59,7 @@ struct Report<'a> {
 pub fn run(args: &CompareCommand) -> Result<()> {
     ensure!(args.seeds > 0, "seeds: at least 1 expected, 0 found");
     let file = args.common.file()?;
-    let typed = Typed {
-        search: &args.search,
-        calibration: &args.calibration,
-        eval: &args.eval,
-        plan: &args.plan,
-        run: &args.run,
-    };
-    let Resolved { settings, extent, trials, seed } = typed.resolve(&file)?;
+    let Resolved { settings, extent, trials, seed } = args.groups.resolve(&file)?;
     let checkpoint = args.common.open()?;
     let arms: Vec<Arm> = args
         .arms
@@ -92,10 +74,10 @@ pub fn run(args: &CompareCommand) -> Result<()> {
     let texts = prepare::texts(&checkpoint, &settings)?;
     let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, &bars)?;
     let (folder, record, objective) = prepared;
-    if args.worker {
+    if args.groups.worker {
         interrupt::stop_with_parent();
     }
-    let workers = Workers::start(if args.worker { 0 } else { settings.workers - 1 })?;
+    let workers = Workers::start(if args.groups.worker { 0 } else { settings.workers - 1 })?;
     let mut searches = Vec::new();
     for (arm, space) in arms.iter().zip(spaces) {
         let search = Search {
@@ -108,7 +90,7 @@ pub fn run(args: &CompareCommand) -> Result<()> {
         };
         let study = search.open()?;
         tracing::info!("{}", study.name());
-        let ended = search.run(&study, stop, if args.worker { &() } else { &bars })?;
+        let ended = search.run(&study, stop, if args.groups.worker { &() } else { &bars })?;
         if ended == Ended::Interrupted {
             workers.join()?;
             interrupt::exit();
@@ -117,10 +99,10 @@ pub fn run(args: &CompareCommand) -> Result<()> {
     }
     workers.join()?;
     interrupt::at_once();
-    if args.worker {
+    if args.groups.worker {
         return Ok(());
     }
-    let tests = Tests::of(&objective, &texts.tests, &bars)?;
+    let tests = Tests::new(&texts.tests);
     let samples = pool::read(&folder.pool())?;
     let mut runs = Vec::new();
     for (search, study) in &searches {

@@ -118,7 +118,8 @@ pub fn run(args: &PruneCommand) -> Result<()> {
     };
     let calibration = pipeline::calibration(&checkpoint, &settings)?;
     if let (Some(eval), Some(calibration)) = (&eval, &calibration) {
-        pipeline::check_overlap(eval, calibration, settings.allow_overlap)?;
+        let role = ("the calibration set", calibration);
+        pipeline::check_overlap(eval, role, settings.allow_overlap)?;
     }
     let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, &bars)?;
     let pruned = apply(&checkpoint, &planned.plan)?;

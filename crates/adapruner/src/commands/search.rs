@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::CommonArgs;
 use crate::{
-    args::{CalibrationArgs, EvalArgs, Named, PlanArgs, RunArgs},
+    args::Named,
     interrupt,
     printer::{bytes, grouped, table},
-    search_args::{Resolved, SearchArgs, Typed, command_line, space_of},
+    search_args::{Resolved, SearchGroups, command_line, space_of},
     terminal::Bars,
     workers::Workers,
 };
@@ -36,7 +36,7 @@ pub struct SearchCommand {
     #[command(flatten)]
     common: CommonArgs,
     #[command(flatten)]
-    search: SearchArgs,
+    groups: SearchGroups,
     /// What varies: joint (everything), data (the samples alone), metric (all
     /// but the samples) or baseline (random samples, LLM-Pruner's setting)
     #[arg(long = "search", value_name = "PART", default_value = "joint")]
@@ -47,20 +47,9 @@ pub struct SearchCommand {
     /// Seed of the sampler [default: --seed]
     #[arg(long, value_name = "N")]
     sampler_seed: Option<u64>,
-    #[command(flatten)]
-    plan: PlanArgs,
-    #[command(flatten)]
-    calibration: CalibrationArgs,
-    #[command(flatten)]
-    eval: EvalArgs,
-    #[command(flatten)]
-    run: RunArgs,
     /// Show the space and why its ranges are what they are, search nothing
     #[arg(long)]
     show_space: bool,
-    /// Work on a study that another process prepared, and end with its parent
-    #[arg(long, hide = true)]
-    worker: bool,
 }
 
 #[derive(Serialize)]
@@ -75,14 +64,7 @@ struct Report<'a> {
 /// Runs the command.
 pub fn run(args: &SearchCommand) -> Result<()> {
     let file = args.common.file()?;
-    let typed = Typed {
-        search: &args.search,
-        calibration: &args.calibration,
-        eval: &args.eval,
-        plan: &args.plan,
-        run: &args.run,
-    };
-    let Resolved { settings, extent, trials, seed } = typed.resolve(&file)?;
+    let Resolved { settings, extent, trials, seed } = args.groups.resolve(&file)?;
     let arm = Arm {
         extent,
         varied: args.varied.0,
@@ -110,7 +92,7 @@ pub fn run(args: &SearchCommand) -> Result<()> {
         space,
     };
     let study = search.open()?;
-    if args.worker {
+    if args.groups.worker {
         interrupt::stop_with_parent();
         search.run(&study, stop, &())?;
         return Ok(());
@@ -121,7 +103,7 @@ pub fn run(args: &SearchCommand) -> Result<()> {
     interrupt::at_once();
     let ended = ended?;
     let interrupted = ended == Ended::Interrupted;
-    let tests = Tests::of(&objective, if interrupted { &[] } else { &texts.tests }, &bars)?;
+    let tests = Tests::new(if interrupted { &[] } else { &texts.tests });
     let samples = pool::read(&folder.pool())?;
     let result = search.sum_up(&study, &tests, &samples, &command_line(), &bars)?;
     let report = Report {
@@ -165,7 +147,7 @@ fn show(common: &CommonArgs, space: &SearchSpace) -> Result<()> {
 }
 
 fn text(report: &Report<'_>) -> String {
-    let SearchResult { best, plan, costs, .. } = report.result;
+    let SearchResult { best, plan, costs, evaluation, .. } = report.result;
     let mut rows = vec![
         ("study", format!("{} in {}", report.result.study, report.study_folder)),
         (
@@ -185,9 +167,9 @@ fn text(report: &Report<'_>) -> String {
                  {:.4})",
                 best.number,
                 best.loss,
-                report.settings.eval.limit.unwrap_or_default(),
-                report.settings.eval.window,
-                report.settings.eval.text.text,
+                evaluation.windows,
+                evaluation.window,
+                evaluation.text,
                 report.result.dense_loss
             ),
         ),

@@ -127,9 +127,9 @@ impl Configuration {
         })
     }
 
-    /// What it removes: `fixed` with its own choices. `cheapest` are the layers
-    /// whose attention sublayer costs least, in that order; protected ones are
-    /// passed over.
+    /// What it removes: `fixed` with its own choices. `cheapest` are all layers
+    /// with attention, the cheapest to do without first; protected ones are passed
+    /// over, so no more are dropped than there are others.
     pub fn plan_options(
         &self,
         fixed: &PlanOptions,

@@ -8,12 +8,12 @@
 use std::sync::Arc;
 
 use adapruner_prune::PrunePlan;
-use adapruner_study::{ParamValue, Trial};
+use adapruner_study::{ParamValue, Trial, best_of, since_best};
 
 use super::{
     dimension::{Dimension, Kind},
     outcome::SearchResult,
-    run::{Search, best},
+    run::{DIRECTION, Search},
     space::Domain,
 };
 
@@ -68,8 +68,7 @@ pub(super) fn oscillation(trials: &[Arc<Trial>]) -> Option<String> {
     if values.len() < ENOUGH {
         return None;
     }
-    let best = best(trials)?;
-    let since = trials.iter().filter(|t| t.number > best.number && t.value.is_some()).count();
+    let since = since_best(trials, DIRECTION);
     let third = values.len() / 3;
     let (early, late) = (spread(&values[..third]), spread(&values[values.len() - third..]));
     (2 * since > values.len() && late >= ALIKE * early).then(|| {
@@ -92,7 +91,7 @@ fn spread(values: &[f64]) -> f64 {
 
 /// Coefficients of the best trial that ended at the edge of what was searched.
 fn edges(search: &Search<'_>, trials: &[Arc<Trial>]) -> Vec<String> {
-    let Some(best) = best(trials) else { return Vec::new() };
+    let Some(best) = best_of(trials, DIRECTION) else { return Vec::new() };
     let mut found = Vec::new();
     for (dimension, domain) in &search.space.dimensions {
         let (low, high) = match domain {
@@ -150,27 +149,13 @@ fn one_side(search: &Search<'_>, result: &SearchResult) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use adapruner_study::TrialState;
+    use adapruner_study::{TrialState, testing::trial};
 
     use super::*;
 
     fn trials(values: impl IntoIterator<Item = f64>) -> Vec<Arc<Trial>> {
-        let trial = |(number, value)| {
-            Arc::new(Trial {
-                number,
-                state: TrialState::Complete,
-                value: Some(value),
-                params: BTreeMap::new(),
-                intermediate: BTreeMap::new(),
-                user_attrs: BTreeMap::new(),
-                system_attrs: BTreeMap::new(),
-                started_ms: None,
-                ended_ms: None,
-            })
-        };
-        (0..).zip(values).map(trial).collect()
+        let complete = |(number, value)| trial(number, TrialState::Complete, Some(value));
+        (0..).zip(values).map(complete).map(Arc::new).collect()
     }
 
     #[test]

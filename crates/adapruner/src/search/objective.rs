@@ -91,14 +91,8 @@ pub struct Measured {
     /// each brought to the difficulty of the whole text (see
     /// [`Objective::measure`]).
     pub loss: f64,
-    /// Chunks that were run.
-    pub chunks: usize,
-    /// Whether all of them were.
+    /// Whether all chunks were run.
     pub complete: bool,
-    /// What it took.
-    pub cost: TrialCost,
-    /// Share of all parameters that the plan removes.
-    pub reached_ratio: f64,
 }
 
 /// What a configuration becomes a plan by.
@@ -148,11 +142,6 @@ fn timed<T>(cost: &mut Cost, work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 impl Objective {
-    /// Number of samples in the pool.
-    pub fn pool(&self) -> usize {
-        self.pool.windows.len()
-    }
-
     /// Number of chunks of the search-evaluation text.
     pub fn chunks(&self) -> usize {
         self.windows.len()
@@ -254,13 +243,7 @@ impl Objective {
                 break;
             }
         }
-        Ok(Measured {
-            loss: sum / tokens as f64,
-            chunks,
-            complete: chunks == self.chunks(),
-            cost: *cost,
-            reached_ratio: plan.reached_ratio,
-        })
+        Ok(Measured { loss: sum / tokens as f64, complete: chunks == self.chunks() })
     }
 
     /// The pruned model of a configuration, as a checkpoint.
@@ -273,11 +256,11 @@ impl Objective {
         Ok((plan, pruned))
     }
 
-    /// What a trial of the naive loop costs: the gradients of its samples by one
-    /// backward pass, and the whole text through all layers.
-    pub fn naive(&self, configuration: &Configuration, plan: &PrunePlan) -> Cost {
+    /// What a trial of the naive loop costs: the gradients of so many samples by
+    /// one backward pass, and the whole text through all layers of a model pruned
+    /// by `plan`; operations and tokens alone.
+    pub fn naive(&self, samples: usize, plan: &PrunePlan) -> Cost {
         let length = self.pool.windows.first().map_or(0, Vec::len);
-        let samples = configuration.samples.len();
         let config = plan.pruned_config(&self.dense.config);
         let (windows, window) = (self.windows.windows(), self.windows.window());
         Cost {

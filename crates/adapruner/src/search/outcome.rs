@@ -1,9 +1,8 @@
 //! What a search found: `results/NAME.json`.
 
-use std::{path::Path, sync::Arc};
+use std::{cell::OnceCell, path::Path, sync::Arc};
 
-use adapruner_checkpoint::text::TokenSet;
-use adapruner_eval::Perplexity;
+use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
 use adapruner_prune::{PlanTable, PrunePlan};
 use adapruner_study::{Study, Trial, TrialState, effects::item_effects};
 use anyhow::{Context, Result};
@@ -16,7 +15,7 @@ use super::{
     dimension::Dimension,
     objective::{Cost, Objective, TrialCost},
     pool::PoolSample,
-    run::{COST, Search, finished},
+    run::{COST, Search},
     space::{SearchSpace, Varied},
 };
 use crate::{VERSION, memory, pipeline, pipeline::TokensRecord, progress::Progress};
@@ -117,15 +116,16 @@ pub struct SearchResult {
     pub stopped_early: u64,
     /// Trials that failed.
     pub failed: u64,
-    /// Loss of the dense model on the search-evaluation text, in nats per
-    /// predicted token.
+    /// The search-evaluation text.
+    pub evaluation: TokensRecord,
+    /// Loss of the dense model on it, in nats per predicted token.
     pub dense_loss: f64,
     /// The best of them.
     pub best: BestTrial,
     /// Its widths.
     pub plan: PlanTable,
     /// Digest of its plan.
-    pub plan_digest: adapruner_checkpoint::Digest,
+    pub plan_digest: Digest,
     /// Every sample of the pool.
     pub samples: Vec<ChosenSample>,
     /// Perplexities on texts that the search has not seen.
@@ -169,32 +169,32 @@ pub(super) fn standing_for(
     Ok(BestTrial { number: trial.number, loss: *loss, configuration })
 }
 
-/// Dense perplexities of the test texts.
+/// The test texts, with the perplexities of the dense model, which is measured
+/// when the first pruned model is.
 pub struct Tests<'a> {
     texts: &'a [TokenSet],
-    dense: Vec<Perplexity>,
+    dense: OnceCell<Vec<f64>>,
 }
 
 impl<'a> Tests<'a> {
-    /// Measures the dense model.
-    ///
-    /// # Errors
-    /// Those of [`pipeline::evaluate`].
-    pub fn of(
+    /// Nothing measured yet.
+    pub fn new(texts: &'a [TokenSet]) -> Self {
+        Self { texts, dense: OnceCell::new() }
+    }
+
+    fn perplexities(
+        &self,
+        checkpoint: &Checkpoint,
         objective: &Objective,
-        texts: &'a [TokenSet],
+        stage: &'static str,
         progress: &dyn Progress,
-    ) -> Result<Self> {
-        let dense = texts
-            .iter()
-            .map(|text| {
-                let placement = &objective.placement;
-                let stage = "perplexity before";
-                Ok(pipeline::evaluate(&objective.dense, text, placement, None, stage, progress)?
-                    .loss)
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { texts, dense })
+    ) -> Result<Vec<f64>> {
+        let placement = &objective.placement;
+        let measure = |text| {
+            let found = pipeline::evaluate(checkpoint, text, placement, None, stage, progress)?;
+            Ok(found.loss.perplexity)
+        };
+        self.texts.iter().map(measure).collect()
     }
 
     /// Measures a pruned model.
@@ -204,22 +204,20 @@ impl<'a> Tests<'a> {
     pub fn measure(
         &self,
         objective: &Objective,
-        pruned: &adapruner_checkpoint::Checkpoint,
+        pruned: &Checkpoint,
         progress: &dyn Progress,
     ) -> Result<Vec<TestResult>> {
-        let pairs = self.texts.iter().zip(&self.dense);
-        pairs
-            .map(|(text, dense)| {
-                let placement = &objective.placement;
-                let stage = "perplexity after";
-                let after = pipeline::evaluate(pruned, text, placement, None, stage, progress)?;
-                Ok(TestResult {
-                    text: TokensRecord::of(text),
-                    dense: dense.perplexity,
-                    pruned: after.loss.perplexity,
-                })
-            })
-            .collect()
+        if self.dense.get().is_none() {
+            let stage = "perplexity before";
+            let found = self.perplexities(&objective.dense, objective, stage, progress)?;
+            self.dense.get_or_init(|| found);
+        }
+        let dense = self.dense.get().into_iter().flatten();
+        let pruned = self.perplexities(pruned, objective, "perplexity after", progress)?;
+        let rows = self.texts.iter().zip(dense.zip(pruned));
+        let row =
+            |(text, (&dense, pruned))| TestResult { text: TokensRecord::of(text), dense, pruned };
+        Ok(rows.map(row).collect())
     }
 }
 
@@ -299,13 +297,14 @@ impl Search<'_> {
             complete: count(TrialState::Complete),
             stopped_early: count(TrialState::Pruned),
             failed: count(TrialState::Failed),
+            evaluation: self.record.evaluation.clone(),
             dense_loss: self.objective.dense_loss(),
             plan: plan.table(&self.objective.dense.config)?,
             plan_digest,
             samples: self.chosen(study, samples, &best.configuration)?,
             tests,
             warnings: Vec::new(),
-            costs: self.costs(&trials, &best.configuration, &plan)?,
+            costs: self.costs(&trials, &plan)?,
             best,
             command: command.to_owned(),
         };
@@ -346,13 +345,9 @@ impl Search<'_> {
         Ok(rows)
     }
 
-    fn costs(
-        &self,
-        trials: &[Arc<Trial>],
-        best: &Configuration,
-        plan: &PrunePlan,
-    ) -> Result<Costs> {
+    fn costs(&self, trials: &[Arc<Trial>], plan: &PrunePlan) -> Result<Costs> {
         let mut sum = TrialCost::default();
+        let mut naive = Cost::default();
         let mut count = 0;
         for trial in trials {
             let Some(cost) = trial.user_attrs.get(COST) else { continue };
@@ -362,24 +357,21 @@ impl Search<'_> {
             sum.plan += cost.plan;
             sum.slice += cost.slice;
             sum.evaluate += cost.evaluate;
+            let samples = self.space.configuration(&trial.params)?.samples.len();
+            naive += self.objective.naive(samples, plan);
             count += 1;
         }
         let prepared =
             self.record.prepared.as_ref().context("search.json: nothing was measured yet")?;
-        let once = self.objective.naive(best, plan);
         // At the speed that evaluation had here.
         let speed = sum.evaluate.flops / sum.evaluate.seconds.max(1e-9);
-        let flops = once.flops * count as f64;
+        naive.seconds = naive.flops / speed.max(1.0);
         Ok(Costs {
             bank: self.record.bank.unwrap_or_default(),
             attention: prepared.attention,
             dense: prepared.dense,
             trials: sum,
-            naive: Cost {
-                seconds: flops / speed.max(1.0),
-                tokens: once.tokens * finished(trials),
-                flops,
-            },
+            naive,
             count,
             peak_memory_bytes: memory::peak(),
         })

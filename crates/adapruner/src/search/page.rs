@@ -1,5 +1,7 @@
 //! The studies of a folder as a page (see `adapruner-report`).
 
+use std::collections::BTreeMap;
+
 use adapruner_report::{
     ArmRow, Best, CostRow, Importance, LayerRow, Measured, ModelFacts, Page, Run as RunOfPage,
     Sample, State, TestMedian, TextFacts, TrialPoint, TrialsToMatch, Value, Width,
@@ -11,6 +13,7 @@ use super::{
     Arm, SearchRecord, SearchResult, StoredStudy, StudyFolder,
     compare::{Run, table},
     objective::Cost,
+    run::DIRECTION,
 };
 use crate::{VERSION, pipeline::TokensRecord};
 
@@ -21,18 +24,16 @@ use crate::{VERSION, pipeline::TokensRecord};
 pub fn page(folder: &StudyFolder, storage: Option<&str>, created: String) -> Result<Page> {
     let record = SearchRecord::read(&folder.record())?;
     let studies = StoredStudy::all(folder, storage)?;
-    let results: Vec<Option<SearchResult>> = studies
-        .iter()
-        .map(|study| {
-            let path = folder.result(&study.name);
-            path.exists().then(|| SearchResult::read(&path)).transpose()
-        })
-        .collect::<Result<_>>()?;
-    let runs: Vec<Run> = studies
-        .iter()
-        .zip(&results)
-        .filter_map(|(study, result)| Some(Run::new(&study.arm, &study.trials, result.as_ref()?)))
-        .collect();
+    let mut results = BTreeMap::new();
+    let mut runs = Vec::new();
+    for study in &studies {
+        let path = folder.result(&study.name);
+        if path.exists() {
+            let result = SearchResult::read(&path)?;
+            runs.push(Run::new(&study.arm, &study.trials, &result));
+            results.insert(study.name.clone(), result);
+        }
+    }
     let mut page = Page {
         title: format!("adapruner search: {}", model_name(&record)),
         version: VERSION.to_owned(),
@@ -69,15 +70,13 @@ pub fn page(folder: &StudyFolder, storage: Option<&str>, created: String) -> Res
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
     });
-    let path = folder.result(&picked.name);
-    if path.exists() {
-        add_result(&mut page, SearchResult::read(&path)?);
-    } else {
-        page.warnings.push(format!(
+    match results.remove(&picked.name) {
+        Some(result) => add_result(&mut page, result),
+        None => page.warnings.push(format!(
             "{} was not summed up yet: samples, widths, tests and costs are missing; the line that \
              began the search, run again, ends it",
             picked.name
-        ));
+        )),
     }
     Ok(page)
 }
@@ -201,7 +200,7 @@ fn value(name: &str, param: &(Distribution, ParamValue)) -> Option<(String, Valu
 
 fn importances(study: &StoredStudy) -> Vec<Importance> {
     // Too few trials say nothing.
-    adapruner_study::importance::importances(&study.trials, study.study().direction())
+    adapruner_study::importance::importances(&study.trials, DIRECTION)
         .unwrap_or_default()
         .into_iter()
         .map(|(name, share)| Importance { name, share })

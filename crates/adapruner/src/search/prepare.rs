@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
-use adapruner_eval::{ChunkedWindows, batch_tokens, flops};
-use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_eval::{ChunkedWindows, batch::token_bytes, batch_tokens, flops};
+use adapruner_model::{Decoder, Residency};
 use adapruner_prune::{
     CollectOptions, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout,
 };
@@ -57,83 +57,64 @@ pub fn texts(checkpoint: &Checkpoint, settings: &SearchSettings) -> Result<Texts
         .iter()
         .map(|text| spread(text, settings.test_windows))
         .collect::<Result<Vec<_>>>()?;
-    for (measured, role) in
-        std::iter::once((&eval, "search-evaluation")).chain(tests.iter().map(|test| (test, "test")))
-    {
-        pipeline::check_overlap(measured, &pool, settings.allow_overlap)
-            .with_context(|| format!("{role} text"))?;
-    }
+    let (chosen_by, ranked_by) = (("the calibration pool", &pool), ("the evaluation text", &eval));
+    pipeline::check_overlap(&eval, chosen_by, settings.allow_overlap)?;
     for test in &tests {
-        pipeline::check_overlap(test, &eval, settings.allow_overlap).context("test text")?;
+        pipeline::check_overlap(test, chosen_by, settings.allow_overlap)?;
+        pipeline::check_overlap(test, ranked_by, settings.allow_overlap)?;
     }
     Ok(Texts { pool, eval, tests })
 }
 
-/// Bytes that a search takes at its widest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryNeed {
-    /// The bank.
-    pub bank: u64,
-    /// The dense model's weights.
-    pub dense: u64,
-    /// Those of a pruned one.
-    pub pruned: u64,
-    /// Activations that are kept and those of a chunk.
-    pub activations: u64,
-}
-
-impl MemoryNeed {
-    fn total(&self) -> u64 {
-        self.bank + self.dense + self.pruned + self.activations
-    }
-}
-
-/// What a search will need, and how weights are held so that it fits `limit`.
-fn memory_need(
+/// How weights are held so that a search fits into `limit` bytes.
+///
+/// # Errors
+/// A search that does not fit either way: what it needs, of what.
+fn residency(
     checkpoint: &Checkpoint,
     settings: &SearchSettings,
     texts: &Texts,
     leading: usize,
     limit: u64,
-) -> Result<(MemoryNeed, Residency)> {
-    let placement = settings.run.placement()?;
+) -> Result<Residency> {
     let config = &checkpoint.config;
     let vectors = VectorLayout::new(&config.layers, config.head_dim).map_or(0, |l| l.len());
-    let size = placement.dtype.size_in_bytes() as u64;
-    let weights = config.parameters() * size;
-    let layers = config.layers.len().max(1) as u64;
-    let eval_tokens: usize = texts.eval.windows.iter().map(Vec::len).sum();
-    let kept = eval_tokens * (leading + 1) * config.hidden_size * size_of::<f32>();
-    let widest = config.layers.iter().map(|w| 3 * w.ffn.max(w.query_heads * config.head_dim));
-    let token = (widest.max().unwrap_or(0) + 4 * config.hidden_size) * size_of::<f32>();
-    let need = |weights: u64| MemoryNeed {
-        // Terms of f32 for each sample and vector.
-        bank: (texts.pool.windows.len() * vectors * 3 * size_of::<f32>()) as u64,
-        dense: weights,
-        pruned: weights,
-        activations: (kept + settings.chunk * settings.eval.window * token) as u64,
+    // Terms of f32 for each sample and vector.
+    let bank = (texts.pool.windows.len() * vectors * 3 * size_of::<f32>()) as u64;
+    let tokens = |windows: &[Vec<u32>]| windows.iter().map(Vec::len).sum::<usize>();
+    let entering = |tokens: usize, layers: usize| {
+        tokens * (layers + 1) * config.hidden_size * size_of::<f32>()
     };
+    // The trials' leading layers stay; every layer's input on a few samples and
+    // the activations of a chunk or of those samples come and go.
+    let few = settings.pool.sample_tokens * ATTENTION_SAMPLES.min(texts.pool.windows.len());
+    let passing = few.max(settings.chunk * settings.eval.window) * token_bytes(config);
+    let activations = entering(tokens(&texts.eval.windows), leading)
+        + entering(few, config.layers.len())
+        + passing;
+    let size = settings.run.placement()?.dtype.size_in_bytes() as u64;
+    let whole = config.parameters() * size;
     let embedding = (config.hidden_size * config.vocab_size) as u64 * size;
-    for (weights, residency) in [
-        (weights, Residency::Resident),
-        // One block at a time, and the embedding.
-        (weights.saturating_sub(embedding) / layers + embedding, Residency::Streamed),
-    ] {
-        if need(weights).total() <= limit {
-            return Ok((need(weights), residency));
-        }
+    let block = whole.saturating_sub(embedding) / config.layers.len().max(1) as u64;
+    // Of the dense model and of a pruned one.
+    let needed = |weights: u64| bank + 2 * weights + activations as u64;
+    if needed(whole) <= limit {
+        return Ok(Residency::Resident);
     }
-    let least = need(weights.saturating_sub(embedding) / layers + embedding);
+    let weights = block + embedding;
+    if needed(weights) <= limit {
+        return Ok(Residency::Streamed);
+    }
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     Err(anyhow!(
         "memory: the search needs {:.2} GiB (bank of {} samples {:.2}, weights {:.2}, activations \
          {:.2}), the limit is {:.2} GiB: a smaller pool (--samples), fewer windows (--limit) or a \
          larger --memory",
-        gib(least.total()),
+        gib(needed(weights)),
         texts.pool.windows.len(),
-        gib(least.bank),
-        gib(least.dense + least.pruned),
-        gib(least.activations),
+        gib(bank),
+        gib(2 * weights),
+        gib(activations as u64),
         gib(limit),
     ))
 }
@@ -152,9 +133,9 @@ pub fn prepare(
     progress: &dyn Progress,
 ) -> Result<(StudyFolder, SearchRecord, Objective)> {
     let limit = settings.memory.unwrap_or_else(memory::available);
-    let (_, residency) = memory_need(checkpoint, settings, texts, leading, limit)?;
+    let residency = residency(checkpoint, settings, texts, leading, limit)?;
     let folder = StudyFolder::create(&settings.folder)?;
-    let _alone = folder.alone(Exclusive::Preparing)?;
+    let alone = folder.alone(Exclusive::Preparing)?;
     let mut record = record_of(checkpoint, settings, texts)?;
     if folder.record().exists() {
         let found = SearchRecord::read(&folder.record())?;
@@ -175,6 +156,8 @@ pub fn prepare(
         save(&folder, &record)?;
     }
     let bank = bank(checkpoint, settings, texts, &folder, &mut record, progress)?;
+    // Where all was measured before, others need not wait for what follows.
+    let alone = record.prepared.is_none().then_some(alone);
     let dense = match residency {
         Residency::Resident => checkpoint.resident(),
         Residency::Streamed => checkpoint.clone(),
@@ -182,16 +165,25 @@ pub fn prepare(
     let placement = settings.run.placement()?;
     let decoder = Decoder::load(&dense, &placement, residency)?;
     let start = Instant::now();
-    let windows = ChunkedWindows::new(
-        &decoder,
-        &texts.eval.windows,
-        settings.chunk,
-        leading,
-        &|done, all| {
-            progress.at("leading layers", done, all);
-        },
-    )?;
-    let mut objective = Objective {
+    let told = |done, all| progress.at("leading layers", done, all);
+    let windows =
+        ChunkedWindows::new(&decoder, &texts.eval.windows, settings.chunk, leading, &told)?;
+    let prepared = match &record.prepared {
+        Some(prepared) => prepared.clone(),
+        None => {
+            let (dense_losses, dense_cost) = dense_losses(&decoder, &windows, start)?;
+            let samples = &texts.pool.windows;
+            let (removable_attention, attention) =
+                removable_attention(&dense, &decoder, (samples, residency), progress)?;
+            let prepared =
+                Prepared { removable_attention, dense_losses, attention, dense: dense_cost };
+            record.prepared = Some(prepared.clone());
+            save(&folder, &record)?;
+            prepared
+        }
+    };
+    drop(alone);
+    let objective = Objective {
         digest: dense.digest()?,
         dense,
         placement,
@@ -199,21 +191,12 @@ pub fn prepare(
         scales: OrderScales::of(&bank)?,
         bank,
         pool: texts.pool.clone(),
-        cheapest: Vec::new(),
+        cheapest: prepared.cheapest(),
         plan: settings.plan.clone(),
         windows,
-        dense_losses: Vec::new(),
+        dense_losses: prepared.dense_losses,
         batch_tokens: batch(checkpoint, settings),
     };
-    let prepared = match record.prepared.take() {
-        Some(prepared) => prepared,
-        None => measure(&objective, &decoder, start, texts, progress)?,
-    };
-    objective.scales = prepared.scales;
-    objective.cheapest = prepared.cheapest();
-    objective.dense_losses.clone_from(&prepared.dense_losses);
-    record.prepared = Some(prepared);
-    save(&folder, &record)?;
     Ok((folder, record, objective))
 }
 
@@ -295,60 +278,48 @@ fn bank(
     Ok(bank)
 }
 
-/// The dense model's losses, chunk by chunk, and what each attention sublayer is
-/// worth on samples of the pool.
-fn measure(
-    objective: &Objective,
+/// The dense model's loss on each chunk, in nats per predicted token. The cost
+/// counts from `start`, when its leading layers began to run.
+fn dense_losses(
     dense: &Decoder,
+    windows: &ChunkedWindows,
     start: Instant,
-    texts: &Texts,
-    progress: &dyn Progress,
-) -> Result<Prepared> {
+) -> Result<(Vec<f64>, Cost)> {
     let config = dense.config();
-    let windows = &objective.windows;
-    let dense_losses = (0..windows.len())
-        .map(|chunk| Ok(windows.nll(dense, config.layers.len(), chunk)?))
+    let losses = (0..windows.len())
+        .map(|chunk| Ok(windows.nll(dense, windows.leading(), chunk)?))
         .collect::<Result<Vec<f64>>>()?;
-    let dense_cost = Cost {
+    let cost = Cost {
         seconds: start.elapsed().as_secs_f64(),
         tokens: (windows.windows() * windows.window()) as u64,
         flops: flops::forward(config, windows.windows(), windows.window(), 0),
     };
-    let samples = texts.pool.spread(ATTENTION_SAMPLES);
-    let Objective { dense: model, digest, placement, residency, .. } = objective;
-    let on = (&samples.windows[..], placement, *residency);
-    let (removable_attention, attention) =
-        removable_attention(model, *digest, dense, on, config.layers.len() / 2, progress)?;
-    Ok(Prepared {
-        scales: objective.scales,
-        removable_attention,
-        attention_samples: samples.windows.len(),
-        dense_losses,
-        attention,
-        dense: dense_cost,
-    })
+    Ok((losses, cost))
 }
 
-/// Attention sublayers in the order in which they are best removed, each with
-/// what the loss on `samples` gains when it goes after those before it, in nats
-/// per predicted token; at most `most` of them.
+/// All layers with attention in the order in which their attention sublayers are
+/// best removed, each with what the loss on a few of `samples` gains when it
+/// goes after those before it, in nats per predicted token.
 ///
-/// A greedy choice. What a sublayer costs seldom falls when others are gone, so
-/// only the cheapest is measured again before it is taken (lazy evaluation,
-/// Minoux 1978); what is found to cost more goes back among the others.
+/// The first half is a greedy choice. What a sublayer costs seldom falls when
+/// others are gone, so only the cheapest is measured again before it is taken
+/// (lazy evaluation, Minoux 1978); what is found to cost more goes back among the
+/// others. The second half, which nobody should remove, follows by what was
+/// measured last.
 pub(super) fn removable_attention(
     checkpoint: &Checkpoint,
-    digest: Digest,
     dense: &Decoder,
-    (samples, placement, residency): (&[Vec<u32>], &Placement, Residency),
-    most: usize,
+    (samples, residency): (&[Vec<u32>], Residency),
     progress: &dyn Progress,
 ) -> Result<(Vec<(usize, f64)>, Cost)> {
     let start = Instant::now();
-    let config = &checkpoint.config;
-    let (count, length) = (samples.len(), samples.first().map_or(0, Vec::len));
+    let (config, digest) = (&checkpoint.config, checkpoint.digest()?);
+    let count = ATTENTION_SAMPLES.min(samples.len());
+    let few: Vec<Vec<u32>> =
+        (0..count).map(|at| samples[at * samples.len() / count].clone()).collect();
+    let length = few.first().map_or(0, Vec::len);
     let layers = config.layers.len();
-    let all = ChunkedWindows::new(dense, samples, count, layers, &|_, _| ())?;
+    let all = ChunkedWindows::new(dense, &few, count, layers, &|_, _| ())?;
     let mut cost = Cost {
         flops: flops::forward(config, count, length, 0),
         tokens: (count * length) as u64,
@@ -356,7 +327,7 @@ pub(super) fn removable_attention(
     };
     let mut loss_without = |gone: &[usize]| -> Result<f64> {
         let plan = PrunePlan::without_attention(config, digest, gone);
-        let decoder = Decoder::load(&apply(checkpoint, &plan)?, placement, residency)?;
+        let decoder = Decoder::load(&apply(checkpoint, &plan)?, dense.placement(), residency)?;
         let unchanged = plan.unchanged(config);
         cost.tokens += (count * length) as u64;
         cost.flops += flops::forward(decoder.config(), count, length, unchanged);
@@ -364,8 +335,8 @@ pub(super) fn removable_attention(
     };
     let candidates = (0..layers).filter(|&layer| config.layers[layer].has_attention());
     let candidates: Vec<usize> = candidates.collect();
-    let most = most.min(candidates.len());
-    let work = (candidates.len() + most) as u64;
+    let greedy = candidates.len() / 2;
+    let work = (candidates.len() + greedy) as u64;
     let mut loss = all.nll(dense, layers, 0)?;
     // What each costs, and how many were gone when that was measured.
     let mut costs = Vec::with_capacity(candidates.len());
@@ -374,9 +345,9 @@ pub(super) fn removable_attention(
         progress.at("attention sublayers", costs.len() as u64, work);
     }
     let measured = costs.len() as u64;
-    let mut chosen: Vec<(usize, f64)> = Vec::with_capacity(most);
-    let mut gone: Vec<usize> = Vec::with_capacity(most);
-    while chosen.len() < most {
+    let mut chosen: Vec<(usize, f64)> = Vec::with_capacity(costs.len());
+    let mut gone: Vec<usize> = Vec::with_capacity(greedy);
+    while chosen.len() < greedy {
         costs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let (cost, layer, when) = costs[0];
         if when == gone.len() {
@@ -392,6 +363,8 @@ pub(super) fn removable_attention(
             costs[0] = (now, layer, gone.len());
         }
     }
+    costs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    chosen.extend(costs.into_iter().map(|(cost, layer, _)| (layer, cost)));
     cost.seconds = start.elapsed().as_secs_f64();
     Ok((chosen, cost))
 }

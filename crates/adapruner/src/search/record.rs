@@ -8,7 +8,7 @@ use adapruner_prune::{KvMode, Layout, PlanOptions};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{configuration::OrderScales, objective::Cost};
+use super::objective::Cost;
 use crate::{manifest::ModelRecord, pipeline::TokensRecord};
 
 /// Version of the form of `search.json`.
@@ -52,14 +52,10 @@ pub struct SearchRecord {
 /// What was measured once, before the first trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prepared {
-    /// How the orders compare in the bank.
-    pub scales: OrderScales,
     /// Layers in the order in which their attention sublayers are best removed,
     /// each with what the loss on samples of the pool gains when it goes after
     /// those before it, in nats per predicted token.
     pub removable_attention: Vec<(usize, f64)>,
-    /// Number of those samples.
-    pub attention_samples: usize,
     /// Loss of the dense model on each chunk, in nats per predicted token.
     pub dense_losses: Vec<f64>,
     /// Cost of finding that order.

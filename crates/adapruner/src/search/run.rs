@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,11 +12,13 @@ use std::{
 
 use adapruner_study::{
     ActiveTrial, Direction, Outcome, RandomSampler, Space, Study, TpeSampler, Trial, TrialState,
+    best_of,
     pruner::{NopPruner, PercentilePruner, SuccessiveHalvingPruner, WilcoxonPruner},
+    since_best,
 };
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     configuration::Configuration,
@@ -25,14 +26,14 @@ use super::{
     objective::{Measured, Objective, TrialCost},
     record::SearchRecord,
     settings::{Arm, EarlyStop, SamplerChoice, SearchSettings},
-    space::{SearchSpace, Varied, named},
+    space::{SearchSpace, Varied},
 };
 use crate::progress::Progress;
 
+/// Losses: the smaller the better.
+pub(super) const DIRECTION: Direction = Direction::Minimize;
 /// Trial attribute: what it took.
 pub(super) const COST: &str = "cost";
-/// Trial attribute: chunks that were run.
-pub(super) const CHUNKS: &str = "chunks";
 /// Trial attribute: why it failed.
 pub(super) const REASON: &str = "reason";
 /// Study attribute: what the search is made of.
@@ -64,12 +65,16 @@ pub enum Ended {
     Interrupted,
 }
 
-named!(Ended, {
-    Self::Trials => "all trials are done",
-    Self::Time => "the time was over",
-    Self::NoImprovement => "nothing improved for long",
-    Self::Interrupted => "interrupted",
-});
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Trials => "all trials are done",
+            Self::Time => "the time was over",
+            Self::NoImprovement => "nothing improved for long",
+            Self::Interrupted => "interrupted",
+        })
+    }
+}
 
 /// One arm of a search, ready to run.
 pub struct Search<'a> {
@@ -98,11 +103,9 @@ impl Search<'_> {
         let storage = self.folder.storage(self.settings.storage.as_deref())?;
         let seed = self.arm.seed;
         let study = match self.arm.sampler() {
-            SamplerChoice::Tpe => {
-                Study::open(storage, &name, Direction::Minimize, TpeSampler::new(seed))
-            }
+            SamplerChoice::Tpe => Study::open(storage, &name, DIRECTION, TpeSampler::new(seed)),
             SamplerChoice::Random => {
-                Study::open(storage, &name, Direction::Minimize, RandomSampler::new(seed))
+                Study::open(storage, &name, DIRECTION, RandomSampler::new(seed))
             }
         }?;
         let study = match self.early_stop() {
@@ -162,7 +165,11 @@ impl Search<'_> {
             if done >= wanted {
                 return Ok(Ended::Trials);
             }
-            if self.settings.patience.is_some_and(|most| since_best(&trials) >= most) {
+            if self
+                .settings
+                .patience
+                .is_some_and(|most| since_best(&trials, DIRECTION) as u64 >= most)
+            {
                 return Ok(Ended::NoImprovement);
             }
             if done + running >= wanted {
@@ -250,7 +257,6 @@ impl Search<'_> {
         let measured = self.measure(&trial, &configuration, &mut cost, stop);
         let outcome = match measured {
             Ok(Some(measured)) => {
-                trial.set_user_attr(CHUNKS, json!(measured.chunks))?;
                 if measured.complete {
                     Outcome::Complete(measured.loss)
                 } else {
@@ -313,7 +319,7 @@ impl Search<'_> {
         progress: &dyn Progress,
     ) {
         let done = finished(trials);
-        let best = best(trials).map_or_else(String::new, |trial| {
+        let best = best_of(trials, DIRECTION).map_or_else(String::new, |trial| {
             format!("best {:.4} (trial {})", trial.value.unwrap_or(f64::NAN), trial.number)
         });
         let last = trials.iter().rev().find(|trial| trial.state.is_finished());
@@ -337,21 +343,7 @@ fn count(trials: &[Arc<Trial>], state: TrialState) -> u64 {
     trials.iter().filter(|trial| trial.state == state).count() as u64
 }
 
-/// The best complete trial; of equal ones the first.
-pub(super) fn best(trials: &[Arc<Trial>]) -> Option<&Trial> {
-    let complete = trials.iter().filter(|trial| trial.state == TrialState::Complete);
-    let valued = complete.filter_map(|trial| Some((trial.value?, trial)));
-    valued.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, trial)| &**trial)
-}
-
-/// Finished trials after the best one.
-fn since_best(trials: &[Arc<Trial>]) -> u64 {
-    let Some(best) = best(trials).map(|trial| trial.number) else { return 0 };
-    let later = trials.iter().filter(|trial| trial.number > best);
-    later.filter(|t| matches!(t.state, TrialState::Complete | TrialState::Pruned)).count() as u64
-}
-
-/// Trials that fail one after the other before the search itself is refused.
+/// Trials that fail before any succeeds, after which the search is refused.
 const HOPELESS: usize = 20;
 
 /// Refuses a search in which nothing succeeds.
@@ -361,14 +353,12 @@ fn refuse_hopeless(trials: &[Arc<Trial>]) -> Result<()> {
         .filter(|trial| trial.state == TrialState::Failed)
         .filter_map(|trial| trial.user_attrs.get(REASON)?.as_str())
         .collect();
-    if finished(trials) == 0 && failed.len() >= HOPELESS {
-        bail!(
-            "search: none of {} trials succeeded, the last: {}",
-            failed.len(),
-            failed[HOPELESS - 1]
-        );
+    match failed.last() {
+        Some(last) if finished(trials) == 0 && failed.len() >= HOPELESS => {
+            bail!("search: none of {} trials succeeded, the last: {last}", failed.len())
+        }
+        Some(_) | None => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether an error says something of the configuration that was tried, not of

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use adapruner_study::{Direction, RandomSampler, Study, Trial};
+use adapruner_study::{RandomSampler, Study, Trial};
 use anyhow::{Context, Result, bail};
 
 use super::{
     folder::StudyFolder,
     outcome::{BestTrial, standing_for},
-    run::{ARM, SPACE},
+    run::{ARM, DIRECTION, SPACE},
     settings::Arm,
     space::SearchSpace,
 };
@@ -23,7 +23,6 @@ pub struct StoredStudy {
     pub space: SearchSpace,
     /// Its trials by number.
     pub trials: Vec<Arc<Trial>>,
-    study: Study,
 }
 
 impl StoredStudy {
@@ -38,7 +37,7 @@ impl StoredStudy {
         for name in storage.study_names()? {
             // Nothing is asked of this sampler.
             let sampler = RandomSampler::new(0);
-            let study = Study::open(storage.clone(), &name, Direction::Minimize, sampler)?;
+            let study = Study::open(storage.clone(), &name, DIRECTION, sampler)?;
             let attrs = study.user_attrs()?;
             let (Some(arm), Some(space)) = (attrs.get(ARM), attrs.get(SPACE)) else { continue };
             let damaged = || format!("study {name}: its attributes are damaged");
@@ -47,7 +46,6 @@ impl StoredStudy {
                 space: serde_json::from_value(space.clone()).with_context(damaged)?,
                 trials: study.trials()?,
                 name,
-                study,
             });
         }
         Ok(found)
@@ -98,10 +96,5 @@ impl StoredStudy {
             .value
             .with_context(|| format!("study {}: trial {number} has no loss", self.name))?;
         Ok(BestTrial { number, loss, configuration: self.space.configuration(&trial.params)? })
-    }
-
-    /// The study, to be read.
-    pub fn study(&self) -> &Study {
-        &self.study
     }
 }

@@ -48,7 +48,7 @@ pub fn plan_for(
             let basis = Basis {
                 bank: &bank,
                 samples: &configuration.samples,
-                scales: &prepared.scales,
+                scales: &OrderScales::of(&bank)?,
                 cheapest: &prepared.cheapest(),
                 options: &record.plan_options(),
             };
@@ -101,9 +101,8 @@ fn anew(
     let cheapest = if configuration.drop_attention == 0 {
         Vec::new()
     } else {
-        let on = (&windows[..], placement, Residency::Streamed);
-        let most = configuration.drop_attention + configuration.protect.0 + configuration.protect.1;
-        let (found, _) = removable_attention(checkpoint, digest, &decoder, on, most, progress)?;
+        let on = (&windows[..], Residency::Streamed);
+        let (found, _) = removable_attention(checkpoint, &decoder, on, progress)?;
         notes.push(
             "which attention sublayers are cheapest was measured on this model; how many are \
              dropped is the study's"

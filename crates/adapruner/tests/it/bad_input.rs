@@ -25,7 +25,7 @@ fn settings_that_make_no_sense_are_named() {
         ("--ratio 0", "ratio"),
         ("--ratio 1", "ratio"),
         ("--ratio -0.5", "ratio"),
-        ("--ratio nan", "ratio"),
+        ("--ratio nan", "found NaN"),
         ("--ratio 0.99", "largest reachable"),
         ("--ratio 0.2 --samples 0", "sample"),
         ("--ratio 0.2 --sample-tokens 1", "token"),

@@ -179,6 +179,20 @@ fn parts_of_the_space_can_be_fixed_or_left_out() {
 }
 
 #[test]
+fn as_many_attention_sublayers_go_as_are_asked_for() {
+    let small = Small::new();
+    let config = small.dir.path().join("space.toml");
+    std::fs::write(&config, "[space]\nprotect-first = 1\nprotect-last = 0\ndrop-attention = 3\n")
+        .unwrap();
+    let line = LINE.replace("--ratio 0.2", "--ratio 0.4");
+    let found = small.json(&format!("search {line} --trials 2 --config {}", config.display()));
+    let rows = found["plan"]["rows"].as_array().unwrap();
+    let kept: Vec<u64> =
+        rows.iter().map(|row| row["after"]["query_heads"].as_u64().unwrap()).collect();
+    assert!(kept[0] > 0 && kept[1..] == [0, 0, 0], "{kept:?}");
+}
+
+#[test]
 fn a_space_of_one_value_is_tried_once() {
     let small = Small::new();
     let config = small.dir.path().join("space.toml");
@@ -304,6 +318,15 @@ fn a_text_that_the_pool_was_drawn_from_is_refused() {
         .replace("--limit 6", "--limit 100000");
     let refused = small.fail(&format!("search {line}"));
     assert!(refused.contains("share passages") && refused.contains("--allow-overlap"), "{refused}");
+    assert!(refused.contains("the calibration pool"), "{refused}");
+    // Nor may a test text be the one that trials are ranked by.
+    let own = small.dir.path().join("own.txt");
+    let words = (0..4000).map(|n: u32| format!("{} ", n * n % 3989)).collect::<String>();
+    std::fs::write(&own, words).unwrap();
+    let own = own.to_str().unwrap();
+    let line = LINE.replace(" --allow-overlap", "").replace("{text}", own);
+    let refused = small.fail(&format!("search {line} --test {own}"));
+    assert!(refused.contains("the evaluation text"), "{refused}");
 }
 
 #[test]

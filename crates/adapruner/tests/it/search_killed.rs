@@ -23,16 +23,12 @@ type Finished = BTreeMap<u64, String>;
 fn finished(study: &Path) -> Finished {
     let journal = std::fs::read_to_string(study.join("journal.log")).unwrap_or_default();
     let mut trials: Vec<(Vec<String>, Option<String>)> = Vec::new();
-    let mut ids_of_creators = Vec::new();
     for line in journal.lines() {
         // The last line may be torn.
         let Ok(record) = serde_json::from_str::<Value>(line) else { continue };
         let id = || record["trial_id"].as_u64().unwrap() as usize;
         match record["op_code"].as_u64().unwrap() {
-            4 => {
-                ids_of_creators.push(record["worker_id"].clone());
-                trials.push((Vec::new(), None));
-            }
+            4 => trials.push((Vec::new(), None)),
             5 => trials[id()]
                 .0
                 .push(format!("{}={}", record["param_name"], record["param_value_internal"])),
@@ -176,6 +172,11 @@ fn what_cannot_work_is_refused_before_it_begins() {
         ("--memory 0.0001", "GiB"),
         ("--chunk 0", "chunk"),
         ("--workers 0", "workers"),
+        ("--trials 0", "trials"),
+        ("--test-windows 0", "test-windows"),
+        ("--max-minutes 0", "max-minutes"),
+        ("--max-minutes nan", "NaN found"),
+        ("--memory -1", "memory"),
         ("--protect 1,1", "protect-first"),
         ("--drop-attention 1", "drop-attention"),
         ("--attention-share 0.1", "attention-share"),
