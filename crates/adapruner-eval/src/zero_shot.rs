@@ -1,7 +1,7 @@
 //! A model's answers to the questions of tasks, and the figures made of them.
 
 use adapruner_model::Decoder;
-use rand::{RngExt, SeedableRng};
+use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
@@ -41,13 +41,7 @@ impl Selection {
             Self::First(questions) => (0..all.min(questions)).collect(),
             Self::Sample { questions, seed } => {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                let mut places: Vec<usize> = (0..all).collect();
-                let drawn = questions.min(all);
-                for at in 0..drawn {
-                    let other = rng.random_range(at..all);
-                    places.swap(at, other);
-                }
-                places.truncate(drawn);
+                let mut places = index::sample(&mut rng, all, questions.min(all)).into_vec();
                 places.sort_unstable();
                 places
             }

@@ -114,6 +114,12 @@ impl Placement {
         Ok(Self { device, dtype })
     }
 
+    /// Whether passes of few tokens hold a second, packed copy of the blocks'
+    /// weights.
+    pub fn packs(&self) -> bool {
+        self.device.is_cpu() && self.dtype == DType::BF16
+    }
+
     /// Type of the activations: f32 on the CPU, the weights' type elsewhere.
     pub fn activations(&self) -> DType {
         if self.device.is_cpu() { DType::F32 } else { self.dtype }

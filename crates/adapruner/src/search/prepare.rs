@@ -92,12 +92,14 @@ fn residency(
     let activations = entering(tokens(&texts.eval.windows), leading)
         + entering(few, config.layers.len())
         + passing;
-    let size = settings.run.placement()?.dtype.size_in_bytes() as u64;
+    let placement = settings.run.placement()?;
+    let size = placement.dtype.size_in_bytes() as u64;
     let whole = config.parameters() * size;
     let embedding = (config.hidden_size * config.vocab_size) as u64 * size;
     let block = whole.saturating_sub(embedding) / config.layers.len().max(1) as u64;
-    // Of the dense model and of a pruned one.
-    let needed = |weights: u64| bank + 2 * weights + activations as u64;
+    // Of the dense model and of a pruned one, the latter perhaps twice.
+    let copies = if placement.packs() { 3 } else { 2 };
+    let needed = |weights: u64| bank + copies * weights + activations as u64;
     if needed(whole) <= limit {
         return Ok(Residency::Resident);
     }
@@ -113,7 +115,7 @@ fn residency(
         gib(needed(weights)),
         texts.pool.windows.len(),
         gib(bank),
-        gib(2 * weights),
+        gib(copies * weights),
         gib(activations as u64),
         gib(limit),
     ))
