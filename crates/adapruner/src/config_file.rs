@@ -10,6 +10,7 @@ use adapruner::search::GivenSpace;
 
 use crate::{
     args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
+    pipeline_args::PipelineArgs,
     search_args::SearchArgs,
 };
 
@@ -36,6 +37,8 @@ pub struct ConfigFile {
     pub search: SearchArgs,
     /// What it searches over.
     pub space: GivenSpace,
+    /// What `run` runs.
+    pub pipeline: PipelineArgs,
 }
 
 impl ConfigFile {

@@ -29,6 +29,12 @@ pub fn init_messages(verbose: u8) {
         .init();
 }
 
+/// Says on stderr what begins now.
+#[expect(clippy::print_stderr, reason = "progress goes to stderr")]
+pub fn announce(what: &str) {
+    eprintln!("{what}");
+}
+
 /// A bar for the stage at work, shown once it has taken two seconds; none where
 /// stderr is no terminal.
 #[derive(Default)]

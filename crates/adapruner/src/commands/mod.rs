@@ -8,6 +8,7 @@ mod export;
 mod inspect;
 mod prune;
 mod report;
+mod run;
 mod sample;
 mod search;
 mod stats;
@@ -53,6 +54,7 @@ enum Command {
     Search(Box<search::SearchCommand>),
     Compare(Box<compare::CompareCommand>),
     Report(report::ReportCommand),
+    Run(run::RunCommand),
     Apply(Box<apply::ApplyCommand>),
     Export(export::ExportCommand),
     Completions(completions::CompletionsArgs),
@@ -103,6 +105,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Search(args) => search::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Completions(args) => completions::run(&args),

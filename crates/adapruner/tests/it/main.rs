@@ -9,4 +9,5 @@ mod reference;
 mod search;
 mod search_killed;
 mod shell;
+mod whole;
 mod zero_shot;
