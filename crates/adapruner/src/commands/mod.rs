@@ -3,6 +3,7 @@
 mod apply;
 mod compare;
 mod completions;
+mod correlate;
 mod eval;
 mod export;
 mod inspect;
@@ -52,6 +53,7 @@ enum Command {
     Prune(Box<prune::PruneCommand>),
     Search(Box<search::SearchCommand>),
     Compare(Box<compare::CompareCommand>),
+    Correlate(Box<correlate::CorrelateCommand>),
     Report(report::ReportCommand),
     Apply(Box<apply::ApplyCommand>),
     Export(export::ExportCommand),
@@ -102,6 +104,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Prune(args) => prune::run(&args),
         Command::Search(args) => search::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Correlate(args) => correlate::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Export(args) => export::run(&args),

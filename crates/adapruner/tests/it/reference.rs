@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use crate::program::succeed;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "inspect",
     "eval",
     "sample",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 11] = [
     "prune",
     "search",
     "compare",
+    "correlate",
     "report",
     "apply",
     "export",
