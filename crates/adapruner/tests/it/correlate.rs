@@ -145,19 +145,18 @@ fn all_seven_tasks_have_a_mean() {
 
 #[test]
 fn a_killed_run_goes_on_and_finds_the_same() {
-    const MORE: &str = "--tasks piqa,arc_easy,hellaswag --trials 10 --ratios 0.1,0.15,0.2,0.3 \
-                        --threads 1";
-    let (small, undisturbed) = (study(12), study(12));
+    const MORE: &str = "--tasks piqa,arc_easy --trials 6 --ratios 0.1,0.2,0.3 --threads 1";
+    let (small, undisturbed) = (study(7), study(7));
     let whole = undisturbed.json(&line(MORE));
     let start = || -> Child {
         let mut command = command(small.words(&line(MORE)));
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let mut before = BTreeMap::new();
-    for kill in 1..=4 {
+    for kill in 1..=3 {
         let mut child = start();
         for _ in 0..2000 {
-            if kept(&small.study).len() >= 5 * kill {
+            if kept(&small.study).len() >= 4 * kill {
                 break;
             }
             thread::sleep(Duration::from_millis(5));
@@ -165,7 +164,7 @@ fn a_killed_run_goes_on_and_finds_the_same() {
         child.kill().unwrap();
         child.wait().unwrap();
         let now = kept(&small.study);
-        assert!(now.len() < 41 && now.len() >= 5 * kill, "{}", now.len());
+        assert!(now.len() < 19 && now.len() >= 4 * kill, "{}", now.len());
         for (name, text) in &before {
             assert_eq!(now.get(name), Some(text), "{name} after kill {kill}");
         }
@@ -173,7 +172,7 @@ fn a_killed_run_goes_on_and_finds_the_same() {
     }
     let found = small.json(&line(MORE));
     let after = kept(&small.study);
-    assert_eq!(after.len(), 41);
+    assert_eq!(after.len(), 19);
     assert!(before.iter().all(|(name, text)| after.get(name) == Some(text)));
     assert_eq!(timeless(&found["points"]), timeless(&whole["points"]));
     assert_eq!(found["pairs"], whole["pairs"]);

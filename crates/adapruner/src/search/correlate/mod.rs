@@ -11,10 +11,12 @@
 //! | [`choose`] | which trials, at which ratios |
 //! | [`measure`] | their models, measured one by one and kept |
 //! | [`judge`] | correlations, and what they say |
+//! | `shown` | all of it as a section of the report |
 
 pub mod choose;
 pub mod judge;
 pub mod measure;
+mod shown;
 
 use std::path::{Path, PathBuf};
 
