@@ -29,10 +29,10 @@ pub fn init_messages(verbose: u8) {
         .init();
 }
 
-/// Says on stderr what begins now.
-#[expect(clippy::print_stderr, reason = "progress goes to stderr")]
-pub fn announce(what: &str) {
-    eprintln!("{what}");
+/// Says what is about to be done.
+#[expect(clippy::print_stderr, reason = "what a long command says before it begins")]
+pub fn say(message: &str) {
+    eprintln!("{}", message.trim_end());
 }
 
 /// A bar for the stage at work, shown once it has taken two seconds; none where

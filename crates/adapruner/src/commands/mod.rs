@@ -3,6 +3,7 @@
 mod apply;
 mod compare;
 mod completions;
+mod correlate;
 mod eval;
 mod export;
 mod inspect;
@@ -53,6 +54,7 @@ enum Command {
     Prune(Box<prune::PruneCommand>),
     Search(Box<search::SearchCommand>),
     Compare(Box<compare::CompareCommand>),
+    Correlate(Box<correlate::CorrelateCommand>),
     Report(report::ReportCommand),
     Run(run::RunCommand),
     Apply(Box<apply::ApplyCommand>),
@@ -104,6 +106,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Prune(args) => prune::run(&args),
         Command::Search(args) => search::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Correlate(args) => correlate::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Apply(args) => apply::run(&args),

@@ -24,7 +24,7 @@ use crate::{
     interrupt::{self, PARENT},
     pipeline_args::template,
     printer::{Printer, bytes, table},
-    terminal::announce,
+    terminal::say,
 };
 
 /// Search, prune, recover, evaluate and report, from one configuration file.
@@ -111,7 +111,7 @@ fn command_line(stage: &Stage) -> String {
 fn execute(stage: &Stage, fingerprint: Fingerprint) -> Result<Finished> {
     let stop = interrupt::graceful();
     let start = Instant::now();
-    announce(&command_line(stage));
+    say(&command_line(stage));
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(program)
         .args(&stage.arguments)

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod config_file;
+mod correlate;
 mod interrupt;
 mod main_job;
 mod program;
