@@ -11,6 +11,7 @@ use adapruner::search::GivenSpace;
 use crate::{
     args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
     search_args::SearchArgs,
+    task_args::TaskArgs,
 };
 
 /// Largest file that is read, in bytes.
@@ -24,6 +25,8 @@ pub struct ConfigFile {
     pub run: RunArgs,
     /// Text to measure on.
     pub eval: EvalArgs,
+    /// Tasks to ask.
+    pub tasks: TaskArgs,
     /// Calibration set and statistics.
     pub calibration: CalibrationArgs,
     /// How units are scored.

@@ -10,6 +10,7 @@ mod failure;
 mod interrupt;
 mod printer;
 mod search_args;
+mod task_args;
 mod terminal;
 mod workers;
 

@@ -4,9 +4,12 @@ use std::{fs, path::PathBuf};
 
 use crate::program::succeed;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 14] = [
     "inspect",
     "eval",
+    "generate",
+    "latency",
+    "compare-models",
     "sample",
     "stats",
     "prune",
