@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-use minijinja::{Environment, ErrorKind, Value, syntax::SyntaxConfig};
+use minijinja::{Environment, ErrorKind, Value, context, syntax::SyntaxConfig};
 
 use crate::error::{Error, Result};
 
@@ -93,12 +93,12 @@ impl ChatTemplate {
     /// does not come to an end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let turn = |Message { role, content }: &Message| {
-            Value::from_iter([("role", role.as_str()), ("content", content.as_str())])
+            context! { role => role.as_str(), content => content.as_str() }
         };
-        let context = Value::from_iter([
-            ("messages", messages.iter().map(turn).collect::<Vec<_>>().into()),
-            ("add_generation_prompt", Value::from(add_generation_prompt)),
-        ]);
+        let context = context! {
+            messages => messages.iter().map(turn).collect::<Vec<_>>(),
+            add_generation_prompt,
+        };
         let rendered = self.environment.get_template(NAME).and_then(|t| t.render(context));
         rendered.map_err(|e| failed(&self.path, &e))
     }

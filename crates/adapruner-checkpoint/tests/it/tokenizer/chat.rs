@@ -100,8 +100,6 @@ fn templates_that_do_not_end_are_stopped() {
         &("{{ ".to_owned() + &"(".repeat(100_000)),
         &("{{ ".to_owned() + &"[".repeat(100_000)),
         &"{% if 1 %}".repeat(50_000),
-        &("{{ ".to_owned() + &"-".repeat(100_000) + "1 }}"),
-        &("{{ ".to_owned() + &"not ".repeat(100_000) + "1 }}"),
     ] {
         let error = render(template).unwrap_err();
         assert!(error.contains("chat template"), "{error}");
