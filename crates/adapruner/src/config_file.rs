@@ -12,6 +12,7 @@ use crate::{
     args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
     pipeline_args::PipelineArgs,
     search_args::SearchArgs,
+    task_args::TaskArgs,
 };
 
 /// Largest file that is read, in bytes.
@@ -25,6 +26,8 @@ pub struct ConfigFile {
     pub run: RunArgs,
     /// Text to measure on.
     pub eval: EvalArgs,
+    /// Tasks to ask.
+    pub tasks: TaskArgs,
     /// Calibration set and statistics.
     pub calibration: CalibrationArgs,
     /// How units are scored.

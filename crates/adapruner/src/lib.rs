@@ -11,10 +11,16 @@
 //! | [`search`] | the search for samples, metric and cut |
 //! | [`advice`] | errors with advice |
 //! | [`progress`] | how stages tell how far they are |
+//! | [`generate`] | text that continues a prompt |
+//! | [`latency`] | how fast models read and write |
+//! | [`compare_models`] | models side by side |
 //! | [`zero_shot`] | tasks asked of a model |
 //! | [`whole`] | everything after one another, as `run` does |
 
 pub mod advice;
+pub mod compare_models;
+pub mod generate;
+pub mod latency;
 pub mod manifest;
 pub mod memory;
 pub mod outputs;

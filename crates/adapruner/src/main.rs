@@ -11,6 +11,7 @@ mod interrupt;
 mod pipeline_args;
 mod printer;
 mod search_args;
+mod task_args;
 mod terminal;
 mod workers;
 

@@ -7,6 +7,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`chat`] | conversations as text, by the model's Jinja template |
 //! | `folder` | the files of a Hugging Face folder |
 //! | `keys` | the `tokenizer.*` metadata, checked |
 //! | `from_gguf` | metadata → tokenizer.json, tokenizer_config.json |
@@ -14,6 +15,7 @@
 //! | `pre` | the pre-tokenizers that llama.cpp knows by name |
 //! | `spm` | SentencePiece: scores → merges → scores |
 
+pub mod chat;
 mod folder;
 mod from_gguf;
 mod keys;
@@ -28,6 +30,7 @@ use std::{
 
 use tokenizers::Tokenizer;
 
+use self::chat::ChatTemplate;
 use crate::{
     error::{Error, Result},
     gguf::Metadata,
@@ -204,6 +207,21 @@ impl TextTokenizer {
     /// The Jinja template of a conversation.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// That template, compiled; `None` where the model has none.
+    ///
+    /// # Errors
+    /// A template that is not valid Jinja, or absurdly large.
+    pub fn chat(&self) -> Result<Option<ChatTemplate>> {
+        let Some(source) = &self.chat_template else { return Ok(None) };
+        let NamedTokens { bos, eos, pad, unk } = self.named;
+        let token = |(name, id): (&'static str, Option<u32>)| {
+            id.and_then(|id| Some((name, self.inner.id_to_token(id)?)))
+        };
+        let tokens =
+            [("bos_token", bos), ("eos_token", eos), ("pad_token", pad), ("unk_token", unk)];
+        ChatTemplate::new(&self.path, source, tokens.into_iter().filter_map(token)).map(Some)
     }
 
     /// The files of this tokenizer in a Hugging Face folder, by name.

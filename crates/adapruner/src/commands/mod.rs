@@ -2,11 +2,14 @@
 
 mod apply;
 mod compare;
+mod compare_models;
 mod completions;
 mod correlate;
 mod eval;
 mod export;
+mod generate;
 mod inspect;
+mod latency;
 mod prune;
 mod report;
 mod run;
@@ -49,6 +52,9 @@ Exit codes: 0 done, 1 something you can mend, 2 wrong usage, 130 interrupted.";
 enum Command {
     Inspect(inspect::InspectArgs),
     Eval(Box<eval::EvalCommand>),
+    Generate(Box<generate::GenerateCommand>),
+    Latency(Box<latency::LatencyCommand>),
+    CompareModels(Box<compare_models::CompareModelsCommand>),
     Sample(Box<sample::SampleCommand>),
     Stats(Box<stats::StatsCommand>),
     Prune(Box<prune::PruneCommand>),
@@ -71,10 +77,9 @@ pub struct CommonArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// Settings from a TOML file with the tables run, eval, calibration,
-    /// importance, plan, output, search
-    /// and space, whose keys are the options' names; what is
-    /// typed wins
+    /// Settings from a TOML file with the tables run, eval, tasks, calibration,
+    /// importance, plan, output, search and space, whose keys are the options'
+    /// names; what is typed wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -101,6 +106,9 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Latency(args) => latency::run(&args),
+        Command::CompareModels(args) => compare_models::run(&args),
         Command::Sample(args) => sample::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Prune(args) => prune::run(&args),
