@@ -1,0 +1,5 @@
+//! Tests of recovering, against PEFT, torch and files that are hostile.
+
+mod common;
+mod data;
+mod peft;
