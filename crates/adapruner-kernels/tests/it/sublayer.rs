@@ -49,6 +49,7 @@ impl Maker {
             weight: self.tensor(&[outputs, inputs], index, self.stored),
             bias: self.biased.then(|| self.tensor(&[outputs], index + 100, DType::F32)),
             packed: Packed::default(),
+            adapter: None,
             tap: Some(Arc::new(Tap(name, self.seen.clone()))),
         }
     }
@@ -73,6 +74,7 @@ impl Maker {
             norm: self.tensor(&[hidden], 1, DType::F32),
             eps: 1e-5,
             head_dim: d,
+            lengths: None,
             q: self.map("q", n * d, hidden, 2),
             k: self.map("k", k * d, hidden, 3),
             v: self.map("v", k * d, hidden, 4),
