@@ -13,13 +13,19 @@
 //! | [`mod@merge`] | base and update as one model, lazily |
 //! | [`adamw`] | the optimiser, clipping |
 //! | [`schedule`] | the learning rate of a step |
+//! | [`distill`] | a teacher's probabilities, on the disk |
+//! | [`train`] | steps, validations, states |
+//! | [`memory`] | what a training takes |
 
 pub mod adamw;
 pub mod data;
+pub mod distill;
 pub mod error;
 pub mod lora;
+pub mod memory;
 pub mod merge;
 pub mod peft;
 pub mod schedule;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -3,7 +3,8 @@
 use std::{fmt, str::FromStr};
 
 /// How the learning rate goes on after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decay {
     /// Down to 0 in a line.
     #[default]

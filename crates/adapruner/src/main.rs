@@ -9,6 +9,7 @@ mod config_file;
 mod failure;
 mod interrupt;
 mod printer;
+mod recover_args;
 mod search_args;
 mod terminal;
 mod workers;

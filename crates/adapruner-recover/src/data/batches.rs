@@ -38,7 +38,8 @@ pub fn shuffled(count: usize, seed: u64, stream: Stream) -> Vec<usize> {
 }
 
 /// How much a step takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BatchSize {
     /// So many sequences.
     Sequences(usize),

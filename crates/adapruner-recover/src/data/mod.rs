@@ -54,6 +54,12 @@ impl FromStr for Validation {
     }
 }
 
+impl Serialize for Validation {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl fmt::Display for Validation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -64,7 +70,7 @@ impl fmt::Display for Validation {
 }
 
 /// How records become sequences.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct DataOptions {
     /// Most tokens of a sequence, at least 2.
     pub cutoff: usize,

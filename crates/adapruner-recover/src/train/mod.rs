@@ -155,6 +155,9 @@ impl Training<'_, '_> {
             if self.options.max_seconds.is_some_and(|most| clock.seconds() >= most) {
                 break Ended::TimeUp;
             }
+            if self.options.patience.is_some_and(|patience| position.stale >= patience) {
+                break Ended::EarlyStopped;
+            }
             let Some(mut entry) = self.step(&mut course, &position, &clock, stop)? else {
                 continue;
             };
@@ -172,9 +175,6 @@ impl Training<'_, '_> {
             if last || due || position.step.is_multiple_of(self.options.save_every) {
                 self.save(&mut position, &clock)?;
                 last_save = Instant::now();
-            }
-            if self.options.patience.is_some_and(|patience| position.stale >= patience) {
-                break Ended::EarlyStopped;
             }
         };
         if ended != Ended::Interrupted {
@@ -238,7 +238,8 @@ impl Training<'_, '_> {
             let (sequences, loss) =
                 lesson::of(examples, rows, self.options.distillation, self.teacher)?;
             let lesson = lesson::lesson(&sequences, loss);
-            let found = self.trainee.gradients(decoder, &lesson, &options)?;
+            let found = self.trainee.gradients(decoder, &lesson, &options);
+            let found = found.map_err(|e| at_step(e, position.step + 1))?;
             for (sum, term) in terms.iter_mut().zip(&found.terms) {
                 *sum += term;
             }
@@ -355,6 +356,15 @@ impl Training<'_, '_> {
         }
         Ok(Some(total / learned as f64))
     }
+}
+
+/// A loss that is not finite, with the step at which it was.
+fn at_step(error: Error, step: u64) -> Error {
+    let Error::Model(adapruner_model::Error::Loss { sample, loss: value }) = error else {
+        return error;
+    };
+    let message = format!("in sequence {sample} of a part, a finite number of nats expected");
+    Error::Diverged { step, what: "loss", value, message }
 }
 
 /// Seconds of a training, those before a stop included.

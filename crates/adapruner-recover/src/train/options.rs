@@ -30,7 +30,7 @@ pub struct Distillation {
 }
 
 /// What a training is told.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct TrainOptions {
     /// Sequences of a step.
     pub batch: BatchSize,

@@ -82,8 +82,7 @@ pub fn write(
     part: Part,
 ) -> Result<()> {
     let staged = StagedFile::new(path, true, &[])?;
-    let header =
-        Header { version: VERSION, record: record.clone(), position: position.clone() };
+    let header = Header { version: VERSION, record: record.clone(), position: position.clone() };
     let header = serde_json::to_string(&header).map_err(|e| Error::format(path, e.to_string()))?;
     let views = parameters.iter().flat_map(|(name, parameter)| {
         let view = |values| Floats { shape: parameter.shape.clone(), values };

@@ -6,10 +6,9 @@ use adapruner_checkpoint::{
     Checkpoint,
     names::{self, Projection},
 };
-use adapruner_kernels::{Dropout, LowRank};
 use adapruner_model::{
     Decoder,
-    train::{Adapters, Lesson, PassOptions, adapter_gradients, full_gradients},
+    train::{Adapters, Dropout, Lesson, LowRank, PassOptions, adapter_gradients, full_gradients},
 };
 use candle_core::{DType, Device, Tensor};
 
@@ -91,7 +90,8 @@ impl<'a> Trainee<'a> {
         let Kind::Lora(adapter) = &self.kind else { return None };
         let mut adapter = adapter.clone();
         for (&(layer, projection), update) in &mut adapter.updates {
-            let values = |side| self.parameters[&tensor_name(layer, projection, side)].values.clone();
+            let values =
+                |side| self.parameters[&tensor_name(layer, projection, side)].values.clone();
             (update.a, update.b) = (values(Side::A), values(Side::B));
         }
         Some(adapter)

@@ -2,4 +2,7 @@
 
 mod common;
 mod data;
+mod distill;
 mod peft;
+mod resume;
+mod training;

@@ -21,7 +21,7 @@ fn a_merged_adapter_gives_the_logits_of_peft() {
         let merged = decoder(&merge(&checkpoint, &adapter).unwrap());
         let base = decoder(&checkpoint);
         for sequence in 0..3 {
-            let ids = expected.ids(&format!("batch.0.{sequence}"));
+            let ids = expected.ids(&format!("batch.{sequence}"));
             let logits = |decoder: &adapruner_model::Decoder| {
                 decoder
                     .logits(&decoder.tokens(&[ids.clone()]).unwrap())

@@ -6,7 +6,9 @@ mod completions;
 mod eval;
 mod export;
 mod inspect;
+mod merge;
 mod prune;
+mod recover;
 mod report;
 mod sample;
 mod search;
@@ -54,6 +56,8 @@ enum Command {
     Compare(Box<compare::CompareCommand>),
     Report(report::ReportCommand),
     Apply(Box<apply::ApplyCommand>),
+    Recover(Box<recover::RecoverCommand>),
+    Merge(merge::MergeCommand),
     Export(export::ExportCommand),
     Completions(completions::CompletionsArgs),
 }
@@ -68,8 +72,8 @@ pub struct CommonArgs {
     #[arg(long)]
     pub json: bool,
     /// Settings from a TOML file with the tables run, eval, calibration,
-    /// importance, plan, output, search
-    /// and space, whose keys are the options' names; what is
+    /// importance, plan, output, recover,
+    /// search and space, whose keys are the options' names; what is
     /// typed wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -104,6 +108,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Apply(args) => apply::run(&args),
+        Command::Recover(args) => recover::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

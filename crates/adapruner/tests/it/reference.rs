@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use crate::program::succeed;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 13] = [
     "inspect",
     "eval",
     "sample",
@@ -14,6 +14,8 @@ const COMMANDS: [&str; 11] = [
     "compare",
     "report",
     "apply",
+    "recover",
+    "merge",
     "export",
     "completions",
 ];
