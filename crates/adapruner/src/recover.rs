@@ -16,8 +16,7 @@ use adapruner_recover::{
     memory::Foreseen,
     merge,
     train::{
-        self, Ended, Outcome, Training, Watch, log::Entry, options::Record, options::TrainOptions,
-        trainee::Trainee,
+        self, Training, Watch, log::Entry, options::Record, options::TrainOptions, trainee::Trainee,
     },
 };
 use anyhow::Result;
@@ -95,7 +94,22 @@ impl Work {
                 "wait for it, or give another --work",
             ));
         }
-        Ok(Self { folder: folder.to_path_buf(), _lock: lock })
+        let work = Self { folder: folder.to_path_buf(), _lock: lock };
+        work.clear().map_err(FileError::io(folder, "clear"))?;
+        Ok(work)
+    }
+
+    /// Removes what a process that was killed had half written.
+    fn clear(&self) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') && name.ends_with(".partial") {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// The log of the training.
@@ -103,7 +117,7 @@ impl Work {
         self.folder.join(train::LOG)
     }
 
-    /// Removes the files that a training makes, and the folder if it is empty
+    /// Removes the files that a training made, and the folder if it is empty
     /// then.
     pub fn remove(self) {
         for name in [train::STATE, train::BEST, train::LOG, TEACHER, LOCK] {
@@ -111,6 +125,17 @@ impl Work {
             let _ = std::fs::remove_file(self.folder.join(name));
         }
         let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
+impl Drop for Work {
+    /// A folder in which nothing was saved is as good as none.
+    fn drop(&mut self) {
+        let entries = std::fs::read_dir(&self.folder).map(|entries| entries.count());
+        if matches!(entries, Ok(1)) && self.folder.join(LOCK).is_file() {
+            let _ = std::fs::remove_file(self.folder.join(LOCK));
+            let _ = std::fs::remove_dir(&self.folder);
+        }
     }
 }
 
@@ -207,11 +232,6 @@ pub fn train(
     let data = DataRecord { name: data.name.clone(), digest: data.digest, counts };
     let record = RecoveryRecord { data, teacher, learned_parameters: learned, outcome };
     Ok(Some(Recovered { adapter, model, record, foreseen }))
-}
-
-/// Whether a training came to an end, or was interrupted.
-pub fn ended(outcome: &Outcome) -> bool {
-    outcome.ended != Ended::Interrupted
 }
 
 /// The teacher's probabilities, computed unless they are in the work folder.

@@ -18,7 +18,7 @@ pub mod chat;
 pub mod prompt;
 pub mod records;
 
-use std::{collections::BTreeSet, fmt, path::Path, str::FromStr};
+use std::{collections::BTreeSet, fmt, ops::Range, path::Path, str::FromStr};
 
 use adapruner_checkpoint::{Digest, tokenizer::TextTokenizer};
 use rayon::prelude::*;
@@ -356,9 +356,13 @@ impl Reader<'_> {
             return Ok(Tokenised { empty: true, ..Tokenised::default() });
         }
         let tokens = self.tokenizer.encode_with_offsets(&rendered.text)?;
-        let said = |bytes: &std::ops::Range<usize>| {
-            self.options.train_on_prompt
-                || rendered.learned.iter().any(|part| part.contains(&bytes.start))
+        // A token of white space alone may be said to stand for no bytes, at the
+        // end of its own: that of a prompt must not count for the answer.
+        let within = |bytes: &Range<usize>, part: &Range<usize>| {
+            part.contains(&bytes.start) && bytes.end > part.start
+        };
+        let said = |bytes: &Range<usize>| {
+            self.options.train_on_prompt || rendered.learned.iter().any(|part| within(bytes, part))
         };
         let (ids, learned) = tokens.iter().map(|(id, bytes)| (*id, said(bytes))).unzip();
         Ok(self.cut(ids, learned))

@@ -5,6 +5,7 @@ mod config_file;
 mod interrupt;
 mod main_job;
 mod program;
+mod recover;
 mod reference;
 mod search;
 mod search_killed;
