@@ -132,7 +132,7 @@ fn a_state_of_other_settings_or_data_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let first = TrainOptions { max_steps: Some(2), ..options() };
     train(&mut fresh(&base, &checkpoint), &data(), &first, folder.path()).unwrap();
-    let mut again = |options: &TrainOptions, data: &Dataset| {
+    let again = |options: &TrainOptions, data: &Dataset| {
         said(train(&mut fresh(&base, &checkpoint), data, options, folder.path()))
     };
     let message = again(&TrainOptions { rate: 2e-2, ..first.clone() }, &data());
