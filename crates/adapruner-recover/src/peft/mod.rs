@@ -83,7 +83,9 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
     let tensors =
         SafeTensors::deserialize(&file).map_err(|e| Error::format(&path, e.to_string()))?;
     let mut found: BTreeMap<(usize, Projection), [Option<Vec<f32>>; 2]> = BTreeMap::new();
-    for (name, view) in tensors.iter() {
+    let mut named: Vec<_> = tensors.iter().collect();
+    named.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    for (name, view) in named {
         let refuse = |message: String| Error::tensor(&path, name, message);
         let Some((layer, projection, side)) = parsed(name) else {
             let message = "no low-rank update of one of the seven projections";

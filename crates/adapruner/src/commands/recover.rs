@@ -180,6 +180,11 @@ fn text(report: &Report) -> String {
             format!("{before}{:.4} nats per token after step {}", best.loss, best.step),
         ));
     }
+    if outcome.kept_step == 0 && outcome.ended != Ended::Interrupted {
+        let warning =
+            "no validation was better than before: what is written is the model as it was";
+        rows.push(("warning", warning.into()));
+    }
     if let Some(manifest) = &report.manifest {
         for file in &manifest.files {
             rows.push(("written", format!("{} ({})", file.name, bytes(file.bytes))));
