@@ -84,7 +84,7 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
         SafeTensors::deserialize(&file).map_err(|e| Error::format(&path, e.to_string()))?;
     let mut found: BTreeMap<(usize, Projection), [Option<Vec<f32>>; 2]> = BTreeMap::new();
     let mut named: Vec<_> = tensors.iter().collect();
-    named.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    named.sort_unstable_by_key(|(name, _)| *name);
     for (name, view) in named {
         let refuse = |message: String| Error::tensor(&path, name, message);
         let Some((layer, projection, side)) = parsed(name) else {

@@ -23,11 +23,7 @@ fn a_merged_adapter_gives_the_logits_of_peft() {
         for sequence in 0..3 {
             let ids = expected.ids(&format!("batch.{sequence}"));
             let logits = |decoder: &adapruner_model::Decoder| {
-                decoder
-                    .logits(&decoder.tokens(&[ids.clone()]).unwrap())
-                    .unwrap()
-                    .squeeze(0)
-                    .unwrap()
+                decoder.logits(&decoder.tokens(&[&ids]).unwrap()).unwrap().squeeze(0).unwrap()
             };
             let right = expected.get(&format!("logits.{sequence}"));
             near(&logits(&merged), right, F32, &format!("{model}, sequence {sequence}"));
