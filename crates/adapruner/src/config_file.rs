@@ -11,6 +11,7 @@ use adapruner::search::GivenSpace;
 use crate::{
     args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
     pipeline_args::PipelineArgs,
+    recover_args::RecoverArgs,
     search_args::SearchArgs,
     task_args::TaskArgs,
 };
@@ -36,6 +37,8 @@ pub struct ConfigFile {
     pub plan: PlanArgs,
     /// What is written.
     pub output: OutputArgs,
+    /// How a model is trained.
+    pub recover: RecoverArgs,
     /// How a search goes about.
     pub search: SearchArgs,
     /// What it searches over.

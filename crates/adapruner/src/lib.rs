@@ -8,6 +8,7 @@
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
 //! | [`memory`] | memory at hand and memory used |
+//! | [`recover`] | training after pruning |
 //! | [`search`] | the search for samples, metric and cut |
 //! | [`advice`] | errors with advice |
 //! | [`progress`] | how stages tell how far they are |
@@ -26,6 +27,7 @@ pub mod memory;
 pub mod outputs;
 pub mod pipeline;
 pub mod progress;
+pub mod recover;
 pub mod search;
 pub mod settings;
 pub mod whole;

@@ -58,7 +58,10 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// Compiles `source`; `path` is for messages, `tokens` are the named tokens
     /// with their texts.
-    pub(super) fn new(
+    ///
+    /// # Errors
+    /// A template that is no valid Jinja or too large.
+    pub fn new(
         path: &Path,
         source: &str,
         tokens: impl Iterator<Item = (&'static str, String)>,

@@ -25,6 +25,7 @@ mod to_gguf;
 
 use std::{
     collections::HashSet,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -162,6 +163,18 @@ impl TextTokenizer {
         self.encoded(text, false)
     }
 
+    /// Ids of `text` alone with the bytes of it that each stands for. Bytes of
+    /// one character may belong to several tokens; all of them then get it
+    /// whole.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails on this text.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = self.inner.encode(text, false).map_err(|e| self.error(e))?;
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
+    }
+
     fn encoded(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, special).map_err(|e| self.error(e))?;
         Ok(encoding.get_ids().to_vec())
@@ -197,6 +210,11 @@ impl TextTokenizer {
     /// Whether [`encode`](Self::encode) begins with BOS.
     pub fn adds_bos(&self) -> bool {
         self.adds_bos
+    }
+
+    /// Whether [`encode`](Self::encode) ends with EOS.
+    pub fn adds_eos(&self) -> bool {
+        self.adds_eos
     }
 
     /// Ids of the control tokens, ascending.

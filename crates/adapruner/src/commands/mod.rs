@@ -10,7 +10,9 @@ mod export;
 mod generate;
 mod inspect;
 mod latency;
+mod merge;
 mod prune;
+mod recover;
 mod report;
 mod run;
 mod sample;
@@ -64,6 +66,8 @@ enum Command {
     Report(report::ReportCommand),
     Run(run::RunCommand),
     Apply(Box<apply::ApplyCommand>),
+    Recover(Box<recover::RecoverCommand>),
+    Merge(merge::MergeCommand),
     Export(export::ExportCommand),
     Completions(completions::CompletionsArgs),
 }
@@ -78,8 +82,8 @@ pub struct CommonArgs {
     #[arg(long)]
     pub json: bool,
     /// Settings from a TOML file with the tables run, eval, tasks, calibration,
-    /// importance, plan, output, search and space, whose keys are the options'
-    /// names; what is typed wins
+    /// importance, plan, output, search, space and recover, whose keys are the
+    /// options' names; what is typed wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -118,6 +122,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => report::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Apply(args) => apply::run(&args),
+        Command::Recover(args) => recover::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

@@ -9,6 +9,7 @@ mod interrupt;
 mod latency;
 mod main_job;
 mod program;
+mod recover;
 mod reference;
 mod search;
 mod search_killed;
