@@ -5,7 +5,7 @@ use adapruner_checkpoint::{Checkpoint, Digest};
 use adapruner_eval::metrics::Metric;
 use adapruner_model::Placement;
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     latency::{Latency, LatencySettings, Timings, latency, stored_bytes},
@@ -27,7 +27,7 @@ pub struct ComparisonSettings {
 }
 
 /// What a figure says, and so how it stands to the first model's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A count; the share of the first model's.
@@ -44,7 +44,7 @@ pub enum Kind {
 }
 
 /// A figure of every model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// What it is of.
     pub name: String,
@@ -69,7 +69,7 @@ impl Row {
 }
 
 /// A model of the comparison.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Compared {
     /// Where it was opened.
     pub model: String,
@@ -80,7 +80,7 @@ pub struct Compared {
 }
 
 /// Models side by side.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Comparison {
     /// The models; all are held against the first.
     pub models: Vec<Compared>,

@@ -12,7 +12,7 @@ use adapruner_model::{
     generate::{Sampling, stream},
 };
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{pipeline::residency, progress::Progress, search::compare::median};
 
@@ -28,7 +28,7 @@ pub struct LatencySettings {
 }
 
 /// A figure over rounds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The median.
     pub median: f64,
@@ -50,7 +50,7 @@ impl Spread {
 }
 
 /// The figures of a prompt length, each a round's or a ratio of two rounds'.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Timings {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
@@ -63,7 +63,7 @@ pub struct Timings {
 }
 
 /// What a model is, and how fast.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Latency {
     /// Where it was opened.
     pub model: String,
