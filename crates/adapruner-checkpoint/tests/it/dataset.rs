@@ -9,7 +9,6 @@ use std::{
 use adapruner_checkpoint::dataset::records;
 use parquet::{
     basic::{Compression, ZstdLevel},
-    column::writer::ColumnWriter,
     data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type},
     file::{
         properties::WriterProperties,
@@ -217,10 +216,10 @@ fn small_files_that_unpack_to_much_are_refused() {
         let (mut defined, mut repeated) = (vec![2_i16; most], vec![0_i16]);
         repeated.resize(most, 1);
         for _ in 0..8 {
-            let ColumnWriter::Int32ColumnWriter(writer) = column.untyped() else { unreachable!() };
-            writer.write_batch(&[], Some(&defined), Some(&repeated)).unwrap();
+            column.typed::<Int32Type>().write_batch(&[], Some(&defined), Some(&repeated)).unwrap();
         }
-        (defined.truncate(1), repeated.truncate(1));
+        defined.truncate(1);
+        repeated.truncate(1);
         column.typed::<Int32Type>().write_batch(&[], Some(&defined), Some(&repeated)).unwrap();
         column.close().unwrap();
     });
