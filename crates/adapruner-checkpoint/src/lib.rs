@@ -12,6 +12,7 @@
 //! | [`gguf`] | GGUF files, in and out |
 //! | [`tokenizer`] | [`TextTokenizer`](tokenizer::TextTokenizer): tokenizer.json or GGUF metadata |
 //! | [`text`] | text files and named sets as token windows |
+//! | [`dataset`] | files of data sets on the hub, and records of parquet files |
 //! | [`output`] | what the writers hand back: files, digests, warnings |
 //! | [`digest`] | content digests that go into every artifact |
 //! | [`atomic`] | outputs that appear whole or not at all |
@@ -20,6 +21,7 @@ pub mod atomic;
 pub mod checkpoint;
 pub mod config;
 mod convert;
+pub mod dataset;
 pub mod digest;
 pub mod error;
 pub mod gguf;

@@ -50,7 +50,7 @@ fn missing(path: &Path) -> Result<Checkpoint> {
 }
 
 /// Whether a name has the form of a hub id, `owner/name`.
-fn is_hub_id(name: &str) -> bool {
+pub(crate) fn is_hub_id(name: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty()
             && !part.starts_with(['.', '-'])

@@ -47,6 +47,16 @@ pub enum Error {
         /// Field, expected and found.
         message: String,
     },
+    /// A row of a parquet file that is no question.
+    #[error("{path}: row {row}: {message}", path = path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The row, from 0.
+        row: usize,
+        /// Field, expected and found.
+        message: String,
+    },
     /// A question that cannot be asked, or an answer that is none.
     #[error("task {task}: question {question}, choice {choice}: {message}")]
     Question {
@@ -77,13 +87,18 @@ impl Error {
             Self::Loss { .. } => Some("weights or text may be damaged; try --dtype f32"),
             Self::Checkpoint(e) => e.hint(),
             Self::Task { message, .. } if message.starts_with("no data") => {
-                Some("name the folder of the data sets: --data-dir DIR")
+                Some(if message.contains("the hub") {
+                    "name the folder of the data sets: --data-dir DIR, or connect to the hub"
+                } else {
+                    "name the folder of the data sets: --data-dir DIR"
+                })
             }
             Self::Candle(_)
             | Self::Windows(_)
             | Self::Task { .. }
             | Self::Data { .. }
             | Self::Record { .. }
+            | Self::Row { .. }
             | Self::Question { .. } => None,
         }
     }

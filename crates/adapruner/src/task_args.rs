@@ -17,7 +17,8 @@ use crate::args::EvalArgs;
 pub struct TaskArgs {
     /// Tasks to ask: boolq, piqa, hellaswag, winogrande, arc_easy,
     /// arc_challenge, openbookqa, wikitext; their original files are looked for
-    /// in --data-dir, and --limit N asks the first N questions of each
+    /// in --data-dir, then their copies on the hub, and --limit N asks the first
+    /// N questions of each
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub tasks: Option<Vec<String>>,
     /// A task of your own, defined in a TOML file; may be given several times

@@ -3,7 +3,7 @@
 use std::{fs::File, panic::AssertUnwindSafe, path::Path};
 
 use parquet::{
-    basic::{Compression, ConvertedType, LogicalType, Type},
+    basic::{ConvertedType, LogicalType, Type},
     column::reader::ColumnReader,
     data_type::ByteArray,
     errors::ParquetError,
@@ -15,7 +15,10 @@ use parquet::{
 };
 
 use super::{MAX_BYTES, check_size};
-use crate::error::{Error, Result};
+use crate::{
+    dataset::is_readable,
+    error::{Error, Result},
+};
 
 /// Column names that an error lists at the most.
 const LISTED: usize = 8;
@@ -111,8 +114,7 @@ impl Strings<'_> {
             return Err(Error::format(path, format!("parquet: a row group without {field:?}")));
         }
         let codec = group.metadata().column(index).compression();
-        if !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_))
-        {
+        if !is_readable(codec) {
             let message = format!(
                 "column {field:?} is compressed by {codec}; expected snappy, zstd or nothing"
             );

@@ -1,5 +1,6 @@
 //! Integration tests of the checkpoint crate, one binary, a module per topic.
 
+mod dataset;
 mod readers;
 mod text;
 mod tokenizer;

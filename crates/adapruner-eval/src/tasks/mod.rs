@@ -5,7 +5,7 @@
 //! | key | is |
 //! |---|---|
 //! | `name`, `version` | as the harness has them |
-//! | `files` | where the records may stand, relative to the data folder; the first that is there is read |
+//! | `files` | where the records may stand (JSON, one a line, or `*.parquet`), relative to the data folder; the first that is there is read |
 //! | `label-files` | the same for labels that stand in a file of their own |
 //! | `context`, `choices` | what is asked ([`Template`]), and what may follow: a list of templates, or one that gives a list |
 //! | `contexts`, `continuation` | instead of those: one context for each choice, and what follows each of them |
@@ -13,24 +13,30 @@
 //! | `delimiter` | what stands before a continuation, `" "` unless given |
 //! | `gold` | which choice is right: its index, or its label where there are `gold-labels` |
 //! | `metrics` | `acc`, `acc_norm`, `acc_bytes` |
+//! | `hub` | where the data stand on the hub, a table |
+//!
+//! | key of `hub` | is |
+//! |---|---|
+//! | `dataset`, `config`, `split` | the data set, its configuration (`default` unless given) and split |
+//! | `revision` | `refs/convert/parquet` unless given, where the hub keeps every set as parquet |
+//! | `files` | parquet files there, of which the first that is there is read; `{config}/{split}/0000.parquet` unless given |
+//! | `context`, `choices`, `contexts`, `continuation` | instead of the task's, where the hub's records are shaped otherwise |
+//! | `gold`, `gold-labels` | the same; a `gold` takes the place of both |
 
+mod definition;
+mod form;
 mod pystr;
 mod records;
 pub mod template;
 pub mod wikitext;
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{IntoDeserializer, SeqAccess, Visitor, value::SeqAccessDeserializer},
-};
-use serde_json::Value;
+use adapruner_checkpoint::dataset::HubData;
+use serde::Deserialize;
 
 pub(crate) use self::pystr::strip_end;
+use self::{form::Form, records::Source};
 pub use self::{records::DataFile, template::Template};
 use crate::{
     error::{Error, Result},
@@ -67,22 +73,19 @@ pub struct Task {
     pub metrics: Vec<Metric>,
     files: Vec<PathBuf>,
     label_files: Vec<PathBuf>,
-    prompt: Prompt,
+    form: Form,
     clean: Option<Clean>,
     delimiter: String,
-    gold: Template,
-    gold_labels: Option<List>,
+    hub: Option<Hub>,
     /// Folder of the definition, where it was read from a file.
     folder: Option<PathBuf>,
 }
 
-/// Where the choices stand.
+/// Where a task's data stand on the hub, and how their records are asked.
 #[derive(Debug, Clone, PartialEq)]
-enum Prompt {
-    /// One context, the choices follow it.
-    Following { context: Template, choices: List },
-    /// The choices stand in the contexts, the same follows each.
-    Within { contexts: List, continuation: Template },
+struct Hub {
+    data: HubData,
+    form: Form,
 }
 
 /// What is done to contexts and choices.
@@ -122,91 +125,6 @@ fn without_brackets(text: &str) -> String {
     }
     out.push_str(rest);
     out
-}
-
-/// A list of texts of a record.
-#[derive(Debug, Clone, PartialEq)]
-enum List {
-    /// One template each.
-    Each(Vec<Template>),
-    /// One template for all elements of an array.
-    Array(Template),
-}
-
-impl<'de> Deserialize<'de> for List {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ListVisitor)
-    }
-}
-
-struct ListVisitor;
-
-impl<'de> Visitor<'de> for ListVisitor {
-    type Value = List;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a template or an array of templates")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<List, E> {
-        Template::deserialize(text.into_deserializer()).map(List::Array)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<List, A::Error> {
-        Vec::deserialize(SeqAccessDeserializer::new(array)).map(List::Each)
-    }
-}
-
-impl List {
-    fn render(&self, record: &Value) -> Result<Vec<String>, String> {
-        match self {
-            Self::Each(templates) => templates.iter().map(|t| t.render(record)).collect(),
-            Self::Array(template) => template.render_list(record),
-        }
-    }
-
-    fn check(&self, key: &str) -> Result<(), String> {
-        match self {
-            Self::Each(templates) => templates.iter().try_for_each(|t| scalar(t, key)),
-            Self::Array(template) if template.is_list()? => Ok(()),
-            Self::Array(template) => Err(format!(
-                "{key}: \"{template}\" gives one text; expected a list of templates, or a field with []"
-            )),
-        }
-    }
-}
-
-fn scalar(template: &Template, key: &str) -> Result<(), String> {
-    if template.is_list()? {
-        return Err(format!("{key}: \"{template}\" gives a list, expected one text"));
-    }
-    Ok(())
-}
-
-/// A definition as it is written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Definition {
-    name: String,
-    #[serde(default)]
-    version: f64,
-    files: Vec<PathBuf>,
-    #[serde(default)]
-    label_files: Vec<PathBuf>,
-    context: Option<Template>,
-    choices: Option<List>,
-    contexts: Option<List>,
-    continuation: Option<Template>,
-    clean: Option<Clean>,
-    #[serde(default = "space")]
-    delimiter: String,
-    gold: Template,
-    gold_labels: Option<List>,
-    metrics: Vec<Metric>,
-}
-
-fn space() -> String {
-    " ".to_owned()
 }
 
 /// One question: a context and a continuation for each choice.
@@ -249,7 +167,7 @@ impl Task {
         let Some((_, definition)) = BUILT_IN.iter().find(|(known, _)| *known == name) else {
             return Err(unknown(name));
         };
-        Self::parse(definition).map_err(|message| Error::Task { task: name.into(), message })
+        definition::parse(definition).map_err(|message| Error::Task { task: name.into(), message })
     }
 
     /// A task from a file.
@@ -265,158 +183,77 @@ impl Task {
             return Err(fail(format!("{size} bytes, expected at most {LARGEST}")));
         }
         let text = std::fs::read_to_string(path).map_err(read)?;
-        let mut task = Self::parse(&text).map_err(fail)?;
+        let mut task = definition::parse(&text).map_err(fail)?;
         task.folder = path.parent().map(Path::to_path_buf);
         Ok(task)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let definition: Definition =
-            toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
-        let prompt = match definition {
-            Definition {
-                context: Some(ref context),
-                choices: Some(ref choices),
-                contexts: None,
-                continuation: None,
-                ..
-            } => {
-                scalar(context, "context")?;
-                choices.check("choices")?;
-                Prompt::Following { context: context.clone(), choices: choices.clone() }
-            }
-            Definition {
-                contexts: Some(ref contexts),
-                continuation: Some(ref continuation),
-                context: None,
-                choices: None,
-                ..
-            } => {
-                contexts.check("contexts")?;
-                scalar(continuation, "continuation")?;
-                Prompt::Within { contexts: contexts.clone(), continuation: continuation.clone() }
-            }
-            Definition { .. } => {
-                return Err("expected context and choices, or contexts and continuation".into());
-            }
-        };
-        scalar(&definition.gold, "gold")?;
-        definition.gold_labels.as_ref().map_or(Ok(()), |labels| labels.check("gold-labels"))?;
-        let odd = |c: char| !(c.is_ascii_alphanumeric() || "_-.".contains(c));
-        if definition.name.is_empty() || definition.name.contains(odd) {
-            return Err(format!(
-                "name: expected letters, digits, _, - and ., found {:?}",
-                definition.name
-            ));
-        }
-        if definition.files.is_empty() {
-            return Err("files: expected at least one".into());
-        }
-        if definition.metrics.is_empty() {
-            return Err("metrics: expected at least one of acc, acc_norm and acc_bytes".into());
-        }
-        Ok(Self {
-            name: definition.name,
-            version: definition.version,
-            metrics: definition.metrics,
-            files: definition.files,
-            label_files: definition.label_files,
-            prompt,
-            clean: definition.clean,
-            delimiter: definition.delimiter,
-            gold: definition.gold,
-            gold_labels: definition.gold_labels,
-            folder: None,
-        })
-    }
-
-    /// Reads the questions, from `data_dir` or from beside the definition.
+    /// Reads the questions: from `data_dir` or from beside the definition, else
+    /// from the hub, where the task names a data set there.
     ///
     /// # Errors
-    /// No file in either place; a malformed record, a field that is missing, a
-    /// choice that is empty or a gold answer that is none of them, with file,
-    /// line and field.
+    /// Data in none of these places; a malformed record, a field that is
+    /// missing, a choice that is empty or a gold answer that is none of them,
+    /// with file, line or row, and field.
     pub fn questions(&self, data_dir: Option<&Path>) -> Result<QuestionSet> {
+        self.questions_with(data_dir, &HubData::fetch)
+    }
+
+    /// As [`Self::questions`], with another way to fetch what is on the hub.
+    ///
+    /// # Errors
+    /// As [`Self::questions`]; where `fetch` gives a reason, it is in the message.
+    pub fn questions_with(
+        &self,
+        data_dir: Option<&Path>,
+        fetch: &dyn Fn(&HubData) -> Result<PathBuf, String>,
+    ) -> Result<QuestionSet> {
+        let fail = |message| Error::Task { task: self.name.clone(), message };
+        let (source, form) = match (self.local(data_dir), &self.hub) {
+            (Ok((path, labels)), _) => {
+                let columns = self.form.columns();
+                (Source { path, labels, columns, hub: None }, &self.form)
+            }
+            (Err(absent), None) => return Err(fail(absent)),
+            (Err(absent), Some(Hub { data, form })) => {
+                let path = fetch(data).map_err(|reason| fail(format!("{absent}, and {reason}")))?;
+                let hub = Some(data.origin(&path));
+                (Source { path, labels: None, columns: form.columns(), hub }, form)
+            }
+        };
+        let (questions, files) = records::read(&source, |id, record| {
+            form.question(id, record, self.clean, &self.delimiter)
+        })?;
+        Ok(QuestionSet { questions, files })
+    }
+
+    /// The local files of records and of labels; else what was looked for.
+    fn local(&self, data_dir: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>), String> {
         let records = self.find(data_dir, &self.files)?;
         let labels = match self.label_files.as_slice() {
             [] => None,
             files => Some(self.find(data_dir, files)?),
         };
-        let (questions, files) =
-            records::read(&records, labels.as_deref(), |id, record| self.question(id, record))?;
-        Ok(QuestionSet { questions, files })
+        Ok((records, labels))
     }
 
-    /// The first of `files` that is there.
-    fn find(&self, data_dir: Option<&Path>, files: &[PathBuf]) -> Result<PathBuf> {
+    /// The first of `files` that is there; else what was looked for.
+    fn find(&self, data_dir: Option<&Path>, files: &[PathBuf]) -> Result<PathBuf, String> {
         let folders: Vec<&Path> = data_dir.into_iter().chain(self.folder.as_deref()).collect();
         let places = || folders.iter().flat_map(|folder| files.iter().map(|f| folder.join(f)));
         places().find(|place| place.is_file()).ok_or_else(|| {
-            let tried: Vec<String> = places().map(|place| place.display().to_string()).collect();
-            let message = if tried.is_empty() {
-                let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
-                format!("no data folder was given in which to look for {}", files.join(" or "))
-            } else {
-                format!("no data: there is no {}", tried.join(", no "))
+            let listed = |paths: &mut dyn Iterator<Item = PathBuf>, between: &str| {
+                paths.map(|path| path.display().to_string()).collect::<Vec<_>>().join(between)
             };
-            Error::Task { task: self.name.clone(), message }
+            match (files, folders.as_slice()) {
+                ([], _) => "no data: the task names no local file".to_owned(),
+                (_, []) => {
+                    let files = listed(&mut files.iter().cloned(), " or ");
+                    format!("no data folder was given in which to look for {files}")
+                }
+                (_, [..]) => format!("no data: there is no {}", listed(&mut places(), ", no ")),
+            }
         })
-    }
-
-    /// One record as a question.
-    fn question(&self, id: usize, record: &Value) -> Result<Question, String> {
-        let clean = |text: String| self.clean.map_or(text.clone(), |clean| clean.apply(&text));
-        let (contexts, choices, continuations) = match &self.prompt {
-            Prompt::Following { context, choices } => {
-                let context = clean(context.render(record)?);
-                let choices: Vec<String> = choices.render(record)?.into_iter().map(clean).collect();
-                (vec![context; choices.len()], choices.clone(), choices)
-            }
-            Prompt::Within { contexts, continuation } => {
-                let contexts: Vec<String> =
-                    contexts.render(record)?.into_iter().map(clean).collect();
-                let follows = clean(continuation.render(record)?);
-                (contexts.clone(), contexts.clone(), vec![follows; contexts.len()])
-            }
-        };
-        if choices.len() < 2 {
-            return Err(format!("expected at least 2 choices, found {}", choices.len()));
-        }
-        if let Some(empty) = choices.iter().position(String::is_empty) {
-            return Err(format!("choice {empty} is empty"));
-        }
-        if continuations.iter().any(String::is_empty) {
-            return Err("nothing follows the contexts".into());
-        }
-        let gold = self.gold(record, choices.len())?;
-        let requests = contexts.into_iter().zip(continuations).map(|(context, follows)| Request {
-            context,
-            continuation: format!("{}{follows}", self.delimiter),
-        });
-        Ok(Question { id, requests: requests.collect(), choices, gold })
-    }
-
-    /// Which of the choices is right.
-    fn gold(&self, record: &Value, choices: usize) -> Result<usize, String> {
-        let found = self.gold.render(record)?;
-        let gold = &self.gold;
-        let index = match &self.gold_labels {
-            Some(labels) => {
-                let labels = labels.render(record)?;
-                labels.iter().position(|label| *label == found).ok_or_else(|| {
-                    format!("gold {gold}: expected one of {}, found {found:?}", labels.join(", "))
-                })?
-            }
-            None => found
-                .parse::<usize>()
-                .map_err(|_| format!("gold {gold}: expected an index, found {found:?}"))?,
-        };
-        if index >= choices {
-            return Err(format!(
-                "gold {gold}: {found} is out of range, there are {choices} choices"
-            ));
-        }
-        Ok(index)
     }
 }
 

@@ -177,6 +177,11 @@ impl Template {
         }
     }
 
+    /// The fields of a record in which the fields of the template lie.
+    pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
+        self.fields().filter_map(|field| field.path.first().map(String::as_str))
+    }
+
     fn fields(&self) -> impl Iterator<Item = &Field> {
         self.parts.iter().filter_map(|part| match part {
             Part::Field(field) => Some(field),

@@ -45,12 +45,12 @@ pub fn pages(data_dir: Option<&Path>) -> Result<(Vec<Page>, Vec<DataFile>)> {
     let path = path.ok_or_else(|| {
         fail(format!("no data: there is no {} in {}", FILES.join(", no "), folder.display()))
     })?;
-    let (file, files) = records::open(&path)?;
+    let (file, data) = records::open(&path)?;
     let text = std::str::from_utf8(&file).map_err(|e| Error::Data {
         path: path.clone(),
         message: format!("not UTF-8 at offset {}", e.valid_up_to()),
     })?;
-    Ok((articles(text).iter().map(|page| Page::of(page)).collect(), files))
+    Ok((articles(text).iter().map(|page| Page::of(page)).collect(), vec![data]))
 }
 
 /// Cuts a split into articles, which begin with ` = Title = `.

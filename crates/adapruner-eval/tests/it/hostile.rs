@@ -1,8 +1,8 @@
 //! Definitions and records that are none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use adapruner_checkpoint::Checkpoint;
+use adapruner_checkpoint::{Checkpoint, dataset::HubData};
 use adapruner_eval::{
     requests::Encoder,
     tasks::{Request, Task, wikitext},
@@ -18,6 +18,11 @@ fn write(folder: &TempDir, name: &str, text: impl AsRef<[u8]>) {
     let path = folder.path().join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, text).unwrap();
+}
+
+/// No test may depend on the network.
+fn no_hub(_: &HubData) -> Result<PathBuf, String> {
+    Err("the hub cannot be reached".to_owned())
 }
 
 /// What is said of a task with these records.
@@ -102,7 +107,8 @@ fn choices_and_answers_must_be_there() {
 fn labels_of_their_own_must_fit() {
     let folder = TempDir::new().unwrap();
     let piqa = || {
-        let error = Task::named("piqa").unwrap().questions(Some(folder.path())).unwrap_err();
+        let task = Task::named("piqa").unwrap();
+        let error = task.questions_with(Some(folder.path()), &no_hub).unwrap_err();
         error.to_string().replace(&format!("{}/", folder.path().display()), "")
     };
     let record = r#"{"goal": "g", "sol1": "a", "sol2": "b"}"#;
@@ -159,11 +165,11 @@ fn definitions_that_are_none_are_refused() {
 #[test]
 fn data_that_is_not_there_is_named() {
     let folder = TempDir::new().unwrap();
-    let error = Task::named("boolq").unwrap().questions(Some(folder.path())).unwrap_err();
-    assert!(error.to_string().contains("boolq/dev.jsonl"), "{error}");
-    assert!(error.hint().unwrap().contains("--data-dir"));
-    let error = Task::named("boolq").unwrap().questions(None).unwrap_err();
-    assert!(error.to_string().contains("no data folder was given"), "{error}");
+    let path = folder.path().join("own.toml");
+    write(&folder, "own.toml", OWN);
+    let error = Task::from_file(&path).unwrap().questions(None).unwrap_err();
+    assert!(error.to_string().contains("there is no"), "{error}");
+    assert_eq!(error.hint(), Some("name the folder of the data sets: --data-dir DIR"));
     assert!(wikitext::pages(Some(folder.path())).is_err());
     write(&folder, "wiki.test.raw", b"\xff");
     let error = wikitext::pages(Some(folder.path())).unwrap_err().to_string();

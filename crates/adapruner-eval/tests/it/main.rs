@@ -1,6 +1,7 @@
 //! Figures of the fixture models against transformers and lm-evaluation-harness.
 
 mod hostile;
+mod hub;
 mod tasks;
 
 use std::path::PathBuf;

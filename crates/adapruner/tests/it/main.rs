@@ -5,6 +5,7 @@ mod compare_models;
 mod config_file;
 mod correlate;
 mod generate;
+mod hub_tasks;
 mod interrupt;
 mod latency;
 mod main_job;
