@@ -6,11 +6,16 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use adapruner::{
     outputs::{Format, OutputSettings},
-    settings::{CalibrationSettings, EvalSettings, RunSettings, ScoreSettings, TextSettings},
+    settings::{
+        CalibrationSettings, CompensationSettings, EvalSettings, RunSettings, ScoreSettings,
+        TextSettings,
+    },
 };
 use adapruner_checkpoint::{gguf::TensorKind, hf::StoreType};
 use adapruner_model::{DTypeChoice, DeviceChoice};
-use adapruner_prune::{Allocation, Importance, KvMode, Layout, PlanOptions, Reduction};
+use adapruner_prune::{
+    Allocation, Importance, KvMode, Layout, PlanOptions, Reduction, compensate::Target,
+};
 use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -345,6 +350,68 @@ impl PlanArgs {
             drop_attention: self.drop_attention.clone().unwrap_or(default.drop_attention),
             allocation: self.allocation.map_or(default.allocation, |a| a.0),
         })
+    }
+}
+
+/// How what remains is fitted to make up for what was removed.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Compensation")]
+pub struct CompensationArgs {
+    /// Fit the matrices that read what was removed anew, by least squares on a
+    /// text: no training, no change of shape
+    #[arg(long)]
+    pub compensate: bool,
+    /// Text to fit on, as for --text [default: the calibration text]
+    #[arg(long, value_name = "FILE|SET")]
+    pub compensate_text: Option<String>,
+    /// Number of samples to fit on [default: 64]
+    #[arg(long, value_name = "N")]
+    pub compensate_samples: Option<usize>,
+    /// Tokens of such a sample [default: 128]
+    #[arg(long, value_name = "TOKENS")]
+    pub compensate_tokens: Option<usize>,
+    /// How strongly the fit is held to the sliced weights, as a share of the
+    /// mean square of what they read [default: 0.01]
+    #[arg(long, value_name = "SHARE")]
+    pub compensate_ridge: Option<Real>,
+    /// What is reproduced: dense (the dense model's residual stream, earlier
+    /// layers' errors included) or pruned (what the dense layer makes of the
+    /// pruned stream) [default: dense]
+    #[arg(long, value_name = "WHAT")]
+    pub compensate_target: Option<Named<Target>>,
+}
+
+/// A fit of a thousand features needs several thousand tokens.
+const FIT: (usize, usize) = (64, 128);
+/// See the table in docs/MEASUREMENTS.md.
+const RIDGE: f64 = 0.01;
+
+impl CompensationArgs {
+    /// Fills in the defaults; `None` where none is asked for.
+    pub fn resolve(
+        &self,
+        calibration: &CalibrationArgs,
+        eval: &EvalArgs,
+    ) -> Result<Option<CompensationSettings>> {
+        if !self.compensate {
+            return Ok(None);
+        }
+        let text = CalibrationArgs {
+            calibration: self.compensate_text.clone().or_else(|| calibration.calibration.clone()),
+            samples: Some(self.compensate_samples.unwrap_or(FIT.0)),
+            sample_tokens: Some(self.compensate_tokens.unwrap_or(FIT.1)),
+            ..calibration.clone()
+        };
+        let Some(samples) = text.resolve(eval) else {
+            return Err(advised(
+                "compensate-text: missing, and there is no calibration text either",
+                "name a text to fit on: --compensate-text FILE",
+            ));
+        };
+        let Real(ridge) = self.compensate_ridge.unwrap_or(Real(RIDGE));
+        let target = self.compensate_target.map_or_else(Default::default, |t| t.0);
+        Ok(Some(CompensationSettings { samples, ridge, target }))
     }
 }
 

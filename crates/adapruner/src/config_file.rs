@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use adapruner::search::GivenSpace;
 
 use crate::{
-    args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
+    args::{
+        CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
+    },
     search_args::SearchArgs,
 };
 
@@ -30,6 +32,8 @@ pub struct ConfigFile {
     pub importance: ImportanceArgs,
     /// What is removed.
     pub plan: PlanArgs,
+    /// How the rest is fitted to make up for that.
+    pub compensation: CompensationArgs,
     /// What is written.
     pub output: OutputArgs,
     /// How a search goes about.
