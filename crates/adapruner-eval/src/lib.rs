@@ -15,10 +15,12 @@
 //! | [`score`] | log-likelihoods of what follows shared contexts |
 //! | [`metrics`] | accuracies and their standard errors |
 //! | [`zero_shot`] | a model's answers, and means over tasks |
+//! | [`correlation`] | how well one figure of a set of models tells another |
 //! | [`harness`] | results in the layout of lm-evaluation-harness |
 
 pub mod batch;
 pub mod chunked;
+pub mod correlation;
 pub mod error;
 pub mod flops;
 pub mod harness;

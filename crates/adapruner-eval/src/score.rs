@@ -47,6 +47,11 @@ pub fn log_likelihoods(
     Ok(out)
 }
 
+/// Rows that [`log_likelihoods`] runs for these groups.
+pub fn rows(groups: &[Vec<Sequence>]) -> u64 {
+    groups.iter().flat_map(|group| branches(group)).map(|branch| branch.rows() as u64).sum()
+}
+
 /// Scores some groups in one pass.
 fn score(
     decoder: &Decoder,
@@ -122,5 +127,6 @@ mod tests {
         assert_eq!(branch.endings, [vec![3], vec![], vec![4, 5]]);
         assert_eq!((branch.rows(), branch.row(2, 1), branch.row(2, 3)), (5, 1, 4));
         assert_eq!(branches(&[sequence(&[1]), sequence(&[2])]).len(), 2);
+        assert_eq!(rows(&[group.to_vec(), vec![sequence(&[1]), sequence(&[2])]]), 7);
     }
 }

@@ -3,7 +3,7 @@
 use adapruner_model::Decoder;
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Which questions of a set are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Selection {
     /// All.
@@ -275,6 +275,17 @@ const LITERATURE: [(&str, Metric); 7] = [
     ("openbookqa", Metric::AccNorm),
 ];
 
+/// The metric that the literature reports of a task; of a task that is none of
+/// the seven `acc_norm` where it has it, else its first.
+pub fn literature_metric(result: &TaskResult) -> Option<(Metric, Estimate)> {
+    let known = LITERATURE.iter().find(|(task, _)| *task == result.task);
+    let metric = known.map_or(Metric::AccNorm, |(_, metric)| *metric);
+    match result.metric(metric) {
+        Some(estimate) => Some((metric, estimate)),
+        None => result.metrics.first().copied(),
+    }
+}
+
 /// The literature's mean over the seven tasks; `None` unless all are there.
 pub fn literature_mean(results: &[TaskResult]) -> Option<Mean> {
     let figure = |(task, metric): (&str, Metric)| {
@@ -346,6 +357,8 @@ mod tests {
         results.push(result("openbookqa", &both(0.9, 0.7)));
         let mean = literature_mean(&results).unwrap();
         assert!((mean.value - 0.4).abs() < 1e-12, "{mean:?}");
+        let metric = |at: usize| literature_metric(&results[at]).map(|(metric, _)| metric);
+        assert_eq!((metric(1), metric(2)), (Some(Metric::Acc), Some(Metric::AccNorm)));
         let mean = norm_mean(&results).unwrap();
         assert!((mean.value - (0.1 + 0.9 + 0.3 + 0.4 + 0.9 + 0.6 + 0.7) / 7.0).abs() < 1e-12);
         assert_eq!(mean.of[1], ("piqa".to_owned(), Metric::AccNorm));

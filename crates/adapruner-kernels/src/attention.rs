@@ -38,19 +38,52 @@ const BLOCK_SCORES: usize = 512 * 1024;
 /// # Errors
 /// Shapes that do not fit.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    attend_to(q, k, v, None)
+}
+
+/// [`attention`] of sequences whose rows follow each other; each sees its own.
+///
+/// # Shapes
+/// q `[1, R, N, D]`, k and v `[1, R, K, D]`, lengths that add up to `R` →
+/// `[1, R, N, D]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn packed_attention(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    attend_to(q, k, v, Some(lengths))
+}
+
+fn attend_to(q: &Tensor, k: &Tensor, v: &Tensor, lengths: Option<&[usize]>) -> Result<Tensor> {
     let sizes = Sizes::of(q.shape(), k.shape())?;
+    if let Some(lengths) = lengths {
+        check_lengths(sizes, lengths)?;
+    }
     if v.shape() != k.shape() {
         bail!("attention: keys {:?} and values {:?} differ", k.shape(), v.shape());
     }
     if !fused(&[q, k, v]) || q.elem_count() == 0 {
-        return composition::attention(q, k, v);
+        return match lengths {
+            None => composition::attention(q, k, v),
+            Some(lengths) => composition::packed_attention(q, k, v, lengths),
+        };
     }
-    let op = Attention { sizes, logsumexp: OnceLock::new() };
+    let op = Attention { sizes, lengths: lengths.map(<[_]>::to_vec), logsumexp: OnceLock::new() };
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+/// Refuses lengths of sequences that are not the rows.
+pub(crate) fn check_lengths(sizes: Sizes, lengths: &[usize]) -> Result<()> {
+    let rows = lengths.iter().sum::<usize>();
+    if sizes.b != 1 || sizes.t != rows || sizes.s != rows || lengths.contains(&0) {
+        bail!("attention: sequences of {lengths:?} tokens do not fit {} rows", sizes.b * sizes.t);
+    }
+    Ok(())
 }
 
 struct Attention {
     sizes: Sizes,
+    /// Of packed sequences.
+    lengths: Option<Vec<usize>>,
     /// Of the scaled scores, `[B, T, N]`; known once forward has run.
     logsumexp: OnceLock<Vec<f32>>,
 }
@@ -70,7 +103,7 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (q, k, v) = (slice(q, q_layout)?, slice(k, k_layout)?, slice(v, v_layout)?);
-        let (y, logsumexp) = forward(q, k, v, self.sizes);
+        let (y, logsumexp) = forward(q, k, v, self.sizes, self.lengths.as_deref());
         self.logsumexp.get_or_init(|| logsumexp);
         Ok((CpuStorage::F32(y), q_layout.shape().clone()))
     }
@@ -96,7 +129,7 @@ impl CustomOp3 for Attention {
             logsumexp,
             grad: of_grad.slice()?,
         };
-        let [grad_q, grad_k, grad_v] = backward(&saved, self.sizes);
+        let [grad_q, grad_k, grad_v] = backward(&saved, self.sizes, self.lengths.as_deref());
         let to = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), &Device::Cpu);
         Ok((Some(to(grad_q, q)?), Some(to(grad_k, k)?), Some(to(grad_v, v)?)))
     }
@@ -163,23 +196,76 @@ impl Sizes {
     }
 }
 
-/// The attended values `[B, T, N, D]` and `logsumexp` `[B, T, N]`.
-pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes) -> (Vec<f32>, Vec<f32>) {
-    let Sizes { b, t, s, n, k: heads, d } = sizes;
+/// One of the sequences: its rows among all queries and all keys.
+struct Sequence {
+    queries: Range<usize>,
+    keys: Range<usize>,
+    /// With one sequence.
+    sizes: Sizes,
+}
+
+impl Sequence {
+    fn all(sizes: Sizes, lengths: Option<&[usize]>) -> Vec<Self> {
+        let of = |(t, s)| Sizes { b: 1, t, s, ..sizes };
+        let lengths: Vec<Sizes> = match lengths {
+            None => vec![of((sizes.t, sizes.s)); sizes.b],
+            Some(lengths) => lengths.iter().map(|&t| of((t, t))).collect(),
+        };
+        let starts = lengths.iter().scan((0, 0), |(queries, keys), sizes| {
+            let start = (*queries, *keys);
+            (*queries, *keys) = (*queries + sizes.t, *keys + sizes.s);
+            Some(start)
+        });
+        let sequence = |((queries, keys), &sizes): ((usize, usize), &Sizes)| Self {
+            queries: queries..queries + sizes.t,
+            keys: keys..keys + sizes.s,
+            sizes,
+        };
+        starts.zip(&lengths).map(sequence).collect()
+    }
+}
+
+/// The elements of some rows.
+fn part(values: &[f32], rows: Range<usize>, width: usize) -> &[f32] {
+    &values[rows.start * width..rows.end * width]
+}
+
+/// Consecutive parts of some lengths.
+fn split<T>(mut values: &mut [T], lengths: impl Iterator<Item = usize>) -> Vec<&mut [T]> {
+    let cut = |length| {
+        let (part, rest) = std::mem::take(&mut values).split_at_mut(length);
+        values = rest;
+        part
+    };
+    lengths.map(cut).collect()
+}
+
+/// The attended values `[B, T, N, D]` and `logsumexp` `[B, T, N]`; with `lengths`,
+/// of packed sequences.
+pub(crate) fn forward(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    sizes: Sizes,
+    lengths: Option<&[usize]>,
+) -> (Vec<f32>, Vec<f32>) {
+    let Sizes { b, t, n, k: heads, d, .. } = sizes;
+    let sequences = Sequence::all(sizes, lengths);
     let mut logsumexp = vec![0.0; b * t * n];
-    let step = sizes.block();
-    // SAFETY: `Block::forward` writes all heads of its queries, and the blocks
-    // of a sequence are all its queries.
+    // SAFETY: `attend` writes its head of its queries, and the blocks of all
+    // sequences are all queries.
     let y = unsafe {
         build(b * t * n * d, |y| {
-            let of_sequence = y.par_chunks_mut(t * n * d).zip(logsumexp.par_chunks_mut(t * n));
-            of_sequence.enumerate().for_each(|(at, (y, logsumexp))| {
-                let keys = at * s * heads * d..(at + 1) * s * heads * d;
-                let q = &q[at * t * n * d..(at + 1) * t * n * d];
-                let (k, v) = (&k[keys.clone()], &v[keys]);
+            let y = split(y, sequences.iter().map(|of| of.queries.len() * n * d));
+            let logsumexp = split(&mut logsumexp, sequences.iter().map(|of| of.queries.len() * n));
+            let all = sequences.par_iter().zip(y).zip(logsumexp);
+            all.for_each(|((Sequence { queries, keys, sizes }, y), logsumexp)| {
+                let (sizes, step) = (*sizes, sizes.block());
+                let q = part(q, queries.clone(), n * d);
+                let [k, v] = [k, v].map(|of| part(of, keys.clone(), heads * d));
                 let blocks = y.par_chunks_mut(step * n * d).zip(logsumexp.par_chunks_mut(step * n));
                 blocks.enumerate().for_each(|(block, (y, logsumexp))| {
-                    let queries = block * step..(block * step + step).min(t);
+                    let queries = block * step..(block * step + step).min(sizes.t);
                     for head in 0..heads {
                         attend(sizes, [q, k, v], queries.clone(), head, y, logsumexp);
                     }
@@ -241,64 +327,86 @@ pub(crate) struct Saved<'a> {
     pub(crate) grad: &'a [f32],
 }
 
-/// Gradients of q `[B, T, N, D]`, k and v `[B, S, K, D]`.
-pub(crate) fn backward(saved: &Saved<'_>, sizes: Sizes) -> [Vec<f32>; 3] {
+/// Gradients of q `[B, T, N, D]`, k and v `[B, S, K, D]`; with `lengths`, of packed
+/// sequences.
+pub(crate) fn backward(
+    saved: &Saved<'_>,
+    sizes: Sizes,
+    lengths: Option<&[usize]>,
+) -> [Vec<f32>; 3] {
     let Sizes { b, t, s, n, k: heads, d } = sizes;
-    let of_queries = t * sizes.group() * d;
+    let width = sizes.group() * d;
+    let sequences = Sequence::all(sizes, lengths);
+    // One task a head of a sequence.
+    let tasks: Vec<(&Sequence, usize)> = sequences
+        .iter()
+        .flat_map(|sequence| (0..heads).map(move |head| (sequence, head)))
+        .collect();
+    let of_keys = || tasks.iter().map(|(of, _)| of.keys.len() * d);
     let mut grad_k = Vec::new();
     let mut grad_v = Vec::new();
-    // SAFETY: each task writes its whole chunk of all three.
-    unsafe {
-        let grad_q = build(b * heads * of_queries, |grad_q| {
-            grad_k = build(b * heads * s * d, |grad_k| {
-                grad_v = build(b * heads * s * d, |grad_v| {
-                    let tasks = grad_q
-                        .par_chunks_mut(of_queries)
-                        .zip(grad_k.par_chunks_mut(s * d))
-                        .zip(grad_v.par_chunks_mut(s * d));
-                    tasks.enumerate().for_each(|(at, ((grad_q, grad_k), grad_v))| {
-                        let (sequence, head) = (at / heads, at % heads);
-                        let part = |of: &'_ [f32], width: usize| -> Range<usize> {
-                            debug_assert_eq!(of.len(), b * width);
-                            sequence * width..(sequence + 1) * width
-                        };
+    // SAFETY: each task writes its whole part of all three.
+    let grad_q = unsafe {
+        build(b * t * n * d, |grad_q| {
+            grad_k = build(b * s * heads * d, |grad_k| {
+                grad_v = build(b * s * heads * d, |grad_v| {
+                    let grad_q =
+                        split(grad_q, tasks.iter().map(|(of, _)| of.queries.len() * width));
+                    let (grad_k, grad_v) = (split(grad_k, of_keys()), split(grad_v, of_keys()));
+                    let all = tasks.par_iter().zip(grad_q).zip(grad_k).zip(grad_v);
+                    all.for_each(|((((of, head), grad_q), grad_k), grad_v)| {
+                        let queries = |values, width| part(values, of.queries.clone(), width);
+                        let keys = |values| part(values, of.keys.clone(), heads * d);
                         let saved = Saved {
-                            q: &saved.q[part(saved.q, t * n * d)],
-                            k: &saved.k[part(saved.k, s * heads * d)],
-                            v: &saved.v[part(saved.v, s * heads * d)],
-                            y: &saved.y[part(saved.y, t * n * d)],
-                            logsumexp: &saved.logsumexp[part(saved.logsumexp, t * n)],
-                            grad: &saved.grad[part(saved.grad, t * n * d)],
+                            q: queries(saved.q, n * d),
+                            k: keys(saved.k),
+                            v: keys(saved.v),
+                            y: queries(saved.y, n * d),
+                            logsumexp: queries(saved.logsumexp, n),
+                            grad: queries(saved.grad, n * d),
                         };
-                        backward_head(&saved, sizes, head, grad_q, grad_k, grad_v);
+                        backward_head(&saved, of.sizes, *head, grad_q, grad_k, grad_v);
                     });
                 });
             });
-        });
-        // Head by head, so that each was written by one task; turned back here.
-        let width = sizes.group() * d;
-        [
-            tokens_first(&grad_q, t, heads, width),
-            tokens_first(&grad_k, s, heads, d),
-            tokens_first(&grad_v, s, heads, d),
-        ]
-    }
+        })
+    };
+    // Head by head, so that each was written by one task; turned back here.
+    let (queries, keys) = (|of: &Sequence| of.queries.clone(), |of: &Sequence| of.keys.clone());
+    [
+        tokens_first(&grad_q, sequences.iter().map(queries), heads, width),
+        tokens_first(&grad_k, sequences.iter().map(keys), heads, d),
+        tokens_first(&grad_v, sequences.iter().map(keys), heads, d),
+    ]
 }
 
-/// `[B, K, T, width]` as `[B, T, K, width]`.
-fn tokens_first(values: &[f32], t: usize, heads: usize, width: usize) -> Vec<f32> {
+/// `[K, T, width]` of every sequence as `[T, K, width]`.
+fn tokens_first(
+    values: &[f32],
+    sequences: impl Iterator<Item = Range<usize>>,
+    heads: usize,
+    width: usize,
+) -> Vec<f32> {
+    let sequences: Vec<Range<usize>> = sequences.collect();
+    // The sequence of every row.
+    let of_rows: Vec<usize> = sequences
+        .iter()
+        .enumerate()
+        .flat_map(|(at, rows)| std::iter::repeat_n(at, rows.len()))
+        .collect();
     let fill = |rows: Range<usize>, out: &mut Unwritten| {
         for (row, out) in rows.zip(out.chunks_exact_mut(heads * width)) {
+            let of = &sequences[of_rows[row]];
             for (head, out) in out.chunks_exact_mut(width).enumerate() {
-                let start = ((row / t * heads + head) * t + row % t) * width;
-                for (out, value) in out.iter_mut().zip(&values[start..start + width]) {
+                let at = of.start * heads + head * of.len() + (row - of.start);
+                for (out, value) in out.iter_mut().zip(&values[at * width..(at + 1) * width]) {
                     out.write(*value);
                 }
             }
         }
     };
     // SAFETY: `fill` writes all heads of all its rows.
-    unsafe { build_rows(values.len() / (heads * width), heads * width, fill) }
+    unsafe { build_rows(of_rows.len(), heads * width, fill) }
 }
 
 /// Backward of one key-value head of one sequence. Blocks run from the last,

@@ -10,13 +10,14 @@ use candle_core::{
     backend::BackendStorage, bail,
 };
 
-use crate::GradTap;
+use crate::{GradTap, LowRank};
 
 /// The identity, whose backward shows the gradient to a tap.
 struct Tapped {
     input: Tensor,
     weight: Tensor,
     tap: Arc<dyn GradTap>,
+    adapter: Option<LowRank>,
 }
 
 impl CustomOp1 for Tapped {
@@ -41,6 +42,10 @@ impl CustomOp1 for Tapped {
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         show(self.tap.as_ref(), &self.input, &self.weight, grad)?;
+        if let Some(adapter) = &self.adapter {
+            let gradients = adapter.composed_gradients(&rows(&self.input)?, &rows(grad)?)?;
+            self.tap.low_rank(gradients)?;
+        }
         Ok(Some(grad.clone()))
     }
 }
@@ -60,11 +65,25 @@ pub(crate) fn show(
     weight: &Tensor,
     grad_output: &Tensor,
 ) -> Result<()> {
-    let rows = |x: &Tensor| {
-        let width = x.dim(D::Minus1)?;
-        x.reshape(((), width))?.contiguous()
-    };
     tap.observe(&rows(input)?, weight, &rows(grad_output)?)
+}
+
+/// `[.., width]` as `[R, width]`.
+pub(crate) fn rows(x: &Tensor) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    x.reshape(((), width))?.contiguous()
+}
+
+/// `y`, whose gradient a tap is shown.
+pub(crate) fn tapped(
+    y: &Tensor,
+    input: &Tensor,
+    weight: &Tensor,
+    tap: Arc<dyn GradTap>,
+    adapter: Option<LowRank>,
+) -> Result<Tensor> {
+    let (input, weight) = (input.clone(), weight.clone());
+    y.contiguous()?.apply_op1(Tapped { input, weight, tap, adapter })
 }
 
 /// [`crate::linear`], composed.
@@ -81,9 +100,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, tap: Option<Arc<dyn GradTap>>) -> Res
     };
     match tap {
         None => Ok(y),
-        Some(tap) => {
-            y.contiguous()?.apply_op1(Tapped { input: x.clone(), weight: weight.clone(), tap })
-        }
+        Some(tap) => tapped(&y, x, weight, tap, None),
     }
 }
 
@@ -157,6 +174,25 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         .reshape((b, t, n, d))
 }
 
+/// [`crate::packed_attention`], composed.
+///
+/// # Shapes
+/// q `[1, R, N, D]`, k and v `[1, R, K, D]`, lengths that add up to `R` →
+/// `[1, R, N, D]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn packed_attention(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    let mut start = 0;
+    let mut one = |&length: &usize| {
+        let rows = |t: &Tensor| t.narrow(1, start, length);
+        let y = attention(&rows(q)?, &rows(k)?, &rows(v)?);
+        start += length;
+        y
+    };
+    Tensor::cat(&lengths.iter().map(&mut one).collect::<Result<Vec<_>>>()?, 1)
+}
+
 /// [`crate::linear_cross_entropy`], composed; the logits are held.
 ///
 /// # Shapes
@@ -165,10 +201,30 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let weights = Tensor::ones((targets.dim(0)?, 1), DType::F32, x.device())?;
+    linear_soft_cross_entropy(x, weight, &targets.unsqueeze(1)?, &weights, 1.0)
+}
+
+/// [`crate::linear_soft_cross_entropy`], composed; the logits are held.
+///
+/// # Shapes
+/// `[R, H]`, `[V, H]`, u32 `[R, k]`, f32 `[R, k]` → `[R]`, f32 or (for f64) f64.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear_soft_cross_entropy(
+    x: &Tensor,
+    weight: &Tensor,
+    ids: &Tensor,
+    weights: &Tensor,
+    temperature: f64,
+) -> Result<Tensor> {
     let logits = linear(x, weight, None)?;
     let logits = if logits.dtype() == DType::F64 { logits } else { logits.to_dtype(DType::F32)? };
+    let logits = (logits / temperature)?;
+    let weights = weights.to_dtype(logits.dtype())?;
     let max = logits.max_keepdim(D::Minus1)?.detach();
     let sum = logits.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?.log()?;
-    let picked = logits.gather(&targets.unsqueeze(1)?, 1)?;
-    ((sum + max)? - picked)?.squeeze(1)
+    let picked = (logits.gather(&ids.contiguous()?, 1)? * &weights)?.sum(1)?;
+    ((sum + max)?.squeeze(1)? * weights.sum(1)?)? - picked
 }

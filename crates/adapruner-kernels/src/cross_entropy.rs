@@ -1,17 +1,19 @@
-//! Cross-entropy of a linear map: `logsumexp(x · Wᵀ) − (x · Wᵀ)[target]`, in nats.
+//! Cross-entropy of a linear map in nats, `logsumexp(z) − z[target]` with `z = x · Wᵀ`,
+//! and to sparse soft targets, `Σ_k w · logsumexp(z/τ) − Σ_k w · z[id]/τ`: the first is
+//! the second of one target of weight 1.
 //!
 //! Logits exist for one block of rows and one chunk of the vocabulary at a time
 //! (half a megabyte a thread); maximum and sum of exponentials run along, the sum in f64. Where `x` is
 //! tracked, `Σ_v p_v · W_v` runs along as well, rescaled with the maximum as in
-//! attention, so that `dx = g · (Σ_v p_v · W_v − W[target])` needs no second pass
-//! over the vocabulary. The weight's gradient `Σ_r g · (p − 1[target])ᵀ · x` makes
-//! the logits again.
+//! attention, so that `dx = g/τ · (Σ_k w · Σ_v p_v · W_v − Σ_k w · W[id])` needs no second pass
+//! over the vocabulary. The weight's gradient `Σ_r g/τ · (Σ_k w · p − w[id])ᵀ · x`
+//! makes the logits again.
 //!
 //! Axes: `R` rows, `H` hidden, `V` vocabulary.
 
 use std::{ops::Range, sync::OnceLock};
 
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::{
@@ -37,38 +39,116 @@ const PARTS: usize = 4;
 /// # Errors
 /// Shapes that do not fit, targets that are not u32 or outside the vocabulary.
 pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let rows = targets.dims1()?;
+    let weights = Tensor::ones((rows, 1), DType::F32, targets.device())?;
+    linear_soft_cross_entropy(x, weight, &targets.unsqueeze(1)?, &weights, 1.0)
+}
+
+/// `Σ_k w · logsumexp(z) − Σ_k w · z[id]` of every row, `z = x · Wᵀ / τ`: the
+/// cross-entropy to targets that are sparse and need not add up to one.
+///
+/// Rows whose weights are all zero are left out of the product.
+///
+/// # Shapes
+/// `[R, H]`, `[V, H]`, u32 `[R, k]`, f32 `[R, k]` → f32 `[R]`.
+///
+/// # Errors
+/// Shapes that do not fit, ids that are not u32 or outside the vocabulary, or a
+/// temperature that is not above 0.
+pub fn linear_soft_cross_entropy(
+    x: &Tensor,
+    weight: &Tensor,
+    ids: &Tensor,
+    weights: &Tensor,
+    temperature: f64,
+) -> Result<Tensor> {
     let ((rows, inputs), (vocabulary, hidden)) = (x.dims2()?, weight.dims2()?);
-    if inputs != hidden || targets.dims() != [rows] || targets.dtype() != DType::U32 {
-        bail!(
-            "linear_cross_entropy: input {:?} does not fit weight {:?} and targets {:?} ({:?})",
-            x.shape(),
-            weight.shape(),
-            targets.shape(),
-            targets.dtype()
-        );
-    }
-    if !fused(&[x]) || !Weight::takes(weight.dtype()) || x.elem_count() == 0 {
-        return composition::linear_cross_entropy(x, weight, targets);
-    }
-    let targets = targets.contiguous()?;
-    let ids = Held::new(&targets);
-    if let Some((row, id)) =
-        ids.slice::<u32>()?.iter().enumerate().find(|&(_, &id)| id as usize >= vocabulary)
+    let (found, k) = ids.dims2()?;
+    if inputs != hidden
+        || found != rows
+        || weights.dims() != [rows, k]
+        || ids.dtype() != DType::U32
+        || weights.dtype() != DType::F32
     {
         bail!(
-            "linear_cross_entropy: row {row} has target {id}, the vocabulary ends at {vocabulary}"
+            "linear_cross_entropy: input {:?} does not fit weight {:?} and targets {:?} ({:?}) of \
+             weights {:?} ({:?})",
+            x.shape(),
+            weight.shape(),
+            ids.shape(),
+            ids.dtype(),
+            weights.shape(),
+            weights.dtype()
         );
     }
+    if !(temperature > 0.0 && temperature.is_finite()) {
+        bail!("linear_cross_entropy: temperature {temperature}, expected a number above 0");
+    }
+    let targets = Targets {
+        ids: ids.flatten_all()?.to_vec1()?,
+        weights: weights.flatten_all()?.to_vec1()?,
+        k,
+        temperature,
+    };
+    if let Some(at) = targets.ids.iter().position(|&id| id as usize >= vocabulary) {
+        bail!(
+            "linear_cross_entropy: row {} has target {}, the vocabulary ends at {vocabulary}",
+            at / k,
+            targets.ids[at]
+        );
+    }
+    let active: Vec<u32> = (0..rows)
+        .filter(|&row| targets.row(row).1.iter().any(|&w| w != 0.0))
+        .map(|r| r as u32)
+        .collect();
+    if active.len() < rows {
+        if active.is_empty() {
+            return Tensor::zeros(rows, DType::F32, x.device());
+        }
+        let kept = active.len();
+        let active = Tensor::from_vec(active, kept, x.device())?;
+        let part = |t: &Tensor| t.contiguous()?.index_select(&active, 0);
+        let losses = linear_soft_cross_entropy(
+            &part(x)?,
+            weight,
+            &part(ids)?,
+            &part(weights)?,
+            temperature,
+        )?;
+        return Tensor::zeros(rows, losses.dtype(), x.device())?.index_add(&active, &losses, 0);
+    }
+    if !fused(&[x]) || !Weight::takes(weight.dtype()) || x.elem_count() == 0 {
+        return composition::linear_soft_cross_entropy(x, weight, ids, weights, temperature);
+    }
     let op = CrossEntropy {
+        targets,
         tracked: x.track_op(),
         differentiated: x.track_op() || weight.track_op(),
         logsumexp: OnceLock::new(),
         unit: OnceLock::new(),
     };
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &targets, op)
+    x.contiguous()?.apply_op2(&weight.contiguous()?, op)
+}
+
+/// What the rows are to predict: `k` words each, with weights.
+struct Targets {
+    /// `[R, k]`.
+    ids: Vec<u32>,
+    /// `[R, k]`.
+    weights: Vec<f32>,
+    k: usize,
+    temperature: f64,
+}
+
+impl Targets {
+    fn row(&self, row: usize) -> (&[u32], &[f32]) {
+        let range = row * self.k..(row + 1) * self.k;
+        (&self.ids[range.clone()], &self.weights[range])
+    }
 }
 
 struct CrossEntropy {
+    targets: Targets,
     /// Whether the gradient of `x` will be asked for.
     tracked: bool,
     /// Whether there will be a backward pass at all.
@@ -79,7 +159,7 @@ struct CrossEntropy {
     unit: OnceLock<Vec<f32>>,
 }
 
-impl CustomOp3 for CrossEntropy {
+impl CustomOp2 for CrossEntropy {
     fn name(&self) -> &'static str {
         "linear-cross-entropy"
     }
@@ -90,14 +170,13 @@ impl CustomOp3 for CrossEntropy {
         x_layout: &Layout,
         weight: &CpuStorage,
         weight_layout: &Layout,
-        targets: &CpuStorage,
-        targets_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, _) = x_layout.shape().dims2()?;
         let operands = Operands::new(
             slice(x, x_layout)?,
             Weight::of(weight, weight_layout)?,
-            slice(targets, targets_layout)?,
+            &self.targets,
+            0..rows,
             weight_layout.shape().dims2()?,
         );
         let forward = operands.forward(self.tracked, self.differentiated);
@@ -110,10 +189,9 @@ impl CustomOp3 for CrossEntropy {
         &self,
         x: &Tensor,
         weight: &Tensor,
-        targets: &Tensor,
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (Some(logsumexp), Some(unit)) = (self.logsumexp.get(), self.unit.get()) else {
             bail!("linear_cross_entropy: backward before forward")
         };
@@ -137,12 +215,12 @@ impl CustomOp3 for CrossEntropy {
             None
         };
         let grad_weight = if weight.track_op() {
-            let (of_x, of_weight, of_targets) =
-                (Held::new(x), Held::new(weight), Held::new(targets));
+            let (of_x, of_weight) = (Held::new(x), Held::new(weight));
             let operands = Operands::new(
                 of_x.slice()?,
                 of_weight.weight()?,
-                of_targets.slice()?,
+                &self.targets,
+                0..x.dim(0)?,
                 weight.dims2()?,
             );
             let values = operands.grad_weight(logsumexp, upstream);
@@ -151,14 +229,16 @@ impl CustomOp3 for CrossEntropy {
         } else {
             None
         };
-        Ok((grad_x, grad_weight, None))
+        Ok((grad_x, grad_weight))
     }
 }
 
 struct Operands<'a> {
     x: &'a [f32],
     weight: Weight<'a>,
-    targets: &'a [u32],
+    targets: &'a Targets,
+    /// Which rows of the targets those of `x` are.
+    rows: Range<usize>,
     vocabulary: usize,
     hidden: usize,
 }
@@ -179,8 +259,8 @@ struct Partial {
     top: Vec<f32>,
     /// `Σ e^(logit − top)`.
     sum: Vec<f64>,
-    /// The target's logit, once it was seen.
-    picked: Vec<Option<f32>>,
+    /// `Σ w · logit` of the targets that were seen.
+    picked: Vec<f64>,
     /// `Σ e^(logit − top) · W`, `[R, H]`; empty until the first chunk.
     unit: Vec<f32>,
 }
@@ -204,16 +284,39 @@ impl<'a> Operands<'a> {
     fn new(
         x: &'a [f32],
         weight: Weight<'a>,
-        targets: &'a [u32],
+        targets: &'a Targets,
+        rows: Range<usize>,
         (vocabulary, hidden): (usize, usize),
     ) -> Self {
-        Self { x, weight, targets, vocabulary, hidden }
+        Self { x, weight, targets, rows, vocabulary, hidden }
     }
 
     /// Rows of a block, all almost equal.
     fn block(&self) -> usize {
-        let rows = self.targets.len();
+        let rows = self.rows.len();
         rows.div_ceil(rows.div_ceil(BLOCK_ROWS).max(1)).max(1)
+    }
+
+    /// The rows of `x`, which are these from `start` on.
+    fn part(&self, x: &'a [f32], start: usize) -> Self {
+        let start = self.rows.start + start;
+        Self { x, rows: start..start + x.len() / self.hidden, ..*self }
+    }
+
+    /// The targets of one of the rows.
+    fn target(&self, row: usize) -> impl Iterator<Item = (usize, f32)> {
+        let (ids, weights) = self.targets.row(self.rows.start + row);
+        ids.iter().map(|&id| id as usize).zip(weights.iter().copied())
+    }
+
+    /// `Σ_k w` of one of the rows.
+    fn mass(&self, row: usize) -> f64 {
+        self.target(row).map(|(_, weight)| f64::from(weight)).sum()
+    }
+
+    /// `1/τ`.
+    fn scale(&self) -> f32 {
+        (1.0 / self.targets.temperature) as f32
     }
 
     /// Chunks of one of the parts of the vocabulary.
@@ -229,9 +332,9 @@ impl<'a> Operands<'a> {
         let blocks: Vec<Forward> = self
             .x
             .par_chunks(step * self.hidden)
-            .zip(self.targets.par_chunks(step))
-            .map(|(x, targets)| {
-                let block = Operands { x, targets, ..*self };
+            .enumerate()
+            .map(|(at, x)| {
+                let block = self.part(x, at * step);
                 let bf16 = if differentiated { None } else { block.bf16() };
                 let bf16 = bf16.as_ref().map(|(x, weight)| (x, *weight));
                 let parts =
@@ -264,18 +367,17 @@ impl<'a> Operands<'a> {
 
     /// Logits of these rows for a chunk of the vocabulary.
     fn logits(&self, weight: View<'_>, words: usize) -> Vec<f32> {
-        let rows = self.targets.len();
+        let rows = self.rows.len();
         let x = View::dense(self.x, rows, self.hidden);
         // SAFETY: the product writes everything.
-        unsafe { build(rows * words, |to| multiply(x, weight.t(), 1.0, to)) }
+        unsafe { build(rows * words, |to| multiply(x, weight.t(), self.scale(), to)) }
     }
 
     /// Takes the logits of some words into the sums, and leaves `e^(logit − top)`.
     fn take(&self, logits: &mut [f32], words: &Range<usize>, out: &mut Partial) {
         for (row, logits) in logits.chunks_exact_mut(words.len()).enumerate() {
-            let target = self.targets[row] as usize;
-            if words.contains(&target) {
-                out.picked[row] = Some(logits[target - words.start]);
+            for (target, weight) in self.target(row).filter(|(id, _)| words.contains(id)) {
+                out.picked[row] += f64::from(weight) * f64::from(logits[target - words.start]);
             }
             out.raise(row, largest(logits), self.hidden);
             out.sum[row] += exponentials(logits, out.top[row]);
@@ -285,11 +387,11 @@ impl<'a> Operands<'a> {
     /// Runs over one part of the vocabulary; with `bf16`, by the kernels of bf16
     /// weights.
     fn forward_part(&self, part: usize, tracked: bool, bf16: Bf16<'_>) -> Partial {
-        let (rows, hidden) = (self.targets.len(), self.hidden);
+        let (rows, hidden) = (self.rows.len(), self.hidden);
         let mut out = Partial {
             top: vec![f32::NEG_INFINITY; rows],
             sum: vec![0.0; rows],
-            picked: vec![None; rows],
+            picked: vec![0.0; rows],
             unit: Vec::new(),
         };
         let mut scratch = Vec::new();
@@ -299,6 +401,9 @@ impl<'a> Operands<'a> {
                 let mut logits = unsafe {
                     build(rows * words.len(), |to| multiply_words(x, weight, words.clone(), to))
                 };
+                if self.scale() != 1.0 {
+                    logits.iter_mut().for_each(|z| *z *= self.scale());
+                }
                 self.take(&mut logits, &words, &mut out);
                 continue;
             }
@@ -321,11 +426,11 @@ impl<'a> Operands<'a> {
 
     /// Puts the parts together, in order.
     fn finish(&self, parts: Vec<Partial>, tracked: bool) -> Forward {
-        let (rows, hidden) = (self.targets.len(), self.hidden);
+        let (rows, hidden) = (self.rows.len(), self.hidden);
         let mut all = Partial {
             top: vec![f32::NEG_INFINITY; rows],
             sum: vec![0.0; rows],
-            picked: vec![None; rows],
+            picked: vec![0.0; rows],
             unit: vec![0.0; if tracked { rows * hidden } else { 0 }],
         };
         for part in parts {
@@ -336,7 +441,7 @@ impl<'a> Operands<'a> {
                 all.raise(row, part.top[row], hidden);
                 let factor = (f64::from(part.top[row]) - f64::from(all.top[row])).exp();
                 all.sum[row] += part.sum[row] * factor;
-                all.picked[row] = all.picked[row].or(part.picked[row]);
+                all.picked[row] += part.picked[row];
                 if tracked {
                     let of_row = row * hidden..(row + 1) * hidden;
                     let from = &part.unit[of_row.clone()];
@@ -347,22 +452,26 @@ impl<'a> Operands<'a> {
         }
         let mut scratch = Vec::new();
         for (row, unit) in all.unit.chunks_exact_mut(hidden).enumerate() {
-            let factor = (1.0 / all.sum[row]) as f32;
-            let target = self.targets[row] as usize;
-            let weight = self.weight.part(target * hidden..(target + 1) * hidden, &mut scratch);
-            unit.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * factor - w);
+            let factor = (self.mass(row) / self.targets.temperature / all.sum[row]) as f32;
+            unit.iter_mut().for_each(|v| *v *= factor);
+            for (target, weight) in self.target(row) {
+                let share = weight * self.scale();
+                let word = self.weight.part(target * hidden..(target + 1) * hidden, &mut scratch);
+                unit.iter_mut().zip(word).for_each(|(v, w)| *v -= share * w);
+            }
         }
         let logsumexp: Vec<f64> =
             all.top.iter().zip(&all.sum).map(|(&top, sum)| f64::from(top) + sum.ln()).collect();
         let losses = logsumexp
             .iter()
             .zip(&all.picked)
-            .map(|(all, one)| (all - f64::from(one.unwrap_or(f32::NAN))) as f32)
+            .enumerate()
+            .map(|(row, (all, picked))| (self.mass(row) * all - picked) as f32)
             .collect();
         Forward { losses, logsumexp, unit: all.unit }
     }
 
-    /// `Σ_r g · (p − 1[target])ᵀ · x`, chunk by chunk of the vocabulary.
+    /// `Σ_r g/τ · (Σ_k w · p − w[id])ᵀ · x`, chunk by chunk of the vocabulary.
     fn grad_weight(&self, logsumexp: &[f64], upstream: &[f32]) -> Vec<f32> {
         let hidden = self.hidden;
         let mut out = vec![0.0; self.vocabulary * hidden];
@@ -371,18 +480,20 @@ impl<'a> Operands<'a> {
             let mut scratch = Vec::new();
             let weight = self.weight.part(words.start * hidden..words.end * hidden, &mut scratch);
             let weight = View::dense(weight, words.len(), hidden);
-            for start in (0..self.targets.len()).step_by(BLOCK_ROWS) {
-                let rows = start..(start + BLOCK_ROWS).min(self.targets.len());
+            for start in (0..self.rows.len()).step_by(BLOCK_ROWS) {
+                let rows = start..(start + BLOCK_ROWS).min(self.rows.len());
                 let x = &self.x[start * hidden..rows.end * hidden];
-                let part = Operands { x, targets: &self.targets[rows.clone()], ..*self };
+                let part = self.part(x, start);
                 let mut p = part.logits(weight, words.len());
                 for (row, p) in rows.clone().zip(p.chunks_exact_mut(words.len())) {
                     exponentials(p, logsumexp[row] as f32);
-                    let target = self.targets[row] as usize;
-                    if words.contains(&target) {
-                        p[target - words.start] -= 1.0;
+                    let mass = self.mass(row) as f32;
+                    p.iter_mut().for_each(|p| *p *= mass);
+                    for (target, weight) in self.target(row).filter(|(id, _)| words.contains(id)) {
+                        p[target - words.start] -= weight;
                     }
-                    p.iter_mut().for_each(|p| *p *= upstream[row]);
+                    let factor = upstream[row] * self.scale();
+                    p.iter_mut().for_each(|p| *p *= factor);
                 }
                 let p = View::dense(&p, rows.len(), words.len());
                 multiply_add(p.t(), View::dense(x, rows.len(), hidden), out);

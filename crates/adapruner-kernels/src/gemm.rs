@@ -77,6 +77,14 @@ impl<'a> View<'a> {
         }
     }
 
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
     fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
         let start = rows.start * self.row_stride + cols.start * self.col_stride;
         let data = self.data.get(start..).unwrap_or_default();

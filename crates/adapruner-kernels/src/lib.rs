@@ -15,6 +15,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `linear` | linear map, with a tap on its gradients |
+//! | `low_rank` | low-rank updates beside a linear map, with dropout |
 //! | [`packed`] | products with bf16 weights |
 //! | `norm` | root mean square normalisation |
 //! | `rope` | rotary position embedding |
@@ -34,6 +35,7 @@ mod cross_entropy;
 mod exp;
 mod gemm;
 mod linear;
+mod low_rank;
 mod norm;
 pub mod packed;
 mod rope;
@@ -41,9 +43,10 @@ pub mod sublayer;
 mod swiglu;
 mod upstream;
 
-pub use attention::attention;
-pub use cross_entropy::linear_cross_entropy;
+pub use attention::{attention, packed_attention};
+pub use cross_entropy::{linear_cross_entropy, linear_soft_cross_entropy};
 pub use linear::{GradTap, linear};
+pub use low_rank::{Dropout, LowRank, LowRankGrad};
 pub use norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;

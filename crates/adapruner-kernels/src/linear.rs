@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp2, D, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::{
+    LowRankGrad,
     buffer::{Held, Weight, build, fused, slice},
     composition,
     gemm::{View, par_multiply, par_multiply_add},
@@ -23,6 +24,16 @@ pub trait GradTap: Send + Sync {
     /// # Errors
     /// The observer's own; the pass stops.
     fn observe(&self, input: &Tensor, weight: &Tensor, grad_output: &Tensor) -> Result<()>;
+
+    /// The gradients of the low-rank update beside the map, where there is one;
+    /// ignored if not overridden.
+    ///
+    /// # Errors
+    /// The observer's own; the pass stops.
+    fn low_rank(&self, gradients: LowRankGrad) -> Result<()> {
+        drop(gradients);
+        Ok(())
+    }
 }
 
 /// `x · Wᵀ`; with `tap`, the backward pass shows it input, weight and gradient.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use adapruner_checkpoint::{Checkpoint, names, names::Projection};
 use adapruner_kernels::{
-    GradTap,
+    GradTap, LowRank,
     packed::Packed,
     sublayer::{self, Affine},
 };
@@ -25,6 +25,8 @@ pub struct Linear {
     pub bias: Option<Tensor>,
     /// A bf16 weight as products on the CPU read it, where that pays.
     pub packed: Packed,
+    /// What is added to the map, of low rank.
+    pub adapter: Option<LowRank>,
 }
 
 impl Linear {
@@ -44,7 +46,7 @@ impl Linear {
                 checkpoint.tensors.load(&projection.bias(layer), placement.activations(), device)
             })
             .transpose()?;
-        Ok(Self { weight, bias, packed: Packed::default() })
+        Ok(Self { weight, bias, packed: Packed::default(), adapter: None })
     }
 
     /// `x · Wᵀ + b`.
@@ -60,8 +62,8 @@ impl Linear {
 
     /// The map with a tap on its gradients.
     pub(crate) fn with_tap(&self, tap: Option<Arc<dyn GradTap>>) -> Affine {
-        let Self { weight, bias, packed } = self.clone();
-        Affine { weight, bias, packed, tap }
+        let Self { weight, bias, packed, adapter } = self.clone();
+        Affine { weight, bias, packed, adapter, tap }
     }
 }
 
@@ -108,6 +110,9 @@ pub struct Pass<'a> {
     pub cos: &'a Tensor,
     /// Sines of the positions, `[T, D/2]`.
     pub sin: &'a Tensor,
+    /// Lengths of the sequences whose rows follow each other in `[1, T, H]`, for
+    /// packed ones; passes with a cache have none.
+    pub lengths: Option<&'a Arc<[usize]>>,
     /// Gives each projection its tap, in passes whose gradients are observed.
     pub taps: Option<&'a dyn Fn(Projection) -> Arc<dyn GradTap>>,
 }
@@ -211,6 +216,7 @@ impl Block {
                 k,
                 v,
                 o,
+                lengths: pass.lengths.cloned(),
                 cos: pass.cos.clone(),
                 sin: pass.sin.clone(),
             };
@@ -235,17 +241,21 @@ impl Block {
     /// side. `None` where the layer has no attention.
     ///
     /// # Shapes
-    /// `[B, T, H]` → `[B, T, N·D]`.
+    /// `[B, T, H]`, cosines and sines `[T, D/2]` → `[B, T, N·D]`.
     ///
     /// # Errors
     /// Shapes that do not fit, or no memory.
-    pub fn head_outputs(&self, x: &Tensor, pass: &Pass<'_>) -> CandleResult<Option<Tensor>> {
+    pub fn head_outputs(
+        &self,
+        x: &Tensor,
+        (cos, sin): &(Tensor, Tensor),
+    ) -> CandleResult<Option<Tensor>> {
         let Some(Attention { norm, q, k, v, .. }) = &self.attention else { return Ok(None) };
         let (b, t, _) = x.dims3()?;
         let h = adapruner_kernels::rms_norm(x, norm, self.eps)?;
         let heads = |map: &Linear| map.forward(&h)?.reshape((b, t, (), self.head_dim));
-        let q = adapruner_kernels::rope(&heads(q)?, pass.cos, pass.sin)?;
-        let k = adapruner_kernels::rope(&heads(k)?, pass.cos, pass.sin)?;
+        let q = adapruner_kernels::rope(&heads(q)?, cos, sin)?;
+        let k = adapruner_kernels::rope(&heads(k)?, cos, sin)?;
         Ok(Some(adapruner_kernels::attention(&q, &k, &heads(v)?)?.reshape((b, t, ()))?))
     }
 
@@ -270,33 +280,47 @@ impl Block {
     pub fn with_variables(&self, layer: usize) -> CandleResult<(Self, Vec<(String, Var)>)> {
         let mut block = self.clone();
         let mut variables = Vec::new();
-        let mut visit = |name: String, tensor: &mut Tensor| {
+        for (name, tensor) in block.parameters_mut(layer) {
             let variable = Var::from_tensor(tensor)?;
             *tensor = variable.as_tensor().clone();
             variables.push((name, variable));
-            CandleResult::Ok(())
-        };
-        let linear =
-            |projection: Projection,
-             linear: &mut Linear,
-             visit: &mut dyn FnMut(String, &mut Tensor) -> CandleResult<()>| {
-                visit(projection.weight(layer), &mut linear.weight)?;
-                match &mut linear.bias {
-                    Some(bias) => visit(projection.bias(layer), bias),
-                    None => Ok(()),
-                }
-            };
-        if let Some(attention) = &mut block.attention {
-            visit(names::input_norm(layer), &mut attention.norm)?;
-            linear(Projection::Q, &mut attention.q, &mut visit)?;
-            linear(Projection::K, &mut attention.k, &mut visit)?;
-            linear(Projection::V, &mut attention.v, &mut visit)?;
-            linear(Projection::O, &mut attention.o, &mut visit)?;
         }
-        visit(names::ffn_norm(layer), &mut block.ffn.norm)?;
-        linear(Projection::Gate, &mut block.ffn.gate, &mut visit)?;
-        linear(Projection::Up, &mut block.ffn.up, &mut visit)?;
-        linear(Projection::Down, &mut block.ffn.down, &mut visit)?;
         Ok((block, variables))
+    }
+
+    /// The projections, those of attention only where there is one.
+    pub(crate) fn projections_mut(&mut self) -> Vec<(Projection, &mut Linear)> {
+        let FeedForward { gate, up, down, .. } = &mut self.ffn;
+        let of_attention =
+            self.attention.iter_mut().flat_map(|Attention { q, k, v, o, .. }| {
+                [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)]
+            });
+        of_attention
+            .chain([(Projection::Gate, gate), (Projection::Up, up), (Projection::Down, down)])
+            .collect()
+    }
+
+    /// The parameters under the canonical names of layer `layer`.
+    pub(crate) fn parameters_mut(&mut self, layer: usize) -> Vec<(String, &mut Tensor)> {
+        let mut out = Vec::new();
+        fn linear<'a>(
+            (projection, linear): (Projection, &'a mut Linear),
+            layer: usize,
+            out: &mut Vec<(String, &'a mut Tensor)>,
+        ) {
+            out.push((projection.weight(layer), &mut linear.weight));
+            out.extend(linear.bias.as_mut().map(|bias| (projection.bias(layer), bias)));
+        }
+        if let Some(Attention { norm, q, k, v, o }) = &mut self.attention {
+            out.push((names::input_norm(layer), norm));
+            let maps =
+                [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)];
+            maps.into_iter().for_each(|map| linear(map, layer, &mut out));
+        }
+        let FeedForward { norm, gate, up, down } = &mut self.ffn;
+        out.push((names::ffn_norm(layer), norm));
+        let maps = [(Projection::Gate, gate), (Projection::Up, up), (Projection::Down, down)];
+        maps.into_iter().for_each(|map| linear(map, layer, &mut out));
+        out
     }
 }

@@ -10,6 +10,7 @@ use candle_core::{DType, Tensor};
 
 use crate::{
     block::{Block, LayerCache, Pass},
+    changes::Changes,
     error::{Error, Result},
     placement::Placement,
     rotary::RotaryTable,
@@ -25,6 +26,7 @@ pub enum Residency {
     Streamed,
 }
 
+#[derive(Clone)]
 enum Weights {
     Resident { embedding: Tensor, blocks: Vec<Arc<Block>>, norm: Tensor, head: Tensor },
     Streamed(Box<Checkpoint>),
@@ -34,8 +36,10 @@ enum Weights {
 pub struct Decoder {
     config: ModelConfig,
     placement: Placement,
-    rotary: RotaryTable,
+    rotary: Arc<RotaryTable>,
     weights: Weights,
+    /// What was changed of the weights; of resident ones, already in place.
+    pub(crate) changes: Changes,
 }
 
 /// Keys and values of the positions that were run, layer by layer.
@@ -63,12 +67,12 @@ impl Decoder {
         residency: Residency,
     ) -> Result<Self> {
         let config = checkpoint.config.clone();
-        let rotary = RotaryTable::new(
+        let rotary = Arc::new(RotaryTable::new(
             &config.rope,
             config.head_dim,
             placement.activations(),
             &placement.device,
-        );
+        ));
         let weights = match residency {
             Residency::Streamed => Weights::Streamed(Box::new(checkpoint.clone())),
             Residency::Resident => {
@@ -85,7 +89,8 @@ impl Decoder {
                 Weights::Resident { embedding, blocks, norm, head }
             }
         };
-        Ok(Self { config, placement: placement.clone(), rotary, weights })
+        let changes = Changes::default();
+        Ok(Self { config, placement: placement.clone(), rotary, weights, changes })
     }
 
     /// The model's configuration.
@@ -106,9 +111,37 @@ impl Decoder {
         match &self.weights {
             Weights::Resident { blocks, .. } => Ok(blocks[layer].clone()),
             Weights::Streamed(checkpoint) => {
-                Ok(Arc::new(Block::load(checkpoint, layer, &self.placement)?))
+                let mut block = Block::load(checkpoint, layer, &self.placement)?;
+                self.changes.apply(layer, &mut block);
+                Ok(Arc::new(block))
             }
         }
+    }
+
+    /// The same model with changed weights.
+    pub(crate) fn changed(&self, changes: Changes) -> Self {
+        let mut weights = self.weights.clone();
+        if let Weights::Resident { embedding, blocks, norm, head } = &mut weights {
+            for (layer, block) in blocks.iter_mut().enumerate() {
+                changes.apply(layer, Arc::make_mut(block));
+            }
+            let tied = self.config.tie_word_embeddings;
+            let head_name = if tied { names::EMBEDDING } else { names::HEAD };
+            let places =
+                [(names::EMBEDDING, embedding), (names::FINAL_NORM, norm), (head_name, head)];
+            for (name, place) in places {
+                if let Some(tensor) = changes.parameters.get(name) {
+                    *place = tensor.clone();
+                }
+            }
+        }
+        let (config, placement) = (self.config.clone(), self.placement.clone());
+        Self { config, placement, rotary: self.rotary.clone(), weights, changes }
+    }
+
+    /// A tensor outside the blocks, of a streamed model.
+    fn streamed(&self, name: &str, load: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        self.changes.parameters.get(name).cloned().map_or_else(load, Ok)
     }
 
     /// The token embedding, `[V, H]`.
@@ -118,7 +151,9 @@ impl Decoder {
     pub fn embedding(&self) -> Result<Tensor> {
         match &self.weights {
             Weights::Resident { embedding, .. } => Ok(embedding.clone()),
-            Weights::Streamed(checkpoint) => load_embedding(checkpoint, &self.placement),
+            Weights::Streamed(checkpoint) => {
+                self.streamed(names::EMBEDDING, || load_embedding(checkpoint, &self.placement))
+            }
         }
     }
 
@@ -129,7 +164,9 @@ impl Decoder {
     pub fn final_norm(&self) -> Result<Tensor> {
         match &self.weights {
             Weights::Resident { norm, .. } => Ok(norm.clone()),
-            Weights::Streamed(checkpoint) => load_norm(checkpoint, &self.placement),
+            Weights::Streamed(checkpoint) => {
+                self.streamed(names::FINAL_NORM, || load_norm(checkpoint, &self.placement))
+            }
         }
     }
 
@@ -140,10 +177,10 @@ impl Decoder {
     pub fn head(&self) -> Result<Tensor> {
         match &self.weights {
             Weights::Resident { head, .. } => Ok(head.clone()),
-            Weights::Streamed(checkpoint) if self.config.tie_word_embeddings => {
-                load_embedding(checkpoint, &self.placement)
+            Weights::Streamed(_) if self.config.tie_word_embeddings => self.embedding(),
+            Weights::Streamed(checkpoint) => {
+                self.streamed(names::HEAD, || load_head(checkpoint, &self.placement))
             }
-            Weights::Streamed(checkpoint) => load_head(checkpoint, &self.placement),
         }
     }
 
@@ -163,6 +200,15 @@ impl Decoder {
             )));
         }
         Ok(self.rotary.positions(start, tokens)?)
+    }
+
+    /// Cosines and sines of the position of every row.
+    pub(crate) fn positions_of(&self, places: Vec<u32>) -> Result<(Tensor, Tensor)> {
+        let longest = places.iter().max().map_or(0, |&last| last as usize + 1);
+        let (cos, sin) = self.positions(0, longest)?;
+        let rows = places.len();
+        let places = Tensor::from_vec(places, rows, &self.placement.device)?;
+        Ok((cos.index_select(&places, 0)?, sin.index_select(&places, 0)?))
     }
 
     /// The token ids of equally long sequences as a tensor on the model's
@@ -233,7 +279,7 @@ impl Decoder {
     pub fn through(&self, x: &Tensor, layers: std::ops::Range<usize>) -> Result<Tensor> {
         let (_, t, _) = x.dims3()?;
         let (cos, sin) = self.positions(0, t)?;
-        let pass = Pass { cos: &cos, sin: &sin, taps: None };
+        let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
         let mut x = x.clone();
         for layer in layers {
             x = self.block(layer)?.forward(&x, &pass, None)?;
@@ -253,7 +299,7 @@ impl Decoder {
         let (_, t) = ids.dims2()?;
         let start = cache.as_ref().map_or(0, |c| c.tokens);
         let (cos, sin) = self.positions(start, t)?;
-        let pass = Pass { cos: &cos, sin: &sin, taps: None };
+        let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
         let mut x = self.embed(&self.embedding()?, ids)?;
         for layer in 0..self.config.layers.len() {
             let slot = cache.as_deref_mut().map(|c| {

@@ -27,6 +27,17 @@ pub enum Error {
     /// A parameter that should have a gradient has none.
     #[error("parameter {0} has no gradient: an operation on its path cut the graph")]
     NoGradient(String),
+    /// A change that does not fit the model's parameters.
+    #[error("parameter {name}: {message}")]
+    Unfit {
+        /// Canonical name of the parameter.
+        name: String,
+        /// What was expected and found.
+        message: String,
+    },
+    /// A training pass whose targets do not fit its sequences.
+    #[error("lesson: {0}")]
+    Lesson(String),
     /// A loss that is not a number.
     #[error("sample {sample}: the loss is {loss} (expected a finite number of nats)")]
     Loss {
@@ -46,7 +57,11 @@ impl Error {
                 Some("use --device cpu, or build with --features cuda or --features metal")
             }
             Self::Loss { .. } => Some("weights or text may be damaged; try --dtype f32"),
-            Self::Candle(_) | Self::Tokens(_) | Self::NoGradient(_) => None,
+            Self::Candle(_)
+            | Self::Tokens(_)
+            | Self::NoGradient(_)
+            | Self::Unfit { .. }
+            | Self::Lesson(_) => None,
         }
     }
 }

@@ -17,14 +17,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use adapruner_checkpoint::names::{self, Projection};
+use adapruner_checkpoint::names::Projection;
 use adapruner_kernels::GradTap;
-use candle_core::{DType, Result as CandleResult, Tensor, Var, backprop::GradStore};
+use candle_core::{DType, Result as CandleResult, Tensor, Var};
 
 use crate::{
+    backward::{Ran, gradient_of},
     block::Pass,
     decoder::{Decoder, next_token_nll},
     error::{Error, Result},
+    train::{Lesson, PassOptions, Term, full_gradients},
 };
 
 /// What a projection saw in the backward pass of one micro-batch.
@@ -137,23 +139,13 @@ fn forward_states(
         let block = decoder.block(layer)?;
         for batch in &mut *batches {
             let (cos, sin) = decoder.positions(0, batch.tokens)?;
-            let pass = Pass { cos: &cos, sin: &sin, taps: None };
+            let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
             let y = block.forward(&batch.states[layer], &pass, None)?;
             batch.states.push(y);
         }
         progress(layer + 1, 2 * layers);
     }
     Ok(())
-}
-
-/// The derivative of `Σ y · upstream` for every variable `y` was made from.
-fn pull_back(y: &Tensor, upstream: &Tensor) -> CandleResult<GradStore> {
-    adapruner_kernels::with_gradient(y, upstream)?.backward()
-}
-
-/// Gradient of a variable, which must have one.
-fn gradient_of(grads: &GradStore, variable: &Var, name: &str) -> Result<Tensor> {
-    Ok(grads.get(variable).ok_or_else(|| Error::NoGradient(name.to_owned()))?.detach())
 }
 
 /// Per-sample mean losses of a micro-batch from its `[S, T−1]` token losses.
@@ -206,13 +198,9 @@ pub fn observe_gradients(
                 Arc::new(Tap { projection, recorder: recorder.clone() })
             };
             let (cos, sin) = decoder.positions(0, batch.tokens)?;
-            let pass = Pass { cos: &cos, sin: &sin, taps: Some(&taps) };
-            let x = Var::from_tensor(&last_state(batch)?)?;
-            let y = block.forward(x.as_tensor(), &pass, None)?;
-            let grads = pull_back(&y, upstream)?;
-            drop(y);
-            *upstream = gradient_of(&grads, &x, &format!("the input of layer {layer}"))?;
-            drop(grads);
+            let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: Some(&taps) };
+            let ran = Ran::new(layer, &block, &last_state(batch)?, &pass)?;
+            *upstream = ran.pull_back(upstream)?.0;
             let observations =
                 std::mem::take(&mut *recorder.0.lock().unwrap_or_else(PoisonError::into_inner));
             for o in observations {
@@ -248,68 +236,14 @@ fn last_state(batch: &mut MicroBatch) -> Result<Tensor> {
 /// scoring.
 ///
 /// # Errors
-/// As [`observe_gradients`]; a parameter without a gradient is named.
+/// As [`full_gradients`].
 pub fn parameter_gradients(
     decoder: &Decoder,
     samples: &[Vec<u32>],
 ) -> Result<BTreeMap<String, Tensor>> {
-    let config = decoder.config();
-    let mut batches = micro_batches(decoder, samples, usize::MAX)?;
-    forward_states(decoder, &mut batches, &|_, _| {})?;
-    let mut out = BTreeMap::<String, Tensor>::new();
-    let mut add = |name: &str, gradient: Tensor| -> Result<()> {
-        let sum = match out.remove(name) {
-            Some(other) => (other + gradient)?,
-            None => gradient,
-        };
-        out.insert(name.to_owned(), sum);
-        Ok(())
-    };
-    let head_name = if config.tie_word_embeddings { names::EMBEDDING } else { names::HEAD };
-    for batch in &mut batches {
-        let x = Var::from_tensor(&last_state(batch)?)?;
-        let norm = Var::from_tensor(&decoder.final_norm()?)?;
-        let head = Var::from_tensor(&decoder.head()?)?;
-        let nll = next_token_nll(x.as_tensor(), &batch.ids, &norm, &head, config.rms_norm_eps)?;
-        sample_losses(&nll, batch)?;
-        let grads = (nll.sum_all()? / (batch.tokens - 1) as f64)?.backward()?;
-        add(names::FINAL_NORM, gradient_of(&grads, &norm, names::FINAL_NORM)?)?;
-        add(head_name, gradient_of(&grads, &head, head_name)?)?;
-        let mut upstream = gradient_of(&grads, &x, "the last hidden state")?;
-        for layer in (0..config.layers.len()).rev() {
-            let (block, variables) = decoder.block(layer)?.with_variables(layer)?;
-            let (cos, sin) = decoder.positions(0, batch.tokens)?;
-            let x = Var::from_tensor(&last_state(batch)?)?;
-            let pass = Pass { cos: &cos, sin: &sin, taps: None };
-            let grads = pull_back(&block.forward(x.as_tensor(), &pass, None)?, &upstream)?;
-            upstream = gradient_of(&grads, &x, &format!("the input of layer {layer}"))?;
-            for (name, variable) in &variables {
-                add(name, gradient_of(&grads, variable, name)?)?;
-            }
-        }
-        let embedding = decoder.embedding()?;
-        let rows = upstream.flatten_to(1)?.to_dtype(embedding.dtype())?;
-        let gradient = embedding.zeros_like()?.index_add(&batch.ids.flatten_all()?, &rows, 0)?;
-        add(names::EMBEDDING, gradient)?;
-    }
-    Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    #[test]
-    fn a_parameter_without_a_gradient_is_named() {
-        let of = || Var::zeros(3, DType::F32, &Device::Cpu).unwrap();
-        let (used, cut) = (of(), of());
-        let y = (used.as_tensor() + cut.as_tensor().detach()).unwrap();
-        let grads = pull_back(&y, &y.ones_like().unwrap()).unwrap();
-        assert!(gradient_of(&grads, &used, "model.norm.weight").is_ok());
-        let error = gradient_of(&grads, &cut, "model.layers.3.mlp.up_proj.weight").unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains("parameter model.layers.3.mlp.up_proj.weight has no gradient"));
-    }
+    let weight = |sample: usize, _| (1.0 / (samples[sample].len() - 1) as f64) as f32;
+    let terms = vec![Term::cross_entropy(samples, weight)];
+    let lesson = Lesson { sequences: samples, terms, hidden: None };
+    let options = PassOptions { checkpointing: true };
+    Ok(full_gradients(decoder, &lesson, &options)?.gradients)
 }

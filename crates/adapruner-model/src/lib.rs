@@ -12,10 +12,13 @@
 //! | [`block`] | one decoder layer: weights and forward |
 //! | [`decoder`] | [`Decoder`]: the whole model, resident or streamed |
 //! | [`gradient`] | the backward pass, block by block |
+//! | [`train`] | the pass of fine-tuning: gradients of adapters or of all parameters |
 //! | [`generate`] | sampling text, batched, with a key-value cache |
 //! | [`packed`] | sequences of any lengths in one pass, common beginnings run once |
 
+mod backward;
 pub mod block;
+mod changes;
 pub mod decoder;
 pub mod error;
 pub mod generate;
@@ -23,7 +26,9 @@ pub mod gradient;
 pub mod packed;
 pub mod placement;
 pub mod rotary;
+pub mod train;
 
+pub use changes::Adapters;
 pub use decoder::{Decoder, KvCache, Residency};
 pub use error::{Error, Result};
 pub use gradient::{GradientObserver, ProjectionGrad, observe_gradients, parameter_gradients};

@@ -44,11 +44,6 @@ impl Branches {
             }
         }
     }
-
-    /// Positions of the longest sequence.
-    fn positions(&self) -> usize {
-        self.beginning.len() + self.endings.iter().map(Vec::len).max().unwrap_or(0)
-    }
 }
 
 impl Decoder {
@@ -75,13 +70,8 @@ impl Decoder {
             }
         }
         let ids = self.tokens(&[ids])?;
-        let rows = places.len();
-        let longest = branches.iter().map(Branches::positions).max().unwrap_or(0);
-        let (cos, sin) = self.positions(0, longest)?;
-        let places = Tensor::from_vec(places, rows, &self.placement().device)?;
-        let (cos, sin) = (cos.index_select(&places, 0)?, sin.index_select(&places, 0)?);
-
-        let pass = Pass { cos: &cos, sin: &sin, taps: None };
+        let (cos, sin) = self.positions_of(places)?;
+        let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
         let mut x = self.embedded(&ids)?;
         for layer in 0..self.config().layers.len() {
             let mut block = (*self.block(layer)?).clone();

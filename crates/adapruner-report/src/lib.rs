@@ -30,6 +30,7 @@ mod svg;
 
 pub use document::render;
 pub use page::{
-    ArmRow, Best, CostRow, Importance, LayerRow, Measured, ModelFacts, Page, Run, Sample, State,
-    TestMedian, TextFacts, TrialPoint, TrialsToMatch, Value, Width,
+    ArmRow, Best, CorrelationPoint, CorrelationRow, Correlations, CostRow, Estimate, Importance,
+    LayerRow, Measured, ModelFacts, Page, Run, Sample, State, TestMedian, TextFacts, TrialPoint,
+    TrialsToMatch, Value, Width,
 };

@@ -37,6 +37,9 @@ pub struct Page {
     /// The searches side by side.
     #[serde(default)]
     pub comparison: Vec<ArmRow>,
+    /// Losses held against accuracies.
+    #[serde(default)]
+    pub correlation: Option<Correlations>,
     /// The calibration pool.
     #[serde(default)]
     pub samples: Vec<Sample>,
@@ -245,6 +248,61 @@ pub struct TrialsToMatch {
     pub other: String,
     /// The number of trials; none if it never did.
     pub trials: Option<u64>,
+}
+
+/// Losses of pruned models held against their accuracies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Correlations {
+    /// What they say, plainly.
+    pub sentences: Vec<String>,
+    /// The models.
+    pub points: Vec<CorrelationPoint>,
+    /// Every loss against every accuracy.
+    pub rows: Vec<CorrelationRow>,
+    /// Resamples of the intervals.
+    pub resamples: usize,
+}
+
+/// One model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CorrelationPoint {
+    /// Share of all parameters that was removed, 0 to 1; none of the model as it
+    /// was.
+    pub ratio: Option<f64>,
+    /// Losses by name, in nats per predicted token.
+    pub losses: Vec<(String, f64)>,
+    /// Accuracies by name, 0 to 1.
+    pub accuracies: Vec<(String, f64)>,
+}
+
+/// A loss against an accuracy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CorrelationRow {
+    /// The loss.
+    pub loss: String,
+    /// The accuracy.
+    pub accuracy: String,
+    /// Of the models of one ratio alone; none of all.
+    pub ratio: Option<f64>,
+    /// Models.
+    pub points: usize,
+    /// Correlation of ranks.
+    pub spearman: Estimate,
+    /// Linear correlation.
+    pub pearson: Estimate,
+    /// The largest correlation that the accuracies' errors leave room for.
+    pub ceiling: Option<f64>,
+    /// What it says, as `good` or `poor`; empty within a ratio.
+    pub verdict: String,
+}
+
+/// A coefficient and its interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The coefficient, where it is defined.
+    pub value: Option<f64>,
+    /// Lower and upper end of the 95 % interval.
+    pub interval: Option<(f64, f64)>,
 }
 
 /// One sample of the calibration pool.

@@ -3,6 +3,7 @@
 mod best;
 mod comparison;
 mod convergence;
+mod correlation;
 mod costs;
 pub(crate) mod headline;
 mod importances;
@@ -46,6 +47,12 @@ pub(crate) const SECTIONS: &[Section] = &[
         heading: "Comparison",
         shown: |page| !page.comparison.is_empty(),
         write: comparison::write,
+    },
+    Section {
+        id: "correlation",
+        heading: "Loss and accuracy",
+        shown: |page| page.correlation.is_some(),
+        write: correlation::write,
     },
     Section {
         id: "parameters",

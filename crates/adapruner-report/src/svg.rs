@@ -7,6 +7,7 @@
 
 pub(crate) mod axis;
 pub(crate) mod bars;
+pub(crate) mod cloud;
 pub(crate) mod layers;
 pub(crate) mod lines;
 pub(crate) mod scatter;

@@ -13,9 +13,7 @@ use adapruner::{
 };
 use adapruner_checkpoint::{gguf::TensorKind, hf::StoreType};
 use adapruner_model::{DTypeChoice, DeviceChoice};
-use adapruner_prune::{
-    Allocation, Importance, KvMode, Layout, PlanOptions, Reduction, compensate::Target,
-};
+use adapruner_prune::{Allocation, Importance, KvMode, Layout, PlanOptions, Reduction};
 use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -365,7 +363,8 @@ pub struct CompensationArgs {
     /// Text to fit on, as for --text [default: the calibration text]
     #[arg(long, value_name = "FILE|SET")]
     pub compensate_text: Option<String>,
-    /// Number of samples to fit on [default: 64]
+    /// Number of samples to fit on; all their tokens should be many times the
+    /// channels that a layer keeps [default: 128]
     #[arg(long, value_name = "N")]
     pub compensate_samples: Option<usize>,
     /// Tokens of such a sample [default: 128]
@@ -375,16 +374,12 @@ pub struct CompensationArgs {
     /// mean square of what they read [default: 0.01]
     #[arg(long, value_name = "SHARE")]
     pub compensate_ridge: Option<Real>,
-    /// What is reproduced: dense (the dense model's residual stream, earlier
-    /// layers' errors included) or pruned (what the dense layer makes of the
-    /// pruned stream) [default: dense]
-    #[arg(long, value_name = "WHAT")]
-    pub compensate_target: Option<Named<Target>>,
 }
 
-/// A fit of a thousand features needs several thousand tokens.
-const FIT: (usize, usize) = (64, 128);
-/// See the table in docs/MEASUREMENTS.md.
+/// Samples and the tokens of each: many times the features of a fit, or what is
+/// fitted is noise. Four tokens for a feature did harm, sixteen clearly helped.
+const FIT: (usize, usize) = (128, 128);
+/// Enough to keep a fit well conditioned.
 const RIDGE: f64 = 0.01;
 
 impl CompensationArgs {
@@ -410,8 +405,7 @@ impl CompensationArgs {
             ));
         };
         let Real(ridge) = self.compensate_ridge.unwrap_or(Real(RIDGE));
-        let target = self.compensate_target.map_or_else(Default::default, |t| t.0);
-        Ok(Some(CompensationSettings { samples, ridge, target }))
+        Ok(Some(CompensationSettings { samples, ridge }))
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
 use adapruner_eval::batch_tokens;
 use adapruner_model::Placement;
-use adapruner_prune::{CompensateOptions, Compensated, PrunePlan, Refit, compensate::Target};
+use adapruner_prune::{CompensateOptions, Compensated, PrunePlan, Refit};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -21,8 +21,6 @@ pub struct CompensationRecord {
     pub seed: u64,
     /// How strongly the fits were held to the sliced weights.
     pub ridge: f64,
-    /// What was reproduced.
-    pub target: Target,
     /// Every matrix that was fitted.
     pub refits: Vec<Refit>,
 }
@@ -84,7 +82,6 @@ pub fn compensate(
     let window = settings.samples.sample_tokens;
     let options = CompensateOptions {
         ridge: settings.ridge,
-        target: settings.target,
         batch_tokens: settings
             .samples
             .batch_tokens
@@ -103,7 +100,6 @@ pub fn compensate(
         samples: TokensRecord::of(tokens),
         seed: settings.samples.seed,
         ridge: settings.ridge,
-        target: settings.target,
         refits,
     };
     Ok((checkpoint, record))

@@ -12,6 +12,7 @@ use crate::{
     args::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
     },
+    pipeline_args::PipelineArgs,
     search_args::SearchArgs,
 };
 
@@ -40,6 +41,8 @@ pub struct ConfigFile {
     pub search: SearchArgs,
     /// What it searches over.
     pub space: GivenSpace,
+    /// What `run` runs.
+    pub pipeline: PipelineArgs,
 }
 
 impl ConfigFile {

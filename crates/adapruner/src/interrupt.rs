@@ -49,10 +49,33 @@ pub fn at_once() {
 /// Sets the flag once the process at the other end of stdin is gone.
 pub fn stop_with_parent() {
     thread::spawn(|| {
-        let mut byte = [0];
-        while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
+        wait_for_end_of_stdin();
         STOP.store(true, Ordering::Relaxed);
     });
+}
+
+/// Set for processes that end with the one that started them.
+pub const PARENT: &str = "ADAPRUNER_PARENT";
+
+/// Where another process of this program started this one: once that is gone or
+/// wants no more, ends as at an interrupt.
+pub fn end_with_parent() {
+    if std::env::var_os(PARENT).is_none() {
+        return;
+    }
+    thread::spawn(|| {
+        wait_for_end_of_stdin();
+        STOP.store(true, Ordering::Relaxed);
+        if !GRACEFUL.load(Ordering::Relaxed) {
+            let _held = adapruner_checkpoint::atomic::discard_all();
+            exit();
+        }
+    });
+}
+
+fn wait_for_end_of_stdin() {
+    let mut byte = [0];
+    while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
 }
 
 /// Ends the program as one that was interrupted.

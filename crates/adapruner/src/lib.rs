@@ -13,6 +13,7 @@
 //! | [`advice`] | errors with advice |
 //! | [`progress`] | how stages tell how far they are |
 //! | [`zero_shot`] | tasks asked of a model |
+//! | [`whole`] | everything after one another, as `run` does |
 
 pub mod advice;
 pub mod compensation;
@@ -23,6 +24,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod search;
 pub mod settings;
+pub mod whole;
 pub mod zero_shot;
 
 /// The program's version, written into every artifact.

@@ -8,6 +8,7 @@ mod commands;
 mod config_file;
 mod failure;
 mod interrupt;
+mod pipeline_args;
 mod printer;
 mod search_args;
 mod terminal;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let cli = commands::Cli::parse();
     terminal::init_messages(cli.verbose);
     interrupt::install();
+    interrupt::end_with_parent();
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),

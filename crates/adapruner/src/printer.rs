@@ -66,6 +66,24 @@ pub fn table(rows: &[(&str, String)]) -> String {
     rows.iter().map(|(label, value)| format!("{label:<width$}  {value}\n")).collect()
 }
 
+/// Rows of cells, aligned; the last cell of a row that has fewer than others may
+/// be as long as it likes.
+pub fn columns(rows: &[Vec<String>]) -> String {
+    let most = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let full = rows.iter().filter(|row| row.len() == most || column + 1 < row.len());
+        full.filter_map(|row| Some(row.get(column)?.chars().count())).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..most).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}  "));
+        out.push_str(cells.collect::<String>().trim_end());
+        out.push('\n');
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +95,9 @@ mod tests {
         assert_eq!(grouped(134_515_008), "134 515 008");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(98_362_432), "98.4 MB");
+        let rows = [vec!["a", "bb", "c"], vec!["dd", "e", "f"], vec!["g", "a long one"]];
+        let rows = rows.map(|row| row.into_iter().map(String::from).collect());
+        assert_eq!(columns(&rows), "a   bb  c\ndd  e   f\ng   a long one\n");
         assert_eq!(table(&[("a", "1".into()), ("bcd", "2".into())]), "a    1\nbcd  2\n");
     }
 }

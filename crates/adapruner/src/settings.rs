@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use adapruner_checkpoint::text::TextOptions;
 use adapruner_model::{DTypeChoice, DeviceChoice, Error as ModelError, Placement};
-use adapruner_prune::{Importance, PlanOptions, Reduction, compensate::Target};
+use adapruner_prune::{Importance, PlanOptions, Reduction};
 use serde::Serialize;
 
 use crate::outputs::OutputSettings;
@@ -96,8 +96,6 @@ pub struct CompensationSettings {
     pub samples: CalibrationSettings,
     /// How strongly the fit is held to the sliced weights.
     pub ridge: f64,
-    /// What is reproduced.
-    pub target: Target,
 }
 
 /// How units are scored.

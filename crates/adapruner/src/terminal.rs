@@ -29,6 +29,12 @@ pub fn init_messages(verbose: u8) {
         .init();
 }
 
+/// Says what is about to be done.
+#[expect(clippy::print_stderr, reason = "what a long command says before it begins")]
+pub fn say(message: &str) {
+    eprintln!("{}", message.trim_end());
+}
+
 /// A bar for the stage at work, shown once it has taken two seconds; none where
 /// stderr is no terminal.
 #[derive(Default)]

@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Instant};
 use adapruner_checkpoint::{Checkpoint, Digest};
 use adapruner_eval::{
     batch_tokens, harness,
-    requests::Encoder,
+    requests::{Encoder, sequences},
+    score::rows,
     tasks::{
         DataFile, QuestionSet, Task,
         wikitext::{self, Page},
@@ -17,7 +18,7 @@ use adapruner_eval::{
 use adapruner_model::{Decoder, Placement};
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{advice::advised, memory, pipeline::residency, progress::Progress};
 
@@ -71,6 +72,46 @@ impl Questions {
             Ok((task, set))
         };
         Ok(Self { tasks: tasks.into_iter().map(read).collect::<Result<_>>()?, pages })
+    }
+
+    /// What answers depend on besides the model: every task with its version,
+    /// metrics, number of questions and the digests of its files, and which
+    /// questions are asked.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn identity(&self, selection: Selection) -> Result<Value> {
+        let tasks = self.tasks.iter().map(|(task, set)| {
+            let files: Vec<&Digest> = set.files.iter().map(|file| &file.digest).collect();
+            json!({
+                "task": task.name,
+                "version": task.version,
+                "metrics": task.metrics,
+                "questions": set.questions.len(),
+                "files": files,
+            })
+        });
+        let tasks: Vec<Value> = tasks.collect();
+        Ok(json!({ "tasks": tasks, "selection": serde_json::to_value(selection)? }))
+    }
+
+    /// Tokens that the selected questions of every task run through a model.
+    ///
+    /// # Errors
+    /// A question that cannot be asked of this model.
+    pub fn tokens(
+        &self,
+        checkpoint: &Checkpoint,
+        selection: Selection,
+    ) -> Result<Vec<(String, u64)>> {
+        let positions = checkpoint.config.max_position_embeddings;
+        let encoder = Encoder::new(&checkpoint.tokenizer, positions);
+        let of = |(task, set): &(Task, QuestionSet)| {
+            let chosen = selection.of(set.questions.len());
+            let chosen: Vec<_> = chosen.into_iter().map(|at| set.questions[at].clone()).collect();
+            Ok((task.name.clone(), rows(&sequences(&task.name, &chosen, &encoder)?)))
+        };
+        self.tasks.iter().map(of).collect()
     }
 }
 

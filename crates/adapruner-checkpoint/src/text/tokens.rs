@@ -114,6 +114,19 @@ impl TokenSet {
         Self { digest: digest(&kept), windows: kept, sources, ..self.clone() }
     }
 
+    /// Windows that were cut before, each a row of its own.
+    pub fn of_rows(name: &str, text_digest: Digest, windows: Vec<Vec<u32>>) -> Self {
+        Self {
+            name: name.to_owned(),
+            sources: (0..windows.len()).map(|document| Source { document, start: 0 }).collect(),
+            cut: Cut::Rows,
+            text_digest,
+            digest: digest(&windows),
+            windows,
+            dropped: 0,
+        }
+    }
+
     pub(super) fn new(
         text: &Text,
         windows: Vec<Vec<u32>>,

@@ -4,15 +4,16 @@
 //! Axes: `B` sequences, `T` tokens, `H` hidden, `N` query heads, `K` key-value
 //! heads, `D` head width, `R` rows.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::{Affine, add, fused_norm, matrix, rows};
+use super::{Affine, add, fused_norm, matrix};
 use crate::{
     attention,
     buffer::{Held, fused, slice},
-    norm, rope,
+    composition::rows,
+    norm, packed_attention, rope,
 };
 
 /// The weights of an attention sublayer, and the positions it is run at.
@@ -32,6 +33,9 @@ pub struct SelfAttention {
     pub v: Affine,
     /// `[H, N·D]`.
     pub o: Affine,
+    /// Lengths of the sequences whose rows follow each other in `[1, T, H]`, for
+    /// packed ones.
+    pub lengths: Option<Arc<[usize]>>,
     /// Cosines of the positions, `[T, D/2]`.
     pub cos: Tensor,
     /// Sines of the positions, `[T, D/2]`.
@@ -73,6 +77,9 @@ impl SelfAttention {
             &Shape::from((b, t, of_q / d, d)),
             &Shape::from((b, t, of_k / d, d)),
         )?;
+        if let Some(lengths) = &self.lengths {
+            attention::check_lengths(sizes, lengths)?;
+        }
         let heads = (of_q / d, of_k / d);
         let saved = x.track_op().then(OnceLock::new);
         x.contiguous()?.apply_op1(Fused { weights: self.clone(), sizes, heads, saved })
@@ -85,7 +92,11 @@ impl SelfAttention {
         let heads = |map: &Affine| map.apply(&h)?.reshape((b, t, (), self.head_dim));
         let q = rope(&heads(&self.q)?, &self.cos, &self.sin)?;
         let k = rope(&heads(&self.k)?, &self.cos, &self.sin)?;
-        let y = attention(&q, &k, &heads(&self.v)?)?;
+        let v = heads(&self.v)?;
+        let y = match &self.lengths {
+            None => attention(&q, &k, &v)?,
+            Some(lengths) => packed_attention(&q, &k, &v, lengths)?,
+        };
         x + self.o.apply(&y.reshape((b, t, ()))?)?
     }
 }
@@ -120,7 +131,7 @@ impl CustomOp1 for Fused {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let SelfAttention { norm, eps, q, k, v, o, cos, sin, .. } = &self.weights;
+        let SelfAttention { norm, eps, q, k, v, o, lengths, cos, sin, .. } = &self.weights;
         let x: &[f32] = slice(x, layout)?;
         let hidden = norm.elem_count();
         let rows = x.len() / hidden;
@@ -129,7 +140,7 @@ impl CustomOp1 for Fused {
         let q = rope::turn(&q.forward(&h, rows, None)?, cos, sin, of_q, false)?;
         let k = rope::turn(&k.forward(&h, rows, None)?, cos, sin, of_k, false)?;
         let v = v.forward(&h, rows, None)?;
-        let (attended, logsumexp) = attention::forward(&q, &k, &v, self.sizes);
+        let (attended, logsumexp) = attention::forward(&q, &k, &v, self.sizes, lengths.as_deref());
         let y = o.forward(&attended, rows, Some(x.to_vec()))?;
         if let Some(saved) = &self.saved {
             let width = attended.len() / rows;
@@ -144,12 +155,12 @@ impl CustomOp1 for Fused {
             bail!("attention: backward of an input that was not tracked")
         };
         let Saved { h, q, k, v, y, logsumexp } = saved;
-        let SelfAttention { norm, eps, head_dim, cos, sin, .. } = &self.weights;
+        let SelfAttention { norm, eps, head_dim, lengths, cos, sin, .. } = &self.weights;
         let grad = rows(grad)?;
         let grad_y = self.weights.o.backward(y, &grad, None)?;
         let of_y = Held::new(y);
         let start = attention::Saved { q, k, v, y: of_y.slice()?, logsumexp, grad: &grad_y };
-        let [grad_q, grad_k, grad_v] = attention::backward(&start, self.sizes);
+        let [grad_q, grad_k, grad_v] = attention::backward(&start, self.sizes, lengths.as_deref());
         drop(grad_y);
         let (of_q, of_k) = self.heads;
         let grad_q = matrix(rope::turn(&grad_q, cos, sin, of_q, true)?, of_q * head_dim)?;

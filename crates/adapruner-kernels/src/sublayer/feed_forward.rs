@@ -7,9 +7,10 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::{Affine, add, fused_norm, matrix, rows};
+use super::{Affine, add, fused_norm, matrix};
 use crate::{
     buffer::{Held, fused, slice},
+    composition::rows,
     norm, swiglu,
 };
 

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 pub use self::{attention::SelfAttention, feed_forward::FeedForward};
 use crate::{
-    GradTap,
+    GradTap, LowRank,
     buffer::{Held, Weight, rows_of_a_task},
     composition,
     linear::{self, Sizes},
@@ -31,12 +31,14 @@ pub struct Affine {
     pub bias: Option<Tensor>,
     /// Holds the weight as products with bf16 weights read it, where that pays.
     pub packed: Packed,
+    /// What is added to the map, of low rank.
+    pub adapter: Option<LowRank>,
     /// Sees what the map saw, in the backward pass.
     pub tap: Option<Arc<dyn GradTap>>,
 }
 
 impl Affine {
-    /// `x · Wᵀ + b`.
+    /// `x · Wᵀ + b`, with the update.
     ///
     /// # Shapes
     /// `[.., in]` → `[.., out]`.
@@ -46,7 +48,19 @@ impl Affine {
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);
         let packed = self.packed.of(&self.weight, rows)?;
-        let y = linear::with_packed(x, &self.weight, self.tap.clone(), packed)?;
+        let y = match &self.adapter {
+            None => linear::with_packed(x, &self.weight, self.tap.clone(), packed)?,
+            Some(adapter) => {
+                let y = linear::with_packed(x, &self.weight, None, packed)?;
+                let y = (y + adapter.composed(x)?)?;
+                match self.tap.clone() {
+                    None => y,
+                    Some(tap) => {
+                        composition::tapped(&y, x, &self.weight, tap, Some(adapter.clone()))?
+                    }
+                }
+            }
+        };
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
@@ -59,6 +73,7 @@ impl Affine {
         constant(&self.weight)
             && Weight::takes(self.weight.dtype())
             && self.weight.is_contiguous()
+            && self.adapter.as_ref().is_none_or(LowRank::fused)
             && bias.is_none_or(|b| constant(b) && b.dtype() == DType::F32 && b.is_contiguous())
     }
 
@@ -73,6 +88,9 @@ impl Affine {
         {
             bail!("a bias of {:?} does not fit {outputs} outputs", bias.shape());
         }
+        if let Some(adapter) = &self.adapter {
+            adapter.check(outputs, inputs)?;
+        }
         Ok(outputs)
     }
 
@@ -81,7 +99,7 @@ impl Affine {
         Ok(Sizes { rows, inputs, outputs })
     }
 
-    /// `x · Wᵀ + b`, added to `onto` if given.
+    /// `x · Wᵀ + b` with the update, added to `onto` if given.
     fn forward(&self, x: &[f32], rows: usize, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
         let packed = self.packed.of(&self.weight, rows)?;
         let held = Held::new(&self.weight);
@@ -93,6 +111,9 @@ impl Affine {
                 y
             }
         };
+        if let Some(adapter) = &self.adapter {
+            adapter.forward_onto(x, &mut y, sizes)?;
+        }
         if let Some(bias) = &self.bias {
             let held = Held::new(bias);
             let bias: &[f32] = held.slice()?;
@@ -114,13 +135,22 @@ impl Affine {
         let (weight, grad_output) = (Held::new(&self.weight), Held::new(grad));
         let (weight, grad_output) = (weight.weight()?, grad_output.slice()?);
         let sizes = self.sizes(input.dim(0)?)?;
-        Ok(match onto {
+        let mut grad_x = match onto {
             None => linear::grad_input(grad_output, weight, sizes),
             Some(mut grad_x) => {
                 linear::grad_input_onto(grad_output, weight, sizes, &mut grad_x);
                 grad_x
             }
-        })
+        };
+        if let Some(adapter) = &self.adapter {
+            let x = Held::new(input);
+            let (x, wanted) = (x.slice()?, self.tap.is_some());
+            let gradients = adapter.backward_onto(x, grad_output, &mut grad_x, sizes, wanted)?;
+            if let (Some(tap), Some(gradients)) = (&self.tap, gradients) {
+                tap.low_rank(gradients)?;
+            }
+        }
+        Ok(grad_x)
     }
 }
 
@@ -138,12 +168,6 @@ fn fused_norm(norm: &Tensor) -> bool {
 fn matrix(values: Vec<f32>, width: usize) -> Result<Tensor> {
     let rows = values.len() / width.max(1);
     Tensor::from_vec(values, (rows, width), &Device::Cpu)
-}
-
-/// `[.., width]` as `[R, width]`.
-fn rows(x: &Tensor) -> Result<Tensor> {
-    let width = x.dim(D::Minus1)?;
-    x.reshape(((), width))?.contiguous()
 }
 
 /// Adds `other` to `values`.

@@ -1,6 +1,6 @@
 //! Cross-entropy of a linear map.
 
-use adapruner_kernels::{composition, linear_cross_entropy};
+use adapruner_kernels::{composition, linear_cross_entropy, linear_soft_cross_entropy};
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
@@ -41,6 +41,86 @@ proptest! {
             seed,
         );
     }
+}
+
+/// Ids and weights of `k` targets a row; those of every row in `masked` are zero.
+fn soft(
+    rows: usize,
+    vocabulary: usize,
+    k: usize,
+    seed: u64,
+    masked: impl Fn(usize) -> bool,
+) -> (Tensor, Tensor) {
+    let ids = targets(rows * k, vocabulary, seed).reshape((rows, k)).unwrap();
+    let weights: Vec<f32> = (0..rows * k)
+        .map(|at| if masked(at / k) { 0.0 } else { (at * 37 % 11) as f32 / 7.0 })
+        .collect();
+    (ids, Tensor::from_vec(weights, (rows, k), &Device::Cpu).unwrap())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn soft_cross_entropy_agrees(
+        (rows, hidden, k) in (1..40_usize, 1..50_usize, 1..9_usize),
+        vocabulary in 1..1300_usize,
+        temperature in 0.3..4.0_f64,
+        masked in 1..5_usize,
+        tracked in prop::array::uniform2(any::<bool>()),
+        bf16: bool,
+        seed: u64,
+    ) {
+        let dtype = if bf16 { DType::BF16 } else { DType::F32 };
+        let mut operands = [
+            Operand::new(&[rows, hidden], seed),
+            Operand::new(&[vocabulary, hidden], !seed).dtype(dtype),
+        ];
+        for (operand, tracked) in operands.iter_mut().zip(tracked) {
+            operand.constant = !tracked;
+        }
+        // The last row stays, so that there is something to differentiate.
+        let (ids, weights) =
+            soft(rows, vocabulary, k, seed, |row| row + 1 < rows && row % masked == 0);
+        prop_assume!(weights.narrow(0, rows - 1, 1).unwrap().sum_all().unwrap()
+            .to_scalar::<f32>().unwrap() > 0.0);
+        compare(
+            &operands,
+            |o| linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, temperature),
+            |o| composition::linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, temperature),
+            seed,
+        );
+    }
+}
+
+#[test]
+fn many_blocks_of_soft_rows_agree() {
+    let (ids, weights) = soft(1400, 1100, 3, 5, |row| row % 3 == 1);
+    compare(
+        &[Operand::new(&[1400, 9], 1), Operand::new(&[1100, 9], 2)],
+        |o| linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, 2.0),
+        |o| composition::linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, 2.0),
+        3,
+    );
+}
+
+/// Masked rows are not looked at: what is not finite there stays there.
+#[test]
+fn masked_rows_are_left_out() {
+    let (x, weight) = (numbers(&[3, 4], 1), numbers(&[9, 4], 2));
+    let ids = targets(3, 9, 4).unsqueeze(1).unwrap();
+    let weights = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap().unsqueeze(1);
+    let nan = Tensor::full(f32::NAN, (1, 4), &Device::Cpu).unwrap();
+    let broken = Tensor::cat(&[&x.narrow(0, 0, 1).unwrap(), &nan], 0).unwrap();
+    let broken = Tensor::cat(&[&broken, &x.narrow(0, 2, 1).unwrap()], 0).unwrap();
+    let of = |x: &Tensor, w: [f32; 3]| {
+        let weights = weights(w).unwrap();
+        let y = linear_soft_cross_entropy(x, &weight, &ids, &weights, 1.5).unwrap();
+        y.to_vec1::<f32>().unwrap()
+    };
+    let all = of(&x, [1.0; 3]);
+    assert_eq!(of(&broken, [1.0, 0.0, 1.0]), [all[0], 0.0, all[2]]);
+    assert_eq!(of(&broken, [0.0; 3]), [0.0; 3]);
 }
 
 #[test]

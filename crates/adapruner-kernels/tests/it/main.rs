@@ -4,6 +4,7 @@
 mod attention;
 mod cross_entropy;
 mod linear;
+mod low_rank;
 mod packed;
 mod pointwise;
 mod sublayer;

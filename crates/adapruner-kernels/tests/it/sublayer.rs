@@ -49,6 +49,7 @@ impl Maker {
             weight: self.tensor(&[outputs, inputs], index, self.stored),
             bias: self.biased.then(|| self.tensor(&[outputs], index + 100, DType::F32)),
             packed: Packed::default(),
+            adapter: None,
             tap: Some(Arc::new(Tap(name, self.seen.clone()))),
         }
     }
@@ -73,6 +74,7 @@ impl Maker {
             norm: self.tensor(&[hidden], 1, DType::F32),
             eps: 1e-5,
             head_dim: d,
+            lengths: None,
             q: self.map("q", n * d, hidden, 2),
             k: self.map("k", k * d, hidden, 3),
             v: self.map("v", k * d, hidden, 4),
@@ -153,6 +155,52 @@ proptest! {
         );
         same_seen(&makers, &["k", "o", "q", "v"], tolerance);
     }
+}
+
+/// Packed sequences are what each is alone, forward and backward, whichever path
+/// is taken.
+#[test]
+fn packed_sequences_attend_to_themselves() {
+    let lengths = [5, 1, 9, 70];
+    let rows = lengths.iter().sum();
+    let maker =
+        Maker { seed: 3, biased: true, stored: DType::F32, wide: false, seen: Arc::default() };
+    let packed = |tracked: bool| {
+        let mut layer = maker.attention(8, rows, (6, 2, 4));
+        layer.lengths = Some(lengths.as_slice().into());
+        if tracked {
+            layer.norm = Var::from_tensor(&layer.norm).unwrap().as_tensor().clone();
+        }
+        layer
+    };
+    let x = numbers(&[1, rows, 8], 1);
+    let upstream = numbers(&[1, rows, 8], 2);
+    let run = |layer: &SelfAttention, x: &Tensor, upstream: &Tensor| {
+        let x = Var::from_tensor(x).unwrap();
+        let y = layer.forward(x.as_tensor()).unwrap();
+        let grads = (&y * upstream).unwrap().sum_all().unwrap().backward().unwrap();
+        [y.detach(), grads.get(&x).unwrap().clone()]
+    };
+    for layer in [packed(false), packed(true)] {
+        let found = run(&layer, &x, &upstream);
+        let mut start = 0;
+        for length in lengths {
+            let part = |t: &Tensor, axis| t.narrow(axis, start, length).unwrap();
+            let mut alone = packed(false);
+            alone.lengths = None;
+            (alone.cos, alone.sin) = (part(&alone.cos, 0), part(&alone.sin, 0));
+            let expected = run(&alone, &part(&x, 1), &part(&upstream, 1));
+            for (found, expected) in found.iter().zip(&expected) {
+                let error = (part(found, 1) - expected).unwrap().abs().unwrap();
+                let error = error.max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(error <= F32 as f32 * 4.0, "{length} from {start}: {error:e}");
+            }
+            start += length;
+        }
+    }
+    let mut unfit = packed(false);
+    unfit.lengths = Some([5, 1, 9].as_slice().into());
+    assert!(unfit.forward(&x).is_err());
 }
 
 /// A tracked weight takes the composed path and gets its gradient.

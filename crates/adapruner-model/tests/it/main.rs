@@ -8,3 +8,4 @@ mod gradients;
 mod packed;
 mod placement;
 mod running;
+mod training;

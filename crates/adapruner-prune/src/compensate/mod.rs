@@ -1,20 +1,22 @@
 //! Compensation: the matrices that read pruned units, fitted anew in closed form.
 //!
-//! Two streams run side by side, sublayer after sublayer: the *reference*, which
-//! passes the dense model's sublayers, and the *pruned* one, which passes those
-//! of the pruned model as fitted so far. Where a sublayer lost units, its last
-//! matrix (the output projection of attention, the down projection of the
-//! feed-forward) is fitted to what of the reference the kept units can express:
+//! The pruned model's own stream runs through layer after layer. Where a sublayer
+//! lost units, its last matrix (the output projection of attention, the down
+//! projection of the feed-forward) is fitted to what the dense layer would make
+//! of that stream, as far as the kept units can express it:
 //!
 //! `min over W of Σ over tokens w_t · ‖r_t − p_t − W·x_t − b‖² + λ·‖W − W₀‖²`
 //!
-//! with `r` the reference after the sublayer, `p` the pruned stream before it,
-//! `x` the kept activations on the pruned stream, `b` the bias if there is one,
-//! `W₀` the sliced weight, and λ = ridge · mean diagonal of the Gram matrix. The
-//! ridge pulls towards the sliced weights, so little text changes little.
+//! with `r` the *reference*, the stream behind the dense sublayer, `p` the pruned
+//! stream before the pruned one, `x` the kept activations on it, `b` the bias if
+//! there is one, `W₀` the sliced weight, and λ = ridge · mean diagonal of the Gram
+//! matrix. The ridge pulls towards the sliced weights. Reference and stream part
+//! within a layer only: kept units cannot express the errors of earlier layers,
+//! and fits that were to mend these as well did harm.
 //!
-//! Memory: both streams, one block of either model, the Gram matrix of one
-//! sublayer (f64) and the matrices that were fitted (f32).
+//! Memory: the stream, what one sublayer's last matrix reads on all samples, one
+//! block of either model, the Gram matrix of one sublayer (f64) and the matrices
+//! that were fitted (f32).
 //!
 //! Axes: `B` sequences, `T` tokens, `R` rows (`B·T`), `H` hidden, `F` features of
 //! a fit: feed-forward channels or heads times their width.
@@ -23,15 +25,15 @@ mod cholesky;
 mod normal;
 mod source;
 
-use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use adapruner_checkpoint::{Checkpoint, Digest, names::Projection};
 use adapruner_model::{
     Decoder, Placement, Residency,
-    block::{Block, Linear, Pass},
+    block::{Block, Linear},
 };
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use self::{normal::NormalEquations, source::RefittedSource};
 use crate::{
@@ -40,47 +42,11 @@ use crate::{
     plan::PrunePlan,
 };
 
-/// What the fitted sublayers are to reproduce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Target {
-    /// The dense model's own residual stream: a fit also mends what earlier
-    /// layers got wrong.
-    #[default]
-    Dense,
-    /// What the dense layer would make of the pruned stream: every layer answers
-    /// for itself.
-    Pruned,
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "dense" => Ok(Self::Dense),
-            "pruned" => Ok(Self::Pruned),
-            other => Err(format!("unknown target {other:?}, expected dense or pruned")),
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Dense => "dense",
-            Self::Pruned => "pruned",
-        })
-    }
-}
-
 /// How a model is compensated.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct CompensateOptions {
     /// λ as a share of the Gram matrix's mean diagonal; at least 0.
     pub ridge: f64,
-    /// What is reproduced.
-    pub target: Target,
     /// Most tokens that run together.
     pub batch_tokens: usize,
     /// Digest of the samples.
@@ -131,7 +97,7 @@ pub struct Compensated {
 }
 
 /// Applies a plan and fits the matrices that read pruned units so that, on
-/// `samples`, the pruned model follows the dense one.
+/// `samples`, the pruned layers follow the dense ones.
 ///
 /// Samples of equal length run together; `progress` is told (layers done, layers
 /// in all).
@@ -159,7 +125,6 @@ pub fn compensate(
         ("compensated", pruned.digest()?.as_bytes().as_slice()),
         ("samples", options.samples_digest.as_bytes()),
         ("ridge", &options.ridge.to_le_bytes()),
-        ("target", options.target.to_string().as_bytes()),
         ("dtype", placement.dtype.as_str().as_bytes()),
     ]);
     let mut run = Run {
@@ -182,12 +147,15 @@ pub fn compensate(
     Ok(Compensated { checkpoint: Checkpoint { tensors: Arc::new(source), ..pruned }, refits })
 }
 
+/// Cosines and sines of the positions, `[T, D/2]` each.
+type Angles = (Tensor, Tensor);
+
 /// Samples that run together.
 struct Batch {
-    /// `[B, T, H]`.
-    reference: Tensor,
-    /// `[B, T, H]`.
-    pruned: Tensor,
+    /// The pruned model's, `[B, T, H]`.
+    stream: Tensor,
+    /// The dense layer's where it is another, `[B, T, H]`.
+    reference: Option<Tensor>,
 }
 
 #[derive(Clone, Copy)]
@@ -209,20 +177,20 @@ impl Sublayer {
         self,
         block: &'a Block,
         x: &Tensor,
-        pass: &Pass<'_>,
+        angles: &Angles,
     ) -> CandleResult<Option<(Tensor, &'a Linear)>> {
         Ok(match (self, &block.attention) {
             (Self::FeedForward, _) => Some((block.channels(x)?, &block.ffn.down)),
             (Self::Attention, None) => None,
             (Self::Attention, Some(attention)) => {
-                block.head_outputs(x, pass)?.map(|inner| (inner, &attention.o))
+                block.head_outputs(x, angles)?.map(|inner| (inner, &attention.o))
             }
         })
     }
 
     /// `x` with the sublayer added, if the block has it.
-    fn forward(self, block: &Block, x: &Tensor, pass: &Pass<'_>) -> CandleResult<Tensor> {
-        match self.of(block, x, pass)? {
+    fn forward(self, block: &Block, x: &Tensor, angles: &Angles) -> CandleResult<Tensor> {
+        match self.of(block, x, angles)? {
             None => Ok(x.clone()),
             Some((inner, map)) => x + map.forward(&inner)?,
         }
@@ -249,7 +217,7 @@ impl Run<'_> {
             for rows in run.chunks(most) {
                 let ids = self.dense.tokens(rows)?;
                 let x = self.dense.embed(&embedding, &ids)?;
-                self.batches.push(Batch { reference: x.clone(), pruned: x });
+                self.batches.push(Batch { stream: x, reference: None });
             }
         }
         Ok(())
@@ -257,86 +225,89 @@ impl Run<'_> {
 
     fn layer(&mut self, layer: usize) -> Result<()> {
         let dense = self.dense.block(layer)?;
-        let mut pruned = Block::clone(&*self.pruned.block(layer)?);
+        let pruned = self.pruned.block(layer)?;
         let (before, after) =
             (self.dense.config().layers[layer], self.pruned.config().layers[layer]);
-        let experiment = |name: &str| std::env::var(name).unwrap_or_default();
+        // Attention that is gone as a whole is for the feed-forward to make up for.
         let dropped = before.has_attention() && !after.has_attention();
         let heads = before.query_heads != after.query_heads && !dropped;
-        let channels = before.ffn != after.ffn || (dropped && experiment("X_FOLD") == "1");
-        if self.options.target == Target::Pruned {
+        let channels = before.ffn != after.ffn;
+        if dropped && channels {
             for batch in &mut self.batches {
-                batch.reference = batch.pruned.clone();
+                let angles = self.dense.positions(0, batch.stream.dim(1)?)?;
+                let reference = Sublayer::Attention.forward(&dense, &batch.stream, &angles)?;
+                batch.reference = Some(reference);
             }
         }
         for (sublayer, cut) in [(Sublayer::Attention, heads), (Sublayer::FeedForward, channels)] {
-            if experiment("X_SUB") == "1" && !(dropped && matches!(sublayer, Sublayer::FeedForward))
-            {
-                for batch in &mut self.batches {
-                    batch.reference = batch.pruned.clone();
-                }
+            if cut {
+                self.fit(layer, sublayer, &dense, &pruned)?;
+            } else {
+                self.pass(sublayer, &pruned)?;
             }
-            self.sublayer(layer, sublayer, cut, &dense, &mut pruned)?;
+        }
+        self.batches.iter_mut().for_each(|batch| batch.reference = None);
+        Ok(())
+    }
+
+    /// Sends the stream through a sublayer that lost nothing.
+    fn pass(&mut self, sublayer: Sublayer, pruned: &Block) -> Result<()> {
+        for batch in &mut self.batches {
+            let angles = self.pruned.positions(0, batch.stream.dim(1)?)?;
+            batch.stream = sublayer.forward(pruned, &batch.stream, &angles)?;
         }
         Ok(())
     }
 
-    fn sublayer(
+    /// Fits a sublayer's last matrix and sends the stream through it.
+    fn fit(
         &mut self,
         layer: usize,
         sublayer: Sublayer,
-        cut: bool,
         dense: &Block,
-        pruned: &mut Block,
+        pruned: &Block,
     ) -> Result<()> {
-        let carry: f64 = std::env::var("X_CARRY").ok().and_then(|c| c.parse().ok()).unwrap_or(1.0);
-        let mut equations = None;
+        let (mut fit, mut read) = (None, Vec::new());
         for batch in &mut self.batches {
-            let (cos, sin) = self.dense.positions(0, batch.reference.dim(1)?)?;
-            let pass = Pass { cos: &cos, sin: &sin, taps: None };
-            let before = batch.reference.clone();
-            batch.reference = sublayer.forward(dense, &batch.reference, &pass)?;
-            if cut && let Some((inner, map)) = sublayer.of(pruned, &batch.pruned, &pass)? {
-                let target = (&batch.reference + ((before - &batch.pruned)? * (carry - 1.0))?)?;
-                let residual = (target - (&batch.pruned + map.forward(&inner)?)?)?;
+            let angles = self.dense.positions(0, batch.stream.dim(1)?)?;
+            let from = batch.reference.as_ref().unwrap_or(&batch.stream);
+            let reference = sublayer.forward(dense, from, &angles)?;
+            if let Some((inner, map)) = sublayer.of(pruned, &batch.stream, &angles)? {
+                let residual = (&reference - (&batch.stream + map.forward(&inner)?)?)?;
                 let (features, outputs) = (inner.dim(D::Minus1)?, residual.dim(D::Minus1)?);
-                equations.get_or_insert_with(|| NormalEquations::new(features, outputs)).add(
+                let (_, equations) =
+                    fit.get_or_insert_with(|| (map, NormalEquations::new(features, outputs)));
+                equations.add(
                     &inner.reshape(((), features))?,
                     &residual.reshape(((), outputs))?,
-                    &token_weights(&batch.reference)?,
+                    &token_weights(&reference)?,
                 )?;
+                read.push(inner);
             }
+            batch.reference = Some(reference);
         }
-        if let Some(equations) = equations {
-            self.refit(layer, sublayer, equations, pruned)?;
-        }
-        for batch in &mut self.batches {
-            let (cos, sin) = self.pruned.positions(0, batch.pruned.dim(1)?)?;
-            let pass = Pass { cos: &cos, sin: &sin, taps: None };
-            batch.pruned = sublayer.forward(pruned, &batch.pruned, &pass)?;
+        if let Some((map, equations)) = fit {
+            let map = self.refit(layer, sublayer.output(), equations, map)?;
+            for (batch, inner) in self.batches.iter_mut().zip(read) {
+                batch.stream = (&batch.stream + map.forward(&inner)?)?;
+            }
         }
         Ok(())
     }
 
-    /// Puts the solution in place of the sublayer's last matrix.
+    /// `map` with the solution in place of its weight.
     fn refit(
         &mut self,
         layer: usize,
-        sublayer: Sublayer,
+        projection: Projection,
         equations: NormalEquations,
-        pruned: &mut Block,
-    ) -> Result<()> {
-        let projection = sublayer.output();
+        map: &Linear,
+    ) -> Result<Linear> {
         if !equations.is_finite() {
             return Err(Error::Compensation(format!(
                 "layer {layer}, {projection}: the activations are not finite"
             )));
         }
-        let map = match (sublayer, &mut pruned.attention) {
-            (Sublayer::FeedForward, _) => &mut pruned.ffn.down,
-            (Sublayer::Attention, Some(attention)) => &mut attention.o,
-            (Sublayer::Attention, None) => return Ok(()),
-        };
         let solution = equations.solve(self.options.ridge);
         self.refits.push(Refit {
             layer,
@@ -346,13 +317,12 @@ impl Run<'_> {
             error_before: solution.before,
             error_after: solution.after,
         });
-        let Some(change) = solution.change else { return Ok(()) };
+        let Some(change) = solution.change else { return Ok(map.clone()) };
         let weight = map.weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let weight = (&weight + Tensor::from_vec(change, weight.shape(), &Device::Cpu)?)?;
         let used = weight.to_dtype(map.weight.dtype())?.to_device(map.weight.device())?;
-        *map = Linear { weight: used, bias: map.bias.clone(), packed: Default::default() };
         self.refitted.insert(projection.weight(layer), weight);
-        Ok(())
+        Ok(Linear { weight: used, packed: Default::default(), ..map.clone() })
     }
 }
 
@@ -364,10 +334,7 @@ impl Run<'_> {
 /// `[B, T, H]` → `[B·T, 1]`.
 fn token_weights(stream: &Tensor) -> CandleResult<Tensor> {
     let (b, t, _) = stream.dims3()?;
-    let mode = std::env::var("X_WEIGHT").unwrap_or_default();
-    let skip: usize = std::env::var("X_SKIP").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
     let square = stream.to_dtype(DType::F32)?.sqr()?.mean_keepdim(D::Minus1)?;
-    let weights = if mode == "none" { square.ones_like()? } else { (square + 1e-12)?.recip()? };
-    let mask: Vec<f32> = (0..b * t).map(|at| if at % t < skip { 0.0 } else { 1.0 }).collect();
-    weights.reshape((b * t, 1))?.mul(&Tensor::from_vec(mask, (b * t, 1), stream.device())?)
+    // A stream of zeros weighs much, not infinitely.
+    (square + 1e-12)?.recip()?.reshape((b * t, 1))
 }

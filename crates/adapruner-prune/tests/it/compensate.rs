@@ -3,8 +3,8 @@
 use adapruner_checkpoint::{Checkpoint, ModelConfig, names::Projection};
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{
-    CompensateOptions, Compensated, Error, LayerPlan, PlanOptions, PrunePlan, Target, apply,
-    compensate, plan,
+    CompensateOptions, Compensated, Error, LayerPlan, PlanOptions, PrunePlan, apply, compensate,
+    plan,
 };
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ use crate::common::{
 const TOLERANCE: f32 = 2e-3;
 
 fn options(ridge: f64) -> CompensateOptions {
-    CompensateOptions { ridge, target: Target::Dense, batch_tokens: 64, samples_digest: digest() }
+    CompensateOptions { ridge, batch_tokens: 64, samples_digest: digest() }
 }
 
 fn fit(
@@ -82,14 +82,11 @@ fn what_the_kept_units_can_express_is_reproduced() {
         (random_ids(&dense.config, 8, 24, 1), random_ids(&dense.config, 2, 20, 2));
     let wanted = logits(&dense, &other);
     assert!(difference(&logits(&apply(&dense, &plan).unwrap(), &other), &wanted) > 0.1);
-    for target in [Target::Dense, Target::Pruned] {
-        let options = CompensateOptions { target, ..options(1e-9) };
-        let Compensated { checkpoint, refits } = fit(&dense, &plan, &fitted_on, &options);
-        let found = difference(&logits(&checkpoint, &other), &wanted);
-        assert!(found < TOLERANCE, "{target}: {found}");
-        assert_eq!(refits.len(), 6);
-        assert!(refits.iter().all(|r| r.error_after < 1e-4 * r.error_before), "{refits:?}");
-    }
+    let Compensated { checkpoint, refits } = fit(&dense, &plan, &fitted_on, &options(1e-9));
+    let found = difference(&logits(&checkpoint, &other), &wanted);
+    assert!(found < TOLERANCE, "{found}");
+    assert_eq!(refits.len(), 6);
+    assert!(refits.iter().all(|r| r.error_after < 1e-4 * r.error_before), "{refits:?}");
 }
 
 #[test]
@@ -162,7 +159,6 @@ proptest! {
     #[test]
     fn no_fit_makes_its_sublayer_worse(
         config in any_config(), seed in 0_u64..1000, ridge in 0.0_f64..1.0, drop in any::<bool>(),
-        target in prop_oneof![Just(Target::Dense), Just(Target::Pruned)],
     ) {
         let drop_attention: Vec<usize> =
             (0..config.layers.len()).filter(|&l| drop && config.layers[l].has_attention()).take(1).collect();
@@ -175,8 +171,7 @@ proptest! {
         prop_assume!(planned.is_ok());
         let dense = random_checkpoint(&config, seed);
         let ids = random_ids(&config, 3, 12, seed);
-        let options = CompensateOptions { target, ..options(ridge) };
-        let found = fit(&dense, &planned.unwrap(), &ids, &options);
+        let found = fit(&dense, &planned.unwrap(), &ids, &options(ridge));
         for refit in &found.refits {
             prop_assert!(refit.error_after <= refit.error_before * (1.0 + 1e-9), "{refit:?}");
         }

@@ -57,12 +57,16 @@ pub(super) fn write(page: &Page, html: &mut Html) {
     }
 }
 
+/// How many samples of each source were chosen, where sources have several.
 fn sources(page: &Page, html: &mut Html) {
     let mut sources: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for sample in &page.samples {
         let (chosen, pool) = sources.entry(&sample.source).or_default();
         *chosen += usize::from(sample.chosen);
         *pool += 1;
+    }
+    if sources.len() == page.samples.len() {
+        return;
     }
     let mut sources: Vec<_> = sources.into_iter().collect();
     sources.sort_by_key(|(_, (chosen, pool))| std::cmp::Reverse((*chosen, *pool)));

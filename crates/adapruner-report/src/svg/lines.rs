@@ -10,7 +10,7 @@ use crate::html::Html;
 const SIZE: (f64, f64) = (360.0, 240.0);
 const TICKS: usize = 5;
 /// Colours and dashes of the style sheet, `s0` and so on.
-const STYLES: usize = 6;
+const STYLES: usize = 9;
 
 /// How the values of curves are laid out.
 #[derive(Clone, Copy, Debug)]

@@ -111,6 +111,12 @@ fn with_long_words(mut page: Page) -> Page {
     page.importances[0].name.clone_from(&long);
     page.measured[0].text.clone_from(&long);
     page.comparison[0].arm.clone_from(&long);
+    if let Some(found) = &mut page.correlation {
+        found.sentences.push(long.clone());
+        found.rows[0].loss.clone_from(&long);
+        found.rows[1].accuracy.clone_from(&long);
+        found.rows[2].verdict.clone_from(&long);
+    }
     page.samples[0].source.clone_from(&long);
     page.samples[1].text.clone_from(&long);
     if let Some(best) = &mut page.best {

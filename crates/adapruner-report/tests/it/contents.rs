@@ -27,6 +27,7 @@ fn a_full_page_has_every_section_in_order() {
         "tests",
         "search",
         "comparison",
+        "correlation",
         "parameters",
         "importances",
         "widths",
@@ -44,6 +45,12 @@ fn a_full_page_has_every_section_in_order() {
         "median (nats per token)",
         "WikiText2 (median perplexity)",
         "best of random (trials)",
+        "nothing within a ratio",
+        "piqa (%, upwards) against log-perplexity of PTB test: Spearman −0.88 (95\u{a0}%: −0.98 \
+         to −0.82), 30 models; between ratios only.",
+        "30.0\u{a0}% removed",
+        "the model as it was",
+        "Intervals: 2\u{202f}000 resamples",
         "Not drawn: multiple_of (always 32)",
         "Crossed out: attention dropped, in layers 9, 17, 21.",
         "blake3:5f3c9a0e",
@@ -72,6 +79,7 @@ fn every_section_stands_alone() {
     let empty = Page { model: full.model.clone(), ..Page::default() };
     let pages = [
         ("search", Page { runs: full.runs.clone(), ..empty.clone() }),
+        ("correlation", Page { correlation: full.correlation, ..empty.clone() }),
         ("importances", Page { importances: full.importances, ..empty.clone() }),
         ("samples", Page { samples: full.samples, ..empty.clone() }),
         ("widths", Page { layers: full.layers, ..empty.clone() }),
@@ -99,8 +107,8 @@ fn every_chart_has_a_name() {
             assert!(value("aria-hidden") == Some("true") || value("x").is_some());
         }
     }
-    // Two of the search, ten parameters, importances, widths.
-    assert_eq!(charts, 14);
+    // Two of the search, four correlations, ten parameters, importances, widths.
+    assert_eq!(charts, 18);
 }
 
 #[test]

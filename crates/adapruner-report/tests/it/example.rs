@@ -2,8 +2,9 @@
 //! 30 layers, 128 samples. The same on every call.
 
 use adapruner_report::{
-    ArmRow, Best, CostRow, Importance, LayerRow, Measured, ModelFacts, Page, Run, Sample, State,
-    TestMedian, TextFacts, TrialPoint, TrialsToMatch, Value, Width,
+    ArmRow, Best, CorrelationPoint, CorrelationRow, Correlations, CostRow, Estimate, Importance,
+    LayerRow, Measured, ModelFacts, Page, Run, Sample, State, TestMedian, TextFacts, TrialPoint,
+    TrialsToMatch, Value, Width,
 };
 
 /// Numbers by splitmix64, uniform from 0 to 1.
@@ -143,6 +144,51 @@ fn layers() -> Vec<LayerRow> {
         .collect()
 }
 
+/// Thirty models at three ratios and the one that was, two losses, two tasks.
+fn correlation() -> Correlations {
+    let mut numbers = Numbers(77);
+    let losses = ["search loss (WikiText2 validation)", "log-perplexity of PTB test"];
+    let tasks = ["piqa", "mean of seven"];
+    let mut points = Vec::new();
+    for (ratio, trials) in [(None, 1), (Some(0.1), 10), (Some(0.3), 10), (Some(0.5), 10)] {
+        for _ in 0..trials {
+            let removed = ratio.unwrap_or(0.0);
+            let loss = 4.1 + 3.0 * removed + 0.1 * numbers.normal();
+            let accuracy = 0.68 - 0.25 * removed + 0.01 * numbers.normal();
+            points.push(CorrelationPoint {
+                ratio,
+                losses: losses.iter().map(|name| ((*name).to_owned(), loss + 0.1)).collect(),
+                accuracies: tasks.iter().map(|name| ((*name).to_owned(), accuracy)).collect(),
+            });
+        }
+    }
+    let row = |loss: &str, task: &str, ratio, value: f64, verdict: &str| CorrelationRow {
+        loss: loss.to_owned(),
+        accuracy: task.to_owned(),
+        ratio,
+        points: if ratio.is_none() { 30 } else { 10 },
+        spearman: Estimate { value: Some(value), interval: Some((value - 0.1, value + 0.06)) },
+        pearson: Estimate { value: Some(value + 0.02), interval: None },
+        ceiling: Some(0.97),
+        verdict: verdict.to_owned(),
+    };
+    let mut rows = Vec::new();
+    for loss in losses {
+        for task in tasks {
+            rows.push(row(loss, task, None, -0.88, "between ratios only"));
+            rows.extend([0.1, 0.3, 0.5].map(|ratio| row(loss, task, Some(ratio), -0.05, "")));
+        }
+    }
+    Correlations {
+        sentences: vec![
+            "The search loss tells how much was removed, but nothing within a ratio.".to_owned(),
+        ],
+        points,
+        rows,
+        resamples: 2000,
+    }
+}
+
 /// The page.
 pub(crate) fn page() -> Page {
     let runs = vec![
@@ -252,6 +298,7 @@ pub(crate) fn page() -> Page {
             arm("data only (TPE)", 1, 4.641, 124.4, [None, None]),
             arm("baseline", 10, f64::NAN, 216.0, [None, None]),
         ],
+        correlation: Some(correlation()),
         samples: samples(),
         layers: layers(),
         warnings: vec![

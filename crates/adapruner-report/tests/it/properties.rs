@@ -2,8 +2,9 @@
 //! that runs, and no coordinate that is no number.
 
 use adapruner_report::{
-    ArmRow, Best, CostRow, Importance, LayerRow, Measured, ModelFacts, Page, Run, Sample, State,
-    TestMedian, TextFacts, TrialPoint, TrialsToMatch, Value, Width, render,
+    ArmRow, Best, CorrelationPoint, CorrelationRow, Correlations, CostRow, Estimate, Importance,
+    LayerRow, Measured, ModelFacts, Page, Run, Sample, State, TestMedian, TextFacts, TrialPoint,
+    TrialsToMatch, Value, Width, render,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -189,6 +190,41 @@ fn arm() -> impl Strategy<Value = ArmRow> {
         })
 }
 
+fn estimate() -> impl Strategy<Value = Estimate> {
+    (option::of(-1.0..1.0f64), option::of((-1.0..1.0f64, -1.0..1.0f64)))
+        .prop_map(|(value, interval)| Estimate { value, interval })
+}
+
+fn correlation() -> impl Strategy<Value = Correlations> {
+    // Names of few letters, so that points have what rows ask for.
+    let finite = || any::<i32>().prop_map(|value| f64::from(value) / 64.0);
+    let values = || vec(("[a-b]", finite()), 0..3);
+    let point = (option::of(finite()), values(), values())
+        .prop_map(|(ratio, losses, accuracies)| CorrelationPoint { ratio, losses, accuracies });
+    let name = || prop_oneof![3 => "[a-b]", 1 => string()];
+    let row = (
+        (name(), name(), option::of(finite()), size()),
+        (estimate(), estimate(), option::of(finite()), string()),
+    )
+        .prop_map(
+            |((loss, accuracy, ratio, points), (spearman, pearson, ceiling, verdict))| {
+                CorrelationRow {
+                    loss,
+                    accuracy,
+                    ratio,
+                    points,
+                    spearman,
+                    pearson,
+                    ceiling,
+                    verdict,
+                }
+            },
+        );
+    (vec(string(), 0..3), vec(point, 0..9), vec(row, 0..5), size()).prop_map(
+        |(sentences, points, rows, resamples)| Correlations { sentences, points, rows, resamples },
+    )
+}
+
 fn sample() -> impl Strategy<Value = Sample> {
     (
         (size(), string(), string()),
@@ -257,6 +293,7 @@ prop_compose! {
         ),
         measured in vec((string(), size(), size(), number(), number()), 0..6),
         comparison in vec(arm(), 0..4),
+        correlation in option::of(correlation()),
         samples in vec(sample(), 0..8),
         layers in vec(layer(), 0..40),
     ) -> Page {
@@ -272,7 +309,7 @@ prop_compose! {
             measured: measured.into_iter().map(|(text, windows, window, dense, pruned)| {
                 Measured { text, windows, window, dense, pruned }
             }).collect(),
-            comparison, samples, layers,
+            comparison, correlation, samples, layers,
             ..head
         }
     }

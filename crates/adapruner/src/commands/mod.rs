@@ -3,11 +3,13 @@
 mod apply;
 mod compare;
 mod completions;
+mod correlate;
 mod eval;
 mod export;
 mod inspect;
 mod prune;
 mod report;
+mod run;
 mod sample;
 mod search;
 mod stats;
@@ -52,7 +54,9 @@ enum Command {
     Prune(Box<prune::PruneCommand>),
     Search(Box<search::SearchCommand>),
     Compare(Box<compare::CompareCommand>),
+    Correlate(Box<correlate::CorrelateCommand>),
     Report(report::ReportCommand),
+    Run(run::RunCommand),
     Apply(Box<apply::ApplyCommand>),
     Export(export::ExportCommand),
     Completions(completions::CompletionsArgs),
@@ -101,7 +105,9 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Prune(args) => prune::run(&args),
         Command::Search(args) => search::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Correlate(args) => correlate::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -7,6 +7,8 @@
 //! | `bank.safetensors` | statistics of the whole pool |
 //! | `pool.jsonl` | the pool: a sample a line, with source, text and token ids |
 //! | `results/NAME.json` | what a finished search of that name found |
+//! | `results/correlate/NAME.json` | how well losses tell accuracies of its trials |
+//! | `results/correlate/points/` | the models that this was measured on, a file each |
 //! | `workers/` | a locked file for every worker at work |
 //!
 //! With `--storage redis://…` the trials are in Redis instead of `journal.log`,
@@ -93,6 +95,16 @@ impl StudyFolder {
     /// The result of a study.
     pub fn result(&self, study: &str) -> PathBuf {
         self.root.join("results").join(format!("{study}.json"))
+    }
+
+    /// The correlations of a study.
+    pub fn correlations(&self, study: &str) -> PathBuf {
+        self.root.join("results").join("correlate").join(format!("{study}.json"))
+    }
+
+    /// A model that correlations are made of.
+    pub fn point(&self, name: &str) -> PathBuf {
+        self.root.join("results").join("correlate").join("points").join(format!("{name}.json"))
     }
 
     fn workers(&self) -> PathBuf {

@@ -21,11 +21,13 @@
 //! | [`stored`] | the studies of a folder, as they stand |
 //! | [`compare`] | several arms with equal budgets and several seeds |
 //! | [`transfer`] | what was found, applied, also to another model |
+//! | [`correlate`] | whether losses tell what pruned models can do |
 //! | [`page`] | the studies of a folder as a page |
 //! | [`diagnose`] | signs of a search that failed |
 
 pub mod compare;
 pub mod configuration;
+pub mod correlate;
 pub mod diagnose;
 pub mod dimension;
 pub mod folder;

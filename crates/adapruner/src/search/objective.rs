@@ -161,6 +161,19 @@ impl Objective {
     /// # Errors
     /// A ratio that the configuration cannot reach; scores that are not finite.
     pub fn plan(&self, configuration: &Configuration, cost: &mut TrialCost) -> Result<PrunePlan> {
+        self.plan_at(configuration, self.plan.ratio, cost)
+    }
+
+    /// The plan of a configuration at another ratio than the search's.
+    ///
+    /// # Errors
+    /// Those of [`Objective::plan`].
+    pub fn plan_at(
+        &self,
+        configuration: &Configuration,
+        ratio: f64,
+        cost: &mut TrialCost,
+    ) -> Result<PrunePlan> {
         let own;
         let all;
         let (bank, samples) = if configuration.importance(&self.scales).needs_batch_terms() {
@@ -179,7 +192,7 @@ impl Objective {
             samples,
             scales: &self.scales,
             cheapest: &self.cheapest,
-            options: &self.plan,
+            options: &PlanOptions { ratio, ..self.plan.clone() },
         };
         basis.plan(&self.dense.config, self.digest, configuration, cost)
     }

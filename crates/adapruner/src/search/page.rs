@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use super::{
     Arm, SearchRecord, SearchResult, StoredStudy, StudyFolder,
     compare::{Run, table},
+    correlate::Correlations,
     objective::Cost,
     run::DIRECTION,
 };
@@ -54,6 +55,7 @@ pub fn page(folder: &StudyFolder, storage: Option<&str>, created: String) -> Res
         comparison: if runs.len() > 1 { comparison(&runs) } else { Vec::new() },
         ..Page::default()
     };
+    let names: Vec<String> = studies.iter().map(|study| study.name.clone()).collect();
     let picked =
         StoredStudy::pick(studies, None).with_context(|| folder.root().display().to_string())?;
     page.importances = importances(&picked);
@@ -70,6 +72,7 @@ pub fn page(folder: &StudyFolder, storage: Option<&str>, created: String) -> Res
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
     });
+    page.correlation = correlations(folder, &picked.name, &names)?;
     match results.remove(&picked.name) {
         Some(result) => add_result(&mut page, result),
         None => page.warnings.push(format!(
@@ -79,6 +82,17 @@ pub fn page(folder: &StudyFolder, storage: Option<&str>, created: String) -> Res
         )),
     }
     Ok(page)
+}
+
+/// The correlations of the study that is shown, else of the first that has some.
+fn correlations(
+    folder: &StudyFolder,
+    shown: &str,
+    studies: &[String],
+) -> Result<Option<adapruner_report::Correlations>> {
+    let names = std::iter::once(shown).chain(studies.iter().map(String::as_str));
+    let path = names.map(|name| folder.correlations(name)).find(|path| path.exists());
+    path.map(|path| Ok(Correlations::read(&path)?.shown())).transpose()
 }
 
 /// The last part of the model's path.

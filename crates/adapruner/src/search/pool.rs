@@ -7,8 +7,10 @@ use adapruner_checkpoint::{
     Checkpoint,
     text::{Cut, TokenSet},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::pipeline::TokensRecord;
 
 /// A sample of the pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,4 +74,21 @@ pub fn read(path: &Path) -> Result<Vec<PoolSample>> {
                 .with_context(|| format!("{}:{}: not a sample", path.display(), at + 1))
         })
         .collect()
+}
+
+/// The pool as windows, held against what the study says of it.
+///
+/// # Errors
+/// Those of [`read`]; other samples than the study's.
+pub(super) fn tokens(path: &Path, record: &TokensRecord) -> Result<TokenSet> {
+    let windows: Vec<Vec<u32>> = read(path)?.into_iter().map(|sample| sample.ids).collect();
+    let pool = TokenSet::of_rows(&record.text, record.text_digest, windows);
+    ensure!(
+        pool.digest == record.tokens_digest,
+        "{}: expected samples of digest {}, found {}",
+        path.display(),
+        record.tokens_digest,
+        pool.digest
+    );
+    Ok(pool)
 }

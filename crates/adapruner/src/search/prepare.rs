@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, batch::token_bytes, batch_tokens, flops};
-use adapruner_model::{Decoder, Residency};
+use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{
     CollectOptions, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout,
 };
@@ -200,6 +200,72 @@ pub fn prepare(
         batch_tokens: batch(checkpoint, settings),
     };
     Ok((folder, record, objective))
+}
+
+/// What trials share, from the folder of a study alone: its pool, its bank and
+/// what was measured before its first trial. `eval` is the study's
+/// search-evaluation text, of which the first `leading` layers are run once.
+///
+/// # Errors
+/// A study that is not prepared; another model, text or type of the weights than
+/// the study's (what differs); damaged files.
+pub fn stored(
+    checkpoint: &Checkpoint,
+    (folder, record): (&StudyFolder, &SearchRecord),
+    eval: &TokenSet,
+    placement: &Placement,
+    leading: usize,
+    progress: &dyn Progress,
+) -> Result<Objective> {
+    let name = || folder.root().display().to_string();
+    let prepared = record.prepared.as_ref();
+    let prepared = prepared.with_context(|| format!("{}: the study is not prepared", name()))?;
+    let digest = checkpoint.digest()?;
+    for (what, then, now) in [
+        ("model digest", record.model.digest.to_string(), digest.to_string()),
+        (
+            "evaluation text digest",
+            record.evaluation.tokens_digest.to_string(),
+            eval.digest.to_string(),
+        ),
+        ("dtype", record.dtype.clone(), placement.dtype.as_str().to_owned()),
+    ] {
+        ensure!(then == now, "{}: the {what} was {then}, now {now}", name());
+    }
+    let pool = pool::tokens(&folder.pool(), &record.pool)?;
+    let bank = pipeline::read_statistics(&folder.bank())?;
+    bank.check_reuse(&checkpoint.config, &digest, &record.pool.tokens_digest, record.pool_seed)
+        .with_context(|| folder.bank().display().to_string())?;
+    let residency = pipeline::residency(checkpoint, placement);
+    let dense = match residency {
+        Residency::Resident => checkpoint.resident(),
+        Residency::Streamed => checkpoint.clone(),
+    };
+    let decoder = Decoder::load(&dense, placement, residency)?;
+    let told = |done, all| progress.at("leading layers", done, all);
+    let windows = ChunkedWindows::new(&decoder, &eval.windows, record.chunk, leading, &told)?;
+    ensure!(
+        windows.len() == prepared.dense_losses.len(),
+        "{}: expected the dense model's losses on {} chunks, found {}",
+        folder.record().display(),
+        windows.len(),
+        prepared.dense_losses.len()
+    );
+    let length = pool.windows.first().map_or(0, Vec::len);
+    Ok(Objective {
+        digest,
+        placement: placement.clone(),
+        residency,
+        scales: OrderScales::of(&bank)?,
+        bank,
+        pool,
+        cheapest: prepared.cheapest(),
+        plan: record.plan_options(),
+        windows,
+        dense_losses: prepared.dense_losses.clone(),
+        batch_tokens: batch_tokens(&checkpoint.config, length, memory::available() / 16),
+        dense,
+    })
 }
 
 fn save(folder: &StudyFolder, record: &SearchRecord) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod config_file;
+mod correlate;
 mod interrupt;
 mod main_job;
 mod program;
@@ -9,4 +10,5 @@ mod reference;
 mod search;
 mod search_killed;
 mod shell;
+mod whole;
 mod zero_shot;

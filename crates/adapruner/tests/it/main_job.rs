@@ -146,7 +146,7 @@ fn statistics_are_collected_once_and_reused() {
     let reused = json(&format!("{prune} --stats {{bank}}"), &paths);
     assert_eq!(fresh["full_plan"], reused["full_plan"]);
     assert_eq!(std::fs::metadata(&bank).unwrap().modified().unwrap(), modified);
-    let refused = crate::program::fail(&format!("{prune} --seed 7 --stats {{bank}}"), &paths);
+    let refused = fail(&format!("{prune} --seed 7 --stats {{bank}}"), &paths);
     assert!(refused.contains("bank.safetensors") && refused.contains("digest"), "{refused}");
     // The first run of `prune` keeps them as well.
     let kept = dir.path().join("kept.safetensors");
@@ -170,7 +170,7 @@ fn a_plan_is_applied_again_from_a_manifest() {
     let weights = |dir: &Path| std::fs::read(dir.join("model.safetensors")).unwrap();
     assert_eq!(weights(&out), weights(&again));
     let other = crate::program::model("mha_tied");
-    let refused = crate::program::fail(
+    let refused = fail(
         "apply {other} --plan {plan} --out {third}",
         &[("other", &other), ("plan", &plan), ("third", &dir.path().join("third"))],
     );

@@ -4,19 +4,18 @@ use std::{fs, path::PathBuf};
 
 use crate::program::succeed;
 
-const COMMANDS: [&str; 11] = [
-    "inspect",
-    "eval",
-    "sample",
-    "stats",
-    "prune",
-    "search",
-    "compare",
-    "report",
-    "apply",
-    "export",
-    "completions",
-];
+/// The commands that the program lists.
+fn commands() -> Vec<String> {
+    succeed("--help", &[])
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
 
 /// The reference as the program prints it now.
 fn reference() -> String {
@@ -24,10 +23,10 @@ fn reference() -> String {
         "# Command line\n\nWhat `--help` prints. Made by `ADAPRUNER_BLESS=1 cargo test -p adapruner --test it \
          reference`,\nchecked by the same test.\n",
     );
-    for name in std::iter::once("").chain(COMMANDS) {
+    for name in std::iter::once(String::new()).chain(commands()) {
         let help = succeed(&format!("{name} --help"), &[]);
         let lines: Vec<_> = help.lines().map(str::trim_end).collect();
-        let title = if name.is_empty() { "adapruner" } else { name };
+        let title = if name.is_empty() { "adapruner" } else { &name };
         out.push_str(&format!("\n## {title}\n\n```text\n{}\n```\n", lines.join("\n").trim_end()));
     }
     out
@@ -45,18 +44,4 @@ fn the_command_line_reference_is_up_to_date() {
         written, reference,
         "run ADAPRUNER_BLESS=1 cargo test -p adapruner --test it reference"
     );
-}
-
-#[test]
-fn every_command_is_in_the_reference() {
-    let help = succeed("--help", &[]);
-    let listed: Vec<_> = help
-        .lines()
-        .skip_while(|line| *line != "Commands:")
-        .skip(1)
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| *name != "help")
-        .collect();
-    assert_eq!(listed, COMMANDS);
 }

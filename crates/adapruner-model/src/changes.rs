@@ -1,0 +1,98 @@
+//! The same model with low-rank updates beside its projections, or with some of
+//! its parameters replaced; all other weights are shared.
+
+use std::collections::BTreeMap;
+
+use adapruner_checkpoint::names::{self, Projection};
+use adapruner_kernels::{LowRank, packed::Packed};
+use candle_core::Tensor;
+
+use crate::{
+    block::Block,
+    decoder::Decoder,
+    error::{Error, Result},
+};
+
+/// Low-rank updates by layer and projection.
+pub type Adapters = BTreeMap<(usize, Projection), LowRank>;
+
+/// What was changed of a model's weights.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes {
+    pub(crate) adapters: Adapters,
+    /// By canonical name.
+    pub(crate) parameters: BTreeMap<String, Tensor>,
+}
+
+impl Changes {
+    /// Changes the block of layer `layer`.
+    pub(crate) fn apply(&self, layer: usize, block: &mut Block) {
+        for (projection, linear) in block.projections_mut() {
+            linear.adapter = self.adapters.get(&(layer, projection)).cloned();
+            if self.parameters.contains_key(&projection.weight(layer)) {
+                linear.packed = Packed::default();
+            }
+        }
+        if self.parameters.is_empty() {
+            return;
+        }
+        for (name, tensor) in block.parameters_mut(layer) {
+            if let Some(other) = self.parameters.get(&name) {
+                *tensor = other.clone();
+            }
+        }
+    }
+}
+
+impl Decoder {
+    /// The same model, its weights shared, with low-rank updates beside its
+    /// projections in place of those it had.
+    ///
+    /// # Errors
+    /// An update of a projection that the model does not have, or that does not fit
+    /// it.
+    pub fn with_adapters(&self, adapters: &Adapters) -> Result<Self> {
+        let config = self.config();
+        for (&(layer, projection), adapter) in adapters {
+            let name = projection.weight(layer);
+            let unfit = |message: String| Error::Unfit { name: name.clone(), message };
+            let widths = config.layers.get(layer);
+            if widths.is_none_or(|w| projection.is_attention() && !w.has_attention()) {
+                return Err(unfit("the model has no such projection to adapt".to_owned()));
+            }
+            let [outputs, inputs] = names::projection_shape(config, layer, projection);
+            adapter.check(outputs, inputs).map_err(|e| unfit(e.to_string()))?;
+        }
+        let adapters = adapters.clone();
+        Ok(self.changed(Changes { adapters, ..self.changes.clone() }))
+    }
+
+    /// The low-rank updates beside the projections.
+    pub fn adapters(&self) -> &Adapters {
+        &self.changes.adapters
+    }
+
+    /// The same model with some parameters replaced, by canonical name; all others
+    /// are shared. The head of a tied model is its embedding.
+    ///
+    /// # Errors
+    /// A name that the model does not have, or a shape that is not its.
+    pub fn with_parameters(&self, parameters: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let expected: BTreeMap<String, Vec<usize>> = names::expected_tensors(self.config())
+            .into_iter()
+            .map(|tensor| (tensor.name, tensor.shape))
+            .collect();
+        let mut changes = self.changes.clone();
+        for (name, tensor) in parameters {
+            let unfit = |message: String| Error::Unfit { name: name.clone(), message };
+            let Some(shape) = expected.get(name) else {
+                return Err(unfit("the model has no such parameter".to_owned()));
+            };
+            if tensor.dims() != shape.as_slice() {
+                return Err(unfit(format!("expected shape {shape:?}, found {:?}", tensor.dims())));
+            }
+            changes.parameters.insert(name.clone(), tensor.contiguous()?);
+        }
+        Ok(self.changed(changes))
+    }
+}

@@ -1,0 +1,329 @@
+//! Forward and backward of a lesson, block by block.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use adapruner_checkpoint::names::{self, Projection};
+use adapruner_kernels::{GradTap, LowRankGrad, linear_soft_cross_entropy, rms_norm};
+use candle_core::{DType, Result as CandleResult, Tensor, Var};
+
+use super::{Learned, Lesson, PassOptions, Term};
+use crate::{
+    backward::{Ran, gradient_of},
+    block::Pass,
+    decoder::Decoder,
+    error::{Error, Result},
+};
+
+/// Sequences whose rows follow each other.
+pub(super) struct Rows {
+    lengths: Arc<[usize]>,
+    /// u32 `[1, R]`.
+    ids: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rows {
+    pub(super) fn new(decoder: &Decoder, sequences: &[Vec<u32>]) -> Result<Self> {
+        if let Some(at) = sequences.iter().position(|s| s.len() < 2) {
+            return Err(Error::Tokens(format!(
+                "sequence {at} has {} tokens, expected at least 2 to predict one",
+                sequences[at].len()
+            )));
+        }
+        let lengths: Arc<[usize]> = sequences.iter().map(Vec::len).collect();
+        let ids = decoder.tokens(&[sequences.concat()])?;
+        let places = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+        let (cos, sin) = decoder.positions_of(places)?;
+        Ok(Self { lengths, ids, cos, sin })
+    }
+
+    pub(super) fn pass<'a>(
+        &'a self,
+        taps: Option<&'a dyn Fn(Projection) -> Arc<dyn GradTap>>,
+    ) -> Pass<'a> {
+        Pass { cos: &self.cos, sin: &self.sin, lengths: Some(&self.lengths), taps }
+    }
+
+    pub(super) fn embedded(&self, decoder: &Decoder) -> Result<Tensor> {
+        decoder.embedded(&self.ids)
+    }
+
+    /// Rows that predict: all but the last of each sequence.
+    pub(super) fn predicting(&self) -> Vec<u32> {
+        let ends = self.lengths.iter().scan(0, |end, length| {
+            let start = *end;
+            *end += length;
+            Some((start, *end))
+        });
+        ends.flat_map(|(start, end)| start as u32..end as u32 - 1).collect()
+    }
+
+    /// The sequence of a predicting row.
+    fn sequence_of(&self, mut row: usize) -> usize {
+        let fits = |length: &usize| {
+            let here = row < length - 1;
+            row = row.saturating_sub(length - 1);
+            here
+        };
+        self.lengths.iter().position(fits).unwrap_or(0)
+    }
+}
+
+/// Which gradients a pass is run for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Adapters,
+    Parameters,
+}
+
+#[derive(Default)]
+pub(super) struct Gradients {
+    pub(super) adapters: BTreeMap<(usize, Projection), LowRankGrad>,
+    pub(super) parameters: BTreeMap<String, Tensor>,
+}
+
+impl Gradients {
+    fn add(&mut self, name: &str, gradient: Tensor) -> Result<()> {
+        let sum = match self.parameters.remove(name) {
+            Some(other) => (other + gradient)?,
+            None => gradient,
+        };
+        self.parameters.insert(name.to_owned(), sum);
+        Ok(())
+    }
+}
+
+/// Keeps the gradients of low-rank updates that the taps of one block were given.
+type Kept = Arc<Mutex<Vec<(Projection, LowRankGrad)>>>;
+
+struct Tap {
+    projection: Projection,
+    kept: Kept,
+}
+
+impl GradTap for Tap {
+    fn observe(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> CandleResult<()> {
+        Ok(())
+    }
+
+    fn low_rank(&self, gradients: LowRankGrad) -> CandleResult<()> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push((self.projection, gradients));
+        Ok(())
+    }
+}
+
+/// A block that was run for its gradients.
+struct Running {
+    ran: Ran,
+    kept: Kept,
+    variables: Vec<(String, Var)>,
+}
+
+impl Running {
+    fn new(decoder: &Decoder, layer: usize, x: &Tensor, rows: &Rows, of: Wanted) -> Result<Self> {
+        let kept = Kept::default();
+        let block = decoder.block(layer)?;
+        let (ran, variables) = match of {
+            Wanted::Adapters => {
+                let taps = |projection| -> Arc<dyn GradTap> {
+                    Arc::new(Tap { projection, kept: kept.clone() })
+                };
+                (Ran::new(layer, &block, x, &rows.pass(Some(&taps)))?, Vec::new())
+            }
+            Wanted::Parameters => {
+                let (block, variables) = block.with_variables(layer)?;
+                (Ran::new(layer, &block, x, &rows.pass(None))?, variables)
+            }
+        };
+        Ok(Self { ran, kept, variables })
+    }
+
+    /// The gradient of the block's input; all others go to `into`.
+    fn pull_back(self, layer: usize, upstream: &Tensor, into: &mut Gradients) -> Result<Tensor> {
+        let (upstream, grads) = self.ran.pull_back(upstream)?;
+        for (name, variable) in &self.variables {
+            into.add(name, gradient_of(&grads, variable, name)?)?;
+        }
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        for (projection, gradient) in kept {
+            into.adapters.insert((layer, projection), gradient);
+        }
+        Ok(upstream)
+    }
+}
+
+fn check(decoder: &Decoder, lesson: &Lesson<'_>, predicting: usize) -> Result<()> {
+    let vocabulary = decoder.config().vocab_size;
+    for (at, Term { k, ids, weights, temperature }) in lesson.terms.iter().enumerate() {
+        if ids.len() != predicting * k || weights.len() != ids.len() {
+            return Err(Error::Lesson(format!(
+                "term {at} has {} ids and {} weights, expected {k} of each for {predicting} \
+                 predicted tokens",
+                ids.len(),
+                weights.len()
+            )));
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(Error::Tokens(format!(
+                "term {at} has token id {id}, but the vocabulary ends at {vocabulary}"
+            )));
+        }
+        if !(*temperature > 0.0 && temperature.is_finite()) {
+            return Err(Error::Lesson(format!(
+                "term {at} has temperature {temperature}, expected a number above 0"
+            )));
+        }
+    }
+    let layers = decoder.config().layers.len();
+    let matched = lesson.hidden.as_ref().and_then(|h| h.layers.iter().find(|&&l| l >= layers));
+    match matched {
+        Some(layer) => {
+            Err(Error::Lesson(format!("hidden states of layer {layer}, the model has {layers}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The terms' sums, and the gradient of the last block's output `[1, R, H]`.
+fn last(
+    decoder: &Decoder,
+    lesson: &Lesson<'_>,
+    rows: &Rows,
+    x: &Tensor,
+    wanted: Wanted,
+    into: &mut Gradients,
+) -> Result<(Vec<f64>, Tensor)> {
+    let predicting = rows.predicting();
+    check(decoder, lesson, predicting.len())?;
+    let count = predicting.len();
+    let device = x.device();
+    let variable = Var::from_tensor(x)?;
+    let (norm, head) = (decoder.final_norm()?, decoder.head()?);
+    let outer = match wanted {
+        Wanted::Adapters => None,
+        Wanted::Parameters => Some((Var::from_tensor(&norm)?, Var::from_tensor(&head)?)),
+    };
+    let (norm, head) = match &outer {
+        None => (&norm, &head),
+        Some((norm, head)) => (norm.as_tensor(), head.as_tensor()),
+    };
+    let x = variable.as_tensor().squeeze(0)?;
+    let x = x.index_select(&Tensor::from_vec(predicting, count, device)?, 0)?;
+    let x = rms_norm(&x, norm, decoder.config().rms_norm_eps)?;
+    let mut sums = Vec::with_capacity(lesson.terms.len());
+    let mut total: Option<Tensor> = None;
+    for term in &lesson.terms {
+        if term.is_empty() {
+            sums.push(0.0);
+            continue;
+        }
+        let ids = Tensor::from_slice(&term.ids, (count, term.k), device)?;
+        let weights = Tensor::from_slice(&term.weights, (count, term.k), device)?;
+        let losses = linear_soft_cross_entropy(&x, head, &ids, &weights, term.temperature)?;
+        let values = losses.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        if let Some(row) = values.iter().position(|loss| !loss.is_finite()) {
+            return Err(Error::Loss { sample: rows.sequence_of(row), loss: values[row] });
+        }
+        sums.push(values.iter().sum());
+        let sum = losses.sum_all()?;
+        total = Some(match total {
+            None => sum,
+            Some(total) => (total + sum)?,
+        });
+    }
+    let head_name = match decoder.config().tie_word_embeddings {
+        true => names::EMBEDDING,
+        false => names::HEAD,
+    };
+    let Some(total) = total else {
+        // Nothing is predicted; what is matched may still be learned from.
+        if let Some((norm, head)) = &outer {
+            into.add(names::FINAL_NORM, norm.zeros_like()?)?;
+            into.add(head_name, head.zeros_like()?)?;
+        }
+        return Ok((sums, variable.zeros_like()?));
+    };
+    let grads = total.backward()?;
+    if let Some((norm, head)) = &outer {
+        into.add(names::FINAL_NORM, gradient_of(&grads, norm, names::FINAL_NORM)?)?;
+        into.add(head_name, gradient_of(&grads, head, head_name)?)?;
+    }
+    Ok((sums, gradient_of(&grads, &variable, "the last hidden state")?))
+}
+
+/// Runs a lesson.
+pub(super) fn run(
+    decoder: &Decoder,
+    lesson: &Lesson<'_>,
+    options: &PassOptions,
+    wanted: Wanted,
+) -> Result<Learned<Gradients>> {
+    let rows = Rows::new(decoder, lesson.sequences)?;
+    check(decoder, lesson, rows.predicting().len())?;
+    let layers = decoder.config().layers.len();
+    // Backward ends where nothing is left to be learned.
+    let first = match wanted {
+        Wanted::Parameters => 0,
+        Wanted::Adapters => decoder.adapters().keys().next().map_or(layers, |&(layer, _)| layer),
+    };
+    // What enters every block, and (but for checkpointing) the blocks as they ran.
+    let mut states = vec![rows.embedded(decoder)?];
+    let mut running = Vec::new();
+    for layer in 0..layers {
+        let x = &states[layer];
+        let y = if options.checkpointing || layer < first {
+            decoder.block(layer)?.forward(x, &rows.pass(None), None)?
+        } else {
+            running.push(Running::new(decoder, layer, x, &rows, wanted)?);
+            running.last().map_or_else(|| x.clone(), |ran| ran.ran.output())
+        };
+        states.push(y);
+    }
+
+    let mut gradients = Gradients::default();
+    let mut hidden = 0.0;
+    let mut y = states.swap_remove(layers);
+    let (terms, mut upstream) = last(decoder, lesson, &rows, &y, wanted, &mut gradients)?;
+    for layer in (0..layers).rev() {
+        if let Some(matched) = lesson.hidden.as_ref().filter(|h| h.layers.contains(&layer)) {
+            let target = (matched.target)(layer)?;
+            let (_, count, width) = y.dims3()?;
+            if target.dims() != [count, width] {
+                return Err(Error::Lesson(format!(
+                    "the target of layer {layer} is {:?}, expected [{count}, {width}]",
+                    target.dims()
+                )));
+            }
+            let apart = (&y - target.to_dtype(y.dtype())?.unsqueeze(0)?)?;
+            let factor = matched.weight / width as f64;
+            let squares = apart.to_dtype(DType::F64)?.sqr()?.sum_all()?;
+            hidden += factor * squares.to_scalar::<f64>()?;
+            upstream = (upstream + (apart * (2.0 * factor))?)?;
+        }
+        let x = states.swap_remove(layer);
+        if layer >= first {
+            let ran = match running.pop() {
+                Some(ran) => ran,
+                None => Running::new(decoder, layer, &x, &rows, wanted)?,
+            };
+            upstream = ran.pull_back(layer, &upstream, &mut gradients)?;
+        }
+        y = x;
+    }
+    if !hidden.is_finite() {
+        return Err(Error::Lesson(format!("the matching of hidden states is {hidden}")));
+    }
+    if wanted == Wanted::Parameters {
+        let embedding = decoder.embedding()?;
+        let upstream = upstream.flatten_to(1)?.to_dtype(embedding.dtype())?;
+        let ids = rows.ids.flatten_all()?;
+        let gradient = embedding.zeros_like()?.index_add(&ids, &upstream, 0)?;
+        gradients.add(names::EMBEDDING, gradient)?;
+    }
+    Ok(Learned { terms, hidden, gradients })
+}

@@ -1,0 +1,343 @@
+//! `correlate`: whether losses tell what pruned models can do.
+
+use std::path::PathBuf;
+
+use adapruner::{
+    VERSION, pipeline,
+    pipeline::TokensRecord,
+    search::{
+        SearchRecord, StoredStudy, StudyFolder,
+        correlate::{
+            CORRELATE_VERSION, Correlate, CorrelateSettings, Correlations, Outcome, Within, Work,
+            judge, spread, wanted,
+        },
+        prepare,
+    },
+    settings::{EvalSettings, TextSettings},
+    zero_shot::{Questions, TaskSettings},
+};
+use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_eval::{correlation::Correlation, zero_shot::Selection};
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    args::{Real, RunArgs},
+    failure::advised,
+    interrupt,
+    printer::{Printer, columns, grouped},
+    search_args::command_line,
+    terminal::{Bars, say},
+};
+
+/// Hold losses against accuracies: is perplexity a good guide here?
+///
+/// Trials are chosen over the whole spread of a study's losses, always with the
+/// best one and the first (the hand setting), and pruned to each of --ratios.
+/// Every model is measured on the study's search-evaluation text (--text), on
+/// test texts and on tasks. Every loss is correlated with every accuracy, over
+/// all models and within each ratio of at least five: Spearman and Pearson, 95 %
+/// bootstrap intervals over models, and what they say. A loss is a poor guide
+/// where the lower bound of |Spearman| is below 0.5; where it tells ratios apart
+/// but not models of one ratio, and where accuracies differ by no more than their
+/// standard errors, that is said instead. The model as it was is measured as
+/// well, and left out of the correlations.
+///
+/// Every model is kept in the study's folder as soon as it is measured: the same
+/// line again goes on, and measures nothing twice. `report` shows the result.
+///
+/// Example: adapruner correlate STUDY --text wikitext2:validation --test wikitext2:test --test ptb:test --tasks piqa,arc_easy --limit 200 --trials 8 --ratios 0.1,0.2,0.3,0.4,0.5
+#[derive(Debug, Args)]
+pub struct CorrelateCommand {
+    /// Folder of the study
+    #[arg(value_name = "STUDY")]
+    study: PathBuf,
+    /// The study's model [default: where it was when it was searched on]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// Which study of the folder [default: the one with the best trial]
+    #[arg(long, value_name = "NAME")]
+    study_name: Option<String>,
+    /// Redis that holds the trials, as given to search
+    #[arg(long, value_name = "URL")]
+    storage: Option<String>,
+    /// Trials that are chosen
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    trials: usize,
+    /// Ratios that each of them is pruned to: trials times ratios models
+    /// [default: the study's own]
+    #[arg(long, value_name = "RATIOS", value_delimiter = ',')]
+    ratios: Vec<Real>,
+    /// The study's search-evaluation text, as given to search
+    #[arg(long, value_name = "FILE|SET")]
+    text: String,
+    /// Text to measure on besides, in windows of the same length; may be given
+    /// several times
+    #[arg(long, value_name = "FILE|SET")]
+    test: Vec<String>,
+    /// Windows of each of these texts, spread evenly
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    test_windows: usize,
+    /// Tasks to ask, as for eval
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    tasks: Vec<String>,
+    /// A task of your own, defined in a TOML file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    task_file: Vec<PathBuf>,
+    /// Ask the first N questions of each task [default: all]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Field or column of records that holds the text [default: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
+    /// Folder in which data and named sets are looked for
+    #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
+    data_dir: Option<PathBuf>,
+    /// Tokens of tasks that run together [default: chosen from memory]
+    #[arg(long, value_name = "N")]
+    batch_tokens: Option<usize>,
+    /// Resamples of the intervals
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    resamples: usize,
+    /// Seed of the resamples
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// Say which models would be measured and what that takes, measure nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl CorrelateCommand {
+    /// Fills in the defaults.
+    fn resolve(&self) -> Result<CorrelateSettings> {
+        if self.tasks.is_empty() && self.task_file.is_empty() {
+            return Err(advised("tasks: none named", "name some: --tasks piqa,arc_easy"));
+        }
+        if self.tasks.iter().any(|task| task == "wikitext") {
+            return Err(advised(
+                "task wikitext: it has no accuracy",
+                "name it as --test wikitext2",
+            ));
+        }
+        for (option, number) in [
+            ("limit", self.limit.unwrap_or(1)),
+            ("test-windows", self.test_windows),
+            ("resamples", self.resamples),
+        ] {
+            ensure!(number > 0, "{option}: at least 1 expected, 0 found");
+        }
+        let mut ratios: Vec<f64> = self.ratios.iter().map(|ratio| ratio.0).collect();
+        for ratio in &ratios {
+            let within = *ratio > 0.0 && *ratio < 1.0;
+            ensure!(within, "ratios: numbers between 0 and 1 expected, {ratio} found");
+        }
+        ratios.sort_by(f64::total_cmp);
+        ratios.dedup();
+        let text = |text: &String| TextSettings {
+            text: text.clone(),
+            field: self.field.clone(),
+            data_dir: self.data_dir.clone(),
+        };
+        Ok(CorrelateSettings {
+            run: self.run.resolve()?,
+            folder: self.study.clone(),
+            study: self.study_name.clone(),
+            text: text(&self.text),
+            trials: self.trials,
+            ratios,
+            tests: self.test.iter().map(text).collect(),
+            test_windows: self.test_windows,
+            tasks: TaskSettings {
+                tasks: self.tasks.clone(),
+                task_files: self.task_file.clone(),
+                data_dir: self.data_dir.clone(),
+                selection: self.limit.map_or(Selection::All, Selection::First),
+                batch_tokens: self.batch_tokens,
+            },
+            resamples: self.resamples,
+            seed: self.seed,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    found: &'a Correlations,
+    settings: &'a CorrelateSettings,
+}
+
+/// What would be measured.
+#[derive(Serialize)]
+struct Plan {
+    study: String,
+    trials: Vec<(u64, f64)>,
+    ratios: Vec<f64>,
+    work: Work,
+}
+
+/// Runs the command.
+pub fn run(args: &CorrelateCommand) -> Result<()> {
+    let settings = args.resolve()?;
+    let placement = settings.run.placement()?;
+    let folder = StudyFolder::open(&settings.folder)?;
+    let record = SearchRecord::read(&folder.record())?;
+    let studies = StoredStudy::all(&folder, args.storage.as_deref())?;
+    let study = StoredStudy::pick(studies, settings.study.as_deref())?;
+    let trials = spread(&study, settings.trials)?;
+    let own = [record.ratio];
+    let ratios = if settings.ratios.is_empty() { &own[..] } else { &settings.ratios };
+    let wanted = wanted(&trials, ratios);
+    let questions = Questions::read(&settings.tasks)?;
+    let checkpoint = Checkpoint::open(args.model.as_ref().unwrap_or(&record.model.path))?;
+    let spread = |text: &TextSettings, windows| -> Result<TokenSet> {
+        let window = record.evaluation.window;
+        let whole = EvalSettings { text: text.clone(), window, limit: None, batch_tokens: None };
+        Ok(pipeline::eval_tokens(&checkpoint, &whole)?.spread(windows))
+    };
+    let eval = spread(&settings.text, record.evaluation.windows)?;
+    let tests = settings.tests.iter().map(|text| spread(text, settings.test_windows));
+    let tests = tests.collect::<Result<Vec<_>>>()?;
+    let bars = Bars::default();
+    let leading = study.space.most_protected();
+    let objective =
+        prepare::stored(&checkpoint, (&folder, &record), &eval, &placement, leading, &bars)?;
+    let correlate = Correlate {
+        objective: &objective,
+        folder: &folder,
+        record: &record,
+        study: &study.name,
+        tests: &tests,
+        questions: &questions,
+        tasks: &settings.tasks,
+    };
+    let plan = Plan {
+        study: study.name.clone(),
+        trials: trials.iter().map(|trial| (trial.number, trial.loss)).collect(),
+        ratios: ratios.to_vec(),
+        work: correlate.work(&wanted)?,
+    };
+    let printer = Printer::new(args.json);
+    if args.dry_run {
+        return printer.result(&plan, announced);
+    }
+    say(&announced(&plan));
+    let stop = interrupt::graceful();
+    let finished = correlate.run(&wanted, &plan.work, stop, &bars)?;
+    if finished.interrupted {
+        say("what was measured is kept; the same line goes on");
+        interrupt::exit();
+    }
+    interrupt::at_once();
+    let pairs = judge::pairs(&finished.points, settings.resamples, settings.seed);
+    let found = Correlations {
+        version: CORRELATE_VERSION,
+        adapruner: VERSION.to_owned(),
+        study: study.name.clone(),
+        evaluation: record.evaluation.clone(),
+        tests: tests.iter().map(TokensRecord::of).collect(),
+        selection: settings.tasks.selection,
+        dense: finished.dense,
+        points: finished.points,
+        sentences: judge::sentences(&pairs),
+        pairs,
+        resamples: settings.resamples,
+        seed: settings.seed,
+        command: command_line(),
+    };
+    let json = serde_json::to_string_pretty(&found)? + "\n";
+    folder.write(&folder.correlations(&study.name), json.as_bytes())?;
+    printer.result(&Report { found: &found, settings: &settings }, |report| text(report.found))
+}
+
+/// What will be measured and what it takes.
+fn announced(plan: &Plan) -> String {
+    let Work { parts, open, all, tokens, seconds } = &plan.work;
+    let trials: Vec<String> =
+        plan.trials.iter().map(|(number, loss)| format!("{number} ({loss:.3})")).collect();
+    let ratios: Vec<String> = plan.ratios.iter().map(ToString::to_string).collect();
+    let parts: Vec<String> =
+        parts.iter().map(|(name, tokens)| format!("{name} {}", grouped(*tokens))).collect();
+    let minutes = seconds / 60.0;
+    format!(
+        "{}: trials (loss in the search) {}; ratios {}\n{open} of {all} models to measure (the \
+         dense one among them), {} tokens in all: each {}\nabout {}\n",
+        plan.study,
+        trials.join(", "),
+        ratios.join(", "),
+        grouped(*tokens),
+        parts.join(", "),
+        if minutes < 120.0 {
+            format!("{minutes:.0} min")
+        } else {
+            format!("{:.1} h", minutes / 60.0)
+        },
+    )
+}
+
+fn text(found: &Correlations) -> String {
+    let cell = |found: &Correlation| match (found.value, found.interval) {
+        (Some(value), Some((low, high))) => format!("{value:+.2} [{low:+.2}, {high:+.2}]"),
+        (Some(value), None) => format!("{value:+.2}"),
+        (None, _) => "none".to_owned(),
+    };
+    let row = |(first, second): (String, String), within: &Within, verdict: String| {
+        let ceiling = within.ceiling().map_or_else(|| "none".to_owned(), |c| format!("{c:.2}"));
+        let (spearman, pearson) = (cell(&within.spearman), cell(&within.pearson));
+        vec![first, second, within.points.to_string(), spearman, pearson, ceiling, verdict]
+    };
+    let heads = ["loss", "accuracy", "n", "Spearman", "Pearson", "ceiling", "guide"];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    for pair in &found.pairs {
+        let names = (pair.predictor.clone(), pair.outcome.clone());
+        rows.push(row(names, &pair.overall, pair.verdict.to_string()));
+        for within in &pair.within {
+            let ratio = within.ratio.map_or_else(String::new, |r| format!("  at ratio {r}"));
+            rows.push(row((String::new(), ratio), within, String::new()));
+        }
+    }
+    let mut out = models(found);
+    out.push('\n');
+    out.push_str(&columns(&rows));
+    out.push_str(&format!(
+        "95 % intervals from {} resamples of the models (seed {}); ceiling: the largest correlation \
+         that the accuracies' standard errors leave room for\n\n",
+        found.resamples, found.seed
+    ));
+    for sentence in &found.sentences {
+        out.push_str(&format!("{sentence}\n"));
+    }
+    out
+}
+
+/// Every model with its figures.
+fn models(found: &Correlations) -> String {
+    let outcomes = judge::outcomes(std::slice::from_ref(&found.dense));
+    let mut heads = vec!["model".to_owned(), "ratio".to_owned(), found.evaluation.text.clone()];
+    heads.extend(found.tests.iter().map(|text| text.text.clone()));
+    heads.extend(outcomes.iter().cloned());
+    let mut rows = vec![heads];
+    for point in std::iter::once(&found.dense).chain(&found.points) {
+        let name = point.trial.map_or_else(|| "dense".to_owned(), |n| format!("trial {n}"));
+        let mut row = vec![name, point.ratio.to_string()];
+        match &point.outcome {
+            Outcome::Measured(figures) => {
+                row.extend(figures.losses.iter().map(|text| format!("{:.3}", text.loss)));
+                row.extend(outcomes.iter().map(|outcome| {
+                    judge::accuracy(figures, outcome).map_or_else(String::new, |(value, stderr)| {
+                        format!("{value:.3} ± {stderr:.3}")
+                    })
+                }));
+            }
+            Outcome::Skipped { reason } => row.push(format!("skipped: {reason}")),
+        }
+        rows.push(row);
+    }
+    columns(&rows)
+}

@@ -1,0 +1,115 @@
+//! Whether losses tell what pruned models can do: models of a study, their
+//! losses on texts held against their accuracies on tasks.
+//!
+//! Trials are chosen over the whole spread of the search's losses, each is
+//! pruned to one or several ratios, and every model is measured on the
+//! search-evaluation text, on test texts and on tasks. Losses are in nats per
+//! predicted token (log-perplexities), accuracies shares of questions.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`choose`] | which trials, at which ratios |
+//! | [`measure`] | their models, measured one by one and kept |
+//! | [`judge`] | correlations, and what they say |
+//! | `shown` | all of it as a section of the report |
+
+pub mod choose;
+pub mod judge;
+pub mod measure;
+mod shown;
+
+use std::path::{Path, PathBuf};
+
+use adapruner_eval::zero_shot::Selection;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+pub use choose::{Wanted, spread, wanted};
+pub use judge::{Pair, Verdict, Within};
+pub use measure::{Correlate, Figures, Finished, Outcome, Point, Work};
+
+use crate::{
+    pipeline::TokensRecord,
+    settings::{RunSettings, TextSettings},
+    zero_shot::TaskSettings,
+};
+
+/// Version of the form of points and correlations.
+pub const CORRELATE_VERSION: u32 = 1;
+
+/// What `correlate` is told.
+#[derive(Debug, Clone, Serialize)]
+pub struct CorrelateSettings {
+    /// Where models run.
+    pub run: RunSettings,
+    /// The study's folder.
+    pub folder: PathBuf,
+    /// Which study of it; `None` for the one with the best trial.
+    pub study: Option<String>,
+    /// The study's search-evaluation text.
+    pub text: TextSettings,
+    /// Trials that are chosen.
+    pub trials: usize,
+    /// Ratios that each is pruned to; none for the study's own.
+    pub ratios: Vec<f64>,
+    /// Texts to measure on besides.
+    pub tests: Vec<TextSettings>,
+    /// Windows of each of them, spread over it.
+    pub test_windows: usize,
+    /// The tasks.
+    pub tasks: TaskSettings,
+    /// Resamples of the intervals.
+    pub resamples: usize,
+    /// Their seed.
+    pub seed: u64,
+}
+
+/// How well losses tell accuracies: `results/correlate/NAME.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Correlations {
+    /// [`CORRELATE_VERSION`].
+    pub version: u32,
+    /// Version of the program.
+    pub adapruner: String,
+    /// Name of the study.
+    pub study: String,
+    /// The search-evaluation text.
+    pub evaluation: TokensRecord,
+    /// The other texts.
+    pub tests: Vec<TokensRecord>,
+    /// Which questions of each task.
+    pub selection: Selection,
+    /// The model as it was; it is not part of the correlations.
+    pub dense: Point,
+    /// The pruned models.
+    pub points: Vec<Point>,
+    /// Every loss against every accuracy.
+    pub pairs: Vec<Pair>,
+    /// What they say, plainly.
+    pub sentences: Vec<String>,
+    /// Resamples of the intervals.
+    pub resamples: usize,
+    /// Their seed.
+    pub seed: u64,
+    /// What was typed.
+    pub command: String,
+}
+
+impl Correlations {
+    /// Reads what was found.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or of another version.
+    pub fn read(path: &Path) -> Result<Self> {
+        let name = || path.display().to_string();
+        let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", name()))?;
+        let found: Self = serde_json::from_slice(&bytes).with_context(name)?;
+        anyhow::ensure!(
+            found.version == CORRELATE_VERSION,
+            "{}: expected version {CORRELATE_VERSION}, found version {}",
+            name(),
+            found.version
+        );
+        Ok(found)
+    }
+}

@@ -1,0 +1,21 @@
+//! `run`: the whole of AdaPruner, stage by stage, each a command of this
+//! program in a process of its own, so that a stage's memory ends with it.
+//!
+//! | file in the output folder | what it is |
+//! |---|---|
+//! | `study/` | what `search` works in |
+//! | `pruned/` | the pruned model |
+//! | `recovered/` | the recovered model |
+//! | `report.html` | the page of the study |
+//! | `run.json` | the manifest: every stage's command, time, inputs and result |
+//!
+//! A stage is done when the manifest says so with the same [`Fingerprint`]; else
+//! it runs again, and whatever can be resumed in it is.
+
+mod record;
+mod stage;
+
+pub use self::{
+    record::{Fingerprint, Finished, RunRecord, recorded},
+    stage::{Pipeline, Stage, StageName},
+};

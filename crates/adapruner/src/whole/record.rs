@@ -1,0 +1,118 @@
+//! `run.json`: which stages are done, by what, and what came of them.
+
+use std::{collections::BTreeMap, ffi::OsStr, path::Path};
+
+use adapruner_checkpoint::{Digest, atomic::StagedFile};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Stage, StageName};
+use crate::{VERSION, manifest::ModelRecord};
+
+/// Digest of all that decides what a stage makes: version, model, command, the
+/// tables it reads, and the stages before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint(Digest);
+
+impl Fingerprint {
+    /// Of a stage that follows `before`; `tables` is the whole configuration.
+    ///
+    /// # Errors
+    /// None that a configuration read from a file can cause.
+    pub fn of(
+        stage: &Stage,
+        model: &Digest,
+        tables: &Value,
+        before: Option<&Self>,
+    ) -> Result<Self> {
+        let read: BTreeMap<&str, &Value> = stage
+            .name
+            .tables()
+            .iter()
+            .filter_map(|&table| Some((table, tables.get(table)?)))
+            .collect();
+        let command = recorded(&stage.arguments);
+        let text = serde_json::to_string(&(VERSION, model, command, read, before))?;
+        Ok(Self(Digest::of_bytes(text.as_bytes())))
+    }
+}
+
+/// A stage that is done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Finished {
+    /// Which.
+    pub stage: String,
+    /// The command that did it.
+    pub command: Vec<String>,
+    /// What it was made from.
+    pub fingerprint: Fingerprint,
+    /// Wall-clock seconds; of the last run only, where a stage was resumed.
+    pub seconds: f64,
+    /// What the command said.
+    pub result: Value,
+}
+
+/// The manifest of a whole run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Version of the program.
+    pub adapruner: String,
+    /// The dense model.
+    pub model: ModelRecord,
+    /// The configuration, as it was read.
+    pub config: Value,
+    /// Stages that are done, in their order.
+    pub stages: Vec<Finished>,
+}
+
+impl RunRecord {
+    /// A run in which nothing is done.
+    pub fn new(model: ModelRecord, config: Value) -> Self {
+        Self { adapruner: VERSION.to_owned(), model, config, stages: Vec::new() }
+    }
+
+    /// The record of an earlier run, if there is one.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no such record.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Some(
+                serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?,
+            )),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("{}: cannot read", path.display())),
+        }
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// A full disk, no permission.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let staged = StagedFile::new(path, true, &[])?;
+        std::fs::write(staged.path(), serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| format!("{}: cannot write", path.display()))?;
+        Ok(staged.commit()?)
+    }
+
+    /// What came of a stage, if it is done and nothing it was made from has
+    /// changed since.
+    pub fn done(&self, stage: &Stage, fingerprint: &Fingerprint) -> Option<&Finished> {
+        let finished = self.stages.iter().find(|f| f.stage == stage.name.to_string())?;
+        let there = stage.output.as_ref().is_none_or(|output| output.exists());
+        (finished.fingerprint == *fingerprint && there).then_some(finished)
+    }
+
+    /// Adds what came of a stage; later ones are no longer done.
+    pub fn finish(&mut self, name: StageName, finished: Finished) {
+        self.stages.retain(|f| f.stage.parse::<StageName>().is_ok_and(|other| other < name));
+        self.stages.push(finished);
+    }
+}
+
+/// Arguments as they are recorded.
+pub fn recorded<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<String> {
+    arguments.iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect()
+}

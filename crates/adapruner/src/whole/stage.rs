@@ -1,0 +1,258 @@
+//! Which stages there are and what each is told.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Result, ensure};
+
+use crate::advice::advised;
+
+/// A stage of the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StageName {
+    /// Finds samples, metric and cut.
+    Search,
+    /// Prunes once: by the best trial, or without a search by the settings.
+    Prune,
+    /// Gives back what pruning took.
+    Recover,
+    /// Measures the dense, the pruned and the recovered model side by side.
+    Evaluate,
+    /// Makes the page.
+    Report,
+}
+
+impl StageName {
+    /// All of them, in their order.
+    pub const ALL: [Self; 5] =
+        [Self::Search, Self::Prune, Self::Recover, Self::Evaluate, Self::Report];
+
+    /// The tables of the configuration file that it reads.
+    pub fn tables(self) -> &'static [&'static str] {
+        match self {
+            Self::Search => &["run", "eval", "calibration", "plan", "search", "space"],
+            Self::Prune => {
+                &["run", "eval", "calibration", "importance", "plan", "compensation", "output"]
+            }
+            Self::Recover => &["run", "recover", "output"],
+            Self::Evaluate => &["run", "eval", "tasks"],
+            Self::Report => &[],
+        }
+    }
+}
+
+impl fmt::Display for StageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Search => "search",
+            Self::Prune => "prune",
+            Self::Recover => "recover",
+            Self::Evaluate => "evaluate",
+            Self::Report => "report",
+        })
+    }
+}
+
+impl FromStr for StageName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|stage| stage.to_string() == text).ok_or_else(|| {
+            format!("unknown stage {text:?}, expected search, prune, recover, evaluate or report")
+        })
+    }
+}
+
+/// What is run on which model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pipeline {
+    /// The configuration file, which every stage reads.
+    pub config: PathBuf,
+    /// The dense model.
+    pub model: PathBuf,
+    /// Folder of everything that is made.
+    pub out: PathBuf,
+    /// Stages, in their order, each once.
+    pub stages: Vec<StageName>,
+    /// Texts to measure on, that no earlier stage may see.
+    pub tests: Vec<String>,
+}
+
+/// One command of this program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// Which stage it is.
+    pub name: StageName,
+    /// Its arguments, the subcommand first.
+    pub arguments: Vec<OsString>,
+    /// What it leaves behind, where that is a file or folder of its own.
+    pub output: Option<PathBuf>,
+}
+
+/// Arguments put together.
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn new(subcommand: &str) -> Self {
+        Self(vec![subcommand.into()])
+    }
+
+    fn and(mut self, argument: impl Into<OsString>) -> Self {
+        self.0.push(argument.into());
+        self
+    }
+
+    fn with(self, option: &str, value: impl Into<OsString>) -> Self {
+        self.and(option).and(value)
+    }
+
+    fn each(self, option: &str, values: &[String]) -> Self {
+        values.iter().fold(self, |arguments, value| arguments.with(option, value))
+    }
+}
+
+impl Pipeline {
+    /// Checks that the stages fit each other.
+    ///
+    /// # Errors
+    /// No stages, one twice or out of order, a page without a search, a recovery
+    /// without a model that was pruned.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.stages.is_empty(), "stages: at least 1 expected, 0 found");
+        if let Some(pair) = self.stages.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(advised(
+                format!("stages: {} stands before {}", pair[0], pair[1]),
+                "their order is search, prune, recover, evaluate, report, each at most once",
+            ));
+        }
+        for (stage, needs) in [
+            (StageName::Recover, StageName::Prune),
+            (StageName::Evaluate, StageName::Prune),
+            (StageName::Report, StageName::Search),
+        ] {
+            if self.has(stage) && !self.has(needs) {
+                return Err(advised(
+                    format!("stages: {stage} is there, but not {needs}, which it needs"),
+                    "stages = [\"search\", \"prune\", \"recover\", \"evaluate\", \"report\"] is the whole",
+                ));
+            }
+        }
+        ensure!(
+            !self.has(StageName::Evaluate) || !self.tests.is_empty(),
+            "tests: at least 1 text expected for the stage evaluate, 0 found"
+        );
+        Ok(())
+    }
+
+    fn has(&self, stage: StageName) -> bool {
+        self.stages.contains(&stage)
+    }
+
+    fn study(&self) -> PathBuf {
+        self.out.join("study")
+    }
+
+    fn pruned(&self) -> PathBuf {
+        self.out.join("pruned")
+    }
+
+    fn recovered(&self) -> PathBuf {
+        self.out.join("recovered")
+    }
+
+    /// The commands, in order.
+    pub fn commands(&self) -> Vec<Stage> {
+        self.stages.iter().map(|&name| self.command(name)).collect()
+    }
+
+    fn command(&self, name: StageName) -> Stage {
+        let of = |subcommand, model: &Path| {
+            Arguments::new(subcommand).and(model).with("--config", &self.config)
+        };
+        let (arguments, output) = match name {
+            StageName::Search => {
+                let search = of("search", &self.model).with("--study", self.study());
+                (search.each("--test", &self.tests), None)
+            }
+            StageName::Prune if self.has(StageName::Search) => {
+                let apply = of("apply", &self.model).with("--study", self.study());
+                (apply.with("--out", self.pruned()).and("--force"), Some(self.pruned()))
+            }
+            StageName::Prune => {
+                let prune = of("prune", &self.model).with("--out", self.pruned());
+                (prune.and("--force"), Some(self.pruned()))
+            }
+            StageName::Recover => {
+                let recover = of("recover", &self.pruned()).with("--out", self.recovered());
+                (recover.and("--force"), Some(self.recovered()))
+            }
+            StageName::Evaluate => {
+                let mut compare = of("compare-models", &self.model).and(self.pruned());
+                if self.has(StageName::Recover) {
+                    compare = compare.and(self.recovered());
+                }
+                (compare.each("--test", &self.tests), None)
+            }
+            StageName::Report => {
+                let out = self.out.join("report.html");
+                let report = Arguments::new("report").and(self.study());
+                (report.with("--out", &out).and("--force"), Some(out))
+            }
+        };
+        Stage { name, arguments: arguments.and("--json").0, output }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipeline(stages: &[StageName]) -> Pipeline {
+        Pipeline {
+            config: "run.toml".into(),
+            model: "dense".into(),
+            out: "out".into(),
+            stages: stages.to_vec(),
+            tests: vec!["wikitext2:test".into()],
+        }
+    }
+
+    #[test]
+    fn stages_that_lack_what_they_need_are_refused() {
+        assert!(pipeline(&StageName::ALL).check().is_ok());
+        assert!(pipeline(&[]).check().is_err());
+        for stages in [
+            &[StageName::Recover][..],
+            &[StageName::Prune, StageName::Report],
+            &[StageName::Prune, StageName::Search],
+            &[StageName::Prune, StageName::Prune],
+        ] {
+            assert!(pipeline(stages).check().is_err(), "{stages:?}");
+        }
+        let untested = Pipeline { tests: Vec::new(), ..pipeline(&StageName::ALL) };
+        assert!(untested.check().unwrap_err().to_string().contains("tests"));
+    }
+
+    #[test]
+    fn without_a_search_the_settings_prune() {
+        let subcommand = |stages: &[StageName]| {
+            let commands = pipeline(stages).commands();
+            let prune = commands.into_iter().find(|s| s.name == StageName::Prune).unwrap();
+            prune.arguments[0].clone()
+        };
+        assert_eq!(subcommand(&[StageName::Search, StageName::Prune]), "apply");
+        assert_eq!(subcommand(&[StageName::Prune]), "prune");
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for stage in StageName::ALL {
+            assert_eq!(stage.to_string().parse(), Ok(stage));
+        }
+        assert!("bake".parse::<StageName>().is_err());
+    }
+}

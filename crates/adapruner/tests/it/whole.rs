@@ -1,0 +1,130 @@
+//! `run`: everything after one another, from one file.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+use crate::program::{command, fail, json, stderr, succeed, tiny, words};
+
+/// A configuration for the fixture model with these stages.
+fn configuration(stages: &str) -> (TempDir, String) {
+    let dir = tempdir().unwrap();
+    let (model, out) = (tiny(), dir.path().join("out"));
+    let text = |name: &str| model.join(name).display().to_string();
+    let config = format!(
+        r#"
+[pipeline]
+model = "{}"
+out = "{}"
+stages = [{stages}]
+tests = ["{test}"]
+[plan]
+ratio = 0.2
+[calibration]
+calibration = "{}"
+samples = 24
+sample-tokens = 16
+[eval]
+text = "{test}"
+window = 32
+limit = 6
+[search]
+trials = 4
+allow-overlap = true
+"#,
+        model.display(),
+        out.display(),
+        text("calibration.txt"),
+        test = text("text.txt"),
+    );
+    fs::write(dir.path().join("run.toml"), &config).unwrap();
+    (dir, config)
+}
+
+fn run(dir: &Path) -> Value {
+    json("run {config}", &[("config", &dir.join("run.toml"))])
+}
+
+fn seconds(run: &Value) -> Vec<f64> {
+    run["stages"].as_array().unwrap().iter().map(|s| s["seconds"].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn what_is_done_is_not_done_again_and_what_changed_is() {
+    let (dir, config) = configuration(r#""search", "prune", "report""#);
+    let first = run(dir.path());
+    assert_eq!(first["skipped"], serde_json::json!([]));
+    assert_eq!(first["stages"].as_array().unwrap().len(), 3);
+    for made in ["study/journal.log", "pruned/model.safetensors", "report.html", "run.json"] {
+        assert!(dir.path().join("out").join(made).is_file(), "{made}");
+    }
+    let again = run(dir.path());
+    assert_eq!(again["skipped"], serde_json::json!(["search", "prune", "report"]));
+    assert_eq!(seconds(&again), seconds(&first));
+
+    // More trials: the search goes on, and all that follows is made anew.
+    fs::write(dir.path().join("run.toml"), config.replace("trials = 4", "trials = 6")).unwrap();
+    let more = run(dir.path());
+    assert_eq!(more["skipped"], serde_json::json!([]));
+    let search = &more["stages"][0]["result"];
+    let trials = search["complete"].as_u64().unwrap() + search["stopped_early"].as_u64().unwrap();
+    assert_eq!(trials, 6);
+
+    // Only what the outputs are written in: the search stands.
+    let config = config.replace("trials = 4", "trials = 6") + "[output]\nsave-dtype = \"f16\"\n";
+    fs::write(dir.path().join("run.toml"), config).unwrap();
+    assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search"]));
+
+    // An output that is gone is made again, and what was made from it.
+    fs::remove_dir_all(dir.path().join("out/pruned")).unwrap();
+    assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search"]));
+}
+
+#[test]
+fn a_stage_that_fails_is_named_and_those_before_it_stay() {
+    let (dir, _) = configuration(r#""search", "prune""#);
+    let kept = dir.path().join("out/pruned");
+    fs::create_dir_all(&kept).unwrap();
+    fs::write(kept.join("mine.txt"), "not yours").unwrap();
+    let line = words("run {config}", &[("config", &dir.path().join("run.toml"))]);
+    let output = command(line).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("prune: the stage failed") && said.contains("hint:"), "{said}");
+    assert_eq!(fs::read_to_string(kept.join("mine.txt")).unwrap(), "not yours");
+    fs::remove_dir_all(&kept).unwrap();
+    assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search"]));
+    let commands = succeed("run {config} --dry-run", &[("config", &dir.path().join("run.toml"))]);
+    assert!(commands.lines().count() == 2 && commands.contains("apply"), "{commands}");
+}
+
+#[test]
+fn files_that_do_not_say_enough_are_refused() {
+    for (stages, expected) in [
+        (r#""prune", "search""#, "stands before"),
+        (r#""search", "recover""#, "not prune"),
+        (r#""bake""#, "unknown stage"),
+        ("", "at least 1"),
+    ] {
+        let (dir, _) = configuration(stages);
+        let said = fail("run {config}", &[("config", &dir.path().join("run.toml"))]);
+        assert!(said.contains(expected), "{stages}: {said}");
+    }
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join("run.toml"), "[plan]\nratio = 0.2\n").unwrap();
+    let said = fail("run {config}", &[("config", &dir.path().join("run.toml"))]);
+    assert!(said.contains("pipeline.model: missing") && said.contains("--init"), "{said}");
+}
+
+#[test]
+fn the_file_that_init_writes_is_one_that_run_reads() {
+    let dir = tempdir().unwrap();
+    let (path, model) = (dir.path().join("run.toml"), tiny());
+    let paths: &[(&str, &Path)] = &[("config", &path), ("model", &model)];
+    succeed("run {config} --init {model}", paths);
+    assert!(fail("run {config} --init {model}", paths).contains("exists"));
+    let commands = succeed("run {config} --dry-run", paths);
+    assert_eq!(commands.lines().count(), 5, "{commands}");
+    assert!(commands.contains(model.to_str().unwrap()), "{commands}");
+}
