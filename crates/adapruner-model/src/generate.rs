@@ -16,6 +16,11 @@ use crate::{
 pub struct Sampling {
     /// Divisor of the logits; 0 takes the most likely token.
     pub temperature: f64,
+    /// Only the `k` most likely tokens are drawn; `None` for all.
+    pub top_k: Option<usize>,
+    /// Only the most likely tokens that together have this probability are
+    /// drawn, after `top_k`; `None` for all.
+    pub top_p: Option<f64>,
     /// Seed; each sequence draws from a stream of its own, so a sequence does
     /// not depend on how many are drawn beside it.
     pub seed: u64,
@@ -63,6 +68,37 @@ pub fn generate(
     Ok(out)
 }
 
+/// Continues one prompt by at most `new_tokens` tokens, `sink` being handed each
+/// as it is drawn; ends before that where it says so or one of `ends` is drawn,
+/// which is not handed on. Whether it was.
+///
+/// # Errors
+/// As [`generate`], and those of `sink`.
+pub fn stream<E: From<Error>>(
+    decoder: &Decoder,
+    prompt: &[u32],
+    new_tokens: usize,
+    sampling: &Sampling,
+    ends: &[u32],
+    sink: &mut dyn FnMut(u32) -> Result<(), E>,
+) -> Result<bool, E> {
+    let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+    rng.set_stream(sampling.first_stream as u64);
+    let mut cache = KvCache::default();
+    let mut ids = decoder.tokens(&[prompt])?;
+    for _ in 0..new_tokens {
+        let logits = decoder.next_logits(&ids, &mut cache)?;
+        let logits = logits.flatten_all().and_then(|l| l.to_vec1::<f32>()).map_err(Error::from)?;
+        let token = draw(logits, sampling, &mut rng)?;
+        if ends.contains(&token) {
+            return Ok(true);
+        }
+        sink(token)?;
+        ids = decoder.tokens(&[[token]])?;
+    }
+    Ok(false)
+}
+
 /// Draws one token from `V` logits.
 fn draw(mut logits: Vec<f32>, sampling: &Sampling, rng: &mut impl Rng) -> Result<u32> {
     for &banned in &sampling.banned {
@@ -80,14 +116,34 @@ fn draw(mut logits: Vec<f32>, sampling: &Sampling, rng: &mut impl Rng) -> Result
     if sampling.temperature <= 0.0 {
         return Ok(best as u32);
     }
-    let weights: Vec<f64> =
-        logits.iter().map(|&l| (f64::from(l - top) / sampling.temperature).exp()).collect();
-    let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
-    for (index, weight) in weights.iter().enumerate() {
+    let weight = |l: f32| (f64::from(l - top) / sampling.temperature).exp();
+    let mut weights: Vec<(usize, f64)> = logits.iter().map(|&l| weight(l)).enumerate().collect();
+    if sampling.top_k.is_some() || sampling.top_p.is_some() {
+        keep_likely(&mut weights, sampling);
+    }
+    let mut left = rng.random::<f64>() * weights.iter().map(|(_, weight)| weight).sum::<f64>();
+    for (index, weight) in weights {
         left -= weight;
         if left < 0.0 {
             return Ok(index as u32);
         }
     }
     Ok(best as u32)
+}
+
+/// Keeps what `top_k`, then `top_p` leave, most likely first, the lower id where
+/// two are as likely. At least one is left.
+fn keep_likely(weights: &mut Vec<(usize, f64)>, sampling: &Sampling) {
+    weights.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    if let Some(k) = sampling.top_k {
+        weights.truncate(k.max(1));
+    }
+    if let Some(p) = sampling.top_p {
+        let mut open = p * weights.iter().map(|(_, weight)| weight).sum::<f64>();
+        let kept = weights.iter().position(|(_, weight)| {
+            open -= weight;
+            open <= 0.0
+        });
+        weights.truncate(kept.map_or(weights.len(), |at| at + 1));
+    }
 }

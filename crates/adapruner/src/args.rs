@@ -377,7 +377,8 @@ pub struct CompensationArgs {
 }
 
 /// Samples and the tokens of each: many times the features of a fit, or what is
-/// fitted is noise. Four tokens for a feature did harm, sixteen clearly helped.
+/// fitted is noise. 5 tokens for a feature did slight harm, 18 helped
+/// (docs/MEASUREMENTS.md).
 const FIT: (usize, usize) = (128, 128);
 /// Enough to keep a fit well conditioned.
 const RIDGE: f64 = 0.01;

@@ -13,7 +13,9 @@ use crate::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
     },
     pipeline_args::PipelineArgs,
+    recover_args::RecoverArgs,
     search_args::SearchArgs,
+    task_args::TaskArgs,
 };
 
 /// Largest file that is read, in bytes.
@@ -27,6 +29,8 @@ pub struct ConfigFile {
     pub run: RunArgs,
     /// Text to measure on.
     pub eval: EvalArgs,
+    /// Tasks to ask.
+    pub tasks: TaskArgs,
     /// Calibration set and statistics.
     pub calibration: CalibrationArgs,
     /// How units are scored.
@@ -37,6 +41,8 @@ pub struct ConfigFile {
     pub compensation: CompensationArgs,
     /// What is written.
     pub output: OutputArgs,
+    /// How a model is trained.
+    pub recover: RecoverArgs,
     /// How a search goes about.
     pub search: SearchArgs,
     /// What it searches over.

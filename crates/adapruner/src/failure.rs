@@ -45,6 +45,9 @@ fn hint(error: &Error) -> Option<String> {
         if let Some(e) = cause.downcast_ref::<adapruner_prune::Error>() {
             return e.hint().map(|h| h.into_owned());
         }
+        if let Some(e) = cause.downcast_ref::<adapruner_recover::Error>() {
+            return e.hint().map(str::to_owned);
+        }
         if let Some(e) = cause.downcast_ref::<adapruner_eval::Error>() {
             return e.hint().map(str::to_owned);
         }

@@ -9,19 +9,27 @@
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
 //! | [`memory`] | memory at hand and memory used |
+//! | [`recover`] | training after pruning |
 //! | [`search`] | the search for samples, metric and cut |
 //! | [`advice`] | errors with advice |
 //! | [`progress`] | how stages tell how far they are |
+//! | [`generate`] | text that continues a prompt |
+//! | [`latency`] | how fast models read and write |
+//! | [`compare_models`] | models side by side |
 //! | [`zero_shot`] | tasks asked of a model |
 //! | [`whole`] | everything after one another, as `run` does |
 
 pub mod advice;
+pub mod compare_models;
 pub mod compensation;
+pub mod generate;
+pub mod latency;
 pub mod manifest;
 pub mod memory;
 pub mod outputs;
 pub mod pipeline;
 pub mod progress;
+pub mod recover;
 pub mod search;
 pub mod settings;
 pub mod whole;

@@ -10,7 +10,9 @@ mod failure;
 mod interrupt;
 mod pipeline_args;
 mod printer;
+mod recover_args;
 mod search_args;
+mod task_args;
 mod terminal;
 mod workers;
 

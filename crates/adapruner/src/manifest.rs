@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use adapruner_checkpoint::{Checkpoint, Digest, output::OutputFile};
 use adapruner_prune::PrunePlan;
+use adapruner_recover::{data::Counts, train::Outcome};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,42 @@ pub struct StudyRecord {
     pub notes: Vec<String>,
 }
 
+/// Training data as it was used.
+#[derive(Debug, Clone, Serialize)]
+pub struct DataRecord {
+    /// The file's or set's name.
+    pub name: String,
+    /// Digest of token ids, masks and split.
+    pub digest: Digest,
+    /// What became of the records.
+    pub counts: Counts,
+}
+
+/// A training.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecoveryRecord {
+    /// What was learned from.
+    pub data: DataRecord,
+    /// What was learned from besides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<ModelRecord>,
+    /// Numbers that were learned.
+    pub learned_parameters: u64,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+/// An adapter that was read.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterRecord {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Digest of its tensors' file.
+    pub digest: Digest,
+    /// Its numbers.
+    pub parameters: u64,
+}
+
 /// What an output was made from and what it holds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Manifest {
@@ -112,6 +149,12 @@ pub struct Manifest {
     /// Perplexity before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<BeforeAfter>,
+    /// What was learned after it was pruned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryRecord>,
+    /// The adapter that was merged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterRecord>,
     /// The files beside this one.
     pub files: Vec<OutputFile>,
     /// What a reader of the files should know.
@@ -141,6 +184,8 @@ impl Manifest {
             compensation: None,
             study: None,
             evaluation: None,
+            recovery: None,
+            adapter: None,
             files: Vec::new(),
             warnings: Vec::new(),
         })

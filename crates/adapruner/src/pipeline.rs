@@ -366,8 +366,14 @@ pub fn sample(
     let all = samples as u64 * sample_tokens as u64;
     while rows.len() < samples {
         let prompts = vec![vec![opening]; SAMPLE_BATCH.min(samples - rows.len())];
-        let sampling =
-            Sampling { temperature, seed, first_stream: rows.len(), banned: banned.clone() };
+        let sampling = Sampling {
+            temperature,
+            top_k: None,
+            top_p: None,
+            seed,
+            first_stream: rows.len(),
+            banned: banned.clone(),
+        };
         let before = rows.len() as u64 * sample_tokens as u64;
         rows.extend(generate(&decoder, &prompts, sample_tokens, &sampling, &|done, _| {
             progress.at("sampling", before + (done * prompts.len()) as u64, all);

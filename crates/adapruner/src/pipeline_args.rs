@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use adapruner::{
     advice::advised,
+    outputs::Format,
     whole::{Pipeline, StageName},
 };
 use adapruner_checkpoint::ModelConfig;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::args::Named;
+use crate::{args::Named, config_file::ConfigFile};
 
 /// What `run` runs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -25,14 +26,18 @@ pub struct PipelineArgs {
     pub stages: Option<Vec<Named<StageName>>>,
     /// Texts to measure on, that no earlier stage sees.
     pub tests: Vec<String>,
+    /// Tasks to ask.
+    pub tasks: Vec<String>,
+    /// Windows of each text and questions of each task; all where none is said.
+    pub limit: Option<usize>,
 }
 
 impl PipelineArgs {
-    /// Fills in the defaults.
+    /// Fills in the defaults, by the other tables of the file where they say more.
     ///
     /// # Errors
     /// No model, no folder, stages that do not fit each other.
-    pub fn resolve(&self, config: &Path) -> Result<Pipeline> {
+    pub fn resolve(&self, config: &Path, file: &ConfigFile) -> Result<Pipeline> {
         let missing = |what: &str| {
             advised(
                 format!("{}: pipeline.{what}: missing", config.display()),
@@ -47,6 +52,19 @@ impl PipelineArgs {
             stages: stages
                 .map_or_else(|| StageName::ALL.to_vec(), |s| s.iter().map(|s| s.0).collect()),
             tests: self.tests.clone(),
+            tasks: self.tasks.clone(),
+            limit: self.limit,
+            window: file.eval.window,
+            data_dir: file.eval.data_dir.clone(),
+            threads: file.run.threads,
+            // Adapters alone are no model that a later stage could open.
+            formats: file.output.format.as_deref().map_or_else(
+                || Format::Hf.to_string(),
+                |formats| {
+                    let names: Vec<String> = formats.iter().map(|f| f.0.to_string()).collect();
+                    names.join(",")
+                },
+            ),
         };
         pipeline.check()?;
         Ok(pipeline)

@@ -1,6 +1,6 @@
 //! The one way out for results.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -15,6 +15,25 @@ impl Printer {
     /// A printer of JSON (`--json`) or text.
     pub fn new(json: bool) -> Self {
         Self { json }
+    }
+
+    /// Writes a piece of a text that goes on, at once; nothing with `--json`.
+    /// What would steer a terminal is not let through to one.
+    ///
+    /// # Errors
+    /// As [`result`](Self::result).
+    pub fn piece(self, text: &str) -> Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let mut out = io::stdout().lock();
+        if out.is_terminal() {
+            let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+            out.write_all(text.replace(steers, "\u{fffd}").as_bytes())?;
+        } else {
+            out.write_all(text.as_bytes())?;
+        }
+        Ok(out.flush()?)
     }
 
     /// Writes a result: `value` as JSON, or what `text` makes of it.

@@ -7,6 +7,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`chat`] | conversations as text, by the model's Jinja template |
 //! | `folder` | the files of a Hugging Face folder |
 //! | `keys` | the `tokenizer.*` metadata, checked |
 //! | `from_gguf` | metadata → tokenizer.json, tokenizer_config.json |
@@ -14,6 +15,7 @@
 //! | `pre` | the pre-tokenizers that llama.cpp knows by name |
 //! | `spm` | SentencePiece: scores → merges → scores |
 
+pub mod chat;
 mod folder;
 mod from_gguf;
 mod keys;
@@ -23,11 +25,13 @@ mod to_gguf;
 
 use std::{
     collections::HashSet,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use tokenizers::Tokenizer;
 
+use self::chat::ChatTemplate;
 use crate::{
     error::{Error, Result},
     gguf::Metadata,
@@ -159,6 +163,18 @@ impl TextTokenizer {
         self.encoded(text, false)
     }
 
+    /// Ids of `text` alone with the bytes of it that each stands for. Bytes of
+    /// one character may belong to several tokens; all of them then get it
+    /// whole.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails on this text.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = self.inner.encode(text, false).map_err(|e| self.error(e))?;
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
+    }
+
     fn encoded(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, special).map_err(|e| self.error(e))?;
         Ok(encoding.get_ids().to_vec())
@@ -196,6 +212,11 @@ impl TextTokenizer {
         self.adds_bos
     }
 
+    /// Whether [`encode`](Self::encode) ends with EOS.
+    pub fn adds_eos(&self) -> bool {
+        self.adds_eos
+    }
+
     /// Ids of the control tokens, ascending.
     pub fn special_ids(&self) -> &[u32] {
         &self.special_ids
@@ -204,6 +225,21 @@ impl TextTokenizer {
     /// The Jinja template of a conversation.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// That template, compiled; `None` where the model has none.
+    ///
+    /// # Errors
+    /// A template that is not valid Jinja, or absurdly large.
+    pub fn chat(&self) -> Result<Option<ChatTemplate>> {
+        let Some(source) = &self.chat_template else { return Ok(None) };
+        let NamedTokens { bos, eos, pad, unk } = self.named;
+        let token = |(name, id): (&'static str, Option<u32>)| {
+            id.and_then(|id| Some((name, self.inner.id_to_token(id)?)))
+        };
+        let tokens =
+            [("bos_token", bos), ("eos_token", eos), ("pad_token", pad), ("unk_token", unk)];
+        ChatTemplate::new(&self.path, source, tokens.into_iter().filter_map(token)).map(Some)
     }
 
     /// The files of this tokenizer in a Hugging Face folder, by name.

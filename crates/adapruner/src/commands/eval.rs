@@ -1,7 +1,5 @@
 //! `eval`: perplexity of a model on a text, its accuracy on tasks.
 
-use std::path::PathBuf;
-
 use adapruner::{
     VERSION, memory,
     pipeline::{self, Evaluation},
@@ -9,10 +7,7 @@ use adapruner::{
     zero_shot::{Questions, TaskSettings, ZeroShot, zero_shot},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::StagedFile};
-use adapruner_eval::{
-    metrics::Metric,
-    zero_shot::{Mean, Selection},
-};
+use adapruner_eval::{metrics::Metric, zero_shot::Mean};
 use adapruner_model::Placement;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -25,6 +20,7 @@ use crate::{
     config_file::overlay,
     failure::advised,
     printer::{bytes, grouped, table},
+    task_args::TaskArgs,
     terminal::Bars,
 };
 
@@ -47,49 +43,6 @@ pub struct EvalCommand {
     tasks: TaskArgs,
     #[command(flatten)]
     run: RunArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Tasks")]
-struct TaskArgs {
-    /// Tasks to ask: boolq, piqa, hellaswag, winogrande, arc_easy,
-    /// arc_challenge, openbookqa, wikitext; their original files are looked for
-    /// in --data-dir, and --limit N asks the first N questions of each
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    tasks: Vec<String>,
-    /// A task of your own, defined in a TOML file; may be given several times
-    #[arg(long, value_name = "FILE")]
-    task_file: Vec<PathBuf>,
-    /// Ask N questions of each task, drawn by --seed
-    #[arg(long, value_name = "N", conflicts_with = "limit")]
-    sample: Option<usize>,
-    /// Seed of --sample
-    #[arg(long, value_name = "N", default_value_t = 42)]
-    seed: u64,
-    /// Write every answer to a JSONL file
-    #[arg(long, value_name = "FILE")]
-    log_samples: Option<PathBuf>,
-    /// Replace that file if it exists
-    #[arg(long, requires = "log_samples")]
-    force: bool,
-}
-
-impl TaskArgs {
-    /// Fills in the defaults; `None` where no task is named.
-    fn resolve(&self, eval: &EvalArgs) -> Option<TaskSettings> {
-        let selection = match (self.sample, eval.limit) {
-            (Some(questions), _) => Selection::Sample { questions, seed: self.seed },
-            (None, Some(questions)) => Selection::First(questions),
-            (None, None) => Selection::All,
-        };
-        (!self.tasks.is_empty() || !self.task_file.is_empty()).then(|| TaskSettings {
-            tasks: self.tasks.clone(),
-            task_files: self.task_file.clone(),
-            data_dir: eval.data_dir.clone(),
-            selection,
-            batch_tokens: eval.batch_tokens,
-        })
-    }
 }
 
 #[derive(Serialize)]
@@ -121,7 +74,8 @@ pub fn run(args: &EvalCommand) -> Result<()> {
     let file = args.common.file()?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
     let eval = overlay(&args.eval, &file.eval)?;
-    let (text, tasks) = (eval.resolve(), args.tasks.resolve(&eval));
+    let asked = overlay(&args.tasks, &file.tasks)?;
+    let (text, tasks) = (eval.resolve(), asked.resolve(&eval)?);
     let settings = match (&tasks, &text) {
         (Some(tasks), text) => Settings::Tasks { tasks, text: text.as_ref() },
         (None, Some(text)) => Settings::Text(text),
@@ -135,10 +89,9 @@ pub fn run(args: &EvalCommand) -> Result<()> {
     let placement = run.placement()?;
     let questions = tasks.as_ref().map(Questions::read).transpose()?;
     let checkpoint = args.common.open()?;
-    let log = args.tasks.log_samples.as_deref();
-    let log = log
-        .map(|path| StagedFile::new(path, args.tasks.force, &[&checkpoint.origin]))
-        .transpose()?;
+    let log = asked.log_samples.as_deref();
+    let log =
+        log.map(|path| StagedFile::new(path, asked.force, &[&checkpoint.origin])).transpose()?;
 
     let evaluation =
         text.as_ref().map(|text| measure(&checkpoint, text, &placement)).transpose()?;

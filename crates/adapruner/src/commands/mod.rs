@@ -2,12 +2,17 @@
 
 mod apply;
 mod compare;
+mod compare_models;
 mod completions;
 mod correlate;
 mod eval;
 mod export;
+mod generate;
 mod inspect;
+mod latency;
+mod merge;
 mod prune;
+mod recover;
 mod report;
 mod run;
 mod sample;
@@ -49,6 +54,9 @@ Exit codes: 0 done, 1 something you can mend, 2 wrong usage, 130 interrupted.";
 enum Command {
     Inspect(inspect::InspectArgs),
     Eval(Box<eval::EvalCommand>),
+    Generate(Box<generate::GenerateCommand>),
+    Latency(Box<latency::LatencyCommand>),
+    CompareModels(Box<compare_models::CompareModelsCommand>),
     Sample(Box<sample::SampleCommand>),
     Stats(Box<stats::StatsCommand>),
     Prune(Box<prune::PruneCommand>),
@@ -58,6 +66,8 @@ enum Command {
     Report(report::ReportCommand),
     Run(run::RunCommand),
     Apply(Box<apply::ApplyCommand>),
+    Recover(Box<recover::RecoverCommand>),
+    Merge(merge::MergeCommand),
     Export(export::ExportCommand),
     Completions(completions::CompletionsArgs),
 }
@@ -71,9 +81,9 @@ pub struct CommonArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// Settings from a TOML file with the tables run, eval, calibration,
-    /// importance, plan, compensation, output, search and space, whose keys are
-    /// the options' names; what is typed wins
+    /// Settings from a TOML file with the tables run, eval, tasks, calibration,
+    /// importance, plan, compensation, output, search, space and recover, whose
+    /// keys are the options' names; what is typed wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -100,6 +110,9 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Latency(args) => latency::run(&args),
+        Command::CompareModels(args) => compare_models::run(&args),
         Command::Sample(args) => sample::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Prune(args) => prune::run(&args),
@@ -109,6 +122,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => report::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Apply(args) => apply::run(&args),
+        Command::Recover(args) => recover::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

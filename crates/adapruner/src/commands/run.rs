@@ -11,6 +11,7 @@ use std::{
 
 use adapruner::{
     advice::advised,
+    compare_models::{Comparison, markdown},
     manifest::ModelRecord,
     whole::{Fingerprint, Finished, RunRecord, Stage, recorded},
 };
@@ -71,7 +72,7 @@ pub fn run(args: &RunCommand) -> Result<()> {
         return init(args, model, printer);
     }
     let file = ConfigFile::read(Some(&args.config))?;
-    let pipeline = file.pipeline.resolve(&args.config)?;
+    let pipeline = file.pipeline.resolve(&args.config, &file)?;
     let stages = pipeline.commands();
     if args.dry_run {
         let lines: Vec<String> = stages.iter().map(command_line).collect();
@@ -180,9 +181,11 @@ fn text(report: &Report<'_>) -> String {
         let again = if report.skipped.contains(&finished.stage) { ", done before" } else { "" };
         out.push_str(&format!("{:<10}{:>8.0} s{again}\n", finished.stage, finished.seconds));
     }
-    let table = report.record.stages.iter().find(|f| f.stage == "evaluate");
-    if let Some(markdown) = table.and_then(|f| f.result.get("markdown")).and_then(|m| m.as_str()) {
-        out.push_str(&format!("\n{markdown}\n"));
+    let measured = report.record.stages.iter().find(|f| f.stage == "evaluate");
+    if let Some(comparison) =
+        measured.and_then(|f| serde_json::from_value::<Comparison>(f.result.clone()).ok())
+    {
+        out.push_str(&format!("\n{}", markdown(&comparison)));
     }
     out + &format!("\neverything is in {}\n", report.out.display())
 }

@@ -229,7 +229,7 @@ fn tests(runs: &[&Run]) -> Vec<MedianTest> {
 }
 
 /// The median; NaN of nothing.
-pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {

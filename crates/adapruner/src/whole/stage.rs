@@ -39,8 +39,7 @@ impl StageName {
                 &["run", "eval", "calibration", "importance", "plan", "compensation", "output"]
             }
             Self::Recover => &["run", "recover", "output"],
-            Self::Evaluate => &["run", "eval", "tasks"],
-            Self::Report => &[],
+            Self::Evaluate | Self::Report => &[],
         }
     }
 }
@@ -80,6 +79,18 @@ pub struct Pipeline {
     pub stages: Vec<StageName>,
     /// Texts to measure on, that no earlier stage may see.
     pub tests: Vec<String>,
+    /// Tasks to ask.
+    pub tasks: Vec<String>,
+    /// Windows of each text and questions of each task; `None` for all.
+    pub limit: Option<usize>,
+    /// Tokens of a window; `None` for the usual one.
+    pub window: Option<usize>,
+    /// Folder of named texts and of the tasks' data.
+    pub data_dir: Option<PathBuf>,
+    /// Threads; `None` for one a core.
+    pub threads: Option<usize>,
+    /// Formats that models are written in, as `--format` takes them.
+    pub formats: String,
 }
 
 /// One command of this program.
@@ -108,6 +119,13 @@ impl Arguments {
 
     fn with(self, option: &str, value: impl Into<OsString>) -> Self {
         self.and(option).and(value)
+    }
+
+    fn with_number(self, option: &str, value: Option<usize>) -> Self {
+        match value {
+            Some(value) => self.with(option, value.to_string()),
+            None => self,
+        }
     }
 
     fn each(self, option: &str, values: &[String]) -> Self {
@@ -173,6 +191,10 @@ impl Pipeline {
         let of = |subcommand, model: &Path| {
             Arguments::new(subcommand).and(model).with("--config", &self.config)
         };
+        let writes = |command: Arguments, out: PathBuf| {
+            let command = command.with("--out", &out).with("--format", &self.formats);
+            (command.and("--force"), Some(out))
+        };
         let (arguments, output) = match name {
             StageName::Search => {
                 let search = of("search", &self.model).with("--study", self.study());
@@ -180,22 +202,28 @@ impl Pipeline {
             }
             StageName::Prune if self.has(StageName::Search) => {
                 let apply = of("apply", &self.model).with("--study", self.study());
-                (apply.with("--out", self.pruned()).and("--force"), Some(self.pruned()))
+                writes(apply, self.pruned())
             }
-            StageName::Prune => {
-                let prune = of("prune", &self.model).with("--out", self.pruned());
-                (prune.and("--force"), Some(self.pruned()))
-            }
-            StageName::Recover => {
-                let recover = of("recover", &self.pruned()).with("--out", self.recovered());
-                (recover.and("--force"), Some(self.recovered()))
-            }
+            StageName::Prune => writes(of("prune", &self.model), self.pruned()),
+            StageName::Recover => writes(of("recover", &self.pruned()), self.recovered()),
             StageName::Evaluate => {
-                let mut compare = of("compare-models", &self.model).and(self.pruned());
+                let mut compare =
+                    Arguments::new("compare-models").and(&self.model).and(self.pruned());
                 if self.has(StageName::Recover) {
                     compare = compare.and(self.recovered());
                 }
-                (compare.each("--test", &self.tests), None)
+                let mut compare = compare
+                    .each("--text", &self.tests)
+                    .with_number("--window", self.window)
+                    .with_number("--limit", self.limit)
+                    .with_number("--threads", self.threads);
+                if !self.tasks.is_empty() {
+                    compare = compare.with("--tasks", self.tasks.join(","));
+                }
+                if let Some(folder) = &self.data_dir {
+                    compare = compare.with("--data-dir", folder);
+                }
+                (compare, None)
             }
             StageName::Report => {
                 let out = self.out.join("report.html");
@@ -218,6 +246,12 @@ mod tests {
             out: "out".into(),
             stages: stages.to_vec(),
             tests: vec!["wikitext2:test".into()],
+            tasks: Vec::new(),
+            limit: None,
+            window: None,
+            data_dir: None,
+            threads: None,
+            formats: "hf".into(),
         }
     }
 

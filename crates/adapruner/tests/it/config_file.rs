@@ -28,6 +28,30 @@ fn a_file_fills_in_what_is_not_typed() {
 }
 
 #[test]
+fn tasks_of_a_file_are_asked() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let config = dir.path().join("eval.toml");
+    let log = dir.path().join("answers.jsonl");
+    let data = model.join("../../tasks");
+    let eval = format!("[eval]\ndata-dir = {:?}\n", data.to_str().unwrap());
+    let tasks = format!(
+        "[tasks]\ntasks = [\"piqa\", \"boolq\"]\nsample = 3\nlog-samples = {:?}\n",
+        log.to_str().unwrap()
+    );
+    std::fs::write(&config, format!("{eval}{tasks}")).unwrap();
+    let paths = [("model", model.as_path()), ("config", config.as_path())];
+    let report = json("eval {model} --config {config}", &paths);
+    assert_eq!(report["n-samples"]["boolq"]["effective"], 3);
+    assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 6);
+    let report = json("eval {model} --config {config} --tasks piqa --sample 2 --force", &paths);
+    assert_eq!(report["n-samples"]["piqa"]["effective"], 2);
+    assert!(report["n-samples"].get("boolq").is_none());
+    std::fs::write(&config, format!("{eval}limit = 2\n{tasks}")).unwrap();
+    let error = fail("eval {model} --config {config}", &paths);
+    assert!(error.contains("exclude each other"), "{error}");
+}
+
+#[test]
 fn unknown_keys_are_refused_with_their_place() {
     let dir = tempdir().unwrap();
     let config = dir.path().join("bad.toml");

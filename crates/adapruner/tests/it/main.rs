@@ -1,11 +1,15 @@
 //! The program as people run it, on the fixture models.
 
 mod bad_input;
+mod compare_models;
 mod config_file;
 mod correlate;
+mod generate;
 mod interrupt;
+mod latency;
 mod main_job;
 mod program;
+mod recover;
 mod reference;
 mod search;
 mod search_killed;

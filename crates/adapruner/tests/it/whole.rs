@@ -32,6 +32,11 @@ limit = 6
 [search]
 trials = 4
 allow-overlap = true
+[recover]
+data = "{test}"
+cutoff = 32
+max-steps = 2
+batch-size = 4
 "#,
         model.display(),
         out.display(),
@@ -79,6 +84,26 @@ fn what_is_done_is_not_done_again_and_what_changed_is() {
     // An output that is gone is made again, and what was made from it.
     fs::remove_dir_all(dir.path().join("out/pruned")).unwrap();
     assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search"]));
+}
+
+#[test]
+fn all_stages_follow_each_other() {
+    let (dir, config) = configuration(r#""search", "prune", "recover", "evaluate", "report""#);
+    fs::write(dir.path().join("run.toml"), config.replace("tests =", "limit = 4\ntests ="))
+        .unwrap();
+    let path = dir.path().join("run.toml");
+    let said = succeed("run {config}", &[("config", &path)]);
+    for expected in ["search", "recovered", "perplexity"] {
+        assert!(said.contains(expected), "{said}");
+    }
+    let record = run(dir.path());
+    assert_eq!(record["skipped"].as_array().unwrap().len(), 5);
+    let evaluated = &record["stages"][3]["result"];
+    assert_eq!(evaluated["models"].as_array().unwrap().len(), 3);
+    let rows = evaluated["rows"].as_array().unwrap();
+    let parameters = rows.iter().find(|row| row["name"] == "parameters").unwrap();
+    let [dense, pruned, recovered] = [0, 1, 2].map(|at| parameters["values"][at].as_f64().unwrap());
+    assert!(pruned < 0.85 * dense && recovered == pruned, "{parameters}");
 }
 
 #[test]

@@ -1,0 +1,408 @@
+//! Training data: records → tokens with a mask of what is learned.
+//!
+//! The prompt of an instruction, and everything in a conversation that the
+//! assistant does not say, is read but not learned, unless it is asked for.
+//! Instructions end with EOS as alpaca-lora's do; a conversation ends as its
+//! template says; a document of plain text ends with EOS and is cut into
+//! windows.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`records`] | records as they stand in files |
+//! | [`prompt`] | Alpaca's prompts |
+//! | [`chat`] | the model's chat template |
+//! | [`batches`] | which sequences make a step |
+
+pub mod batches;
+pub mod chat;
+pub mod prompt;
+pub mod records;
+
+use std::{collections::BTreeSet, fmt, ops::Range, path::Path, str::FromStr};
+
+use adapruner_checkpoint::{
+    Digest,
+    tokenizer::{
+        TextTokenizer,
+        chat::{ChatTemplate, Message},
+    },
+};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use records::{Record, Records};
+
+/// How much of the records is kept for validation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Validation {
+    /// A share of the records, from 0 to below 1.
+    Share(f64),
+    /// So many records.
+    Count(usize),
+}
+
+impl FromStr for Validation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || {
+            format!("expected a share below 1 (0.05) or a number of records (200), found {text:?}")
+        };
+        if let Ok(count) = text.parse::<usize>() {
+            return Ok(Self::Count(count));
+        }
+        match text.parse::<f64>() {
+            Ok(share) if (0.0..1.0).contains(&share) => Ok(Self::Share(share)),
+            Ok(_) | Err(_) => Err(refused()),
+        }
+    }
+}
+
+impl Serialize for Validation {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Validation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Share(share) => write!(f, "{share:?}"),
+            Self::Count(count) => count.fmt(f),
+        }
+    }
+}
+
+/// How records become sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct DataOptions {
+    /// Most tokens of a sequence, at least 2.
+    pub cutoff: usize,
+    /// Whether prompts are learned too.
+    pub train_on_prompt: bool,
+    /// What is kept for validation.
+    pub validation: Validation,
+    /// Seed of the split.
+    pub seed: u64,
+}
+
+/// A sequence and what of it is learned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Token ids, at least two.
+    pub ids: Vec<u32>,
+    /// Whether the token at each place is learned from those before it; never
+    /// the first.
+    pub learned: Vec<bool>,
+}
+
+impl Example {
+    /// `learned` for all places; the first is taken out.
+    pub fn new(ids: Vec<u32>, mut learned: Vec<bool>) -> Self {
+        learned.resize(ids.len(), false);
+        if let Some(first) = learned.first_mut() {
+            *first = false;
+        }
+        Self { ids, learned }
+    }
+
+    /// Tokens that are learned.
+    pub fn targets(&self) -> usize {
+        self.learned.iter().filter(|learned| **learned).count()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let places = self.ids.iter().zip(&self.learned);
+        places
+            .flat_map(|(id, learned)| {
+                let [a, b, c, d] = id.to_le_bytes();
+                [a, b, c, d, u8::from(*learned)]
+            })
+            .collect()
+    }
+}
+
+/// What became of the records.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Records that were read.
+    pub records: usize,
+    /// Of these without an answer, left out.
+    pub empty: usize,
+    /// Of these with nothing left to learn after the cut, left out.
+    pub nothing_to_learn: usize,
+    /// Sequences that were longer than the cutoff.
+    pub cut: usize,
+    /// Tokens that were cut off.
+    pub tokens_cut: usize,
+    /// Sequences that are trained on.
+    pub sequences: usize,
+    /// Their tokens.
+    pub tokens: usize,
+    /// Of these learned.
+    pub learned: usize,
+    /// Sequences that are validated on.
+    pub validation_sequences: usize,
+    /// Tokens of theirs that are predicted.
+    pub validation_learned: usize,
+}
+
+/// Sequences to train and validate on.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// The file's or set's name.
+    pub name: String,
+    /// Trained on.
+    pub train: Vec<Example>,
+    /// Validated on; may be empty.
+    pub validation: Vec<Example>,
+    /// What became of the records.
+    pub counts: Counts,
+    /// Digest of all ids, masks and the split.
+    pub digest: Digest,
+}
+
+impl Dataset {
+    /// Tokenises records and splits them.
+    ///
+    /// # Errors
+    /// A conversation without a chat template or one that it refuses, ids
+    /// beyond the vocabulary, nothing left to learn, a validation set that
+    /// takes everything.
+    pub fn new(
+        records: &Records,
+        tokenizer: &TextTokenizer,
+        options: &DataOptions,
+    ) -> Result<Self> {
+        if options.cutoff < 2 {
+            let message = format!("at least 2 tokens expected, {} found", options.cutoff);
+            return Err(Error::option("cutoff", message));
+        }
+        let reader = Reader { tokenizer, options, template: template(records, tokenizer)? };
+        let read: Vec<Tokenised> = records
+            .records
+            .par_iter()
+            .map(|(place, record)| reader.read(record).map_err(|e| e.at(&records.path, place)))
+            .collect::<Result<_>>()?;
+        let mut counts = Counts { records: read.len(), ..Counts::default() };
+        let mut units = Vec::new();
+        for one in read {
+            counts.empty += usize::from(one.empty);
+            counts.nothing_to_learn += usize::from(!one.empty && one.examples.is_empty());
+            counts.cut += usize::from(one.tokens_cut > 0);
+            counts.tokens_cut += one.tokens_cut;
+            if !one.examples.is_empty() {
+                units.push(one.examples);
+            }
+        }
+        if let [only] = units.as_mut_slice() {
+            // One document: its windows are split.
+            units = std::mem::take(only).into_iter().map(|example| vec![example]).collect();
+        }
+        if units.is_empty() {
+            let message = format!(
+                "no sequence to learn from: {} records, {} without an answer, {} with nothing \
+                 left after a cutoff of {} tokens",
+                counts.records, counts.empty, counts.nothing_to_learn, options.cutoff
+            );
+            return Err(Error::data(&records.path, message));
+        }
+        let kept = validation_units(units.len(), options, &records.path)?;
+        let (mut train, mut validation) = (Vec::new(), Vec::new());
+        for (at, unit) in units.into_iter().enumerate() {
+            if kept.contains(&at) { validation.extend(unit) } else { train.extend(unit) }
+        }
+        counts.sequences = train.len();
+        counts.tokens = train.iter().map(|e| e.ids.len()).sum();
+        counts.learned = train.iter().map(Example::targets).sum();
+        counts.validation_sequences = validation.len();
+        counts.validation_learned = validation.iter().map(Example::targets).sum();
+        let parts: Vec<(&str, Vec<u8>)> = train
+            .iter()
+            .map(|e| ("train", e.bytes()))
+            .chain(validation.iter().map(|e| ("validation", e.bytes())))
+            .collect();
+        let digest = Digest::of_parts(parts.iter().map(|(label, part)| (*label, part.as_slice())));
+        Ok(Self { name: records.name.clone(), train, validation, counts, digest })
+    }
+
+    /// Tokens of the longest sequence.
+    pub fn longest(&self) -> usize {
+        let all = self.train.iter().chain(&self.validation);
+        all.map(|e| e.ids.len()).max().unwrap_or(0)
+    }
+}
+
+/// The units that are kept for validation.
+fn validation_units(units: usize, options: &DataOptions, path: &Path) -> Result<BTreeSet<usize>> {
+    let count = match options.validation {
+        Validation::Count(count) => count,
+        Validation::Share(0.0) => 0,
+        Validation::Share(share) => ((units as f64 * share).round() as usize).max(1),
+    };
+    if count >= units {
+        let message = format!(
+            "validation takes {count} of {units} records that can be learned, nothing is left"
+        );
+        return Err(
+            Error::data(path, message).advise("give more records, or a smaller --validation")
+        );
+    }
+    let order = batches::shuffled(units, options.seed, batches::Stream::Split);
+    Ok(order.into_iter().take(count).collect())
+}
+
+/// The chat template, where a record needs it.
+fn template(records: &Records, tokenizer: &TextTokenizer) -> Result<Option<ChatTemplate>> {
+    if !records.records.iter().any(|(_, record)| matches!(record, Record::Chat(_))) {
+        return Ok(None);
+    }
+    let Some(template) = tokenizer.chat()? else {
+        let message = "has conversations (\"messages\"), but the model has no chat template";
+        return Err(Error::data(&records.path, message)
+            .advise("give instructions (\"instruction\", \"output\") or plain text"));
+    };
+    Ok(Some(template))
+}
+
+/// Sequences of one record.
+#[derive(Default)]
+struct Tokenised {
+    examples: Vec<Example>,
+    empty: bool,
+    tokens_cut: usize,
+}
+
+/// Why a record could not be tokenised.
+enum Refused {
+    Message(String),
+    Error(adapruner_checkpoint::Error),
+}
+
+impl From<adapruner_checkpoint::Error> for Refused {
+    fn from(error: adapruner_checkpoint::Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Refused {
+    fn at(self, path: &Path, place: &str) -> Error {
+        match self {
+            Self::Message(message) => {
+                Error::Record { path: path.into(), place: place.to_owned(), message }
+            }
+            Self::Error(error) => error.into(),
+        }
+    }
+}
+
+struct Reader<'a> {
+    tokenizer: &'a TextTokenizer,
+    options: &'a DataOptions,
+    template: Option<ChatTemplate>,
+}
+
+impl Reader<'_> {
+    fn read(&self, record: &Record) -> Result<Tokenised, Refused> {
+        match record {
+            Record::Instruction { instruction, input, output } => {
+                self.instruction(instruction, input, output)
+            }
+            Record::Chat(messages) => self.chat(messages),
+            Record::Text(text) => self.text(text),
+            Record::Ids(ids) => self.ids(ids),
+        }
+    }
+
+    fn instruction(
+        &self,
+        instruction: &str,
+        input: &str,
+        output: &str,
+    ) -> Result<Tokenised, Refused> {
+        if output.trim().is_empty() {
+            return Ok(Tokenised { empty: true, ..Tokenised::default() });
+        }
+        let prompt = prompt::alpaca(instruction, input);
+        let mut ids = self.tokenizer.encode(&format!("{prompt}{output}"))?;
+        // As alpaca-lora: the prompt's own number of tokens is masked, and EOS
+        // stands at the end of what was not cut.
+        let masked = match self.options.train_on_prompt {
+            true => 0,
+            false => {
+                let own = self.tokenizer.encode(&prompt)?.len();
+                own - usize::from(self.tokenizer.adds_eos())
+            }
+        };
+        if let Some(eos) = self.tokenizer.eos_id()
+            && ids.last() != Some(&eos)
+            && ids.len() < self.options.cutoff
+        {
+            ids.push(eos);
+        }
+        let learned = (0..ids.len()).map(|at| at >= masked).collect();
+        Ok(self.cut(ids, learned))
+    }
+
+    fn chat(&self, messages: &[Message]) -> Result<Tokenised, Refused> {
+        let Some(template) = &self.template else {
+            return Err(Refused::Message("the model has no chat template".into()));
+        };
+        let rendered = chat::render(template, messages).map_err(Refused::Message)?;
+        if rendered.learned.is_empty() {
+            return Ok(Tokenised { empty: true, ..Tokenised::default() });
+        }
+        let tokens = self.tokenizer.encode_with_offsets(&rendered.text)?;
+        // A token of white space alone may be said to stand for no bytes, at the
+        // end of its own: that of a prompt must not count for the answer.
+        let within = |bytes: &Range<usize>, part: &Range<usize>| {
+            part.contains(&bytes.start) && bytes.end > part.start
+        };
+        let said = |bytes: &Range<usize>| {
+            self.options.train_on_prompt || rendered.learned.iter().any(|part| within(bytes, part))
+        };
+        let (ids, learned) = tokens.iter().map(|(id, bytes)| (*id, said(bytes))).unzip();
+        Ok(self.cut(ids, learned))
+    }
+
+    fn text(&self, text: &str) -> Result<Tokenised, Refused> {
+        if text.trim().is_empty() {
+            return Ok(Tokenised { empty: true, ..Tokenised::default() });
+        }
+        let mut ids = self.tokenizer.encode(text)?;
+        if let Some(eos) = self.tokenizer.eos_id()
+            && ids.last() != Some(&eos)
+        {
+            ids.push(eos);
+        }
+        Ok(self.windows(&ids))
+    }
+
+    fn ids(&self, ids: &[u32]) -> Result<Tokenised, Refused> {
+        let vocabulary = self.tokenizer.vocab_size();
+        if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocabulary) {
+            let message =
+                format!("place {at}: id {id} is beyond the vocabulary of {vocabulary} tokens");
+            return Err(Refused::Message(message));
+        }
+        Ok(self.windows(ids))
+    }
+
+    /// Windows of the cutoff's length; a last one of a single token, which
+    /// predicts nothing, is left out.
+    fn windows(&self, ids: &[u32]) -> Tokenised {
+        let windows = ids.chunks(self.options.cutoff).filter(|window| window.len() > 1);
+        let examples = windows.map(|w| Example::new(w.to_vec(), vec![true; w.len()]));
+        Tokenised { examples: examples.collect(), ..Tokenised::default() }
+    }
+
+    fn cut(&self, mut ids: Vec<u32>, mut learned: Vec<bool>) -> Tokenised {
+        let tokens_cut = ids.len().saturating_sub(self.options.cutoff);
+        ids.truncate(self.options.cutoff);
+        learned.truncate(self.options.cutoff);
+        let example = Example::new(ids, learned);
+        let examples = if example.targets() > 0 { vec![example] } else { Vec::new() };
+        Tokenised { examples, empty: false, tokens_cut }
+    }
+}

@@ -1,0 +1,225 @@
+//! Adapters as PEFT has them: a folder with `adapter_config.json` and
+//! `adapter_model.safetensors`, in and out.
+//!
+//! What PEFT's LoRA can do beyond plain updates of the seven projections (DoRA,
+//! learned biases, other modules saved whole, …) is refused by name: read over,
+//! it would give another model than PEFT's.
+//!
+//! Axes: `r` rank, `in` inputs and `out` outputs of a projection.
+
+mod config;
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use adapruner_checkpoint::{
+    Digest, Error as FileError, ModelConfig,
+    mapped::MappedFile,
+    names::{self, Projection},
+    output::OutputFile,
+};
+use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
+
+use crate::{
+    error::{Error, Result},
+    lora::{Adapter, Update},
+};
+use config::AdapterConfig;
+
+/// File name of an adapter's configuration.
+pub const CONFIG: &str = "adapter_config.json";
+/// File name of an adapter's tensors.
+pub const WEIGHTS: &str = "adapter_model.safetensors";
+/// What PEFT puts before the names of the model.
+const PREFIX: &str = "base_model.model.";
+
+/// The two matrices of an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// `A`, `[r, in]`.
+    A,
+    /// `B`, `[out, r]`.
+    B,
+}
+
+/// PEFT's name of a tensor.
+pub fn tensor_name(layer: usize, projection: Projection, side: Side) -> String {
+    let side = match side {
+        Side::A => "lora_A",
+        Side::B => "lora_B",
+    };
+    format!("{PREFIX}model.layers.{layer}.{}.{side}.weight", projection.module())
+}
+
+/// The tensor that a name of PEFT's stands for.
+fn parsed(name: &str) -> Option<(usize, Projection, Side)> {
+    let (layer, rest) =
+        name.strip_prefix(PREFIX)?.strip_prefix("model.layers.")?.split_once('.')?;
+    let layer = layer.parse().ok()?;
+    let projection = Projection::ALL
+        .into_iter()
+        .find(|p| rest.strip_prefix(p.module()).is_some_and(|r| r.starts_with('.')))?;
+    match rest.strip_prefix(projection.module())? {
+        ".lora_A.weight" => Some((layer, projection, Side::A)),
+        ".lora_B.weight" => Some((layer, projection, Side::B)),
+        _ => None,
+    }
+}
+
+/// Reads an adapter for a model of `model`'s widths.
+///
+/// # Errors
+/// Files that are missing or malformed, an adapter that does more than plain
+/// LoRA, tensors that the model has no place for or of another shape than its.
+pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
+    let config = AdapterConfig::read(&folder.join(CONFIG))?;
+    let path = folder.join(WEIGHTS);
+    let file = MappedFile::open(&path).map_err(|e| {
+        e.advise("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
+    })?;
+    let tensors =
+        SafeTensors::deserialize(&file).map_err(|e| Error::format(&path, e.to_string()))?;
+    let mut found: BTreeMap<(usize, Projection), [Option<Vec<f32>>; 2]> = BTreeMap::new();
+    let mut named: Vec<_> = tensors.iter().collect();
+    named.sort_unstable_by_key(|(name, _)| *name);
+    for (name, view) in named {
+        let refuse = |message: String| Error::tensor(&path, name, message);
+        let Some((layer, projection, side)) = parsed(name) else {
+            let message = "no low-rank update of one of the seven projections";
+            return Err(refuse(message.into()).advise("merge this adapter with PEFT itself"));
+        };
+        let has = model
+            .layers
+            .get(layer)
+            .is_some_and(|w| w.has_attention() || !projection.is_attention());
+        if !has {
+            let layers = model.layers.len();
+            let message = format!("the model has no such projection (it has {layers} layers)");
+            return Err(refuse(message).advise("the adapter must be one of this very model"));
+        }
+        let rank = config.rank(layer, projection);
+        let [out, inputs] = names::projection_shape(model, layer, projection);
+        let expected = match side {
+            Side::A => [rank, inputs],
+            Side::B => [out, rank],
+        };
+        if view.shape() != expected {
+            let message = format!("shape {expected:?} expected, {:?} found", view.shape());
+            return Err(refuse(message).advise("the adapter must be one of this very model"));
+        }
+        let values = numbers(&view).map_err(refuse)?;
+        found.entry((layer, projection)).or_default()[side as usize] = Some(values);
+    }
+    if found.is_empty() {
+        return Err(Error::format(&path, "no tensors"));
+    }
+    let updates = found.into_iter().map(|((layer, projection), sides)| {
+        let missing = |side| Error::tensor(&path, tensor_name(layer, projection, side), "missing");
+        let [a, b] = sides;
+        let update = Update {
+            a: a.ok_or_else(|| missing(Side::A))?,
+            b: b.ok_or_else(|| missing(Side::B))?,
+            rank: config.rank(layer, projection),
+            alpha: config.alpha(layer, projection),
+        };
+        Ok(((layer, projection), update))
+    });
+    Ok(Adapter {
+        updates: updates.collect::<Result<_>>()?,
+        rslora: config.use_rslora,
+        dropout: config.lora_dropout,
+    })
+}
+
+/// Writes an adapter so that `PeftModel.from_pretrained` reads it.
+///
+/// # Errors
+/// A refusal of the operating system.
+pub fn write(adapter: &Adapter, folder: &Path) -> Result<Vec<OutputFile>> {
+    let config = folder.join(CONFIG);
+    std::fs::write(&config, config::json(adapter)).map_err(FileError::io(&config, "write"))?;
+    let path = folder.join(WEIGHTS);
+    let views = adapter.updates.iter().flat_map(|(&(layer, projection), update)| {
+        let Update { a, b, rank, .. } = update;
+        let shape = |values: &[f32], first: bool| {
+            if first { vec![*rank, values.len() / rank] } else { vec![values.len() / rank, *rank] }
+        };
+        [
+            (tensor_name(layer, projection, Side::A), Floats { shape: shape(a, true), values: a }),
+            (tensor_name(layer, projection, Side::B), Floats { shape: shape(b, false), values: b }),
+        ]
+    });
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    save(&path, views, metadata)?;
+    [config, path].iter().map(|path| listed(path)).collect()
+}
+
+/// A file that was written, with its digest.
+fn listed(path: &Path) -> Result<OutputFile> {
+    let bytes = std::fs::metadata(path).map_err(FileError::io(path, "read"))?.len();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(OutputFile { name, bytes, digest: Digest::of_file(path)? })
+}
+
+/// Numbers as a safetensors file holds them.
+pub(crate) struct Floats<'a> {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: &'a [f32],
+}
+
+impl View for Floats<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        self.values.len() * 4
+    }
+}
+
+/// Writes a safetensors file, one tensor in memory at a time.
+pub(crate) fn save<'a>(
+    path: &Path,
+    views: impl IntoIterator<Item = (String, Floats<'a>)>,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
+    safetensors::serialize_to_file(views, Some(metadata), path)
+        .map_err(|e| FileError::io(path, "write")(std::io::Error::other(e.to_string())).into())
+}
+
+/// The numbers of a tensor of floats; an error in words for others, and for
+/// those that are not finite.
+pub(crate) fn numbers(view: &TensorView<'_>) -> Result<Vec<f32>, String> {
+    let data = view.data();
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign, open enum")]
+    let values: Vec<f32> = match view.dtype() {
+        Dtype::F32 => data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        Dtype::F64 => {
+            data.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32).collect()
+        }
+        Dtype::F16 => {
+            let wide = |bytes: &[u8; 2]| half::f16::from_le_bytes(*bytes).to_f32();
+            data.as_chunks().0.iter().map(wide).collect()
+        }
+        Dtype::BF16 => {
+            let wide = |bytes: &[u8; 2]| half::bf16::from_le_bytes(*bytes).to_f32();
+            data.as_chunks().0.iter().map(wide).collect()
+        }
+        other => return Err(format!("F32, F16, BF16 or F64 expected, {other:?} found")),
+    };
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(at) => Err(format!("element {at} is {} (expected a finite number)", values[at])),
+        None => Ok(values),
+    }
+}

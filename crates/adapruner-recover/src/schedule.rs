@@ -1,0 +1,75 @@
+//! The learning rate of a step, by transformers' formulas.
+
+use std::{fmt, str::FromStr};
+
+/// How the learning rate goes on after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Down to 0 in a line.
+    #[default]
+    Linear,
+    /// Down to 0 along half a cosine.
+    Cosine,
+    /// As it is.
+    Constant,
+}
+
+impl FromStr for Decay {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "linear" => Ok(Self::Linear),
+            "cosine" => Ok(Self::Cosine),
+            "constant" => Ok(Self::Constant),
+            other => {
+                Err(format!("unknown schedule {other:?}, expected linear, cosine or constant"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Decay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+            Self::Constant => "constant",
+        })
+    }
+}
+
+/// Learning rates of a whole training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    /// Highest learning rate.
+    pub rate: f64,
+    /// How it goes on after the warm-up.
+    pub decay: Decay,
+    /// Steps over which it rises from 0.
+    pub warmup: u64,
+    /// All steps.
+    pub total: u64,
+}
+
+impl Schedule {
+    /// The learning rate of step `step`, counted from 0: the first of a
+    /// warm-up has rate 0.
+    pub fn at(&self, step: u64) -> f64 {
+        let Self { rate, decay, warmup, total } = *self;
+        if step < warmup {
+            return rate * (step as f64 / warmup.max(1) as f64);
+        }
+        let after = total.saturating_sub(warmup).max(1) as f64;
+        let factor = match decay {
+            Decay::Constant => 1.0,
+            Decay::Linear => (total.saturating_sub(step) as f64 / after).max(0.0),
+            Decay::Cosine => {
+                let progress = (step - warmup) as f64 / after;
+                (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
+            }
+        };
+        rate * factor
+    }
+}

@@ -1,0 +1,90 @@
+//! The log of a training: one JSON object a line, a line a step.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+};
+
+use adapruner_checkpoint::{Error as FileError, atomic::StagedFile};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// A step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Counted from 1.
+    pub step: u64,
+    /// Counted from 1.
+    pub epoch: u64,
+    /// In nats per learned token, before the step.
+    pub loss: f64,
+    /// The teacher's part of the loss, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub teacher_loss: Option<f64>,
+    /// After the step, where it was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_loss: Option<f64>,
+    /// Of this step.
+    pub learning_rate: f64,
+    /// Of the gradient, before clipping.
+    pub gradient_norm: f64,
+    /// Tokens that were run so far.
+    pub tokens: u64,
+    /// Of this step.
+    pub tokens_per_second: f64,
+    /// Since the beginning, those before a stop included.
+    pub seconds: f64,
+}
+
+/// The file that steps are appended to.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    /// Opens the log of a training that has made `steps` steps: what was logged
+    /// beyond them, before it was killed, is taken out.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn open(path: &Path, steps: u64) -> Result<Self> {
+        let kept = if path.exists() { read(path, steps)? } else { Vec::new() };
+        let staged = StagedFile::new(path, true, &[])?;
+        let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(staged.path(), text).map_err(FileError::io(path, "write"))?;
+        staged.commit()?;
+        let file =
+            OpenOptions::new().append(true).open(path).map_err(FileError::io(path, "open"))?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Appends a step.
+    ///
+    /// # Errors
+    /// A refusal of the operating system.
+    pub fn push(&mut self, entry: &Entry) -> Result<()> {
+        let mut line =
+            serde_json::to_string(entry).map_err(|e| Error::format(&self.path, e.to_string()))?;
+        line.push('\n');
+        Ok(self.file.write_all(line.as_bytes()).map_err(FileError::io(&self.path, "write"))?)
+    }
+}
+
+/// The lines of the first `steps` steps; a last line that was cut short by a
+/// kill is none.
+fn read(path: &Path, steps: u64) -> Result<Vec<String>> {
+    let file = File::open(path).map_err(FileError::io(path, "open"))?;
+    let mut kept = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(FileError::io(path, "read"))?;
+        match serde_json::from_str::<Entry>(&line) {
+            Ok(entry) if entry.step <= steps => kept.push(line),
+            Ok(_) | Err(_) => break,
+        }
+    }
+    Ok(kept)
+}

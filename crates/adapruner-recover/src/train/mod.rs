@@ -1,0 +1,389 @@
+//! Training: steps, validations, states.
+//!
+//! The loss of a step is the mean over all learned tokens of its sequences, in
+//! nats, however they are run in parts (as transformers has it since 4.46).
+//! What happens at a step is a function of seed, data and parameters, so that a
+//! training that was killed and goes on from its last state makes the very same
+//! steps.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`options`] | what a training is told |
+//! | [`course`] | which step belongs to which epoch |
+//! | [`trainee`] | a model whose adapter or parameters are learned |
+//! | [`lesson`] | sequences as the model's terms of loss |
+//! | [`state`] | the state on the disk |
+//! | [`log`] | the log, a line a step |
+
+pub mod course;
+pub mod lesson;
+pub mod log;
+pub mod options;
+pub mod state;
+pub mod trainee;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use adapruner_model::train::PassOptions;
+use serde::Serialize;
+
+use crate::{
+    adamw,
+    data::{Dataset, Example, batches},
+    distill::TeacherCache,
+    error::{Error, Result},
+    schedule::Schedule,
+};
+use course::Course;
+use log::{Entry, Log};
+use options::{Record, TrainOptions};
+use state::{Best, Part, Position};
+use trainee::{Trainee, mixed};
+
+/// File names in a training's folder.
+pub const STATE: &str = "state.safetensors";
+/// The parameters of the best validation.
+pub const BEST: &str = "best.safetensors";
+/// The log.
+pub const LOG: &str = "log.jsonl";
+
+/// A loss so many times the first step's has exploded (where it is also above
+/// what knowing nothing costs, `ln V`).
+const EXPLODED: f64 = 4.0;
+
+/// Why a training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// All steps were made.
+    Finished,
+    /// The validation loss did not fall any more.
+    EarlyStopped,
+    /// The time was up.
+    TimeUp,
+    /// It was told to stop; its state is saved.
+    Interrupted,
+}
+
+/// What a training came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Why it ended.
+    pub ended: Ended,
+    /// How far it came.
+    #[serde(flatten)]
+    pub position: Position,
+    /// All steps that were planned.
+    pub planned_steps: u64,
+    /// The validation loss before the first step, where there is a validation
+    /// set and the training was not resumed.
+    pub validation_before: Option<f64>,
+    /// The step whose parameters were kept: that of the best validation, or the
+    /// last.
+    pub kept_step: u64,
+}
+
+/// A training: what is learned, from what, under what, and where its files are.
+pub struct Training<'a, 'b> {
+    /// The model.
+    pub trainee: &'a mut Trainee<'b>,
+    /// The sequences.
+    pub data: &'a Dataset,
+    /// What it is told.
+    pub options: &'a TrainOptions,
+    /// What its files are bound to, beside the options.
+    pub record: Record,
+    /// The teacher's probabilities, for a distillation.
+    pub teacher: Option<&'a TeacherCache>,
+    /// Where its files are; a folder that is there.
+    pub folder: &'a Path,
+}
+
+/// Told of every step and of how many there are; validations are told as parts
+/// of all.
+pub trait Watch {
+    /// A step was made.
+    fn step(&mut self, entry: &Entry, total: u64);
+
+    /// `done` of `all` sequences were validated on.
+    fn validating(&mut self, _done: u64, _all: u64) {}
+}
+
+impl Watch for () {
+    fn step(&mut self, _: &Entry, _: u64) {}
+}
+
+impl Training<'_, '_> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Trains from the beginning or from the saved state; afterwards the trainee
+    /// holds the parameters that are kept.
+    ///
+    /// # Errors
+    /// Options out of range, a state of another training, a loss that is not
+    /// finite or explodes, no memory, a disk that is full.
+    pub fn run(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<Outcome> {
+        self.options.check()?;
+        self.record.extend(self.options.record());
+        self.record.insert("data".into(), self.data.digest.to_string());
+        let mut course = Course::new(&self.data.train, self.options);
+        let path = self.path(STATE);
+        let saved = state::read(&path, &mut self.trainee.parameters, &self.record, Part::All)?;
+        let mut position = saved.clone().unwrap_or_default();
+        let mut log = Log::open(&self.path(LOG), position.step)?;
+        let clock = Clock { before: position.seconds, since: Instant::now() };
+        let mut validation_before = None;
+        if saved.is_none() {
+            validation_before = self.validation(&mut position, watch)?;
+        }
+        let mut last_save = Instant::now();
+        let ended = loop {
+            if position.step >= course.total {
+                break Ended::Finished;
+            }
+            if stop.load(Ordering::Relaxed) {
+                self.save(&mut position, &clock)?;
+                break Ended::Interrupted;
+            }
+            if self.options.max_seconds.is_some_and(|most| clock.seconds() >= most) {
+                break Ended::TimeUp;
+            }
+            if self.options.patience.is_some_and(|patience| position.stale >= patience) {
+                break Ended::EarlyStopped;
+            }
+            let Some(mut entry) = self.step(&mut course, &position, &clock, stop)? else {
+                continue;
+            };
+            position.step = entry.step;
+            position.tokens = entry.tokens;
+            position.first_loss.get_or_insert(entry.loss);
+            let last = position.step == course.total;
+            if last || position.step.is_multiple_of(self.options.validate_every) {
+                entry.validation_loss = self.validation(&mut position, watch)?;
+            }
+            entry.seconds = clock.seconds();
+            log.push(&entry)?;
+            watch.step(&entry, course.total);
+            let due = last_save.elapsed().as_secs_f64() >= self.options.save_seconds;
+            if last || due || position.step.is_multiple_of(self.options.save_every) {
+                self.save(&mut position, &clock)?;
+                last_save = Instant::now();
+            }
+        };
+        if ended != Ended::Interrupted {
+            let validated = position.last_validation.is_some_and(|v| v.step == position.step);
+            if !validated {
+                self.validation(&mut position, watch)?;
+            }
+            self.save(&mut position, &clock)?;
+        }
+        let kept_step = self.keep(&position, ended)?;
+        let planned_steps = course.total;
+        Ok(Outcome { ended, position, planned_steps, validation_before, kept_step })
+    }
+
+    fn save(&self, position: &mut Position, clock: &Clock) -> Result<()> {
+        position.seconds = clock.seconds();
+        let path = self.path(STATE);
+        state::write(&path, &self.trainee.parameters, position, &self.record, Part::All)
+    }
+
+    /// Takes back the parameters of the best validation.
+    fn keep(&mut self, position: &Position, ended: Ended) -> Result<u64> {
+        let path = self.path(BEST);
+        match position.best {
+            Some(best) if best.step != position.step && ended != Ended::Interrupted => {
+                let parameters = &mut self.trainee.parameters;
+                let found = state::read(&path, parameters, &self.record, Part::Values)?;
+                Ok(found.map_or(position.step, |found| found.step))
+            }
+            Some(_) | None => Ok(position.step),
+        }
+    }
+
+    /// One step; `None` where it was told to stop in its midst.
+    fn step(
+        &mut self,
+        course: &mut Course<'_>,
+        position: &Position,
+        clock: &Clock,
+        stop: &AtomicBool,
+    ) -> Result<Option<Entry>> {
+        let begun = Instant::now();
+        let (epoch, batch) = course.step(position.step);
+        let examples = &self.data.train;
+        let learned: usize = batch.iter().map(|&at| examples[at].targets()).sum();
+        let options = PassOptions { checkpointing: self.options.checkpointing };
+        let mut sums: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+        let (mut tokens, mut terms) = (0, [0.0; 2]);
+        let seed = mixed(self.options.seed, position.step);
+        let mut whole = None;
+        for (part, rows) in
+            batches::filled(examples, &batch, self.options.micro_tokens).iter().enumerate()
+        {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            if whole.is_none() || self.trainee.drops_out() {
+                whole = Some(self.trainee.decoder(Some(mixed(seed, part as u64)))?);
+            }
+            let Some(decoder) = &whole else { continue };
+            let (sequences, loss) =
+                lesson::of(examples, rows, self.options.distillation, self.teacher)?;
+            let lesson = lesson::lesson(&sequences, loss);
+            let found = self.trainee.gradients(decoder, &lesson, &options);
+            let found = found.map_err(|e| at_step(e, position.step + 1))?;
+            for (sum, term) in terms.iter_mut().zip(&found.terms) {
+                *sum += term;
+            }
+            tokens += sequences.iter().map(Vec::len).sum::<usize>() as u64;
+            add(&mut sums, found.gradients);
+        }
+        drop(whole);
+        let step = position.step + 1;
+        let [own, teacher] = terms.map(|term| term / learned as f64);
+        let loss = own + teacher;
+        self.check_loss(step, loss, position)?;
+        let rate = self.schedule(course.total).at(position.step);
+        let gradient_norm = self.update(sums, learned, step, rate)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(Some(Entry {
+            step,
+            epoch: epoch + 1,
+            loss,
+            teacher_loss: self.options.distillation.map(|_| teacher),
+            validation_loss: None,
+            learning_rate: rate,
+            gradient_norm,
+            tokens: position.tokens + tokens,
+            tokens_per_second: tokens as f64 / seconds.max(1e-9),
+            seconds: clock.seconds(),
+        }))
+    }
+
+    fn schedule(&self, total: u64) -> Schedule {
+        let TrainOptions { rate, decay, warmup, .. } = *self.options;
+        Schedule { rate, decay, warmup, total }
+    }
+
+    /// Moves the parameters; the gradient's norm before clipping.
+    fn update(
+        &mut self,
+        mut sums: BTreeMap<String, Vec<f32>>,
+        learned: usize,
+        step: u64,
+        rate: f64,
+    ) -> Result<f64> {
+        let share = (1.0 / learned as f64) as f32;
+        sums.values_mut().flatten().for_each(|g| *g *= share);
+        let norm = adamw::norm(sums.values().map(Vec::as_slice));
+        if !norm.is_finite() {
+            let message = "a finite norm expected; nothing was changed".into();
+            return Err(Error::Diverged { step, what: "gradient norm", value: norm, message });
+        }
+        if let Some(most) = self.options.max_norm {
+            let clip = adamw::clip(norm, most);
+            sums.values_mut().flatten().for_each(|g| *g *= clip);
+        }
+        for (name, parameter) in &mut self.trainee.parameters {
+            self.options.optimizer.step(parameter, &sums[name], rate, step);
+        }
+        Ok(norm)
+    }
+
+    fn check_loss(&self, step: u64, value: f64, position: &Position) -> Result<()> {
+        let diverged = |message| Err(Error::Diverged { step, what: "loss", value, message });
+        if !value.is_finite() {
+            return diverged("a finite number of nats expected".into());
+        }
+        let nothing = (self.trainee.vocabulary() as f64).ln();
+        let limit = position.first_loss.map(|first| EXPLODED * first.max(nothing));
+        match limit {
+            Some(limit) if value > limit => diverged(format!(
+                "at most {limit:.3} expected, {EXPLODED} times what training began with"
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Validates after a step and keeps the parameters if they are the best.
+    fn validation(
+        &mut self,
+        position: &mut Position,
+        watch: &mut dyn Watch,
+    ) -> Result<Option<f64>> {
+        let Some(loss) = self.validate(watch)? else { return Ok(None) };
+        let found = Best { step: position.step, loss };
+        position.last_validation = Some(found);
+        if position.best.is_none_or(|best| loss < best.loss) {
+            position.best = Some(found);
+            position.stale = 0;
+            let path = self.path(BEST);
+            let parameters = &self.trainee.parameters;
+            state::write(&path, parameters, position, &self.record, Part::Values)?;
+        } else {
+            position.stale += 1;
+        }
+        Ok(Some(loss))
+    }
+
+    /// The mean loss of the validation set, in nats per learned token; `None`
+    /// where there is none.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn validate(&self, watch: &mut dyn Watch) -> Result<Option<f64>> {
+        let examples = &self.data.validation;
+        let learned: usize = examples.iter().map(Example::targets).sum();
+        if learned == 0 {
+            return Ok(None);
+        }
+        let decoder = self.trainee.decoder(None)?;
+        let mut total = 0.0;
+        let all = examples.len() as u64;
+        let mut done = 0;
+        for rows in lesson::of_one_length(examples, self.options.micro_tokens) {
+            total += lesson::loss(&decoder, examples, &rows)?;
+            done += rows.len() as u64;
+            watch.validating(done, all);
+        }
+        Ok(Some(total / learned as f64))
+    }
+}
+
+/// A loss that is not finite, with the step at which it was.
+fn at_step(error: Error, step: u64) -> Error {
+    let Error::Model(adapruner_model::Error::Loss { sample, loss: value }) = error else {
+        return error;
+    };
+    let message = format!("in sequence {sample} of a part, a finite number of nats expected");
+    Error::Diverged { step, what: "loss", value, message }
+}
+
+/// Seconds of a training, those before a stop included.
+struct Clock {
+    before: f64,
+    since: Instant,
+}
+
+impl Clock {
+    fn seconds(&self) -> f64 {
+        self.before + self.since.elapsed().as_secs_f64()
+    }
+}
+
+fn add(sums: &mut BTreeMap<String, Vec<f32>>, part: BTreeMap<String, Vec<f32>>) {
+    for (name, gradient) in part {
+        match sums.get_mut(&name) {
+            Some(sum) => sum.iter_mut().zip(gradient).for_each(|(s, g)| *s += g),
+            None => drop(sums.insert(name, gradient)),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The state of a training on the disk: parameters, moments and how far it is.
+//!
+//! One safetensors file, replaced as a whole, so that a program that is killed
+//! at any moment leaves the last state. Orders and dropout are functions of seed
+//! and step, so the step is the position in the data and the state of every
+//! generator.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use adapruner_checkpoint::{atomic::StagedFile, mapped::MappedFile};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+
+use super::options::Record;
+use crate::{
+    adamw::Parameter,
+    error::{Error, Result},
+    peft::{Floats, numbers, save},
+};
+
+/// The metadata key of the file.
+const KEY: &str = "adapruner";
+/// The version of this format.
+const VERSION: u32 = 1;
+
+/// The best validation so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// After which step.
+    pub step: u64,
+    /// Its loss, in nats per learned token.
+    pub loss: f64,
+}
+
+/// How far a training is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Steps that were made.
+    pub step: u64,
+    /// Tokens that were run.
+    pub tokens: u64,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Loss of the first step.
+    pub first_loss: Option<f64>,
+    /// The best validation.
+    pub best: Option<Best>,
+    /// The last validation.
+    pub last_validation: Option<Best>,
+    /// Validations since the best.
+    pub stale: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    record: Record,
+    position: Position,
+}
+
+/// What of the parameters is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Parameters with their moments: a state to go on from.
+    All,
+    /// Parameters alone: a model to keep.
+    Values,
+}
+
+/// Writes a state.
+///
+/// # Errors
+/// A refusal of the operating system; the file is then as it was.
+pub fn write(
+    path: &Path,
+    parameters: &BTreeMap<String, Parameter>,
+    position: &Position,
+    record: &Record,
+    part: Part,
+) -> Result<()> {
+    let staged = StagedFile::new(path, true, &[])?;
+    let header = Header { version: VERSION, record: record.clone(), position: position.clone() };
+    let header = serde_json::to_string(&header).map_err(|e| Error::format(path, e.to_string()))?;
+    let views = parameters.iter().flat_map(|(name, parameter)| {
+        let view = |values| Floats { shape: parameter.shape.clone(), values };
+        let mut views = vec![(format!("value.{name}"), view(&parameter.values))];
+        if part == Part::All {
+            views.push((format!("first.{name}"), view(&parameter.first)));
+            views.push((format!("second.{name}"), view(&parameter.second)));
+        }
+        views
+    });
+    save(staged.path(), views, HashMap::from([(KEY.to_owned(), header)]))?;
+    Ok(staged.commit()?)
+}
+
+/// Reads a state into `parameters`, if there is one.
+///
+/// # Errors
+/// A file that is malformed, was made under another record (which says what
+/// differs), or holds other parameters.
+pub fn read(
+    path: &Path,
+    parameters: &mut BTreeMap<String, Parameter>,
+    record: &Record,
+    part: Part,
+) -> Result<Option<Position>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let file = MappedFile::open(path)?;
+    let refuse = |message: String| Error::format(path, message);
+    let (_, metadata) = SafeTensors::read_metadata(&file).map_err(|e| refuse(e.to_string()))?;
+    let header = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
+    let header = header.ok_or_else(|| refuse("no state of a training".into()))?;
+    let header: Header = serde_json::from_str(header).map_err(|e| refuse(e.to_string()))?;
+    if header.version != VERSION {
+        let message = format!("version {VERSION} expected, {} found", header.version);
+        return Err(refuse(message));
+    }
+    check_record(path, record, &header.record)?;
+    let tensors = SafeTensors::deserialize(&file).map_err(|e| refuse(e.to_string()))?;
+    for (name, parameter) in parameters.iter_mut() {
+        let shape = parameter.shape.clone();
+        let load = |kind: &str| {
+            let name = format!("{kind}.{name}");
+            let refuse = |message: String| Error::tensor(path, &name, message);
+            let view = tensors.tensor(&name).map_err(|_| refuse("missing".into()))?;
+            if view.shape() != shape {
+                return Err(refuse(format!("shape {shape:?} expected, {:?} found", view.shape())));
+            }
+            numbers(&view).map_err(refuse)
+        };
+        parameter.values = load("value")?;
+        if part == Part::All {
+            parameter.first = load("first")?;
+            parameter.second = load("second")?;
+        }
+    }
+    Ok(Some(header.position))
+}
+
+/// Refuses a file of another record, by the first thing that differs.
+///
+/// # Errors
+/// Then.
+pub fn check_record(path: &Path, expected: &Record, found: &Record) -> Result<()> {
+    let none = || "nothing".to_owned();
+    for key in expected.keys().chain(found.keys()) {
+        let (expected, found) = (expected.get(key), found.get(key));
+        if expected != found {
+            return Err(Error::Other {
+                path: path.into(),
+                what: key.clone(),
+                expected: expected.cloned().unwrap_or_else(none),
+                found: found.cloned().unwrap_or_else(none),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! `compare-models`: several models in one table.
+
+use std::path::PathBuf;
+
+use adapruner::{
+    VERSION,
+    compare_models::{Comparison, ComparisonSettings, compare, markdown},
+    settings::RunSettings,
+    zero_shot::{Questions, TaskSettings},
+};
+use adapruner_checkpoint::{Checkpoint, atomic::StagedFile};
+use adapruner_eval::zero_shot::Selection;
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+
+use super::latency::LatencyArgs;
+use crate::{
+    args::{EvalArgs, RunArgs},
+    printer::Printer,
+    terminal::Bars,
+};
+
+/// Hold models against the first of them, in one Markdown table.
+///
+/// Sizes, perplexities, task accuracies, speeds, and what is left of the first
+/// model's, in percent.
+///
+/// Example: adapruner compare-models MODEL SMALLER --text wikitext2 --tasks boolq,piqa --data-dir data
+#[derive(Debug, Args)]
+pub struct CompareModelsCommand {
+    /// Hugging Face folders, GGUF files, or hub ids; the first is what the
+    /// others are held against
+    #[arg(value_name = "MODEL", required = true, num_args = 2..)]
+    models: Vec<PathBuf>,
+    /// Text to measure perplexity on, as for eval; may be given several times
+    #[arg(long, value_name = "FILE|SET")]
+    text: Vec<String>,
+    /// Tokens of a window [default: 128]
+    #[arg(long, value_name = "TOKENS")]
+    window: Option<usize>,
+    /// Measure the first N windows of each text, ask the first N questions of
+    /// each task
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Field or column of records that holds the text [default: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
+    /// Tasks to ask, as for eval
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    tasks: Vec<String>,
+    /// A task of your own, defined in a TOML file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    task_file: Vec<PathBuf>,
+    /// Folder of named texts and of the tasks' data
+    #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
+    data_dir: Option<PathBuf>,
+    /// Tokens that run together [default: chosen from memory]
+    #[arg(long, value_name = "N")]
+    batch_tokens: Option<usize>,
+    /// Leave out speeds
+    #[arg(long)]
+    no_latency: bool,
+    #[command(flatten)]
+    latency: LatencyArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// Also write the result to a file, as it is printed
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace that file if it exists
+    #[arg(long, requires = "out")]
+    force: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl CompareModelsCommand {
+    /// Fills in the defaults, for these models.
+    fn resolve(&self, models: &[Checkpoint]) -> ComparisonSettings {
+        let text = |text: &String| EvalArgs {
+            text: Some(text.clone()),
+            window: self.window,
+            limit: self.limit,
+            field: self.field.clone(),
+            data_dir: self.data_dir.clone(),
+            batch_tokens: self.batch_tokens,
+        };
+        let asked = !self.tasks.is_empty() || !self.task_file.is_empty();
+        ComparisonSettings {
+            texts: self.text.iter().filter_map(|name| text(name).resolve()).collect(),
+            tasks: asked.then(|| TaskSettings {
+                tasks: self.tasks.clone(),
+                task_files: self.task_file.clone(),
+                data_dir: self.data_dir.clone(),
+                selection: self.limit.map_or(Selection::All, Selection::First),
+                batch_tokens: self.batch_tokens,
+            }),
+            latency: (!self.no_latency).then(|| self.latency.resolve(models)),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    comparison: Comparison,
+    settings: &'a ComparisonSettings,
+    run: &'a RunSettings,
+    version: &'static str,
+}
+
+/// Runs the command.
+pub fn run(args: &CompareModelsCommand) -> Result<()> {
+    let run = args.run.resolve()?;
+    let placement = run.placement()?;
+    let models =
+        args.models.iter().map(|path| Checkpoint::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let settings = args.resolve(&models);
+    let questions = settings.tasks.as_ref().map(Questions::read).transpose()?;
+    let origins: Vec<_> = models.iter().map(|model| &model.origin).collect();
+    let origins: Vec<_> = origins.iter().map(|origin| origin.as_path()).collect();
+    let out = args.out.as_ref();
+    let out = out.map(|path| StagedFile::new(path, args.force, &origins)).transpose()?;
+    let bars = Bars::default();
+    let comparison = compare(&models, &settings, questions.as_ref(), &placement, &bars)?;
+    let report = Report { comparison, settings: &settings, run: &run, version: VERSION };
+    if let Some(out) = out {
+        let text = if args.json {
+            serde_json::to_string_pretty(&report)? + "\n"
+        } else {
+            markdown(&report.comparison)
+        };
+        let target = out.target().display().to_string();
+        std::fs::write(out.path(), text).with_context(|| format!("{target}: cannot write"))?;
+        out.commit()?;
+    }
+    Printer::new(args.json).result(&report, |report| markdown(&report.comparison))
+}

@@ -1,0 +1,173 @@
+//! `generate`: text that continues a prompt.
+
+use std::{
+    fs::File,
+    io::{IsTerminal, Read, stdin},
+    path::{Path, PathBuf},
+};
+
+use adapruner::{
+    VERSION,
+    generate::{Answer, Ended, GenerateSettings, Prompt, generate, prompt},
+    settings::RunSettings,
+};
+use adapruner_checkpoint::Digest;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::CommonArgs;
+use crate::{args::RunArgs, config_file::overlay, failure::advised};
+
+/// Largest prompt in bytes.
+const MAX_PROMPT: u64 = 16 << 20;
+
+/// Continue a prompt, or answer it where the model has a chat template.
+///
+/// The text appears as it is made. It ends with the token that the model ends a
+/// text by, after --max-tokens, or at the end of the model's context. Without
+/// --temperature the most likely token is taken each time.
+///
+/// Example: adapruner generate MODEL --prompt "What is a llama?"
+///
+/// Example: adapruner generate MODEL --raw --temperature 0.8 --top-p 0.95 --samples 3 < beginning.txt
+#[derive(Debug, Args)]
+pub struct GenerateCommand {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// What to answer or continue [default: what stdin says]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompt_file: Option<PathBuf>,
+    /// What stands before the prompt as the system's message
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Continue the prompt as it stands, without the model's chat template
+    #[arg(long)]
+    raw: bool,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// Number of answers
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    samples: usize,
+    /// Divisor of the logits; 0 takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f64,
+    /// Draw from the K most likely tokens only
+    #[arg(long, value_name = "K", requires = "temperature")]
+    top_k: Option<usize>,
+    /// Draw from the most likely tokens that together have probability P only
+    #[arg(long, value_name = "P", requires = "temperature")]
+    top_p: Option<f64>,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    answers: Vec<Answer>,
+    prompt: &'a Prompt,
+    prompt_tokens: usize,
+    model: String,
+    model_digest: Digest,
+    settings: &'a GenerateSettings,
+    run: &'a RunSettings,
+    version: &'static str,
+}
+
+/// Runs the command.
+pub fn run(args: &GenerateCommand) -> Result<()> {
+    let file = args.common.file()?;
+    let run = overlay(&args.run, &file.run)?.resolve()?;
+    let placement = run.placement()?;
+    let settings = GenerateSettings {
+        prompt: said(args)?,
+        system: args.system.clone(),
+        raw: args.raw,
+        max_tokens: args.max_tokens,
+        samples: args.samples,
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        seed: args.seed,
+    };
+    let checkpoint = args.common.open()?;
+    let prompt = prompt(&checkpoint, &settings)?;
+    let printer = args.common.printer();
+    let mut last = 0;
+    let answers = generate(&checkpoint, &prompt, &settings, &placement, &mut |answer, piece| {
+        for next in last + 1..=answer {
+            printer.piece(&format!("\n\n--- {} of {}\n", next + 1, settings.samples))?;
+        }
+        last = answer;
+        printer.piece(piece)
+    })?;
+    for (at, answer) in answers.iter().enumerate() {
+        match answer.ended {
+            Ended::Eos => {}
+            Ended::MaxTokens => {
+                tracing::info!("answer {}: {} tokens, its most", at + 1, answer.tokens.len());
+            }
+            Ended::Context => {
+                tracing::warn!("answer {}: cut at the end of the model's context", at + 1);
+            }
+        }
+    }
+    let report = Report {
+        answers,
+        prompt_tokens: prompt.ids.len(),
+        prompt: &prompt,
+        model: args.common.model.display().to_string(),
+        model_digest: checkpoint.digest()?,
+        settings: &settings,
+        run: &run,
+        version: VERSION,
+    };
+    // As text, all is said already but the end of the last line.
+    printer.result(&report, |_| String::new())
+}
+
+/// The prompt: typed, of a file, or of stdin, without the end of its last line.
+fn said(args: &GenerateCommand) -> Result<String> {
+    if let Some(prompt) = &args.prompt {
+        return Ok(prompt.clone());
+    }
+    let mut text = match &args.prompt_file {
+        Some(path) => {
+            let file =
+                File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+            bounded(file, path)?
+        }
+        None if stdin().is_terminal() => {
+            let hint = "say it: --prompt TEXT, or give it to stdin";
+            return Err(advised("prompt: missing", hint));
+        }
+        None => bounded(stdin().lock(), Path::new("stdin"))?,
+    };
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+fn bounded(source: impl Read, name: &Path) -> Result<String> {
+    let name = name.display();
+    let mut bytes = Vec::new();
+    source
+        .take(MAX_PROMPT + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("{name}: cannot read"))?;
+    if bytes.len() as u64 > MAX_PROMPT {
+        bail!("{name}: at most {MAX_PROMPT} bytes expected, more found");
+    }
+    String::from_utf8(bytes).with_context(|| format!("{name}: not UTF-8"))
+}

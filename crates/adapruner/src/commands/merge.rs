@@ -1,0 +1,55 @@
+//! `merge`: a model and a LoRA adapter in one.
+
+use std::path::PathBuf;
+
+use adapruner::{
+    manifest::{AdapterRecord, Manifest},
+    outputs,
+};
+use adapruner_checkpoint::Digest;
+use adapruner_recover::{merge, peft};
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::{CommonArgs, export, required};
+use crate::{args::OutputArgs, config_file::overlay, printer::table, terminal::Bars};
+
+/// Merge a LoRA adapter, as PEFT has it, into its model.
+///
+/// Example: adapruner merge MODEL --adapter RECOVERED/adapter --out MERGED --format hf,gguf
+#[derive(Debug, Args)]
+pub struct MergeCommand {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Folder with adapter_config.json and adapter_model.safetensors
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Serialize)]
+struct Settings<'a> {
+    adapter: &'a PathBuf,
+    output: &'a outputs::OutputSettings,
+}
+
+/// Runs the command.
+pub fn run(args: &MergeCommand) -> Result<()> {
+    let file = args.common.file()?;
+    let output = required(overlay(&args.output, &file.output)?.resolve())?;
+    let checkpoint = args.common.open()?;
+    let adapter = peft::read(&args.adapter, &checkpoint.config)?;
+    let merged = merge::merge(&checkpoint, &adapter)?;
+    let staged = outputs::begin(&output, &checkpoint.origin)?;
+    let settings = Settings { adapter: &args.adapter, output: &output };
+    let mut manifest = Manifest::new("merge", &settings, &checkpoint)?;
+    manifest.adapter = Some(AdapterRecord {
+        path: args.adapter.clone(),
+        digest: Digest::of_file(&args.adapter.join(peft::WEIGHTS))?,
+        parameters: adapter.parameters(),
+    });
+    let manifest = outputs::finish(staged, &merged, &output, manifest, &Bars::default())?;
+    args.common.printer().result(&manifest, |manifest| table(&export::rows(manifest)))
+}

@@ -1,0 +1,201 @@
+//! `recover`: train a pruned model, from which it gets back what it lost.
+
+use adapruner::{
+    manifest::{Manifest, RecoveryRecord},
+    memory, outputs,
+    recover::{self, RecoverSettings, Recovered, Work},
+};
+use adapruner_checkpoint::{Checkpoint, Error as FileError};
+use adapruner_recover::{memory::Foreseen, peft, train::Ended};
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::{CommonArgs, required};
+use crate::{
+    args::{OutputArgs, RunArgs},
+    config_file::overlay,
+    interrupt,
+    printer::{bytes, grouped, table},
+    recover_args::RecoverArgs,
+    terminal::Bars,
+};
+
+/// Train a pruned model on instructions, conversations or text.
+///
+/// With --method lora, --out gets the adapter as PEFT reads it (adapter/) and
+/// with --format the merged model; with --method full the model. A training
+/// that was stopped or killed goes on where its last state was saved when the
+/// same command is given again.
+///
+/// Example: adapruner recover SMALLER --data alpaca.json --out RECOVERED --format hf,gguf
+#[derive(Debug, Args)]
+pub struct RecoverCommand {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    recover: RecoverArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Folder of the adapter in the output.
+const ADAPTER: &str = "adapter";
+/// File name of the log in the output.
+const LOG: &str = "training.jsonl";
+
+#[derive(Serialize)]
+struct Report {
+    recovery: RecoveryRecord,
+    memory_foreseen: Foreseen,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<Manifest>,
+    peak_memory_bytes: Option<u64>,
+}
+
+impl RecoverCommand {
+    fn settings(&self) -> Result<RecoverSettings> {
+        let file = self.common.file()?;
+        let args = overlay(&self.recover, &file.recover)?;
+        let typed = overlay(&self.output, &file.output)?;
+        let mut output = required(typed.resolve())?;
+        let run = overlay(&self.run, &file.run)?.resolve()?;
+        let lora = args.method.is_none_or(|m| m.0 == Default::default());
+        if lora && typed.format.is_none() {
+            output.formats.clear();
+        }
+        args.resolve(run, output)
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &RecoverCommand) -> Result<()> {
+    let settings = args.settings()?;
+    let bars = Bars::default();
+    let placement = settings.run.placement()?;
+    let checkpoint = args.common.open()?;
+    // Known before any work whether it can be written; begun again at the end,
+    // so that a training that is killed leaves no hidden folder.
+    drop(outputs::begin(&settings.output, &checkpoint.origin)?);
+    let data = recover::data(&checkpoint, &settings)?;
+    let work = Work::open(&settings.work)?;
+    let stop = interrupt::graceful();
+    let told = (&placement, stop);
+    let recovered = recover::train(&checkpoint, &data, &settings, &work, told, &bars)?;
+    interrupt::at_once();
+    let Some(recovered) = recovered else { interrupt::exit() };
+    let Recovered { record, foreseen, .. } = &recovered;
+    let ended = record.outcome.ended;
+    let mut report = Report {
+        recovery: record.clone(),
+        memory_foreseen: *foreseen,
+        manifest: None,
+        peak_memory_bytes: None,
+    };
+    if ended != Ended::Interrupted {
+        report.manifest = Some(write(&checkpoint, recovered, &settings, &work, &bars)?);
+        if !settings.keep_work {
+            work.remove();
+        }
+    }
+    report.peak_memory_bytes = memory::peak();
+    args.common.printer().result(&report, text)?;
+    if ended == Ended::Interrupted {
+        interrupt::exit();
+    }
+    Ok(())
+}
+
+fn write(
+    checkpoint: &Checkpoint,
+    recovered: Recovered,
+    settings: &RecoverSettings,
+    work: &Work,
+    bars: &Bars,
+) -> Result<Manifest> {
+    let staged = outputs::begin(&settings.output, &checkpoint.origin)?;
+    let mut manifest = Manifest::new("recover", settings, checkpoint)?;
+    if let Some(adapter) = &recovered.adapter {
+        let folder = staged.path().join(ADAPTER);
+        std::fs::create_dir(&folder).map_err(FileError::io(&folder, "create"))?;
+        for mut file in peft::write(adapter, &folder)? {
+            file.name = format!("{ADAPTER}/{}", file.name);
+            manifest.files.push(file);
+        }
+    }
+    let log = staged.path().join(LOG);
+    std::fs::copy(work.log(), &log).map_err(FileError::io(&log, "write"))?;
+    manifest.recovery = Some(recovered.record);
+    outputs::finish(staged, &recovered.model, &settings.output, manifest, bars)
+}
+
+fn text(report: &Report) -> String {
+    let RecoveryRecord { data, learned_parameters, outcome, .. } = &report.recovery;
+    let counts = &data.counts;
+    let position = &outcome.position;
+    let mut rows = vec![
+        (
+            "data",
+            format!(
+                "{}: {} sequences, {} tokens, {} learned; {} for validation",
+                data.name,
+                grouped(counts.sequences as u64),
+                grouped(counts.tokens as u64),
+                grouped(counts.learned as u64),
+                grouped(counts.validation_sequences as u64)
+            ),
+        ),
+        (
+            "left out",
+            format!(
+                "{} without an answer, {} with nothing left to learn; {} cut, {} tokens of theirs",
+                counts.empty, counts.nothing_to_learn, counts.cut, counts.tokens_cut
+            ),
+        ),
+        ("learned", format!("{} parameters", grouped(*learned_parameters))),
+        (
+            "steps",
+            format!(
+                "{} of {}, {} tokens in {:.0} s ({})",
+                position.step,
+                outcome.planned_steps,
+                grouped(position.tokens),
+                position.seconds,
+                match outcome.ended {
+                    Ended::Finished => "finished",
+                    Ended::EarlyStopped => "stopped early",
+                    Ended::TimeUp => "time is up",
+                    Ended::Interrupted => "interrupted; the same command goes on",
+                }
+            ),
+        ),
+    ];
+    if let Some(best) = position.best {
+        let before = outcome.validation_before.map(|loss| format!("{loss:.4} → "));
+        let before = before.unwrap_or_default();
+        rows.push((
+            "validation",
+            format!("{before}{:.4} nats per token after step {}", best.loss, best.step),
+        ));
+    }
+    if outcome.kept_step == 0 && outcome.ended != Ended::Interrupted {
+        let warning =
+            "no validation was better than before: what is written is the model as it was";
+        rows.push(("warning", warning.into()));
+    }
+    if let Some(manifest) = &report.manifest {
+        for file in &manifest.files {
+            rows.push(("written", format!("{} ({})", file.name, bytes(file.bytes))));
+        }
+        for warning in &manifest.warnings {
+            rows.push(("warning", warning.clone()));
+        }
+    }
+    rows.push(("foreseen", bytes(report.memory_foreseen.total())));
+    if let Some(peak) = report.peak_memory_bytes {
+        rows.push(("peak memory", bytes(peak)));
+    }
+    table(&rows)
+}

@@ -1,0 +1,277 @@
+//! Training after pruning: data, teacher, adapter or parameters, in a work
+//! folder from which a training that was stopped goes on.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use adapruner_checkpoint::{Checkpoint, Error as FileError};
+use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_recover::{
+    data::{DataOptions, Dataset, records},
+    distill::{self, TeacherCache},
+    lora::{Adapter, LoraOptions},
+    memory::Foreseen,
+    merge,
+    train::{
+        self, Training, Watch, log::Entry, options::Record, options::TrainOptions, trainee::Trainee,
+    },
+};
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{
+    advice::advised,
+    manifest::{DataRecord, ModelRecord, RecoveryRecord},
+    memory,
+    outputs::OutputSettings,
+    progress::Progress,
+    settings::{RunSettings, TextSettings},
+};
+
+/// File name of the teacher's probabilities in a work folder.
+const TEACHER: &str = "teacher.bin";
+/// File name of the lock of a work folder.
+const LOCK: &str = "lock";
+
+/// What is learned.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Low-rank updates beside frozen weights.
+    Lora(LoraOptions),
+    /// All parameters.
+    Full,
+}
+
+/// Everything that `recover` does.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecoverSettings {
+    /// Where models run.
+    pub run: RunSettings,
+    /// The training data.
+    pub data: TextSettings,
+    /// How its records become sequences.
+    pub records: DataOptions,
+    /// What is learned.
+    pub method: Method,
+    /// How.
+    pub train: TrainOptions,
+    /// A model to learn from besides.
+    pub teacher: Option<PathBuf>,
+    /// Folder of the state, the log and the teacher's probabilities.
+    pub work: PathBuf,
+    /// Whether it stays once the output is written.
+    pub keep_work: bool,
+    /// Most bytes of memory; `None` for what is there.
+    pub memory: Option<u64>,
+    /// What is written.
+    pub output: OutputSettings,
+}
+
+/// A work folder that this process alone works in.
+pub struct Work {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Work {
+    /// Opens or makes the folder.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, or that another process works in.
+    pub fn open(folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            std::fs::create_dir(folder).map_err(FileError::io(folder, "create"))?;
+        }
+        let path = folder.join(LOCK);
+        let lock = File::create(&path).map_err(FileError::io(&path, "create"))?;
+        if lock.try_lock().is_err() {
+            return Err(advised(
+                format!("{}: another process trains in this folder", folder.display()),
+                "wait for it, or give another --work",
+            ));
+        }
+        let work = Self { folder: folder.to_path_buf(), _lock: lock };
+        work.clear().map_err(FileError::io(folder, "clear"))?;
+        Ok(work)
+    }
+
+    /// Removes what a process that was killed had half written.
+    fn clear(&self) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') && name.ends_with(".partial") {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The log of the training.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join(train::LOG)
+    }
+
+    /// Removes the files that a training made, and the folder if it is empty
+    /// then.
+    pub fn remove(self) {
+        for name in [train::STATE, train::BEST, train::LOG, TEACHER, LOCK] {
+            // What cannot be removed does no harm: the output is there.
+            let _ = std::fs::remove_file(self.folder.join(name));
+        }
+        let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
+impl Drop for Work {
+    /// A folder in which nothing was saved is as good as none.
+    fn drop(&mut self) {
+        let entries = std::fs::read_dir(&self.folder).map(|entries| entries.count());
+        if matches!(entries, Ok(1)) && self.folder.join(LOCK).is_file() {
+            let _ = std::fs::remove_file(self.folder.join(LOCK));
+            let _ = std::fs::remove_dir(&self.folder);
+        }
+    }
+}
+
+/// What a training made.
+pub struct Recovered {
+    /// The adapter, where one was learned.
+    pub adapter: Option<Adapter>,
+    /// The model with what was learned.
+    pub model: Checkpoint,
+    /// For the manifest.
+    pub record: RecoveryRecord,
+    /// The memory that was foreseen.
+    pub foreseen: Foreseen,
+}
+
+/// The training data of a model.
+///
+/// # Errors
+/// Data that are missing, malformed or empty.
+pub fn data(checkpoint: &Checkpoint, settings: &RecoverSettings) -> Result<Dataset> {
+    let records = records::read(&settings.data.text, &settings.data.options())?;
+    let data = Dataset::new(&records, &checkpoint.tokenizer, &settings.records)?;
+    let (longest, most) = (data.longest(), checkpoint.config.max_position_embeddings);
+    if longest > most {
+        return Err(advised(
+            format!("cutoff: sequences of {longest} tokens, but the model was made for {most}"),
+            "give a smaller --cutoff",
+        ));
+    }
+    Ok(data)
+}
+
+/// Trains; `None` where it was told to stop before the first step.
+///
+/// # Errors
+/// More memory than there is, a state of another training, a loss that is no
+/// number any more, damaged files.
+pub fn train(
+    checkpoint: &Checkpoint,
+    data: &Dataset,
+    settings: &RecoverSettings,
+    work: &Work,
+    (placement, stop): (&Placement, &AtomicBool),
+    progress: &dyn Progress,
+) -> Result<Option<Recovered>> {
+    settings.train.check()?;
+    let mut record = Record::from([
+        ("model".to_owned(), checkpoint.digest()?.to_string()),
+        ("dtype".to_owned(), placement.dtype.as_str().to_owned()),
+        ("method".to_owned(), serde_json::to_string(&settings.method)?),
+    ]);
+    let adapter = match &settings.method {
+        Method::Lora(options) => {
+            Some(Adapter::new(&checkpoint.config, options, settings.train.seed)?)
+        }
+        Method::Full => None,
+    };
+    let learned = adapter.as_ref().map_or(checkpoint.config.parameters(), Adapter::parameters);
+    let bytes = placement.dtype.size_in_bytes() as u64;
+    let foreseen = Foreseen::new(&checkpoint.config, bytes, learned, data, &settings.train);
+    foreseen.check(settings.memory.unwrap_or_else(memory::available))?;
+    let mut teacher = None;
+    let mut cache = None;
+    if let Some(path) = &settings.teacher {
+        let model = Checkpoint::open(path)?;
+        teacher = Some(ModelRecord::of(&model)?);
+        record.insert("teacher".into(), model.digest()?.to_string());
+        let told = (placement, stop, progress);
+        cache = probabilities(checkpoint, &model, data, settings, work, told)?;
+        if cache.is_none() {
+            return Ok(None);
+        }
+    }
+    let base = Decoder::load(checkpoint, placement, Residency::Resident)?;
+    let mut trainee = match adapter {
+        Some(adapter) => Trainee::lora(&base, adapter),
+        None => Trainee::full(&base, checkpoint)?,
+    };
+    let mut training = Training {
+        trainee: &mut trainee,
+        data,
+        options: &settings.train,
+        record,
+        teacher: cache.as_ref(),
+        folder: &work.folder,
+    };
+    let outcome = training.run(stop, &mut Told(progress))?;
+    let adapter = trainee.adapter();
+    let model = match &adapter {
+        Some(adapter) => merge::merge(checkpoint, adapter)?,
+        None => merge::replace(checkpoint, trainee.tensors()?)?,
+    };
+    let counts = data.counts.clone();
+    let data = DataRecord { name: data.name.clone(), digest: data.digest, counts };
+    let record = RecoveryRecord { data, teacher, learned_parameters: learned, outcome };
+    Ok(Some(Recovered { adapter, model, record, foreseen }))
+}
+
+/// The teacher's probabilities, computed unless they are in the work folder.
+fn probabilities(
+    student: &Checkpoint,
+    teacher: &Checkpoint,
+    data: &Dataset,
+    settings: &RecoverSettings,
+    work: &Work,
+    (placement, stop, progress): (&Placement, &AtomicBool, &dyn Progress),
+) -> Result<Option<TeacherCache>> {
+    let Some(options) = &settings.train.distillation else { return Ok(None) };
+    distill::check_vocabulary(&student.tokenizer, teacher)?;
+    let record = distill::record(teacher, &data.digest, options)?;
+    let path = work.folder.join(TEACHER);
+    if let Some(cache) = TeacherCache::open(&path, &record, &data.train)? {
+        return Ok(Some(cache));
+    }
+    let decoder = Decoder::load(teacher, placement, Residency::Resident)?;
+    let mut told = |done, all| progress.at("asking the teacher", done, all);
+    let source = distill::Source { teacher: &decoder, examples: &data.train, options };
+    let tokens = settings.train.micro_tokens;
+    if !TeacherCache::make(&path, &record, &source, tokens, stop, &mut told)? {
+        return Ok(None);
+    }
+    Ok(TeacherCache::open(&path, &record, &data.train)?)
+}
+
+/// Hands a training's steps on to a bar.
+struct Told<'a>(&'a dyn Progress);
+
+impl Watch for Told<'_> {
+    fn step(&mut self, entry: &Entry, total: u64) {
+        let Entry { loss, learning_rate, tokens_per_second, .. } = entry;
+        let speed = format!("{tokens_per_second:.0} tokens/s");
+        self.0.note(&format!("loss {loss:.4}, rate {learning_rate:.2e}, {speed}"));
+        self.0.at("training", entry.step, total);
+    }
+
+    fn validating(&mut self, done: u64, all: u64) {
+        self.0.at("validating", done, all);
+    }
+}

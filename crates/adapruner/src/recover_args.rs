@@ -1,0 +1,288 @@
+//! Arguments of `recover`, which the configuration file has as a table too.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use adapruner::{
+    outputs::OutputSettings,
+    recover::{Method, RecoverSettings},
+    settings::{RunSettings, TextSettings},
+};
+use adapruner_checkpoint::names::Projection;
+use adapruner_recover::{
+    adamw::AdamW,
+    data::{DataOptions, Validation, batches::BatchSize},
+    lora::{LoraOptions, Target},
+    schedule::Decay,
+    train::options::{Distillation, TrainOptions},
+};
+use anyhow::Result;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    args::{Named, Real},
+    failure::advised,
+};
+
+/// `--method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MethodChoice {
+    /// Low-rank updates.
+    #[default]
+    Lora,
+    /// All parameters.
+    Full,
+}
+
+impl FromStr for MethodChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "lora" => Ok(Self::Lora),
+            "full" => Ok(Self::Full),
+            other => Err(format!("unknown method {other:?}, expected lora or full")),
+        }
+    }
+}
+
+impl fmt::Display for MethodChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lora => "lora",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// How a model is trained.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Training")]
+pub struct RecoverArgs {
+    /// Training data: JSON or JSONL records with "instruction", "input" and
+    /// "output" (Alpaca), with "messages" (conversations, by the model's chat
+    /// template) or with a text field; or a text or named set, as for eval
+    #[arg(long, value_name = "FILE|SET")]
+    pub data: Option<String>,
+    /// Field or column of plain text records [default: text]
+    #[arg(long, value_name = "NAME")]
+    pub field: Option<String>,
+    /// Folder in which named sets are looked for before the hub
+    #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
+    pub data_dir: Option<PathBuf>,
+    /// Most tokens of a sequence; what is longer is cut, and said [default: 256]
+    #[arg(long, value_name = "TOKENS")]
+    pub cutoff: Option<usize>,
+    /// Learn the prompts too
+    #[arg(long)]
+    pub train_on_prompt: bool,
+    /// Records kept for validation: a share (0.05) or a number (200) [default:
+    /// 0.05]
+    #[arg(long, value_name = "SHARE|N")]
+    pub validation: Option<Named<Validation>>,
+    /// lora (low-rank updates beside frozen weights) or full (all parameters)
+    /// [default: lora]
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<Named<MethodChoice>>,
+    /// Rank of the updates [default: 8]
+    #[arg(long, value_name = "R")]
+    pub rank: Option<usize>,
+    /// Updates are scaled by ALPHA / R [default: 16]
+    #[arg(long, value_name = "ALPHA")]
+    pub alpha: Option<Real>,
+    /// Share of an update's inputs that is set to zero at a step [default: 0.05]
+    #[arg(long, value_name = "SHARE")]
+    pub dropout: Option<Real>,
+    /// Projections that get an update: q, k, v, o, gate, up, down [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub targets: Option<Vec<Named<Target>>>,
+    /// Scale updates by ALPHA / √R (rsLoRA)
+    #[arg(long)]
+    pub rslora: bool,
+    /// Sequences of a step [default: 64]
+    #[arg(long, value_name = "N", conflicts_with = "batch_tokens")]
+    pub batch_size: Option<usize>,
+    /// Tokens of a step, in place of --batch-size
+    #[arg(long, value_name = "N")]
+    pub batch_tokens: Option<usize>,
+    /// Tokens that run together; gradients of a step are summed over such parts
+    /// [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub micro_tokens: Option<usize>,
+    /// Highest learning rate [default: 1e-4, 1e-5 for full]
+    #[arg(long, value_name = "RATE")]
+    pub learning_rate: Option<Real>,
+    /// How it goes down: linear, cosine or constant [default: linear]
+    #[arg(long, value_name = "SCHEDULE")]
+    pub schedule: Option<Named<Decay>>,
+    /// Steps over which the learning rate rises from 0 [default: 10]
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<u64>,
+    /// Decay of the weights (AdamW) [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    pub weight_decay: Option<Real>,
+    /// Gradients of a larger norm are scaled down to it [default: 1]
+    #[arg(long, value_name = "NORM")]
+    pub max_norm: Option<Real>,
+    /// Passes over the data [default: 2, or as many as --max-steps takes]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u64>,
+    /// Most steps
+    #[arg(long, value_name = "N")]
+    pub max_steps: Option<u64>,
+    /// Most minutes, those before a stop included
+    #[arg(long, value_name = "N")]
+    pub max_minutes: Option<Real>,
+    /// Compute each block again in the backward pass: slower, in less memory
+    #[arg(long)]
+    pub checkpointing: bool,
+    /// Steps from one validation to the next [default: 50]
+    #[arg(long, value_name = "N")]
+    pub validate_every: Option<u64>,
+    /// Stop after N validations without a better loss; the best parameters are
+    /// kept in any case
+    #[arg(long, value_name = "N")]
+    pub patience: Option<u64>,
+    /// Steps from one saved state to the next [default: 50]
+    #[arg(long, value_name = "N")]
+    pub save_every: Option<u64>,
+    /// Minutes after which the state is saved in any case [default: 5]
+    #[arg(long, value_name = "N")]
+    pub save_minutes: Option<Real>,
+    /// Seed of split, orders, dropout and first adapter [default: 42]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Learn from this model's probabilities too: the one before pruning
+    #[arg(long, value_name = "MODEL")]
+    pub teacher: Option<PathBuf>,
+    /// Divisor of the logits of both when learning from a teacher [default: 1]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<Real>,
+    /// Share of the teacher in the loss [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub mix: Option<Real>,
+    /// Most likely tokens of a place that are taken from the teacher [default: 16]
+    #[arg(long, value_name = "K")]
+    pub top_logits: Option<usize>,
+    /// Folder of the state, log and teacher's probabilities; a training that was
+    /// stopped goes on from it [default: --out with .work behind]
+    #[arg(long, value_name = "DIR")]
+    pub work: Option<PathBuf>,
+    /// Keep that folder once the output is written
+    #[arg(long)]
+    pub keep_work: bool,
+    /// Most memory, in GiB: a training that needs more is refused before it
+    /// begins [default: what is there]
+    #[arg(long, value_name = "GIB")]
+    pub memory: Option<Real>,
+}
+
+/// LLM-Pruner's cutoff, in tokens.
+const CUTOFF: usize = 256;
+/// LLM-Pruner's rank, alpha, dropout.
+const LORA: (usize, f64, f64) = (8, 16.0, 0.05);
+/// LLM-Pruner's sequences of a step and passes.
+const BATCH: (usize, u64) = (64, 2);
+/// LLM-Pruner's learning rate, and one that all parameters bear.
+const RATES: (f64, f64) = (1e-4, 1e-5);
+
+fn number(given: Option<Real>, default: f64) -> f64 {
+    given.map_or(default, |real| real.0)
+}
+
+impl RecoverArgs {
+    /// Fills in the defaults.
+    ///
+    /// # Errors
+    /// What is missing or contradicts itself.
+    pub fn resolve(&self, run: RunSettings, output: OutputSettings) -> Result<RecoverSettings> {
+        let Some(text) = self.data.clone() else {
+            return Err(advised("data: missing", "name the training data: --data FILE"));
+        };
+        let method = self.method.map_or_else(Default::default, |m| m.0);
+        let seed = self.seed.unwrap_or(42);
+        let mut work = output.out.clone().into_os_string();
+        work.push(".work");
+        Ok(RecoverSettings {
+            run,
+            data: TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() },
+            records: DataOptions {
+                cutoff: self.cutoff.unwrap_or(CUTOFF),
+                train_on_prompt: self.train_on_prompt,
+                validation: self.validation.map_or(Validation::Share(0.05), |v| v.0),
+                seed,
+            },
+            method: match method {
+                MethodChoice::Lora => Method::Lora(self.lora()),
+                MethodChoice::Full => Method::Full,
+            },
+            train: self.train(method, seed)?,
+            teacher: self.teacher.clone(),
+            work: self.work.clone().unwrap_or_else(|| work.into()),
+            keep_work: self.keep_work,
+            memory: self.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
+            output,
+        })
+    }
+
+    fn lora(&self) -> LoraOptions {
+        let targets = match &self.targets {
+            Some(targets) => targets.iter().map(|t| t.0).collect(),
+            None => Projection::ALL.map(Target).to_vec(),
+        };
+        LoraOptions {
+            rank: self.rank.unwrap_or(LORA.0),
+            alpha: number(self.alpha, LORA.1),
+            dropout: number(self.dropout, LORA.2),
+            targets,
+            rslora: self.rslora,
+        }
+    }
+
+    fn train(&self, method: MethodChoice, seed: u64) -> Result<TrainOptions> {
+        let rate = match method {
+            MethodChoice::Lora => RATES.0,
+            MethodChoice::Full => RATES.1,
+        };
+        let distilled = [self.temperature.is_some(), self.mix.is_some(), self.top_logits.is_some()];
+        if self.teacher.is_none() && distilled.contains(&true) {
+            return Err(advised(
+                "teacher: missing, but --temperature, --mix or --top-logits is given",
+                "name the model to learn from: --teacher MODEL",
+            ));
+        }
+        let minutes = |real: Real| real.0 * 60.0;
+        let options = TrainOptions {
+            batch: match self.batch_tokens {
+                Some(tokens) => BatchSize::Tokens(tokens),
+                None => BatchSize::Sequences(self.batch_size.unwrap_or(BATCH.0)),
+            },
+            micro_tokens: self.micro_tokens.unwrap_or(1024),
+            rate: number(self.learning_rate, rate),
+            decay: self.schedule.map_or_else(Default::default, |s| s.0),
+            warmup: self.warmup.unwrap_or(10),
+            optimizer: AdamW { weight_decay: number(self.weight_decay, 0.0), ..AdamW::default() },
+            max_norm: Some(number(self.max_norm, 1.0)),
+            epochs: match (self.epochs, self.max_steps) {
+                (None, None) => Some(BATCH.1),
+                (epochs, _) => epochs,
+            },
+            max_steps: self.max_steps,
+            max_seconds: self.max_minutes.map(minutes),
+            checkpointing: self.checkpointing,
+            validate_every: self.validate_every.unwrap_or(50),
+            patience: self.patience,
+            save_every: self.save_every.unwrap_or(50),
+            save_seconds: self.save_minutes.map_or(300.0, minutes),
+            distillation: self.teacher.as_ref().map(|_| Distillation {
+                temperature: number(self.temperature, 1.0),
+                mix: number(self.mix, 0.5),
+                top: self.top_logits.unwrap_or(16),
+            }),
+            seed,
+        };
+        options.check()?;
+        Ok(options)
+    }
+}

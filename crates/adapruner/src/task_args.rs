@@ -1,0 +1,72 @@
+//! Tasks as they are typed, and as the configuration file has them.
+
+use std::path::PathBuf;
+
+use adapruner::zero_shot::TaskSettings;
+use adapruner_eval::zero_shot::Selection;
+use anyhow::{Result, bail};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::args::EvalArgs;
+
+/// Tasks to ask.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Tasks")]
+pub struct TaskArgs {
+    /// Tasks to ask: boolq, piqa, hellaswag, winogrande, arc_easy,
+    /// arc_challenge, openbookqa, wikitext; their original files are looked for
+    /// in --data-dir, and --limit N asks the first N questions of each
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub tasks: Option<Vec<String>>,
+    /// A task of your own, defined in a TOML file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub task_file: Option<Vec<PathBuf>>,
+    /// Ask N questions of each task, drawn by --seed
+    #[arg(long, value_name = "N", conflicts_with = "limit")]
+    pub sample: Option<usize>,
+    /// Seed of --sample [default: 42]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Write every answer to a JSONL file
+    #[arg(long, value_name = "FILE")]
+    pub log_samples: Option<PathBuf>,
+    /// Replace that file if it exists
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Seed where none is given.
+const SEED: u64 = 42;
+
+impl TaskArgs {
+    /// Fills in the defaults; `None` where no task is named.
+    ///
+    /// # Errors
+    /// A file that says both how many questions come first and how many are
+    /// drawn.
+    pub fn resolve(&self, eval: &EvalArgs) -> Result<Option<TaskSettings>> {
+        let (tasks, task_files) =
+            (self.tasks.clone().unwrap_or_default(), self.task_file.clone().unwrap_or_default());
+        if tasks.is_empty() && task_files.is_empty() {
+            return Ok(None);
+        }
+        let seed = self.seed.unwrap_or(SEED);
+        let selection = match (self.sample, eval.limit) {
+            (Some(questions), None) => Selection::Sample { questions, seed },
+            (None, Some(questions)) => Selection::First(questions),
+            (None, None) => Selection::All,
+            (Some(sample), Some(limit)) => bail!(
+                "sample: {sample} questions drawn and limit: the first {limit} exclude each other"
+            ),
+        };
+        Ok(Some(TaskSettings {
+            tasks,
+            task_files,
+            data_dir: eval.data_dir.clone(),
+            selection,
+            batch_tokens: eval.batch_tokens,
+        }))
+    }
+}

@@ -1,0 +1,63 @@
+//! `compare-models`: the table, and that it says what `eval` does.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::program::{fail, json, succeed, tiny};
+
+fn data() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tasks")
+}
+
+#[test]
+fn models_side_by_side() {
+    let (model, data, dir) = (tiny(), data(), tempdir().unwrap());
+    let (smaller, table) = (dir.path().join("smaller"), dir.path().join("table.md"));
+    let text = model.join("text.txt");
+    let paths = [
+        ("model", model.as_path()),
+        ("smaller", &smaller),
+        ("text", &text),
+        ("data", &data),
+        ("table", &table),
+    ];
+    succeed("prune {model} --ratio 0.2 --importance magnitude_l1 --out {smaller}", &paths);
+    let line = "compare-models {model} {smaller} --text {text} --window 32 --limit 4 --tasks \
+                piqa,boolq --data-dir {data} --prompt-tokens 8 --new-tokens 4 --rounds 2";
+    let report = json(line, &paths);
+    let row = |name: &str| -> &Value {
+        let rows = report["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["name"].as_str().unwrap().starts_with(name)).unwrap()
+    };
+    let number = |row: &Value, key: &str, at: usize| row[key][at].as_f64().unwrap();
+    for (at, path) in ["{model}", "{smaller}"].into_iter().enumerate() {
+        let eval = json(&format!("eval {path} --text {{text}} --window 32 --limit 4"), &paths);
+        assert_eq!(row("perplexity")["values"][at], eval["perplexity"]);
+        assert_eq!(row("parameters")["values"][at].as_f64(), eval["parameters"].as_f64());
+        let eval = json(&format!("eval {path} --tasks piqa --data-dir {{data}} --limit 4"), &paths);
+        assert_eq!(row("piqa, acc_norm")["values"][at], eval["results"]["piqa"]["acc_norm,none"]);
+    }
+    for row in report["rows"].as_array().unwrap() {
+        assert_eq!(number(row, "percent", 0), 100.0, "{row}");
+    }
+    let (parameters, perplexity) = (row("parameters"), row("perplexity"));
+    let share = number(parameters, "values", 1) / number(parameters, "values", 0);
+    assert!((number(parameters, "percent", 1) - 100.0 * share).abs() < 1e-9);
+    let kept = number(perplexity, "values", 0) / number(perplexity, "values", 1);
+    assert!((number(perplexity, "percent", 1) - 100.0 * kept).abs() < 1e-9);
+    let ratio = report["latency"][1]["ratios"][0]["decode_tokens_per_second"]["median"].as_f64();
+    let shown = number(row("tokens made a second"), "percent", 1);
+    assert!((shown - 100.0 * ratio.unwrap()).abs() < 1e-9);
+    assert_eq!(report["notes"], serde_json::json!([]));
+
+    let line = format!("{line} --no-latency --out {{table}}");
+    let shown = succeed(&line, &paths);
+    assert_eq!(std::fs::read_to_string(&table).unwrap(), shown);
+    assert!(shown.starts_with("|  |") && shown.contains("| parameters |"), "{shown}");
+    assert!(!shown.contains("first token"), "{shown}");
+    let error = fail(&line, &paths);
+    assert!(error.contains("already exists"), "{error}");
+    succeed(&format!("{line} --force"), &paths);
+}

@@ -1,0 +1,214 @@
+//! `recover` and `merge` as people run them.
+
+use std::{
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::program::{command, fail, json, stderr, succeed, tiny, words};
+
+/// A short training on a text of the fixture's.
+const LINE: &str = "recover {model} --data {data} --out {out} --cutoff 48 --batch-size 4 --rank 4 \
+                    --learning-rate 5e-3 --warmup 1 --validate-every 3 --save-every 2";
+
+fn log(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What a step was, but for its time.
+fn kept(log: &[Value]) -> Vec<String> {
+    let of = |entry: &Value| {
+        let mut entry = entry.clone();
+        entry["seconds"] = Value::Null;
+        entry["tokens_per_second"] = Value::Null;
+        entry.to_string()
+    };
+    log.iter().map(of).collect()
+}
+
+#[test]
+fn an_adapter_and_the_merged_model_are_written() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let data = model.join("calibration.txt");
+    let (out, merged) = (dir.path().join("out"), dir.path().join("merged"));
+    let adapter = out.join("adapter");
+    let paths = [
+        ("model", model.as_path()),
+        ("data", data.as_path()),
+        ("out", out.as_path()),
+        ("merged", merged.as_path()),
+        ("adapter", adapter.as_path()),
+    ];
+    let line = format!("{LINE} --max-steps 8 --format hf,gguf --save-dtype f32");
+    let report = json(&line, &paths);
+    let outcome = &report["recovery"]["outcome"];
+    assert_eq!((&outcome["ended"], &outcome["step"]), (&"finished".into(), &8.into()));
+    let before = outcome["validation_before"].as_f64().unwrap();
+    let best = outcome["best"]["loss"].as_f64().unwrap();
+    assert!(best <= before, "{before} → {best}");
+    assert!(!dir.path().join("out.work").exists());
+    for file in [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "config.json",
+        "model.gguf",
+        "training.jsonl",
+        "manifest.json",
+    ] {
+        assert!(out.join(file).is_file(), "{file}");
+    }
+    assert_eq!(log(&out.join("training.jsonl")).len(), 8);
+    let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["settings"]["method"]["lora"]["rank"], 4);
+    assert_eq!(manifest["recovery"]["data"]["digest"], report["recovery"]["data"]["digest"]);
+    // `merge` makes the same weights of the adapter.
+    let line = "merge {model} --adapter {adapter} --out {merged} --save-dtype f32";
+    let report = json(line, &paths);
+    let digest = |manifest: &Value| {
+        let files = manifest["files"].as_array().unwrap();
+        files.iter().find(|f| f["name"] == "model.safetensors").unwrap()["digest"].clone()
+    };
+    assert_eq!(digest(&report), digest(&manifest));
+    assert!(report["adapter"]["parameters"].as_u64().unwrap() > 0);
+    let error = fail("merge {model} --adapter {model} --out {data}", &paths);
+    assert!(error.contains("adapter_config.json"), "{error}");
+}
+
+#[test]
+fn a_training_that_is_killed_goes_on_with_the_same_losses() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let data = model.join("calibration.txt");
+    let (right, out) = (dir.path().join("right"), dir.path().join("out"));
+    let line = format!("{LINE} --max-steps 30");
+    let paths = |out| [("model", model.as_path()), ("data", data.as_path()), ("out", out)];
+    succeed(&line, &paths(right.as_path()));
+    let expected = kept(&log(&right.join("training.jsonl")));
+    assert_eq!(expected.len(), 30);
+
+    let work = dir.path().join("out.work");
+    let mut killed = 0;
+    for steps in [3, 8] {
+        let child = command(words(&line, &paths(out.as_path())))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut child = child.unwrap();
+        let start = Instant::now();
+        while log(&work.join("log.jsonl")).len() < steps && child.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < Duration::from_secs(120), "no step was made");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+    }
+    assert!(killed > 0, "it was over before it was killed");
+    let other = fail(&format!("{line} --seed 7"), &paths(out.as_path()));
+    assert!(other.contains("made with another "), "{other}");
+    succeed(&line, &paths(out.as_path()));
+    assert_eq!(kept(&log(&out.join("training.jsonl"))), expected);
+    let adapter = "adapter/adapter_model.safetensors";
+    assert_eq!(
+        std::fs::read(out.join(adapter)).unwrap(),
+        std::fs::read(right.join(adapter)).unwrap()
+    );
+    assert!(!work.exists());
+}
+
+#[test]
+fn an_interrupt_saves_the_state() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let data = model.join("calibration.txt");
+    let out = dir.path().join("out");
+    let paths = [("model", model.as_path()), ("data", data.as_path()), ("out", out.as_path())];
+    let line = format!("{LINE} --max-steps 100000").replace("every 2", "every 100000");
+    let child = command(words(&line, &paths)).stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let mut child = child.unwrap();
+    let work = dir.path().join("out.work");
+    let start = Instant::now();
+    while log(&work.join("log.jsonl")).len() < 2 {
+        assert!(start.elapsed() < Duration::from_secs(120), "no step was made");
+        assert!(child.try_wait().unwrap().is_none(), "it ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(work.join("state.safetensors").is_file());
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_teacher_and_all_parameters() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let data = dir.path().join("data.jsonl");
+    let turns = |i: usize| {
+        format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"word {i}\"}}, {{\"role\": \
+             \"assistant\", \"content\": \"answer {i}\"}}]}}\n"
+        )
+    };
+    std::fs::write(&data, (0..20).map(turns).collect::<String>()).unwrap();
+    let (small, out) = (dir.path().join("small"), dir.path().join("out"));
+    let paths = [
+        ("model", model.as_path()),
+        ("data", data.as_path()),
+        ("small", small.as_path()),
+        ("out", out.as_path()),
+    ];
+    succeed("prune {model} --ratio 0.2 --importance magnitude_l2 --out {small}", &paths);
+    let line = "recover {small} --method full --data {data} --teacher {model} --out {out} \
+                --learning-rate 1e-3 --batch-tokens 128 --max-steps 6 --warmup 1 --top-logits 8 \
+                --temperature 2 --checkpointing --keep-work";
+    let report = json(line, &paths);
+    assert!(report["recovery"]["teacher"]["digest"].is_string());
+    let entries = log(&out.join("training.jsonl"));
+    assert!(entries.iter().all(|e| e["teacher_loss"].as_f64().unwrap() > 0.0));
+    assert!(dir.path().join("out.work/teacher.bin").is_file());
+    let outcome = &report["recovery"]["outcome"];
+    assert!(outcome["best"]["loss"].as_f64() < outcome["validation_before"].as_f64());
+    let inspected = json("inspect {out}", &paths);
+    assert_eq!(inspected["parameters"], report["recovery"]["learned_parameters"]);
+}
+
+#[test]
+fn what_cannot_be_trained_is_said_before_any_work() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let (data, bad) = (model.join("calibration.txt"), dir.path().join("bad.jsonl"));
+    std::fs::write(&bad, "{\"instruction\": \"a\", \"output\": \"b\"}\n{\"output\": 3}\n").unwrap();
+    let out = dir.path().join("out");
+    let paths = [
+        ("model", model.as_path()),
+        ("data", data.as_path()),
+        ("bad", bad.as_path()),
+        ("out", out.as_path()),
+    ];
+    for (line, parts) in [
+        ("recover {model} --out {out}", vec!["data: missing", "--data FILE"]),
+        ("recover {model} --data {data}", vec!["out: missing"]),
+        ("recover {model} --data {bad} --out {out}", vec!["bad.jsonl: line 2", "\"output\""]),
+        ("recover {model} --data {data} --out {out} --rank 0", vec!["rank: 1 to"]),
+        ("recover {model} --data {data} --out {out} --dropout 1", vec!["dropout"]),
+        ("recover {model} --data {data} --out {out} --batch-size 0", vec!["batch-size"]),
+        ("recover {model} --data {data} --out {out} --learning-rate nan", vec!["learning-rate"]),
+        ("recover {model} --data {data} --out {out} --mix 0.5", vec!["teacher: missing"]),
+        ("recover {model} --data {data} --out {out} --cutoff 4000", vec!["cutoff", "256"]),
+        (
+            "recover {model} --data {data} --out {out} --memory 0.0001 --cutoff 32",
+            vec!["memory: the training needs about", "activations", "--checkpointing"],
+        ),
+    ] {
+        let error = fail(line, &paths);
+        for part in parts {
+            assert!(error.contains(part), "{line}: {error}");
+        }
+        assert!(!out.exists(), "{line}");
+    }
+}
