@@ -49,6 +49,17 @@ impl Linear {
         Ok(Self { weight, bias, packed: Packed::default(), adapter: None })
     }
 
+    /// `x · Wᵀ + b`.
+    ///
+    /// # Shapes
+    /// `[.., in]` → `[.., out]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
+        self.with_tap(None).apply(x)
+    }
+
     /// The map with a tap on its gradients.
     pub(crate) fn with_tap(&self, tap: Option<Arc<dyn GradTap>>) -> Affine {
         let Self { weight, bias, packed, adapter } = self.clone();
@@ -224,6 +235,41 @@ impl Block {
         *slot = Some(LayerCache { keys: keys.clone(), values: values.clone() });
         let y = adapruner_kernels::attention(&q, &keys, &values)?.reshape((b, t, ()))?;
         x + o.apply(&y)?
+    }
+
+    /// What the attention's output projection reads: the heads' outputs side by
+    /// side. `None` where the layer has no attention.
+    ///
+    /// # Shapes
+    /// `[B, T, H]`, cosines and sines `[T, D/2]` → `[B, T, N·D]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or no memory.
+    pub fn head_outputs(
+        &self,
+        x: &Tensor,
+        (cos, sin): &(Tensor, Tensor),
+    ) -> CandleResult<Option<Tensor>> {
+        let Some(Attention { norm, q, k, v, .. }) = &self.attention else { return Ok(None) };
+        let (b, t, _) = x.dims3()?;
+        let h = adapruner_kernels::rms_norm(x, norm, self.eps)?;
+        let heads = |map: &Linear| map.forward(&h)?.reshape((b, t, (), self.head_dim));
+        let q = adapruner_kernels::rope(&heads(q)?, cos, sin)?;
+        let k = adapruner_kernels::rope(&heads(k)?, cos, sin)?;
+        Ok(Some(adapruner_kernels::attention(&q, &k, &heads(v)?)?.reshape((b, t, ()))?))
+    }
+
+    /// What the down projection reads: the gated channels.
+    ///
+    /// # Shapes
+    /// `[B, T, H]` → `[B, T, F]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or no memory.
+    pub fn channels(&self, x: &Tensor) -> CandleResult<Tensor> {
+        let FeedForward { norm, gate, up, .. } = &self.ffn;
+        let h = adapruner_kernels::rms_norm(x, norm, self.eps)?;
+        adapruner_kernels::swiglu(&gate.forward(&h)?, &up.forward(&h)?)
     }
 
     /// The same block with every weight made a variable, and those variables

@@ -185,7 +185,13 @@ impl Decoder {
     }
 
     /// Cosines and sines of positions `start..start + tokens`.
-    pub(crate) fn positions(&self, start: usize, tokens: usize) -> Result<(Tensor, Tensor)> {
+    ///
+    /// # Shapes
+    /// `[tokens, D/2]` each.
+    ///
+    /// # Errors
+    /// More positions than the model was made for.
+    pub fn positions(&self, start: usize, tokens: usize) -> Result<(Tensor, Tensor)> {
         let limit = self.config.max_position_embeddings;
         if start + tokens > limit {
             return Err(Error::Tokens(format!(
@@ -245,7 +251,7 @@ impl Decoder {
     ///
     /// # Errors
     /// No memory.
-    pub(crate) fn embed(&self, embedding: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    pub fn embed(&self, embedding: &Tensor, ids: &Tensor) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
         let rows = embedding.index_select(&ids.flatten_all()?, 0)?;
         Ok(rows.to_dtype(self.placement.activations())?.reshape((b, t, self.config.hidden_size))?)

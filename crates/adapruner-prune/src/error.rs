@@ -107,6 +107,9 @@ pub enum Error {
         /// Which options would reach more.
         hint: String,
     },
+    /// A compensation that cannot be computed.
+    #[error("compensation: {0}")]
+    Compensation(String),
     /// A plan that is malformed or does not fit its model.
     #[error("plan: {0}")]
     Plan(String),
@@ -137,7 +140,11 @@ impl Error {
             Self::Option { hint, .. } => hint.as_deref().map(Cow::Borrowed),
             Self::Unreachable { hint, .. } => Some(Cow::Borrowed(hint)),
             Self::OtherModel { .. } => Some("make a new plan for this model".into()),
-            Self::Candle(_) | Self::Bank(_) | Self::Importance { .. } | Self::Plan(_) => None,
+            Self::Candle(_)
+            | Self::Bank(_)
+            | Self::Importance { .. }
+            | Self::Compensation(_)
+            | Self::Plan(_) => None,
         }
     }
 }

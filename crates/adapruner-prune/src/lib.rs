@@ -7,8 +7,9 @@
 //! | [`scores`] | [`Importance`] and [`Scores`]: one number per removable unit |
 //! | [`mod@plan`] | [`PrunePlan`]: which units stay; data |
 //! | [`mod@apply`] | the pruned model as a view of the original |
+//! | [`mod@compensate`] | the matrices that read pruned units, fitted anew |
 //!
-//! Only [`bank::collect`] runs a model. Nothing here reads files, clocks or the
+//! Only [`bank::collect`] and [`mod@compensate`] run a model. Nothing here reads files, clocks or the
 //! environment; banks and plans go in and out as bytes.
 //!
 //! Axes, here and in every module: `S` samples, `T` tokens, `H` hidden, `N` query
@@ -17,6 +18,7 @@
 
 pub mod apply;
 pub mod bank;
+pub mod compensate;
 mod cost;
 pub mod error;
 pub mod layout;
@@ -25,6 +27,7 @@ pub mod scores;
 
 pub use apply::{apply, mask};
 pub use bank::{BankHeader, CollectOptions, StatsBank, Terms, collect};
+pub use compensate::{CompensateOptions, Compensated, Refit, compensate};
 pub use error::{Error, Result, UnitKind};
 pub use plan::{
     Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, plan,

@@ -6,7 +6,10 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use adapruner::{
     outputs::{Format, OutputSettings},
-    settings::{CalibrationSettings, EvalSettings, RunSettings, ScoreSettings, TextSettings},
+    settings::{
+        CalibrationSettings, CompensationSettings, EvalSettings, RunSettings, ScoreSettings,
+        TextSettings,
+    },
 };
 use adapruner_checkpoint::{gguf::TensorKind, hf::StoreType};
 use adapruner_model::{DTypeChoice, DeviceChoice};
@@ -345,6 +348,65 @@ impl PlanArgs {
             drop_attention: self.drop_attention.clone().unwrap_or(default.drop_attention),
             allocation: self.allocation.map_or(default.allocation, |a| a.0),
         })
+    }
+}
+
+/// How what remains is fitted to make up for what was removed.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Compensation")]
+pub struct CompensationArgs {
+    /// Fit the matrices that read what was removed anew, by least squares on a
+    /// text: no training, no change of shape
+    #[arg(long)]
+    pub compensate: bool,
+    /// Text to fit on, as for --text [default: the calibration text]
+    #[arg(long, value_name = "FILE|SET")]
+    pub compensate_text: Option<String>,
+    /// Number of samples to fit on; all their tokens should be many times the
+    /// channels that a layer keeps [default: 128]
+    #[arg(long, value_name = "N")]
+    pub compensate_samples: Option<usize>,
+    /// Tokens of such a sample [default: 128]
+    #[arg(long, value_name = "TOKENS")]
+    pub compensate_tokens: Option<usize>,
+    /// How strongly the fit is held to the sliced weights, as a share of the
+    /// mean square of what they read [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub compensate_ridge: Option<Real>,
+}
+
+/// Samples and the tokens of each: many times the features of a fit, or what is
+/// fitted is noise. 5 tokens for a feature did slight harm, 18 helped
+/// (docs/MEASUREMENTS.md).
+const FIT: (usize, usize) = (128, 128);
+/// Better than 0.01 where both were tried (docs/MEASUREMENTS.md).
+const RIDGE: f64 = 0.1;
+
+impl CompensationArgs {
+    /// Fills in the defaults; `None` where none is asked for.
+    pub fn resolve(
+        &self,
+        calibration: &CalibrationArgs,
+        eval: &EvalArgs,
+    ) -> Result<Option<CompensationSettings>> {
+        if !self.compensate {
+            return Ok(None);
+        }
+        let text = CalibrationArgs {
+            calibration: self.compensate_text.clone().or_else(|| calibration.calibration.clone()),
+            samples: Some(self.compensate_samples.unwrap_or(FIT.0)),
+            sample_tokens: Some(self.compensate_tokens.unwrap_or(FIT.1)),
+            ..calibration.clone()
+        };
+        let Some(samples) = text.resolve(eval) else {
+            return Err(advised(
+                "compensate-text: missing, and there is no calibration text either",
+                "name a text to fit on: --compensate-text FILE",
+            ));
+        };
+        let Real(ridge) = self.compensate_ridge.unwrap_or(Real(RIDGE));
+        Ok(Some(CompensationSettings { samples, ridge }))
     }
 }
 

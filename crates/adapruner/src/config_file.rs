@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use adapruner::search::GivenSpace;
 
 use crate::{
-    args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
+    args::{
+        CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
+    },
     pipeline_args::PipelineArgs,
     recover_args::RecoverArgs,
     search_args::SearchArgs,
@@ -35,6 +37,8 @@ pub struct ConfigFile {
     pub importance: ImportanceArgs,
     /// What is removed.
     pub plan: PlanArgs,
+    /// How the rest is fitted to make up for that.
+    pub compensation: CompensationArgs,
     /// What is written.
     pub output: OutputArgs,
     /// How a model is trained.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`settings`] | resolved, validated settings, as they are written into manifests |
 //! | [`pipeline`] | the stages, each from settings and what the stage before made |
+//! | [`compensation`] | what remains fitted to make up for what was removed |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
 //! | [`memory`] | memory at hand and memory used |
@@ -20,6 +21,7 @@
 
 pub mod advice;
 pub mod compare_models;
+pub mod compensation;
 pub mod generate;
 pub mod latency;
 pub mod manifest;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     VERSION,
+    compensation::CompensationRecord,
     pipeline::{Evaluation, TokensRecord},
     search::Configuration,
 };
@@ -139,6 +140,9 @@ pub struct Manifest {
     /// Which units were kept, by their indices in the model that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrunePlan>,
+    /// What was fitted to make up for what the plan removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compensation: Option<CompensationRecord>,
     /// The study that the plan comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub study: Option<StudyRecord>,
@@ -177,6 +181,7 @@ impl Manifest {
             parameters: checkpoint.config.parameters(),
             statistics: None,
             plan: None,
+            compensation: None,
             study: None,
             evaluation: None,
             recovery: None,

@@ -88,6 +88,16 @@ pub struct CalibrationSettings {
     pub batch_tokens: Option<usize>,
 }
 
+/// How what remains is fitted to make up for what was removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct CompensationSettings {
+    /// The samples that are fitted on.
+    #[serde(flatten)]
+    pub samples: CalibrationSettings,
+    /// How strongly the fit is held to the sliced weights.
+    pub ridge: f64,
+}
+
 /// How units are scored.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ScoreSettings {
@@ -112,6 +122,8 @@ pub struct PruneSettings {
     pub seed: u64,
     /// What is removed.
     pub plan: PlanOptions,
+    /// How the rest is fitted to make up for that, if it is.
+    pub compensation: Option<CompensationSettings>,
     /// A text to measure on before and after.
     pub eval: Option<EvalSettings>,
     /// Whether that text may share passages with the calibration set.

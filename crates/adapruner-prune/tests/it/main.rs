@@ -4,6 +4,7 @@ mod apply;
 mod bank;
 mod collect;
 mod common;
+mod compensate;
 mod plan;
 mod plan_files;
 mod scores;

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use adapruner::{
+    compensation,
     manifest::{Manifest, StudyRecord, read_plan},
     outputs,
     outputs::OutputSettings,
     search::{SearchRecord, StoredStudy, StudyFolder, transfer},
+    settings::CompensationSettings,
 };
 use adapruner_checkpoint::{Checkpoint, mapped::MappedFile};
 use adapruner_prune::{PrunePlan, apply};
@@ -16,8 +18,8 @@ use serde::Serialize;
 
 use super::{CommonArgs, required};
 use crate::{
-    args::{OutputArgs, RunArgs},
-    config_file::overlay,
+    args::{CalibrationArgs, CompensationArgs, EvalArgs, OutputArgs, RunArgs},
+    config_file::{ConfigFile, overlay},
     printer::table,
     terminal::Bars,
 };
@@ -27,7 +29,8 @@ use crate::{
 /// A plan is a manifest.json of `prune`, or the `full_plan` of `prune --dry-run
 /// --json`, and fits the model it was made for. A study may be of another model
 /// of the family: statistics of the same samples are collected on this one, and
-/// what could not be carried over is said.
+/// what could not be carried over is said. With --compensate, the matrices that
+/// read what was removed are fitted anew on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
 #[derive(Debug, Args)]
@@ -50,6 +53,14 @@ pub struct ApplyCommand {
     #[arg(long, value_name = "NUMBER", requires = "study")]
     trial: Option<u64>,
     #[command(flatten)]
+    compensation: CompensationArgs,
+    /// Seed of the samples to fit on [default: 42]
+    #[arg(long, value_name = "N", help_heading = "Compensation")]
+    seed: Option<u64>,
+    /// Folder in which named sets are looked for before the hub
+    #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA", help_heading = "Compensation")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     run: RunArgs,
@@ -59,6 +70,7 @@ pub struct ApplyCommand {
 struct Settings<'a> {
     plan: &'a Option<PathBuf>,
     study: &'a Option<PathBuf>,
+    compensation: &'a Option<CompensationSettings>,
     output: &'a OutputSettings,
 }
 
@@ -68,28 +80,59 @@ struct Made {
     study: Option<StudyRecord>,
 }
 
+impl ApplyCommand {
+    fn compensation(&self, file: &ConfigFile) -> Result<Option<CompensationSettings>> {
+        let typed = CalibrationArgs { seed: self.seed, ..CalibrationArgs::default() };
+        let calibration = overlay(&typed, &file.calibration)?;
+        let typed = EvalArgs { data_dir: self.data_dir.clone(), ..EvalArgs::default() };
+        let eval = overlay(&typed, &file.eval)?;
+        overlay(&self.compensation, &file.compensation)?.resolve(&calibration, &eval)
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &ApplyCommand) -> Result<()> {
     let file = args.common.file()?;
     let output = required(overlay(&args.output, &file.output)?.resolve())?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
+    let compensation = args.compensation(&file)?;
     let bars = Bars::default();
     let checkpoint = args.common.open()?;
     let staged = outputs::begin(&output, &checkpoint.origin)?;
+    let fit = match &compensation {
+        Some(fit) => Some((compensation::tokens(&checkpoint, fit)?, fit)),
+        None => None,
+    };
     let (made, from) = match (&args.plan, &args.study) {
         (Some(path), _) => (Made { plan: plan_of(path)?, study: None }, path),
         (None, Some(path)) => (of_study(args, path, &checkpoint, &run.placement()?, &bars)?, path),
         (None, None) => anyhow::bail!("plan: missing"),
     };
     let Made { plan, study } = made;
-    let pruned: Checkpoint =
-        apply(&checkpoint, &plan).with_context(|| from.display().to_string())?;
-    let settings = Settings { plan: &args.plan, study: &args.study, output: &output };
+    let named = || from.display().to_string();
+    let (pruned, fitted) = match &fit {
+        None => (apply(&checkpoint, &plan).with_context(named)?, None),
+        Some((samples, fit)) => {
+            let placement = run.placement()?;
+            let (pruned, record) =
+                compensation::compensate(&checkpoint, &plan, samples, fit, &placement, &bars)
+                    .with_context(named)?;
+            (pruned, Some(record))
+        }
+    };
+    let settings = Settings {
+        plan: &args.plan,
+        study: &args.study,
+        compensation: &compensation,
+        output: &output,
+    };
     let mut manifest = Manifest::new("apply", &settings, &checkpoint)?;
     manifest.parameters = pruned.config.parameters();
     let plan_table = plan.table(&checkpoint.config)?;
     manifest.plan = Some(plan);
     manifest.warnings = study.iter().flat_map(|study| study.notes.clone()).collect();
+    manifest.warnings.extend(fitted.iter().flat_map(|fitted| fitted.warnings()));
+    manifest.compensation = fitted;
     manifest.study = study;
     let manifest = outputs::finish(staged, &pruned, &output, manifest, &bars)?;
     args.common.printer().result(&manifest, |manifest| {

@@ -37,6 +37,7 @@ pub fn run(args: &ExportCommand) -> Result<()> {
 /// What was written, row by row.
 pub fn rows(manifest: &Manifest) -> Vec<(&'static str, String)> {
     let mut rows = vec![("parameters", grouped(manifest.parameters))];
+    rows.extend(manifest.compensation.as_ref().map(|c| ("compensation", c.to_string())));
     for file in &manifest.files {
         rows.push(("written", format!("{} ({})", file.name, bytes(file.bytes))));
     }

@@ -82,8 +82,8 @@ pub struct CommonArgs {
     #[arg(long)]
     pub json: bool,
     /// Settings from a TOML file with the tables run, eval, tasks, calibration,
-    /// importance, plan, output, search, space and recover, whose keys are the
-    /// options' names; what is typed wins
+    /// importance, plan, compensation, output, search, space and recover, whose
+    /// keys are the options' names; what is typed wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

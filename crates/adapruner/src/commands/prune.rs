@@ -1,6 +1,7 @@
 //! `prune`: score, plan, apply and write in one go.
 
 use adapruner::{
+    compensation,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     memory, outputs,
     pipeline::{self, Planned, TokensRecord},
@@ -15,7 +16,9 @@ use serde::Serialize;
 
 use super::CommonArgs;
 use crate::{
-    args::{CalibrationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs},
+    args::{
+        CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
+    },
     config_file::overlay,
     failure::advised,
     printer::{bytes, table},
@@ -39,6 +42,8 @@ pub struct PruneCommand {
     calibration: CalibrationArgs,
     #[command(flatten)]
     importance: ImportanceArgs,
+    #[command(flatten)]
+    compensation: CompensationArgs,
     #[command(flatten)]
     output: OutputArgs,
     /// Print the plan, write nothing
@@ -86,6 +91,8 @@ impl PruneCommand {
             score,
             seed: calibration.seed(),
             plan: overlay(&self.plan, &file.plan)?.resolve()?,
+            compensation: overlay(&self.compensation, &file.compensation)?
+                .resolve(&calibration, &eval)?,
             eval: eval.resolve(),
             allow_overlap: self.allow_overlap,
             output,
@@ -121,8 +128,24 @@ pub fn run(args: &PruneCommand) -> Result<()> {
         let role = ("the calibration set", calibration);
         pipeline::check_overlap(eval, role, settings.allow_overlap)?;
     }
+    let fit = match &settings.compensation {
+        Some(fit) if !args.dry_run => Some((compensation::tokens(&checkpoint, fit)?, fit)),
+        Some(_) | None => None,
+    };
+    if let (Some(eval), Some((samples, _))) = (&eval, &fit) {
+        let role = ("the text that is fitted on,", samples);
+        pipeline::check_overlap(eval, role, settings.allow_overlap)?;
+    }
     let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, &bars)?;
-    let pruned = apply(&checkpoint, &planned.plan)?;
+    let (pruned, fitted) = match &fit {
+        None => (apply(&checkpoint, &planned.plan)?, None),
+        Some((samples, fit)) => {
+            let plan = &planned.plan;
+            let (pruned, record) =
+                compensation::compensate(&checkpoint, plan, samples, fit, &placement, &bars)?;
+            (pruned, Some(record))
+        }
+    };
     let evaluation = match &eval {
         Some(tokens) => Some(measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars)?),
         None => None,
@@ -136,6 +159,8 @@ pub fn run(args: &PruneCommand) -> Result<()> {
             manifest.statistics = statistics_record(&planned, calibration.as_ref());
             manifest.evaluation = evaluation.clone();
             manifest.plan = Some(planned.plan);
+            manifest.warnings = fitted.iter().flat_map(|fitted| fitted.warnings()).collect();
+            manifest.compensation = fitted;
             Some(outputs::finish(staged, &pruned, output, manifest, &bars)?)
         }
         None => None,
@@ -194,6 +219,7 @@ fn text(report: &Report) -> String {
         ));
     }
     if let Some(manifest) = &report.manifest {
+        rows.extend(manifest.compensation.as_ref().map(|c| ("compensation", c.to_string())));
         for file in &manifest.files {
             rows.push(("written", format!("{} ({})", file.name, bytes(file.bytes))));
         }

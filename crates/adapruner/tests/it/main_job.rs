@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::program::{entries, json, model, succeed, tiny};
+use crate::program::{entries, fail, json, model, succeed, tiny};
 
 /// Perplexity of the same weights after a way through a file, both in f32.
 const SAME: f64 = 1e-6;
@@ -146,7 +146,7 @@ fn statistics_are_collected_once_and_reused() {
     let reused = json(&format!("{prune} --stats {{bank}}"), &paths);
     assert_eq!(fresh["full_plan"], reused["full_plan"]);
     assert_eq!(std::fs::metadata(&bank).unwrap().modified().unwrap(), modified);
-    let refused = crate::program::fail(&format!("{prune} --seed 7 --stats {{bank}}"), &paths);
+    let refused = fail(&format!("{prune} --seed 7 --stats {{bank}}"), &paths);
     assert!(refused.contains("bank.safetensors") && refused.contains("digest"), "{refused}");
     // The first run of `prune` keeps them as well.
     let kept = dir.path().join("kept.safetensors");
@@ -170,7 +170,7 @@ fn a_plan_is_applied_again_from_a_manifest() {
     let weights = |dir: &Path| std::fs::read(dir.join("model.safetensors")).unwrap();
     assert_eq!(weights(&out), weights(&again));
     let other = crate::program::model("mha_tied");
-    let refused = crate::program::fail(
+    let refused = fail(
         "apply {other} --plan {plan} --out {third}",
         &[("other", &other), ("plan", &plan), ("third", &dir.path().join("third"))],
     );
@@ -220,4 +220,54 @@ fn a_model_calibrates_itself() {
     // Text of its own is easier for a model than text of others.
     let own = json("eval {model} --text {ids} --window 40", &paths);
     assert!(number(&own, "/perplexity") < 100.0, "{own}");
+}
+
+#[test]
+fn what_remains_is_fitted_to_make_up_for_what_is_gone() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let [plain, fitted, again] = ["plain", "fitted", "again"].map(|name| dir.path().join(name));
+    let (text, calibration) = (model.join("text.txt"), model.join("calibration.txt"));
+    let plan = plain.join("manifest.json");
+    let paths = [
+        ("model", model.as_path()),
+        ("text", text.as_path()),
+        ("calibration", calibration.as_path()),
+        ("plain", plain.as_path()),
+        ("fitted", fitted.as_path()),
+        ("again", again.as_path()),
+        ("plan", plan.as_path()),
+    ];
+    let prune = "prune {model} --ratio 0.3 --calibration {calibration} --text {text} \
+                 --attention-share 0.2 --save-dtype f32 --format hf,gguf --gguf-type f32";
+    let fit = "--compensate --compensate-samples 24 --compensate-tokens 64";
+    let after = |report: &Value| number(report, "/evaluation/after/perplexity");
+    let without = after(&json(&format!("{prune} --out {{plain}}"), &paths));
+    let report = json(&format!("{prune} {fit} --out {{fitted}}"), &paths);
+    let with = after(&report);
+    assert!(with < without, "{with} {without}");
+    let refits = report["manifest"]["compensation"]["refits"].as_array().unwrap();
+    let count = |layer: &Value, kept: &str| layer[kept].as_array().unwrap().len();
+    let layers = report["manifest"]["plan"]["layers"].as_array().unwrap();
+    let lost: usize = layers
+        .iter()
+        .map(|l| usize::from(count(l, "query_heads") < 4) + usize::from(count(l, "ffn") < 128))
+        .sum();
+    assert_eq!(refits.len(), lost);
+    for projection in ["self_attn.o_proj", "mlp.down_proj"] {
+        assert!(refits.iter().any(|refit| refit["projection"] == projection), "{refits:?}");
+    }
+    for refit in refits {
+        assert!(number(refit, "/error_after") < number(refit, "/error_before"), "{refit}");
+    }
+    assert_eq!(number(&report, "/manifest/compensation/samples/windows"), 24.0);
+    for written in [fitted.clone(), fitted.join("model.gguf")] {
+        assert!((perplexity(&written, &text) / with - 1.0).abs() < SAME);
+    }
+    // The same plan, applied later, is fitted alike.
+    let line = "apply {model} --plan {plan} --save-dtype f32 --compensate-text {calibration}";
+    let shown = succeed(&format!("{line} {fit} --out {{again}}"), &paths);
+    assert!(shown.contains("matrices fitted on 24 samples of 64 tokens"), "{shown}");
+    assert!((perplexity(&again, &text) / with - 1.0).abs() < SAME);
+    let refused = fail("apply {model} --plan {plan} --compensate --out {again}/x", &paths);
+    assert!(refused.contains("compensate-text: missing"), "{refused}");
 }

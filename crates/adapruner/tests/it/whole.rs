@@ -32,6 +32,10 @@ limit = 6
 [search]
 trials = 4
 allow-overlap = true
+[compensation]
+compensate = true
+compensate-samples = 24
+compensate-tokens = 16
 [recover]
 data = "{test}"
 cutoff = 32

@@ -1,0 +1,180 @@
+//! Matrices fitted anew make up for what was removed.
+
+use adapruner_checkpoint::{Checkpoint, ModelConfig, names::Projection};
+use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_prune::{
+    CompensateOptions, Compensated, Error, LayerPlan, PlanOptions, PrunePlan, apply, compensate,
+    plan,
+};
+use candle_core::{DType, Device, Tensor};
+use proptest::prelude::*;
+
+use crate::common::{
+    MemorySource, any_config, config, digest, random_checkpoint, random_ids, random_scores, widths,
+};
+
+/// f32 products of a few hundred terms, solved with condition numbers of some
+/// thousands, through three layers.
+const TOLERANCE: f32 = 2e-3;
+
+fn options(ridge: f64) -> CompensateOptions {
+    CompensateOptions { ridge, batch_tokens: 64, samples_digest: digest() }
+}
+
+fn fit(
+    dense: &Checkpoint,
+    plan: &PrunePlan,
+    ids: &[Vec<u32>],
+    options: &CompensateOptions,
+) -> Compensated {
+    compensate(dense, plan, ids, options, &Placement::cpu(), &|_, _| {}).unwrap()
+}
+
+fn logits(checkpoint: &Checkpoint, ids: &[Vec<u32>]) -> Tensor {
+    let decoder = Decoder::load(checkpoint, &Placement::cpu(), Residency::Resident).unwrap();
+    decoder.logits(&decoder.tokens(ids).unwrap()).unwrap()
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+}
+
+fn load(checkpoint: &Checkpoint, name: &str) -> Tensor {
+    checkpoint.tensors.load(name, DType::F32, &Device::Cpu).unwrap()
+}
+
+fn whole(config: &ModelConfig) -> Vec<LayerPlan> {
+    config.layers.iter().map(LayerPlan::whole).collect()
+}
+
+/// A model in which the channels from 5 on, and the second group of heads, are
+/// copies of earlier ones (but for what reads them), and the plan without them.
+fn redundant() -> (Checkpoint, PrunePlan) {
+    let config = config(vec![widths(4, 2, 9); 3]);
+    let dense = random_checkpoint(&config, 3);
+    let mut tensors: std::collections::BTreeMap<String, Tensor> =
+        dense.tensors.names().into_iter().map(|n| (n.clone(), load(&dense, &n))).collect();
+    let mut layers = whole(&config);
+    for (layer, kept) in layers.iter_mut().enumerate() {
+        for projection in [Projection::Gate, Projection::Up] {
+            let weight = tensors.get_mut(&projection.weight(layer)).unwrap();
+            let of = Tensor::new(&[0_u32, 1, 2, 3, 4, 0, 1, 2, 3], &Device::Cpu).unwrap();
+            *weight = weight.index_select(&of, 0).unwrap();
+        }
+        for projection in [Projection::Q, Projection::K, Projection::V] {
+            let weight = tensors.get_mut(&projection.weight(layer)).unwrap();
+            let half = weight.narrow(0, 0, weight.dim(0).unwrap() / 2).unwrap();
+            *weight = Tensor::cat(&[&half, &half], 0).unwrap();
+        }
+        kept.ffn.truncate(5);
+        kept.query_heads.truncate(2);
+        kept.kv_heads.truncate(1);
+    }
+    let dense = Checkpoint { tensors: std::sync::Arc::new(MemorySource(tensors)), ..dense };
+    let plan = PrunePlan::keeping(&config, digest(), layers);
+    (dense, plan)
+}
+
+#[test]
+fn what_the_kept_units_can_express_is_reproduced() {
+    let (dense, plan) = redundant();
+    let (fitted_on, other) =
+        (random_ids(&dense.config, 8, 24, 1), random_ids(&dense.config, 2, 20, 2));
+    let wanted = logits(&dense, &other);
+    assert!(difference(&logits(&apply(&dense, &plan).unwrap(), &other), &wanted) > 0.1);
+    let Compensated { checkpoint, refits } = fit(&dense, &plan, &fitted_on, &options(1e-9));
+    let found = difference(&logits(&checkpoint, &other), &wanted);
+    assert!(found < TOLERANCE, "{found}");
+    assert_eq!(refits.len(), 6);
+    assert!(refits.iter().all(|r| r.error_after < 1e-4 * r.error_before), "{refits:?}");
+}
+
+#[test]
+fn layers_that_lost_nothing_keep_their_weights() {
+    let config = config(vec![widths(4, 2, 9); 3]);
+    let dense = random_checkpoint(&config, 5);
+    let ids = random_ids(&config, 2, 16, 1);
+    let mut layers = whole(&config);
+    layers[1].ffn.truncate(6);
+    let plan = PrunePlan::keeping(&config, digest(), layers);
+    let Compensated { checkpoint, refits } = fit(&dense, &plan, &ids, &options(0.01));
+    let fitted: Vec<_> = refits.iter().map(|r| (r.layer, r.projection)).collect();
+    assert_eq!(fitted, [(1, Projection::Down)]);
+    let sliced = apply(&dense, &plan).unwrap();
+    for name in sliced.tensors.names() {
+        let same = difference(&load(&checkpoint, &name), &load(&sliced, &name)) == 0.0;
+        assert_eq!(same, name != Projection::Down.weight(1), "{name}");
+        assert_eq!(checkpoint.tensors.meta(&name), sliced.tensors.meta(&name));
+    }
+    assert_ne!(checkpoint.digest().unwrap(), sliced.digest().unwrap());
+    let other = fit(&dense, &plan, &ids, &options(0.02)).checkpoint;
+    assert_ne!(checkpoint.digest().unwrap(), other.digest().unwrap());
+}
+
+#[test]
+fn batches_do_not_matter() {
+    let (dense, plan) = redundant();
+    let ids = random_ids(&dense.config, 6, 16, 1);
+    let [one, all] = [1, 1000].map(|batch_tokens| {
+        let options = CompensateOptions { batch_tokens, ..options(0.01) };
+        logits(&fit(&dense, &plan, &ids, &options).checkpoint, &ids)
+    });
+    assert!(difference(&one, &all) < 1e-4);
+}
+
+#[test]
+fn a_singular_fit_raises_the_ridge_and_says_so() {
+    let config = config(vec![widths(4, 2, 40)]);
+    let dense = random_checkpoint(&config, 5);
+    let mut layers = whole(&config);
+    layers[0].ffn.truncate(30);
+    let plan = PrunePlan::keeping(&config, digest(), layers);
+    // Three tokens for thirty channels.
+    let ids = random_ids(&config, 1, 3, 1);
+    let refits = fit(&dense, &plan, &ids, &options(0.0)).refits;
+    let warning = refits[0].warning().unwrap();
+    assert!(warning.contains("layer 0, mlp.down_proj") && warning.contains("ridge"), "{warning}");
+    assert!(refits[0].ridge > 0.0 && refits[0].error_after <= refits[0].error_before);
+    assert_eq!(fit(&dense, &plan, &ids, &options(0.01)).refits[0].warning(), None);
+}
+
+#[test]
+fn what_cannot_be_fitted_is_refused() {
+    let (dense, plan) = redundant();
+    let ids = random_ids(&dense.config, 1, 8, 1);
+    let refused = |ids: &[Vec<u32>], options| {
+        let placement = Placement::cpu();
+        compensate(&dense, &plan, ids, &options, &placement, &|_, _| {}).err().unwrap()
+    };
+    for ridge in [-1.0, f64::NAN, f64::INFINITY] {
+        assert!(matches!(refused(&ids, options(ridge)), Error::Option { .. }), "{ridge}");
+    }
+    assert!(matches!(refused(&[], options(0.1)), Error::Compensation(_)));
+    assert!(matches!(refused(&[vec![50]], options(0.1)), Error::Model(_)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn no_fit_makes_its_sublayer_worse(
+        config in any_config(), seed in 0_u64..1000, ridge in 0.0_f64..1.0, drop in any::<bool>(),
+    ) {
+        let drop_attention: Vec<usize> =
+            (0..config.layers.len()).filter(|&l| drop && config.layers[l].has_attention()).take(1).collect();
+        let wanted = PlanOptions {
+            attention_share: None,
+            drop_attention,
+            ..PlanOptions::new(0.2)
+        };
+        let planned = plan(&random_scores(&config, seed), &config, digest(), &wanted);
+        prop_assume!(planned.is_ok());
+        let dense = random_checkpoint(&config, seed);
+        let ids = random_ids(&config, 3, 12, seed);
+        let found = fit(&dense, &planned.unwrap(), &ids, &options(ridge));
+        for refit in &found.refits {
+            prop_assert!(refit.error_after <= refit.error_before * (1.0 + 1e-9), "{refit:?}");
+        }
+        prop_assert!(!difference(&logits(&found.checkpoint, &ids), &logits(&dense, &ids)).is_nan());
+    }
+}
