@@ -1,6 +1,10 @@
 //! `run.json`: which stages are done, by what, and what came of them.
 
-use std::{collections::BTreeMap, ffi::OsStr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    path::Path,
+};
 
 use adapruner_checkpoint::{Digest, atomic::StagedFile};
 use anyhow::{Context, Result};
@@ -11,7 +15,7 @@ use super::{Stage, StageName};
 use crate::{VERSION, manifest::ModelRecord};
 
 /// Digest of all that decides what a stage makes: version, model, command, the
-/// tables it reads, and the stages before it.
+/// tables it reads, the files that these name, and the stages before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint(Digest);
 
@@ -19,7 +23,7 @@ impl Fingerprint {
     /// Of a stage that follows `before`; `tables` is the whole configuration.
     ///
     /// # Errors
-    /// None that a configuration read from a file can cause.
+    /// A file that is named and cannot be read.
     pub fn of(
         stage: &Stage,
         model: &Digest,
@@ -33,8 +37,31 @@ impl Fingerprint {
             .filter_map(|&table| Some((table, tables.get(table)?)))
             .collect();
         let command = recorded(&stage.arguments);
-        let text = serde_json::to_string(&(VERSION, model, command, read, before))?;
+        let mut named = BTreeSet::new();
+        read.values().for_each(|table| words(table, &mut named));
+        named.extend(stage.inputs.iter().cloned());
+        let mut files = BTreeMap::new();
+        for name in named {
+            let path = Path::new(&name);
+            if path.is_file() {
+                let digest = Digest::of_file(path)?;
+                files.insert(name, digest);
+            }
+        }
+        let text = serde_json::to_string(&(VERSION, model, command, read, files, before))?;
         Ok(Self(Digest::of_bytes(text.as_bytes())))
+    }
+}
+
+/// Every text of a table, those that name a file among them.
+fn words(value: &Value, to: &mut BTreeSet<String>) {
+    match value {
+        Value::String(text) => {
+            to.insert(text.clone());
+        }
+        Value::Array(values) => values.iter().for_each(|value| words(value, to)),
+        Value::Object(fields) => fields.values().for_each(|value| words(value, to)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

@@ -100,6 +100,8 @@ pub struct Stage {
     pub name: StageName,
     /// Its arguments, the subcommand first.
     pub arguments: Vec<OsString>,
+    /// Texts that it reads beside those that its tables name.
+    pub inputs: Vec<String>,
     /// What it leaves behind, where that is a file or folder of its own.
     pub output: Option<PathBuf>,
 }
@@ -231,7 +233,11 @@ impl Pipeline {
                 (report.with("--out", &out).and("--force"), Some(out))
             }
         };
-        Stage { name, arguments: arguments.and("--json").0, output }
+        let inputs = match name {
+            StageName::Search | StageName::Evaluate => self.tests.clone(),
+            StageName::Prune | StageName::Recover | StageName::Report => Vec::new(),
+        };
+        Stage { name, arguments: arguments.and("--json").0, inputs, output }
     }
 }
 

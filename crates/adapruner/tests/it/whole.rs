@@ -102,6 +102,19 @@ fn all_stages_follow_each_other() {
     }
     let record = run(dir.path());
     assert_eq!(record["skipped"].as_array().unwrap().len(), 5);
+    // Another text under the same name is learned anew.
+    let training = dir.path().join("training.txt");
+    let text = fs::read_to_string(tiny().join("text.txt")).unwrap();
+    fs::write(&training, &text).unwrap();
+    let config = fs::read_to_string(&path).unwrap();
+    let data = format!("data = \"{}\"", tiny().join("text.txt").display());
+    assert!(config.contains(&data), "{config}");
+    let data_here = format!("data = \"{}\"", training.display());
+    fs::write(&path, config.replace(&data, &data_here)).unwrap();
+    assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search", "prune"]));
+    assert_eq!(run(dir.path())["skipped"].as_array().unwrap().len(), 5);
+    fs::write(&training, text + "And more of it.\n").unwrap();
+    assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search", "prune"]));
     let evaluated = &record["stages"][3]["result"];
     assert_eq!(evaluated["models"].as_array().unwrap().len(), 3);
     let rows = evaluated["rows"].as_array().unwrap();
