@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use adapruner_checkpoint::{
-    Checkpoint, Digest, Error as FileError, Result as FileResult, TensorMeta, TensorSource,
+    Checkpoint, Digest, Result as FileResult, TensorMeta, TensorSource, check_finite,
     names::{self, Projection},
 };
 use candle_core::{DType, Device, Tensor};
@@ -99,73 +99,9 @@ impl TensorSource for MergedSource {
         };
         let weight = self.base.load(name, DType::F32, &Device::Cpu)?;
         let merged = (weight + (b.matmul(a)? * *scale)?)?;
-        finite(name, &merged.to_dtype(dtype)?)?;
-        Ok(merged.to_dtype(dtype)?.to_device(device)?)
-    }
-
-    fn digest(&self) -> FileResult<Digest> {
-        Ok(self.digest)
-    }
-}
-
-/// Refuses a weight that was learned, or rounded, beyond all bounds.
-fn finite(name: &str, tensor: &Tensor) -> FileResult<()> {
-    let largest = tensor.abs()?.to_dtype(DType::F32)?.max_all()?.to_scalar::<f32>()?;
-    // NaN is lost in a maximum, but not in a sum.
-    let sum = tensor.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
-    if largest.is_finite() && !sum.is_nan() {
-        return Ok(());
-    }
-    let message = format!("not finite in {} once merged", tensor.dtype().as_str());
-    Err(FileError::tensor("merged model", name, message).advise("store the weights as bf16 or f32"))
-}
-
-/// The model with some of its tensors replaced, by name.
-///
-/// # Errors
-/// A tensor that the model does not have, or of another shape.
-pub fn replace(checkpoint: &Checkpoint, tensors: BTreeMap<String, Tensor>) -> Result<Checkpoint> {
-    let mut parts = vec![("base".to_owned(), checkpoint.digest()?.as_bytes().to_vec())];
-    for (name, tensor) in &tensors {
-        let Some(meta) = checkpoint.tensors.meta(name) else {
-            return Err(Error::tensor(&checkpoint.origin, name, "not in the model"));
-        };
-        if meta.shape != tensor.dims() {
-            let message = format!("shape {:?} expected, {:?} found", meta.shape, tensor.dims());
-            return Err(Error::tensor(&checkpoint.origin, name, message));
-        }
-        let numbers = tensor.flatten_all()?.to_vec1::<f32>()?;
-        let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
-        parts.push((name.clone(), Digest::of_bytes(&bytes).as_bytes().to_vec()));
-    }
-    let digest =
-        Digest::of_parts(parts.iter().map(|(label, part)| (label.as_str(), part.as_slice())));
-    let source = ReplacedSource { base: checkpoint.tensors.clone(), tensors, digest };
-    Ok(Checkpoint { tensors: Arc::new(source), ..checkpoint.clone() })
-}
-
-struct ReplacedSource {
-    base: Arc<dyn TensorSource>,
-    tensors: BTreeMap<String, Tensor>,
-    digest: Digest,
-}
-
-impl TensorSource for ReplacedSource {
-    fn names(&self) -> Vec<String> {
-        self.base.names()
-    }
-
-    fn meta(&self, name: &str) -> Option<TensorMeta> {
-        self.base.meta(name)
-    }
-
-    fn load(&self, name: &str, dtype: DType, device: &Device) -> FileResult<Tensor> {
-        let Some(tensor) = self.tensors.get(name) else {
-            return self.base.load(name, dtype, device);
-        };
-        let tensor = tensor.to_dtype(dtype)?;
-        finite(name, &tensor)?;
-        Ok(tensor.to_device(device)?)
+        let merged = merged.to_dtype(dtype)?;
+        check_finite(name, &merged)?;
+        Ok(merged.to_device(device)?)
     }
 
     fn digest(&self) -> FileResult<Digest> {

@@ -86,7 +86,6 @@ pub fn compensate(
             .samples
             .batch_tokens
             .unwrap_or_else(|| batch_tokens(&dense.config, window, memory::available() / 8)),
-        samples_digest: tokens.digest,
     };
     let Compensated { checkpoint, refits } = adapruner_prune::compensate(
         dense,

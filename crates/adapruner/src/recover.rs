@@ -226,7 +226,7 @@ pub fn train(
     let adapter = trainee.adapter();
     let model = match &adapter {
         Some(adapter) => merge::merge(checkpoint, adapter)?,
-        None => merge::replace(checkpoint, trainee.tensors()?)?,
+        None => checkpoint.with_tensors(trainee.tensors()?)?,
     };
     let counts = data.counts.clone();
     let data = DataRecord { name: data.name.clone(), digest: data.digest, counts };

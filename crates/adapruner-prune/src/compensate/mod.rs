@@ -23,11 +23,10 @@
 
 mod cholesky;
 mod normal;
-mod source;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
-use adapruner_checkpoint::{Checkpoint, Digest, names::Projection};
+use adapruner_checkpoint::{Checkpoint, names::Projection};
 use adapruner_model::{
     Decoder, Placement, Residency,
     block::{Block, Linear},
@@ -35,7 +34,7 @@ use adapruner_model::{
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 use serde::Serialize;
 
-use self::{normal::NormalEquations, source::RefittedSource};
+use self::normal::NormalEquations;
 use crate::{
     apply,
     error::{Error, Result},
@@ -49,8 +48,6 @@ pub struct CompensateOptions {
     pub ridge: f64,
     /// Most tokens that run together.
     pub batch_tokens: usize,
-    /// Digest of the samples.
-    pub samples_digest: Digest,
 }
 
 /// One matrix that was fitted.
@@ -121,12 +118,6 @@ pub fn compensate(
         });
     }
     let pruned = apply(dense, plan)?;
-    let digest = Digest::of_parts([
-        ("compensated", pruned.digest()?.as_bytes().as_slice()),
-        ("samples", options.samples_digest.as_bytes()),
-        ("ridge", &options.ridge.to_le_bytes()),
-        ("dtype", placement.dtype.as_str().as_bytes()),
-    ]);
     let mut run = Run {
         dense: Decoder::load(dense, placement, Residency::Streamed)?,
         pruned: Decoder::load(&pruned, placement, Residency::Streamed)?,
@@ -143,8 +134,7 @@ pub fn compensate(
         progress(layer + 1, layers);
     }
     let Run { refits, refitted, .. } = run;
-    let source = RefittedSource { base: pruned.tensors.clone(), refitted, digest };
-    Ok(Compensated { checkpoint: Checkpoint { tensors: Arc::new(source), ..pruned }, refits })
+    Ok(Compensated { checkpoint: pruned.with_tensors(refitted)?, refits })
 }
 
 /// Cosines and sines of the positions, `[T, D/2]` each.

@@ -236,7 +236,7 @@ fn all_parameters_are_learned() {
             // Embeddings of tokens that do not occur stay, all else moves.
             assert_ne!(parameter.values, before[name].values, "{model}: {name}");
         }
-        let model = merge::replace(&checkpoint, trainee.tensors().unwrap()).unwrap();
+        let model = checkpoint.with_tensors(trainee.tensors().unwrap()).unwrap();
         let ids = &data.train[3].ids;
         let learned = logits(&trainee.decoder(None).unwrap(), ids);
         near(&logits(&decoder(&model), ids), &learned, F32, "replaced");
