@@ -8,6 +8,11 @@ log-likelihood, and both accuracies; the time of the harness's run.
     adapruner eval MODEL --tasks boolq,piqa --data-dir DATA --limit 500 --log-samples ours.jsonl
     python compare_tasks.py FOLDER --data-dir DATA --samples ours.jsonl
 
+or both sides in one run, task after task in turns, each timed from its start to
+its end (opening the model and the files included):
+
+    python compare_tasks.py FOLDER --data-dir DATA --program adapruner --weights MODEL --tasks boolq,piqa --limit 500
+
 FOLDER holds the weights of MODEL as a Hugging Face folder. Needs lm-eval 0.4.13.
 """
 
@@ -15,6 +20,9 @@ import argparse
 import json
 import pathlib
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 
 import torch
@@ -34,6 +42,35 @@ def read_answers(path):
         answer = json.loads(line)
         tasks.setdefault(answer["task"], {})[answer["doc_id"]] = answer
     return tasks
+
+
+def answer(args, task, path):
+    """Asks `adapruner` the first questions of a task; its answers go to a file. Seconds."""
+    command = [args.program, "eval", args.weights, "--tasks", task, "--data-dir", args.data_dir]
+    command += ["--limit", str(args.limit), "--threads", str(args.threads), "--log-samples", path]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def take_turns(args):
+    """Both sides, task by task: our answers, and the harness's as `ask` gives them with both times."""
+    tasks, found = {}, {"seconds": 0.0, "answers": {}, "results": {}, "times": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for task in args.tasks.split(","):
+            path = pathlib.Path(folder) / f"{task}.jsonl"
+            here = answer(args, task, path)
+            asked = read_answers(path)
+            there = ask(args, asked)
+            tasks.update(asked)
+            found["seconds"] += there["seconds"]
+            found["answers"].update(there["answers"])
+            found["results"].update(there["results"])
+            found["times"][task] = {"adapruner": here, "harness": there["seconds"], "ratio": there["seconds"] / here}
+            print(json.dumps({task: found["times"][task]}), file=sys.stderr, flush=True)
+    here = sum(pair["adapruner"] for pair in found["times"].values())
+    found["times"]["all"] = {"adapruner": here, "harness": found["seconds"], "ratio": found["seconds"] / here}
+    return tasks, found
 
 
 def ask(args, tasks):
@@ -89,7 +126,11 @@ def compare(ours, theirs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=pathlib.Path, help="Hugging Face folder")
-    parser.add_argument("--samples", type=pathlib.Path, required=True, help="our answers (--log-samples)")
+    parser.add_argument("--samples", type=pathlib.Path, help="our answers (--log-samples)")
+    parser.add_argument("--program", help="adapruner, to be run in turns with the harness")
+    parser.add_argument("--weights", help="what it opens: MODEL")
+    parser.add_argument("--tasks", default=",".join(harness.TASKS), help="what it is asked")
+    parser.add_argument("--limit", type=int, default=500, help="questions of each task it is asked")
     parser.add_argument("--data-dir", type=pathlib.Path, help="folder of the data sets")
     parser.add_argument("--save", type=pathlib.Path, help="write the harness's answers")
     parser.add_argument("--reference", type=pathlib.Path, help="take the harness's answers from there")
@@ -99,13 +140,15 @@ def main():
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
-    tasks = read_answers(args.samples)
-    if args.reference:
-        found = json.loads(args.reference.read_text())
-    elif args.data_dir:
+    if args.program and args.weights and args.data_dir:
+        tasks, found = take_turns(args)
+    elif args.samples and args.reference:
+        tasks, found = read_answers(args.samples), json.loads(args.reference.read_text())
+    elif args.samples and args.data_dir:
+        tasks = read_answers(args.samples)
         found = ask(args, tasks)
     else:
-        parser.error("give --data-dir, or --reference")
+        parser.error("give --samples with --data-dir or --reference, or --program, --weights and --data-dir")
     if args.save:
         args.save.write_text(json.dumps(found))
     compared = {task: compare(answers, found["answers"][task]) for task, answers in tasks.items()}
@@ -123,6 +166,7 @@ def main():
                     "same": all(row["same"] for row in compared.values()),
                 },
                 "harness_seconds": found["seconds"],
+                "seconds": found.get("times"),
                 "threads": args.threads,
                 "batch": args.batch,
                 "dtype": args.dtype,
