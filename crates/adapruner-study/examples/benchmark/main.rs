@@ -1,13 +1,15 @@
 //! Regret of the samplers on known functions and on choosing a subset: medians
-//! and quartiles over 20 seeds after 50, 100, 150 and 300 trials.
+//! and quartiles over seeds after 50, 100, 150 and 300 trials.
 //!
 //! ```text
-//! cargo run --release -p adapruner-study --example benchmark -- [--python PATH] [--noise S]
+//! cargo run --release -p adapruner-study --example benchmark -- \
+//!     [--python PATH] [--noise S] [--seeds N] [--only PROBLEM]
 //! ```
 //!
 //! With `--python`, the interpreter at PATH, which must have Optuna 5, runs the
 //! functions too (`benchmark.py`). With `--noise`, subset values have normal
-//! noise of that deviation.
+//! noise of that deviation. There are 20 seeds, from 0 on, unless `--seeds` says
+//! otherwise.
 
 mod problems;
 
@@ -26,7 +28,6 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 type Failure = Box<dyn std::error::Error>;
 
-const SEEDS: u64 = 20;
 const AFTER: [usize; 4] = [50, 100, 150, 300];
 
 /// Regrets after [`AFTER`] trials.
@@ -82,48 +83,58 @@ fn published(problem: &Problem) -> Option<String> {
 }
 
 fn every_seed(
+    seeds: u64,
     one: impl Fn(u64) -> Result<[f64; 4], Failure> + Sync,
 ) -> Result<Vec<[f64; 4]>, Failure> {
-    (0..SEEDS).map(one).collect()
+    (0..seeds).map(one).collect()
 }
 
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
-    let (mut python, mut noise) = (None, 0.0);
+    let (mut python, mut noise, mut seeds, mut only) = (None, 0.0, 20, None);
     while let Some(arg) = args.next() {
         let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
         match arg.as_str() {
             "--python" => python = Some(value),
             "--noise" => noise = value.parse()?,
-            other => return Err(format!("expected --python or --noise, found {other}").into()),
+            "--seeds" => seeds = value.parse()?,
+            "--only" => only = Some(value),
+            other => {
+                let known = "--python, --noise, --seeds or --only";
+                return Err(format!("expected {known}, found {other}").into());
+            }
         }
     }
     let mut out = std::io::stdout().lock();
     let after = AFTER.map(|n| format!("{:<24}", format!("after {n}")));
     writeln!(out, "{:<14}{:<18}{}", "problem", "sampler", after.concat())?;
-    for problem in problems::functions() {
-        let tpe = every_seed(|seed| run(&problem, TpeSampler::new(seed), 0.0, seed))?;
-        let random = every_seed(|seed| run(&problem, RandomSampler::new(seed), 0.0, seed))?;
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    for problem in problems::functions().into_iter().filter(|problem| wanted(problem.name)) {
+        let tpe = every_seed(seeds, |seed| run(&problem, TpeSampler::new(seed), 0.0, seed))?;
+        let random = every_seed(seeds, |seed| run(&problem, RandomSampler::new(seed), 0.0, seed))?;
         writeln!(out, "{}", row(problem.name, "random", &random))?;
         writeln!(out, "{}", row(problem.name, "tpe", &tpe))?;
         if let Some(published) = published(&problem) {
             writeln!(out, "{published}")?;
         }
         if let Some(python) = &python {
-            let optuna = optuna(Path::new(python), problem.name)?;
+            let optuna = optuna(Path::new(python), problem.name, seeds)?;
             writeln!(out, "{}", row(problem.name, "optuna, same run", &optuna))?;
         }
+    }
+    if !wanted("subset") {
+        return Ok(());
     }
     let strategies = [
         ("odds", SubsetStrategy::Odds),
         ("linear", SubsetStrategy::Linear),
         ("odds then linear", SubsetStrategy::default()),
     ];
-    let random = every_seed(|s| run(&problems::subset(s), RandomSampler::new(s), noise, s))?;
+    let random = every_seed(seeds, |s| run(&problems::subset(s), RandomSampler::new(s), noise, s))?;
     writeln!(out, "{}", row("subset", "random", &random))?;
     for (name, strategy) in strategies {
         let of = |s| run(&problems::subset(s), TpeSampler::new(s).with_subsets(strategy), noise, s);
-        writeln!(out, "{}", row("subset", name, &every_seed(of)?))?;
+        writeln!(out, "{}", row("subset", name, &every_seed(seeds, of)?))?;
     }
     if let Some(published) = published(&problems::subset(0)) {
         writeln!(out, "{published}")?;
@@ -132,9 +143,9 @@ fn main() -> Result<(), Failure> {
 }
 
 /// What Optuna reaches with the same seeds: one line of four numbers for each.
-fn optuna(python: &Path, problem: &str) -> Result<Vec<[f64; 4]>, Failure> {
+fn optuna(python: &Path, problem: &str, seeds: u64) -> Result<Vec<[f64; 4]>, Failure> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/benchmark/benchmark.py");
-    let output = Command::new(python).arg(script).arg(problem).arg(SEEDS.to_string()).output()?;
+    let output = Command::new(python).arg(script).arg(problem).arg(seeds.to_string()).output()?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
     }

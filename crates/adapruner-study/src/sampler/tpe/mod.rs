@@ -8,6 +8,8 @@
 //! - The first trials (10) are random.
 //! - Numbers and choices: [`split()`] and [`ParzenEstimator`], the best of 24
 //!   candidates. Densities are Optuna's to rounding; random streams are not.
+//! - Where all parameters are numbers, the best of 128: measured, that finds
+//!   better ones sooner (README), while choices get stuck at the first good one.
 //! - Parameters that every finished trial has are sampled together, others
 //!   (those that depend on a choice) one by one.
 //! - Running trials count as bad (the constant liar), so that parallel workers
@@ -46,6 +48,8 @@ pub(crate) use split::{badness, rank_values};
 const STARTUP: usize = 10;
 /// Candidates to choose from.
 const CANDIDATES: usize = 24;
+/// Candidates to choose from where all parameters are numbers.
+const NUMERIC_CANDIDATES: usize = 128;
 /// What the streams of joint proposals are for: no parameter has a name with a
 /// line break in practice, and a clash would do no harm.
 const JOINT: &str = "\njoint";
@@ -55,18 +59,20 @@ const JOINT: &str = "\njoint";
 pub struct TpeSampler {
     seed: u64,
     startup: usize,
-    candidates: usize,
+    /// As above where not set.
+    candidates: Option<usize>,
     constant_liar: bool,
     subsets: SubsetStrategy,
 }
 
 impl TpeSampler {
-    /// A sampler with this seed and the settings of Optuna.
+    /// A sampler with this seed and the settings of Optuna, but for the number
+    /// of candidates where all parameters are numbers.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
             startup: STARTUP,
-            candidates: CANDIDATES,
+            candidates: None,
             constant_liar: true,
             subsets: SubsetStrategy::default(),
         }
@@ -79,10 +85,11 @@ impl TpeSampler {
         self
     }
 
-    /// Sets how many candidates the best one is taken of (24); at least 1.
+    /// Sets how many candidates the best one is taken of (24; 128 where all
+    /// parameters are numbers); at least 1.
     #[must_use]
     pub fn with_candidates(mut self, candidates: usize) -> Self {
-        self.candidates = candidates.max(1);
+        self.candidates = Some(candidates.max(1));
         self
     }
 
@@ -124,7 +131,8 @@ impl TpeSampler {
         let Split { good, bad } = split(considered(), view.direction, good_count(finished));
         let l = ParzenEstimator::of_axes(&layout.axes, &rows(&good));
         let g = ParzenEstimator::of_axes(&layout.axes, &rows(&bad));
-        let candidates: Vec<Vec<f64>> = (0..self.candidates).map(|_| l.draw(stream)).collect();
+        let candidates: Vec<Vec<f64>> =
+            (0..self.candidates_of(&layout)).map(|_| l.draw(stream)).collect();
         let scores = l.log_densities(&candidates).into_iter().zip(g.log_densities(&candidates));
         let best = first_largest(scores.map(|(l, g)| l - g))?;
         let numbers = &candidates[best];
@@ -143,8 +151,19 @@ impl TpeSampler {
             &observations,
         );
         let sizes: Vec<usize> = layout.subsets.iter().map(|slot| slot.size(numbers)).collect();
-        let subsets = model.choose(&sizes, self.candidates, stream);
+        let subsets = model.choose(&sizes, self.candidates.unwrap_or(CANDIDATES), stream);
         Some(layout.values(numbers, subsets))
+    }
+
+    /// Of how many candidates the numbers and choices are the best.
+    fn candidates_of(&self, layout: &Layout<'_>) -> usize {
+        let numeric = |axis: &Axis| match axis {
+            Axis::Numeric { .. } => true,
+            Axis::Categorical { .. } => false,
+        };
+        let numbers_alone = layout.subsets.is_empty() && layout.axes.iter().all(numeric);
+        let default = if numbers_alone { NUMERIC_CANDIDATES } else { CANDIDATES };
+        self.candidates.unwrap_or(default)
     }
 }
 
