@@ -1,4 +1,4 @@
-"""The PyTorch side of the speed comparison: perplexity and gradient pass, in tokens/s.
+"""The PyTorch side of the speed comparison, in tokens/s: perplexity, gradients, a trial of the naive search, LoRA.
 
 Without `--serve` every pass runs `--repeats` times after one warm-up, taking
 turns, and one JSON object is printed. With `--serve` a driver takes turns with
@@ -7,11 +7,17 @@ it writes a line to stdin, reads one line of JSON from stdout.
 
     run ppl     a perplexity pass over the windows
     run grad    forward and backward over the samples, gradients of all weights
+    run trial   the naive loop's trial: gradients of the samples on a copy of the
+                model, |w g| summed over each feed-forward channel, the copy's
+                feed-forward sublayers sliced to --widths, the windows' loss
+    run train   LoRA by PEFT (rank 8, all projections) and torch's AdamW, --steps
+                steps on the same sequences; the loss is the first step's
     quit        end
 
 Nothing runs between two requests. The first line printed says what is ready.
 """
 
+import copy
 import json
 import pathlib
 import resource
@@ -54,6 +60,56 @@ def gradient_pass(model, samples, per_sample, squared):
     return {"seconds": seconds, "tokens": samples.numel(), "nll": total}
 
 
+def sliced(linear, kept, dim):
+    """A linear map with some of its outputs (dim 0) or inputs (dim 1)."""
+    linear.weight = torch.nn.Parameter(linear.weight.detach().index_select(dim, kept), requires_grad=False)
+    linear.out_features, linear.in_features = linear.weight.shape
+    linear.weight.grad = None
+
+
+def trial_pass(model, samples, widths, windows, batch):
+    """One trial of the naive loop."""
+    start = time.perf_counter()
+    model = copy.deepcopy(model)
+    logits = model(samples, use_cache=False).logits
+    common.token_nll(logits, samples).mean().backward()
+    del logits
+    for layer, width in zip(model.model.layers, widths):
+        mlp = layer.mlp
+        gate, up, down = ((m.weight * m.weight.grad).abs() for m in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        scores = gate.sum(1) + up.sum(1) + down.sum(0)
+        kept = scores.topk(width).indices.sort().values
+        for linear, dim in ((mlp.gate_proj, 0), (mlp.up_proj, 0), (mlp.down_proj, 1)):
+            sliced(linear, kept, dim)
+    for parameter in model.parameters():
+        parameter.grad = None
+    result = common.perplexity(model, windows, batch)
+    return {"seconds": time.perf_counter() - start, "tokens": windows.numel(), "nll": result["nll"]}
+
+
+def training_pass(model, sequences, steps):
+    """Steps of PEFT's LoRA; the loss of the first."""
+    import peft
+
+    start = time.perf_counter()
+    config = peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(model, config)
+    adapted.train()
+    learned = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=3e-4, weight_decay=0.0)
+    first = None
+    for _ in range(steps):
+        loss = adapted(input_ids=sequences, labels=sequences, use_cache=False).loss
+        first = first or loss.item()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    seconds = time.perf_counter() - start
+    adapted.unload()
+    model.eval().requires_grad_(True)
+    return {"seconds": seconds, "tokens": sequences.numel() * steps, "nll": first}
+
+
 def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -67,6 +123,11 @@ def main():
     parser.add_argument("--samples", type=int, default=10, help="samples of one gradient pass, taken from the text")
     parser.add_argument("--sample-tokens", type=int, default=64)
     parser.add_argument("--calibration-ids", type=pathlib.Path, help="samples: JSON array of arrays")
+    parser.add_argument("--trial-windows", type=int, default=64, help="windows of a trial's evaluation")
+    parser.add_argument("--widths", type=json.loads, help="a trial's feed-forward widths: JSON array")
+    parser.add_argument("--sequences", type=int, default=8, help="sequences of a training step, taken from the text")
+    parser.add_argument("--sequence-tokens", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=2, help="steps of a training")
     parser.add_argument("--per-sample", action="store_true", help="one backward pass for each sample")
     parser.add_argument("--squared", action="store_true", help="add up squared gradients (implies --per-sample)")
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
@@ -81,12 +142,17 @@ def main():
         samples = torch.tensor(common.read_ids(args.calibration_ids), dtype=torch.long)
     else:
         samples = common.cut_windows(ids, args.sample_tokens, args.samples)
+    trial_windows = common.cut_windows(ids, args.window, args.trial_windows)
+    sequences = common.cut_windows(ids, args.sequence_tokens, args.sequences)
     model = common.load_model(args.model, args.dtype, args.attention, args.trust_remote_code)
     model.requires_grad_(True)
     passes = {
         "ppl": lambda: perplexity_pass(model, windows, args.batch),
         "grad": lambda: gradient_pass(model, samples, args.per_sample or args.squared, args.squared),
+        "train": lambda: training_pass(model, sequences, args.steps),
     }
+    if args.widths:
+        passes["trial"] = lambda: trial_pass(model, samples, args.widths, trial_windows, args.batch)
     setting = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -96,6 +162,10 @@ def main():
         "batch": args.batch,
         "samples": len(samples),
         "sample_tokens": samples.shape[1],
+        "trial_windows": len(trial_windows),
+        "sequences": len(sequences),
+        "sequence_tokens": sequences.shape[1],
+        "steps": args.steps,
         "per_sample": args.per_sample or args.squared,
         "squared": args.squared,
     }
@@ -113,13 +183,13 @@ def main():
             print(json.dumps(answer), flush=True)
         return
 
-    seconds = {kind: [] for kind in passes}
+    seconds, tokens = {kind: [] for kind in passes}, {}
     for repeat in range(args.repeats + 1):
         for kind, run in passes.items():
             result = run()
+            tokens[kind] = result["tokens"]
             if repeat > 0:
                 seconds[kind].append(result["seconds"])
-    tokens = {"ppl": windows.numel(), "grad": samples.numel()}
     result = {
         kind: {"tokens": tokens[kind], "seconds": times, "tokens_per_second": tokens[kind] / statistics.median(times)}
         for kind, times in seconds.items()

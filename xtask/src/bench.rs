@@ -11,9 +11,12 @@
 //! | `ppl` | losses of windows of text | the same |
 //! | `grad` | `observe_gradients`, nothing done with what is observed | forward and backward of the mean loss, gradients of all weights |
 //! | `bank` | all Taylor terms of every sample and of the set | as for `grad`: less than what the bank holds |
+//! | `trial` | a trial of a search, all of its windows run: scores (from the bank, which all trials share and which is not timed), plan, slicing, evaluation | a trial of the naive loop: gradients of the samples, scores, slicing of a copy, evaluation; the same widths |
+//! | `train` | steps of LoRA by `recover`, adapter made and state saved included | steps of PEFT with torch's AdamW, adapter made included |
 
 mod ours;
 mod torch;
+mod train;
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Write as _, path::PathBuf};
 
@@ -22,8 +25,10 @@ use serde_json::{Value, json};
 
 use self::{ours::Ours, torch::Torch};
 
-/// How far the mean losses of both sides may be apart, relative: f32 on both.
+/// How far the mean losses of both sides may be apart, relative, in f32.
 const LOSS_TOLERANCE: f64 = 1e-4;
+/// The same in bf16, where each side rounds in places of its own.
+const BF16_LOSS_TOLERANCE: f64 = 1e-2;
 
 /// What is measured, and with what.
 #[derive(Debug, clap::Args)]
@@ -58,27 +63,79 @@ pub struct Args {
     /// Tokens of a sample.
     #[arg(long, default_value_t = 64)]
     sample_tokens: usize,
+    /// Windows of a trial's evaluation.
+    #[arg(long, default_value_t = 64)]
+    trial_windows: usize,
+    /// Share of all parameters that a trial removes.
+    #[arg(long, default_value_t = 0.2)]
+    ratio: f64,
+    /// Sequences of a training step, taken from the text.
+    #[arg(long, default_value_t = 8)]
+    sequences: usize,
+    /// Tokens of each.
+    #[arg(long, default_value_t = 256)]
+    sequence_tokens: usize,
+    /// Steps of a training.
+    #[arg(long, default_value_t = 2)]
+    steps: usize,
+    /// Type of the weights on both sides.
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// What is measured; peak memory is that of all of them together.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Pass::ALL)]
+    passes: Vec<Pass>,
     /// Runs our side alone.
     #[arg(long)]
     alone: bool,
 }
 
+/// Type of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+}
+
+impl Dtype {
+    /// As `reference/bench.py` names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    fn loss_tolerance(self) -> f64 {
+        match self {
+            Self::F32 => LOSS_TOLERANCE,
+            Self::Bf16 => BF16_LOSS_TOLERANCE,
+        }
+    }
+}
+
 /// A pass that is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 enum Pass {
+    #[value(name = "ppl")]
     Perplexity,
+    #[value(name = "grad")]
     Gradients,
     Bank,
+    Trial,
+    Train,
 }
 
 impl Pass {
-    const ALL: [Self; 3] = [Self::Perplexity, Self::Gradients, Self::Bank];
+    const ALL: [Self; 5] =
+        [Self::Perplexity, Self::Gradients, Self::Bank, Self::Trial, Self::Train];
 
     fn name(self) -> &'static str {
         match self {
             Self::Perplexity => "ppl",
             Self::Gradients => "grad",
             Self::Bank => "bank",
+            Self::Trial => "trial",
+            Self::Train => "train",
         }
     }
 
@@ -87,6 +144,8 @@ impl Pass {
         match self {
             Self::Perplexity => "ppl",
             Self::Gradients | Self::Bank => "grad",
+            Self::Trial => "trial",
+            Self::Train => "train",
         }
     }
 }
@@ -107,20 +166,18 @@ pub fn run(args: &Args) -> Result<()> {
         .with_context(|| format!("{}: cannot read the ids", args.ids.display()))?;
     let ids: Vec<u32> = serde_json::from_str(&text)
         .with_context(|| format!("{}: expected an array of ids", args.ids.display()))?;
-    let windows = cut(&ids, args.window, args.windows)?;
-    let samples = cut(&ids, args.sample_tokens, args.samples)?;
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
-    let ours = Ours::load(args, windows, samples)?;
-    let mut torch = if args.alone { None } else { Some(Torch::start(args)?) };
+    let ours = Ours::load(args, &ids)?;
+    let mut torch = if args.alone { None } else { Some(Torch::start(args, ours.widths())?) };
 
     let mut found = BTreeMap::<(Pass, &str), Vec<Run>>::new();
     for round in 0..=args.repeats {
-        for pass in Pass::ALL {
+        for &pass in &args.passes {
             let mine = ours.run(pass)?;
             let theirs = torch.as_mut().map(|torch| torch.run(pass.rival())).transpose()?;
             if let Some(theirs) = theirs {
                 let apart = (mine.nll - theirs.nll).abs() / theirs.nll.abs();
-                if apart.is_nan() || apart > LOSS_TOLERANCE {
+                if apart.is_nan() || apart > args.dtype.loss_tolerance() {
                     let name = pass.name();
                     bail!("{name}: the loss is {} here and {} in PyTorch", mine.nll, theirs.nll);
                 }
@@ -162,7 +219,7 @@ fn spread(runs: &[Run]) -> Option<[f64; 3]> {
 
 fn report(args: &Args, found: &BTreeMap<(Pass, &str), Vec<Run>>, torch: Option<Value>) -> Value {
     let mut passes = serde_json::Map::new();
-    for pass in Pass::ALL {
+    for &pass in &args.passes {
         let side = |name| found.get(&(pass, name)).map(Vec::as_slice).unwrap_or_default();
         let of = |runs: &[Run]| {
             spread(runs).map(|[least, median, most]| {
@@ -185,6 +242,12 @@ fn report(args: &Args, found: &BTreeMap<(Pass, &str), Vec<Run>>, torch: Option<V
         "batch": args.batch,
         "samples": args.samples,
         "sample_tokens": args.sample_tokens,
+        "trial_windows": args.trial_windows,
+        "ratio": args.ratio,
+        "sequences": args.sequences,
+        "sequence_tokens": args.sequence_tokens,
+        "steps": args.steps,
+        "dtype": args.dtype.name(),
         "peak_memory": ours::peak_memory(),
         "passes": passes,
         "torch": torch,
@@ -196,10 +259,9 @@ fn table(report: &Value) -> String {
         "| pass | ours, tokens/s (min–max) | PyTorch, tokens/s (min–max) | ours / PyTorch |\n\
          |---|---|---|---|",
     );
-    for pass in Pass::ALL {
-        let of = &report["passes"][pass.name()];
-        let side = |name: &str| {
-            let speed = |key: &str| of[name]["tokens_per_second"][key].as_f64();
+    for (name, of) in report["passes"].as_object().into_iter().flatten() {
+        let side = |side: &str| {
+            let speed = |key: &str| of[side]["tokens_per_second"][key].as_f64();
             match (speed("min"), speed("median"), speed("max")) {
                 (Some(min), Some(median), Some(max)) => {
                     format!("{median:.0} ({min:.0}–{max:.0})")
@@ -209,8 +271,7 @@ fn table(report: &Value) -> String {
         };
         let ratio = of["ratio"].as_f64().map_or("—".to_owned(), |ratio| format!("{ratio:.2}"));
         // Writing into a String cannot fail.
-        let _ =
-            write!(out, "\n| {} | {} | {} | {ratio} |", pass.name(), side("ours"), side("torch"));
+        let _ = write!(out, "\n| {name} | {} | {} | {ratio} |", side("ours"), side("torch"));
     }
     out
 }

@@ -3,21 +3,41 @@
 use std::time::Instant;
 
 use adapruner_checkpoint::{Checkpoint, Digest};
+use adapruner_eval::ChunkedWindows;
 use adapruner_model::{
     Decoder, GradientObserver, Placement, ProjectionGrad, Residency, observe_gradients,
 };
-use adapruner_prune::bank::{CollectOptions, Terms, collect};
+use adapruner_prune::{
+    CollectOptions, Evidence, Importance, PlanOptions, PrunePlan, Reduction, StatsBank, Terms,
+    apply, collect, plan, score,
+};
 use anyhow::Result;
-use candle_core::{DType, Result as CandleResult};
+use candle_core::{DType, Device, Result as CandleResult};
 
-use super::{Args, Pass, Run};
+use super::{Args, Dtype, Pass, Run, cut, train::Lessons};
+
+/// First and last layers that a trial spares.
+const PROTECTED: (usize, usize) = (4, 2);
 
 /// A loaded model and what it runs on.
 pub struct Ours {
+    dense: Checkpoint,
+    placement: Placement,
     decoder: Decoder,
     windows: Vec<Vec<u32>>,
     samples: Vec<Vec<u32>>,
     batch: usize,
+    trial: Trial,
+    lessons: Lessons,
+}
+
+/// What the trials of a search share.
+struct Trial {
+    bank: StatsBank,
+    windows: ChunkedWindows,
+    options: PlanOptions,
+    /// Feed-forward widths of the pruned model.
+    widths: Vec<usize>,
 }
 
 /// Looks at nothing.
@@ -34,11 +54,36 @@ impl GradientObserver for Nothing {
 }
 
 impl Ours {
-    /// Reads the weights as f32.
-    pub fn load(args: &Args, windows: Vec<Vec<u32>>, samples: Vec<Vec<u32>>) -> Result<Self> {
-        let checkpoint = Checkpoint::open(&args.model)?;
-        let decoder = Decoder::load(&checkpoint, &Placement::cpu(), Residency::Resident)?;
-        Ok(Self { decoder, windows, samples, batch: args.batch })
+    /// Reads the weights, and prepares what a search does once.
+    pub fn load(args: &Args, ids: &[u32]) -> Result<Self> {
+        let dtype = match args.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+        };
+        let placement = Placement { device: Device::Cpu, dtype };
+        let dense = Checkpoint::open(&args.model)?.resident();
+        let decoder = Decoder::load(&dense, &placement, Residency::Resident)?;
+        let samples = cut(ids, args.sample_tokens, args.samples)?;
+        let bank = statistics(&decoder, &samples)?;
+        let options = PlanOptions { protect: PROTECTED, ..PlanOptions::new(args.ratio) };
+        let widths = planned(&dense, &bank, &options)?.layers.iter().map(|l| l.ffn.len()).collect();
+        let windows = cut(ids, args.window, args.trial_windows)?;
+        let windows = ChunkedWindows::new(&decoder, &windows, args.batch, PROTECTED.0, &|_, _| {})?;
+        Ok(Self {
+            placement,
+            windows: cut(ids, args.window, args.windows)?,
+            samples,
+            batch: args.batch,
+            trial: Trial { bank, windows, options, widths },
+            lessons: Lessons::new(args, ids)?,
+            decoder,
+            dense,
+        })
+    }
+
+    /// Feed-forward widths of a trial's model, first layer first.
+    pub fn widths(&self) -> &[usize] {
+        &self.trial.widths
     }
 
     /// Runs one pass.
@@ -59,19 +104,29 @@ impl Ours {
                 (tokens(&self.samples), mean(&losses))
             }
             Pass::Bank => {
-                let options = CollectOptions {
-                    terms: Terms::Full,
-                    batch: true,
-                    batch_tokens: usize::MAX,
-                    model_digest: Digest::of_bytes(b""),
-                    calibration_digest: Digest::of_bytes(b""),
-                    seed: 0,
-                };
-                let bank = collect(&self.decoder, &self.samples, &options, &|_, _| {})?;
+                let bank = statistics(&self.decoder, &self.samples)?;
                 (tokens(&self.samples), mean(&bank.header().losses))
             }
+            Pass::Trial => self.trial()?,
+            Pass::Train => self.lessons.run(&self.decoder)?,
         };
         Ok(Run { seconds: start.elapsed().as_secs_f64(), tokens, nll })
+    }
+
+    /// Scores, plans, slices and evaluates; tokens and mean loss of the windows.
+    fn trial(&self) -> Result<(usize, f64)> {
+        let Trial { bank, windows, options, .. } = &self.trial;
+        let plan = planned(&self.dense, bank, options)?;
+        let pruned = apply(&self.dense, &plan)?;
+        let decoder = Decoder::load(&pruned, &self.placement, Residency::Resident)?;
+        let unchanged = plan.unchanged(&self.dense.config);
+        let (mut sum, mut count) = (0.0, 0);
+        for chunk in 0..windows.len() {
+            let predicted = windows.tokens(chunk);
+            sum += windows.nll(&decoder, unchanged, chunk)? * predicted as f64;
+            count += predicted;
+        }
+        Ok((windows.windows() * windows.window(), sum / count as f64))
     }
 
     fn perplexity(&self) -> Result<f64> {
@@ -83,6 +138,27 @@ impl Ours {
         }
         Ok(sum / count as f64)
     }
+}
+
+/// All terms of some samples.
+fn statistics(decoder: &Decoder, samples: &[Vec<u32>]) -> Result<StatsBank> {
+    let options = CollectOptions {
+        terms: Terms::Full,
+        batch: true,
+        batch_tokens: usize::MAX,
+        model_digest: Digest::of_bytes(b""),
+        calibration_digest: Digest::of_bytes(b""),
+        seed: 0,
+    };
+    Ok(collect(decoder, samples, &options, &|_, _| {})?)
+}
+
+/// LLM-Pruner's element-wise first order over all samples, as a plan.
+fn planned(dense: &Checkpoint, bank: &StatsBank, options: &PlanOptions) -> Result<PrunePlan> {
+    let config = &dense.config;
+    let evidence = Evidence { config, bank: Some(bank), samples: None, checkpoint: None, seed: 0 };
+    let scores = score(Importance::ParamFirst, Reduction::Sum, &evidence)?;
+    Ok(plan(&scores, config, dense.digest()?, options)?)
 }
 
 /// Largest resident set of this process in bytes, where the system tells.

@@ -22,12 +22,14 @@ pub struct Torch {
 }
 
 impl Torch {
-    /// Starts the child and waits until it has loaded the model.
-    pub fn start(args: &Args) -> Result<Self> {
+    /// Starts the child and waits until it has loaded the model; `widths` are
+    /// the feed-forward widths of a trial's model.
+    pub fn start(args: &Args, widths: &[usize]) -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no repository")?;
         let mut command = Command::new(&args.python);
         command.arg(root.join("reference/bench.py")).arg(&args.model).arg("--serve");
-        command.arg("--ids").arg(&args.ids);
+        command.arg("--ids").arg(&args.ids).args(["--dtype", args.dtype.name()]);
+        command.arg("--widths").arg(serde_json::to_string(widths)?);
         for (flag, value) in [
             ("--threads", args.threads),
             ("--window", args.window),
@@ -35,6 +37,10 @@ impl Torch {
             ("--batch", args.batch),
             ("--samples", args.samples),
             ("--sample-tokens", args.sample_tokens),
+            ("--trial-windows", args.trial_windows),
+            ("--sequences", args.sequences),
+            ("--sequence-tokens", args.sequence_tokens),
+            ("--steps", args.steps),
         ] {
             command.arg(flag).arg(value.to_string());
         }
