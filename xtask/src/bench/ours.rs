@@ -11,7 +11,7 @@ use adapruner_prune::{
     CollectOptions, Evidence, Importance, PlanOptions, PrunePlan, Reduction, StatsBank, Terms,
     apply, collect, plan, score,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Result as CandleResult};
 
 use super::{Args, Dtype, Pass, Run, cut, train::Lessons};
@@ -27,7 +27,8 @@ pub struct Ours {
     windows: Vec<Vec<u32>>,
     samples: Vec<Vec<u32>>,
     batch: usize,
-    trial: Trial,
+    /// Where trials are run.
+    trial: Option<Trial>,
     lessons: Lessons,
 }
 
@@ -38,6 +39,38 @@ struct Trial {
     options: PlanOptions,
     /// Feed-forward widths of the pruned model.
     widths: Vec<usize>,
+}
+
+impl Trial {
+    fn prepare(
+        args: &Args,
+        ids: &[u32],
+        dense: &Checkpoint,
+        decoder: &Decoder,
+        samples: &[Vec<u32>],
+    ) -> Result<Self> {
+        let bank = statistics(decoder, samples)?;
+        let options = PlanOptions { protect: PROTECTED, ..PlanOptions::new(args.ratio) };
+        let widths = planned(dense, &bank, &options)?.layers.iter().map(|l| l.ffn.len()).collect();
+        let windows = cut(ids, args.window, args.trial_windows)?;
+        let windows = ChunkedWindows::new(decoder, &windows, args.batch, PROTECTED.0, &|_, _| {})?;
+        Ok(Self { bank, windows, options, widths })
+    }
+
+    /// Scores, plans, slices and evaluates; tokens and mean loss of the windows.
+    fn run(&self, dense: &Checkpoint, placement: &Placement) -> Result<(usize, f64)> {
+        let Self { bank, windows, options, .. } = self;
+        let plan = planned(dense, bank, options)?;
+        let decoder = Decoder::load(&apply(dense, &plan)?, placement, Residency::Resident)?;
+        let unchanged = plan.unchanged(&dense.config);
+        let (mut sum, mut count) = (0.0, 0);
+        for chunk in 0..windows.len() {
+            let predicted = windows.tokens(chunk);
+            sum += windows.nll(&decoder, unchanged, chunk)? * predicted as f64;
+            count += predicted;
+        }
+        Ok((windows.windows() * windows.window(), sum / count as f64))
+    }
 }
 
 /// Looks at nothing.
@@ -64,17 +97,16 @@ impl Ours {
         let dense = Checkpoint::open(&args.model)?.resident();
         let decoder = Decoder::load(&dense, &placement, Residency::Resident)?;
         let samples = cut(ids, args.sample_tokens, args.samples)?;
-        let bank = statistics(&decoder, &samples)?;
-        let options = PlanOptions { protect: PROTECTED, ..PlanOptions::new(args.ratio) };
-        let widths = planned(&dense, &bank, &options)?.layers.iter().map(|l| l.ffn.len()).collect();
-        let windows = cut(ids, args.window, args.trial_windows)?;
-        let windows = ChunkedWindows::new(&decoder, &windows, args.batch, PROTECTED.0, &|_, _| {})?;
+        let trial = match args.passes.contains(&Pass::Trial) {
+            true => Some(Trial::prepare(args, ids, &dense, &decoder, &samples)?),
+            false => None,
+        };
         Ok(Self {
             placement,
             windows: cut(ids, args.window, args.windows)?,
             samples,
             batch: args.batch,
-            trial: Trial { bank, windows, options, widths },
+            trial,
             lessons: Lessons::new(args, ids)?,
             decoder,
             dense,
@@ -83,7 +115,7 @@ impl Ours {
 
     /// Feed-forward widths of a trial's model, first layer first.
     pub fn widths(&self) -> &[usize] {
-        &self.trial.widths
+        self.trial.as_ref().map_or(&[], |trial| trial.widths.as_slice())
     }
 
     /// Runs one pass.
@@ -107,26 +139,13 @@ impl Ours {
                 let bank = statistics(&self.decoder, &self.samples)?;
                 (tokens(&self.samples), mean(&bank.header().losses))
             }
-            Pass::Trial => self.trial()?,
+            Pass::Trial => {
+                let trial = self.trial.as_ref().context("no trial was prepared")?;
+                trial.run(&self.dense, &self.placement)?
+            }
             Pass::Train => self.lessons.run(&self.decoder)?,
         };
         Ok(Run { seconds: start.elapsed().as_secs_f64(), tokens, nll })
-    }
-
-    /// Scores, plans, slices and evaluates; tokens and mean loss of the windows.
-    fn trial(&self) -> Result<(usize, f64)> {
-        let Trial { bank, windows, options, .. } = &self.trial;
-        let plan = planned(&self.dense, bank, options)?;
-        let pruned = apply(&self.dense, &plan)?;
-        let decoder = Decoder::load(&pruned, &self.placement, Residency::Resident)?;
-        let unchanged = plan.unchanged(&self.dense.config);
-        let (mut sum, mut count) = (0.0, 0);
-        for chunk in 0..windows.len() {
-            let predicted = windows.tokens(chunk);
-            sum += windows.nll(&decoder, unchanged, chunk)? * predicted as f64;
-            count += predicted;
-        }
-        Ok((windows.windows() * windows.window(), sum / count as f64))
     }
 
     fn perplexity(&self) -> Result<f64> {
