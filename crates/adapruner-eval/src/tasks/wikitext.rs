@@ -1,11 +1,15 @@
 //! The harness's `wikitext` task: log-likelihood of whole articles, over words
 //! and bytes of the article as it stands in the data set.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use adapruner_checkpoint::dataset::HubData;
 use serde::Serialize;
 
-use super::{DataFile, pystr, records};
+use super::{
+    DataFile, pystr,
+    records::{self, Source},
+};
 use crate::error::{Error, Result};
 
 /// Name of the task.
@@ -15,6 +19,13 @@ pub const VERSION: f64 = 2.0;
 /// Where the test split may stand in the data folder.
 const FILES: [&str; 3] =
     ["wikitext2_raw/wiki.test.raw", "wikitext-2-raw/wiki.test.raw", "wiki.test.raw"];
+
+/// The hub's copy, whose rows are the lines of the original.
+const DATASET: &str = "Salesforce/wikitext";
+/// Its file of the test split.
+const ROWS: &str = "wikitext-2-raw-v1/test-00000-of-00001.parquet";
+/// Its only column.
+const COLUMN: &str = "text";
 
 /// An article.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,24 +44,64 @@ impl Page {
     }
 }
 
-/// Reads the articles of the test split.
+/// Reads the articles of the test split: its original file in the folder, else
+/// the rows of the hub's copy.
 ///
 /// # Errors
-/// No such file in the folder, or one that is no text.
+/// Neither of them; a file that is no text.
 pub fn pages(data_dir: Option<&Path>) -> Result<(Vec<Page>, Vec<DataFile>)> {
-    let fail = |message: String| Error::Task { task: NAME.into(), message };
-    let folder =
-        data_dir.ok_or_else(|| fail("no data folder was given in which to look".into()))?;
-    let path = FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file());
-    let path = path.ok_or_else(|| {
-        fail(format!("no data: there is no {} in {}", FILES.join(", no "), folder.display()))
+    pages_with(data_dir, &HubData::fetch)
+}
+
+/// As [`pages`], with another way to fetch what is on the hub.
+///
+/// # Errors
+/// As [`pages`]; where `fetch` gives a reason, it is in the message.
+pub fn pages_with(
+    data_dir: Option<&Path>,
+    fetch: &dyn Fn(&HubData) -> Result<PathBuf, String>,
+) -> Result<(Vec<Page>, Vec<DataFile>)> {
+    let (text, files) = match original(data_dir) {
+        Ok(path) => {
+            let (file, data) = records::open(&path)?;
+            let text = std::str::from_utf8(&file).map_err(|e| Error::Data {
+                path: path.clone(),
+                message: format!("not UTF-8 at offset {}", e.valid_up_to()),
+            })?;
+            (text.to_owned(), vec![data])
+        }
+        Err(absent) => hub_copy(&absent, fetch)?,
+    };
+    Ok((articles(&text).iter().map(|page| Page::of(page)).collect(), files))
+}
+
+/// The original file; else what was looked for.
+fn original(data_dir: Option<&Path>) -> Result<PathBuf, String> {
+    let Some(folder) = data_dir else {
+        return Err(format!("no data folder was given in which to look for {}", FILES[0]));
+    };
+    FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file()).ok_or_else(|| {
+        format!("no data: there is no {} in {}", FILES.join(", no "), folder.display())
+    })
+}
+
+/// The hub's rows, a line each, as the text of the original file.
+fn hub_copy(
+    absent: &str,
+    fetch: &dyn Fn(&HubData) -> Result<PathBuf, String>,
+) -> Result<(String, Vec<DataFile>)> {
+    let fail = |message| Error::Task { task: NAME.into(), message };
+    let data = HubData::new(DATASET, "main", &[ROWS.to_owned()]).map_err(fail)?;
+    let path = fetch(&data).map_err(|reason| fail(format!("{absent}, and {reason}")))?;
+    let hub = Some(data.origin(&path));
+    let source = Source { path, labels: None, columns: vec![COLUMN], hub };
+    let (lines, files) = records::read(&source, |_, row| match row[COLUMN].as_str() {
+        // The copy has taken the space of blank lines away.
+        Some("") => Ok(" \n".to_owned()),
+        Some(line) => Ok(line.to_owned()),
+        None => Err(format!("{COLUMN}: expected text, found none")),
     })?;
-    let (file, data) = records::open(&path)?;
-    let text = std::str::from_utf8(&file).map_err(|e| Error::Data {
-        path: path.clone(),
-        message: format!("not UTF-8 at offset {}", e.valid_up_to()),
-    })?;
-    Ok((articles(text).iter().map(|page| Page::of(page)).collect(), vec![data]))
+    Ok((lines.concat(), files))
 }
 
 /// Cuts a split into articles, which begin with ` = Title = `.

@@ -170,9 +170,9 @@ fn data_that_is_not_there_is_named() {
     let error = Task::from_file(&path).unwrap().questions(None).unwrap_err();
     assert!(error.to_string().contains("there is no"), "{error}");
     assert_eq!(error.hint(), Some("name the folder of the data sets: --data-dir DIR"));
-    assert!(wikitext::pages(Some(folder.path())).is_err());
+    assert!(wikitext::pages_with(Some(folder.path()), &no_hub).is_err());
     write(&folder, "wiki.test.raw", b"\xff");
-    let error = wikitext::pages(Some(folder.path())).unwrap_err().to_string();
+    let error = wikitext::pages_with(Some(folder.path()), &no_hub).unwrap_err().to_string();
     assert!(error.contains("not UTF-8 at offset 0"), "{error}");
 }
 

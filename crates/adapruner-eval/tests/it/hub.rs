@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adapruner_checkpoint::{Digest, dataset::HubData};
 use adapruner_eval::{
     Result,
-    tasks::{self, QuestionSet, Task},
+    tasks::{self, QuestionSet, Task, wikitext},
 };
 use tempfile::TempDir;
 
@@ -56,6 +56,22 @@ fn the_hub_s_records_ask_the_questions_of_the_original_files() {
             assert_eq!(hub.revision, "refs/convert/parquet");
         }
         assert!(local.files.iter().all(|file| file.hub.is_none()), "{name}");
+    }
+}
+
+#[test]
+fn the_hub_s_rows_are_the_articles_of_the_original_file() {
+    let (local, _) = wikitext::pages_with(Some(&fixture("tasks")), &no_hub).unwrap();
+    assert!(local.len() > 1);
+    let empty = TempDir::new().unwrap();
+    for folder in [None, Some(empty.path())] {
+        let (pages, files) = wikitext::pages_with(folder, &hub).unwrap();
+        assert_eq!(pages, local);
+        let origin = files[0].hub.as_ref().unwrap();
+        assert_eq!(origin.dataset, "Salesforce/wikitext");
+        let error = wikitext::pages_with(folder, &no_hub).unwrap_err().to_string();
+        let reason = ", and the hub cannot be reached for Salesforce/wikitext";
+        assert!(error.starts_with("task wikitext: no data") && error.ends_with(reason), "{error}");
     }
 }
 
