@@ -11,7 +11,7 @@ use adapruner::{
     settings::CompensationSettings,
 };
 use adapruner_checkpoint::{Checkpoint, mapped::MappedFile};
-use adapruner_prune::{PrunePlan, apply};
+use adapruner_prune::{PlanOptions, PrunePlan, apply};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
@@ -29,8 +29,9 @@ use crate::{
 /// A plan is a manifest.json of `prune`, or the `full_plan` of `prune --dry-run
 /// --json`, and fits the model it was made for. A study may be of another model
 /// of the family: statistics of the same samples are collected on this one, and
-/// what could not be carried over is said. With --compensate, the matrices that
-/// read what was removed are fitted anew on a text.
+/// what could not be carried over is said. With --ratio, a study's trial removes
+/// more or less than in the search. With --compensate, the matrices that read what
+/// was removed are fitted anew on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
 #[derive(Debug, Args)]
@@ -52,6 +53,9 @@ pub struct ApplyCommand {
     /// Which trial of the study [default: the best one]
     #[arg(long, value_name = "NUMBER", requires = "study")]
     trial: Option<u64>,
+    /// Share of all parameters to remove [default: the study's]
+    #[arg(long, requires = "study")]
+    ratio: Option<f64>,
     #[command(flatten)]
     compensation: CompensationArgs,
     /// Seed of the samples to fit on [default: 42]
@@ -160,9 +164,19 @@ fn of_study(
         args.study_name.as_deref(),
     )?;
     let best = args.trial.map_or_else(|| study.best(), |number| study.trial(number))?;
+    let searched = record.plan_options();
+    let options = PlanOptions { ratio: args.ratio.unwrap_or(searched.ratio), ..searched };
+    let found = &best.configuration;
     let applied =
-        transfer::plan_for(checkpoint, &folder, &record, &best.configuration, placement, bars)
+        transfer::plan_for(checkpoint, &folder, &record, found, &options, placement, bars)
             .with_context(|| format!("{}: trial {}", study.name, best.number))?;
+    let mut notes = applied.notes;
+    if options.ratio != record.ratio {
+        notes.push(format!(
+            "the ratio is {}; the study searched at {}, where its configuration was the best",
+            options.ratio, record.ratio
+        ));
+    }
     Ok(Made {
         plan: applied.plan,
         study: Some(StudyRecord {
@@ -173,7 +187,7 @@ fn of_study(
             pool: record.pool,
             evaluation: record.evaluation,
             configuration: best.configuration,
-            notes: applied.notes,
+            notes,
         }),
     })
 }

@@ -4,7 +4,7 @@
 use adapruner_checkpoint::Checkpoint;
 use adapruner_eval::batch_tokens;
 use adapruner_model::{Decoder, Placement, Residency};
-use adapruner_prune::{CollectOptions, PrunePlan, Terms, collect};
+use adapruner_prune::{CollectOptions, PlanOptions, PrunePlan, Terms, collect};
 use anyhow::{Result, ensure};
 
 use super::{
@@ -25,9 +25,10 @@ pub struct Applied {
     pub notes: Vec<String>,
 }
 
-/// The plan of a study's configuration for `checkpoint`. On the study's own
-/// model it is the plan of the trial; on another, statistics of the same samples
-/// are collected and the attention sublayers' costs measured on them.
+/// The plan of a study's configuration for `checkpoint`; `options` are the
+/// study's, or those at another ratio. On the study's own model and ratio it is
+/// the plan of the trial; on another model, statistics of the same samples are
+/// collected and the attention sublayers' costs measured on them.
 ///
 /// # Errors
 /// A study that is not prepared, a configuration that does not fit the model,
@@ -37,6 +38,7 @@ pub fn plan_for(
     folder: &StudyFolder,
     record: &SearchRecord,
     configuration: &Configuration,
+    options: &PlanOptions,
     placement: &Placement,
     progress: &dyn Progress,
 ) -> Result<Applied> {
@@ -50,14 +52,16 @@ pub fn plan_for(
                 samples: &configuration.samples,
                 scales: &OrderScales::of(&bank)?,
                 cheapest: &prepared.cheapest(),
-                options: &record.plan_options(),
+                options,
             };
             let mut cost = TrialCost::default();
             let digest = checkpoint.digest()?;
             let plan = basis.plan(&checkpoint.config, digest, configuration, &mut cost)?;
             Ok(Applied { plan, notes: Vec::new() })
         }
-        Some(_) | None => anew(checkpoint, folder, record, configuration, placement, progress),
+        Some(_) | None => {
+            anew(checkpoint, folder, record, configuration, options, placement, progress)
+        }
     }
 }
 
@@ -67,6 +71,7 @@ fn anew(
     folder: &StudyFolder,
     record: &SearchRecord,
     configuration: &Configuration,
+    plan_options: &PlanOptions,
     placement: &Placement,
     progress: &dyn Progress,
 ) -> Result<Applied> {
@@ -123,7 +128,7 @@ fn anew(
         samples: &all,
         scales: &OrderScales::of(&bank)?,
         cheapest: &cheapest,
-        options: &record.plan_options(),
+        options: plan_options,
     };
     let plan = basis.plan(&checkpoint.config, digest, configuration, &mut TrialCost::default())?;
     Ok(Applied { plan, notes })

@@ -94,6 +94,13 @@ fn the_best_trial_is_pruned_to_and_measures_as_it_did() {
     let manifest = std::fs::read(small.dir.path().join("out/manifest.json")).unwrap();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     assert_eq!(manifest["study"]["trial"], found["best"]["number"]);
+    // At another ratio, which is said.
+    let halved = "apply {model} --study {study} --ratio 0.4 --out {out}/more";
+    let halved = small.json(halved);
+    let (before, after) = (number(&halved, "/model/parameters"), number(&halved, "/parameters"));
+    assert!((1.0 - after / before - 0.4).abs() < 0.02, "{after} of {before}");
+    let warning = halved["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("the ratio is 0.4; the study searched at 0.2"), "{warning}");
     let rest = "--text {text} --window 32";
     let whole = small.json(&format!("eval {{out}} {rest}"));
     let windows = number(&whole, "/windows") as usize;
