@@ -23,10 +23,13 @@
 //! into parts, so neither on the number of threads nor on that of rows.
 
 mod activations;
+mod ahead;
 mod cell;
 mod micro;
 mod pairs;
+mod panel;
 mod product;
+mod turn;
 
 use std::ops::Range;
 
@@ -39,7 +42,7 @@ pub use self::cell::Packed;
 use self::pairs::pairs;
 pub(crate) use self::{
     activations::Activations,
-    product::{Source, forward, forward_onto, multiply_words},
+    product::{Product, Source, forward, forward_onto, multiply_words},
 };
 use crate::buffer::Held;
 
@@ -55,6 +58,7 @@ struct Line([u32; 16]);
 
 impl Line {
     const ZERO: Self = Self([0; 16]);
+    const WORDS: usize = 16;
     /// How many make one row of a panel.
     const OF_COLS: usize = COLS / 16;
 }
@@ -96,20 +100,14 @@ impl Arithmetic {
             Self::Widen | Self::Scalar => false,
         }
     }
-
-    /// Steps that so many inputs take (an even number, but for the last).
-    fn steps(self, inputs: usize) -> usize {
-        match self {
-            Self::Dot => inputs.div_ceil(2),
-            Self::Widen | Self::Scalar => inputs,
-        }
-    }
 }
 
-/// The slabs of the inputs: of even length, but for the last, and almost equal.
+/// The slabs of the inputs: whole squares of pairs, but for the last, and almost
+/// equal; without inputs, an empty one.
 fn slabs(inputs: usize) -> impl Iterator<Item = Range<usize>> {
-    let depth = inputs.div_ceil(inputs.div_ceil(DEPTH).max(1)).next_multiple_of(2).max(2);
-    (0..inputs).step_by(depth).map(move |start| start..(start + depth).min(inputs))
+    let unit = 2 * turn::SIDE;
+    let depth = inputs.div_ceil(inputs.div_ceil(DEPTH).max(1)).next_multiple_of(unit).max(unit);
+    (0..inputs.max(1)).step_by(depth).map(move |start| start..(start + depth).min(inputs))
 }
 
 /// A bf16 weight `[out, in]`, laid out for products `x · Wᵀ`.

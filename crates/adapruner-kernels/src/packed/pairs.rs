@@ -4,12 +4,10 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{COLS, Line};
+use super::{COLS, Line, turn::SIDE};
 
-/// Outputs and pairs that are turned at a time, as a square of words.
-const SIDE: usize = 16;
-
-/// Writes the pairs of a panel for inputs `range`, which starts at an even one.
+/// Writes the pairs of a panel for inputs `range`, which starts at an even one;
+/// [`SIDE`] outputs and as many pairs are turned at a time.
 pub(super) fn pairs(
     values: &[bf16],
     outputs: usize,
@@ -81,7 +79,7 @@ mod x86 {
 
     use half::bf16;
 
-    use super::{Line, SIDE};
+    use super::{super::turn::square, Line, SIDE};
 
     /// # Safety
     /// `from` must have [`SIDE`] rows of as many pairs, `inputs` numbers apart, and
@@ -93,39 +91,9 @@ mod x86 {
             // SAFETY: the caller's promise.
             *row = unsafe { _mm512_loadu_si512(from.add(at * inputs).cast()) };
         }
-        // Words of two rows side by side, then of four.
-        let mut twos = rows;
-        for at in (0..SIDE).step_by(2) {
-            twos[at] = _mm512_unpacklo_epi32(rows[at], rows[at + 1]);
-            twos[at + 1] = _mm512_unpackhi_epi32(rows[at], rows[at + 1]);
-        }
-        let mut fours = twos;
-        for at in (0..SIDE).step_by(4) {
-            fours[at] = _mm512_unpacklo_epi64(twos[at], twos[at + 2]);
-            fours[at + 1] = _mm512_unpackhi_epi64(twos[at], twos[at + 2]);
-            fours[at + 2] = _mm512_unpacklo_epi64(twos[at + 1], twos[at + 3]);
-            fours[at + 3] = _mm512_unpackhi_epi64(twos[at + 1], twos[at + 3]);
-        }
-        // Quarter `q` of `fours[4·i + j]` holds pair `4·q + j` of rows `4·i` to
-        // `4·i + 3`: quarters of four vectors make a line.
-        for j in 0..4 {
-            let even = _mm512_shuffle_i32x4::<0x88>(fours[j], fours[4 + j]);
-            let odd = _mm512_shuffle_i32x4::<0xdd>(fours[j], fours[4 + j]);
-            let later_even = _mm512_shuffle_i32x4::<0x88>(fours[8 + j], fours[12 + j]);
-            let later_odd = _mm512_shuffle_i32x4::<0xdd>(fours[8 + j], fours[12 + j]);
-            let lines = [
-                _mm512_shuffle_i32x4::<0x88>(even, later_even),
-                _mm512_shuffle_i32x4::<0x88>(odd, later_odd),
-                _mm512_shuffle_i32x4::<0xdd>(even, later_even),
-                _mm512_shuffle_i32x4::<0xdd>(odd, later_odd),
-            ];
-            for (quarter, line) in lines.into_iter().enumerate() {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let to = to.add((4 * quarter + j) * Line::OF_COLS);
-                    _mm512_store_si512(to.cast(), line);
-                }
-            }
+        for (at, line) in square(rows).into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_store_si512(to.add(at * Line::OF_COLS).cast(), line) };
         }
     }
 }
