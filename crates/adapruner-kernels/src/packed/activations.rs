@@ -16,31 +16,33 @@ pub(super) const ROWS: usize = 12;
 /// Lines from one row of a strip to the next.
 pub(super) const ROW_LINES: usize = DEPTH / 16;
 
-/// Appends rows `rows` of `x`, one slab of inputs after another; a row begins every
-/// [`ROW_LINES`].
-pub(super) fn write(
+/// Writes rows `rows` of `x`, one slab of inputs after another, and returns them; a
+/// row begins every [`ROW_LINES`].
+pub(super) fn write<'s>(
     arithmetic: Arithmetic,
     x: View<'_>,
     rows: Range<usize>,
     slabs: &[Range<usize>],
-    to: &mut Vec<Line>,
-) {
-    let start = to.len();
+    to: &'s mut Vec<Line>,
+) -> &'s [Line] {
     let of_slab = rows.len() * ROW_LINES;
-    to.resize(start + slabs.len() * of_slab, Line::ZERO);
-    if slabs.iter().all(Range::is_empty) {
-        return;
+    let lines = slabs.len() * of_slab;
+    if to.len() < lines {
+        to.resize(lines, Line::ZERO);
     }
-    let to = &mut to[start..];
+    let all = &mut to[..lines];
+    if slabs.iter().all(Range::is_empty) {
+        return all;
+    }
     if x.turned {
         assert!(!arithmetic.rounds_activations(), "rows that lie together are what is rounded");
-        for (slab, to) in slabs.iter().zip(to.chunks_exact_mut(of_slab.max(1))) {
+        for (slab, to) in slabs.iter().zip(all.chunks_exact_mut(of_slab.max(1))) {
             turn_slab(x, rows.clone(), slab.clone(), to);
         }
-        return;
+        return all;
     }
     for (at, row) in rows.enumerate() {
-        for (slab, to) in slabs.iter().zip(to[at * ROW_LINES..].chunks_mut(of_slab)) {
+        for (slab, to) in slabs.iter().zip(all[at * ROW_LINES..].chunks_mut(of_slab)) {
             let from = &x.data[row * x.stride + slab.start..row * x.stride + slab.end];
             match arithmetic {
                 Arithmetic::Dot => round(from, to),
@@ -48,6 +50,7 @@ pub(super) fn write(
             }
         }
     }
+    all
 }
 
 /// Rows whose numbers lie `stride` apart, square by square.

@@ -3,38 +3,80 @@
 use std::ops::Range;
 
 use super::Line;
-use crate::view::{View, share};
+use crate::view::View;
 
-/// What the next panel is made of: runs of bytes, `stride` bytes apart.
+const LINE: usize = size_of::<Line>();
+
+/// What the next panel is made of: runs of bytes, `stride` bytes apart. It is asked
+/// for line by line, between products, so that these do not wait for it.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
-    start: *const u8,
+    run: *const u8,
     runs: usize,
     bytes: usize,
     stride: usize,
+    /// Bytes of the run that were asked for.
+    at: usize,
+    /// Steps until the next line, and from each to the one after it.
+    until: usize,
+    every: usize,
 }
 
 impl Ahead {
-    /// Rows and columns of a matrix.
-    pub(super) fn of<T>(from: View<'_, T>, rows: Range<usize>, cols: Range<usize>) -> Self {
+    /// Nothing.
+    pub(super) const NONE: Self = Self {
+        run: std::ptr::null(),
+        runs: 0,
+        bytes: 0,
+        stride: 0,
+        at: 0,
+        until: usize::MAX,
+        every: usize::MAX,
+    };
+
+    /// Rows and columns of a matrix, asked for in the course of so many steps.
+    pub(super) fn of<T>(
+        from: View<'_, T>,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        steps: usize,
+    ) -> Self {
         let (row_stride, col_stride) = from.strides();
-        let start =
-            from.data.as_ptr().wrapping_add(rows.start * row_stride + cols.start * col_stride);
+        let start = rows.start * row_stride + cols.start * col_stride;
         let (runs, len) =
             if from.turned { (cols.len(), rows.len()) } else { (rows.len(), cols.len()) };
         let (bytes, stride) = (len * size_of::<T>(), from.stride * size_of::<T>());
-        Self { start: start.cast(), runs, bytes, stride }
+        let every = (steps / (runs * (bytes / LINE + 1)).max(1)).max(1);
+        if runs == 0 {
+            return Self::NONE;
+        }
+        let run = from.data.as_ptr().wrapping_add(start).cast();
+        Self { run, runs, bytes, stride, at: 0, until: every, every }
     }
 
-    /// Asks for the `at`-th of `parts` shares.
-    pub(super) fn fetch(self, parts: usize, at: usize) {
-        for run in share(self.runs, 1, parts, at) {
-            let start = self.start.wrapping_add(run * self.stride);
-            for at in (0..self.bytes).step_by(size_of::<Line>()) {
-                fetch(start.wrapping_add(at));
+    /// A step is done.
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        self.until -= 1;
+        if self.until == 0 {
+            self.until = self.every;
+            self.next();
+        }
+    }
+
+    /// Asks for a line.
+    #[inline(always)]
+    fn next(&mut self) {
+        fetch(self.run.wrapping_add(self.at));
+        self.at += LINE;
+        // Where runs begin within lines, they end one later.
+        if self.at >= self.bytes + LINE - 1 {
+            self.at = 0;
+            self.run = self.run.wrapping_add(self.stride);
+            self.runs -= 1;
+            if self.runs == 0 {
+                *self = Self::NONE;
             }
-            // Where runs begin within lines, they end one later.
-            fetch(start.wrapping_add(self.bytes.saturating_sub(1)));
         }
     }
 }

@@ -25,8 +25,8 @@ pub(super) struct Tile<'a> {
     pub(super) stride: usize,
     /// What the sums are multiplied with.
     pub(super) scale: f32,
-    /// Whether the result is added to what is there.
-    pub(super) add: bool,
+    /// What the result is added to, and how far its rows are apart.
+    pub(super) onto: Option<(*const f32, usize)>,
 }
 
 impl Tile<'_> {
@@ -42,7 +42,7 @@ impl Tile<'_> {
 ///
 /// # Safety
 /// `tile.to` must be writable for the tile's rows and columns by this thread
-/// alone, and hold numbers if they are added to.
+/// alone, and `tile.onto` hold numbers.
 pub(super) unsafe fn scalar(tile: Tile<'_>) {
     tile.check(tile.steps);
     for row in 0..tile.rows {
@@ -51,8 +51,8 @@ pub(super) unsafe fn scalar(tile: Tile<'_>) {
             let sum = tile.scale * scalar_sum(a, tile.b, col, tile.steps);
             // SAFETY: the caller's promise.
             unsafe {
-                let to = tile.to.add(row * tile.stride + col);
-                to.write(if tile.add { to.read() + sum } else { sum });
+                let onto = tile.onto.map(|(onto, stride)| onto.add(row * stride + col).read());
+                tile.to.add(row * tile.stride + col).write(onto.map_or(sum, |v| v + sum));
             }
         }
     }
@@ -72,7 +72,7 @@ pub(super) use self::x86::{dot, fast_dot, fused, fused_pairs, has_dot, has_fused
 mod x86 {
     use std::{arch::x86_64::*, sync::LazyLock};
 
-    use super::{COLS, ROW, Tile};
+    use super::{super::ahead::Ahead, COLS, ROW, Tile};
 
     pub(in super::super) fn has_fused() -> bool {
         is_x86_feature_detected!("avx512f")
@@ -94,26 +94,26 @@ mod x86 {
 
     /// One of the products below for any number of rows.
     macro_rules! by_rows {
-        ($product:ident, $tile:ident, $halves:literal, $($rows:literal)*) => {
+        ($product:ident, $tile:ident, $operands:tt, $halves:literal, $($rows:literal)*) => {
             // SAFETY: the caller's promises are those of this function.
             match $tile.rows {
                 0 => {}
-                $($rows => unsafe { $product::<$rows, $halves>($tile) },)*
+                $($rows => unsafe { $product::<$rows, $halves> $operands },)*
                 rows => unreachable!("a strip of {rows} rows"),
             }
         };
     }
 
-    /// `Σ a · b` in f32; both sides are f32.
+    /// `Σ a · b` in f32; both sides are f32. `ahead` is asked for on the way.
     ///
     /// # Safety
     /// As [`super::scalar`], and the processor must have AVX-512.
-    pub(in super::super) unsafe fn fused(tile: Tile<'_>) {
+    pub(in super::super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
         tile.check(tile.steps);
         if tile.cols <= 16 {
-            by_rows!(fused_rows, tile, 1, 1 2 3 4 5 6 7 8 9 10 11 12);
+            by_rows!(fused_rows, tile, (tile, ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
         } else {
-            by_rows!(fused_rows, tile, 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+            by_rows!(fused_rows, tile, (tile, ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
         }
     }
 
@@ -124,7 +124,7 @@ mod x86 {
     /// As [`fused`].
     pub(in super::super) unsafe fn fused_pairs(tile: Tile<'_>) {
         tile.check(2 * tile.steps);
-        by_rows!(fused_pairs_rows, tile, 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+        by_rows!(fused_pairs_rows, tile, (tile), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
     /// `Σ a · b` in f32; both sides are pairs of bf16.
@@ -133,7 +133,7 @@ mod x86 {
     /// As [`super::scalar`], and the processor must have AVX512-BF16.
     pub(in super::super) unsafe fn dot(tile: Tile<'_>) {
         tile.check(tile.steps);
-        by_rows!(dot_rows, tile, 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+        by_rows!(dot_rows, tile, (tile), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
     /// Lines of a panel that are asked for ahead of their use.
@@ -146,11 +146,15 @@ mod x86 {
     /// As [`fused`]; `tile.rows` is `R`, the columns are in `H` halves, and the
     /// tile was checked.
     #[target_feature(enable = "avx512f")]
-    unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>) {
+    unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut Ahead) {
+        let mut next = *ahead;
         let (a, b) = (tile.a.as_ptr().cast::<f32>(), tile.b.as_ptr().cast::<f32>());
         let mut sums: Sums<R, H> = [[_mm512_setzero_ps(); H]; R];
-        fetch::<R>(tile);
         for step in 0..tile.steps {
+            if step < R {
+                fetch_row(tile, step);
+            }
+            next.step();
             let mut of_step = [_mm512_setzero_ps(); H];
             for (half, of_step) in of_step.iter_mut().enumerate() {
                 // SAFETY: `check` saw that both sides have all steps.
@@ -164,6 +168,7 @@ mod x86 {
                 }
             }
         }
+        *ahead = next;
         // SAFETY: the caller's promise.
         unsafe { store(sums, tile) };
     }
@@ -235,12 +240,15 @@ mod x86 {
     /// Asks for the lines of the result while the sums are made.
     #[inline(always)]
     fn fetch<const R: usize>(tile: Tile<'_>) {
-        for row in 0..R {
-            for half in [0, 16] {
-                let to = tile.to.wrapping_add(row * tile.stride + half);
-                // SAFETY: a hint, which may name any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(to.cast()) };
-            }
+        (0..R).for_each(|row| fetch_row(tile, row));
+    }
+
+    #[inline(always)]
+    fn fetch_row(tile: Tile<'_>, row: usize) {
+        for half in [0, 16] {
+            let to = tile.to.wrapping_add(row * tile.stride + half);
+            // SAFETY: a hint, which may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(to.cast()) };
         }
     }
 
@@ -265,10 +273,12 @@ mod x86 {
                 let sum = _mm512_mul_ps(scale, sum);
                 // SAFETY: only columns of the mask are touched, which are the tile's.
                 unsafe {
-                    let sum = if tile.add {
-                        _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum)
-                    } else {
-                        sum
+                    let sum = match tile.onto {
+                        Some((onto, stride)) => {
+                            let onto = onto.add(row * stride).wrapping_add(16 * half);
+                            _mm512_add_ps(_mm512_maskz_loadu_ps(mask, onto), sum)
+                        }
+                        None => sum,
                     };
                     _mm512_mask_storeu_ps(to, mask, sum);
                 }
@@ -284,7 +294,7 @@ pub(super) use self::none::{dot, fast_dot, fused, fused_pairs, has_dot, has_fuse
 /// twin.
 #[cfg(not(target_arch = "x86_64"))]
 mod none {
-    use super::{Tile, scalar};
+    use super::{super::ahead::Ahead, Tile, scalar};
 
     pub(in super::super) fn has_fused() -> bool {
         false
@@ -300,7 +310,7 @@ mod none {
 
     /// # Safety
     /// As [`scalar`].
-    pub(in super::super) unsafe fn fused(tile: Tile<'_>) {
+    pub(in super::super) unsafe fn fused(tile: Tile<'_>, _: &mut Ahead) {
         // SAFETY: the caller's promise.
         unsafe { scalar(tile) };
     }

@@ -6,10 +6,13 @@
 //! all strips, while the results of the panel stay in the second and what the next
 //! panel is made of is asked for.
 
-use std::{cell::RefCell, ops::Range};
+use std::{
+    cell::RefCell,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::{
     Arithmetic, COLS, DEPTH, Line, PackedWeight,
@@ -71,12 +74,13 @@ impl<'a> Source<'a> {
         panel * COLS..(panel * COLS + COLS).min(outputs)
     }
 
-    /// What a panel is made of, where that is not held as it is read.
-    fn ahead(self, panel: usize, slab: Range<usize>) -> Option<Ahead> {
+    /// What a panel is made of, where that is not held as it is read; asked for in
+    /// the course of so many steps.
+    fn ahead(self, panel: usize, slab: Range<usize>, steps: usize) -> Ahead {
         match self {
-            Self::Packed(_) => None,
-            Self::Bf16(weight) => Some(Ahead::of(weight, slab, self.cols(panel))),
-            Self::F32(weight) => Some(Ahead::of(weight, slab, self.cols(panel))),
+            Self::Packed(_) => Ahead::NONE,
+            Self::Bf16(weight) => Ahead::of(weight, slab, self.cols(panel), steps),
+            Self::F32(weight) => Ahead::of(weight, slab, self.cols(panel), steps),
         }
     }
 
@@ -111,7 +115,7 @@ struct Scratch {
 
 impl Scratch {
     const fn new() -> Self {
-        let panel = Panel { pairs: Vec::new(), widened: Vec::new() };
+        let panel = Panel { pairs: Vec::new(), widened: Vec::new(), sums: Vec::new() };
         Self { activations: Vec::new(), panel }
     }
 }
@@ -119,13 +123,19 @@ impl Scratch {
 struct Panel {
     pairs: Vec<Line>,
     widened: Vec<Line>,
+    /// Sums of the slabs so far, side by side rather than where the result goes:
+    /// its rows may be a page apart.
+    sums: Vec<Line>,
 }
 
 impl Panel {
-    /// Room for a panel of one slab.
-    fn reserve(&mut self) {
+    /// Room for a panel of one slab and the sums of some rows.
+    fn reserve(&mut self, rows: usize) {
         self.pairs.resize(DEPTH / 2 * Line::OF_COLS, Line::ZERO);
         self.widened.resize(DEPTH * Line::OF_COLS, Line::ZERO);
+        if self.sums.len() < rows * Line::OF_COLS {
+            self.sums.resize(rows * Line::OF_COLS, Line::ZERO);
+        }
     }
 }
 
@@ -192,8 +202,9 @@ pub(crate) fn multiply_words(
     let stride = words.len();
     let to = Target { start: to.as_mut_ptr().cast(), stride };
     SCRATCH.with_borrow_mut(|Scratch { panel: scratch, .. }| {
-        scratch.reserve();
-        for (slab, activations) in slabs(inputs).zip(x.slabs()) {
+        scratch.reserve(x.rows);
+        let slabs = slabs(inputs).zip(x.slabs());
+        for (at, (slab, activations)) in slabs.enumerate() {
             for start in words.clone().step_by(COLS) {
                 let step = Step {
                     arithmetic: x.arithmetic,
@@ -202,8 +213,9 @@ pub(crate) fn multiply_words(
                     slab: slab.clone(),
                     cols: (words.end - start).min(COLS),
                     scale: 1.0,
-                    add: slab.start > 0,
-                    ahead: None,
+                    add: at > 0,
+                    place: Place::ONLY,
+                    ahead: Ahead::NONE,
                 };
                 let to = to.offset(start - words.start);
                 // SAFETY: the target is borrowed for us alone and has all rows and
@@ -218,12 +230,35 @@ pub(crate) fn multiply_words(
 fn grid(rows: usize, panels: usize, inputs: usize) -> (usize, usize) {
     let weights = panels.saturating_mul(COLS).saturating_mul(inputs);
     let worth = weights.saturating_mul(rows.div_ceil(ROWS)) / PART_WEIGHTS;
-    let parts = worth.clamp(1, PARTS_OF_A_THREAD * rayon::current_num_threads());
+    let most = match rayon::current_num_threads() {
+        1 => 1,
+        threads => PARTS_OF_A_THREAD * threads,
+    };
+    let parts = worth.clamp(1, most);
     let by_row = rows.div_ceil(PART_ROWS);
     let most = if rows <= NARROW { panels } else { panels / FEW_PANELS };
     let by_panel = parts.div_ceil(by_row).min(most).max(1);
     let by_row = parts.div_ceil(by_panel).min(rows / FEW_ROWS).max(by_row);
     (by_row, by_panel)
+}
+
+/// Runs all parts on all threads, each thread taking the next when it is done. The
+/// calling thread is one of them: others may be slow to wake, or have other work.
+fn side_by_side(parts: usize, one: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let at = next.fetch_add(1, Ordering::Relaxed)
+            && at < parts
+        {
+            one(at);
+        }
+    };
+    rayon::in_place_scope(|scope| {
+        for _ in 1..rayon::current_num_threads().min(parts) {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
 }
 
 /// `scale · left · right`, or that added to what is there.
@@ -255,10 +290,7 @@ impl Product<'_> {
             // SAFETY: the caller's promise; parts do not overlap.
             unsafe { self.part(rows, panels, to) };
         };
-        match by_row * by_panel {
-            1 => one(0),
-            parts => (0..parts).into_par_iter().for_each(one),
-        }
+        side_by_side(by_row * by_panel, one);
     }
 
     /// On this thread.
@@ -288,17 +320,21 @@ impl Product<'_> {
         }
         let all: Vec<_> = slabs(inputs).collect();
         SCRATCH.with_borrow_mut(|Scratch { activations, panel: scratch }| {
-            scratch.reserve();
+            scratch.reserve(rows.len());
             for slabs in all.chunks((HELD / (DEPTH * rows.len())).max(1)) {
-                activations.clear();
-                write(arithmetic, left, rows.clone(), slabs, activations);
+                let activations = write(arithmetic, left, rows.clone(), slabs, activations);
                 let steps = panels.clone().flat_map(|panel| {
                     let blocks = activations.chunks_exact(rows.len() * ROW_LINES);
-                    slabs.iter().zip(blocks).map(move |(slab, block)| (panel, slab, block))
+                    let slabs = slabs.iter().zip(blocks).enumerate();
+                    slabs.map(move |(at, (slab, block))| (panel, at, slab, block))
                 });
                 let mut steps = steps.peekable();
-                while let Some((panel, slab, block)) = steps.next() {
-                    let next = steps.peek();
+                while let Some((panel, at, slab, block)) = steps.next() {
+                    // With few rows, laying out panels is what takes time.
+                    let strips = if rows.len() <= NARROW { 1 } else { rows.len().div_ceil(ROWS) };
+                    let ahead = steps.peek().map_or(Ahead::NONE, |(panel, _, next, _)| {
+                        right.ahead(*panel, (*next).clone(), strips * slab.len())
+                    });
                     let step = Step {
                         arithmetic,
                         right,
@@ -307,7 +343,8 @@ impl Product<'_> {
                         cols: right.cols(panel).len(),
                         scale,
                         add: add || slab.start > 0,
-                        ahead: next.and_then(|&(panel, slab, _)| right.ahead(panel, slab.clone())),
+                        place: Place { first: at == 0, last: at + 1 == slabs.len() },
+                        ahead,
                     };
                     let to = to.offset(rows.start * to.stride + panel * COLS);
                     // SAFETY: parts do not overlap and lie within the target; what
@@ -319,6 +356,17 @@ impl Product<'_> {
     }
 }
 
+/// Which of the slabs that follow each other one is.
+#[derive(Clone, Copy)]
+struct Place {
+    first: bool,
+    last: bool,
+}
+
+impl Place {
+    const ONLY: Self = Self { first: true, last: true };
+}
+
 /// A block of rows times one panel, over one slab.
 struct Step<'a> {
     arithmetic: Arithmetic,
@@ -328,38 +376,39 @@ struct Step<'a> {
     cols: usize,
     scale: f32,
     add: bool,
+    place: Place,
     /// What the next step reads.
-    ahead: Option<Ahead>,
+    ahead: Ahead,
 }
 
 impl Step<'_> {
     /// # Safety
     /// As [`Product::run`], for the rows and columns of this step.
-    unsafe fn run(self, activations: &[Line], rows: usize, scratch: &mut Panel, to: Target) {
-        let Self { arithmetic, cols, scale, add, .. } = self;
+    unsafe fn run(mut self, activations: &[Line], rows: usize, scratch: &mut Panel, to: Target) {
+        let Self { arithmetic, cols, scale, add, place, .. } = self;
         let narrow = rows <= NARROW;
-        let Panel { pairs, widened } = scratch;
+        let Panel { pairs, widened, sums } = scratch;
         let packed = self.right.pairs(self.panel, self.slab.clone(), pairs);
         let by_pairs = arithmetic == Arithmetic::Dot || narrow && arithmetic == Arithmetic::Widen;
         let (b, steps) = match packed {
             Some(packed) if by_pairs => (packed, self.slab.len().div_ceil(2)),
             _ => (self.widened(packed, narrow, widened), self.slab.len()),
         };
-        let strips = rows.div_ceil(ROWS);
         for (at, a) in activations.chunks(ROWS * ROW_LINES).enumerate() {
-            if let Some(ahead) = self.ahead.filter(|_| !narrow) {
-                ahead.fetch(strips, at);
-            }
             let to = to.offset(at * ROWS * to.stride);
             let rows = (rows - at * ROWS).min(ROWS);
-            let tile =
-                Tile { a, b, steps, rows, cols, to: to.start, stride: to.stride, scale, add };
+            let sums = &mut sums[at * ROWS * Line::OF_COLS..][..rows * Line::OF_COLS];
+            let sums = Target { start: sums.as_mut_ptr().cast(), stride: COLS };
+            let onto = if place.first { to } else { sums };
+            let onto = add.then_some((onto.start.cast_const(), onto.stride));
+            let Target { start: to, stride } = if place.last { to } else { sums };
+            let tile = Tile { a, b, steps, rows, cols, to, stride, scale, onto };
             // SAFETY: the caller's promise.
             unsafe {
                 match arithmetic {
                     Arithmetic::Dot => micro::dot(tile),
                     Arithmetic::Widen if packed.is_some() && narrow => micro::fused_pairs(tile),
-                    Arithmetic::Widen => micro::fused(tile),
+                    Arithmetic::Widen => micro::fused(tile, &mut self.ahead),
                     Arithmetic::Scalar => micro::scalar(tile),
                 }
             }
@@ -368,7 +417,12 @@ impl Step<'_> {
 
     /// The panel as f32; with few rows, where this takes most of the time, what
     /// comes next is asked for on the way.
-    fn widened<'s>(&self, packed: Option<&[Line]>, narrow: bool, to: &'s mut [Line]) -> &'s [Line] {
+    fn widened<'s>(
+        &mut self,
+        packed: Option<&[Line]>,
+        narrow: bool,
+        to: &'s mut [Line],
+    ) -> &'s [Line] {
         assert!(self.arithmetic != Arithmetic::Dot, "what is not bf16 is not multiplied in pairs");
         let (slab, cols) = (self.slab.clone(), self.right.cols(self.panel));
         if let Some(packed) = packed {
@@ -386,8 +440,8 @@ impl Step<'_> {
                 Source::Bf16(from) => panel::widen_rows(from, rows, cols.clone(), to),
                 Source::Packed(_) => unreachable!("packed weights are pairs"),
             }
-            if let Some(ahead) = self.ahead.filter(|_| narrow) {
-                ahead.fetch(blocks, at);
+            if narrow {
+                (0..panel::BLOCK).for_each(|_| self.ahead.step());
             }
         }
         &to[..slab.len() * Line::OF_COLS]
