@@ -46,7 +46,8 @@ impl Ahead {
         let (runs, len) =
             if from.turned { (cols.len(), rows.len()) } else { (rows.len(), cols.len()) };
         let (bytes, stride) = (len * size_of::<T>(), from.stride * size_of::<T>());
-        let every = (steps / (runs * (bytes / LINE + 1)).max(1)).max(1);
+        let lines = runs * (bytes.div_ceil(LINE) + 1);
+        let every = (steps / lines.max(1)).max(1);
         if runs == 0 {
             return Self::NONE;
         }

@@ -29,6 +29,8 @@ mod micro;
 mod pairs;
 mod panel;
 mod product;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 use std::ops::Range;

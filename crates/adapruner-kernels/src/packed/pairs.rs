@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{COLS, Line, turn::SIDE};
+use super::{
+    COLS, Line,
+    turn::{SIDE, square},
+};
 
 /// Writes the pairs of a panel for inputs `range`, which starts at an even one;
 /// [`SIDE`] outputs and as many pairs are turned at a time.
@@ -22,7 +25,14 @@ pub(super) fn pairs(
         for half in 0..Line::OF_COLS {
             let first = panel * COLS + half * SIDE;
             let whole = first + SIDE <= outputs && end - start == SIDE * 2;
-            if !(whole && turn_square(values, inputs, first * inputs + start, half, to)) {
+            if whole {
+                let (from, to) = (&values[first * inputs + start..], &mut to[half..]);
+                assert!(from.len() >= (SIDE - 1) * inputs + 2 * SIDE);
+                assert!(to.len() > (SIDE - 1) * Line::OF_COLS);
+                let (from, stride) = (from.as_ptr().cast(), inputs * size_of::<bf16>());
+                // SAFETY: the square lies within both sides.
+                unsafe { square(from, stride, to.as_mut_ptr(), Line::OF_COLS) };
+            } else {
                 turn(values, (outputs, inputs), first, start..end, half, to);
             }
         }
@@ -53,47 +63,6 @@ fn turn(
         let lines = to.iter_mut().skip(half).step_by(Line::OF_COLS);
         for (line, word) in lines.zip(words.chain(std::iter::repeat(0))) {
             line.0[lane] = word;
-        }
-    }
-}
-
-/// [`turn`] of a whole square whose first number is the `start`-th, by vectors;
-/// false where there are none.
-fn turn_square(values: &[bf16], inputs: usize, start: usize, half: usize, to: &mut [Line]) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") {
-        let values = &values[start..];
-        assert!(values.len() >= (SIDE - 1) * inputs + 2 * SIDE && half < Line::OF_COLS);
-        assert!(to.len() >= SIDE * Line::OF_COLS);
-        // SAFETY: the processor has AVX-512, and the square lies within both sides.
-        unsafe { x86::turn_square(values.as_ptr(), inputs, to.as_mut_ptr().add(half)) };
-        return true;
-    }
-    let _ = (values, inputs, start, half, to);
-    false
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use half::bf16;
-
-    use super::{super::turn::square, Line, SIDE};
-
-    /// # Safety
-    /// `from` must have [`SIDE`] rows of as many pairs, `inputs` numbers apart, and
-    /// `to` as many lines, [`Line::OF_COLS`] apart.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn turn_square(from: *const bf16, inputs: usize, to: *mut Line) {
-        let mut rows = [_mm512_setzero_si512(); SIDE];
-        for (at, row) in rows.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *row = unsafe { _mm512_loadu_si512(from.add(at * inputs).cast()) };
-        }
-        for (at, line) in square(rows).into_iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_store_si512(to.add(at * Line::OF_COLS).cast(), line) };
         }
     }
 }

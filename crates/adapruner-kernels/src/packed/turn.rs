@@ -22,34 +22,53 @@ pub(super) fn turn(
     }
     assert!(rows <= SIDE && cols <= SIDE);
     assert!(from.len() >= (rows - 1) * stride + cols && to.len() > (cols - 1) * step);
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") {
-        // SAFETY: the processor has AVX-512; the block lies within both sides.
-        unsafe {
-            if rows == SIDE && cols == SIDE {
-                x86::turn::<true>(from.as_ptr(), stride, (rows, cols), to.as_mut_ptr(), step);
-            } else {
-                x86::turn::<false>(from.as_ptr(), stride, (rows, cols), to.as_mut_ptr(), step);
-            }
-        }
+    if (rows, cols) == (SIDE, SIDE) {
+        // SAFETY: the square lies within both sides.
+        unsafe { square(from.as_ptr().cast(), stride * size_of::<f32>(), to.as_mut_ptr(), step) };
         return;
     }
-    scalar(from, stride, (rows, cols), to, step);
-}
-
-/// [`turn`], word by word.
-fn scalar(from: &[f32], stride: usize, (rows, cols): (usize, usize), to: &mut [Line], step: usize) {
-    for col in 0..cols {
-        let line = &mut to[col * step];
-        *line = Line::ZERO;
-        for row in 0..rows {
-            line.0[row] = from[row * stride + col].to_bits();
-        }
+    let mut block = [0.0; SIDE * SIDE];
+    for (row, to) in block.chunks_exact_mut(SIDE).take(rows).enumerate() {
+        to[..cols].copy_from_slice(&from[row * stride..row * stride + cols]);
+    }
+    let mut lines = [Line::ZERO; SIDE];
+    // SAFETY: as above.
+    unsafe { square(block.as_ptr().cast(), SIDE * size_of::<f32>(), lines.as_mut_ptr(), 1) };
+    for (line, to) in lines.into_iter().take(cols).zip(to.iter_mut().step_by(step)) {
+        *to = line;
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-pub(super) use self::x86::square;
+/// Writes the columns of a square of words as lines, `step` lines apart; its rows
+/// are `stride` bytes apart.
+///
+/// # Safety
+/// `from` must have [`SIDE`] rows of as many words, and `to` as many lines.
+pub(super) unsafe fn square(from: *const u8, stride: usize, to: *mut Line, step: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the caller's promise, and the processor has AVX-512.
+        return unsafe { x86::square(from, stride, to, step) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { scalar(from, stride, to, step) };
+}
+
+/// [`square`], word by word.
+///
+/// # Safety
+/// As [`square`].
+unsafe fn scalar(from: *const u8, stride: usize, to: *mut Line, step: usize) {
+    for col in 0..SIDE {
+        for row in 0..SIDE {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let word = from.add(row * stride).cast::<u32>().add(col).read_unaligned();
+                (*to.add(col * step)).0[row] = word;
+            }
+        }
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -57,68 +76,50 @@ mod x86 {
 
     use super::{Line, SIDE};
 
-    /// The columns of a square of words.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(in super::super) fn square(rows: [__m512i; SIDE]) -> [__m512i; SIDE] {
-        // Words of two rows side by side, then of four.
-        let mut twos = rows;
-        for at in (0..SIDE).step_by(2) {
-            twos[at] = _mm512_unpacklo_epi32(rows[at], rows[at + 1]);
-            twos[at + 1] = _mm512_unpackhi_epi32(rows[at], rows[at + 1]);
-        }
-        let mut fours = twos;
-        for at in (0..SIDE).step_by(4) {
-            fours[at] = _mm512_unpacklo_epi64(twos[at], twos[at + 2]);
-            fours[at + 1] = _mm512_unpackhi_epi64(twos[at], twos[at + 2]);
-            fours[at + 2] = _mm512_unpacklo_epi64(twos[at + 1], twos[at + 3]);
-            fours[at + 3] = _mm512_unpackhi_epi64(twos[at + 1], twos[at + 3]);
-        }
-        // Quarter `q` of `fours[4·i + j]` holds word `4·q + j` of rows `4·i` to
-        // `4·i + 3`: quarters of four vectors make a column.
-        let mut cols = fours;
-        for j in 0..4 {
-            let even = _mm512_shuffle_i32x4::<0x88>(fours[j], fours[4 + j]);
-            let odd = _mm512_shuffle_i32x4::<0xdd>(fours[j], fours[4 + j]);
-            let later_even = _mm512_shuffle_i32x4::<0x88>(fours[8 + j], fours[12 + j]);
-            let later_odd = _mm512_shuffle_i32x4::<0xdd>(fours[8 + j], fours[12 + j]);
-            cols[j] = _mm512_shuffle_i32x4::<0x88>(even, later_even);
-            cols[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd, later_odd);
-            cols[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even, later_even);
-            cols[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd, later_odd);
-        }
-        cols
-    }
-
     /// # Safety
-    /// As checked by [`super::turn`]; the block is a square if `WHOLE`.
+    /// As [`super::square`], and the processor must have AVX-512.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn turn<const WHOLE: bool>(
-        from: *const f32,
-        stride: usize,
-        (rows, cols): (usize, usize),
-        to: *mut Line,
-        step: usize,
-    ) {
-        let mask = u16::MAX >> (SIDE - cols);
-        let mut words = [_mm512_setzero_si512(); SIDE];
-        for (at, words) in words.iter_mut().enumerate() {
-            let from = from.wrapping_add(at * stride).cast::<i32>();
-            // SAFETY: only words of the mask are read, which are the block's.
-            *words = unsafe {
-                if WHOLE {
-                    _mm512_loadu_si512(from.cast())
-                } else {
-                    _mm512_maskz_loadu_epi32(if at < rows { mask } else { 0 }, from)
-                }
-            };
-        }
-        for (at, line) in square(words).into_iter().enumerate() {
-            if WHOLE || at < cols {
+    pub(super) unsafe fn square(from: *const u8, stride: usize, to: *mut Line, step: usize) {
+        for col in (0..SIDE).step_by(4) {
+            // SAFETY: the caller's promise.
+            let lines = unsafe { four_columns(from.add(col * size_of::<u32>()), stride) };
+            for (at, line) in lines.into_iter().enumerate() {
                 // SAFETY: the caller's promise.
-                unsafe { _mm512_store_si512(to.add(at * step).cast(), line) };
+                unsafe { _mm512_store_si512(to.add((col + at) * step).cast(), line) };
             }
         }
+    }
+
+    /// Four columns of [`SIDE`] rows, `stride` bytes apart.
+    ///
+    /// # Safety
+    /// The rows must have four words each.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn four_columns(from: *const u8, stride: usize) -> [__m512i; 4] {
+        // Quarter `q` of `rows[i]` holds row `4·q + i`: read so, what is left is to
+        // turn each quarter by itself.
+        let mut rows = [_mm512_setzero_si512(); 4];
+        for (at, rows) in rows.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let quarter =
+                |q: usize| unsafe { _mm_loadu_si128(from.add((4 * q + at) * stride).cast()) };
+            let words = _mm512_castsi128_si512(quarter(0));
+            let words = _mm512_inserti32x4::<1>(words, quarter(1));
+            let words = _mm512_inserti32x4::<2>(words, quarter(2));
+            *rows = _mm512_inserti32x4::<3>(words, quarter(3));
+        }
+        // Words of two rows side by side, then of four.
+        let first = _mm512_unpacklo_epi32(rows[0], rows[1]);
+        let second = _mm512_unpackhi_epi32(rows[0], rows[1]);
+        let later_first = _mm512_unpacklo_epi32(rows[2], rows[3]);
+        let later_second = _mm512_unpackhi_epi32(rows[2], rows[3]);
+        [
+            _mm512_unpacklo_epi64(first, later_first),
+            _mm512_unpackhi_epi64(first, later_first),
+            _mm512_unpacklo_epi64(second, later_second),
+            _mm512_unpackhi_epi64(second, later_second),
+        ]
     }
 }
 
@@ -129,14 +130,33 @@ mod tests {
     #[test]
     fn blocks_are_turned_as_word_by_word() {
         let values: Vec<f32> = (0..16 * 37).map(|at| at as f32 + 0.5).collect();
-        for rows in 0..=SIDE {
+        let bits = values[..].iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        for rows in 1..=SIDE {
             for cols in 0..=SIDE {
-                let (mut found, mut expected) = ([Line([7; 16]); 46], [Line([7; 16]); 46]);
+                let mut found = [Line([7; 16]); 46];
                 turn(&values, 37, (rows, cols), &mut found, 3);
-                scalar(&values, 37, (rows, cols), &mut expected, 3);
-                let expected = if rows == 0 { [Line([7; 16]); 46] } else { expected };
-                assert!(found == expected, "{rows} × {cols}");
+                for (at, line) in found.iter().enumerate() {
+                    let col = at / 3;
+                    let expected: [u32; 16] = std::array::from_fn(|row| match row < rows {
+                        _ if at % 3 > 0 || col >= cols => 7,
+                        true => bits[row * 37 + col],
+                        false => 0,
+                    });
+                    assert_eq!(line.0, expected, "{rows} × {cols}: line {at}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn squares_are_turned_as_word_by_word() {
+        let bytes: Vec<u8> = (0..16 * 67_u32).map(|at| (at * 7 % 251) as u8).collect();
+        let (mut found, mut expected) = ([Line([7; 16]); 32], [Line([7; 16]); 32]);
+        // SAFETY: rows of 64 bytes, 67 apart, and lines two apart.
+        unsafe {
+            square(bytes.as_ptr(), 67, found.as_mut_ptr(), 2);
+            scalar(bytes.as_ptr(), 67, expected.as_mut_ptr(), 2);
+        }
+        assert!(found == expected);
     }
 }
