@@ -167,10 +167,13 @@ impl Pass {
     }
 }
 
+/// Runs a pass and returns its seconds.
+type Run<'a> = dyn FnMut(&mut Option<Torch>) -> Outcome<f64> + 'a;
+
 /// One way to make a product, and the seconds of its passes.
 struct Side<'a> {
     name: String,
-    run: Box<dyn FnMut(&mut Option<Torch>) -> Outcome<f64> + 'a>,
+    run: Box<Run<'a>>,
     seconds: Vec<f64>,
 }
 
