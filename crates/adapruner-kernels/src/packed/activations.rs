@@ -6,7 +6,9 @@ use std::ops::Range;
 use multiversion::multiversion;
 
 use super::{
-    Arithmetic, DEPTH, Line, slabs,
+    Arithmetic, DEPTH, Line,
+    ahead::fetch,
+    slabs,
     turn::{SIDE, turn},
 };
 use crate::view::View;
@@ -60,6 +62,9 @@ fn turn_slab(x: View<'_>, rows: Range<usize>, slab: Range<usize>, to: &mut [Line
         for row in rows.clone().step_by(SIDE) {
             let to = &mut to[(row - rows.start) * ROW_LINES + at..];
             let from = &x.data[input * x.stride + row..];
+            for next in SIDE..2 * SIDE {
+                fetch(from.as_ptr().wrapping_add(next * x.stride).cast());
+            }
             turn(from, x.stride, (inputs, (rows.end - row).min(SIDE)), to, ROW_LINES);
         }
     }

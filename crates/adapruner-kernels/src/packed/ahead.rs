@@ -84,7 +84,7 @@ impl Ahead {
 
 /// Asks for a line, for the second-level cache.
 #[inline(always)]
-fn fetch(line: *const u8) {
+pub(super) fn fetch(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::*;
