@@ -3,18 +3,58 @@
 use std::ops::Range;
 
 use super::Line;
-use crate::view::View;
+use crate::view::{Target, View};
 
 const LINE: usize = size_of::<Line>();
 
-/// What the next panel is made of: runs of bytes, `stride` bytes apart. It is asked
-/// for line by line, between products, so that these do not wait for it.
+/// Runs of bytes, `stride` bytes apart.
 #[derive(Clone, Copy)]
-pub(super) struct Ahead {
-    run: *const u8,
-    runs: usize,
+pub(super) struct Runs {
+    start: *const u8,
+    count: usize,
     bytes: usize,
     stride: usize,
+}
+
+impl Runs {
+    pub(super) const NONE: Self = Self { start: std::ptr::null(), count: 0, bytes: 0, stride: 0 };
+
+    /// Rows and columns of a matrix that is read.
+    pub(super) fn of<T>(from: View<'_, T>, rows: Range<usize>, cols: Range<usize>) -> Self {
+        let (row_stride, col_stride) = from.strides();
+        let start = rows.start * row_stride + cols.start * col_stride;
+        let (count, len) =
+            if from.turned { (cols.len(), rows.len()) } else { (rows.len(), cols.len()) };
+        Self {
+            start: from.data.as_ptr().wrapping_add(start).cast(),
+            count,
+            bytes: len * size_of::<T>(),
+            stride: from.stride * size_of::<T>(),
+        }
+    }
+
+    /// Some rows of where a product goes, `cols` numbers of each.
+    pub(super) fn to(target: Target, rows: Range<usize>, cols: usize) -> Self {
+        Self {
+            start: target.offset(rows.start * target.stride).start.cast_const().cast(),
+            count: rows.len(),
+            bytes: cols * size_of::<f32>(),
+            stride: target.stride * size_of::<f32>(),
+        }
+    }
+
+    /// At most: runs may begin within a line.
+    fn lines(self) -> usize {
+        self.count * (self.bytes.div_ceil(LINE) + 1)
+    }
+}
+
+/// What the next panel is made of, and then where its results go. It is asked for
+/// line by line, between products, so that these do not wait for it.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    now: Runs,
+    then: Runs,
     /// Bytes of the run that were asked for.
     at: usize,
     /// Steps until the next line, and from each to the one after it.
@@ -24,35 +64,17 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Nothing.
-    pub(super) const NONE: Self = Self {
-        run: std::ptr::null(),
-        runs: 0,
-        bytes: 0,
-        stride: 0,
-        at: 0,
-        until: usize::MAX,
-        every: usize::MAX,
-    };
+    pub(super) const NONE: Self =
+        Self { now: Runs::NONE, then: Runs::NONE, at: 0, until: usize::MAX, every: usize::MAX };
 
-    /// Rows and columns of a matrix, asked for in the course of so many steps.
-    pub(super) fn of<T>(
-        from: View<'_, T>,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        steps: usize,
-    ) -> Self {
-        let (row_stride, col_stride) = from.strides();
-        let start = rows.start * row_stride + cols.start * col_stride;
-        let (runs, len) =
-            if from.turned { (cols.len(), rows.len()) } else { (rows.len(), cols.len()) };
-        let (bytes, stride) = (len * size_of::<T>(), from.stride * size_of::<T>());
-        let lines = runs * (bytes.div_ceil(LINE) + 1);
-        let every = (steps / lines.max(1)).max(1);
-        if runs == 0 {
+    /// Both, in the course of so many steps.
+    pub(super) fn new(now: Runs, then: Runs, steps: usize) -> Self {
+        let (now, then) = if now.count == 0 { (then, now) } else { (now, then) };
+        if now.count == 0 {
             return Self::NONE;
         }
-        let run = from.data.as_ptr().wrapping_add(start).cast();
-        Self { run, runs, bytes, stride, at: 0, until: every, every }
+        let every = (steps / (now.lines() + then.lines())).max(1);
+        Self { now, then, at: 0, until: every, every }
     }
 
     /// A step is done.
@@ -68,15 +90,20 @@ impl Ahead {
     /// Asks for a line.
     #[inline(always)]
     fn next(&mut self) {
-        fetch(self.run.wrapping_add(self.at));
+        fetch(self.now.start.wrapping_add(self.at));
         self.at += LINE;
         // Where runs begin within lines, they end one later.
-        if self.at >= self.bytes + LINE - 1 {
+        if self.at >= self.now.bytes + LINE - 1 {
             self.at = 0;
-            self.run = self.run.wrapping_add(self.stride);
-            self.runs -= 1;
-            if self.runs == 0 {
-                *self = Self::NONE;
+            self.now.start = self.now.start.wrapping_add(self.now.stride);
+            self.now.count -= 1;
+            if self.now.count == 0 {
+                let until = self.every;
+                *self = if self.then.count == 0 {
+                    Self::NONE
+                } else {
+                    Self { now: self.then, then: Runs::NONE, until, ..*self }
+                };
             }
         }
     }

@@ -17,7 +17,7 @@ use half::bf16;
 use super::{
     Arithmetic, COLS, DEPTH, Line, PackedWeight,
     activations::{Activations, ROW_LINES, ROWS, write},
-    ahead::Ahead,
+    ahead::{Ahead, Runs},
     micro::{self, Tile},
     pairs::pairs,
     panel, slabs, widen,
@@ -74,13 +74,12 @@ impl<'a> Source<'a> {
         panel * COLS..(panel * COLS + COLS).min(outputs)
     }
 
-    /// What a panel is made of, where that is not held as it is read; asked for in
-    /// the course of so many steps.
-    fn ahead(self, panel: usize, slab: Range<usize>, steps: usize) -> Ahead {
+    /// What a panel is made of, where that is not held as it is read.
+    fn runs(self, panel: usize, slab: Range<usize>) -> Runs {
         match self {
-            Self::Packed(_) => Ahead::NONE,
-            Self::Bf16(weight) => Ahead::of(weight, slab, self.cols(panel), steps),
-            Self::F32(weight) => Ahead::of(weight, slab, self.cols(panel), steps),
+            Self::Packed(_) => Runs::NONE,
+            Self::Bf16(weight) => Runs::of(weight, slab, self.cols(panel)),
+            Self::F32(weight) => Runs::of(weight, slab, self.cols(panel)),
         }
     }
 
@@ -330,11 +329,20 @@ impl Product<'_> {
                 });
                 let mut steps = steps.peekable();
                 while let Some((panel, at, slab, block)) = steps.next() {
+                    let to = to.offset(rows.start * to.stride + panel * COLS);
                     // With few rows, laying out panels is what takes time.
                     let strips = if rows.len() <= NARROW { 1 } else { rows.len().div_ceil(ROWS) };
-                    let ahead = steps.peek().map_or(Ahead::NONE, |(panel, _, next, _)| {
-                        right.ahead(*panel, (*next).clone(), strips * slab.len())
+                    let now = steps.peek().map_or(Runs::NONE, |(panel, _, slab, _)| {
+                        right.runs(*panel, (*slab).clone())
                     });
+                    // Each slab asks for its share of the results.
+                    let then = if panel + 1 < panels.end {
+                        let rows = share(rows.len(), 1, slabs.len(), at);
+                        Runs::to(to.offset(COLS), rows, right.cols(panel + 1).len())
+                    } else {
+                        Runs::NONE
+                    };
+                    let ahead = Ahead::new(now, then, strips * slab.len());
                     let step = Step {
                         arithmetic,
                         right,
@@ -346,7 +354,6 @@ impl Product<'_> {
                         place: Place { first: at == 0, last: at + 1 == slabs.len() },
                         ahead,
                     };
-                    let to = to.offset(rows.start * to.stride + panel * COLS);
                     // SAFETY: parts do not overlap and lie within the target; what
                     // is added to was written with the first slab.
                     unsafe { step.run(block, rows.len(), scratch, to) };
