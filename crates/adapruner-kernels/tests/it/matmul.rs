@@ -57,3 +57,11 @@ fn what_does_not_fit_is_an_error() {
     let none = matmul(&numbers(&[0, 3], 1), &numbers(&[3, 4], 2)).unwrap();
     assert_eq!(none.dims(), [0, 4]);
 }
+
+/// Nothing, seen from an offset beyond the end of what holds it.
+#[test]
+fn views_of_nothing_give_zeros() {
+    let nothing = held(0, 5, 2, 1);
+    let found = matmul(&numbers(&[7, 0], 2), &nothing).unwrap();
+    assert_eq!(found.to_vec2::<f32>().unwrap(), vec![vec![0.0; 5]; 7]);
+}
