@@ -1,11 +1,12 @@
 //! Matrix products of f32: by our own kernels ([`crate::packed`]) where the
-//! processor has AVX-512 and there are more than a few rows, else by the `gemm`
-//! crate.
+//! processor has AVX-512 and there are more than a few rows and inputs, else by the
+//! `gemm` crate.
 //!
 //! With up to four rows, reading the right side is the cost, and the crate reads
 //! it in the order it is held in, which takes half the time; its sums run in
 //! another order, so that one row alone and the same row among many may differ in
 //! their last bits. From five rows on, neither threads nor other rows change a bit.
+//! Sums of up to four terms are the crate's too: there the result is what is moved.
 //!
 //! The crate's own threading splits one dimension alone and, for some strides,
 //! not at all (measured: 150 of 300 GFLOP/s on two cores where the left side is
@@ -24,8 +25,8 @@ use crate::{
     view::{Target, View, share},
 };
 
-/// Products of at most so many rows are the crate's.
-const FEW_ROWS: usize = 4;
+/// Products of at most so many rows, or sums of so many terms, are the crate's.
+const FEW: usize = 4;
 /// Floating point operations of a part of a product, at least.
 const PART_FLOPS: usize = 40_000_000;
 /// Elements of the right side of a part, where reading them is what takes time.
@@ -95,7 +96,7 @@ fn grid(rows: usize, cols: usize, inner: usize) -> (usize, usize) {
 /// The product by our own kernels, where they take it.
 fn own<'a>(a: View<'a>, b: View<'a>, scale: f32, add: bool) -> Option<Product<'a>> {
     let product = |arithmetic| Product { arithmetic, left: a, right: Source::F32(b), scale, add };
-    (a.rows > FEW_ROWS && Arithmetic::Widen.runs_here()).then(|| product(Arithmetic::Widen))
+    (a.rows.min(a.cols) > FEW && Arithmetic::Widen.runs_here()).then(|| product(Arithmetic::Widen))
 }
 
 /// # Safety
