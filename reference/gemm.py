@@ -3,9 +3,10 @@
 
 It reads a line from stdin and prints the seconds of a pass:
 
-    shape M K N     makes x [M, K] and W [N, K] in f32 and bf16, runs each once; answers 0
-    f32             x · Wᵀ in f32
-    bf16            x · Wᵀ in bf16, operands and result
+    shape M K N     makes x [M, K], W [N, K] and dy [M, N] in f32 and bf16, multiplies each once; answers 0
+    DTYPE y         x · Wᵀ in f32 or bf16, operands and result
+    DTYPE dx        dy · W
+    DTYPE dW        dyᵀ · x
 """
 
 import argparse
@@ -20,6 +21,11 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     torch.set_num_threads(parser.parse_args().threads)
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16}
+    products = {
+        "y": lambda x, weight, dy: torch.nn.functional.linear(x, weight),
+        "dx": lambda x, weight, dy: dy @ weight,
+        "dW": lambda x, weight, dy: dy.t() @ x,
+    }
     operands = {}
     with torch.inference_mode():
         for line in sys.stdin:
@@ -27,14 +33,14 @@ def main():
             seconds = 0.0
             if name == "shape":
                 m, k, n = map(int, sizes)
-                x, weight = torch.rand(m, k) - 0.5, torch.rand(n, k) - 0.5
-                operands = {key: (x.to(dtype), weight.to(dtype)) for key, dtype in dtypes.items()}
-                for pair in operands.values():
-                    torch.nn.functional.linear(*pair)
+                made = [torch.rand(*sides) - 0.5 for sides in ((m, k), (n, k), (m, n))]
+                operands = {key: [t.to(dtype) for t in made] for key, dtype in dtypes.items()}
+                for of_type in operands.values():
+                    torch.nn.functional.linear(*of_type[:2])
             else:
-                pair = operands[name]
+                of_type, product = operands[name], products[sizes[0]]
                 start = time.perf_counter()
-                torch.nn.functional.linear(*pair)
+                product(*of_type)
                 seconds = time.perf_counter() - start
             print(seconds, flush=True)
 

@@ -1,16 +1,19 @@
 //! Speed of matrix products beside PyTorch's (`reference/gemm.py`), in GFLOP/s.
 //!
 //!     cargo run --release -p adapruner-kernels --example gemm -- [--threads 2]
-//!         [--seconds 2] [--tokens 256,2048] [--python python3]
+//!         [--seconds 2] [--tokens 1,256,2048] [--only Llama] [--python python3]
 //!
-//! `x · Wᵀ` with activations `[M, K]` and weights `[N, K]` of SmolLM2-135M and
-//! Llama-7B. All sides run in turns on the same shape, so what else the machine
-//! does meets all of them, and the fastest pass of each counts. Ours takes f32
-//! activations and returns f32, PyTorch's bf16 product takes and returns bf16:
-//! its conversions are not in its time, ours are.
+//! `y = x · Wᵀ`, `dx = dy · W` and `dW = dyᵀ · x` with activations `[M, K]` and weights
+//! `[N, K]` of SmolLM2-135M and Llama-7B. All sides run in turns on the same shape,
+//! so what else the machine does meets all of them, and the median of each counts.
+//! Ours takes f32 activations and returns f32, PyTorch's bf16 product takes and
+//! returns bf16: its conversions are not in its time, ours are. The share of the
+//! peak is that of f32 at 64 operations a cycle and thread, at the clock that
+//! whole numbers ran at just before.
 
 use std::{
     env,
+    hint::black_box,
     io::{self, BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
@@ -18,7 +21,7 @@ use std::{
 };
 
 use adapruner_kernels::{
-    linear,
+    linear, matmul,
     packed::{Arithmetic, PackedWeight},
 };
 use candle_core::{DType, Device, Tensor};
@@ -49,12 +52,20 @@ struct Settings {
     threads: usize,
     seconds: f64,
     tokens: Vec<usize>,
+    /// Part of the name of what is measured.
+    only: String,
     python: Option<String>,
 }
 
 impl Settings {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Self> {
-        let mut settings = Self { threads: 2, seconds: 2.0, tokens: vec![256, 2048], python: None };
+        let mut settings = Self {
+            threads: 2,
+            seconds: 2.0,
+            tokens: vec![1, 256, 2048],
+            only: String::new(),
+            python: None,
+        };
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("{name} takes a value"))?;
             match name.as_str() {
@@ -63,6 +74,7 @@ impl Settings {
                 "--tokens" => {
                     settings.tokens = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
                 }
+                "--only" => settings.only = value,
                 "--python" => settings.python = Some(value),
                 other => return Err(format!("unknown option {other}").into()),
             }
@@ -116,34 +128,105 @@ fn numbers(rows: usize, cols: usize) -> Outcome<Tensor> {
 }
 
 /// Seconds of one pass, its result and what it held freed.
-fn time(pass: impl FnOnce() -> candle_core::Result<Tensor>) -> Outcome<f64> {
+fn time<T>(pass: impl FnOnce() -> candle_core::Result<T>) -> Outcome<f64> {
     let start = Instant::now();
     drop(pass()?);
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Names the sides and returns the fastest pass of each.
+/// Cycles a second, the most of many short stretches: a multiplication takes three,
+/// the exclusive or before it one.
+fn clock() -> f64 {
+    let count = 100_000_u64;
+    let one = || {
+        let start = Instant::now();
+        let end = (0..count).fold(1_u64, |x, i| (x ^ i).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        black_box(end);
+        4.0 * count as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..200).map(|_| one()).fold(0.0, f64::max)
+}
+
+/// One of the products.
+#[derive(Clone, Copy, PartialEq)]
+enum Pass {
+    Forward,
+    OfInput,
+    OfWeight,
+}
+
+impl Pass {
+    const ALL: [Self; 3] = [Self::Forward, Self::OfInput, Self::OfWeight];
+
+    /// Also what `gemm.py` calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "y",
+            Self::OfInput => "dx",
+            Self::OfWeight => "dW",
+        }
+    }
+}
+
+/// Runs a pass and returns its seconds.
+type Run<'a> = dyn FnMut(&mut Option<Torch>) -> Outcome<f64> + 'a;
+
+/// One way to make a product, and the seconds of its passes.
+struct Side<'a> {
+    name: String,
+    run: Box<Run<'a>>,
+    seconds: Vec<f64>,
+}
+
+impl<'a> Side<'a> {
+    fn new(name: &str, run: impl FnMut(&mut Option<Torch>) -> Outcome<f64> + 'a) -> Self {
+        Self { name: name.to_owned(), run: Box::new(run), seconds: Vec::new() }
+    }
+
+    /// PyTorch's.
+    fn torch(dtype: &'static str, pass: Pass) -> Self {
+        Self::new(&format!("torch {dtype}"), move |torch| match torch {
+            Some(torch) => torch.ask(&format!("{dtype} {}", pass.name())),
+            None => Err("no PyTorch".into()),
+        })
+    }
+
+    fn median(&self) -> f64 {
+        let mut seconds = self.seconds.clone();
+        seconds.sort_by(f64::total_cmp);
+        seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// The sides of one product, run in turns.
 fn measure(
     settings: &Settings,
     torch: &mut Option<Torch>,
+    pass: Pass,
     (m, k, n): (usize, usize, usize),
 ) -> Outcome<Vec<(String, f64)>> {
-    let (x, weight) = (numbers(m, k)?, numbers(n, k)?);
+    let (x, weight, dy) = (numbers(m, k)?, numbers(n, k)?, numbers(m, n)?);
     let bf16 = weight.to_dtype(DType::BF16)?;
     let packed = PackedWeight::pack(&bf16)?;
-    let mut names = vec!["f32".to_owned(), "bf16, unpacked".to_owned()];
-    let kinds = [Arithmetic::Widen, Arithmetic::Dot].into_iter().filter(|kind| kind.runs_here());
-    let kinds: Vec<_> = kinds.collect();
-    names.extend(kinds.iter().map(|kind| {
-        let chosen = if Arithmetic::preferred() == Some(*kind) { "*" } else { "" };
-        format!("bf16, {kind:?}{chosen}")
-    }));
-    let mut fastest = vec![f64::INFINITY; names.len()];
-    let of_torch = ["f32", "bf16"];
+    let mut sides = Vec::new();
+    match pass {
+        Pass::Forward => {
+            for (name, weight) in [("f32", &weight), ("bf16, rows", &bf16)] {
+                let (x, weight) = (&x, weight);
+                sides.push(Side::new(name, move |_| time(|| linear(x, weight, None))));
+            }
+            for kind in [Arithmetic::Widen, Arithmetic::Dot].into_iter().filter(|k| k.runs_here()) {
+                let (x, packed) = (&x, &packed);
+                let name = format!("bf16, {kind:?}");
+                sides.push(Side::new(&name, move |_| time(|| packed.multiply(x, kind))));
+            }
+        }
+        Pass::OfInput => sides.push(Side::new("f32", |_| time(|| matmul(&dy, &weight)))),
+        Pass::OfWeight => sides.push(Side::new("f32", |_| time(|| matmul(&dy.t()?, &x)))),
+    }
     if let Some(torch) = torch {
         torch.ask(&format!("shape {m} {k} {n}"))?;
-        names.extend(of_torch.map(|dtype| format!("torch {dtype}")));
-        fastest.extend(of_torch.map(|_| f64::INFINITY));
+        sides.extend(["f32", "bf16"].map(|dtype| Side::torch(dtype, pass)));
     }
     let start = Instant::now();
     let (most, least) = PASSES;
@@ -151,27 +234,14 @@ fn measure(
         if at >= least && start.elapsed().as_secs_f64() > settings.seconds {
             break;
         }
-        let mut seconds = Vec::with_capacity(fastest.len());
-        let mut one = |pass: &mut dyn FnMut() -> Outcome<f64>| -> Outcome<()> {
-            let last = fastest[seconds.len()].min(LONGEST.as_secs_f64());
+        for side in &mut sides {
+            let last = side.seconds.last().copied().unwrap_or(0.0);
             thread::sleep(LONGEST.min(PAUSE * Duration::from_secs_f64(last)));
-            seconds.push(pass()?);
-            Ok(())
-        };
-        for weight in [&weight, &bf16] {
-            one(&mut || time(|| linear(&x, weight, None)))?;
+            let seconds = (side.run)(torch)?;
+            side.seconds.push(seconds);
         }
-        for kind in &kinds {
-            one(&mut || time(|| packed.multiply(&x, *kind)))?;
-        }
-        if let Some(torch) = torch {
-            for dtype in of_torch {
-                one(&mut || torch.ask(dtype))?;
-            }
-        }
-        fastest.iter_mut().zip(seconds).for_each(|(all, one)| *all = all.min(one));
     }
-    Ok(names.into_iter().zip(fastest).collect())
+    Ok(sides.iter().map(|side| (side.name.clone(), side.median())).collect())
 }
 
 fn main() -> Outcome<()> {
@@ -180,34 +250,32 @@ fn main() -> Outcome<()> {
     let mut torch =
         settings.python.as_ref().map(|p| Torch::start(p, settings.threads)).transpose()?;
     let mut out = io::stdout();
-    for (at, &tokens) in settings.tokens.iter().enumerate() {
-        for (model, name, k, n) in SHAPES {
-            let found = measure(&settings, &mut torch, (tokens, k, n))?;
-            let flops = 2.0 * tokens as f64 * k as f64 * n as f64;
-            if at == 0 && (model, name) == (SHAPES[0].0, SHAPES[0].1) {
-                let heads: Vec<_> = found.iter().map(|(name, _)| format!("{name:>14}")).collect();
-                writeln!(out, "{:<26} {:>18} {}", "GFLOP/s", "M × K × N", heads.join(" "))?;
+    for &tokens in &settings.tokens {
+        for (model, weight, k, n) in SHAPES {
+            let name = format!("{model} {weight}");
+            if !name.contains(&settings.only) {
+                continue;
             }
-            let rates: Vec<_> =
-                found.iter().map(|(_, s)| format!("{:>14.0}", flops / s / 1e9)).collect();
-            let shape = format!("{tokens} × {k} × {n}");
-            let of = |name: &str| {
-                found.iter().find(|(found, _)| found == name || found == &format!("{name}*"))
-            };
-            let ratio = |ours: &str, theirs: &str| match (of(ours), of(theirs)) {
-                (Some((_, ours)), Some((_, theirs))) => format!("{:.2}×", theirs / ours),
-                _ => String::new(),
-            };
-            let kind = Arithmetic::preferred()
-                .map_or_else(|| "bf16, unpacked".to_owned(), |kind| format!("bf16, {kind:?}"));
-            writeln!(
-                out,
-                "{:<26} {shape:>18} {}  f32 {} bf16 {}",
-                format!("{model} {name}"),
-                rates.join(" "),
-                ratio("f32", "torch f32"),
-                ratio(&kind, "torch bf16"),
-            )?;
+            for pass in Pass::ALL {
+                let peak = 64.0 * clock() * settings.threads as f64;
+                let found = measure(&settings, &mut torch, pass, (tokens, k, n))?;
+                let flops = 2.0 * tokens as f64 * k as f64 * n as f64;
+                let of = |name| found.iter().find(|(found, _)| found == name).map(|(_, s)| s);
+                let rates = found.iter().map(|(name, s)| format!("{name} {:.0}", flops / s / 1e9));
+                let rates: Vec<_> = rates.collect();
+                let share = of("f32").map_or(f64::NAN, |s| flops / s / peak);
+                let ratio = match (of("f32"), of("torch f32")) {
+                    (Some(ours), Some(theirs)) => format!("f32 {:.2}×, ", theirs / ours),
+                    _ => String::new(),
+                };
+                writeln!(
+                    out,
+                    "{name:<24} {tokens:>5} × {k:>5} × {n:>5} {:<2}  {ratio}{:.0} % of peak; {}",
+                    pass.name(),
+                    100.0 * share,
+                    rates.join(", ")
+                )?;
+            }
         }
     }
     torch.map_or(Ok(()), Torch::stop)

@@ -22,7 +22,8 @@ use crate::{
     buffer::{Held, Unwritten, build, build_rows, fused, slice, written},
     composition,
     exp::{dot, exponentials, largest},
-    gemm::{View, multiply, multiply_add},
+    gemm::{multiply, multiply_add},
+    view::View,
 };
 
 /// Rows of a block, `G` for each query.

@@ -97,7 +97,9 @@ pub(crate) fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) 
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!("expected a contiguous tensor, found strides {:?}", layout.stride())
     };
-    Ok(&storage.as_slice::<T>()?[start..end])
+    let values = storage.as_slice::<T>()?;
+    // A view of nothing may begin beyond the end.
+    Ok(if start == end { &[] } else { &values[start..end] })
 }
 
 /// A weight as it is held, row-major.

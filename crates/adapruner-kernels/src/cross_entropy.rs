@@ -20,8 +20,9 @@ use crate::{
     buffer::{Held, Unwritten, Weight, build, build_rows, fused, slice},
     composition,
     exp::{exponentials, largest},
-    gemm::{View, multiply, multiply_add},
+    gemm::{multiply, multiply_add},
     packed::{Activations, Arithmetic, Source, multiply_words},
+    view::View,
 };
 
 /// Rows of a block, at most.
@@ -362,7 +363,7 @@ impl<'a> Operands<'a> {
         let arithmetic = Arithmetic::preferred()?;
         let (outputs, inputs) = (self.vocabulary, self.hidden);
         let x = Activations::new(arithmetic, self.x, inputs);
-        Some((x, Source::Rows { values, outputs, inputs }))
+        Some((x, Source::bf16_weight(values, outputs, inputs)))
     }
 
     /// Logits of these rows for a chunk of the vocabulary.

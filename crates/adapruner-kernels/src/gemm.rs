@@ -1,20 +1,32 @@
-//! Matrix products on strided views, by the `gemm` crate.
+//! Matrix products of f32: by our own kernels ([`crate::packed`]) where the
+//! processor has AVX-512 and there are more than a few rows and inputs, else by the
+//! `gemm` crate.
+//!
+//! With up to four rows, reading the right side is the cost, and the crate reads
+//! it in the order it is held in, which takes half the time; its sums run in
+//! another order, so that one row alone and the same row among many may differ in
+//! their last bits. From five rows on, neither threads nor other rows change a bit.
+//! Sums of up to four terms are the crate's too: there the result is what is moved.
 //!
 //! The crate's own threading splits one dimension alone and, for some strides,
 //! not at all (measured: 150 of 300 GFLOP/s on two cores where the left side is
-//! row-major). So products are cut into parts here, each a product on one
+//! row-major). So its products are cut into parts here, each a product on one
 //! thread. The right side is what is costly to pack, so it is cut first and the
 //! left side only where that gives too few parts. The parts follow from the
 //! sizes alone, and no sum is split, so results do not depend on the number of
 //! threads.
 
-use std::ops::Range;
-
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::buffer::Unwritten;
+use crate::{
+    buffer::Unwritten,
+    packed::{Arithmetic, Product, Source},
+    view::{Target, View, share},
+};
 
+/// Products of at most so many rows, or sums of so many terms, are the crate's.
+const FEW: usize = 4;
 /// Floating point operations of a part of a product, at least.
 const PART_FLOPS: usize = 40_000_000;
 /// Elements of the right side of a part, where reading them is what takes time.
@@ -27,89 +39,6 @@ const COLS: usize = 64;
 const ROWS: usize = 48;
 /// Rows of a part, at least, where there are several.
 const PART_ROWS: usize = 192;
-
-/// A matrix that is read: `rows × cols` with any strides.
-#[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl<'a> View<'a> {
-    /// Rows of `cols` elements each, `row_stride` apart.
-    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self::strided(data, rows, cols, row_stride, 1)
-    }
-
-    /// Rows that follow each other.
-    pub(crate) fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        Self::new(data, rows, cols, cols)
-    }
-
-    fn strided(
-        data: &'a [f32],
-        rows: usize,
-        cols: usize,
-        row_stride: usize,
-        col_stride: usize,
-    ) -> Self {
-        if rows > 0 && cols > 0 {
-            assert!(
-                (rows - 1) * row_stride + (cols - 1) * col_stride < data.len(),
-                "a matrix of {rows} × {cols} does not fit {} elements",
-                data.len()
-            );
-        }
-        Self { data, rows, cols, row_stride, col_stride }
-    }
-
-    /// The transposed matrix.
-    pub(crate) fn t(self) -> Self {
-        Self {
-            data: self.data,
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-        }
-    }
-
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    pub(crate) fn cols(&self) -> usize {
-        self.cols
-    }
-
-    fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
-        let start = rows.start * self.row_stride + cols.start * self.col_stride;
-        let data = self.data.get(start..).unwrap_or_default();
-        Self::strided(data, rows.len(), cols.len(), self.row_stride, self.col_stride)
-    }
-}
-
-/// Where a product goes: rows `stride` apart.
-#[derive(Clone, Copy)]
-pub(crate) struct Target {
-    pub(crate) start: *mut f32,
-    pub(crate) stride: usize,
-}
-
-impl Target {
-    pub(crate) fn offset(self, by: usize) -> Self {
-        Self { start: self.start.wrapping_add(by), stride: self.stride }
-    }
-}
-
-// SAFETY: a target is only used by `product` and the products of packed weights,
-// whose callers give every thread another part of the matrix.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
 
 /// `to = scale · a · b` on this thread; `to` has `rows(a) × cols(b)` elements.
 pub(crate) fn multiply(a: View<'_>, b: View<'_>, scale: f32, to: &mut Unwritten) {
@@ -164,16 +93,19 @@ fn grid(rows: usize, cols: usize, inner: usize) -> (usize, usize) {
     (by_row, by_col)
 }
 
-/// The `at`-th of `parts` almost equal parts of `0..len`, cut at multiples of
-/// `unit`.
-pub(crate) fn share(len: usize, unit: usize, parts: usize, at: usize) -> Range<usize> {
-    let cut = |at: usize| (len.div_ceil(unit) * at / parts * unit).min(len);
-    cut(at)..cut(at + 1)
+/// The product by our own kernels, where they take it.
+fn own<'a>(a: View<'a>, b: View<'a>, scale: f32, add: bool) -> Option<Product<'a>> {
+    let product = |arithmetic| Product { arithmetic, left: a, right: Source::F32(b), scale, add };
+    (a.rows.min(a.cols) > FEW && Arithmetic::Widen.runs_here()).then(|| product(Arithmetic::Widen))
 }
 
 /// # Safety
 /// As [`product`].
 unsafe fn par_product(a: View<'_>, b: View<'_>, to: Target, add: bool) {
+    if let Some(own) = own(a, b, 1.0, add) {
+        // SAFETY: the caller's promise.
+        return unsafe { own.run(to) };
+    }
     let (by_row, by_col) = grid(a.rows, b.cols, a.cols);
     let one = |at: usize| {
         let rows = share(a.rows, ROWS, by_row, at / by_col);
@@ -182,7 +114,7 @@ unsafe fn par_product(a: View<'_>, b: View<'_>, to: Target, add: bool) {
         let a = a.part(rows, 0..a.cols);
         let b = b.part(0..b.rows, cols);
         // SAFETY: parts of the grid do not overlap and lie within the target.
-        unsafe { product(a, b, 1.0, part, add) }
+        unsafe { by_crate(a, b, 1.0, part, add) }
     };
     match by_row * by_col {
         1 => one(0),
@@ -194,6 +126,20 @@ unsafe fn par_product(a: View<'_>, b: View<'_>, to: Target, add: bool) {
 /// The target must be writable for `rows(a)` rows of `cols(b)` elements by this
 /// thread alone, and hold numbers if they are added to.
 unsafe fn product(a: View<'_>, b: View<'_>, scale: f32, to: Target, add: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match own(a, b, scale, add) {
+            Some(own) => own.run_here(to),
+            None => by_crate(a, b, scale, to, add),
+        }
+    }
+}
+
+/// # Safety
+/// As [`product`].
+unsafe fn by_crate(a: View<'_>, b: View<'_>, scale: f32, to: Target, add: bool) {
+    let [(a_rows, a_cols), (b_rows, b_cols)] =
+        [a.strides(), b.strides()].map(|(rows, cols)| (rows as isize, cols as isize));
     // SAFETY: `View` checked that the reads stay within their slices; the rest
     // is the caller's promise. The strides of views are at most their slices'
     // lengths, which fit isize.
@@ -207,11 +153,11 @@ unsafe fn product(a: View<'_>, b: View<'_>, scale: f32, to: Target, add: bool) {
             to.stride as isize,
             add,
             a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
+            a_cols,
+            a_rows,
             b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
+            b_cols,
+            b_rows,
             1.0,
             scale,
             false,

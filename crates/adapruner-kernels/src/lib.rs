@@ -16,7 +16,8 @@
 //! |---|---|
 //! | `linear` | linear map, with a tap on its gradients |
 //! | `low_rank` | low-rank updates beside a linear map, with dropout |
-//! | [`packed`] | products with bf16 weights |
+//! | [`packed`] | the core of all products, and bf16 weights laid out for it |
+//! | `matmul` | the product of two matrices alone |
 //! | `norm` | root mean square normalisation |
 //! | `rope` | rotary position embedding |
 //! | `attention` | causal grouped-query attention, no `T × T` matrix kept |
@@ -36,17 +37,20 @@ mod exp;
 mod gemm;
 mod linear;
 mod low_rank;
+mod matmul;
 mod norm;
 pub mod packed;
 mod rope;
 pub mod sublayer;
 mod swiglu;
 mod upstream;
+mod view;
 
 pub use attention::{attention, packed_attention};
 pub use cross_entropy::{linear_cross_entropy, linear_soft_cross_entropy};
 pub use linear::{GradTap, linear};
 pub use low_rank::{Dropout, LowRank, LowRankGrad};
+pub use matmul::matmul;
 pub use norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;

@@ -10,8 +10,9 @@ use crate::{
     LowRankGrad,
     buffer::{Held, Weight, build, fused, slice},
     composition,
-    gemm::{View, par_multiply, par_multiply_add},
+    gemm::{par_multiply, par_multiply_add},
     packed::{self, Arithmetic, PackedWeight, Source},
+    view::View,
 };
 
 /// Elements of a weight that are converted to f32 at a time.
@@ -149,7 +150,7 @@ fn bf16_source<'a>(
     Sizes { inputs, outputs, .. }: Sizes,
 ) -> Option<(Arithmetic, Source<'a>)> {
     let Weight::Bf16(values) = weight else { return None };
-    let rows = Source::Rows { values, outputs, inputs };
+    let rows = Source::bf16_weight(values, outputs, inputs);
     Some((Arithmetic::preferred()?, packed.map_or(rows, Source::Packed)))
 }
 
@@ -203,9 +204,23 @@ pub(crate) fn forward_onto(
     }
 }
 
+/// A bf16 weight as the right side of `dy · W`, where our own kernels take it; the
+/// gradient is not rounded.
+fn bf16_backward<'a>(
+    weight: Weight<'a>,
+    Sizes { inputs, outputs, .. }: Sizes,
+) -> Option<(Arithmetic, Source<'a>)> {
+    let Weight::Bf16(values) = weight else { return None };
+    let source = Source::Bf16(View::dense(values, outputs, inputs));
+    Arithmetic::Widen.runs_here().then_some((Arithmetic::Widen, source))
+}
+
 /// `dx = dy · W`.
 pub(crate) fn grad_input(grad: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
     let Sizes { rows, inputs, outputs } = sizes;
+    if let Some((arithmetic, weight)) = bf16_backward(weight, sizes) {
+        return packed::forward(arithmetic, grad, weight, rows);
+    }
     let first = rows_at_once(weight, sizes).min(outputs);
     let mut scratch = Vec::new();
     // SAFETY: the product writes everything.
@@ -222,6 +237,9 @@ pub(crate) fn grad_input(grad: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<
 
 /// `dx += dy · W`.
 pub(crate) fn grad_input_onto(grad: &[f32], weight: Weight<'_>, sizes: Sizes, grad_x: &mut [f32]) {
+    if let Some((arithmetic, weight)) = bf16_backward(weight, sizes) {
+        return packed::forward_onto(arithmetic, grad, weight, sizes.rows, grad_x);
+    }
     grad_input_from(0, grad, weight, sizes, grad_x);
 }
 

@@ -18,8 +18,9 @@ use rayon::prelude::*;
 
 use crate::{
     buffer::{Held, build},
-    gemm::{View, multiply, multiply_add},
+    gemm::{multiply, multiply_add},
     linear::Sizes,
+    view::View,
 };
 
 /// Rows of a block.

@@ -5,29 +5,67 @@ use std::ops::Range;
 
 use multiversion::multiversion;
 
-use super::{Arithmetic, DEPTH, Line, slabs};
+use super::{
+    Arithmetic, DEPTH, Line,
+    ahead::fetch,
+    slabs,
+    turn::{SIDE, turn},
+};
+use crate::view::View;
 
 /// Rows of a strip, at most.
 pub(super) const ROWS: usize = 12;
 /// Lines from one row of a strip to the next.
 pub(super) const ROW_LINES: usize = DEPTH / 16;
 
-/// Appends rows `rows` of `x`, inputs `slab`; a row begins every [`ROW_LINES`].
-pub(super) fn write_slab(
+/// Writes rows `rows` of `x`, one slab of inputs after another, and returns them; a
+/// row begins every [`ROW_LINES`].
+pub(super) fn write<'s>(
     arithmetic: Arithmetic,
-    x: &[f32],
-    inputs: usize,
+    x: View<'_>,
     rows: Range<usize>,
-    slab: Range<usize>,
-    to: &mut Vec<Line>,
-) {
-    let start = to.len();
-    to.resize(start + rows.len() * ROW_LINES, Line::ZERO);
-    for (row, to) in rows.zip(to[start..].chunks_exact_mut(ROW_LINES)) {
-        let from = &x[row * inputs + slab.start..row * inputs + slab.end];
-        match arithmetic {
-            Arithmetic::Dot => round(from, to),
-            Arithmetic::Widen | Arithmetic::Scalar => copy(from, to),
+    slabs: &[Range<usize>],
+    to: &'s mut Vec<Line>,
+) -> &'s [Line] {
+    let of_slab = rows.len() * ROW_LINES;
+    let lines = slabs.len() * of_slab;
+    if to.len() < lines {
+        to.resize(lines, Line::ZERO);
+    }
+    let all = &mut to[..lines];
+    if slabs.iter().all(Range::is_empty) {
+        return all;
+    }
+    if x.turned {
+        assert!(!arithmetic.rounds_activations(), "rows that lie together are what is rounded");
+        for (slab, to) in slabs.iter().zip(all.chunks_exact_mut(of_slab.max(1))) {
+            turn_slab(x, rows.clone(), slab.clone(), to);
+        }
+        return all;
+    }
+    for (at, row) in rows.enumerate() {
+        for (slab, to) in slabs.iter().zip(all[at * ROW_LINES..].chunks_mut(of_slab)) {
+            let from = &x.data[row * x.stride + slab.start..row * x.stride + slab.end];
+            match arithmetic {
+                Arithmetic::Dot => round(from, to),
+                Arithmetic::Widen | Arithmetic::Scalar => copy(from, to),
+            }
+        }
+    }
+    all
+}
+
+/// Rows whose numbers lie `stride` apart, square by square.
+fn turn_slab(x: View<'_>, rows: Range<usize>, slab: Range<usize>, to: &mut [Line]) {
+    for (at, input) in slab.clone().step_by(SIDE).enumerate() {
+        let inputs = (slab.end - input).min(SIDE);
+        for row in rows.clone().step_by(SIDE) {
+            let to = &mut to[(row - rows.start) * ROW_LINES + at..];
+            let from = &x.data[input * x.stride + row..];
+            for next in SIDE..2 * SIDE {
+                fetch(from.as_ptr().wrapping_add(next * x.stride).cast());
+            }
+            turn(from, x.stride, (inputs, (rows.end - row).min(SIDE)), to, ROW_LINES);
         }
     }
 }
@@ -75,19 +113,22 @@ fn rounded(value: f32) -> u32 {
 pub(crate) struct Activations {
     pub(super) arithmetic: Arithmetic,
     pub(super) rows: usize,
-    pub(super) slabs: Vec<Vec<Line>>,
+    lines: Vec<Line>,
 }
 
 impl Activations {
     /// `x` holds rows of `inputs` numbers.
     pub(crate) fn new(arithmetic: Arithmetic, x: &[f32], inputs: usize) -> Self {
         let rows = x.len() / inputs.max(1);
-        let write = |slab| {
-            let mut to = Vec::new();
-            write_slab(arithmetic, x, inputs, 0..rows, slab, &mut to);
-            to
-        };
-        Self { arithmetic, rows, slabs: slabs(inputs).map(write).collect() }
+        let slabs: Vec<_> = slabs(inputs).collect();
+        let mut lines = Vec::new();
+        write(arithmetic, View::dense(x, rows, inputs), 0..rows, &slabs, &mut lines);
+        Self { arithmetic, rows, lines }
+    }
+
+    /// The rows of one slab after another.
+    pub(super) fn slabs(&self) -> impl Iterator<Item = &[Line]> {
+        self.lines.chunks_exact((self.rows * ROW_LINES).max(1))
     }
 }
 

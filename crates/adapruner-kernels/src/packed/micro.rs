@@ -23,8 +23,10 @@ pub(super) struct Tile<'a> {
     pub(super) to: *mut f32,
     /// From one row of the result to the next.
     pub(super) stride: usize,
-    /// Whether the result is added to what is there.
-    pub(super) add: bool,
+    /// What the sums are multiplied with.
+    pub(super) scale: f32,
+    /// What the result is added to, and how far its rows are apart.
+    pub(super) onto: Option<(*const f32, usize)>,
 }
 
 impl Tile<'_> {
@@ -40,16 +42,17 @@ impl Tile<'_> {
 ///
 /// # Safety
 /// `tile.to` must be writable for the tile's rows and columns by this thread
-/// alone, and hold numbers if they are added to.
+/// alone, and `tile.onto` hold numbers.
 pub(super) unsafe fn scalar(tile: Tile<'_>) {
     tile.check(tile.steps);
     for row in 0..tile.rows {
         for col in 0..tile.cols {
-            let sum = scalar_sum(&tile.a[row * ROW_LINES..], tile.b, col, tile.steps);
+            let a = &tile.a[row * ROW_LINES..];
+            let sum = tile.scale * scalar_sum(a, tile.b, col, tile.steps);
             // SAFETY: the caller's promise.
             unsafe {
-                let to = tile.to.add(row * tile.stride + col);
-                to.write(if tile.add { to.read() + sum } else { sum });
+                let onto = tile.onto.map(|(onto, stride)| onto.add(row * stride + col).read());
+                tile.to.add(row * tile.stride + col).write(onto.map_or(sum, |v| v + sum));
             }
         }
     }
@@ -69,7 +72,7 @@ pub(super) use self::x86::{dot, fast_dot, fused, fused_pairs, has_dot, has_fused
 mod x86 {
     use std::{arch::x86_64::*, sync::LazyLock};
 
-    use super::{COLS, ROW, Tile};
+    use super::{super::ahead::Ahead, COLS, ROW, Tile};
 
     pub(in super::super) fn has_fused() -> bool {
         is_x86_feature_detected!("avx512f")
@@ -91,23 +94,27 @@ mod x86 {
 
     /// One of the products below for any number of rows.
     macro_rules! by_rows {
-        ($product:ident, $tile:ident, $($rows:literal)*) => {
+        ($product:ident, $tile:ident, $operands:tt, $halves:literal, $($rows:literal)*) => {
             // SAFETY: the caller's promises are those of this function.
             match $tile.rows {
                 0 => {}
-                $($rows => unsafe { $product::<$rows>($tile) },)*
+                $($rows => unsafe { $product::<$rows, $halves> $operands },)*
                 rows => unreachable!("a strip of {rows} rows"),
             }
         };
     }
 
-    /// `Σ a · b` in f32; both sides are f32.
+    /// `Σ a · b` in f32; both sides are f32. `ahead` is asked for on the way.
     ///
     /// # Safety
     /// As [`super::scalar`], and the processor must have AVX-512.
-    pub(in super::super) unsafe fn fused(tile: Tile<'_>) {
+    pub(in super::super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
         tile.check(tile.steps);
-        by_rows!(fused_rows, tile, 1 2 3 4 5 6 7 8 9 10 11 12);
+        if tile.cols <= 16 {
+            by_rows!(fused_rows, tile, (tile, ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
+        } else {
+            by_rows!(fused_rows, tile, (tile, ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+        }
     }
 
     /// [`fused`], to the same bits, with a panel of pairs of bf16; a step is a
@@ -117,7 +124,7 @@ mod x86 {
     /// As [`fused`].
     pub(in super::super) unsafe fn fused_pairs(tile: Tile<'_>) {
         tile.check(2 * tile.steps);
-        by_rows!(fused_pairs_rows, tile, 1 2 3 4 5 6 7 8 9 10 11 12);
+        by_rows!(fused_pairs_rows, tile, (tile), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
     /// `Σ a · b` in f32; both sides are pairs of bf16.
@@ -126,34 +133,42 @@ mod x86 {
     /// As [`super::scalar`], and the processor must have AVX512-BF16.
     pub(in super::super) unsafe fn dot(tile: Tile<'_>) {
         tile.check(tile.steps);
-        by_rows!(dot_rows, tile, 1 2 3 4 5 6 7 8 9 10 11 12);
+        by_rows!(dot_rows, tile, (tile), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
     /// Lines of a panel that are asked for ahead of their use.
     const AHEAD: usize = 32;
 
-    type Sums<const R: usize> = [[__m512; 2]; R];
+    /// Of `R` rows and `H` halves of a panel.
+    type Sums<const R: usize, const H: usize> = [[__m512; H]; R];
 
     /// # Safety
-    /// As [`fused`]; `tile.rows` is `R`, and the tile was checked.
+    /// As [`fused`]; `tile.rows` is `R`, the columns are in `H` halves, and the
+    /// tile was checked.
     #[target_feature(enable = "avx512f")]
-    unsafe fn fused_rows<const R: usize>(tile: Tile<'_>) {
+    unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut Ahead) {
+        let mut next = *ahead;
         let (a, b) = (tile.a.as_ptr().cast::<f32>(), tile.b.as_ptr().cast::<f32>());
-        let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
-        fetch::<R>(tile);
+        let mut sums: Sums<R, H> = [[_mm512_setzero_ps(); H]; R];
         for step in 0..tile.steps {
-            // SAFETY: `check` saw that both sides have all steps.
-            let b = unsafe {
-                let b = b.add(step * COLS);
-                [_mm512_load_ps(b), _mm512_load_ps(b.add(16))]
-            };
+            if step < R {
+                fetch_row(tile, step);
+            }
+            next.step();
+            let mut of_step = [_mm512_setzero_ps(); H];
+            for (half, of_step) in of_step.iter_mut().enumerate() {
+                // SAFETY: `check` saw that both sides have all steps.
+                *of_step = unsafe { _mm512_load_ps(b.add(step * COLS + half * 16)) };
+            }
             for (row, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: as above.
                 let a = _mm512_set1_ps(unsafe { *a.add(row * ROW + step) });
-                sums[0] = _mm512_fmadd_ps(a, b[0], sums[0]);
-                sums[1] = _mm512_fmadd_ps(a, b[1], sums[1]);
+                for (sum, b) in sums.iter_mut().zip(of_step) {
+                    *sum = _mm512_fmadd_ps(a, b, *sum);
+                }
             }
         }
+        *ahead = next;
         // SAFETY: the caller's promise.
         unsafe { store(sums, tile) };
     }
@@ -161,9 +176,9 @@ mod x86 {
     /// # Safety
     /// As [`fused_rows`].
     #[target_feature(enable = "avx512f")]
-    unsafe fn fused_pairs_rows<const R: usize>(tile: Tile<'_>) {
+    unsafe fn fused_pairs_rows<const R: usize, const H: usize>(tile: Tile<'_>) {
         let (a, b) = (tile.a.as_ptr().cast::<f32>(), tile.b.as_ptr().cast::<i32>());
-        let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
+        let mut sums: Sums<R, H> = [[_mm512_setzero_ps(); H]; R];
         let high = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
         for step in 0..tile.steps {
             // SAFETY: `check` saw that both sides have all steps.
@@ -201,9 +216,9 @@ mod x86 {
     /// # Safety
     /// As [`dot`]; `tile.rows` is `R`, and the tile was checked.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn dot_rows<const R: usize>(tile: Tile<'_>) {
+    unsafe fn dot_rows<const R: usize, const H: usize>(tile: Tile<'_>) {
         let (a, b) = (tile.a.as_ptr().cast::<i32>(), tile.b.as_ptr().cast::<i32>());
-        let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
+        let mut sums: Sums<R, H> = [[_mm512_setzero_ps(); H]; R];
         fetch::<R>(tile);
         for step in 0..tile.steps {
             // SAFETY: `check` saw that both sides have all steps.
@@ -225,12 +240,15 @@ mod x86 {
     /// Asks for the lines of the result while the sums are made.
     #[inline(always)]
     fn fetch<const R: usize>(tile: Tile<'_>) {
-        for row in 0..R {
-            for half in [0, 16] {
-                let to = tile.to.wrapping_add(row * tile.stride + half);
-                // SAFETY: a hint, which may name any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(to.cast()) };
-            }
+        (0..R).for_each(|row| fetch_row(tile, row));
+    }
+
+    #[inline(always)]
+    fn fetch_row(tile: Tile<'_>, row: usize) {
+        for half in [0, 16] {
+            let to = tile.to.wrapping_add(row * tile.stride + half);
+            // SAFETY: a hint, which may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(to.cast()) };
         }
     }
 
@@ -245,18 +263,22 @@ mod x86 {
     /// As [`super::scalar`], for `R` rows.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn store<const R: usize>(sums: Sums<R>, tile: Tile<'_>) {
+    unsafe fn store<const R: usize, const H: usize>(sums: Sums<R, H>, tile: Tile<'_>) {
         let mask = u32::MAX >> (COLS - tile.cols);
+        let scale = _mm512_set1_ps(tile.scale);
         for (row, sums) in sums.into_iter().enumerate() {
             for (half, sum) in sums.into_iter().enumerate() {
                 let mask = (mask >> (16 * half)) as __mmask16;
                 let to = tile.to.wrapping_add(row * tile.stride + 16 * half);
+                let sum = _mm512_mul_ps(scale, sum);
                 // SAFETY: only columns of the mask are touched, which are the tile's.
                 unsafe {
-                    let sum = if tile.add {
-                        _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum)
-                    } else {
-                        sum
+                    let sum = match tile.onto {
+                        Some((onto, stride)) => {
+                            let onto = onto.add(row * stride).wrapping_add(16 * half);
+                            _mm512_add_ps(_mm512_maskz_loadu_ps(mask, onto), sum)
+                        }
+                        None => sum,
                     };
                     _mm512_mask_storeu_ps(to, mask, sum);
                 }
@@ -272,7 +294,7 @@ pub(super) use self::none::{dot, fast_dot, fused, fused_pairs, has_dot, has_fuse
 /// twin.
 #[cfg(not(target_arch = "x86_64"))]
 mod none {
-    use super::{Tile, scalar};
+    use super::{super::ahead::Ahead, Tile, scalar};
 
     pub(in super::super) fn has_fused() -> bool {
         false
@@ -288,7 +310,7 @@ mod none {
 
     /// # Safety
     /// As [`scalar`].
-    pub(in super::super) unsafe fn fused(tile: Tile<'_>) {
+    pub(in super::super) unsafe fn fused(tile: Tile<'_>, _: &mut Ahead) {
         // SAFETY: the caller's promise.
         unsafe { scalar(tile) };
     }

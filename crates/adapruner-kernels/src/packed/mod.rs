@@ -1,4 +1,11 @@
-//! Products with bf16 weights: packed once, f32 sums.
+//! The core of all products, and bf16 weights laid out for it.
+//!
+//! A product runs panel by panel: 32 columns of the right side, a slab of at most
+//! 256 inputs of them as f32 in the first-level cache, times the rows of the left
+//! side in strips of 12, which wait in the second. Left sides are f32; right sides
+//! are f32 or bf16, and both are read as they are held or transposed: `x · Wᵀ`
+//! and `dy · W` read the same weight, `dyᵀ · x` no copies of its operands. Only
+//! bf16 weights are ever laid out once for all products:
 //!
 //! A weight `[out, in]` is held as panels of 32 outputs; a panel is a list of
 //! pairs of inputs, and each pair 32 words of 32 bits, one per output, the even
@@ -10,23 +17,29 @@
 //! | [`Arithmetic::Widen`] | f32 | weights widened, f32 fused multiply-add | `γ · Σ abs(x·w)` |
 //! | [`Arithmetic::Dot`] | rounded to bf16 | AVX512-BF16 dot product of pairs | `(2⁻⁸ + γ) · Σ abs(x·w)` |
 //!
-//! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` and, as its
-//! products and sums are rounded one by one and numbers below 2⁻¹²⁶ are taken as
-//! zero, `n·2⁻¹²⁶` more for `Dot`. Which of them is faster depends on the machine:
-//! Zen 4 makes a dot product a cycle and a fused multiply-add a cycle, Sapphire and
-//! Emerald Rapids a dot product every two cycles and two fused multiply-adds a
-//! cycle. So [`Arithmetic::preferred`] goes by the processor, never by timing:
-//! the same machine always gives the same numbers.
+//! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` (so too for f32)
+//! and, as its products and sums are rounded one by one and numbers below 2⁻¹²⁶ are
+//! taken as zero, `n·2⁻¹²⁶` more for `Dot`. Which of them is faster depends on the
+//! machine: Zen 4 makes a dot product a cycle and a fused multiply-add a cycle,
+//! Sapphire and Emerald Rapids a dot product every two cycles and two fused
+//! multiply-adds a cycle. So [`Arithmetic::preferred`] goes by the processor, never
+//! by timing: the same machine always gives the same numbers. Gradients are never
+//! rounded: `dy · W` is made by `Widen` everywhere.
 //!
 //! Sums run over the inputs in slabs of at most 256, each slab in order and from
 //! zero, the slabs' sums in order. That does not depend on how a product is cut
 //! into parts, so neither on the number of threads nor on that of rows.
 
 mod activations;
+mod ahead;
 mod cell;
 mod micro;
 mod pairs;
+mod panel;
 mod product;
+#[cfg(test)]
+mod tests;
+mod turn;
 
 use std::ops::Range;
 
@@ -39,7 +52,7 @@ pub use self::cell::Packed;
 use self::pairs::pairs;
 pub(crate) use self::{
     activations::Activations,
-    product::{Source, forward, forward_onto, multiply_words},
+    product::{Product, Source, forward, forward_onto, multiply_words},
 };
 use crate::buffer::Held;
 
@@ -55,16 +68,17 @@ struct Line([u32; 16]);
 
 impl Line {
     const ZERO: Self = Self([0; 16]);
+    const WORDS: usize = 16;
     /// How many make one row of a panel.
     const OF_COLS: usize = COLS / 16;
 }
 
-/// How products with bf16 weights are made.
+/// How products are made; those with bf16 weights have the choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
     /// bf16 dot products of pairs (AVX512-BF16); activations are rounded to bf16.
     Dot,
-    /// Weights are widened to f32 in cache, activations stay f32 (AVX-512).
+    /// Weights are f32, or widened to f32 in cache; activations stay f32 (AVX-512).
     Widen,
     /// [`Arithmetic::Widen`] number by number, to the same bits: what tests hold
     /// it to.
@@ -96,20 +110,14 @@ impl Arithmetic {
             Self::Widen | Self::Scalar => false,
         }
     }
-
-    /// Steps that so many inputs take (an even number, but for the last).
-    fn steps(self, inputs: usize) -> usize {
-        match self {
-            Self::Dot => inputs.div_ceil(2),
-            Self::Widen | Self::Scalar => inputs,
-        }
-    }
 }
 
-/// The slabs of the inputs: of even length, but for the last, and almost equal.
+/// The slabs of the inputs: whole squares of pairs, but for the last, and almost
+/// equal; without inputs, an empty one.
 fn slabs(inputs: usize) -> impl Iterator<Item = Range<usize>> {
-    let depth = inputs.div_ceil(inputs.div_ceil(DEPTH).max(1)).next_multiple_of(2).max(2);
-    (0..inputs).step_by(depth).map(move |start| start..(start + depth).min(inputs))
+    let unit = 2 * turn::SIDE;
+    let depth = inputs.div_ceil(inputs.div_ceil(DEPTH).max(1)).next_multiple_of(unit).max(unit);
+    (0..inputs.max(1)).step_by(depth).map(move |start| start..(start + depth).min(inputs))
 }
 
 /// A bf16 weight `[out, in]`, laid out for products `x · Wᵀ`.

@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{COLS, Line};
+use super::{
+    COLS, Line,
+    turn::{SIDE, square},
+};
 
-/// Outputs and pairs that are turned at a time, as a square of words.
-const SIDE: usize = 16;
-
-/// Writes the pairs of a panel for inputs `range`, which starts at an even one.
+/// Writes the pairs of a panel for inputs `range`, which starts at an even one;
+/// [`SIDE`] outputs and as many pairs are turned at a time.
 pub(super) fn pairs(
     values: &[bf16],
     outputs: usize,
@@ -24,7 +25,14 @@ pub(super) fn pairs(
         for half in 0..Line::OF_COLS {
             let first = panel * COLS + half * SIDE;
             let whole = first + SIDE <= outputs && end - start == SIDE * 2;
-            if !(whole && turn_square(values, inputs, first * inputs + start, half, to)) {
+            if whole {
+                let (from, to) = (&values[first * inputs + start..], &mut to[half..]);
+                assert!(from.len() >= (SIDE - 1) * inputs + 2 * SIDE);
+                assert!(to.len() > (SIDE - 1) * Line::OF_COLS);
+                let (from, stride) = (from.as_ptr().cast(), inputs * size_of::<bf16>());
+                // SAFETY: the square lies within both sides.
+                unsafe { square(from, stride, to.as_mut_ptr(), Line::OF_COLS) };
+            } else {
                 turn(values, (outputs, inputs), first, start..end, half, to);
             }
         }
@@ -55,77 +63,6 @@ fn turn(
         let lines = to.iter_mut().skip(half).step_by(Line::OF_COLS);
         for (line, word) in lines.zip(words.chain(std::iter::repeat(0))) {
             line.0[lane] = word;
-        }
-    }
-}
-
-/// [`turn`] of a whole square whose first number is the `start`-th, by vectors;
-/// false where there are none.
-fn turn_square(values: &[bf16], inputs: usize, start: usize, half: usize, to: &mut [Line]) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") {
-        let values = &values[start..];
-        assert!(values.len() >= (SIDE - 1) * inputs + 2 * SIDE && half < Line::OF_COLS);
-        assert!(to.len() >= SIDE * Line::OF_COLS);
-        // SAFETY: the processor has AVX-512, and the square lies within both sides.
-        unsafe { x86::turn_square(values.as_ptr(), inputs, to.as_mut_ptr().add(half)) };
-        return true;
-    }
-    let _ = (values, inputs, start, half, to);
-    false
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use half::bf16;
-
-    use super::{Line, SIDE};
-
-    /// # Safety
-    /// `from` must have [`SIDE`] rows of as many pairs, `inputs` numbers apart, and
-    /// `to` as many lines, [`Line::OF_COLS`] apart.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn turn_square(from: *const bf16, inputs: usize, to: *mut Line) {
-        let mut rows = [_mm512_setzero_si512(); SIDE];
-        for (at, row) in rows.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *row = unsafe { _mm512_loadu_si512(from.add(at * inputs).cast()) };
-        }
-        // Words of two rows side by side, then of four.
-        let mut twos = rows;
-        for at in (0..SIDE).step_by(2) {
-            twos[at] = _mm512_unpacklo_epi32(rows[at], rows[at + 1]);
-            twos[at + 1] = _mm512_unpackhi_epi32(rows[at], rows[at + 1]);
-        }
-        let mut fours = twos;
-        for at in (0..SIDE).step_by(4) {
-            fours[at] = _mm512_unpacklo_epi64(twos[at], twos[at + 2]);
-            fours[at + 1] = _mm512_unpackhi_epi64(twos[at], twos[at + 2]);
-            fours[at + 2] = _mm512_unpacklo_epi64(twos[at + 1], twos[at + 3]);
-            fours[at + 3] = _mm512_unpackhi_epi64(twos[at + 1], twos[at + 3]);
-        }
-        // Quarter `q` of `fours[4·i + j]` holds pair `4·q + j` of rows `4·i` to
-        // `4·i + 3`: quarters of four vectors make a line.
-        for j in 0..4 {
-            let even = _mm512_shuffle_i32x4::<0x88>(fours[j], fours[4 + j]);
-            let odd = _mm512_shuffle_i32x4::<0xdd>(fours[j], fours[4 + j]);
-            let later_even = _mm512_shuffle_i32x4::<0x88>(fours[8 + j], fours[12 + j]);
-            let later_odd = _mm512_shuffle_i32x4::<0xdd>(fours[8 + j], fours[12 + j]);
-            let lines = [
-                _mm512_shuffle_i32x4::<0x88>(even, later_even),
-                _mm512_shuffle_i32x4::<0x88>(odd, later_odd),
-                _mm512_shuffle_i32x4::<0xdd>(even, later_even),
-                _mm512_shuffle_i32x4::<0xdd>(odd, later_odd),
-            ];
-            for (quarter, line) in lines.into_iter().enumerate() {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let to = to.add((4 * quarter + j) * Line::OF_COLS);
-                    _mm512_store_si512(to.cast(), line);
-                }
-            }
         }
     }
 }

@@ -1,25 +1,30 @@
-//! Products of packed or unpacked bf16 weights, cut into parts for all threads.
+//! Products, cut into parts for all threads.
 //!
 //! A part is a block of rows times some panels. Its rows are written to scratch,
 //! as many slabs as stay in the second-level cache; then, panel by panel, each
-//! slab of the panel is widened (it stays in the first) and multiplied with all
-//! strips, while the results of the panel stay in the second.
+//! slab of the panel is laid out as f32 (it stays in the first) and multiplied with
+//! all strips, while the results of the panel stay in the second and what the next
+//! panel is made of is asked for.
 
-use std::{cell::RefCell, ops::Range};
+use std::{
+    cell::RefCell,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::{
     Arithmetic, COLS, DEPTH, Line, PackedWeight,
-    activations::{Activations, ROW_LINES, ROWS, write_slab},
+    activations::{Activations, ROW_LINES, ROWS, write},
+    ahead::{Ahead, Runs},
     micro::{self, Tile},
     pairs::pairs,
-    slabs, widen,
+    panel, slabs, widen,
 };
 use crate::{
     buffer::{Unwritten, build},
-    gemm::{Target, share},
+    view::{Target, View, share},
 };
 
 /// Rows of a part, at most: a slab of them takes 3/8 MiB.
@@ -39,38 +44,64 @@ const PARTS_OF_A_THREAD: usize = 4;
 /// Strips of at most so many rows read pairs rather than a widened panel.
 const NARROW: usize = 12;
 
-/// A bf16 weight `[out, in]`.
+/// The right side of a product, `[in, out]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
+    /// A bf16 weight `[out, in]`, transposed.
     Packed(&'a PackedWeight),
-    /// Row-major.
-    Rows {
-        values: &'a [bf16],
-        outputs: usize,
-        inputs: usize,
-    },
+    Bf16(View<'a, bf16>),
+    F32(View<'a>),
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// The transpose of a row-major weight `[out, in]`.
+    pub(crate) fn bf16_weight(values: &'a [bf16], outputs: usize, inputs: usize) -> Self {
+        Self::Bf16(View::dense(values, outputs, inputs).t())
+    }
+
+    /// Inputs and outputs.
     fn sides(self) -> (usize, usize) {
         match self {
-            Self::Packed(weight) => (weight.outputs, weight.inputs),
-            Self::Rows { outputs, inputs, .. } => (outputs, inputs),
+            Self::Packed(weight) => (weight.inputs, weight.outputs),
+            Self::Bf16(weight) => (weight.rows, weight.cols),
+            Self::F32(weight) => (weight.rows, weight.cols),
         }
     }
 
-    /// The pairs of a panel; those of a row-major weight are made in `scratch`.
-    fn pairs<'s>(self, panel: usize, slab: Range<usize>, scratch: &'s mut [Line]) -> &'s [Line]
+    /// The columns of a panel.
+    fn cols(self, panel: usize) -> Range<usize> {
+        let (_, outputs) = self.sides();
+        panel * COLS..(panel * COLS + COLS).min(outputs)
+    }
+
+    /// What a panel is made of, where that is not held as it is read.
+    fn runs(self, panel: usize, slab: Range<usize>) -> Runs {
+        match self {
+            Self::Packed(_) => Runs::NONE,
+            Self::Bf16(weight) => Runs::of(weight, slab, self.cols(panel)),
+            Self::F32(weight) => Runs::of(weight, slab, self.cols(panel)),
+        }
+    }
+
+    /// The pairs of a panel, if this is a bf16 weight transposed; those of a
+    /// row-major one are made in `scratch`.
+    fn pairs<'s>(
+        self,
+        panel: usize,
+        slab: Range<usize>,
+        scratch: &'s mut [Line],
+    ) -> Option<&'s [Line]>
     where
-        Self: 's,
+        'a: 's,
     {
         match self {
-            Self::Packed(weight) => weight.pairs(panel, slab),
-            Self::Rows { values, outputs, inputs } => {
+            Self::Packed(weight) => Some(weight.pairs(panel, slab)),
+            Self::Bf16(weight) if weight.turned => {
                 let to = &mut scratch[..slab.len().div_ceil(2) * Line::OF_COLS];
-                pairs(values, outputs, inputs, panel, slab, to);
-                to
+                pairs(weight.data, weight.cols, weight.stride, panel, slab, to);
+                Some(to)
             }
+            Self::Bf16(_) | Self::F32(_) => None,
         }
     }
 }
@@ -83,7 +114,7 @@ struct Scratch {
 
 impl Scratch {
     const fn new() -> Self {
-        let panel = Panel { pairs: Vec::new(), widened: Vec::new() };
+        let panel = Panel { pairs: Vec::new(), widened: Vec::new(), sums: Vec::new() };
         Self { activations: Vec::new(), panel }
     }
 }
@@ -91,13 +122,19 @@ impl Scratch {
 struct Panel {
     pairs: Vec<Line>,
     widened: Vec<Line>,
+    /// Sums of the slabs so far, side by side rather than where the result goes:
+    /// its rows may be a page apart.
+    sums: Vec<Line>,
 }
 
 impl Panel {
-    /// Room for a panel of one slab.
-    fn reserve(&mut self) {
+    /// Room for a panel of one slab and the sums of some rows.
+    fn reserve(&mut self, rows: usize) {
         self.pairs.resize(DEPTH / 2 * Line::OF_COLS, Line::ZERO);
         self.widened.resize(DEPTH * Line::OF_COLS, Line::ZERO);
+        if self.sums.len() < rows * Line::OF_COLS {
+            self.sums.resize(rows * Line::OF_COLS, Line::ZERO);
+        }
     }
 }
 
@@ -113,15 +150,18 @@ pub(crate) fn forward(
     weight: Source<'_>,
     rows: usize,
 ) -> Vec<f32> {
-    let (outputs, inputs) = weight.sides();
-    if inputs == 0 {
-        return vec![0.0; rows * outputs];
-    }
+    let (inputs, outputs) = weight.sides();
+    let product = Product {
+        arithmetic,
+        left: View::dense(x, rows, inputs),
+        right: weight,
+        scale: 1.0,
+        add: false,
+    };
     // SAFETY: the product writes everything.
     unsafe {
         build(rows * outputs, |to| {
-            let to = Target { start: to.as_mut_ptr().cast(), stride: outputs };
-            product(arithmetic, x, rows, weight, to, false);
+            product.run(Target { start: to.as_mut_ptr().cast(), stride: outputs });
         })
     }
 }
@@ -134,11 +174,17 @@ pub(crate) fn forward_onto(
     rows: usize,
     y: &mut [f32],
 ) {
-    let (outputs, _) = weight.sides();
+    let (inputs, outputs) = weight.sides();
     assert_eq!(y.len(), rows * outputs, "rows of a product");
-    let to = Target { start: y.as_mut_ptr(), stride: outputs };
+    let product = Product {
+        arithmetic,
+        left: View::dense(x, rows, inputs),
+        right: weight,
+        scale: 1.0,
+        add: true,
+    };
     // SAFETY: the target is borrowed for us alone, has all rows and holds numbers.
-    unsafe { product(arithmetic, x, rows, weight, to, true) };
+    unsafe { product.run(Target { start: y.as_mut_ptr(), stride: outputs }) };
 }
 
 /// `x · Wᵀ` for outputs `words` of the weight, which start at a multiple of 32, on
@@ -149,22 +195,26 @@ pub(crate) fn multiply_words(
     words: Range<usize>,
     to: &mut Unwritten,
 ) {
-    let (outputs, inputs) = weight.sides();
+    let (inputs, outputs) = weight.sides();
     assert!(words.start.is_multiple_of(COLS) && words.end <= outputs && inputs > 0);
     assert_eq!(to.len(), x.rows * words.len(), "elements of a product");
     let stride = words.len();
     let to = Target { start: to.as_mut_ptr().cast(), stride };
     SCRATCH.with_borrow_mut(|Scratch { panel: scratch, .. }| {
-        scratch.reserve();
-        for (slab, activations) in slabs(inputs).zip(&x.slabs) {
+        scratch.reserve(x.rows);
+        let slabs = slabs(inputs).zip(x.slabs());
+        for (at, (slab, activations)) in slabs.enumerate() {
             for start in words.clone().step_by(COLS) {
                 let step = Step {
                     arithmetic: x.arithmetic,
-                    weight,
+                    right: weight,
                     panel: start / COLS,
                     slab: slab.clone(),
                     cols: (words.end - start).min(COLS),
-                    add: slab.start > 0,
+                    scale: 1.0,
+                    add: at > 0,
+                    place: Place::ONLY,
+                    ahead: Ahead::NONE,
                 };
                 let to = to.offset(start - words.start);
                 // SAFETY: the target is borrowed for us alone and has all rows and
@@ -179,7 +229,11 @@ pub(crate) fn multiply_words(
 fn grid(rows: usize, panels: usize, inputs: usize) -> (usize, usize) {
     let weights = panels.saturating_mul(COLS).saturating_mul(inputs);
     let worth = weights.saturating_mul(rows.div_ceil(ROWS)) / PART_WEIGHTS;
-    let parts = worth.clamp(1, PARTS_OF_A_THREAD * rayon::current_num_threads());
+    let most = match rayon::current_num_threads() {
+        1 => 1,
+        threads => PARTS_OF_A_THREAD * threads,
+    };
+    let parts = worth.clamp(1, most);
     let by_row = rows.div_ceil(PART_ROWS);
     let most = if rows <= NARROW { panels } else { panels / FEW_PANELS };
     let by_panel = parts.div_ceil(by_row).min(most).max(1);
@@ -187,95 +241,217 @@ fn grid(rows: usize, panels: usize, inputs: usize) -> (usize, usize) {
     (by_row, by_panel)
 }
 
-/// # Safety
-/// The target must be writable for all rows and outputs by this call alone, and
-/// hold numbers if they are added to; the processor must have the instructions.
-unsafe fn product(
-    arithmetic: Arithmetic,
-    x: &[f32],
-    rows: usize,
-    weight: Source<'_>,
-    to: Target,
-    add: bool,
-) {
-    let (outputs, inputs) = weight.sides();
-    assert_eq!(x.len(), rows * inputs, "the inner sides of a product");
-    if rows == 0 || outputs == 0 {
-        return;
+/// Runs all parts on all threads, each thread taking the next when it is done. The
+/// calling thread is one of them: others may be slow to wake, or have other work.
+fn side_by_side(parts: usize, one: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let at = next.fetch_add(1, Ordering::Relaxed)
+            && at < parts
+        {
+            one(at);
+        }
+    };
+    rayon::in_place_scope(|scope| {
+        for _ in 1..rayon::current_num_threads().min(parts) {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
+}
+
+/// `scale · left · right`, or that added to what is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a> {
+    pub(crate) arithmetic: Arithmetic,
+    pub(crate) left: View<'a>,
+    pub(crate) right: Source<'a>,
+    pub(crate) scale: f32,
+    pub(crate) add: bool,
+}
+
+impl Product<'_> {
+    /// On all threads.
+    ///
+    /// # Safety
+    /// The target must be writable for all rows and columns by this call alone, and
+    /// hold numbers if they are added to; the processor must have the instructions.
+    pub(crate) unsafe fn run(self, to: Target) {
+        let (inputs, outputs) = self.right.sides();
+        let (rows, panels) = (self.left.rows, outputs.div_ceil(COLS));
+        if rows == 0 || panels == 0 {
+            return;
+        }
+        let (by_row, by_panel) = grid(rows, panels, inputs);
+        let one = |at: usize| {
+            let rows = share(rows, ROWS, by_row, at / by_panel);
+            let panels = share(panels, 1, by_panel, at % by_panel);
+            // SAFETY: the caller's promise; parts do not overlap.
+            unsafe { self.part(rows, panels, to) };
+        };
+        side_by_side(by_row * by_panel, one);
     }
-    let panels = outputs.div_ceil(COLS);
-    let (by_row, by_panel) = grid(rows, panels, inputs);
-    let all: Vec<_> = slabs(inputs).collect();
-    let one = |at: usize| {
-        let rows = share(rows, ROWS, by_row, at / by_panel);
-        let panels = share(panels, 1, by_panel, at % by_panel);
+
+    /// On this thread.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    pub(crate) unsafe fn run_here(self, to: Target) {
+        let (_, outputs) = self.right.sides();
+        let (rows, panels) = (self.left.rows, outputs.div_ceil(COLS));
+        let by_row = rows.div_ceil(PART_ROWS).max(1);
+        for at in 0..by_row {
+            // SAFETY: the caller's promise.
+            unsafe { self.part(share(rows, ROWS, by_row, at), 0..panels, to) };
+        }
+    }
+
+    /// Some rows times some panels; `to` is where all of the product goes.
+    ///
+    /// # Safety
+    /// As [`Self::run`], for these rows and panels.
+    unsafe fn part(self, rows: Range<usize>, panels: Range<usize>, to: Target) {
+        let Self { arithmetic, left, right, scale, add } = self;
+        let (inputs, _) = right.sides();
+        assert_eq!(left.cols, inputs, "the inner sides of a product");
+        if rows.is_empty() || panels.is_empty() {
+            return;
+        }
+        let all: Vec<_> = slabs(inputs).collect();
         SCRATCH.with_borrow_mut(|Scratch { activations, panel: scratch }| {
-            scratch.reserve();
+            scratch.reserve(rows.len());
             for slabs in all.chunks((HELD / (DEPTH * rows.len())).max(1)) {
-                activations.clear();
-                for slab in slabs {
-                    write_slab(arithmetic, x, inputs, rows.clone(), slab.clone(), activations);
-                }
-                for panel in panels.clone() {
-                    let cols = (outputs - panel * COLS).min(COLS);
-                    let to = to.offset(rows.start * to.stride + panel * COLS);
+                let activations = write(arithmetic, left, rows.clone(), slabs, activations);
+                let steps = panels.clone().flat_map(|panel| {
                     let blocks = activations.chunks_exact(rows.len() * ROW_LINES);
-                    for (slab, activations) in slabs.iter().zip(blocks) {
-                        let add = add || slab.start > 0;
-                        let slab = slab.clone();
-                        let step = Step { arithmetic, weight, panel, slab, cols, add };
-                        // SAFETY: parts do not overlap and lie within the target;
-                        // what is added to was written with the first slab.
-                        unsafe { step.run(activations, rows.len(), scratch, to) };
-                    }
+                    let slabs = slabs.iter().zip(blocks).enumerate();
+                    slabs.map(move |(at, (slab, block))| (panel, at, slab, block))
+                });
+                let mut steps = steps.peekable();
+                while let Some((panel, at, slab, block)) = steps.next() {
+                    let to = to.offset(rows.start * to.stride + panel * COLS);
+                    // With few rows, laying out panels is what takes time.
+                    let strips = if rows.len() <= NARROW { 1 } else { rows.len().div_ceil(ROWS) };
+                    let now = steps.peek().map_or(Runs::NONE, |(panel, _, slab, _)| {
+                        right.runs(*panel, (*slab).clone())
+                    });
+                    // Each slab asks for its share of the results.
+                    let then = if panel + 1 < panels.end {
+                        let rows = share(rows.len(), 1, slabs.len(), at);
+                        Runs::to(to.offset(COLS), rows, right.cols(panel + 1).len())
+                    } else {
+                        Runs::NONE
+                    };
+                    let ahead = Ahead::new(now, then, strips * slab.len());
+                    let step = Step {
+                        arithmetic,
+                        right,
+                        panel,
+                        slab: slab.clone(),
+                        cols: right.cols(panel).len(),
+                        scale,
+                        add: add || slab.start > 0,
+                        place: Place { first: at == 0, last: at + 1 == slabs.len() },
+                        ahead,
+                    };
+                    // SAFETY: parts do not overlap and lie within the target; what
+                    // is added to was written with the first slab.
+                    unsafe { step.run(block, rows.len(), scratch, to) };
                 }
             }
         });
-    };
-    match by_row * by_panel {
-        1 => one(0),
-        parts => (0..parts).into_par_iter().for_each(one),
     }
+}
+
+/// Which of the slabs that follow each other one is.
+#[derive(Clone, Copy)]
+struct Place {
+    first: bool,
+    last: bool,
+}
+
+impl Place {
+    const ONLY: Self = Self { first: true, last: true };
 }
 
 /// A block of rows times one panel, over one slab.
 struct Step<'a> {
     arithmetic: Arithmetic,
-    weight: Source<'a>,
+    right: Source<'a>,
     panel: usize,
     slab: Range<usize>,
     cols: usize,
+    scale: f32,
     add: bool,
+    place: Place,
+    /// What the next step reads.
+    ahead: Ahead,
 }
 
 impl Step<'_> {
     /// # Safety
-    /// As [`product`], for the rows and columns of this step.
-    unsafe fn run(self, activations: &[Line], rows: usize, scratch: &mut Panel, to: Target) {
-        let Self { arithmetic, weight, panel, slab, cols, add } = self;
-        let inputs = slab.len();
-        let packed = weight.pairs(panel, slab, &mut scratch.pairs);
-        let narrow = arithmetic == Arithmetic::Widen && rows <= NARROW;
-        let (b, steps) = if arithmetic == Arithmetic::Dot || narrow {
-            (packed, inputs.div_ceil(2))
-        } else {
-            widen(packed, &mut scratch.widened[..inputs.next_multiple_of(2) * Line::OF_COLS]);
-            (&scratch.widened[..], arithmetic.steps(inputs))
+    /// As [`Product::run`], for the rows and columns of this step.
+    unsafe fn run(mut self, activations: &[Line], rows: usize, scratch: &mut Panel, to: Target) {
+        let Self { arithmetic, cols, scale, add, place, .. } = self;
+        let narrow = rows <= NARROW;
+        let Panel { pairs, widened, sums } = scratch;
+        let packed = self.right.pairs(self.panel, self.slab.clone(), pairs);
+        let by_pairs = arithmetic == Arithmetic::Dot || narrow && arithmetic == Arithmetic::Widen;
+        let (b, steps) = match packed {
+            Some(packed) if by_pairs => (packed, self.slab.len().div_ceil(2)),
+            _ => (self.widened(packed, narrow, widened), self.slab.len()),
         };
         for (at, a) in activations.chunks(ROWS * ROW_LINES).enumerate() {
             let to = to.offset(at * ROWS * to.stride);
             let rows = (rows - at * ROWS).min(ROWS);
-            let tile = Tile { a, b, steps, rows, cols, to: to.start, stride: to.stride, add };
+            let sums = &mut sums[at * ROWS * Line::OF_COLS..][..rows * Line::OF_COLS];
+            let sums = Target { start: sums.as_mut_ptr().cast(), stride: COLS };
+            let onto = if place.first { to } else { sums };
+            let onto = add.then_some((onto.start.cast_const(), onto.stride));
+            let Target { start: to, stride } = if place.last { to } else { sums };
+            let tile = Tile { a, b, steps, rows, cols, to, stride, scale, onto };
             // SAFETY: the caller's promise.
             unsafe {
                 match arithmetic {
                     Arithmetic::Dot => micro::dot(tile),
-                    Arithmetic::Widen if narrow => micro::fused_pairs(tile),
-                    Arithmetic::Widen => micro::fused(tile),
+                    Arithmetic::Widen if packed.is_some() && narrow => micro::fused_pairs(tile),
+                    Arithmetic::Widen => micro::fused(tile, &mut self.ahead),
                     Arithmetic::Scalar => micro::scalar(tile),
                 }
             }
         }
+    }
+
+    /// The panel as f32; with few rows, where this takes most of the time, what
+    /// comes next is asked for on the way.
+    fn widened<'s>(
+        &mut self,
+        packed: Option<&[Line]>,
+        narrow: bool,
+        to: &'s mut [Line],
+    ) -> &'s [Line] {
+        assert!(self.arithmetic != Arithmetic::Dot, "what is not bf16 is not multiplied in pairs");
+        let (slab, cols) = (self.slab.clone(), self.right.cols(self.panel));
+        if let Some(packed) = packed {
+            let to = &mut to[..slab.len().next_multiple_of(2) * Line::OF_COLS];
+            widen(packed, to);
+            return to;
+        }
+        let blocks = slab.len().div_ceil(panel::BLOCK);
+        let of_blocks = to.chunks_exact_mut(panel::BLOCK * Line::OF_COLS).take(blocks);
+        for (at, to) in of_blocks.enumerate() {
+            let start = slab.start + at * panel::BLOCK;
+            let rows = start..(start + panel::BLOCK).min(slab.end);
+            match self.right {
+                Source::F32(from) => panel::write(from, rows, cols.clone(), to),
+                Source::Bf16(from) => panel::widen_rows(from, rows, cols.clone(), to),
+                Source::Packed(_) => unreachable!("packed weights are pairs"),
+            }
+            if narrow {
+                (0..panel::BLOCK).for_each(|_| self.ahead.step());
+            }
+        }
+        &to[..slab.len() * Line::OF_COLS]
     }
 }
 

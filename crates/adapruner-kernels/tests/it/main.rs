@@ -5,6 +5,7 @@ mod attention;
 mod cross_entropy;
 mod linear;
 mod low_rank;
+mod matmul;
 mod packed;
 mod pointwise;
 mod sublayer;

@@ -1,0 +1,122 @@
+//! Asking for memory before it is read.
+
+use std::ops::Range;
+
+use super::Line;
+use crate::view::{Target, View};
+
+const LINE: usize = size_of::<Line>();
+
+/// Runs of bytes, `stride` bytes apart.
+#[derive(Clone, Copy)]
+pub(super) struct Runs {
+    start: *const u8,
+    count: usize,
+    bytes: usize,
+    stride: usize,
+}
+
+impl Runs {
+    pub(super) const NONE: Self = Self { start: std::ptr::null(), count: 0, bytes: 0, stride: 0 };
+
+    /// Rows and columns of a matrix that is read.
+    pub(super) fn of<T>(from: View<'_, T>, rows: Range<usize>, cols: Range<usize>) -> Self {
+        let (row_stride, col_stride) = from.strides();
+        let start = rows.start * row_stride + cols.start * col_stride;
+        let (count, len) =
+            if from.turned { (cols.len(), rows.len()) } else { (rows.len(), cols.len()) };
+        Self {
+            start: from.data.as_ptr().wrapping_add(start).cast(),
+            count,
+            bytes: len * size_of::<T>(),
+            stride: from.stride * size_of::<T>(),
+        }
+    }
+
+    /// Some rows of where a product goes, `cols` numbers of each.
+    pub(super) fn to(target: Target, rows: Range<usize>, cols: usize) -> Self {
+        Self {
+            start: target.offset(rows.start * target.stride).start.cast_const().cast(),
+            count: rows.len(),
+            bytes: cols * size_of::<f32>(),
+            stride: target.stride * size_of::<f32>(),
+        }
+    }
+
+    /// At most: runs may begin within a line.
+    fn lines(self) -> usize {
+        self.count * (self.bytes.div_ceil(LINE) + 1)
+    }
+}
+
+/// What the next panel is made of, and then where its results go. It is asked for
+/// line by line, between products, so that these do not wait for it.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    now: Runs,
+    then: Runs,
+    /// Bytes of the run that were asked for.
+    at: usize,
+    /// Steps until the next line, and from each to the one after it.
+    until: usize,
+    every: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(super) const NONE: Self =
+        Self { now: Runs::NONE, then: Runs::NONE, at: 0, until: usize::MAX, every: usize::MAX };
+
+    /// Both, in the course of so many steps.
+    pub(super) fn new(now: Runs, then: Runs, steps: usize) -> Self {
+        let (now, then) = if now.count == 0 { (then, now) } else { (now, then) };
+        if now.count == 0 {
+            return Self::NONE;
+        }
+        let every = (steps / (now.lines() + then.lines())).max(1);
+        Self { now, then, at: 0, until: every, every }
+    }
+
+    /// A step is done.
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        self.until -= 1;
+        if self.until == 0 {
+            self.until = self.every;
+            self.next();
+        }
+    }
+
+    /// Asks for a line.
+    #[inline(always)]
+    fn next(&mut self) {
+        fetch(self.now.start.wrapping_add(self.at));
+        self.at += LINE;
+        // Where runs begin within lines, they end one later.
+        if self.at >= self.now.bytes + LINE - 1 {
+            self.at = 0;
+            self.now.start = self.now.start.wrapping_add(self.now.stride);
+            self.now.count -= 1;
+            if self.now.count == 0 {
+                let until = self.every;
+                *self = if self.then.count == 0 {
+                    Self::NONE
+                } else {
+                    Self { now: self.then, then: Runs::NONE, until, ..*self }
+                };
+            }
+        }
+    }
+}
+
+/// Asks for a line, for the second-level cache.
+#[inline(always)]
+pub(super) fn fetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        // SAFETY: a hint, which may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+    }
+    let _ = line;
+}

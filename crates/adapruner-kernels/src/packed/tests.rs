@@ -1,0 +1,125 @@
+//! Products of every kind of operand, held to the scalar twin and to sums in f64.
+
+use half::bf16;
+use proptest::prelude::*;
+
+use super::{Arithmetic, Product, Source};
+use crate::view::{Target, View};
+
+/// Numbers of about one, from a seed.
+fn numbers(len: usize, seed: u32) -> Vec<f32> {
+    let word = |at: usize| (at as u32 ^ seed).wrapping_mul(0x9e37_79b9).wrapping_mul(0x85eb_ca6b);
+    (0..len).map(|at| (word(at) >> 8) as f32 / 8_388_608.0 - 1.0).collect()
+}
+
+/// `[rows, cols]` of numbers that are held row by row or column by column, with
+/// `gap` more from one to the next.
+fn view<T>(values: &[T], rows: usize, cols: usize, gap: usize, turned: bool) -> View<'_, T> {
+    if turned {
+        View::new(values, cols, rows, rows + gap).t()
+    } else {
+        View::new(values, rows, cols, cols + gap)
+    }
+}
+
+fn at<T: Copy>(view: View<'_, T>, row: usize, col: usize) -> T {
+    let (row_stride, col_stride) = view.strides();
+    view.data[row * row_stride + col * col_stride]
+}
+
+fn run(product: Product<'_>, here: bool, before: &[f32], stride: usize) -> Vec<f32> {
+    let mut to = before.to_vec();
+    let target = Target { start: to.as_mut_ptr(), stride };
+    // SAFETY: the target has all rows, and holds numbers.
+    unsafe { if here { product.run_here(target) } else { product.run(target) } };
+    to
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn every_way_to_hold_operands_gives_the_twins_bits(
+        // Around the sides of strips, squares, panels, slabs and parts.
+        rows in prop_oneof![1..30_usize, 90..120_usize, 380..400_usize],
+        inputs in prop_oneof![0..40_usize, 250..262_usize, 500..530_usize],
+        cols in prop_oneof![1..70_usize, 180..200_usize],
+        turned in prop::array::uniform2(any::<bool>()),
+        gap in 0..3_usize,
+        of_bf16: bool,
+        add: bool,
+        here: bool,
+        scaled: bool,
+        seed: u32,
+    ) {
+        let scale = if scaled { 0.375 } else { 1.0 };
+        let a = numbers((rows + gap) * (inputs + gap) + rows, seed);
+        let b = numbers((cols + gap) * (inputs + gap) + cols, !seed);
+        // Pairs are read from rows that follow each other.
+        let b_gap = if of_bf16 { 0 } else { gap };
+        let rounded: Vec<bf16> = b.iter().copied().map(bf16::from_f32).collect();
+        let b: Vec<f32> = if of_bf16 { rounded.iter().map(|v| v.to_f32()).collect() } else { b };
+        let left = view(&a, rows, inputs, gap, turned[0]);
+        let right = view(&b, inputs, cols, b_gap, turned[1]);
+        let source = if of_bf16 {
+            Source::Bf16(view(&rounded, inputs, cols, b_gap, turned[1]))
+        } else {
+            Source::F32(right)
+        };
+        let stride = cols + gap;
+        let before = numbers(rows * stride, seed ^ 7);
+        let product = Product { arithmetic: Arithmetic::Scalar, left, right: source, scale, add };
+        let twin = run(product, true, &before, stride);
+        for row in 0..rows {
+            for col in 0..stride {
+                let (found, onto) = (twin[row * stride + col], before[row * stride + col]);
+                if col >= cols {
+                    prop_assert_eq!(found, onto, "beside the product");
+                    continue;
+                }
+                let terms = (0..inputs).map(|k| f64::from(at(left, row, k)) * f64::from(at(right, k, col)));
+                let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), v| (sum + v, size + v.abs()));
+                let onto = if add { f64::from(onto) } else { 0.0 };
+                let (sum, size) = (onto + f64::from(scale) * sum, onto.abs() + f64::from(scale) * size);
+                let nu = (inputs + 4) as f64 * 2_f64.powi(-24);
+                let error = (f64::from(found) - sum).abs();
+                prop_assert!(error <= nu / (1.0 - nu) * size, "{} for {}", found, sum);
+            }
+        }
+        if Arithmetic::Widen.runs_here() {
+            let product = Product { arithmetic: Arithmetic::Widen, ..product };
+            prop_assert_eq!(bits(&run(product, here, &before, stride)), bits(&twin));
+        }
+    }
+}
+
+/// The same row by itself, among others, and on any number of threads.
+#[test]
+fn neither_threads_nor_rows_change_a_bit() {
+    let (rows, inputs, cols) = (800, 700, 260);
+    let (a, b) = (numbers(rows * inputs, 1), numbers(inputs * cols, 2));
+    let arithmetic =
+        if Arithmetic::Widen.runs_here() { Arithmetic::Widen } else { Arithmetic::Scalar };
+    for turned in [[false, false], [false, true], [true, false], [true, true]] {
+        let left = view(&a, rows, inputs, 0, turned[0]);
+        let right = Source::F32(view(&b, inputs, cols, 0, turned[1]));
+        let product = Product { arithmetic, left, right, scale: 1.0, add: false };
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| bits(&run(product, false, &vec![0.0; rows * cols], cols)))
+        };
+        let one = on(1);
+        for threads in [2, 3, 5] {
+            assert!(on(threads) == one, "{threads} threads");
+        }
+        for some in [0..1, 11..14, 500..800] {
+            let part = Product { left: left.part(some.clone(), 0..inputs), ..product };
+            let found = bits(&run(part, true, &vec![0.0; some.len() * cols], cols));
+            assert!(found == one[some.start * cols..some.end * cols], "rows {some:?}");
+        }
+    }
+}
