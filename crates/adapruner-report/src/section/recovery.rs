@@ -121,7 +121,7 @@ fn figure(
                 lines.iter().map(|line| Key {
                     place: line.place,
                     name: line.name,
-                    note: said(line),
+                    note: format!("last {}", said(line)),
                 }),
             );
         }

@@ -33,7 +33,7 @@ limit = 6
 trials = 4
 allow-overlap = true
 [compensation]
-compensate = true
+compensate = "fit"
 compensate-samples = 24
 compensate-tokens = 16
 [recover]
