@@ -29,8 +29,8 @@ use crate::{
 /// A plan is a manifest.json of `prune`, or the `full_plan` of `prune --dry-run
 /// --json`, and fits the model it was made for. A study may be of another model
 /// of the family: statistics of the same samples are collected on this one, and
-/// what could not be carried over is said. With --compensate, the matrices that
-/// read what was removed are fitted anew on a text.
+/// what could not be carried over is said. With --compensate, what was removed is
+/// made up for on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
 #[derive(Debug, Args)]
