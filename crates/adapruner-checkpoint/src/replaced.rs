@@ -1,14 +1,19 @@
 //! A model with some of its tensors replaced by others of the same shapes, held
-//! in memory: what was fitted or trained.
+//! in memory, or with biases that it had not: what was fitted or trained.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
     checkpoint::{Checkpoint, TensorMeta, TensorSource},
+    config::ModelConfig,
     digest::Digest,
     error::{Error, Result},
+    names::{ExpectedTensor, Projection, expected_tensors},
 };
 
 impl Checkpoint {
@@ -17,14 +22,45 @@ impl Checkpoint {
     /// # Errors
     /// A tensor that the model does not have, or of another shape.
     pub fn with_tensors(&self, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
+        self.replaced(self.config.clone(), tensors)
+    }
+
+    /// The same model with `biases` (f32, by canonical name). Where one of attention
+    /// or of the feed-forward has them at all, its other projections have them too,
+    /// of zeros where the model had none.
+    ///
+    /// # Errors
+    /// A tensor that the model has no place for, or of another shape.
+    pub fn with_biases(&self, mut biases: BTreeMap<String, Tensor>) -> Result<Self> {
+        let mut config = self.config.clone();
+        for layer in 0..config.layers.len() {
+            for projection in Projection::ALL {
+                if biases.contains_key(&projection.bias(layer)) {
+                    config.attention_bias |= projection.is_attention();
+                    config.mlp_bias |= !projection.is_attention();
+                }
+            }
+        }
+        for ExpectedTensor { name, shape } in expected_tensors(&config) {
+            if !biases.contains_key(&name) && self.tensors.meta(&name).is_none() {
+                biases.insert(name, Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
+            }
+        }
+        self.replaced(config, biases)
+    }
+
+    /// The same model with another configuration and `tensors` as it demands them.
+    fn replaced(&self, config: ModelConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
         let base = self.digest()?;
         let mut parts = vec![("base", base.as_bytes().to_vec())];
+        let shapes = expected_tensors(&config).into_iter().map(|e| (e.name, e.shape));
+        let shapes: BTreeMap<String, Vec<usize>> = shapes.collect();
         for (name, tensor) in &tensors {
-            let Some(meta) = self.tensors.meta(name) else {
+            let Some(shape) = shapes.get(name) else {
                 return Err(Error::tensor(&self.origin, name, "not in the model"));
             };
-            if meta.shape != tensor.dims() {
-                let message = format!("shape {:?} expected, {:?} found", meta.shape, tensor.dims());
+            if shape != tensor.dims() {
+                let message = format!("shape {shape:?} expected, {:?} found", tensor.dims());
                 return Err(Error::tensor(&self.origin, name, message));
             }
             let numbers = tensor.flatten_all()?.to_vec1::<f32>()?;
@@ -33,7 +69,7 @@ impl Checkpoint {
         }
         let digest = Digest::of_parts(parts.iter().map(|(name, part)| (*name, part.as_slice())));
         let source = ReplacedSource { base: self.tensors.clone(), tensors, digest };
-        Ok(Self { tensors: Arc::new(source), ..self.clone() })
+        Ok(Self { tensors: Arc::new(source), config, ..self.clone() })
     }
 }
 
@@ -45,11 +81,18 @@ struct ReplacedSource {
 
 impl TensorSource for ReplacedSource {
     fn names(&self) -> Vec<String> {
-        self.base.names()
+        let names: BTreeSet<String> =
+            self.base.names().into_iter().chain(self.tensors.keys().cloned()).collect();
+        names.into_iter().collect()
     }
 
     fn meta(&self, name: &str) -> Option<TensorMeta> {
-        self.base.meta(name)
+        let added = || {
+            let tensor = self.tensors.get(name)?;
+            let bytes = (tensor.elem_count() * 4) as u64;
+            Some(TensorMeta { shape: tensor.dims().to_vec(), stored: "F32".to_owned(), bytes })
+        };
+        self.base.meta(name).or_else(added)
     }
 
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {

@@ -27,7 +27,7 @@ pub mod scores;
 
 pub use apply::{apply, mask};
 pub use bank::{BankHeader, CollectOptions, StatsBank, Terms, collect};
-pub use compensate::{CompensateOptions, Compensated, Refit, compensate};
+pub use compensate::{CompensateOptions, Compensated, Form, Refit, compensate, compensated_config};
 pub use error::{Error, Result, UnitKind};
 pub use plan::{
     Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, plan,

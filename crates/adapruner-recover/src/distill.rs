@@ -85,6 +85,37 @@ pub fn check_vocabulary(student: &TextTokenizer, teacher: &Checkpoint) -> Result
     Ok(())
 }
 
+/// Refuses a teacher whose blocks do not stand for the student's, one by one.
+/// Pruning leaves their number and the hidden size as they are, and a block whose
+/// attention is gone is still a block.
+///
+/// # Errors
+/// Then, with both shapes.
+pub fn check_blocks(student: &Checkpoint, teacher: &Checkpoint) -> Result<()> {
+    let shape = |of: &Checkpoint| (of.config.layers.len(), of.config.hidden_size);
+    let ((layers, hidden), (found, width)) = (shape(student), shape(teacher));
+    if (layers, hidden) == (found, width) {
+        return Ok(());
+    }
+    let message = format!(
+        "{layers} layers of hidden size {hidden} expected, as {} has, {found} of {width} found",
+        student.origin.display()
+    );
+    Err(Error::data(&teacher.origin, message).advise(
+        "--match-hidden needs the model before pruning; without it, any with the same tokens \
+             can teach",
+    ))
+}
+
+/// Who is learned from in a training.
+#[derive(Clone, Copy)]
+pub struct Teacher<'a> {
+    /// Probabilities, computed before.
+    pub probabilities: &'a TeacherCache,
+    /// The model itself, which runs along, where hidden states are matched.
+    pub hidden: Option<&'a Decoder>,
+}
+
 /// Who is asked about what.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {

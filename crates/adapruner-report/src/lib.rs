@@ -30,7 +30,7 @@ mod svg;
 
 pub use document::render;
 pub use page::{
-    ArmRow, Best, CorrelationPoint, CorrelationRow, Correlations, CostRow, Estimate, Importance,
-    LayerRow, Measured, ModelFacts, Page, Run, Sample, State, TestMedian, TextFacts, TrialPoint,
-    TrialsToMatch, Value, Width,
+    ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
+    Estimate, Importance, LayerRow, Measured, ModelFacts, Page, Recovery, Run, Sample, State,
+    TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
 };

@@ -40,6 +40,9 @@ pub struct Page {
     /// Losses held against accuracies.
     #[serde(default)]
     pub correlation: Option<Correlations>,
+    /// The training after pruning.
+    #[serde(default)]
+    pub recovery: Option<Recovery>,
     /// The calibration pool.
     #[serde(default)]
     pub samples: Vec<Sample>,
@@ -303,6 +306,82 @@ pub struct Estimate {
     pub value: Option<f64>,
     /// Lower and upper end of the 95 % interval.
     pub interval: Option<(f64, f64)>,
+}
+
+/// A training after pruning. Losses are nats per learned token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Folder of what it made.
+    pub path: String,
+    /// What was learned, as `LoRA of rank 8`.
+    pub method: String,
+    /// Numbers that were learned.
+    pub learned_parameters: u64,
+    /// The data's name.
+    pub data: String,
+    /// Digest of its tokens, of what of them is learned and of the split.
+    pub data_digest: String,
+    /// Sequences that were trained on.
+    pub sequences: usize,
+    /// Tokens of theirs that are learned.
+    pub learned_tokens: u64,
+    /// Sequences kept for validation.
+    pub validation_sequences: usize,
+    /// Tokens of theirs that count.
+    pub validation_tokens: u64,
+    /// The model that was learned from besides.
+    #[serde(default)]
+    pub teacher: Option<String>,
+    /// How it ended.
+    pub ended: String,
+    /// Tokens that were run.
+    pub tokens: u64,
+    /// Wall-clock seconds.
+    #[serde(with = "nullable")]
+    pub seconds: f64,
+    /// The step whose parameters were kept.
+    pub kept_step: u64,
+    /// Validation loss before the first step.
+    #[serde(default)]
+    pub validation_before: Option<f64>,
+    /// The best validation.
+    #[serde(default)]
+    pub best: Option<BestValidation>,
+    /// Every step.
+    #[serde(default)]
+    pub steps: Vec<TrainingStep>,
+}
+
+/// The best validation of a training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BestValidation {
+    /// After which step; 0 is before the first.
+    pub step: u64,
+    /// Its loss.
+    #[serde(with = "nullable")]
+    pub loss: f64,
+}
+
+/// One step of a training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainingStep {
+    /// Counted from 1.
+    pub step: u64,
+    /// The whole loss of its sequences.
+    #[serde(with = "nullable")]
+    pub loss: f64,
+    /// Of it the teacher's probabilities, with their weight.
+    #[serde(default)]
+    pub teacher_loss: Option<f64>,
+    /// Of it the teacher's hidden states, with their weight.
+    #[serde(default)]
+    pub hidden_loss: Option<f64>,
+    /// Validation loss after it, where it was measured.
+    #[serde(default)]
+    pub validation_loss: Option<f64>,
+    /// Learning rate.
+    #[serde(with = "nullable")]
+    pub learning_rate: f64,
 }
 
 /// One sample of the calibration pool.

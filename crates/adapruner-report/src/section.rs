@@ -7,7 +7,9 @@ mod correlation;
 mod costs;
 pub(crate) mod headline;
 mod importances;
+mod legend;
 mod parameters;
+mod recovery;
 mod samples;
 mod table;
 mod texts;
@@ -83,6 +85,12 @@ pub(crate) const SECTIONS: &[Section] = &[
         heading: "Best trial",
         shown: |page| page.best.is_some(),
         write: best::write,
+    },
+    Section {
+        id: "recovery",
+        heading: "Recovery",
+        shown: |page| page.recovery.is_some(),
+        write: recovery::write,
     },
     Section {
         id: "texts",

@@ -11,6 +11,7 @@ pub(crate) mod cloud;
 pub(crate) mod layers;
 pub(crate) mod lines;
 pub(crate) mod scatter;
+pub(crate) mod series;
 pub(crate) mod strips;
 
 use std::fmt;

@@ -13,7 +13,7 @@ use adapruner::{
 };
 use adapruner_checkpoint::{gguf::TensorKind, hf::StoreType};
 use adapruner_model::{DTypeChoice, DeviceChoice};
-use adapruner_prune::{Allocation, Importance, KvMode, Layout, PlanOptions, Reduction};
+use adapruner_prune::{Allocation, Form, Importance, KvMode, Layout, PlanOptions, Reduction};
 use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -351,15 +351,53 @@ impl PlanArgs {
     }
 }
 
+/// `--compensate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compensate {
+    /// Weights fitted anew.
+    Fit,
+    /// Biases added.
+    Bias,
+}
+
+impl FromStr for Compensate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "fit" => Ok(Self::Fit),
+            "bias" => Ok(Self::Bias),
+            other => Err(format!("unknown form {other:?}, expected fit or bias")),
+        }
+    }
+}
+
+impl fmt::Display for Compensate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fit => "fit",
+            Self::Bias => "bias",
+        })
+    }
+}
+
 /// How what remains is fitted to make up for what was removed.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Compensation")]
 pub struct CompensationArgs {
-    /// Fit the matrices that read what was removed anew, by least squares on a
-    /// text: no training, no change of shape
-    #[arg(long)]
-    pub compensate: bool,
+    /// Make up for what was removed in closed form, on a text: fit (the matrices
+    /// that read it anew, by least squares; no change of shape) or bias (the mean
+    /// of what it gave is added as a bias; needs few samples, and the model gets
+    /// biases, zeros where it has none) [fit, where no form is named]
+    #[arg(
+        long,
+        value_name = "FORM",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "fit"
+    )]
+    pub compensate: Option<Named<Compensate>>,
     /// Text to fit on, as for --text [default: the calibration text]
     #[arg(long, value_name = "FILE|SET")]
     pub compensate_text: Option<String>,
@@ -390,9 +428,7 @@ impl CompensationArgs {
         calibration: &CalibrationArgs,
         eval: &EvalArgs,
     ) -> Result<Option<CompensationSettings>> {
-        if !self.compensate {
-            return Ok(None);
-        }
+        let Some(Named(compensate)) = self.compensate else { return Ok(None) };
         let text = CalibrationArgs {
             calibration: self.compensate_text.clone().or_else(|| calibration.calibration.clone()),
             samples: Some(self.compensate_samples.unwrap_or(FIT.0)),
@@ -405,8 +441,17 @@ impl CompensationArgs {
                 "name a text to fit on: --compensate-text FILE",
             ));
         };
-        let Real(ridge) = self.compensate_ridge.unwrap_or(Real(RIDGE));
-        Ok(Some(CompensationSettings { samples, ridge }))
+        let form = match (compensate, self.compensate_ridge) {
+            (Compensate::Fit, ridge) => Form::Weight { ridge: ridge.map_or(RIDGE, |r| r.0) },
+            (Compensate::Bias, None) => Form::Bias,
+            (Compensate::Bias, Some(_)) => {
+                return Err(advised(
+                    "compensate-ridge: given, but a bias has none",
+                    "leave it out, or give --compensate=fit",
+                ));
+            }
+        };
+        Ok(Some(CompensationSettings { samples, form }))
     }
 }
 

@@ -3,14 +3,18 @@
 
 use std::fmt;
 
-use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, hf::opens_with_biases, text::TokenSet};
 use adapruner_eval::batch_tokens;
 use adapruner_model::Placement;
-use adapruner_prune::{CompensateOptions, Compensated, PrunePlan, Refit};
+use adapruner_prune::{
+    CompensateOptions, Compensated, Form, PrunePlan, Refit, apply, compensated_config,
+};
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::{memory, pipeline, pipeline::TokensRecord, progress::Progress, settings};
+use crate::{
+    advice::advised, memory, pipeline, pipeline::TokensRecord, progress::Progress, settings,
+};
 
 /// What was fitted, and on what.
 #[derive(Debug, Clone, Serialize)]
@@ -19,8 +23,8 @@ pub struct CompensationRecord {
     pub samples: TokensRecord,
     /// Seed they were drawn with.
     pub seed: u64,
-    /// How strongly the fits were held to the sliced weights.
-    pub ridge: f64,
+    /// What was fitted, and how.
+    pub form: Form,
     /// Every matrix that was fitted.
     pub refits: Vec<Refit>,
 }
@@ -47,9 +51,13 @@ impl fmt::Display for CompensationRecord {
         let TokensRecord { windows, window, text, .. } = &self.samples;
         write!(
             f,
-            "{} matrices fitted on {windows} samples of {window} tokens of {text}, {:.0} % of their \
+            "{} {} fitted on {windows} samples of {window} tokens of {text}, {:.0} % of their \
              squared error gone",
             self.refits.len(),
+            match self.form {
+                Form::Weight { .. } => "matrices",
+                Form::Bias => "biases",
+            },
             100.0 * self.removed()
         )
     }
@@ -69,8 +77,8 @@ pub fn tokens(
 /// Applies `plan` and fits what remains on `tokens`.
 ///
 /// # Errors
-/// A plan for another model, damaged weights, activations that are not finite,
-/// or no memory.
+/// A plan for another model, biases where no format carries them, damaged weights,
+/// activations that are not finite, or no memory.
 pub fn compensate(
     dense: &Checkpoint,
     plan: &PrunePlan,
@@ -79,9 +87,21 @@ pub fn compensate(
     placement: &Placement,
     progress: &dyn Progress,
 ) -> Result<(Checkpoint, CompensationRecord)> {
+    let form = settings.form;
+    let config = compensated_config(&dense.config, &apply(dense, plan)?.config, form);
+    if form == Form::Bias && !opens_with_biases(&config) {
+        return Err(advised(
+            format!(
+                "compensate: with biases, a hidden size of {} and the query heads of this plan, \
+                 transformers opens no such model",
+                config.hidden_size
+            ),
+            "give --compensate=fit, or --layout per-layer",
+        ));
+    }
     let window = settings.samples.sample_tokens;
     let options = CompensateOptions {
-        ridge: settings.ridge,
+        form,
         batch_tokens: settings
             .samples
             .batch_tokens
@@ -98,7 +118,7 @@ pub fn compensate(
     let record = CompensationRecord {
         samples: TokensRecord::of(tokens),
         seed: settings.samples.seed,
-        ridge: settings.ridge,
+        form,
         refits,
     };
     Ok((checkpoint, record))

@@ -10,6 +10,7 @@
 //! | [`manifest`] | `manifest.json`: what an output was made from |
 //! | [`memory`] | memory at hand and memory used |
 //! | [`recover`] | training after pruning |
+//! | [`recovered`] | a training that is over, as a page shows it |
 //! | [`search`] | the search for samples, metric and cut |
 //! | [`advice`] | errors with advice |
 //! | [`progress`] | how stages tell how far they are |
@@ -30,6 +31,7 @@ pub mod outputs;
 pub mod pipeline;
 pub mod progress;
 pub mod recover;
+pub mod recovered;
 pub mod search;
 pub mod settings;
 pub mod whole;

@@ -86,7 +86,7 @@ pub struct StudyRecord {
 }
 
 /// Training data as it was used.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DataRecord {
     /// The file's or set's name.
     pub name: String,
@@ -97,7 +97,7 @@ pub struct DataRecord {
 }
 
 /// A training.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecoveryRecord {
     /// What was learned from.
     pub data: DataRecord,

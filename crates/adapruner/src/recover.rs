@@ -11,7 +11,7 @@ use adapruner_checkpoint::{Checkpoint, Error as FileError};
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_recover::{
     data::{DataOptions, Dataset, records},
-    distill::{self, TeacherCache},
+    distill::{self, Teacher, TeacherCache},
     lora::{Adapter, LoraOptions},
     memory::Foreseen,
     merge,
@@ -31,6 +31,8 @@ use crate::{
     settings::{RunSettings, TextSettings},
 };
 
+/// File name of the log in the output.
+pub const OUTPUT_LOG: &str = "training.jsonl";
 /// File name of the teacher's probabilities in a work folder.
 const TEACHER: &str = "teacher.bin";
 /// File name of the lock of a work folder.
@@ -194,21 +196,33 @@ pub fn train(
         Method::Full => None,
     };
     let learned = adapter.as_ref().map_or(checkpoint.config.parameters(), Adapter::parameters);
+    let source = match &settings.teacher {
+        Some(path) => Some(Checkpoint::open(path)?),
+        None => None,
+    };
+    let matches = settings.train.distillation.is_some_and(|d| d.hidden.is_some());
+    let along = source.as_ref().filter(|_| matches);
+    if let Some(source) = along {
+        distill::check_blocks(checkpoint, source)?;
+    }
     let bytes = placement.dtype.size_in_bytes() as u64;
-    let foreseen = Foreseen::new(&checkpoint.config, bytes, learned, data, &settings.train);
+    let config = along.map(|source| &source.config);
+    let foreseen = Foreseen::new(&checkpoint.config, bytes, learned, data, &settings.train, config);
     foreseen.check(settings.memory.unwrap_or_else(memory::available))?;
-    let mut teacher = None;
-    let mut cache = None;
-    if let Some(path) = &settings.teacher {
-        let model = Checkpoint::open(path)?;
-        teacher = Some(ModelRecord::of(&model)?);
-        record.insert("teacher".into(), model.digest()?.to_string());
+    let (mut teacher, mut cache) = (None, None);
+    if let Some(source) = &source {
+        teacher = Some(ModelRecord::of(source)?);
+        record.insert("teacher".into(), source.digest()?.to_string());
         let told = (placement, stop, progress);
-        cache = probabilities(checkpoint, &model, data, settings, work, told)?;
+        cache = probabilities(checkpoint, source, data, settings, work, told)?;
         if cache.is_none() {
             return Ok(None);
         }
     }
+    let along = match along {
+        Some(source) => Some(Decoder::load(source, placement, Residency::Resident)?),
+        None => None,
+    };
     let base = Decoder::load(checkpoint, placement, Residency::Resident)?;
     let mut trainee = match adapter {
         Some(adapter) => Trainee::lora(&base, adapter),
@@ -219,7 +233,9 @@ pub fn train(
         data,
         options: &settings.train,
         record,
-        teacher: cache.as_ref(),
+        teacher: cache
+            .as_ref()
+            .map(|probabilities| Teacher { probabilities, hidden: along.as_ref() }),
         folder: &work.folder,
     };
     let outcome = training.run(stop, &mut Told(progress))?;
@@ -265,9 +281,11 @@ struct Told<'a>(&'a dyn Progress);
 
 impl Watch for Told<'_> {
     fn step(&mut self, entry: &Entry, total: u64) {
-        let Entry { loss, learning_rate, tokens_per_second, .. } = entry;
+        let Entry { loss, hidden_loss, learning_rate, tokens_per_second, .. } = entry;
         let speed = format!("{tokens_per_second:.0} tokens/s");
-        self.0.note(&format!("loss {loss:.4}, rate {learning_rate:.2e}, {speed}"));
+        let hidden = hidden_loss.map(|hidden| format!(" ({hidden:.4} of it hidden states)"));
+        let hidden = hidden.unwrap_or_default();
+        self.0.note(&format!("loss {loss:.4}{hidden}, rate {learning_rate:.2e}, {speed}"));
         self.0.at("training", entry.step, total);
     }
 

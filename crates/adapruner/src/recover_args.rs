@@ -165,6 +165,11 @@ pub struct RecoverArgs {
     /// Most likely tokens of a place that are taken from the teacher [default: 16]
     #[arg(long, value_name = "K")]
     pub top_logits: Option<usize>,
+    /// Match the outputs of all blocks to the teacher's too, with this weight in
+    /// the loss: the mean over blocks and tokens of |h - t|²/|t|². The teacher,
+    /// the model before pruning, then runs along with every step
+    #[arg(long, value_name = "WEIGHT")]
+    pub match_hidden: Option<Real>,
     /// Folder of the state, log and teacher's probabilities; a training that was
     /// stopped goes on from it [default: --out with .work behind]
     #[arg(long, value_name = "DIR")]
@@ -245,10 +250,16 @@ impl RecoverArgs {
             MethodChoice::Lora => RATES.0,
             MethodChoice::Full => RATES.1,
         };
-        let distilled = [self.temperature.is_some(), self.mix.is_some(), self.top_logits.is_some()];
+        let distilled = [
+            self.temperature.is_some(),
+            self.mix.is_some(),
+            self.top_logits.is_some(),
+            self.match_hidden.is_some(),
+        ];
         if self.teacher.is_none() && distilled.contains(&true) {
             return Err(advised(
-                "teacher: missing, but --temperature, --mix or --top-logits is given",
+                "teacher: missing, but --temperature, --mix, --top-logits or --match-hidden is \
+                 given",
                 "name the model to learn from: --teacher MODEL",
             ));
         }
@@ -279,6 +290,7 @@ impl RecoverArgs {
                 temperature: number(self.temperature, 1.0),
                 mix: number(self.mix, 0.5),
                 top: self.top_logits.unwrap_or(16),
+                hidden: self.match_hidden.map(|weight| weight.0),
             }),
             seed,
         };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use adapruner_checkpoint::text::TextOptions;
 use adapruner_model::{DTypeChoice, DeviceChoice, Error as ModelError, Placement};
-use adapruner_prune::{Importance, PlanOptions, Reduction};
+use adapruner_prune::{Form, Importance, PlanOptions, Reduction};
 use serde::Serialize;
 
 use crate::outputs::OutputSettings;
@@ -94,8 +94,8 @@ pub struct CompensationSettings {
     /// The samples that are fitted on.
     #[serde(flatten)]
     pub samples: CalibrationSettings,
-    /// How strongly the fit is held to the sliced weights.
-    pub ridge: f64,
+    /// What is fitted, and how.
+    pub form: Form,
 }
 
 /// How units are scored.

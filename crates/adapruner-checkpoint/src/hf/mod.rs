@@ -9,6 +9,7 @@ use std::{io::Read, path::Path, sync::Arc};
 
 pub use source::SafetensorsSource;
 pub use write::{HfOptions, StoreType, write};
+pub use write_config::opens_with_biases;
 
 use crate::{
     checkpoint::Checkpoint,

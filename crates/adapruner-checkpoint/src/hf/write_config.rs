@@ -22,6 +22,14 @@ pub(super) enum Form {
     PerLayer,
 }
 
+/// Whether transformers opens a folder of this model with its biases: from 5.6 on it
+/// refuses a Llama whose hidden size is no multiple of its query heads, and what that
+/// is written as else has no biases.
+pub fn opens_with_biases(config: &ModelConfig) -> bool {
+    let biased = ModelConfig { attention_bias: true, ..config.clone() };
+    form(&biased).1.is_empty()
+}
+
 /// As what a model is written, and what the user should know of it.
 ///
 /// transformers from 5.6 on refuses a Llama whose hidden size is no multiple

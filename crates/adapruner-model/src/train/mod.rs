@@ -73,7 +73,9 @@ pub struct Lesson<'a> {
 }
 
 /// Matching of the outputs of blocks to a teacher's:
-/// `weight · Σ over layers, Σ over rows ‖h − t‖²/H`.
+/// `weight · Σ over layers, Σ over rows ‖h − t‖²/‖t‖²`. By the target's square,
+/// because the few massive activations (at the first position mostly) would be all
+/// that is matched without it.
 pub struct HiddenMatch<'a> {
     /// Factor of the term.
     pub weight: f64,

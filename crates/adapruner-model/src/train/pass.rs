@@ -7,7 +7,7 @@ use std::{
 
 use adapruner_checkpoint::names::{self, Projection};
 use adapruner_kernels::{GradTap, LowRankGrad, linear_soft_cross_entropy, rms_norm};
-use candle_core::{DType, Result as CandleResult, Tensor, Var};
+use candle_core::{D, DType, Result as CandleResult, Tensor, Var};
 
 use super::{Learned, Lesson, PassOptions, Term};
 use crate::{
@@ -256,6 +256,20 @@ fn last(
     Ok((sums, gradient_of(&grads, &variable, "the last hidden state")?))
 }
 
+/// `Σ over rows ‖h − t‖²/‖t‖²` and its gradient.
+///
+/// # Shapes
+/// `h` `[1, R, H]`, `t` `[R, H]` → a number, `[1, R, H]`.
+fn apart(h: &Tensor, t: &Tensor) -> Result<(f64, Tensor)> {
+    let t = t.to_dtype(DType::F32)?.unsqueeze(0)?;
+    let difference = (h.to_dtype(DType::F32)? - &t)?;
+    // A target of zeros weighs much, not infinitely.
+    let share = (t.sqr()?.sum_keepdim(D::Minus1)? + 1e-12)?.recip()?;
+    let weighed = difference.broadcast_mul(&share)?;
+    let squares = (difference.to_dtype(DType::F64)? * weighed.to_dtype(DType::F64)?)?;
+    Ok((squares.sum_all()?.to_scalar()?, (weighed.to_dtype(h.dtype())? * 2.0)?))
+}
+
 /// Runs a lesson.
 pub(super) fn run(
     decoder: &Decoder,
@@ -299,11 +313,9 @@ pub(super) fn run(
                     target.dims()
                 )));
             }
-            let apart = (&y - target.to_dtype(y.dtype())?.unsqueeze(0)?)?;
-            let factor = matched.weight / width as f64;
-            let squares = apart.to_dtype(DType::F64)?.sqr()?.sum_all()?;
-            hidden += factor * squares.to_scalar::<f64>()?;
-            upstream = (upstream + (apart * (2.0 * factor))?)?;
+            let (loss, gradient) = apart(&y, &target)?;
+            hidden += matched.weight * loss;
+            upstream = (upstream + (gradient * matched.weight)?)?;
         }
         let x = states.swap_remove(layer);
         if layer >= first {

@@ -245,6 +245,13 @@ fn matching_alone_teaches_and_a_matched_student_rests() {
         full_gradients(decoder, &lesson, &KEPT).unwrap()
     };
     assert_eq!(of(&plain).hidden, 0.0);
+    // Of twice the target every row is as far from it as the target is long.
+    let half = |layer: usize| Ok((&states[&layer] * 0.5).unwrap());
+    let hidden = Some(HiddenMatch { weight: 3.0, layers: vec![1], target: &half });
+    let lesson = Lesson { sequences: &sequences, terms: Vec::new(), hidden };
+    let rows = sequences.iter().map(Vec::len).sum::<usize>() as f64;
+    let found = full_gradients(&plain, &lesson, &KEPT).unwrap().hidden;
+    assert!((found - 3.0 * rows).abs() < 1e-5 * rows, "{found} for {rows} rows");
     let changed = plain.with_adapters(&adapters(&plain, None)).unwrap();
     let learned = of(&changed);
     assert!(learned.hidden > 0.0 && learned.terms.is_empty());

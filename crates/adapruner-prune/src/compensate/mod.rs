@@ -1,4 +1,5 @@
-//! Compensation: the matrices that read pruned units, fitted anew in closed form.
+//! Compensation: the matrices that read pruned units fitted anew in closed form, or
+//! given a bias.
 //!
 //! The pruned model's own stream runs through layer after layer. Where a sublayer
 //! lost units, its last matrix (the output projection of attention, the down
@@ -14,6 +15,11 @@
 //! within a layer only: kept units cannot express the errors of earlier layers,
 //! and fits that were to mend these as well did harm.
 //!
+//! In the form of a bias ([`Form::Bias`]) the weight stays as it is, and `b` alone is
+//! fitted, so is the weighted mean of what is missing: what the removed units gave on
+//! the average (FLAP, An et al., arXiv 2312.11983). It needs a model with biases, and
+//! few tokens.
+//!
 //! Memory: the stream, what one sublayer's last matrix reads on all samples, one
 //! block of either model, the Gram matrix of one sublayer (f64) and the matrices
 //! that were fitted (f32).
@@ -21,12 +27,13 @@
 //! Axes: `B` sequences, `T` tokens, `R` rows (`B·T`), `H` hidden, `F` features of
 //! a fit: feed-forward channels or heads times their width.
 
+mod bias;
 mod cholesky;
 mod normal;
 
 use std::{collections::BTreeMap, fmt};
 
-use adapruner_checkpoint::{Checkpoint, names::Projection};
+use adapruner_checkpoint::{Checkpoint, LayerWidths, ModelConfig, names::Projection};
 use adapruner_model::{
     Decoder, Placement, Residency,
     block::{Block, Linear},
@@ -34,18 +41,34 @@ use adapruner_model::{
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 use serde::Serialize;
 
-use self::normal::NormalEquations;
+use self::{
+    bias::{Mean, MeanResidual},
+    normal::{NormalEquations, Solution},
+};
 use crate::{
     apply,
     error::{Error, Result},
     plan::PrunePlan,
 };
 
+/// What of a sublayer's last matrix is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// Its weight.
+    Weight {
+        /// λ as a share of the Gram matrix's mean diagonal; at least 0.
+        ridge: f64,
+    },
+    /// Its bias.
+    Bias,
+}
+
 /// How a model is compensated.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct CompensateOptions {
-    /// λ as a share of the Gram matrix's mean diagonal; at least 0.
-    pub ridge: f64,
+    /// What is fitted.
+    pub form: Form,
     /// Most tokens that run together.
     pub batch_tokens: usize,
 }
@@ -58,8 +81,8 @@ pub struct Refit {
     /// Which matrix.
     #[serde(serialize_with = "display")]
     pub projection: Projection,
-    /// Ridge that was used.
-    pub ridge: f64,
+    /// Ridge that was used; none for a bias.
+    pub ridge: Option<f64>,
     /// Whether the ridge asked for left the system singular.
     pub raised: bool,
     /// Weighted mean squared error on the samples with the sliced weights.
@@ -76,7 +99,7 @@ impl Refit {
     /// What a user should know of it, if anything.
     pub fn warning(&self) -> Option<String> {
         let Self { layer, projection, ridge, .. } = self;
-        self.raised.then(|| {
+        ridge.filter(|_| self.raised).map(|ridge| {
             format!(
                 "layer {layer}, {projection}: the samples leave the fit singular, its ridge was \
                  raised to {ridge:e}"
@@ -87,7 +110,8 @@ impl Refit {
 
 /// A compensated model and what was fitted.
 pub struct Compensated {
-    /// The pruned model with the fitted matrices in place of the sliced ones.
+    /// The pruned model with the fitted matrices in place of the sliced ones, or
+    /// with biases.
     pub checkpoint: Checkpoint,
     /// Every fit, in the order of the layers.
     pub refits: Vec<Refit>,
@@ -110,12 +134,15 @@ pub fn compensate(
     placement: &Placement,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Compensated> {
-    if !(options.ridge >= 0.0 && options.ridge.is_finite()) {
-        return Err(Error::Option {
-            option: "compensate-ridge",
-            message: format!("expected a number of at least 0, found {}", options.ridge),
-            hint: None,
-        });
+    match options.form {
+        Form::Weight { ridge } if !(ridge >= 0.0 && ridge.is_finite()) => {
+            return Err(Error::Option {
+                option: "compensate-ridge",
+                message: format!("expected a number of at least 0, found {ridge}"),
+                hint: None,
+            });
+        }
+        Form::Weight { .. } | Form::Bias => {}
     }
     let pruned = apply(dense, plan)?;
     let mut run = Run {
@@ -134,7 +161,25 @@ pub fn compensate(
         progress(layer + 1, layers);
     }
     let Run { refits, refitted, .. } = run;
-    Ok(Compensated { checkpoint: pruned.with_tensors(refitted)?, refits })
+    let checkpoint = match options.form {
+        Form::Weight { .. } => pruned.with_tensors(refitted)?,
+        Form::Bias => pruned.with_biases(refitted)?,
+    };
+    Ok(Compensated { checkpoint, refits })
+}
+
+/// The configuration of a model that was compensated by a plan in this form:
+/// biases where they are fitted.
+pub fn compensated_config(dense: &ModelConfig, pruned: &ModelConfig, form: Form) -> ModelConfig {
+    let lost = |of: fn(&LayerWidths) -> usize| {
+        dense.layers.iter().zip(&pruned.layers).any(|(a, b)| of(a) != of(b) && of(b) > 0)
+    };
+    let biased = matches!(form, Form::Bias);
+    ModelConfig {
+        attention_bias: pruned.attention_bias || (biased && lost(|widths| widths.query_heads)),
+        mlp_bias: pruned.mlp_bias || (biased && lost(|widths| widths.ffn)),
+        ..pruned.clone()
+    }
 }
 
 /// Cosines and sines of the positions, `[T, D/2]` each.
@@ -258,6 +303,7 @@ impl Run<'_> {
         pruned: &Block,
     ) -> Result<()> {
         let (mut fit, mut read) = (None, Vec::new());
+        let form = self.options.form;
         for batch in &mut self.batches {
             let angles = self.dense.positions(0, batch.stream.dim(1)?)?;
             let from = batch.reference.as_ref().unwrap_or(&batch.stream);
@@ -265,19 +311,22 @@ impl Run<'_> {
             if let Some((inner, map)) = sublayer.of(pruned, &batch.stream, &angles)? {
                 let residual = (&reference - (&batch.stream + map.forward(&inner)?)?)?;
                 let (features, outputs) = (inner.dim(D::Minus1)?, residual.dim(D::Minus1)?);
-                let (_, equations) =
-                    fit.get_or_insert_with(|| (map, NormalEquations::new(features, outputs)));
-                equations.add(
-                    &inner.reshape(((), features))?,
-                    &residual.reshape(((), outputs))?,
-                    &token_weights(&reference)?,
-                )?;
+                let (_, sums) =
+                    fit.get_or_insert_with(|| (map, Sums::new(form, features, outputs)));
+                let residual = residual.reshape(((), outputs))?;
+                let weights = token_weights(&reference)?;
+                match sums {
+                    Sums::Weight(equations, _) => {
+                        equations.add(&inner.reshape(((), features))?, &residual, &weights)?;
+                    }
+                    Sums::Bias(mean) => mean.add(&residual, &weights)?,
+                }
                 read.push(inner);
             }
             batch.reference = Some(reference);
         }
-        if let Some((map, equations)) = fit {
-            let map = self.refit(layer, sublayer.output(), equations, map)?;
+        if let Some((map, sums)) = fit {
+            let map = self.refit(layer, sublayer.output(), sums, map)?;
             for (batch, inner) in self.batches.iter_mut().zip(read) {
                 batch.stream = (&batch.stream + map.forward(&inner)?)?;
             }
@@ -285,35 +334,80 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// `map` with the solution in place of its weight.
+    /// `map` with the solution in place of its weight or bias.
     fn refit(
         &mut self,
         layer: usize,
         projection: Projection,
-        equations: NormalEquations,
+        sums: Sums,
         map: &Linear,
     ) -> Result<Linear> {
-        if !equations.is_finite() {
+        if !sums.is_finite() {
             return Err(Error::Compensation(format!(
                 "layer {layer}, {projection}: the activations are not finite"
             )));
         }
-        let solution = equations.solve(self.options.ridge);
-        self.refits.push(Refit {
-            layer,
-            projection,
-            ridge: solution.ridge,
-            raised: solution.ridge > self.options.ridge,
-            error_before: solution.before,
-            error_after: solution.after,
-        });
-        let Some(change) = solution.change else { return Ok(map.clone()) };
-        let weight = map.weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-        let weight = (&weight + Tensor::from_vec(change, weight.shape(), &Device::Cpu)?)?;
-        let used = weight.to_dtype(map.weight.dtype())?.to_device(map.weight.device())?;
-        self.refitted.insert(projection.weight(layer), weight);
-        Ok(Linear { weight: used, packed: Default::default(), ..map.clone() })
+        let (device, fitted) = (map.weight.device(), &mut self.refitted);
+        let (map, ridge, raised, before, after) = match sums {
+            Sums::Weight(equations, asked) => {
+                let Solution { change, ridge, before, after } = equations.solve(asked);
+                let mut map = map.clone();
+                if let Some(change) = change {
+                    let weight = wide(&map.weight)?;
+                    let weight =
+                        (&weight + Tensor::from_vec(change, weight.shape(), &Device::Cpu)?)?;
+                    map.weight = weight.to_dtype(map.weight.dtype())?.to_device(device)?;
+                    map.packed = Default::default();
+                    fitted.insert(projection.weight(layer), weight);
+                }
+                (map, Some(ridge), ridge > asked, before, after)
+            }
+            Sums::Bias(mean) => {
+                let Mean { bias, before, after } = mean.solve();
+                let outputs = bias.len();
+                let change = Tensor::from_vec(bias, outputs, &Device::Cpu)?;
+                let bias = match &map.bias {
+                    Some(bias) => (wide(bias)? + change)?,
+                    None => change,
+                };
+                let dtype = self.pruned.placement().activations();
+                let used = bias.to_dtype(dtype)?.to_device(device)?;
+                fitted.insert(projection.bias(layer), bias);
+                (Linear { bias: Some(used), ..map.clone() }, None, false, before, after)
+            }
+        };
+        let (error_before, error_after) = (before, after);
+        self.refits.push(Refit { layer, projection, ridge, raised, error_before, error_after });
+        Ok(map)
     }
+}
+
+/// Sums of one fit.
+enum Sums {
+    /// With the ridge that is asked for.
+    Weight(NormalEquations, f64),
+    Bias(MeanResidual),
+}
+
+impl Sums {
+    fn new(form: Form, features: usize, outputs: usize) -> Self {
+        match form {
+            Form::Weight { ridge } => Self::Weight(NormalEquations::new(features, outputs), ridge),
+            Form::Bias => Self::Bias(MeanResidual::new(outputs)),
+        }
+    }
+
+    fn is_finite(&self) -> bool {
+        match self {
+            Self::Weight(equations, _) => equations.is_finite(),
+            Self::Bias(mean) => mean.is_finite(),
+        }
+    }
+}
+
+/// f32 on the CPU.
+fn wide(tensor: &Tensor) -> CandleResult<Tensor> {
+    tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)
 }
 
 /// One over the mean square of the stream at each token. The next norm divides by

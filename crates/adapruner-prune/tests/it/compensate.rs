@@ -3,8 +3,8 @@
 use adapruner_checkpoint::{Checkpoint, ModelConfig, names::Projection};
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{
-    CompensateOptions, Compensated, Error, LayerPlan, PlanOptions, PrunePlan, apply, compensate,
-    plan,
+    CompensateOptions, Compensated, Error, Form, LayerPlan, PlanOptions, PrunePlan, apply,
+    compensate, compensated_config, plan,
 };
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ use crate::common::{
 const TOLERANCE: f32 = 2e-3;
 
 fn options(ridge: f64) -> CompensateOptions {
-    CompensateOptions { ridge, batch_tokens: 64 }
+    CompensateOptions { form: Form::Weight { ridge }, batch_tokens: 64 }
 }
 
 fn fit(
@@ -134,8 +134,81 @@ fn a_singular_fit_raises_the_ridge_and_says_so() {
     let refits = fit(&dense, &plan, &ids, &options(0.0)).refits;
     let warning = refits[0].warning().unwrap();
     assert!(warning.contains("layer 0, mlp.down_proj") && warning.contains("ridge"), "{warning}");
-    assert!(refits[0].ridge > 0.0 && refits[0].error_after <= refits[0].error_before);
+    assert!(refits[0].ridge > Some(0.0) && refits[0].error_after <= refits[0].error_before);
     assert_eq!(fit(&dense, &plan, &ids, &options(0.01)).refits[0].warning(), None);
+}
+
+const BIAS: CompensateOptions = CompensateOptions { form: Form::Bias, batch_tokens: 64 };
+
+/// A plan that takes heads of one layer and channels of another, and a model with
+/// the biases that `biased` says.
+fn cut(biased: bool) -> (Checkpoint, PrunePlan) {
+    let mut config = config(vec![widths(4, 2, 9); 3]);
+    (config.attention_bias, config.mlp_bias) = (biased, biased);
+    let mut layers = whole(&config);
+    layers[1].query_heads.truncate(2);
+    layers[1].kv_heads.truncate(1);
+    layers[2].ffn.truncate(6);
+    (random_checkpoint(&config, 7), PrunePlan::keeping(&config, digest(), layers))
+}
+
+#[test]
+fn a_bias_is_the_mean_of_what_was_removed() {
+    for biased in [false, true] {
+        let (dense, plan) = cut(biased);
+        let ids = random_ids(&dense.config, 5, 16, 1);
+        let Compensated { checkpoint, refits } = fit(&dense, &plan, &ids, &BIAS);
+        let fitted: Vec<_> = refits.iter().map(|r| (r.layer, r.projection)).collect();
+        assert_eq!(fitted, [(1, Projection::O), (2, Projection::Down)]);
+        assert!(refits.iter().all(|r| r.ridge.is_none() && r.error_after < r.error_before));
+        let config = &checkpoint.config;
+        assert!(config.attention_bias && config.mlp_bias);
+        let sliced = apply(&dense, &plan).unwrap();
+        for expected in adapruner_checkpoint::names::expected_tensors(config) {
+            let name = &expected.name;
+            let tensor = load(&checkpoint, name);
+            assert_eq!(tensor.dims(), expected.shape, "{name}");
+            assert_eq!(checkpoint.tensors.meta(name).unwrap().shape, expected.shape, "{name}");
+            let set = [Projection::O.bias(1), Projection::Down.bias(2)].contains(name);
+            let same = match sliced.tensors.meta(name) {
+                Some(_) => difference(&tensor, &load(&sliced, name)) == 0.0,
+                None => tensor.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() == 0.0,
+            };
+            assert_eq!(same, !set, "{name}");
+        }
+        // However the samples run.
+        let again = fit(&dense, &plan, &ids, &CompensateOptions { batch_tokens: 16, ..BIAS });
+        let name = Projection::Down.bias(2);
+        assert!(difference(&load(&again.checkpoint, &name), &load(&checkpoint, &name)) < 1e-5);
+    }
+}
+
+/// On one sample of one kind of token the removed units always give the same.
+#[test]
+fn what_is_always_the_same_is_given_back_whole() {
+    let (dense, plan) = cut(false);
+    let ids = vec![vec![3_u32; 12]; 2];
+    let Compensated { checkpoint, refits } = fit(&dense, &plan, &ids, &BIAS);
+    for refit in &refits {
+        assert!(refit.error_after < 1e-6 * refit.error_before, "{refit:?}");
+    }
+    let found = difference(&logits(&checkpoint, &ids), &logits(&dense, &ids));
+    assert!(found < TOLERANCE, "{found}");
+}
+
+#[test]
+fn only_what_lost_units_gets_biases() {
+    let config = config(vec![widths(4, 2, 9); 3]);
+    let dense = random_checkpoint(&config, 5);
+    let mut layers = whole(&config);
+    layers[1].ffn.truncate(6);
+    let plan = PrunePlan::keeping(&config, digest(), layers);
+    let found = fit(&dense, &plan, &random_ids(&config, 2, 16, 1), &BIAS).checkpoint;
+    assert!(found.config.mlp_bias && !found.config.attention_bias);
+    let sliced = apply(&dense, &plan).unwrap();
+    assert_eq!(compensated_config(&config, &sliced.config, BIAS.form), found.config);
+    let kept = compensated_config(&config, &sliced.config, Form::Weight { ridge: 0.1 });
+    assert_eq!(kept, sliced.config);
 }
 
 #[test]

@@ -2,12 +2,7 @@
 //!
 //! Axes: `R` predicted places, all but the first token of each sequence.
 
-use std::collections::BTreeMap;
-
-use adapruner_model::{
-    Decoder,
-    train::{Lesson, Term},
-};
+use adapruner_model::{Branches, Decoder, train::Term};
 
 use super::options::Distillation;
 use crate::{data::Example, distill::TeacherCache, error::Result};
@@ -29,7 +24,8 @@ pub(crate) fn of(
         own.weights.extend(learned[1..].iter().map(|l| if *l { share } else { 0.0 }));
     }
     let mut terms = vec![own];
-    if let (Some(Distillation { temperature, mix, top }), Some(cache)) = (distillation, teacher) {
+    if let (Some(Distillation { temperature, mix, top, .. }), Some(cache)) = (distillation, teacher)
+    {
         let scale = (mix * temperature * temperature) as f32;
         let mut term = Term { temperature, k: top, ids: Vec::new(), weights: Vec::new() };
         for &at in rows {
@@ -40,30 +36,21 @@ pub(crate) fn of(
     Ok((sequences, terms))
 }
 
-/// The lesson of some sequences.
-pub(crate) fn lesson(sequences: &[Vec<u32>], terms: Vec<Term>) -> Lesson<'_> {
-    Lesson { sequences, terms, hidden: None }
-}
-
-/// Indices of sequences of one length each, so many tokens together.
-pub(crate) fn of_one_length(examples: &[Example], tokens: usize) -> Vec<Vec<usize>> {
-    let mut lengths: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (at, example) in examples.iter().enumerate() {
-        lengths.entry(example.ids.len()).or_default().push(at);
-    }
-    let parts = lengths.into_iter().flat_map(|(length, rows)| {
-        rows.chunks((tokens / length).max(1)).map(<[usize]>::to_vec).collect::<Vec<_>>()
-    });
-    parts.collect()
-}
-
-/// Sum of the losses of the learned tokens of sequences of one length, in nats.
+/// Sum of the losses of the learned tokens of some sequences, in nats; they run
+/// together, of any lengths.
 pub(crate) fn loss(decoder: &Decoder, examples: &[Example], rows: &[usize]) -> Result<f64> {
-    let sequences: Vec<&[u32]> = rows.iter().map(|&at| examples[at].ids.as_slice()).collect();
-    let nll = decoder.nll(&decoder.tokens(&sequences)?)?.to_vec2::<f32>()?;
-    let of_one = |(losses, &at): (Vec<f32>, &usize)| {
-        let learned = examples[at].learned[1..].iter();
-        losses.iter().zip(learned).filter(|(_, l)| **l).map(|(x, _)| f64::from(*x)).sum::<f64>()
-    };
-    Ok(nll.into_iter().zip(rows).map(of_one).sum())
+    let mut sequences = Vec::with_capacity(rows.len());
+    let (mut places, mut targets, mut before) = (Vec::new(), Vec::new(), 0);
+    for &at in rows {
+        let Example { ids, learned } = &examples[at];
+        for (place, _) in learned.iter().enumerate().filter(|(_, learned)| **learned) {
+            places.push((before + place - 1) as u32);
+            targets.push(ids[place]);
+        }
+        before += ids.len();
+        sequences.push(Branches { beginning: ids.clone(), endings: Vec::new() });
+    }
+    let hidden = decoder.packed(&sequences)?;
+    let losses = decoder.nll_of_rows(&hidden, &places, &targets)?;
+    Ok(losses.into_iter().map(f64::from).sum())
 }

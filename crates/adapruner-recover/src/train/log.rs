@@ -23,6 +23,9 @@ pub struct Entry {
     /// The teacher's part of the loss, where there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub teacher_loss: Option<f64>,
+    /// The matching of hidden states, a part of the loss, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hidden_loss: Option<f64>,
     /// After the step, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_loss: Option<f64>,
@@ -52,7 +55,7 @@ impl Log {
     /// # Errors
     /// A file that cannot be read or written.
     pub fn open(path: &Path, steps: u64) -> Result<Self> {
-        let kept = if path.exists() { read(path, steps)? } else { Vec::new() };
+        let kept = if path.exists() { kept(path, steps)? } else { Vec::new() };
         let staged = StagedFile::new(path, true, &[])?;
         let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
         std::fs::write(staged.path(), text).map_err(FileError::io(path, "write"))?;
@@ -74,9 +77,23 @@ impl Log {
     }
 }
 
+/// The steps of a training that is over.
+///
+/// # Errors
+/// A file that cannot be read, or a line that is no step.
+pub fn read(path: &Path) -> Result<Vec<Entry>> {
+    let file = File::open(path).map_err(FileError::io(path, "open"))?;
+    let entry = |(at, line): (usize, std::io::Result<String>)| {
+        let line = line.map_err(FileError::io(path, "read"))?;
+        let refuse = |e: serde_json::Error| Error::format(path, format!("line {}: {e}", at + 1));
+        serde_json::from_str(&line).map_err(refuse)
+    };
+    BufReader::new(file).lines().enumerate().map(entry).collect()
+}
+
 /// The lines of the first `steps` steps; a last line that was cut short by a
 /// kill is none.
-fn read(path: &Path, steps: u64) -> Result<Vec<String>> {
+fn kept(path: &Path, steps: u64) -> Result<Vec<String>> {
     let file = File::open(path).map_err(FileError::io(path, "open"))?;
     let mut kept = Vec::new();
     for line in BufReader::new(file).lines() {

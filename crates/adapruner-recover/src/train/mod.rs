@@ -29,13 +29,16 @@ use std::{
     time::Instant,
 };
 
-use adapruner_model::train::PassOptions;
-use serde::Serialize;
+use adapruner_model::{
+    Decoder,
+    train::{HiddenMatch, Lesson, PassOptions},
+};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     adamw,
     data::{Dataset, Example, batches},
-    distill::TeacherCache,
+    distill::Teacher,
     error::{Error, Result},
     schedule::Schedule,
 };
@@ -57,7 +60,7 @@ pub const LOG: &str = "log.jsonl";
 const EXPLODED: f64 = 4.0;
 
 /// Why a training ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// All steps were made.
@@ -71,7 +74,7 @@ pub enum Ended {
 }
 
 /// What a training came to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Why it ended.
     pub ended: Ended,
@@ -98,8 +101,8 @@ pub struct Training<'a, 'b> {
     pub options: &'a TrainOptions,
     /// What its files are bound to, beside the options.
     pub record: Record,
-    /// The teacher's probabilities, for a distillation.
-    pub teacher: Option<&'a TeacherCache>,
+    /// Who is learned from, for a distillation.
+    pub teacher: Option<Teacher<'a>>,
     /// Where its files are; a folder that is there.
     pub folder: &'a Path,
 }
@@ -118,7 +121,7 @@ impl Watch for () {
     fn step(&mut self, _: &Entry, _: u64) {}
 }
 
-impl Training<'_, '_> {
+impl<'a> Training<'a, '_> {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -222,7 +225,12 @@ impl Training<'_, '_> {
         let learned: usize = batch.iter().map(|&at| examples[at].targets()).sum();
         let options = PassOptions { checkpointing: self.options.checkpointing };
         let mut sums: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        let (mut tokens, mut terms) = (0, [0.0; 2]);
+        let (mut tokens, mut terms, mut hidden) = (0, [0.0; 2], 0.0);
+        let all: usize = batch.iter().map(|&at| examples[at].ids.len()).sum();
+        let matched = self.matched()?;
+        let layers: Vec<usize> = (0..self.trainee.layers()).collect();
+        // What the whole gradient is divided by is no count of the matched rows.
+        let share = learned as f64 / (all * layers.len()) as f64;
         let seed = mixed(self.options.seed, position.step);
         let mut whole = None;
         for (part, rows) in
@@ -235,21 +243,34 @@ impl Training<'_, '_> {
                 whole = Some(self.trainee.decoder(Some(mixed(seed, part as u64)))?);
             }
             let Some(decoder) = &whole else { continue };
-            let (sequences, loss) =
-                lesson::of(examples, rows, self.options.distillation, self.teacher)?;
-            let lesson = lesson::lesson(&sequences, loss);
+            let cache = self.teacher.map(|teacher| teacher.probabilities);
+            let (sequences, terms_of) =
+                lesson::of(examples, rows, self.options.distillation, cache)?;
+            let states = match matched {
+                Some((_, teacher)) => teacher.block_outputs(&sequences, &layers)?,
+                None => BTreeMap::new(),
+            };
+            let target = |layer: usize| Ok(states[&layer].clone());
+            let matching = matched.map(|(weight, _)| HiddenMatch {
+                weight: weight * share,
+                layers: layers.clone(),
+                target: &target,
+            });
+            let lesson = Lesson { sequences: &sequences, terms: terms_of, hidden: matching };
             let found = self.trainee.gradients(decoder, &lesson, &options);
             let found = found.map_err(|e| at_step(e, position.step + 1))?;
             for (sum, term) in terms.iter_mut().zip(&found.terms) {
                 *sum += term;
             }
+            hidden += found.hidden;
             tokens += sequences.iter().map(Vec::len).sum::<usize>() as u64;
             add(&mut sums, found.gradients);
         }
         drop(whole);
         let step = position.step + 1;
         let [own, teacher] = terms.map(|term| term / learned as f64);
-        let loss = own + teacher;
+        let hidden = hidden / learned as f64;
+        let loss = own + teacher + hidden;
         self.check_loss(step, loss, position)?;
         let rate = self.schedule(course.total).at(position.step);
         let gradient_norm = self.update(sums, learned, step, rate)?;
@@ -259,6 +280,7 @@ impl Training<'_, '_> {
             epoch: epoch + 1,
             loss,
             teacher_loss: self.options.distillation.map(|_| teacher),
+            hidden_loss: matched.map(|_| hidden),
             validation_loss: None,
             learning_rate: rate,
             gradient_norm,
@@ -266,6 +288,16 @@ impl Training<'_, '_> {
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
             seconds: clock.seconds(),
         }))
+    }
+
+    /// The weight of the matching of hidden states, and whose they are to be.
+    fn matched(&self) -> Result<Option<(f64, &'a Decoder)>> {
+        let Some(weight) = self.options.distillation.and_then(|d| d.hidden) else {
+            return Ok(None);
+        };
+        let teacher = self.teacher.and_then(|teacher| teacher.hidden);
+        let missing = || Error::option("match-hidden", "a teacher that runs along is missing");
+        Ok(Some((weight, teacher.ok_or_else(missing)?)))
     }
 
     fn schedule(&self, total: u64) -> Schedule {
@@ -349,7 +381,8 @@ impl Training<'_, '_> {
         let mut total = 0.0;
         let all = examples.len() as u64;
         let mut done = 0;
-        for rows in lesson::of_one_length(examples, self.options.micro_tokens) {
+        let order: Vec<usize> = (0..examples.len()).collect();
+        for rows in batches::filled(examples, &order, self.options.micro_tokens) {
             total += lesson::loss(&decoder, examples, &rows)?;
             done += rows.len() as u64;
             watch.validating(done, all);

@@ -27,6 +27,10 @@ pub struct Distillation {
     pub mix: f64,
     /// `k`.
     pub top: usize,
+    /// Weight of the matching of hidden states: of the mean, over all blocks and
+    /// all tokens (prompts too), of `‖h − t‖²/‖t‖²`, where `h` and `t` are the
+    /// block's output of student and teacher. `None` for no matching.
+    pub hidden: Option<f64>,
 }
 
 /// What a training is told.
@@ -116,8 +120,11 @@ impl TrainOptions {
             positive("max-minutes", seconds)?;
         }
         positive("save-minutes", self.save_seconds)?;
-        if let Some(Distillation { temperature, mix, top }) = self.distillation {
+        if let Some(Distillation { temperature, mix, top, hidden }) = self.distillation {
             positive("temperature", temperature)?;
+            if let Some(weight) = hidden {
+                positive("match-hidden", weight)?;
+            }
             if !(mix > 0.0 && mix <= 1.0) {
                 return Err(Error::option("mix", format!("above 0 to 1 expected, {mix} found")));
             }
@@ -158,7 +165,8 @@ impl TrainOptions {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect();
-        if let Some(Distillation { temperature, mix, top }) = self.distillation {
+        if let Some(Distillation { temperature, mix, top, hidden }) = self.distillation {
+            record.insert("match-hidden".into(), optional(hidden));
             record.insert("temperature".into(), format!("{temperature:?}"));
             record.insert("mix".into(), format!("{mix:?}"));
             record.insert("top-logits".into(), top.to_string());

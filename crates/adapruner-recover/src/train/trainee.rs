@@ -40,6 +40,8 @@ pub struct Trainee<'a> {
 pub(crate) struct PartGradients {
     /// Sum of each term, in nats.
     pub terms: Vec<f64>,
+    /// The matching of hidden states, with its weight.
+    pub hidden: f64,
     /// Gradients of the whole sum, by name.
     pub gradients: BTreeMap<String, Vec<f32>>,
 }
@@ -83,6 +85,11 @@ impl<'a> Trainee<'a> {
     /// `V`.
     pub fn vocabulary(&self) -> usize {
         self.base.config().vocab_size
+    }
+
+    /// How many layers the model has.
+    pub(crate) fn layers(&self) -> usize {
+        self.base.config().layers.len()
     }
 
     /// The adapter as it is now, where one is learned.
@@ -152,21 +159,21 @@ impl<'a> Trainee<'a> {
     ) -> Result<PartGradients> {
         let flat = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
         let mut gradients = BTreeMap::new();
-        let terms = match &self.kind {
+        let (terms, hidden) = match &self.kind {
             Kind::Lora(_) => {
                 let learned = adapter_gradients(decoder, lesson, options)?;
                 for (&(layer, projection), grad) in &learned.gradients {
                     gradients.insert(tensor_name(layer, projection, Side::A), flat(&grad.a)?);
                     gradients.insert(tensor_name(layer, projection, Side::B), flat(&grad.b)?);
                 }
-                learned.terms
+                (learned.terms, learned.hidden)
             }
             Kind::Full => {
                 let learned = full_gradients(decoder, lesson, options)?;
                 for (name, grad) in &learned.gradients {
                     gradients.insert(name.clone(), flat(grad)?);
                 }
-                learned.terms
+                (learned.terms, learned.hidden)
             }
         };
         for (name, parameter) in &self.parameters {
@@ -175,7 +182,7 @@ impl<'a> Trainee<'a> {
                 return Err(Error::Model(adapruner_model::Error::NoGradient(name.clone())));
             }
         }
-        Ok(PartGradients { terms, gradients })
+        Ok(PartGradients { terms, hidden, gradients })
     }
 }
 

@@ -246,3 +246,43 @@ fn all_parameters_are_learned() {
         near(&load(&model, &name), &trainee.tensors().unwrap()[&name], 0.0, &name);
     }
 }
+
+#[test]
+fn validation_is_the_mean_over_all_learned_tokens_however_they_run() {
+    for model in ["tiny", "biases", "per_layer"] {
+        let checkpoint = checkpoint(model);
+        let base = decoder(&checkpoint);
+        let mut trainee = Trainee::lora(&base, adapter(&checkpoint, 0.5));
+        // Updates that change something.
+        for parameter in trainee.parameters.values_mut() {
+            let numbers = parameter.values.iter_mut().enumerate();
+            numbers.for_each(|(at, value)| *value += 0.01 * (at % 7) as f32);
+        }
+        let data = dataset(examples(2, 250), examples(23, 250));
+        let decoder = trainee.decoder(None).unwrap();
+        let (mut sum, mut learned) = (0.0, 0);
+        for example in &data.validation {
+            let losses = decoder.nll(&decoder.tokens(&[&example.ids]).unwrap()).unwrap();
+            let losses = losses.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let places = losses.iter().zip(&example.learned[1..]).filter(|(_, l)| **l);
+            sum += places.map(|(loss, _)| f64::from(*loss)).sum::<f64>();
+            learned += example.targets();
+        }
+        let expected = sum / learned as f64;
+        for micro_tokens in [1, 16, 10_000] {
+            let options = TrainOptions { micro_tokens, ..options() };
+            let folder = tempfile::tempdir().unwrap();
+            let training = Training {
+                trainee: &mut trainee,
+                data: &data,
+                options: &options,
+                record: Record::new(),
+                teacher: None,
+                folder: folder.path(),
+            };
+            let found = training.validate(&mut ()).unwrap().unwrap();
+            let error = (found - expected).abs() / expected;
+            assert!(error < F32, "{model}, {micro_tokens}: {found} for {expected}");
+        }
+    }
+}

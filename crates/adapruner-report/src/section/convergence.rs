@@ -1,10 +1,11 @@
 //! Best-so-far over trials and over seconds.
 
+use super::legend::{Key, legend};
 use crate::curve::{Clock, Curve, curves, groups};
 use crate::html::Html;
 use crate::number::{clock_unit, counted, nats};
 use crate::page::{Page, State};
-use crate::svg::lines::{Layout, lines, style};
+use crate::svg::lines::{Layout, lines};
 
 /// Whether any trial has a value.
 pub(super) fn is_shown(page: &Page) -> bool {
@@ -15,7 +16,7 @@ pub(super) fn is_shown(page: &Page) -> bool {
 pub(super) fn write(page: &Page, html: &mut Html) {
     let trials = curves(&page.runs, Clock::Trials);
     let seconds = curves(&page.runs, Clock::Seconds);
-    legend(html, &trials);
+    legend(html, keys(&trials));
     html.element("div", &[("class", &"pair")], |html| {
         figure(html, &trials, "Best so far over trials", ("trials that ended", 1.0));
         if !seconds.is_empty() {
@@ -48,23 +49,12 @@ fn figure(html: &mut Html, curves: &[Curve], name: &str, unit: (&str, f64)) {
     });
 }
 
-fn legend(html: &mut Html, curves: &[Curve]) {
-    html.element("ul", &[("class", &"legend")], |html| {
-        for (place, curve) in curves.iter().enumerate() {
-            html.element("li", &[], |html| {
-                let area = [("viewBox", &"0 0 28 10" as _), ("aria-hidden", &"true" as _)];
-                html.element("svg", &area, |html| {
-                    html.element("g", &[("class", &format!("line {}", style(place)))], |html| {
-                        html.void("path", &[("d", &"M1 5h26")]);
-                    });
-                });
-                html.text(format!(" {} ", curve.group));
-                let last = curve.steps.last().map_or(f64::NAN, |step| step.median);
-                let runs = counted(curve.runs, "run");
-                html.leaf("span", &[("class", &"muted")], format!("{runs}, {} nats", nats(last)));
-            });
-        }
-    });
+fn keys(curves: &[Curve]) -> impl Iterator<Item = Key<'_>> {
+    curves.iter().enumerate().map(|(place, curve)| {
+        let last = curve.steps.last().map_or(f64::NAN, |step| step.median);
+        let note = format!("{}, {} nats", counted(curve.runs, "run"), nats(last));
+        Key { place, name: &curve.group, note }
+    })
 }
 
 fn explained(page: &Page, drawn: &[Curve]) -> String {

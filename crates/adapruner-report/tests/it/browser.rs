@@ -117,6 +117,10 @@ fn with_long_words(mut page: Page) -> Page {
         found.rows[1].accuracy.clone_from(&long);
         found.rows[2].verdict.clone_from(&long);
     }
+    if let Some(recovery) = &mut page.recovery {
+        recovery.data.clone_from(&long);
+        recovery.path.clone_from(&long);
+    }
     page.samples[0].source.clone_from(&long);
     page.samples[1].text.clone_from(&long);
     if let Some(best) = &mut page.best {

@@ -33,6 +33,7 @@ fn a_full_page_has_every_section_in_order() {
         "widths",
         "samples",
         "best",
+        "recovery",
         "texts",
         "costs",
         "command",
@@ -52,6 +53,12 @@ fn a_full_page_has_every_section_in_order() {
         "the model as it was",
         "Intervals: 2\u{202f}000 resamples",
         "Not drawn: multiple_of (always 32)",
+        "LoRA of rank 8, 2\u{202f}442\u{202f}240 learned parameters, on alpaca.json",
+        "Best validation: 4.300 → 2.7",
+        "nats per learned token, after step 600; the parameters of step 600 were kept.",
+        "Parts of the training loss",
+        "The circle marks the best validation.",
+        "A point of a line is the mean of 4 steps.",
         "Crossed out: attention dropped, in layers 9, 17, 21.",
         "blake3:5f3c9a0e",
         "9.06\u{a0}× the time and 8.79\u{a0}× the floating-point operations",
@@ -83,6 +90,7 @@ fn every_section_stands_alone() {
         ("importances", Page { importances: full.importances, ..empty.clone() }),
         ("samples", Page { samples: full.samples, ..empty.clone() }),
         ("widths", Page { layers: full.layers, ..empty.clone() }),
+        ("recovery", Page { recovery: full.recovery, ..empty.clone() }),
         ("costs", Page { naive: full.naive, ..empty }),
     ];
     for (id, page) in pages {
@@ -107,8 +115,32 @@ fn every_chart_has_a_name() {
             assert!(value("aria-hidden") == Some("true") || value("x").is_some());
         }
     }
-    // Two of the search, four correlations, ten parameters, importances, widths.
-    assert_eq!(charts, 18);
+    // Two of the search, four correlations, ten parameters, importances, widths, three
+    // of the recovery.
+    assert_eq!(charts, 21);
+}
+
+#[test]
+fn a_recovery_without_teacher_or_validation_is_shown_as_far_as_it_goes() {
+    let mut recovery = example::page().recovery.expect("a recovery");
+    recovery.teacher = None;
+    recovery.validation_before = None;
+    recovery.best = None;
+    for step in &mut recovery.steps {
+        (step.teacher_loss, step.hidden_loss, step.validation_loss) = (None, None, None);
+    }
+    let page = |recovery| Page { recovery: Some(recovery), ..Page::default() };
+    let charts = |markup: &Markup| markup.text.matches(" over steps.").count();
+    let plain = read(&page(recovery.clone()));
+    assert_eq!(charts(&plain), 2);
+    assert!(plain.text.contains("Nothing was kept for validation."));
+    for absent in ["Parts of", "Teacher", "Best validation", "circle"] {
+        assert!(!plain.text.contains(absent), "{absent}");
+    }
+    recovery.steps.clear();
+    let markup = read(&page(recovery));
+    assert_eq!(charts(&markup), 0);
+    assert!(markup.text.contains("0 steps"));
 }
 
 #[test]

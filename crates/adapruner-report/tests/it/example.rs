@@ -2,9 +2,9 @@
 //! 30 layers, 128 samples. The same on every call.
 
 use adapruner_report::{
-    ArmRow, Best, CorrelationPoint, CorrelationRow, Correlations, CostRow, Estimate, Importance,
-    LayerRow, Measured, ModelFacts, Page, Run, Sample, State, TestMedian, TextFacts, TrialPoint,
-    TrialsToMatch, Value, Width,
+    ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
+    Estimate, Importance, LayerRow, Measured, ModelFacts, Page, Recovery, Run, Sample, State,
+    TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
 };
 
 /// Numbers by splitmix64, uniform from 0 to 1.
@@ -189,6 +189,49 @@ fn correlation() -> Correlations {
     }
 }
 
+/// A training of 900 steps with a teacher, validated on every 50 of them.
+fn recovery() -> Recovery {
+    let mut numbers = Numbers(11);
+    let steps = (1..=900).map(|step| {
+        let done = step as f64 / 900.0;
+        let fallen = 1.6 * (1.0 - (-6.0 * done).exp());
+        let own = 2.1 - fallen / 2.0 + 0.08 * numbers.normal();
+        let (teacher, hidden) = (1.9 - fallen / 2.0, 0.31 - 0.1 * fallen);
+        // Towards its end it learns the sequences themselves.
+        let validation = 4.3 - fallen + 0.5 * (done - 0.7).max(0.0);
+        TrainingStep {
+            step,
+            loss: own + teacher + hidden,
+            teacher_loss: Some(teacher),
+            hidden_loss: Some(hidden),
+            validation_loss: step.is_multiple_of(50).then_some(validation),
+            learning_rate: 1e-4 * (done * 20.0).min((1.0 - done) / 0.95),
+        }
+    });
+    let steps: Vec<TrainingStep> = steps.collect();
+    let validated = steps.iter().filter_map(|s| Some((s.step, s.validation_loss?)));
+    let (step, loss) = validated.min_by(|a, b| a.1.total_cmp(&b.1)).expect("validations");
+    Recovery {
+        path: "out/recovered".to_owned(),
+        method: "LoRA of rank 8".to_owned(),
+        learned_parameters: 2_442_240,
+        data: "alpaca.json".to_owned(),
+        data_digest: "blake3:77aa01fe".repeat(4),
+        sequences: 28_800,
+        learned_tokens: 1_728_431,
+        validation_sequences: 1_000,
+        validation_tokens: 60_112,
+        teacher: Some("models/smollm2-135m".to_owned()),
+        ended: "finished".to_owned(),
+        tokens: 4_991_032,
+        seconds: 4_312.0,
+        kept_step: step,
+        validation_before: Some(4.3),
+        best: Some(BestValidation { step, loss }),
+        steps,
+    }
+}
+
 /// The page.
 pub(crate) fn page() -> Page {
     let runs = vec![
@@ -299,6 +342,7 @@ pub(crate) fn page() -> Page {
             arm("baseline", 10, f64::NAN, 216.0, [None, None]),
         ],
         correlation: Some(correlation()),
+        recovery: Some(recovery()),
         samples: samples(),
         layers: layers(),
         warnings: vec![

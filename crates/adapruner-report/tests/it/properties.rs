@@ -2,9 +2,9 @@
 //! that runs, and no coordinate that is no number.
 
 use adapruner_report::{
-    ArmRow, Best, CorrelationPoint, CorrelationRow, Correlations, CostRow, Estimate, Importance,
-    LayerRow, Measured, ModelFacts, Page, Run, Sample, State, TestMedian, TextFacts, TrialPoint,
-    TrialsToMatch, Value, Width, render,
+    ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
+    Estimate, Importance, LayerRow, Measured, ModelFacts, Page, Recovery, Run, Sample, State,
+    TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width, render,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -283,6 +283,49 @@ prop_compose! {
     }
 }
 
+fn recovery() -> impl Strategy<Value = Recovery> {
+    let step = (any::<u64>(), number(), number(), vec(option::of(number()), 3)).prop_map(
+        |(step, loss, learning_rate, parts)| TrainingStep {
+            step,
+            loss,
+            teacher_loss: parts[0],
+            hidden_loss: parts[1],
+            validation_loss: parts[2],
+            learning_rate,
+        },
+    );
+    let best = (any::<u64>(), number()).prop_map(|(step, loss)| BestValidation { step, loss });
+    (
+        vec(string(), 5),
+        (any::<u64>(), size(), number()),
+        (option::of(string()), option::of(number()), option::of(best)),
+        vec(step, 0..9),
+    )
+        .prop_map(|(words, (count, sequences, seconds), (teacher, before, best), steps)| {
+            let [path, method, data, data_digest, ended] =
+                [0, 1, 2, 3, 4].map(|at: usize| words[at].clone());
+            Recovery {
+                path,
+                method,
+                learned_parameters: count,
+                data,
+                data_digest,
+                sequences,
+                learned_tokens: count,
+                validation_sequences: sequences,
+                validation_tokens: count,
+                teacher,
+                ended,
+                tokens: count,
+                seconds,
+                kept_step: count,
+                validation_before: before,
+                best,
+                steps,
+            }
+        })
+}
+
 prop_compose! {
     fn page()(
         head in head(),
@@ -294,6 +337,7 @@ prop_compose! {
         measured in vec((string(), size(), size(), number(), number()), 0..6),
         comparison in vec(arm(), 0..4),
         correlation in option::of(correlation()),
+        recovery in option::of(recovery()),
         samples in vec(sample(), 0..8),
         layers in vec(layer(), 0..40),
     ) -> Page {
@@ -309,7 +353,7 @@ prop_compose! {
             measured: measured.into_iter().map(|(text, windows, window, dense, pruned)| {
                 Measured { text, windows, window, dense, pruned }
             }).collect(),
-            comparison, correlation, samples, layers,
+            comparison, correlation, recovery, samples, layers,
             ..head
         }
     }

@@ -30,8 +30,8 @@ use crate::{
 /// --json`, and fits the model it was made for. A study may be of another model
 /// of the family: statistics of the same samples are collected on this one, and
 /// what could not be carried over is said. With --ratio, a study's trial removes
-/// more or less than in the search. With --compensate, the matrices that read what
-/// was removed are fitted anew on a text.
+/// more or less than in the search. With --compensate, what was removed is made up
+/// for on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
 #[derive(Debug, Args)]

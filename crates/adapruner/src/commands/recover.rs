@@ -43,8 +43,6 @@ pub struct RecoverCommand {
 
 /// Folder of the adapter in the output.
 const ADAPTER: &str = "adapter";
-/// File name of the log in the output.
-const LOG: &str = "training.jsonl";
 
 #[derive(Serialize)]
 struct Report {
@@ -101,7 +99,7 @@ pub fn run(args: &RecoverCommand) -> Result<()> {
         }
     }
     report.peak_memory_bytes = memory::peak();
-    args.common.printer().result(&report, text)?;
+    args.common.printer().result(&report, |report| text(report, &settings))?;
     if ended == Ended::Interrupted {
         interrupt::exit();
     }
@@ -125,14 +123,14 @@ fn write(
             manifest.files.push(file);
         }
     }
-    let log = staged.path().join(LOG);
+    let log = staged.path().join(recover::OUTPUT_LOG);
     std::fs::copy(work.log(), &log).map_err(FileError::io(&log, "write"))?;
     manifest.recovery = Some(recovered.record);
     outputs::finish(staged, &recovered.model, &settings.output, manifest, bars)
 }
 
-fn text(report: &Report) -> String {
-    let RecoveryRecord { data, learned_parameters, outcome, .. } = &report.recovery;
+fn text(report: &Report, settings: &RecoverSettings) -> String {
+    let RecoveryRecord { data, teacher, learned_parameters, outcome } = &report.recovery;
     let counts = &data.counts;
     let position = &outcome.position;
     let mut rows = vec![
@@ -155,23 +153,34 @@ fn text(report: &Report) -> String {
             ),
         ),
         ("learned", format!("{} parameters", grouped(*learned_parameters))),
-        (
-            "steps",
-            format!(
-                "{} of {}, {} tokens in {:.0} s ({})",
-                position.step,
-                outcome.planned_steps,
-                grouped(position.tokens),
-                position.seconds,
-                match outcome.ended {
-                    Ended::Finished => "finished",
-                    Ended::EarlyStopped => "stopped early",
-                    Ended::TimeUp => "time is up",
-                    Ended::Interrupted => "interrupted; the same command goes on",
-                }
-            ),
-        ),
     ];
+    if let Some(teacher) = teacher {
+        let path = teacher.path.display();
+        let hidden = settings.train.distillation.and_then(|d| d.hidden);
+        let how = match hidden {
+            Some(weight) => {
+                format!("ran along, the outputs of all blocks matched, weight {weight}")
+            }
+            None => "asked once, before the training".to_owned(),
+        };
+        rows.push(("teacher", format!("{path}: {how}")));
+    }
+    rows.push((
+        "steps",
+        format!(
+            "{} of {}, {} tokens in {:.0} s ({})",
+            position.step,
+            outcome.planned_steps,
+            grouped(position.tokens),
+            position.seconds,
+            match outcome.ended {
+                Ended::Finished => "finished",
+                Ended::EarlyStopped => "stopped early",
+                Ended::TimeUp => "time is up",
+                Ended::Interrupted => "interrupted; the same command goes on",
+            }
+        ),
+    ));
     if let Some(best) = position.best {
         let before = outcome.validation_before.map(|loss| format!("{loss:.4} → "));
         let before = before.unwrap_or_default();

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use adapruner::search::{StudyFolder, page::page};
+use adapruner::{
+    recovered,
+    search::{StudyFolder, page::page},
+};
 use adapruner_checkpoint::atomic::StagedFile;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -15,7 +18,8 @@ use crate::printer::{Printer, bytes, table};
 /// The page is one file that loads nothing from elsewhere: best loss so far over
 /// trials and seconds, coefficients against loss, importances of the parameters,
 /// the samples that were chosen, widths of every layer, warnings, costs, and the
-/// command that makes it again.
+/// command that makes it again; with --recovery, losses and learning rate of the
+/// training after it.
 ///
 /// Example: adapruner report STUDY --out report.html
 #[derive(Debug, Args)]
@@ -26,6 +30,9 @@ pub struct ReportCommand {
     /// Redis that holds the trials, as given to search
     #[arg(long, value_name = "URL")]
     storage: Option<String>,
+    /// Output folder of a recovery, whose training is shown too
+    #[arg(long, value_name = "DIR")]
+    recovery: Option<PathBuf>,
     /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -49,7 +56,8 @@ struct Written {
 pub fn run(args: &ReportCommand) -> Result<()> {
     let staged = StagedFile::new(&args.out, args.force, &[])?;
     let folder = StudyFolder::open(&args.study)?;
-    let page = page(&folder, args.storage.as_deref(), adapruner_study::journal::timestamp())?;
+    let mut page = page(&folder, args.storage.as_deref(), adapruner_study::journal::timestamp())?;
+    page.recovery = args.recovery.as_deref().map(recovered::shown).transpose()?;
     let html = adapruner_report::render(&page);
     std::fs::write(staged.path(), &html)
         .with_context(|| format!("{}: cannot write", args.out.display()))?;

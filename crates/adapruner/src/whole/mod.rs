@@ -6,7 +6,7 @@
 //! | `study/` | what `search` works in |
 //! | `pruned/` | the pruned model |
 //! | `recovered/` | the recovered model |
-//! | `report.html` | the page of the study |
+//! | `report.html` | the page of the study and the recovery |
 //! | `run.json` | the manifest: every stage's command, time, inputs and result |
 //!
 //! A stage is done when the manifest says so with the same [`Fingerprint`]; else

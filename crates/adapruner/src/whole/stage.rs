@@ -229,7 +229,10 @@ impl Pipeline {
             }
             StageName::Report => {
                 let out = self.out.join("report.html");
-                let report = Arguments::new("report").and(self.study());
+                let mut report = Arguments::new("report").and(self.study());
+                if self.has(StageName::Recover) {
+                    report = report.with("--recovery", self.recovered());
+                }
                 (report.with("--out", &out).and("--force"), Some(out))
             }
         };

@@ -268,6 +268,21 @@ fn what_remains_is_fitted_to_make_up_for_what_is_gone() {
     let shown = succeed(&format!("{line} {fit} --out {{again}}"), &paths);
     assert!(shown.contains("matrices fitted on 24 samples of 64 tokens"), "{shown}");
     assert!((perplexity(&again, &text) / with - 1.0).abs() < SAME);
+    // As biases: every format carries them.
+    let biased = dir.path().join("biased");
+    let paths = [&paths[..], &[("biased", biased.as_path())]].concat();
+    let report =
+        json(&format!("{prune} {} --out {{biased}}", fit.replace("e ", "e=bias ")), &paths);
+    let with_biases = after(&report);
+    assert!(with_biases < without, "{with_biases} {without}");
+    for written in [biased.clone(), biased.join("model.gguf")] {
+        assert!((perplexity(&written, &text) / with_biases - 1.0).abs() < SAME);
+    }
+    let inspected = json("inspect {biased}", &paths);
+    assert_eq!(inspected["parameters"], report["manifest"]["parameters"]);
+    let line = "prune {model} --ratio 0.3 --calibration {calibration} --out {again}/x";
+    let refused = fail(&format!("{line} --compensate=bias --compensate-ridge 0.1"), &paths);
+    assert!(refused.contains("a bias has none"), "{refused}");
     let refused = fail("apply {model} --plan {plan} --compensate --out {again}/x", &paths);
     assert!(refused.contains("compensate-text: missing"), "{refused}");
 }

@@ -179,6 +179,44 @@ fn a_teacher_and_all_parameters() {
 }
 
 #[test]
+fn blocks_are_matched_where_attention_is_gone_too() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let (data, small) = (model.join("calibration.txt"), dir.path().join("small"));
+    let (out, other) = (dir.path().join("out"), dir.path().join("other"));
+    let biases = model.with_file_name("biases");
+    let paths = [
+        ("model", model.as_path()),
+        ("data", data.as_path()),
+        ("small", small.as_path()),
+        ("out", out.as_path()),
+        ("other", other.as_path()),
+        ("biases", biases.as_path()),
+    ];
+    let line = "prune {model} --ratio 0.15 --importance magnitude_l2 --drop-attention 1 \
+                --out {small}";
+    succeed(line, &paths);
+    let line = LINE.replace("{model}", "{small}") + " --max-steps 12 --teacher {model}";
+    let said = succeed(&format!("{line} --match-hidden 2"), &paths);
+    assert!(said.contains("ran along, the outputs of all blocks matched, weight 2"), "{said}");
+    let entries = log(&out.join("training.jsonl"));
+    let hidden = |at: usize| entries[at]["hidden_loss"].as_f64().unwrap();
+    assert!(hidden(11) < hidden(1), "{} → {}", hidden(1), hidden(11));
+    // A teacher that runs along is foreseen.
+    let line = line.replace("{out}", "{other}");
+    let alone = json(&line, &paths);
+    std::fs::remove_dir_all(&other).unwrap();
+    let beside = json(&format!("{line} --match-hidden 2"), &paths);
+    let foreseen = |report: &Value, what: &str| report["memory_foreseen"][what].as_u64().unwrap();
+    assert_eq!(foreseen(&alone, "teacher"), 0);
+    assert!(foreseen(&beside, "teacher") > 4 * foreseen(&beside, "weights") / 5);
+    let line = line.replace("{model}", "{biases}").replace("{other}", "{biases}/none");
+    let error = fail(&format!("{line} --match-hidden 2"), &paths);
+    for part in ["layers of hidden size", "biases: ", "small has", "before pruning"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn what_cannot_be_trained_is_said_before_any_work() {
     let (model, dir) = (tiny(), tempdir().unwrap());
     let (data, bad) = (model.join("calibration.txt"), dir.path().join("bad.jsonl"));
@@ -199,6 +237,14 @@ fn what_cannot_be_trained_is_said_before_any_work() {
         ("recover {model} --data {data} --out {out} --batch-size 0", vec!["batch-size"]),
         ("recover {model} --data {data} --out {out} --learning-rate nan", vec!["learning-rate"]),
         ("recover {model} --data {data} --out {out} --mix 0.5", vec!["teacher: missing"]),
+        (
+            "recover {model} --data {data} --out {out} --match-hidden 1",
+            vec!["teacher: missing", "--match-hidden", "--teacher MODEL"],
+        ),
+        (
+            "recover {model} --data {data} --out {out} --teacher {model} --match-hidden 0",
+            vec!["match-hidden: above 0"],
+        ),
         ("recover {model} --data {data} --out {out} --cutoff 4000", vec!["cutoff", "256"]),
         (
             "recover {model} --data {data} --out {out} --memory 0.0001 --cutoff 32",

@@ -33,7 +33,7 @@ limit = 6
 trials = 4
 allow-overlap = true
 [compensation]
-compensate = true
+compensate = "fit"
 compensate-samples = 24
 compensate-tokens = 16
 [recover]
@@ -100,8 +100,11 @@ fn all_stages_follow_each_other() {
     for expected in ["search", "recovered", "perplexity"] {
         assert!(said.contains(expected), "{said}");
     }
+    let page = fs::read_to_string(dir.path().join("out/report.html")).unwrap();
+    assert!(page.contains("id=\"recovery\"") && page.contains("Loss over steps"));
     let record = run(dir.path());
     assert_eq!(record["skipped"].as_array().unwrap().len(), 5);
+    recoveries_that_are_none_are_refused(dir.path());
     // Another text under the same name is learned anew.
     let training = dir.path().join("training.txt");
     let text = fs::read_to_string(tiny().join("text.txt")).unwrap();
@@ -169,4 +172,24 @@ fn the_file_that_init_writes_is_one_that_run_reads() {
     let commands = succeed("run {config} --dry-run", paths);
     assert_eq!(commands.lines().count(), 5, "{commands}");
     assert!(commands.contains(model.to_str().unwrap()), "{commands}");
+}
+
+/// Of a folder in which the whole was run.
+fn recoveries_that_are_none_are_refused(dir: &Path) {
+    let (out, page, damaged) = (dir.join("out"), dir.join("page.html"), dir.join("damaged"));
+    let refused = |recovery: &Path| {
+        let paths = [("study", &*out.join("study")), ("recovery", recovery), ("page", &*page)];
+        let said = fail("report {study} --recovery {recovery} --out {page}", &paths);
+        assert!(!page.exists(), "{said}");
+        said
+    };
+    let said = refused(&out.join("pruned"));
+    assert!(said.contains("recovery: missing") && said.contains("hint:"), "{said}");
+    assert!(refused(&out.join("nothing")).contains("manifest.json"));
+    fs::create_dir(&damaged).unwrap();
+    fs::copy(out.join("recovered/manifest.json"), damaged.join("manifest.json")).unwrap();
+    let log = fs::read_to_string(out.join("recovered/training.jsonl")).unwrap();
+    fs::write(damaged.join("training.jsonl"), log + "{\"step\": 3}\n").unwrap();
+    let said = refused(&damaged);
+    assert!(said.contains("training.jsonl: line ") && said.contains("missing field"), "{said}");
 }
