@@ -166,7 +166,10 @@ pub fn run(args: &Args) -> Result<()> {
         .with_context(|| format!("{}: cannot read the ids", args.ids.display()))?;
     let ids: Vec<u32> = serde_json::from_str(&text)
         .with_context(|| format!("{}: expected an array of ids", args.ids.display()))?;
-    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .use_current_thread()
+        .build_global()?;
     let ours = Ours::load(args, &ids)?;
     let mut torch = if args.alone { None } else { Some(Torch::start(args, ours.widths())?) };
 

@@ -100,17 +100,19 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// Fills in the defaults, and sets the number of threads for this process.
+    /// Fills in the defaults, and makes the threads of this process: the calling
+    /// one is the first of them, so that work need not wait for others to wake.
     pub fn resolve(&self) -> Result<RunSettings> {
-        if let Some(threads) = self.threads {
-            if threads == 0 {
-                return Err(advised(
-                    "threads: at least 1 expected, 0 found",
-                    "leave --threads out for one a core",
-                ));
-            }
-            rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+        if self.threads == Some(0) {
+            return Err(advised(
+                "threads: at least 1 expected, 0 found",
+                "leave --threads out for one a core",
+            ));
         }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads.unwrap_or_default())
+            .use_current_thread()
+            .build_global()?;
         Ok(RunSettings {
             device: self.device.map_or_else(Default::default, |d| d.0),
             dtype: self.dtype.map_or_else(Default::default, |d| d.0),

@@ -46,7 +46,7 @@ fn a_full_page_has_every_section_in_order() {
         "median (nats per token)",
         "WikiText2 (median perplexity)",
         "best of random (trials)",
-        "nothing within a ratio",
+        "not the better of two",
         "piqa (%, upwards) against log-perplexity of PTB test: Spearman −0.88 (95\u{a0}%: −0.98 \
          to −0.82), 30 models; between ratios only.",
         "30.0\u{a0}% removed",

@@ -181,7 +181,7 @@ fn correlation() -> Correlations {
     }
     Correlations {
         sentences: vec![
-            "The search loss tells how much was removed, but nothing within a ratio.".to_owned(),
+            "The search loss tells how much was removed, not the better of two models of one ratio.".to_owned(),
         ],
         points,
         rows,

@@ -226,12 +226,14 @@ fn sentence(pairs: &[Pair], text: usize) -> Option<String> {
                 let between = of.iter().filter(|pair| pair.verdict == verdict);
                 let noise = between.flat_map(|pair| &pair.within).all(|within| within.is_noise());
                 let why = if noise {
-                    ": within a ratio the accuracies hardly differ by more than their standard \
-                     errors"
+                    ", whose accuracies hardly differ by more than their standard errors"
                 } else {
-                    ", which is a poor guide to the better of two models of one size"
+                    ""
                 };
-                format!("tells how much was removed, but nothing within a ratio, of {names}{why}")
+                format!(
+                    "is a guide to {names} between ratios alone: it tells how much was removed, \
+                     not the better of two models of one ratio{why}"
+                )
             }
             Verdict::Poor => format!(
                 "is a poor guide to {names} (the lower bound of |Spearman| is below {GOOD})"
@@ -338,7 +340,10 @@ mod tests {
         }
         let (verdict, said) = judged(&mixed);
         assert_eq!(verdict, Verdict::BetweenRatiosOnly, "{said}");
-        assert!(said.contains("nothing within a ratio") && said.contains("one size"), "{said}");
+        assert!(
+            said.contains("between ratios alone") && said.contains("models of one ratio"),
+            "{said}"
+        );
         let pairs = pairs(&mixed, 500, 1);
         assert_eq!(pairs[0].within.len(), 3);
         assert!(pairs[0].within.iter().all(|within| within.points == 6));
