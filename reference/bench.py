@@ -7,6 +7,7 @@ it writes a line to stdin, reads one line of JSON from stdout.
 
     run ppl     a perplexity pass over the windows
     run grad    forward and backward over the samples, gradients of all weights
+    run fisher  the same sample by sample, the squares of all gradients summed
     run trial   the naive loop's trial: gradients of the samples on a copy of the
                 model, |w g| summed over each feed-forward channel, the copy's
                 feed-forward sublayers sliced to --widths, the windows' loss
@@ -149,6 +150,7 @@ def main():
     passes = {
         "ppl": lambda: perplexity_pass(model, windows, args.batch),
         "grad": lambda: gradient_pass(model, samples, args.per_sample or args.squared, args.squared),
+        "fisher": lambda: gradient_pass(model, samples, True, True),
         "train": lambda: training_pass(model, sequences, args.steps),
     }
     if args.widths:

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | `ppl` | losses of windows of text | the same |
 //! | `grad` | `observe_gradients`, nothing done with what is observed | forward and backward of the mean loss, gradients of all weights |
-//! | `bank` | all Taylor terms of every sample and of the set | as for `grad`: less than what the bank holds |
+//! | `bank` | all Taylor terms of every sample and of the set | gradients sample by sample, and the sum of their squares: what the second order takes, and less than what the bank holds |
 //! | `trial` | a trial of a search, all of its windows run: scores (from the bank, which all trials share and which is not timed), plan, slicing, evaluation | a trial of the naive loop: gradients of the samples, scores, slicing of a copy, evaluation; the same widths |
 //! | `train` | steps of LoRA by `recover`, adapter made and state saved included | steps of PEFT with torch's AdamW, adapter made included |
 
@@ -143,7 +143,8 @@ impl Pass {
     fn rival(self) -> &'static str {
         match self {
             Self::Perplexity => "ppl",
-            Self::Gradients | Self::Bank => "grad",
+            Self::Gradients => "grad",
+            Self::Bank => "fisher",
             Self::Trial => "trial",
             Self::Train => "train",
         }
