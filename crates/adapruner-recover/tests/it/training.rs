@@ -172,7 +172,8 @@ fn four_steps_agree_with_torch() {
                 };
                 let whole = apart(&right[name], &right[name].zeros_like().unwrap());
                 let share = apart(tensor, &right[name]) / whole;
-                assert!(share < 1e-3, "{}: {share}", what(name));
+                // Two ways to cut products into parts gave 2.5e-4 and 3.3e-4.
+                assert!(share < 5e-4, "{}: {share}", what(name));
             }
         }
     }
