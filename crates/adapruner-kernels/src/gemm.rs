@@ -7,6 +7,8 @@
 //! another order, so that one row alone and the same row among many may differ in
 //! their last bits. From five rows on, neither threads nor other rows change a bit.
 //! Sums of up to four terms are the crate's too: there the result is what is moved.
+//! So are products of fewer than 16 columns (adapters), which would fill less than
+//! half a panel; training was as fast or faster with them there.
 //!
 //! The crate's own threading splits one dimension alone and, for some strides,
 //! not at all (measured: 150 of 300 GFLOP/s on two cores where the left side is
@@ -27,6 +29,8 @@ use crate::{
 
 /// Products of at most so many rows, or sums of so many terms, are the crate's.
 const FEW: usize = 4;
+/// Products of fewer columns are the crate's: a panel has 32, filled with zeros.
+const NARROW: usize = 16;
 /// Floating point operations of a part of a product, at least.
 const PART_FLOPS: usize = 40_000_000;
 /// Elements of the right side of a part, where reading them is what takes time.
@@ -96,7 +100,8 @@ fn grid(rows: usize, cols: usize, inner: usize) -> (usize, usize) {
 /// The product by our own kernels, where they take it.
 fn own<'a>(a: View<'a>, b: View<'a>, scale: f32, add: bool) -> Option<Product<'a>> {
     let product = |arithmetic| Product { arithmetic, left: a, right: Source::F32(b), scale, add };
-    (a.rows.min(a.cols) > FEW && Arithmetic::Widen.runs_here()).then(|| product(Arithmetic::Widen))
+    (a.rows.min(a.cols) > FEW && b.cols >= NARROW && Arithmetic::Widen.runs_here())
+        .then(|| product(Arithmetic::Widen))
 }
 
 /// # Safety
