@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use adapruner_checkpoint::{Checkpoint, ModelConfig, names};
 use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 
 use crate::{
     block::{Block, LayerCache, Pass},
@@ -77,9 +78,12 @@ impl Decoder {
             Residency::Streamed => Weights::Streamed(Box::new(checkpoint.clone())),
             Residency::Resident => {
                 let embedding = load_embedding(checkpoint, placement)?;
-                let blocks = (0..config.layers.len())
+                let blocks: Vec<Result<_>> = (0..config.layers.len())
+                    .into_par_iter()
                     .map(|layer| Ok(Arc::new(Block::load(checkpoint, layer, placement)?)))
-                    .collect::<Result<_>>()?;
+                    .collect();
+                // Of several damaged layers the first is told, whoever was faster.
+                let blocks = blocks.into_iter().collect::<Result<_>>()?;
                 let norm = load_norm(checkpoint, placement)?;
                 let head = if config.tie_word_embeddings {
                     embedding.clone()

@@ -1,8 +1,8 @@
 //! Applying a plan: a pruned model as a view of its original.
 //!
 //! Nothing is copied here. The pruned checkpoint reads through the original's
-//! tensors and takes the kept rows or columns when one is loaded, so at most one
-//! tensor is in memory twice.
+//! tensors and takes the kept rows or columns when one is loaded, so a tensor is in
+//! memory twice only while it is sliced. Tensors that stay whole are the original's.
 //!
 //! Axes: `N` query heads, `K` key-value heads, `D` head width, `F` feed-forward
 //! width, `H` hidden.
@@ -117,7 +117,7 @@ impl Cuts {
     }
 
     fn cut_layer(&mut self, config: &ModelConfig, layer: usize, kept: &LayerPlan) {
-        let head_dim = config.head_dim;
+        let (head_dim, widths) = (config.head_dim, config.layers[layer]);
         let heads = |heads: &[usize]| -> Arc<[u32]> {
             let rows = heads.iter().flat_map(|h| h * head_dim..(h + 1) * head_dim);
             rows.map(|row| row as u32).collect()
@@ -126,11 +126,20 @@ impl Cuts {
         let key_value = heads(&kept.kv_heads);
         let ffn: Arc<[u32]> = kept.ffn.iter().map(|&j| j as u32).collect();
         for projection in Projection::ALL {
-            let (kept, biased) = match projection {
-                Projection::Q | Projection::O => (&query, config.attention_bias),
-                Projection::K | Projection::V => (&key_value, config.attention_bias),
-                Projection::Gate | Projection::Up | Projection::Down => (&ffn, config.mlp_bias),
+            let (kept, whole, biased) = match projection {
+                Projection::Q | Projection::O => {
+                    (&query, widths.query_heads * head_dim, config.attention_bias)
+                }
+                Projection::K | Projection::V => {
+                    (&key_value, widths.kv_heads * head_dim, config.attention_bias)
+                }
+                Projection::Gate | Projection::Up | Projection::Down => {
+                    (&ffn, widths.ffn, config.mlp_bias)
+                }
             };
+            if kept.len() == whole {
+                continue;
+            }
             let axis = usize::from(projection.prunes_columns());
             let cut = Cut { axis, kept: kept.clone() };
             // The bias of a projection that loses inputs stays whole.

@@ -28,6 +28,7 @@ mod portable;
 mod tests;
 
 use adapruner_checkpoint::{Digest, LayerWidths, ModelConfig, names::Projection};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use self::collect::{CollectOptions, collect};
@@ -38,6 +39,9 @@ use crate::{
 
 /// Version of the statistics' layout; a reader refuses any other.
 pub const BANK_VERSION: u32 = 1;
+
+/// Vectors whose terms one task sums over samples.
+const SUMMED: usize = 4096;
 
 /// Which per-sample terms are collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -309,15 +313,17 @@ impl StatsBank {
             }
         }
         let vectors = self.layout.len();
-        let mut sums = vec![0.0_f64; vectors];
-        for &sample in samples {
-            let row = &values[sample * vectors..(sample + 1) * vectors];
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += f64::from(value);
-            }
-        }
         let scale = 1.0 / samples.len() as f64;
-        sums.iter_mut().for_each(|sum| *sum *= scale);
+        let mut sums = vec![0.0_f64; vectors];
+        sums.par_chunks_mut(SUMMED).enumerate().for_each(|(part, sums)| {
+            for &sample in samples {
+                let row = &values[sample * vectors + part * SUMMED..][..sums.len()];
+                for (sum, &value) in sums.iter_mut().zip(row) {
+                    *sum += f64::from(value);
+                }
+            }
+            sums.iter_mut().for_each(|sum| *sum *= scale);
+        });
         Ok(sums)
     }
 

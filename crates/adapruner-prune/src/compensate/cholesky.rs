@@ -7,6 +7,8 @@ use rayon::prelude::*;
 
 /// Columns that are factored before the rows below them take part.
 const BLOCK: usize = 64;
+/// Right sides that are solved together, while a row of the factor is in cache.
+pub(super) const TOGETHER: usize = 8;
 /// Partial sums of a dot product.
 const LANES: usize = 16;
 
@@ -53,16 +55,20 @@ impl Cholesky {
     /// `[.., size]`.
     pub(super) fn solve(&self, right: &mut [f64]) {
         let (size, factor) = (self.size, &self.factor);
-        right.par_chunks_mut(size.max(1)).for_each(|b| {
+        right.par_chunks_mut(TOGETHER * size.max(1)).for_each(|some| {
             for row in 0..size {
                 let l = &factor[row * size..];
-                b[row] = (b[row] - dot(&l[..row], &b[..row])) / l[row];
+                for b in some.chunks_mut(size) {
+                    b[row] = (b[row] - dot(&l[..row], &b[..row])) / l[row];
+                }
             }
             for row in (0..size).rev() {
                 let l = &factor[row * size..];
-                b[row] /= l[row];
-                let value = b[row];
-                b[..row].iter_mut().zip(l).for_each(|(b, l)| *b -= value * l);
+                for b in some.chunks_mut(size) {
+                    b[row] /= l[row];
+                    let value = b[row];
+                    b[..row].iter_mut().zip(l).for_each(|(b, l)| *b -= value * l);
+                }
             }
         });
     }

@@ -9,7 +9,7 @@
 use candle_core::{DType, Result as CandleResult, Tensor};
 use rayon::prelude::*;
 
-use super::cholesky::Cholesky;
+use super::cholesky::{Cholesky, TOGETHER};
 
 /// Ridges that are tried beyond the one asked for, each ten times the last.
 const RAISES: usize = 12;
@@ -109,15 +109,20 @@ impl NormalEquations {
         Cholesky::new(matrix, features)?.solve(&mut change);
         // What the change gains is `2·⟨Δ, C⟩ − ⟨Δ, Δ·G⟩`: asked of the sums
         // themselves, so that a solution spoilt by rounding is found out.
+        let some = TOGETHER * features.max(1);
         let gains: Vec<f64> = change
-            .par_chunks(features.max(1))
-            .zip(self.cross.par_chunks(features.max(1)))
+            .par_chunks(some)
+            .zip(self.cross.par_chunks(some))
             .map(|(change, cross)| {
-                let mut image = vec![0.0; features];
-                for (value, row) in change.iter().zip(self.gram.chunks(features.max(1))) {
-                    image.iter_mut().zip(row).for_each(|(image, g)| *image += value * g);
+                let mut images = vec![0.0; change.len()];
+                for (at, row) in self.gram.chunks(features.max(1)).enumerate() {
+                    for (image, change) in images.chunks_mut(features).zip(change.chunks(features))
+                    {
+                        let value = change[at];
+                        image.iter_mut().zip(row).for_each(|(image, g)| *image += value * g);
+                    }
                 }
-                let terms = change.iter().zip(cross).zip(image);
+                let terms = change.iter().zip(cross).zip(images);
                 terms.map(|((change, cross), image)| change * (2.0 * cross - image)).sum()
             })
             .collect();

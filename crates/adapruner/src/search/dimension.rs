@@ -88,6 +88,11 @@ fn spared(layers: usize) -> (u64, u64) {
     (share(4.0), share(2.0))
 }
 
+/// Attention sublayers that a search drops at most, unless told otherwise.
+pub(super) fn most_dropped(layers: usize) -> usize {
+    (layers as f64 / 3.0).round() as usize
+}
+
 impl Dimension {
     /// All of them.
     pub const ALL: [Self; 13] = [
@@ -180,7 +185,7 @@ impl Dimension {
             Self::ProtectFirst => Kind::Integer(0, share(0.3)),
             Self::ProtectLast => Kind::Integer(0, share(0.2)),
             Self::AttentionShare => Kind::Number(0.0, 0.0),
-            Self::DropAttention => Kind::Integer(0, share(1.0 / 3.0)),
+            Self::DropAttention => Kind::Integer(0, most_dropped(layers) as u64),
             Self::Allocation => names(&["curve"]),
             Self::CurveLinear | Self::CurveQuadratic => Kind::Number(-2.0, 2.0),
         }

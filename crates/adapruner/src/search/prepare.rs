@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
     configuration::OrderScales,
+    dimension::most_dropped,
     folder::{Exclusive, StudyFolder},
     objective::{Cost, Objective},
     pool,
@@ -369,11 +370,10 @@ fn dense_losses(
 /// best removed, each with what the loss on a few of `samples` gains when it
 /// goes after those before it, in nats per predicted token.
 ///
-/// The first half is a greedy choice. What a sublayer costs seldom falls when
-/// others are gone, so only the cheapest is measured again before it is taken
-/// (lazy evaluation, Minoux 1978); what is found to cost more goes back among the
-/// others. The second half, which nobody should remove, follows by what was
-/// measured last.
+/// As many as a search drops unless told otherwise are a greedy choice. What a sublayer costs seldom
+/// falls when others are gone, so only the cheapest is measured again before it is
+/// taken (lazy evaluation, Minoux 1978); what is found to cost more goes back among
+/// the others, which follow by what was measured last.
 pub(super) fn removable_attention(
     checkpoint: &Checkpoint,
     dense: &Decoder,
@@ -403,7 +403,7 @@ pub(super) fn removable_attention(
     };
     let candidates = (0..layers).filter(|&layer| config.layers[layer].has_attention());
     let candidates: Vec<usize> = candidates.collect();
-    let greedy = candidates.len() / 2;
+    let greedy = most_dropped(layers).min(candidates.len());
     let work = (candidates.len() + greedy) as u64;
     let mut loss = all.nll(dense, layers, 0)?;
     // What each costs, and how many were gone when that was measured.
