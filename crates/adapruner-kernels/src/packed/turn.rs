@@ -50,6 +50,11 @@ pub(super) unsafe fn square(from: *const u8, stride: usize, to: *mut Line, step:
         // SAFETY: the caller's promise, and the processor has AVX-512.
         return unsafe { x86::square(from, stride, to, step) };
     }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the caller's promise, and the processor has AVX2.
+        return unsafe { x86::square_by_quarters(from, stride, to, step) };
+    }
     // SAFETY: the caller's promise.
     unsafe { scalar(from, stride, to, step) };
 }
@@ -88,6 +93,61 @@ mod x86 {
                 unsafe { _mm512_store_si512(to.add((col + at) * step).cast(), line) };
             }
         }
+    }
+
+    /// [`square`] in AVX2.
+    ///
+    /// # Safety
+    /// As [`super::square`], and the processor must have AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn square_by_quarters(
+        from: *const u8,
+        stride: usize,
+        to: *mut Line,
+        step: usize,
+    ) {
+        const HALF: usize = SIDE / 2;
+        for (row, col) in [(0, 0), (0, HALF), (HALF, 0), (HALF, HALF)] {
+            let mut rows = [_mm256_setzero_si256(); HALF];
+            for (at, words) in rows.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *words = unsafe {
+                    let from = from.add((row + at) * stride + col * size_of::<u32>());
+                    _mm256_loadu_si256(from.cast())
+                };
+            }
+            for (at, column) in quarter(rows).into_iter().enumerate() {
+                // SAFETY: the caller's promise; half a line is aligned as a register.
+                unsafe {
+                    let line = to.add((col + at) * step).cast::<u32>();
+                    _mm256_store_si256(line.add(row).cast(), column);
+                }
+            }
+        }
+    }
+
+    /// The columns of 8 × 8 words.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn quarter(rows: [__m256i; 8]) -> [__m256i; 8] {
+        // Columns 0 to 3 of four rows in the lower halves, 4 to 7 in the upper ones.
+        let four = |at: usize| {
+            let first = _mm256_unpacklo_epi32(rows[at], rows[at + 1]);
+            let second = _mm256_unpackhi_epi32(rows[at], rows[at + 1]);
+            let later_first = _mm256_unpacklo_epi32(rows[at + 2], rows[at + 3]);
+            let later_second = _mm256_unpackhi_epi32(rows[at + 2], rows[at + 3]);
+            [
+                _mm256_unpacklo_epi64(first, later_first),
+                _mm256_unpackhi_epi64(first, later_first),
+                _mm256_unpacklo_epi64(second, later_second),
+                _mm256_unpackhi_epi64(second, later_second),
+            ]
+        };
+        let (upper, lower) = (four(0), four(4));
+        std::array::from_fn(|col| match col < 4 {
+            true => _mm256_permute2x128_si256::<0x20>(upper[col], lower[col]),
+            false => _mm256_permute2x128_si256::<0x31>(upper[col - 4], lower[col - 4]),
+        })
     }
 
     /// Four columns of [`SIDE`] rows, `stride` bytes apart.
@@ -151,12 +211,18 @@ mod tests {
     #[test]
     fn squares_are_turned_as_word_by_word() {
         let bytes: Vec<u8> = (0..16 * 67_u32).map(|at| (at * 7 % 251) as u8).collect();
-        let (mut found, mut expected) = ([Line([7; 16]); 32], [Line([7; 16]); 32]);
-        // SAFETY: rows of 64 bytes, 67 apart, and lines two apart.
-        unsafe {
-            square(bytes.as_ptr(), 67, found.as_mut_ptr(), 2);
-            scalar(bytes.as_ptr(), 67, expected.as_mut_ptr(), 2);
+        let with = |turn: unsafe fn(*const u8, usize, *mut Line, usize)| {
+            let mut found = [Line([7; 16]); 32];
+            // SAFETY: rows of 64 bytes, 67 apart, and lines two apart.
+            unsafe { turn(bytes.as_ptr(), 67, found.as_mut_ptr(), 2) };
+            found
+        };
+        let expected = with(scalar);
+        assert!(with(square) == expected);
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the caller's promise, and the processor has AVX2.
+            assert!(with(|f, s, t, o| unsafe { x86::square_by_quarters(f, s, t, o) }) == expected);
         }
-        assert!(found == expected);
     }
 }

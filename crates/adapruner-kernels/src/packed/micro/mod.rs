@@ -1,0 +1,146 @@
+//! The innermost products: a strip of rows times a panel, over one slab.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use multiversion::multiversion;
+
+use super::{COLS, Line, activations::ROW_LINES, ahead::Ahead};
+
+/// Words from one row of a strip to the next.
+const ROW: usize = ROW_LINES * 16;
+
+/// One strip times one panel.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// Rows of [`ROW_LINES`] each.
+    pub(super) a: &'a [Line],
+    /// Two lines for each step.
+    pub(super) b: &'a [Line],
+    pub(super) steps: usize,
+    /// Of the strip.
+    pub(super) rows: usize,
+    /// Outputs of the panel that exist.
+    pub(super) cols: usize,
+    /// Where the result goes.
+    pub(super) to: *mut f32,
+    /// From one row of the result to the next.
+    pub(super) stride: usize,
+    /// What the sums are multiplied with.
+    pub(super) scale: f32,
+    /// What the result is added to, and how far its rows are apart.
+    pub(super) onto: Option<(*const f32, usize)>,
+}
+
+impl Tile<'_> {
+    /// What every way to multiply relies on.
+    fn check(&self, steps_of_a: usize) {
+        assert!((1..=COLS).contains(&self.cols) && steps_of_a <= ROW);
+        assert!(self.a.len() >= self.rows * ROW_LINES);
+        assert!(self.b.len() >= self.steps * Line::OF_COLS);
+    }
+}
+
+/// The scalar twin of [`fused`], to the same bits.
+///
+/// # Safety
+/// `tile.to` must be writable for the tile's rows and columns by this thread
+/// alone, and `tile.onto` hold numbers.
+pub(super) unsafe fn scalar(tile: Tile<'_>) {
+    tile.check(tile.steps);
+    for row in 0..tile.rows {
+        for col in 0..tile.cols {
+            let a = &tile.a[row * ROW_LINES..];
+            let sum = tile.scale * scalar_sum(a, tile.b, col, tile.steps);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let onto = tile.onto.map(|(onto, stride)| onto.add(row * stride + col).read());
+                tile.to.add(row * tile.stride + col).write(onto.map_or(sum, |v| v + sum));
+            }
+        }
+    }
+}
+
+/// A row times a column of a panel, step by step.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn scalar_sum(a: &[Line], b: &[Line], col: usize, steps: usize) -> f32 {
+    let word = |lines: &[Line], at: usize| f32::from_bits(lines[at / 16].0[at % 16]);
+    (0..steps).fold(0.0, |sum, step| word(a, step).mul_add(word(b, step * COLS + col), sum))
+}
+
+/// Whether there are instructions for [`fused`] and [`fused_pairs`].
+pub(super) fn has_fused() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::runs_here() || avx2::runs_here();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether there are instructions for [`dot`].
+pub(super) fn has_dot() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::has_dot();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether [`dot`] is faster than [`fused`].
+pub(super) fn fast_dot() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::fast_dot();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// `Σ a · b` in f32; both sides are f32. `ahead` is asked for on the way.
+///
+/// # Safety
+/// As [`scalar`], and [`has_fused`].
+pub(super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
+    tile.check(tile.steps);
+    // SAFETY: the caller's promise.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        match avx512::runs_here() {
+            true => avx512::fused(tile, ahead),
+            false => avx2::fused(tile, ahead),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no vector instructions for {} rows, {ahead:?}", tile.rows)
+}
+
+/// [`fused`], to the same bits, with a panel of pairs of bf16; a step is a pair.
+///
+/// # Safety
+/// As [`fused`].
+pub(super) unsafe fn fused_pairs(tile: Tile<'_>) {
+    tile.check(2 * tile.steps);
+    // SAFETY: the caller's promise.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        match avx512::runs_here() {
+            true => avx512::fused_pairs(tile),
+            false => avx2::fused_pairs(tile),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no vector instructions for {} rows", tile.rows)
+}
+
+/// `Σ a · b` in f32; both sides are pairs of bf16.
+///
+/// # Safety
+/// As [`scalar`], and [`has_dot`].
+pub(super) unsafe fn dot(tile: Tile<'_>) {
+    tile.check(tile.steps);
+    // SAFETY: the caller's promise.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        avx512::dot(tile)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no dot products of bf16 for {} rows", tile.rows)
+}
