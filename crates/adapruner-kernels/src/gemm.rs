@@ -1,6 +1,6 @@
 //! Matrix products of f32: by our own kernels ([`crate::packed`]) where the
-//! processor has AVX-512 and there are more than a few rows and inputs, else by the
-//! `gemm` crate.
+//! processor has AVX-512 or AVX2 and there are more than a few rows and inputs, else
+//! by the `gemm` crate.
 //!
 //! With up to four rows, reading the right side is the cost, and the crate reads
 //! it in the order it is held in, which takes half the time; its sums run in

@@ -78,7 +78,7 @@ impl Line {
 pub enum Arithmetic {
     /// bf16 dot products of pairs (AVX512-BF16); activations are rounded to bf16.
     Dot,
-    /// Weights are f32, or widened to f32 in cache; activations stay f32 (AVX-512).
+    /// Weights are f32, or widened to f32 in cache; activations stay f32 (AVX-512, or AVX2 with FMA).
     Widen,
     /// [`Arithmetic::Widen`] number by number, to the same bits: what tests hold
     /// it to.
