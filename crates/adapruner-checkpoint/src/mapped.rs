@@ -74,6 +74,8 @@ impl MappedFile {
                 tracing::debug!("{}: pages are kept: {error}", self.path.display());
             }
         }
+        #[cfg(not(unix))]
+        let _ = bytes;
     }
 
     /// Digest of the content. What is read for it is released piece by piece.
