@@ -11,16 +11,21 @@ it writes a line to stdin, reads one line of JSON from stdout.
     run trial   the naive loop's trial: gradients of the samples on a copy of the
                 model, |w g| summed over each feed-forward channel, the copy's
                 feed-forward sublayers sliced to --widths, the windows' loss
+    run trial N the same with --samples samples drawn by seed N, from those of
+                --calibration-ids or else from all that the text can be cut into
     run train   LoRA by PEFT (rank 8, all projections) and torch's AdamW, --steps
                 steps on the same sequences; the loss is the first step's
     quit        end
 
-Nothing runs between two requests. The first line printed says what is ready.
+Nothing runs between two requests. The first line printed says what is ready. Every
+answer has the run's seconds, its tokens, its mean loss in nats per predicted token
+and the minor page faults of the process meanwhile.
 """
 
 import copy
 import json
 import pathlib
+import random
 import resource
 import statistics
 import sys
@@ -111,6 +116,24 @@ def training_pass(model, sequences, steps):
     return {"seconds": seconds, "tokens": sequences.numel() * steps, "nll": first}
 
 
+def drawn(rows, count, seed):
+    """`[W, T]` -> `[count, T]`: so many different rows by a seed."""
+    if count > len(rows):
+        raise SystemExit(f"{count} samples are to be drawn, {len(rows)} found")
+    return rows[random.Random(seed).sample(range(len(rows)), count)]
+
+
+def minor_faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def counted(run, *arguments):
+    """What a pass returns, and the page faults that it made."""
+    before = minor_faults()
+    result = run(*arguments)
+    return {**result, "faults": minor_faults() - before}
+
+
 def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -154,7 +177,13 @@ def main():
         "train": lambda: training_pass(model, sequences, args.steps),
     }
     if args.widths:
-        passes["trial"] = lambda: trial_pass(model, samples, args.widths, trial_windows, args.batch)
+        pool = samples if args.calibration_ids else common.cut_windows(ids, args.sample_tokens)
+
+        def trial(seed=None):
+            chosen = samples if seed is None else drawn(pool, args.samples, seed)
+            return trial_pass(model, chosen, args.widths, trial_windows, args.batch)
+
+        passes["trial"] = trial
     setting = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -178,22 +207,31 @@ def main():
             request = line.split()
             if request == ["quit"]:
                 break
-            if len(request) == 2 and request[0] == "run" and request[1] in passes:
-                answer = {"kind": request[1], **passes[request[1]](), "peak_memory": peak_memory()}
+            kind, seed = (request + ["", ""])[1:3]
+            if len(request) == 2 and request[0] == "run" and kind in passes:
+                answer = {"kind": kind, **counted(passes[kind]), "peak_memory": peak_memory()}
+            elif len(request) == 3 and request[:2] == ["run", "trial"] and "trial" in passes and seed.isdecimal():
+                answer = {"kind": kind, **counted(passes[kind], int(seed)), "peak_memory": peak_memory()}
             else:
                 answer = {"error": f"not a request: {line.strip()!r}"}
             print(json.dumps(answer), flush=True)
         return
 
-    seconds, tokens = {kind: [] for kind in passes}, {}
+    seconds, faults, tokens = {kind: [] for kind in passes}, {kind: [] for kind in passes}, {}
     for repeat in range(args.repeats + 1):
         for kind, run in passes.items():
-            result = run()
+            result = counted(run)
             tokens[kind] = result["tokens"]
             if repeat > 0:
                 seconds[kind].append(result["seconds"])
+                faults[kind].append(result["faults"])
     result = {
-        kind: {"tokens": tokens[kind], "seconds": times, "tokens_per_second": tokens[kind] / statistics.median(times)}
+        kind: {
+            "tokens": tokens[kind],
+            "seconds": times,
+            "tokens_per_second": tokens[kind] / statistics.median(times),
+            "faults_per_1000_tokens": 1000 * statistics.median(faults[kind]) / tokens[kind],
+        }
         for kind, times in seconds.items()
     }
     common.write_json({**setting, **result, "peak_memory": peak_memory()})

@@ -2,8 +2,8 @@
 
 For measuring memory and time, not quality. One shard for each layer is written
 as soon as it is drawn, so little memory is used. The tokenizer is copied from a
-folder; its ids must be below the vocabulary's 32,000. The defaults are LLaMA-7B;
-other widths make smaller checkpoints of the same kind.
+folder; its ids must be below the vocabulary's size (--vocabulary). The defaults
+are LLaMA-7B; other widths make smaller checkpoints of the same kind.
 """
 
 import argparse

@@ -13,17 +13,35 @@
 //! | `bank` | all Taylor terms of every sample and of the set | gradients sample by sample, and the sum of their squares: what the second order takes, and less than what the bank holds |
 //! | `trial` | a trial of a search, all of its windows run: scores (from the bank, which all trials share and which is not timed), plan, slicing, evaluation | a trial of the naive loop: gradients of the samples, scores, slicing of a copy, evaluation; the same widths |
 //! | `train` | steps of LoRA by `recover`, adapter made and state saved included | steps of PEFT with torch's AdamW, adapter made included |
+//! | `search` | all of `adapruner search`, a process of its own ([`search`]) | as many trials of the naive loop, each with samples that it draws itself |
+//!
+//! What is reported of each pass but the last, medians over its runs:
+//!
+//! | column | what it is |
+//! |---|---|
+//! | tokens/s | tokens over wall-clock seconds, with the least and the most |
+//! | GFLOP/s, of the peak | of ours, matrix products by count (`adapruner_eval::flops`: `ppl` forward; `grad` forward, each block again, gradients of inputs; `bank` those of weights too), and their share of what the f32 units can do ([`f32_peak`](adapruner_kernels::f32_peak), its clock measured just before each run) |
+//! | page faults | minor ones of the whole process for 1 000 tokens, where the system tells: memory that is handed back and asked for again costs one for every page |
+//!
+//! Our side holds what the chosen passes need and no more, so that the peak memory
+//! of `--passes trial` is that of a search.
 
 mod ours;
+mod process;
+mod report;
+mod search;
 mod torch;
 mod train;
 
-use std::{collections::BTreeMap, fmt::Write as _, io::Write as _, path::PathBuf};
+use std::{io::Write as _, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
 
-use self::{ours::Ours, torch::Torch};
+use self::{
+    ours::Ours,
+    report::Found,
+    torch::{Inputs, Torch},
+};
 
 /// How far the mean losses of both sides may be apart, relative, in f32.
 const LOSS_TOLERANCE: f64 = 1e-4;
@@ -36,9 +54,10 @@ pub struct Args {
     /// Hugging Face folder or GGUF file.
     #[arg(long)]
     model: PathBuf,
-    /// JSON array of the token ids of a text (`reference/perplexity.py --save-ids`).
+    /// JSON array of the token ids of a text (`reference/perplexity.py --save-ids`);
+    /// `search` takes --text instead.
     #[arg(long)]
-    ids: PathBuf,
+    ids: Option<PathBuf>,
     /// Python with what `reference/requirements.txt` names.
     #[arg(long, default_value = "python3")]
     python: PathBuf,
@@ -81,12 +100,15 @@ pub struct Args {
     /// Type of the weights on both sides.
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
-    /// What is measured; peak memory is that of all of them together.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Pass::ALL)]
+    /// What is measured; peak memory is that of all of them together. `search` is
+    /// measured by itself.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Pass::SHORT)]
     passes: Vec<Pass>,
     /// Runs our side alone.
     #[arg(long)]
     alone: bool,
+    #[command(flatten)]
+    search: search::SearchArgs,
 }
 
 /// Type of the weights.
@@ -123,10 +145,12 @@ enum Pass {
     Bank,
     Trial,
     Train,
+    Search,
 }
 
 impl Pass {
-    const ALL: [Self; 5] =
+    /// The passes that take seconds and are run again and again.
+    const SHORT: [Self; 5] =
         [Self::Perplexity, Self::Gradients, Self::Bank, Self::Trial, Self::Train];
 
     fn name(self) -> &'static str {
@@ -136,6 +160,7 @@ impl Pass {
             Self::Bank => "bank",
             Self::Trial => "trial",
             Self::Train => "train",
+            Self::Search => "search",
         }
     }
 
@@ -145,7 +170,7 @@ impl Pass {
             Self::Perplexity => "ppl",
             Self::Gradients => "grad",
             Self::Bank => "fisher",
-            Self::Trial => "trial",
+            Self::Trial | Self::Search => "trial",
             Self::Train => "train",
         }
     }
@@ -158,23 +183,42 @@ struct Run {
     tokens: usize,
     /// Mean loss in nats per predicted token.
     nll: f64,
+    /// Minor page faults of the whole process, where the system tells.
+    faults: Option<u64>,
+    /// Of passes whose operations are counted.
+    arithmetic: Option<Arithmetic>,
+}
+
+/// What a run computed, and what it could have.
+#[derive(Debug, Clone, Copy)]
+struct Arithmetic {
+    /// Floating-point operations of its matrix products.
+    operations: f64,
+    /// Operations a second that the f32 units could make just before.
+    peak: f64,
 }
 
 /// Measures and prints a Markdown table, then JSON.
 pub fn run(args: &Args) -> Result<()> {
     ensure!(args.repeats > 0 && args.threads > 0 && args.batch > 0, "counts must not be 0");
-    let text = std::fs::read_to_string(&args.ids)
-        .with_context(|| format!("{}: cannot read the ids", args.ids.display()))?;
+    if args.passes.contains(&Pass::Search) {
+        ensure!(args.passes == [Pass::Search], "passes: search is measured by itself");
+        return search::run(args, &args.search);
+    }
+    let path = args.ids.as_deref().context("ids: missing: give the token ids of a text")?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{}: cannot read the ids", path.display()))?;
     let ids: Vec<u32> = serde_json::from_str(&text)
-        .with_context(|| format!("{}: expected an array of ids", args.ids.display()))?;
+        .with_context(|| format!("{}: expected an array of ids", path.display()))?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads)
         .use_current_thread()
         .build_global()?;
     let ours = Ours::load(args, &ids)?;
-    let mut torch = if args.alone { None } else { Some(Torch::start(args, ours.widths())?) };
+    let inputs = Inputs { ids: path, calibration: None, widths: ours.widths() };
+    let mut torch = if args.alone { None } else { Some(Torch::start(args, &inputs)?) };
 
-    let mut found = BTreeMap::<(Pass, &str), Vec<Run>>::new();
+    let mut found = Found::new();
     for round in 0..=args.repeats {
         for &pass in &args.passes {
             let mine = ours.run(pass)?;
@@ -196,9 +240,9 @@ pub fn run(args: &Args) -> Result<()> {
         writeln!(err, "round {round} of {}", args.repeats)?;
     }
     let torch = torch.map(Torch::finish).transpose()?;
-    let report = report(args, &found, torch);
+    let report = report::of(args, &found, torch);
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}\n\n{}", table(&report), serde_json::to_string_pretty(&report)?)?;
+    writeln!(out, "{}\n\n{}", report::table(&report), serde_json::to_string_pretty(&report)?)?;
     Ok(())
 }
 
@@ -208,74 +252,4 @@ fn cut(ids: &[u32], length: usize, count: usize) -> Result<Vec<Vec<u32>>> {
     let windows: Vec<_> = ids.chunks_exact(length).take(count).map(<[u32]>::to_vec).collect();
     ensure!(!windows.is_empty(), "{} ids do not fill one window of {length}", ids.len());
     Ok(windows)
-}
-
-/// Smallest, median and largest of what was measured, in tokens per second.
-fn spread(runs: &[Run]) -> Option<[f64; 3]> {
-    let mut speeds: Vec<f64> = runs.iter().map(|run| run.tokens as f64 / run.seconds).collect();
-    speeds.sort_by(f64::total_cmp);
-    let (first, last) = (speeds.first()?, speeds.last()?);
-    let half = speeds.len() / 2;
-    let median =
-        if speeds.len() % 2 == 1 { speeds[half] } else { (speeds[half - 1] + speeds[half]) / 2.0 };
-    Some([*first, median, *last])
-}
-
-fn report(args: &Args, found: &BTreeMap<(Pass, &str), Vec<Run>>, torch: Option<Value>) -> Value {
-    let mut passes = serde_json::Map::new();
-    for &pass in &args.passes {
-        let side = |name| found.get(&(pass, name)).map(Vec::as_slice).unwrap_or_default();
-        let of = |runs: &[Run]| {
-            spread(runs).map(|[least, median, most]| {
-                json!({
-                    "tokens_per_second": { "min": least, "median": median, "max": most },
-                    "seconds": runs.iter().map(|run| run.seconds).collect::<Vec<_>>(),
-                    "tokens": runs.first().map(|run| run.tokens),
-                    "nll": runs.first().map(|run| run.nll),
-                })
-            })
-        };
-        let ratio = spread(side("ours")).zip(spread(side("torch"))).map(|(a, b)| a[1] / b[1]);
-        let value = json!({ "ours": of(side("ours")), "torch": of(side("torch")), "ratio": ratio });
-        passes.insert(pass.name().to_owned(), value);
-    }
-    json!({
-        "threads": args.threads,
-        "repeats": args.repeats,
-        "window": args.window,
-        "batch": args.batch,
-        "samples": args.samples,
-        "sample_tokens": args.sample_tokens,
-        "trial_windows": args.trial_windows,
-        "ratio": args.ratio,
-        "sequences": args.sequences,
-        "sequence_tokens": args.sequence_tokens,
-        "steps": args.steps,
-        "dtype": args.dtype.name(),
-        "peak_memory": ours::peak_memory(),
-        "passes": passes,
-        "torch": torch,
-    })
-}
-
-fn table(report: &Value) -> String {
-    let mut out = String::from(
-        "| pass | ours, tokens/s (min–max) | PyTorch, tokens/s (min–max) | ours / PyTorch |\n\
-         |---|---|---|---|",
-    );
-    for (name, of) in report["passes"].as_object().into_iter().flatten() {
-        let side = |side: &str| {
-            let speed = |key: &str| of[side]["tokens_per_second"][key].as_f64();
-            match (speed("min"), speed("median"), speed("max")) {
-                (Some(min), Some(median), Some(max)) => {
-                    format!("{median:.0} ({min:.0}–{max:.0})")
-                }
-                _ => "—".to_owned(),
-            }
-        };
-        let ratio = of["ratio"].as_f64().map_or("—".to_owned(), |ratio| format!("{ratio:.2}"));
-        // Writing into a String cannot fail.
-        let _ = write!(out, "\n| {name} | {} | {} | {ratio} |", side("ours"), side("torch"));
-    }
-    out
 }

@@ -2,7 +2,7 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `bench` | measures this program and PyTorch in turns on the same model |
+//! | `bench` | measures this program and PyTorch in turns on the same model, or a whole search |
 
 use clap::Parser;
 
@@ -16,7 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
 enum Command {
-    /// Measures perplexity and gradient passes against PyTorch's, in turns.
+    /// Measures passes in turns with PyTorch's, or a whole search.
     Bench(bench::Args),
 }
 

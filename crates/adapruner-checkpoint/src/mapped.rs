@@ -2,13 +2,19 @@
 
 use std::{
     fs::File,
-    ops::Deref,
+    ops::{Deref, Range},
     path::{Path, PathBuf},
 };
 
 use memmap2::Mmap;
 
-use crate::error::{Error, Result};
+use crate::{
+    digest::Digest,
+    error::{Error, Result},
+};
+
+/// Bytes that are digested before they are released.
+const PIECE: usize = 1 << 24;
 
 /// A regular, non-empty file mapped read-only, with the path it was opened by.
 #[derive(Debug)]
@@ -46,6 +52,41 @@ impl MappedFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Says that the bytes of `range` will not be read again soon: their pages leave
+    /// this process's memory, and come back from the file where they are read after
+    /// all. Where the system does not take such advice, nothing happens.
+    pub fn release(&self, range: Range<usize>) {
+        let Some(bytes) = self.map.get(range.clone()) else { return };
+        #[cfg(unix)]
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            #[expect(
+                unsafe_code,
+                reason = "the memory map; see STYLE, `unsafe` lives in two places"
+            )]
+            // SAFETY: the range lies in the map. The map is shared with the file and
+            // read-only, so its pages hold nothing but the file's bytes, and whoever
+            // reads them now or later is given the same bytes again.
+            let taken =
+                unsafe { self.map.unchecked_advise_range(advice, range.start, bytes.len()) };
+            if let Err(error) = taken {
+                tracing::debug!("{}: pages are kept: {error}", self.path.display());
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
+    }
+
+    /// Digest of the content. What is read for it is released piece by piece.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        for (index, piece) in self.map.chunks(PIECE).enumerate() {
+            hasher.update(piece);
+            self.release(index * PIECE..index * PIECE + piece.len());
+        }
+        Digest::from_bytes(*hasher.finalize().as_bytes())
+    }
 }
 
 impl Deref for MappedFile {
@@ -53,5 +94,42 @@ impl Deref for MappedFile {
 
     fn deref(&self) -> &[u8] {
         &self.map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of `file` in this process's memory, where the system tells.
+    fn resident(file: &Path) -> Option<u64> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+        let file = file.to_str()?;
+        let of_file = maps.lines().skip_while(|line| !line.ends_with(file));
+        let line = of_file.into_iter().find_map(|line| line.strip_prefix("Rss:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+
+    #[test]
+    fn what_was_released_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes");
+        let bytes: Vec<u8> = (0..3 * PIECE / 2).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        assert_eq!(&file[..], &bytes[..]);
+        if let Some(before) = resident(&path) {
+            assert_eq!(before, bytes.len() as u64);
+        }
+        assert_eq!(file.digest(), Digest::of_bytes(&bytes));
+        if let Some(after) = resident(&path) {
+            // What surrounds a page that is read may come with it.
+            assert!(after < 1 << 20, "{after} bytes are kept");
+        }
+        assert_eq!(&file[..], &bytes[..]);
+        // Beyond the file there is nothing to release.
+        file.release(1..bytes.len() + 1);
+        file.release(1..bytes.len());
+        assert_eq!(&file[..], &bytes[..]);
     }
 }

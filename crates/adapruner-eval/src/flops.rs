@@ -7,22 +7,33 @@
 
 use adapruner_checkpoint::{LayerWidths, ModelConfig};
 
-/// Operations of one token in one layer, in a sequence of `tokens`.
-fn layer(config: &ModelConfig, widths: &LayerWidths, tokens: usize) -> f64 {
+/// Operations of one token in one layer's forward pass, in a sequence of `tokens`:
+/// those of the projections, and those of the attention between them.
+fn parts(config: &ModelConfig, widths: &LayerWidths, tokens: usize) -> (f64, f64) {
     let (h, d) = (config.hidden_size as f64, config.head_dim as f64);
     let (n, k, f) = (widths.query_heads as f64, widths.kv_heads as f64, widths.ffn as f64);
     let weights = (2.0 * n + 2.0 * k) * d * h + 3.0 * f * h;
     // Scores and their sums, over half the sequence on average (causal).
-    2.0 * weights + 2.0 * n * d * (tokens as f64 + 1.0)
+    (2.0 * weights, 2.0 * n * d * (tokens as f64 + 1.0))
+}
+
+/// Operations of one token in one layer's forward pass, in a sequence of `tokens`.
+fn layer(config: &ModelConfig, widths: &LayerWidths, tokens: usize) -> f64 {
+    let (projections, attention) = parts(config, widths, tokens);
+    projections + attention
+}
+
+/// Operations of the loss of every predicted token of `sequences` of `tokens`.
+fn head(config: &ModelConfig, sequences: usize, tokens: usize) -> f64 {
+    let predicted = sequences as f64 * (tokens as f64 - 1.0).max(0.0);
+    predicted * 2.0 * config.hidden_size as f64 * config.vocab_size as f64
 }
 
 /// Operations of a forward pass over `sequences` of `tokens` tokens, from layer
 /// `from` on, with the loss of every predicted token.
 pub fn forward(config: &ModelConfig, sequences: usize, tokens: usize, from: usize) -> f64 {
     let layers = config.layers.iter().skip(from).map(|widths| layer(config, widths, tokens));
-    let predicted = sequences as f64 * (tokens as f64 - 1.0).max(0.0);
-    let head = 2.0 * config.hidden_size as f64 * config.vocab_size as f64;
-    sequences as f64 * tokens as f64 * layers.sum::<f64>() + predicted * head
+    sequences as f64 * tokens as f64 * layers.sum::<f64>() + head(config, sequences, tokens)
 }
 
 /// Operations of a forward and backward pass with the gradient of every weight
@@ -34,6 +45,22 @@ pub fn backward(config: &ModelConfig, sequences: usize, tokens: usize, recompute
     let layers = config.layers.iter().map(|widths| layer(config, widths, tokens));
     let again = sequences as f64 * tokens as f64 * layers.sum::<f64>();
     3.0 * once + if recomputed { again } else { 0.0 }
+}
+
+/// Operations of a pass that observes gradients (`observe_gradients` of
+/// adapruner-model): forward, every block again, and the gradients of what enters
+/// the projections, the attention and the head. `weights` adds the gradient of every
+/// projection's weight, which is made from what is observed; that of the head is
+/// never made.
+pub fn observed(config: &ModelConfig, sequences: usize, tokens: usize, weights: bool) -> f64 {
+    let layers = config.layers.iter().map(|widths| {
+        let (projections, attention) = parts(config, widths, tokens);
+        // A product of activations has two operands with a gradient.
+        let inputs = projections + 2.0 * attention;
+        2.0 * (projections + attention) + inputs + if weights { projections } else { 0.0 }
+    });
+    let layers = sequences as f64 * tokens as f64 * layers.sum::<f64>();
+    layers + 2.0 * head(config, sequences, tokens)
 }
 
 #[cfg(test)]
@@ -55,5 +82,10 @@ mod tests {
         let all = forward(&config, 1, 3, 0);
         assert_eq!(backward(&config, 1, 3, false), 3.0 * all);
         assert_eq!(backward(&config, 1, 3, true), 3.0 * all + 3.0 * 3.0 * layer);
+        // Four passes of a layer, less the one of its weights; a head without its weight.
+        let projections = layer - 4.0 * 8.0 * 2.0;
+        let with = 3.0 * 3.0 * 4.0 * layer + 2.0 * 2.0 * head;
+        assert_eq!(observed(&config, 1, 3, true), with);
+        assert_eq!(observed(&config, 1, 3, false), with - 3.0 * 3.0 * projections);
     }
 }

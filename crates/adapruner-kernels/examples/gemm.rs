@@ -13,7 +13,6 @@
 
 use std::{
     env,
-    hint::black_box,
     io::{self, BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
@@ -21,7 +20,7 @@ use std::{
 };
 
 use adapruner_kernels::{
-    linear, matmul,
+    f32_peak, linear, matmul,
     packed::{Arithmetic, PackedWeight},
 };
 use candle_core::{DType, Device, Tensor};
@@ -134,19 +133,6 @@ fn time<T>(pass: impl FnOnce() -> candle_core::Result<T>) -> Outcome<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Cycles a second, the most of many short stretches: a multiplication takes three,
-/// the exclusive or before it one.
-fn clock() -> f64 {
-    let count = 100_000_u64;
-    let one = || {
-        let start = Instant::now();
-        let end = (0..count).fold(1_u64, |x, i| (x ^ i).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        black_box(end);
-        4.0 * count as f64 / start.elapsed().as_secs_f64()
-    };
-    (0..200).map(|_| one()).fold(0.0, f64::max)
-}
-
 /// One of the products.
 #[derive(Clone, Copy, PartialEq)]
 enum Pass {
@@ -257,7 +243,7 @@ fn main() -> Outcome<()> {
                 continue;
             }
             for pass in Pass::ALL {
-                let peak = 64.0 * clock() * settings.threads as f64;
+                let peak = f32_peak(settings.threads);
                 let found = measure(&settings, &mut torch, pass, (tokens, k, n))?;
                 let flops = 2.0 * tokens as f64 * k as f64 * n as f64;
                 let of = |name| found.iter().find(|(found, _)| found == name).map(|(_, s)| s);

@@ -26,6 +26,7 @@
 //! | [`sublayer`] | whole sublayers of a decoder as one operation each |
 //! | `upstream` | where a backward pass starts from a gradient |
 //! | [`composition`] | the same, composed of candle's operations |
+//! | `peak` | what the f32 units can do at the most |
 
 #![expect(unsafe_code, reason = "outputs are written once, products go through pointers")]
 
@@ -40,6 +41,7 @@ mod low_rank;
 mod matmul;
 mod norm;
 pub mod packed;
+mod peak;
 mod rope;
 pub mod sublayer;
 mod swiglu;
@@ -52,6 +54,7 @@ pub use linear::{GradTap, linear};
 pub use low_rank::{Dropout, LowRank, LowRankGrad};
 pub use matmul::matmul;
 pub use norm::rms_norm;
+pub use peak::f32_peak;
 pub use rope::rope;
 pub use swiglu::swiglu;
 pub use upstream::with_gradient;

@@ -2,28 +2,30 @@
 
 use std::time::Instant;
 
-use adapruner_checkpoint::{Checkpoint, Digest};
-use adapruner_eval::ChunkedWindows;
+use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig};
+use adapruner_eval::{ChunkedWindows, flops};
+use adapruner_kernels::f32_peak;
 use adapruner_model::{
     Decoder, GradientObserver, Placement, ProjectionGrad, Residency, observe_gradients,
 };
 use adapruner_prune::{
-    CollectOptions, Evidence, Importance, PlanOptions, PrunePlan, Reduction, StatsBank, Terms,
-    apply, collect, plan, score,
+    CollectOptions, Evidence, Importance, PlanOptions, Reduction, StatsBank, Terms, apply, collect,
+    plan, score,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Result as CandleResult};
 
-use super::{Args, Dtype, Pass, Run, cut, train::Lessons};
+use super::{Args, Arithmetic, Dtype, Pass, Run, cut, process::minor_faults, train::Lessons};
 
 /// First and last layers that a trial spares.
 const PROTECTED: (usize, usize) = (4, 2);
 
-/// A loaded model and what it runs on.
+/// What the chosen passes need, and no more.
 pub struct Ours {
-    dense: Checkpoint,
-    placement: Placement,
-    decoder: Decoder,
+    config: ModelConfig,
+    threads: usize,
+    /// The model itself, where a pass runs it.
+    dense: Option<Decoder>,
     windows: Vec<Vec<u32>>,
     samples: Vec<Vec<u32>>,
     batch: usize,
@@ -34,6 +36,9 @@ pub struct Ours {
 
 /// What the trials of a search share.
 struct Trial {
+    /// Its tensors held in memory.
+    dense: Checkpoint,
+    placement: Placement,
     bank: StatsBank,
     windows: ChunkedWindows,
     options: PlanOptions,
@@ -49,20 +54,27 @@ impl Trial {
         decoder: &Decoder,
         samples: &[Vec<u32>],
     ) -> Result<Self> {
-        let bank = statistics(decoder, samples)?;
-        let options = PlanOptions { protect: PROTECTED, ..PlanOptions::new(args.ratio) };
-        let widths = planned(dense, &bank, &options)?.layers.iter().map(|l| l.ffn.len()).collect();
         let windows = cut(ids, args.window, args.trial_windows)?;
-        let windows = ChunkedWindows::new(decoder, &windows, args.batch, PROTECTED.0, &|_, _| {})?;
-        Ok(Self { bank, windows, options, widths })
+        Ok(Self {
+            bank: statistics(decoder, samples)?,
+            windows: ChunkedWindows::new(decoder, &windows, args.batch, PROTECTED.0, &|_, _| {})?,
+            options: options(args),
+            widths: widths(args, dense)?,
+            placement: decoder.placement().clone(),
+            dense: dense.clone(),
+        })
     }
 
     /// Scores, plans, slices and evaluates; tokens and mean loss of the windows.
-    fn run(&self, dense: &Checkpoint, placement: &Placement) -> Result<(usize, f64)> {
-        let Self { bank, windows, options, .. } = self;
-        let plan = planned(dense, bank, options)?;
+    fn run(&self) -> Result<(usize, f64)> {
+        let Self { dense, placement, bank, windows, options, .. } = self;
+        let config = &dense.config;
+        let evidence =
+            Evidence { config, bank: Some(bank), samples: None, checkpoint: None, seed: 0 };
+        let scores = score(Importance::ParamFirst, Reduction::Sum, &evidence)?;
+        let plan = plan(&scores, config, dense.digest()?, options)?;
         let decoder = Decoder::load(&apply(dense, &plan)?, placement, Residency::Resident)?;
-        let unchanged = plan.unchanged(&dense.config);
+        let unchanged = plan.unchanged(config);
         let (mut sum, mut count) = (0.0, 0);
         for chunk in 0..windows.len() {
             let predicted = windows.tokens(chunk);
@@ -71,6 +83,21 @@ impl Trial {
         }
         Ok((windows.windows() * windows.window(), sum / count as f64))
     }
+}
+
+/// What the plans of trials have in common.
+fn options(args: &Args) -> PlanOptions {
+    PlanOptions { protect: PROTECTED, ..PlanOptions::new(args.ratio) }
+}
+
+/// Feed-forward widths of a trial's model, first layer first: the cut is the same in
+/// all layers that are not spared, whatever their scores.
+pub fn widths(args: &Args, dense: &Checkpoint) -> Result<Vec<usize>> {
+    let config = &dense.config;
+    let evidence = Evidence { config, bank: None, samples: None, checkpoint: None, seed: 0 };
+    let scores = score(Importance::Random, Reduction::Sum, &evidence)?;
+    let plan = plan(&scores, config, dense.digest()?, &options(args))?;
+    Ok(plan.layers.iter().map(|layer| layer.ffn.len()).collect())
 }
 
 /// Looks at nothing.
@@ -94,22 +121,24 @@ impl Ours {
             Dtype::Bf16 => DType::BF16,
         };
         let placement = Placement { device: Device::Cpu, dtype };
-        let dense = Checkpoint::open(&args.model)?.resident();
-        let decoder = Decoder::load(&dense, &placement, Residency::Resident)?;
+        let checkpoint = Checkpoint::open(&args.model)?.resident();
+        // Both read the same tensors in memory; what is let go of here goes.
+        let dense = Decoder::load(&checkpoint, &placement, Residency::Resident)?;
         let samples = cut(ids, args.sample_tokens, args.samples)?;
         let trial = match args.passes.contains(&Pass::Trial) {
-            true => Some(Trial::prepare(args, ids, &dense, &decoder, &samples)?),
+            true => Some(Trial::prepare(args, ids, &checkpoint, &dense, &samples)?),
             false => None,
         };
+        let whole = [Pass::Perplexity, Pass::Gradients, Pass::Bank, Pass::Train];
         Ok(Self {
-            placement,
+            config: checkpoint.config,
+            threads: args.threads,
+            dense: args.passes.iter().any(|pass| whole.contains(pass)).then_some(dense),
             windows: cut(ids, args.window, args.windows)?,
             samples,
             batch: args.batch,
             trial,
             lessons: Lessons::new(args, ids)?,
-            decoder,
-            dense,
         })
     }
 
@@ -118,40 +147,59 @@ impl Ours {
         self.trial.as_ref().map_or(&[], |trial| trial.widths.as_slice())
     }
 
+    fn dense(&self) -> Result<&Decoder> {
+        self.dense.as_ref().context("no pass that runs the model itself was chosen")
+    }
+
+    /// Floating-point operations of a pass, of those that are counted.
+    fn operations(&self, pass: Pass) -> Option<f64> {
+        let size = |of: &[Vec<u32>]| (of.len(), of.first().map_or(0, Vec::len));
+        let (count, length) = size(&self.samples);
+        match pass {
+            Pass::Perplexity => {
+                let (count, length) = size(&self.windows);
+                Some(flops::forward(&self.config, count, length, 0))
+            }
+            Pass::Gradients => Some(flops::observed(&self.config, count, length, false)),
+            Pass::Bank => Some(flops::observed(&self.config, count, length, true)),
+            Pass::Trial | Pass::Train | Pass::Search => None,
+        }
+    }
+
     /// Runs one pass.
     pub fn run(&self, pass: Pass) -> Result<Run> {
         let tokens = |of: &[Vec<u32>]| of.iter().map(Vec::len).sum::<usize>();
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        let arithmetic = self
+            .operations(pass)
+            .map(|operations| Arithmetic { operations, peak: f32_peak(self.threads) });
+        let before = minor_faults();
         let start = Instant::now();
         let (tokens, nll) = match pass {
             Pass::Perplexity => (tokens(&self.windows), self.perplexity()?),
             Pass::Gradients => {
-                let losses = observe_gradients(
-                    &self.decoder,
-                    &self.samples,
-                    usize::MAX,
-                    &Nothing,
-                    &|_, _| {},
-                )?;
-                (tokens(&self.samples), mean(&losses))
+                let (decoder, samples) = (self.dense()?, &self.samples);
+                let losses = observe_gradients(decoder, samples, usize::MAX, &Nothing, &|_, _| {})?;
+                (tokens(samples), mean(&losses))
             }
             Pass::Bank => {
-                let bank = statistics(&self.decoder, &self.samples)?;
+                let bank = statistics(self.dense()?, &self.samples)?;
                 (tokens(&self.samples), mean(&bank.header().losses))
             }
-            Pass::Trial => {
-                let trial = self.trial.as_ref().context("no trial was prepared")?;
-                trial.run(&self.dense, &self.placement)?
-            }
-            Pass::Train => self.lessons.run(&self.decoder)?,
+            Pass::Trial => self.trial.as_ref().context("no trial was prepared")?.run()?,
+            Pass::Train => self.lessons.run(self.dense()?)?,
+            Pass::Search => bail!("search: expected a pass of this process, found one of another"),
         };
-        Ok(Run { seconds: start.elapsed().as_secs_f64(), tokens, nll })
+        let seconds = start.elapsed().as_secs_f64();
+        let faults = before.zip(minor_faults()).map(|(before, after)| after - before);
+        Ok(Run { seconds, tokens, nll, faults, arithmetic })
     }
 
     fn perplexity(&self) -> Result<f64> {
+        let decoder = self.dense()?;
         let (mut sum, mut count) = (0.0, 0);
         for windows in self.windows.chunks(self.batch) {
-            let nll = self.decoder.nll(&self.decoder.tokens(windows)?)?;
+            let nll = decoder.nll(&decoder.tokens(windows)?)?;
             count += nll.elem_count();
             sum += nll.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
         }
@@ -170,20 +218,4 @@ fn statistics(decoder: &Decoder, samples: &[Vec<u32>]) -> Result<StatsBank> {
         seed: 0,
     };
     Ok(collect(decoder, samples, &options, &|_, _| {})?)
-}
-
-/// LLM-Pruner's element-wise first order over all samples, as a plan.
-fn planned(dense: &Checkpoint, bank: &StatsBank, options: &PlanOptions) -> Result<PrunePlan> {
-    let config = &dense.config;
-    let evidence = Evidence { config, bank: Some(bank), samples: None, checkpoint: None, seed: 0 };
-    let scores = score(Importance::ParamFirst, Reduction::Sum, &evidence)?;
-    Ok(plan(&scores, config, dense.digest()?, options)?)
-}
-
-/// Largest resident set of this process in bytes, where the system tells.
-pub fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }

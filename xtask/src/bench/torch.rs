@@ -12,6 +12,16 @@ use serde_json::Value;
 
 use super::{Args, Run};
 
+/// What the child is given beside the settings of both sides.
+pub struct Inputs<'a> {
+    /// JSON array of the ids of the text.
+    pub ids: &'a Path,
+    /// JSON array of arrays: samples that trials draw from.
+    pub calibration: Option<&'a Path>,
+    /// Feed-forward widths of a trial's model, first layer first.
+    pub widths: &'a [usize],
+}
+
 /// The child, ready for requests.
 pub struct Torch {
     child: Child,
@@ -22,14 +32,16 @@ pub struct Torch {
 }
 
 impl Torch {
-    /// Starts the child and waits until it has loaded the model; `widths` are
-    /// the feed-forward widths of a trial's model.
-    pub fn start(args: &Args, widths: &[usize]) -> Result<Self> {
+    /// Starts the child and waits until it has loaded the model.
+    pub fn start(args: &Args, inputs: &Inputs<'_>) -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no repository")?;
         let mut command = Command::new(&args.python);
         command.arg(root.join("reference/bench.py")).arg(&args.model).arg("--serve");
-        command.arg("--ids").arg(&args.ids).args(["--dtype", args.dtype.name()]);
-        command.arg("--widths").arg(serde_json::to_string(widths)?);
+        command.arg("--ids").arg(inputs.ids).args(["--dtype", args.dtype.name()]);
+        command.arg("--widths").arg(serde_json::to_string(inputs.widths)?);
+        if let Some(calibration) = inputs.calibration {
+            command.arg("--calibration-ids").arg(calibration);
+        }
         for (flag, value) in [
             ("--threads", args.threads),
             ("--window", args.window),
@@ -69,9 +81,9 @@ impl Torch {
         }
     }
 
-    /// Has one pass run.
-    pub fn run(&mut self, kind: &str) -> Result<Run> {
-        writeln!(self.requests, "run {kind}")?;
+    /// Has one pass run, `trial 7` with samples drawn by seed 7.
+    pub fn run(&mut self, pass: &str) -> Result<Run> {
+        writeln!(self.requests, "run {pass}")?;
         self.requests.flush()?;
         let answer = self.answer()?;
         self.setting["peak_memory"] = answer["peak_memory"].clone();
@@ -81,6 +93,8 @@ impl Torch {
             seconds: number("seconds")?,
             tokens: number("tokens")? as usize,
             nll: number("nll")?,
+            faults: Some(number("faults")? as u64),
+            arithmetic: None,
         })
     }
 

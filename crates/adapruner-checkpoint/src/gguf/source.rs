@@ -154,13 +154,15 @@ impl TensorSource for GgufSource {
             kind: entry.kind.ggml_dtype(),
             rows: entry.rows,
         };
-        convert::tensor(stored, &entry.shape, dtype, device).map_err(|error| match error {
+        let tensor = convert::tensor(stored, &entry.shape, dtype, device);
+        self.file.release(entry.range.clone());
+        tensor.map_err(|error| match error {
             ConvertError::Values(message) => Error::tensor(path, name, message),
             ConvertError::Candle(error) => error.into(),
         })
     }
 
     fn digest(&self) -> Result<Digest> {
-        Ok(*self.digest.get_or_init(|| Digest::of_bytes(&self.file)))
+        Ok(*self.digest.get_or_init(|| self.file.digest()))
     }
 }

@@ -162,7 +162,9 @@ impl TensorSource for SafetensorsSource {
             return Err(refused_dtype(shard.path(), name, entry.dtype));
         };
         let stored = Stored { bytes: &shard[entry.range.clone()], kind, rows: Rows::Plain };
-        convert::tensor(stored, &entry.shape, dtype, device).map_err(|error| match error {
+        let tensor = convert::tensor(stored, &entry.shape, dtype, device);
+        shard.release(entry.range.clone());
+        tensor.map_err(|error| match error {
             ConvertError::Values(message) => Error::tensor(shard.path(), name, message),
             ConvertError::Candle(error) => error.into(),
         })
@@ -173,7 +175,7 @@ impl TensorSource for SafetensorsSource {
         let compute = || {
             let shards = self.shards.iter().map(|shard| {
                 let name = shard.path().file_name().unwrap_or_default().to_string_lossy();
-                (name.into_owned(), Digest::of_bytes(shard))
+                (name.into_owned(), shard.digest())
             });
             let parts: Vec<(String, Digest)> = self.files.iter().cloned().chain(shards).collect();
             Digest::of_parts(parts.iter().map(|(name, d)| (name.as_str(), &d.as_bytes()[..])))
