@@ -4,13 +4,14 @@
 //! |---|---|
 //! | `bench` | measures this program and PyTorch in turns on the same model, or a whole search |
 
+use adapruner_kernels::{Allocator, keep_freed_pages};
 use clap::Parser;
 
 mod bench;
 
 /// As in the program itself, so that what is measured is what is shipped.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Chores of the repository.
 #[derive(Debug, Parser)]
@@ -21,6 +22,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    keep_freed_pages();
     match Command::parse() {
         Command::Bench(args) => bench::run(&args),
     }

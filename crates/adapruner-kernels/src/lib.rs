@@ -27,9 +27,11 @@
 //! | `upstream` | where a backward pass starts from a gradient |
 //! | [`composition`] | the same, composed of candle's operations |
 //! | `peak` | what the f32 units can do at the most |
+//! | `allocator` | the allocator of programs that run models |
 
 #![expect(unsafe_code, reason = "outputs are written once, products go through pointers")]
 
+mod allocator;
 mod attention;
 mod buffer;
 pub mod composition;
@@ -48,6 +50,7 @@ mod swiglu;
 mod upstream;
 mod view;
 
+pub use allocator::{Allocator, keep_freed_pages};
 pub use attention::{attention, packed_attention};
 pub use cross_entropy::{linear_cross_entropy, linear_soft_cross_entropy};
 pub use linear::{GradTap, linear};

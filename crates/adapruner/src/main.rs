@@ -18,12 +18,14 @@ mod workers;
 
 use std::process::ExitCode;
 
+use adapruner_kernels::{Allocator, keep_freed_pages};
 use clap::Parser;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
+    keep_freed_pages();
     let cli = commands::Cli::parse();
     terminal::init_messages(cli.verbose);
     interrupt::install();
