@@ -9,8 +9,8 @@ use adapruner_model::{
     Decoder, GradientObserver, Placement, ProjectionGrad, Residency, observe_gradients,
 };
 use adapruner_prune::{
-    CollectOptions, Evidence, Importance, PlanOptions, Reduction, StatsBank, Terms, apply, collect,
-    plan, score,
+    CollectOptions, Evidence, Importance, PlanOptions, PrunePlan, Reduction, StatsBank, Terms,
+    apply, collect, plan, score,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Result as CandleResult};
@@ -55,11 +55,14 @@ impl Trial {
         samples: &[Vec<u32>],
     ) -> Result<Self> {
         let windows = cut(ids, args.window, args.trial_windows)?;
+        let windows = ChunkedWindows::new(decoder, &windows, args.batch, PROTECTED.0, &|_, _| {})?;
+        let (bank, options) = (statistics(decoder, samples)?, options(args));
+        let plan = first_order(dense, &bank, &options)?;
         Ok(Self {
-            bank: statistics(decoder, samples)?,
-            windows: ChunkedWindows::new(decoder, &windows, args.batch, PROTECTED.0, &|_, _| {})?,
-            options: options(args),
-            widths: widths(args, dense)?,
+            bank,
+            windows,
+            options,
+            widths: plan.layers.iter().map(|layer| layer.ffn.len()).collect(),
             placement: decoder.placement().clone(),
             dense: dense.clone(),
         })
@@ -68,13 +71,9 @@ impl Trial {
     /// Scores, plans, slices and evaluates; tokens and mean loss of the windows.
     fn run(&self) -> Result<(usize, f64)> {
         let Self { dense, placement, bank, windows, options, .. } = self;
-        let config = &dense.config;
-        let evidence =
-            Evidence { config, bank: Some(bank), samples: None, checkpoint: None, seed: 0 };
-        let scores = score(Importance::ParamFirst, Reduction::Sum, &evidence)?;
-        let plan = plan(&scores, config, dense.digest()?, options)?;
+        let plan = first_order(dense, bank, options)?;
         let decoder = Decoder::load(&apply(dense, &plan)?, placement, Residency::Resident)?;
-        let unchanged = plan.unchanged(config);
+        let unchanged = plan.unchanged(&dense.config);
         let (mut sum, mut count) = (0.0, 0);
         for chunk in 0..windows.len() {
             let predicted = windows.tokens(chunk);
@@ -90,8 +89,17 @@ fn options(args: &Args) -> PlanOptions {
     PlanOptions { protect: PROTECTED, ..PlanOptions::new(args.ratio) }
 }
 
-/// Feed-forward widths of a trial's model, first layer first: the cut is the same in
-/// all layers that are not spared, whatever their scores.
+/// LLM-Pruner's element-wise first order over all samples, as a plan.
+fn first_order(dense: &Checkpoint, bank: &StatsBank, options: &PlanOptions) -> Result<PrunePlan> {
+    let config = &dense.config;
+    let evidence = Evidence { config, bank: Some(bank), samples: None, checkpoint: None, seed: 0 };
+    let scores = score(Importance::ParamFirst, Reduction::Sum, &evidence)?;
+    Ok(plan(&scores, config, dense.digest()?, options)?)
+}
+
+/// Feed-forward widths of a trial's model, first layer first. The cut is the same in
+/// all layers that are not spared, but for a channel of the remainder, which goes by
+/// the scores: random ones here.
 pub fn widths(args: &Args, dense: &Checkpoint) -> Result<Vec<usize>> {
     let config = &dense.config;
     let evidence = Evidence { config, bank: None, samples: None, checkpoint: None, seed: 0 };
