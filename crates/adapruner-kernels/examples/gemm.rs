@@ -20,10 +20,14 @@ use std::{
 };
 
 use adapruner_kernels::{
-    f32_peak, linear, matmul,
+    Allocator, f32_peak, keep_freed_pages, linear, matmul,
     packed::{Arithmetic, PackedWeight},
 };
 use candle_core::{DType, Device, Tensor};
+
+/// As in the program itself, so that what is measured is what is shipped.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -231,6 +235,7 @@ fn measure(
 }
 
 fn main() -> Outcome<()> {
+    keep_freed_pages();
     let settings = Settings::parse(env::args().skip(1))?;
     rayon::ThreadPoolBuilder::new().num_threads(settings.threads).build_global()?;
     let mut torch =
