@@ -36,15 +36,10 @@ pub fn forward(config: &ModelConfig, sequences: usize, tokens: usize, from: usiz
     sequences as f64 * tokens as f64 * layers.sum::<f64>() + head(config, sequences, tokens)
 }
 
-/// Operations of a forward and backward pass with the gradient of every weight
-/// of the layers: the backward pass is twice the forward pass. Where each block
-/// is run again for its backward pass (`recomputed`), one more forward pass of
-/// the layers is counted.
-pub fn backward(config: &ModelConfig, sequences: usize, tokens: usize, recomputed: bool) -> f64 {
-    let once = forward(config, sequences, tokens, 0);
-    let layers = config.layers.iter().map(|widths| layer(config, widths, tokens));
-    let again = sequences as f64 * tokens as f64 * layers.sum::<f64>();
-    3.0 * once + if recomputed { again } else { 0.0 }
+/// Operations of a forward and backward pass that keeps all activations and makes the
+/// gradient of every weight: the backward pass is twice the forward pass.
+pub fn backward(config: &ModelConfig, sequences: usize, tokens: usize) -> f64 {
+    3.0 * forward(config, sequences, tokens, 0)
 }
 
 /// Operations of a pass that observes gradients (`observe_gradients` of
@@ -80,8 +75,7 @@ mod tests {
         assert_eq!(forward(&config, 2, 3, 0), 2.0 * (3.0 * 3.0 * layer + 2.0 * head));
         assert_eq!(forward(&config, 2, 3, 2), 2.0 * (3.0 * layer + 2.0 * head));
         let all = forward(&config, 1, 3, 0);
-        assert_eq!(backward(&config, 1, 3, false), 3.0 * all);
-        assert_eq!(backward(&config, 1, 3, true), 3.0 * all + 3.0 * 3.0 * layer);
+        assert_eq!(backward(&config, 1, 3), 3.0 * all);
         // Four passes of a layer, less the one of its weights; a head without its weight.
         let projections = layer - 4.0 * 8.0 * 2.0;
         let with = 3.0 * 3.0 * 4.0 * layer + 2.0 * 2.0 * head;

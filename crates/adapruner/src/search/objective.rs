@@ -182,7 +182,7 @@ impl Objective {
             let tokens = own.header().tokens();
             cost.score.tokens += tokens as u64;
             let length = tokens / all.len().max(1);
-            cost.score.flops += flops::backward(&self.dense.config, all.len(), length, true);
+            cost.score.flops += flops::observed(&self.dense.config, all.len(), length, true);
             (&own, all.as_slice())
         } else {
             (&self.bank, configuration.samples.as_slice())
@@ -279,7 +279,7 @@ impl Objective {
         Cost {
             seconds: 0.0,
             tokens: (samples * length + windows * window) as u64,
-            flops: flops::backward(&self.dense.config, samples, length, false)
+            flops: flops::backward(&self.dense.config, samples, length)
                 + flops::forward(&config, windows, window, 0),
         }
     }

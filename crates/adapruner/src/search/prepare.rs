@@ -339,7 +339,7 @@ fn bank(
     record.bank = Some(Cost {
         seconds: start.elapsed().as_secs_f64(),
         tokens: tokens as u64,
-        flops: flops::backward(&checkpoint.config, samples, tokens / samples, true),
+        flops: flops::observed(&checkpoint.config, samples, tokens / samples, true),
     });
     folder.write(&folder.bank(), &bank.to_bytes()?)?;
     folder.write(&folder.pool(), &pool::lines(checkpoint, &texts.pool)?)?;
