@@ -37,7 +37,7 @@ impl MappedFile {
         if metadata.len() == 0 {
             return Err(Error::format(path, "empty file"));
         }
-        #[expect(unsafe_code, reason = "the memory map; see STYLE, `unsafe` lives in two places")]
+        #[expect(unsafe_code, reason = "the memory map; see ARCHITECTURE, `unsafe` stands in two places")]
         // SAFETY: the map is private to this process and read-only. This
         // program replaces outputs by rename, never by writing into them, so
         // it does not change a mapped file itself. Another process that
@@ -63,7 +63,7 @@ impl MappedFile {
             let advice = memmap2::UncheckedAdvice::DontNeed;
             #[expect(
                 unsafe_code,
-                reason = "the memory map; see STYLE, `unsafe` lives in two places"
+                reason = "the memory map; see ARCHITECTURE, `unsafe` stands in two places"
             )]
             // SAFETY: the range lies in the map. The map is shared with the file and
             // read-only, so its pages hold nothing but the file's bytes, and whoever
