@@ -37,7 +37,10 @@ impl MappedFile {
         if metadata.len() == 0 {
             return Err(Error::format(path, "empty file"));
         }
-        #[expect(unsafe_code, reason = "the memory map; see ARCHITECTURE, `unsafe` stands in two places")]
+        #[expect(
+            unsafe_code,
+            reason = "the memory map; see ARCHITECTURE, `unsafe` stands in two places"
+        )]
         // SAFETY: the map is private to this process and read-only. This
         // program replaces outputs by rename, never by writing into them, so
         // it does not change a mapped file itself. Another process that
