@@ -109,7 +109,10 @@ pub(super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("no vector instructions for {} rows, {ahead:?}", tile.rows)
+    {
+        let _ = ahead;
+        unreachable!("no vector instructions for {} rows", tile.rows)
+    }
 }
 
 /// [`fused`], to the same bits, with a panel of pairs of bf16; a step is a pair.
