@@ -35,6 +35,7 @@ mod train;
 
 use std::{io::Write as _, path::PathBuf};
 
+use adapruner_kernels::MatmulPrecision;
 use anyhow::{Context, Result, bail, ensure};
 
 use self::{
@@ -100,6 +101,10 @@ pub struct Args {
     /// Type of the weights on both sides.
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
+    /// How exactly our side makes products of f32: highest (f32) or high (16-bit integers
+    /// with a scale for each row).
+    #[arg(long, default_value_t = MatmulPrecision::Highest)]
+    matmul_precision: MatmulPrecision,
     /// What is measured; peak memory is that of all of them together. `search` is
     /// measured by itself.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Pass::SHORT)]
@@ -214,6 +219,7 @@ pub fn run(args: &Args) -> Result<()> {
         .num_threads(args.threads)
         .use_current_thread()
         .build_global()?;
+    args.matmul_precision.set();
     let ours = Ours::load(args, &ids)?;
     let inputs = Inputs { ids: path, calibration: None, widths: ours.widths() };
     let mut torch = if args.alone { None } else { Some(Torch::start(args, &inputs)?) };

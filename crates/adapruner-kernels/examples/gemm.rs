@@ -205,7 +205,7 @@ fn measure(
                 let (x, weight) = (&x, weight);
                 sides.push(Side::new(name, move |_| time(|| linear(x, weight, None))));
             }
-            for kind in [Arithmetic::Widen, Arithmetic::Dot].into_iter().filter(|k| k.runs_here()) {
+            for kind in [Arithmetic::Widen, Arithmetic::Dot, Arithmetic::Fixed].into_iter().filter(|k| k.runs_here()) {
                 let (x, packed) = (&x, &packed);
                 let name = format!("bf16, {kind:?}");
                 sides.push(Side::new(&name, move |_| time(|| packed.multiply(x, kind))));

@@ -244,8 +244,8 @@ struct Operands<'a> {
     hidden: usize,
 }
 
-/// See [`Operands::bf16`].
-type Bf16<'a> = Option<(&'a Activations, Source<'a>)>;
+/// See [`Operands::laid_out`].
+type LaidOut<'a> = Option<(&'a Activations, Source<'a>)>;
 
 struct Forward {
     losses: Vec<f32>,
@@ -336,10 +336,11 @@ impl<'a> Operands<'a> {
             .enumerate()
             .map(|(at, x)| {
                 let block = self.part(x, at * step);
-                let bf16 = if differentiated { None } else { block.bf16() };
-                let bf16 = bf16.as_ref().map(|(x, weight)| (x, *weight));
-                let parts =
-                    (0..PARTS).into_par_iter().map(|part| block.forward_part(part, tracked, bf16));
+                let laid_out = block.laid_out(differentiated);
+                let operands = laid_out.as_ref().map(|(x, weight)| (x, *weight));
+                let parts = (0..PARTS)
+                    .into_par_iter()
+                    .map(|part| block.forward_part(part, tracked, operands));
                 block.finish(parts.collect(), tracked)
             })
             .collect();
@@ -352,18 +353,37 @@ impl<'a> Operands<'a> {
         all
     }
 
-    /// The operands of products with bf16 weights, if it is one. For a pass without
-    /// a backward: that one needs the weight in f32, and its logits must be those of
-    /// the forward.
-    fn bf16(&self) -> Option<(Activations, Source<'a>)> {
-        let Weight::Bf16(values) = self.weight else { return None };
-        if self.hidden == 0 {
+    /// The operands of the logits, the rows laid out once for all chunks, where our own
+    /// kernels take them. Where there will be a backward pass, activations are not
+    /// rounded to bf16.
+    fn laid_out(&self, differentiated: bool) -> Option<(Activations, Source<'a>)> {
+        let (outputs, inputs) = (self.vocabulary, self.hidden);
+        if inputs == 0 {
             return None;
         }
-        let arithmetic = Arithmetic::preferred()?;
-        let (outputs, inputs) = (self.vocabulary, self.hidden);
-        let x = Activations::new(arithmetic, self.x, inputs);
-        Some((x, Source::bf16_weight(values, outputs, inputs)))
+        let (arithmetic, source) = match self.weight {
+            Weight::F32(values) => {
+                let weight = View::dense(values, outputs, inputs);
+                (Arithmetic::of_f32()?, Source::F32(weight.t()))
+            }
+            Weight::Bf16(values) => {
+                let weight = Source::bf16_weight(values, outputs, inputs);
+                let preferred =
+                    if differentiated { Arithmetic::of_f32() } else { Arithmetic::of_bf16() };
+                (preferred?, weight)
+            }
+            Weight::F16(_) => return None,
+        };
+        Some((Activations::new(arithmetic, self.x, inputs), source))
+    }
+
+    /// The weight's rows of some words, as f32.
+    fn words<'s>(&self, words: &Range<usize>, scratch: &'s mut Vec<f32>) -> View<'s>
+    where
+        'a: 's,
+    {
+        let all = words.start * self.hidden..words.end * self.hidden;
+        View::dense(self.weight.part(all, scratch), words.len(), self.hidden)
     }
 
     /// Logits of these rows for a chunk of the vocabulary.
@@ -385,9 +405,8 @@ impl<'a> Operands<'a> {
         }
     }
 
-    /// Runs over one part of the vocabulary; with `bf16`, by the kernels of bf16
-    /// weights.
-    fn forward_part(&self, part: usize, tracked: bool, bf16: Bf16<'_>) -> Partial {
+    /// Runs over one part of the vocabulary.
+    fn forward_part(&self, part: usize, tracked: bool, laid_out: LaidOut<'_>) -> Partial {
         let (rows, hidden) = (self.rows.len(), self.hidden);
         let mut out = Partial {
             top: vec![f32::NEG_INFINITY; rows],
@@ -397,23 +416,14 @@ impl<'a> Operands<'a> {
         };
         let mut scratch = Vec::new();
         for words in self.chunks(part) {
-            if let Some((x, weight)) = bf16 {
-                // SAFETY: the product writes everything.
-                let mut logits = unsafe {
-                    build(rows * words.len(), |to| multiply_words(x, weight, words.clone(), to))
-                };
-                if self.scale() != 1.0 {
-                    logits.iter_mut().for_each(|z| *z *= self.scale());
-                }
-                self.take(&mut logits, &words, &mut out);
-                continue;
-            }
-            let weight = self.weight.part(words.start * hidden..words.end * hidden, &mut scratch);
-            let weight = View::dense(weight, words.len(), hidden);
-            let mut logits = self.logits(weight, words.len());
+            let mut logits = match laid_out {
+                Some((x, weight)) => self.logits_laid_out(x, weight, words.clone()),
+                None => self.logits(self.words(&words, &mut scratch), words.len()),
+            };
             self.take(&mut logits, &words, &mut out);
             if tracked {
                 let p = View::dense(&logits, rows, words.len());
+                let weight = self.words(&words, &mut scratch);
                 if out.unit.is_empty() {
                     // SAFETY: the product writes everything.
                     out.unit = unsafe { build(rows * hidden, |to| multiply(p, weight, 1.0, to)) };
@@ -423,6 +433,17 @@ impl<'a> Operands<'a> {
             }
         }
         out
+    }
+
+    /// [`Self::logits`] from rows that are laid out.
+    fn logits_laid_out(&self, x: &Activations, weight: Source<'_>, words: Range<usize>) -> Vec<f32> {
+        let len = self.rows.len() * words.len();
+        // SAFETY: the product writes everything.
+        let mut logits = unsafe { build(len, |to| multiply_words(x, weight, words, to)) };
+        if self.scale() != 1.0 {
+            logits.iter_mut().for_each(|z| *z *= self.scale());
+        }
+        logits
     }
 
     /// Puts the parts together, in order.
@@ -479,8 +500,7 @@ impl<'a> Operands<'a> {
         out.par_chunks_mut(CHUNK * hidden).enumerate().for_each(|(at, out)| {
             let words = at * CHUNK..at * CHUNK + out.len() / hidden;
             let mut scratch = Vec::new();
-            let weight = self.weight.part(words.start * hidden..words.end * hidden, &mut scratch);
-            let weight = View::dense(weight, words.len(), hidden);
+            let weight = self.words(&words, &mut scratch);
             for start in (0..self.rows.len()).step_by(BLOCK_ROWS) {
                 let rows = start..(start + BLOCK_ROWS).min(self.rows.len());
                 let x = &self.x[start * hidden..rows.end * hidden];

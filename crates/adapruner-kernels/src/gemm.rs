@@ -31,6 +31,8 @@ use crate::{
 const FEW: usize = 4;
 /// Products of fewer columns are the crate's: a panel has 32, filled with zeros.
 const NARROW: usize = 16;
+/// Sums of fewer terms, and products of fewer columns, are not worth rounding.
+const SHORT: usize = 32;
 /// Floating point operations of a part of a product, at least.
 const PART_FLOPS: usize = 40_000_000;
 /// Elements of the right side of a part, where reading them is what takes time.
@@ -104,12 +106,19 @@ fn own<'a>(a: View<'a>, b: View<'a>, scale: f32, add: bool) -> Option<Product<'a
         .then(|| product(Arithmetic::Widen))
 }
 
+/// How a product on all threads is made by our own kernels. Rows that lie across (weight
+/// gradients, Gram matrices) and short sums stay f32 in every precision.
+fn arithmetic(a: View<'_>, b: View<'_>) -> Option<Arithmetic> {
+    let exact = a.turned || a.cols < SHORT || b.cols < SHORT;
+    if exact { Some(Arithmetic::Widen) } else { Arithmetic::of_f32() }
+}
+
 /// # Safety
 /// As [`product`].
 unsafe fn par_product(a: View<'_>, b: View<'_>, to: Target, add: bool) {
-    if let Some(own) = own(a, b, 1.0, add) {
+    if let (Some(own), Some(arithmetic)) = (own(a, b, 1.0, add), arithmetic(a, b)) {
         // SAFETY: the caller's promise.
-        return unsafe { own.run(to) };
+        return unsafe { Product { arithmetic, ..own }.run(to) };
     }
     let (by_row, by_col) = grid(a.rows, b.cols, a.cols);
     let one = |at: usize| {

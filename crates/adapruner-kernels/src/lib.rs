@@ -26,6 +26,7 @@
 //! | [`sublayer`] | whole sublayers of a decoder as one operation each |
 //! | `upstream` | where a backward pass starts from a gradient |
 //! | [`composition`] | the same, composed of candle's operations |
+//! | `precision` | how exactly products are made |
 //! | `peak` | what the f32 units can do at the most |
 //! | `allocator` | the allocator of programs that run models |
 
@@ -44,6 +45,7 @@ mod matmul;
 mod norm;
 pub mod packed;
 mod peak;
+mod precision;
 mod rope;
 pub mod sublayer;
 mod swiglu;
@@ -58,6 +60,7 @@ pub use low_rank::{Dropout, LowRank, LowRankGrad};
 pub use matmul::matmul;
 pub use norm::rms_norm;
 pub use peak::f32_peak;
+pub use precision::MatmulPrecision;
 pub use rope::rope;
 pub use swiglu::swiglu;
 pub use upstream::with_gradient;

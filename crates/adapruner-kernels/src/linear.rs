@@ -151,7 +151,7 @@ fn bf16_source<'a>(
 ) -> Option<(Arithmetic, Source<'a>)> {
     let Weight::Bf16(values) = weight else { return None };
     let rows = Source::bf16_weight(values, outputs, inputs);
-    Some((Arithmetic::preferred()?, packed.map_or(rows, Source::Packed)))
+    Some((Arithmetic::of_bf16()?, packed.map_or(rows, Source::Packed)))
 }
 
 /// `y = x · Wᵀ`; `packed` is the same weight.
@@ -205,14 +205,14 @@ pub(crate) fn forward_onto(
 }
 
 /// A bf16 weight as the right side of `dy · W`, where our own kernels take it; the
-/// gradient is not rounded.
+/// gradient is not rounded to bf16.
 fn bf16_backward<'a>(
     weight: Weight<'a>,
     Sizes { inputs, outputs, .. }: Sizes,
 ) -> Option<(Arithmetic, Source<'a>)> {
     let Weight::Bf16(values) = weight else { return None };
     let source = Source::Bf16(View::dense(values, outputs, inputs));
-    Arithmetic::Widen.runs_here().then_some((Arithmetic::Widen, source))
+    Some((Arithmetic::of_f32()?, source))
 }
 
 /// `dx = dy · W`.

@@ -12,6 +12,7 @@ use adapruner::{
     },
 };
 use adapruner_checkpoint::{gguf::TensorKind, hf::StoreType};
+use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice};
 use adapruner_prune::{Allocation, Form, Importance, KvMode, Layout, PlanOptions, Reduction};
 use anyhow::Result;
@@ -94,6 +95,11 @@ pub struct RunArgs {
     /// on the CPU and bf16 elsewhere [default: auto]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Named<DTypeChoice>>,
+    /// How exactly f32 products are made, in PyTorch's words: highest (f32) or high
+    /// (16-bit integers with a scale for each row: closer than TF32, faster on
+    /// processors with VNNI) [default: highest]
+    #[arg(long, value_name = "PRECISION")]
+    pub matmul_precision: Option<Named<MatmulPrecision>>,
     /// Threads [default: one a core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -113,9 +119,12 @@ impl RunArgs {
             .num_threads(self.threads.unwrap_or_default())
             .use_current_thread()
             .build_global()?;
+        let matmul_precision = self.matmul_precision.map_or_else(Default::default, |p| p.0);
+        matmul_precision.set();
         Ok(RunSettings {
             device: self.device.map_or_else(Default::default, |d| d.0),
             dtype: self.dtype.map_or_else(Default::default, |d| d.0),
+            matmul_precision,
             threads: self.threads,
         })
     }

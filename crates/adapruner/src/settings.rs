@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use adapruner_checkpoint::text::TextOptions;
+use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice, Error as ModelError, Placement};
 use adapruner_prune::{Form, Importance, PlanOptions, Reduction};
 use serde::Serialize;
@@ -19,6 +20,9 @@ pub struct RunSettings {
     /// Type of the weights while a model runs.
     #[serde(serialize_with = "display")]
     pub dtype: DTypeChoice,
+    /// How exactly f32 products are made.
+    #[serde(serialize_with = "display")]
+    pub matmul_precision: MatmulPrecision,
     /// Threads; `None` for one a core.
     pub threads: Option<usize>,
 }

@@ -69,6 +69,7 @@ pub fn of(args: &Args, found: &Found, torch: Option<Value>) -> Value {
         "sequence_tokens": args.sequence_tokens,
         "steps": args.steps,
         "dtype": args.dtype.name(),
+        "matmul_precision": args.matmul_precision.to_string(),
         "peak_memory": process::peak_memory(),
         "passes": passes,
         "torch": torch,

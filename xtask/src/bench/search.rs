@@ -178,6 +178,7 @@ fn searched(args: &Args, search: &SearchArgs, material: &Material, folder: &Path
         command.arg("--data-dir").arg(data);
     }
     command.args(["--ratio", &args.ratio.to_string(), "--dtype", args.dtype.name()]);
+    command.args(["--matmul-precision", &args.matmul_precision.to_string()]);
     for (flag, value) in [
         ("--trials", search.trials),
         ("--limit", args.trial_windows),

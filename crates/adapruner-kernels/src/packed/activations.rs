@@ -1,5 +1,5 @@
 //! Activations as the products read them: strips of 12 rows, each row a slab of
-//! words, f32 or pairs of bf16.
+//! words: f32, or pairs of bf16 or of integers.
 
 use std::ops::Range;
 
@@ -8,6 +8,7 @@ use multiversion::multiversion;
 use super::{
     Arithmetic, DEPTH, Line,
     ahead::fetch,
+    fixed,
     slabs,
     turn::{SIDE, turn},
 };
@@ -48,6 +49,7 @@ pub(super) fn write<'s>(
             let from = &x.data[row * x.stride + slab.start..row * x.stride + slab.end];
             match arithmetic {
                 Arithmetic::Dot => round(from, to),
+                Arithmetic::Fixed => fixed::row(from, to),
                 Arithmetic::Widen | Arithmetic::Scalar => copy(from, to),
             }
         }

@@ -16,7 +16,7 @@ const MANY_ROWS: usize = 512;
 /// is made at the first product of few rows (generation, short batches), and
 /// where there is none, as when evaluating large batches, nothing is held. Clones
 /// share it. It is only made of bf16 weights on the CPU that are not tracked, on
-/// processors with an [`Arithmetic::preferred`], and never used for another tensor
+/// processors with an [`Arithmetic::of_bf16`], and never used for another tensor
 /// than the one it was made of: a weight that is replaced is laid out on the way.
 #[derive(Debug, Clone, Default)]
 pub struct Packed(Arc<OnceLock<(TensorId, Arc<PackedWeight>)>>);
@@ -33,7 +33,7 @@ impl Packed {
         let packable = weight.dtype() == DType::BF16
             && weight.device().is_cpu()
             && !weight.track_op()
-            && Arithmetic::preferred().is_some();
+            && Arithmetic::of_bf16().is_some();
         if !packable {
             return Ok(None);
         }

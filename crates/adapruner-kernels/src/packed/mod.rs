@@ -16,6 +16,7 @@
 //! |---|---|---|---|
 //! | [`Arithmetic::Widen`] | f32 | weights widened, f32 fused multiply-add | `γ · Σ abs(x·w)` |
 //! | [`Arithmetic::Dot`] | rounded to bf16 | AVX512-BF16 dot product of pairs | `(2⁻⁸ + γ) · Σ abs(x·w)` |
+//! | [`Arithmetic::Fixed`] | 16-bit integers | weights too; VNNI dot product of pairs, exact | `(‖x‖₁·‖w‖ + ‖x‖·‖w‖₁) / 2¹⁶ + γ · Σ abs(x·w)` |
 //!
 //! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` (so too for f32)
 //! and, as its products and sums are rounded one by one and numbers below 2⁻¹²⁶ are
@@ -33,6 +34,7 @@
 mod activations;
 mod ahead;
 mod cell;
+mod fixed;
 mod micro;
 mod pairs;
 mod panel;
@@ -54,7 +56,7 @@ pub(crate) use self::{
     activations::Activations,
     product::{Product, Source, forward, forward_onto, multiply_words},
 };
-use crate::buffer::Held;
+use crate::{MatmulPrecision, buffer::Held};
 
 /// Outputs of a panel.
 pub(crate) const COLS: usize = 32;
@@ -80,18 +82,29 @@ pub enum Arithmetic {
     Dot,
     /// Weights are f32, or widened to f32 in cache; activations stay f32 (AVX-512, or AVX2 with FMA).
     Widen,
+    /// Both sides are rounded to 16-bit integers with a scale for each row and slab, whose
+    /// products are summed exactly (AVX512-VNNI or AVX-VNNI).
+    Fixed,
     /// [`Arithmetic::Widen`] number by number, to the same bits: what tests hold
     /// it to.
     Scalar,
 }
 
 impl Arithmetic {
-    /// The faster one on this processor; none where neither is to be had.
-    pub fn preferred() -> Option<Self> {
-        if micro::fast_dot() {
-            return Some(Self::Dot);
-        }
-        Self::Widen.runs_here().then_some(Self::Widen)
+    /// The fastest with bf16 weights on this processor in the precision that is set
+    /// ([`MatmulPrecision`]); none where none is to be had.
+    pub fn of_bf16() -> Option<Self> {
+        if micro::fast_dot() { Some(Self::Dot) } else { Self::of_f32() }
+    }
+
+    /// The fastest that rounds no more than the precision that is set allows; none
+    /// where none is to be had.
+    pub fn of_f32() -> Option<Self> {
+        let allowed = match MatmulPrecision::current() {
+            MatmulPrecision::High => Self::Fixed,
+            MatmulPrecision::Highest => Self::Widen,
+        };
+        [allowed, Self::Widen].into_iter().find(|arithmetic| arithmetic.runs_here())
     }
 
     /// Whether this processor has the instructions.
@@ -99,16 +112,22 @@ impl Arithmetic {
         match self {
             Self::Dot => micro::has_dot(),
             Self::Widen => micro::has_fused(),
+            Self::Fixed => micro::has_fixed(),
             Self::Scalar => true,
         }
     }
 
-    /// Whether activations are rounded to bf16.
+    /// Whether activations are rounded.
     pub fn rounds_activations(self) -> bool {
         match self {
-            Self::Dot => true,
+            Self::Dot | Self::Fixed => true,
             Self::Widen | Self::Scalar => false,
         }
+    }
+
+    /// Steps of so many inputs: a step is a pair where activations are rounded.
+    fn steps(self, inputs: usize) -> usize {
+        if self.rounds_activations() { inputs.div_ceil(2) } else { inputs }
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     Arithmetic, COLS, DEPTH, Line, PackedWeight,
     activations::{Activations, ROW_LINES, ROWS, write},
     ahead::{Ahead, Runs},
+    fixed,
     micro::{self, Tile},
     pairs::pairs,
     panel, slabs, widen,
@@ -114,7 +115,12 @@ struct Scratch {
 
 impl Scratch {
     const fn new() -> Self {
-        let panel = Panel { pairs: Vec::new(), widened: Vec::new(), sums: Vec::new() };
+        let panel = Panel {
+            pairs: Vec::new(),
+            widened: Vec::new(),
+            integers: Vec::new(),
+            sums: Vec::new(),
+        };
         Self { activations: Vec::new(), panel }
     }
 }
@@ -122,6 +128,7 @@ impl Scratch {
 struct Panel {
     pairs: Vec<Line>,
     widened: Vec<Line>,
+    integers: Vec<Line>,
     /// Sums of the slabs so far, side by side rather than where the result goes:
     /// its rows may be a page apart.
     sums: Vec<Line>,
@@ -132,6 +139,7 @@ impl Panel {
     fn reserve(&mut self, rows: usize) {
         self.pairs.resize(DEPTH / 2 * Line::OF_COLS, Line::ZERO);
         self.widened.resize(DEPTH * Line::OF_COLS, Line::ZERO);
+        self.integers.resize(fixed::panel_lines(DEPTH), Line::ZERO);
         if self.sums.len() < rows * Line::OF_COLS {
             self.sums.resize(rows * Line::OF_COLS, Line::ZERO);
         }
@@ -342,7 +350,7 @@ impl Product<'_> {
                     } else {
                         Runs::NONE
                     };
-                    let ahead = Ahead::new(now, then, strips * slab.len());
+                    let ahead = Ahead::new(now, then, strips * arithmetic.steps(slab.len()));
                     let step = Step {
                         arithmetic,
                         right,
@@ -394,12 +402,18 @@ impl Step<'_> {
     unsafe fn run(mut self, activations: &[Line], rows: usize, scratch: &mut Panel, to: Target) {
         let Self { arithmetic, cols, scale, add, place, .. } = self;
         let narrow = rows <= NARROW;
-        let Panel { pairs, widened, sums } = scratch;
+        let Panel { pairs, widened, integers, sums } = scratch;
         let packed = self.right.pairs(self.panel, self.slab.clone(), pairs);
         let by_pairs = arithmetic == Arithmetic::Dot || narrow && arithmetic == Arithmetic::Widen;
         let (b, steps) = match packed {
             Some(packed) if by_pairs => (packed, self.slab.len().div_ceil(2)),
-            _ => (self.widened(packed, narrow, widened), self.slab.len()),
+            _ => (self.widened(packed, narrow, widened), arithmetic.steps(self.slab.len())),
+        };
+        let b = if arithmetic == Arithmetic::Fixed {
+            fixed::panel(b, integers);
+            integers
+        } else {
+            b
         };
         for (at, a) in activations.chunks(ROWS * ROW_LINES).enumerate() {
             let to = to.offset(at * ROWS * to.stride);
@@ -416,6 +430,7 @@ impl Step<'_> {
                     Arithmetic::Dot => micro::dot(tile),
                     Arithmetic::Widen if packed.is_some() && narrow => micro::fused_pairs(tile),
                     Arithmetic::Widen => micro::fused(tile, &mut self.ahead),
+                    Arithmetic::Fixed => micro::fixed(tile, &mut self.ahead),
                     Arithmetic::Scalar => micro::scalar(tile),
                 }
             }

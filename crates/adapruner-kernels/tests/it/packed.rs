@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use crate::twin::numbers;
 
-const ALL: [Arithmetic; 3] = [Arithmetic::Dot, Arithmetic::Widen, Arithmetic::Scalar];
+const ALL: [Arithmetic; 4] =
+    [Arithmetic::Dot, Arithmetic::Widen, Arithmetic::Fixed, Arithmetic::Scalar];
 
 fn weight(outputs: usize, inputs: usize, seed: u64) -> Tensor {
     numbers(&[outputs, inputs], seed).to_dtype(DType::BF16).unwrap()
@@ -37,6 +38,7 @@ fn within_the_bound(y: &Tensor, x: &Tensor, weight: &Tensor, arithmetic: Arithme
                 Arithmetic::Dot => {
                     (2_f64.powi(-8) + gamma) * size + x.len() as f64 * 2_f64.powi(-126)
                 }
+                Arithmetic::Fixed => off_by_integers(x, weight) + gamma * size,
                 Arithmetic::Widen | Arithmetic::Scalar => gamma * size,
             };
             let error = (f64::from(*y) - sum).abs();
@@ -46,6 +48,17 @@ fn within_the_bound(y: &Tensor, x: &Tensor, weight: &Tensor, arithmetic: Arithme
             );
         }
     }
+}
+
+/// `(‖x‖₁·‖w‖ + ‖x‖·‖w‖₁)/(2·32 767) + n·‖x‖·‖w‖/(4·32 767²)`.
+fn off_by_integers(x: &[f32], weight: &[f32]) -> f64 {
+    let norms = |values: &[f32]| {
+        let all = || values.iter().map(|&v| f64::from(v));
+        (all().map(f64::abs).sum::<f64>(), all().map(|v| v * v).sum::<f64>().sqrt())
+    };
+    let ((x_sum, x_length), (w_sum, w_length)) = (norms(x), norms(weight));
+    (x_sum * w_length + x_length * w_sum) / (2.0 * 32_767.0)
+        + x.len() as f64 * x_length * w_length / (4.0 * 32_767_f64.powi(2))
 }
 
 proptest! {
@@ -118,7 +131,7 @@ fn neither_threads_nor_rows_nor_packing_change_a_bit() {
             assert!(bits(&y) == one[row * 520..][..520], "{arithmetic:?}: row {row} alone");
         }
     }
-    let Some(preferred) = Arithmetic::preferred() else { return };
+    let Some(preferred) = Arithmetic::of_bf16() else { return };
     let expected = bits(&packed.multiply(&x, preferred).unwrap());
     assert!(bits(&linear(&x, &weight, None).unwrap()) == expected, "unpacked");
     let mut map =

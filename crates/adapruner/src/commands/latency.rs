@@ -139,6 +139,7 @@ fn peak_apart(model: &Path, settings: &LatencySettings, run: &RunSettings) -> Re
     command.args(["--prompt-tokens", &lengths.join(",")]);
     command.args(["--new-tokens", &settings.new_tokens.to_string()]);
     command.args(["--device", &run.device.to_string(), "--dtype", &run.dtype.to_string()]);
+    command.args(["--matmul-precision", &run.matmul_precision.to_string()]);
     if let Some(threads) = run.threads {
         command.args(["--threads", &threads.to_string()]);
     }

@@ -3,7 +3,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{super::ahead::Ahead, COLS, ROW, Tile};
+use super::{
+    super::{Line, ahead::Ahead, fixed::SCALE_LINE},
+    COLS, ROW, Tile,
+};
 
 /// Columns of half a panel.
 const HALF: usize = COLS / 2;
@@ -17,6 +20,10 @@ type Sums<const R: usize> = [[__m256; WIDE]; R];
 
 pub(super) fn runs_here() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+pub(super) fn has_fixed() -> bool {
+    runs_here() && is_x86_feature_detected!("avxvnni")
 }
 
 /// Part of a tile: some rows from `row` on, half a panel's columns from `col` on.
@@ -56,6 +63,15 @@ macro_rules! by_rows {
 pub(super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
     for (part, rows) in parts(tile, 6) {
         by_rows!(fused_rows, rows, (part, ahead), 1 2 3 4 5 6);
+    }
+}
+
+/// # Safety
+/// As [`super::fixed`] of a tile that was checked; the processor must have AVX2, FMA
+/// and AVX-VNNI.
+pub(super) unsafe fn fixed(tile: Tile<'_>, ahead: &mut Ahead) {
+    for (part, rows) in parts(tile, 6) {
+        by_rows!(fixed_rows, rows, (part, ahead), 1 2 3 4 5 6);
     }
 }
 
@@ -102,6 +118,53 @@ unsafe fn fused_rows<const R: usize>(part: Part<'_>, ahead: &mut Ahead) {
     }
     // SAFETY: the caller's promise.
     unsafe { store(sums, part) };
+}
+
+/// # Safety
+/// As [`fixed`], for a part of `R` rows.
+#[target_feature(enable = "avx2,fma,avxvnni")]
+unsafe fn fixed_rows<const R: usize>(part: Part<'_>, ahead: &mut Ahead) {
+    let Part { tile, row, col } = part;
+    let a = tile.a.as_ptr().cast::<i32>().wrapping_add(row * ROW);
+    let b = tile.b.as_ptr().cast::<i32>().wrapping_add(col);
+    let mut sums = [[_mm256_setzero_si256(); WIDE]; R];
+    // What is ahead is asked for once in a tile.
+    let mut next = *ahead;
+    let asks = row == 0 && col == 0;
+    for step in 0..tile.steps {
+        if asks {
+            next.step();
+        }
+        let mut of_step = [_mm256_setzero_si256(); WIDE];
+        for (at, of_step) in of_step.iter_mut().enumerate() {
+            // SAFETY: `check_fixed` saw that both sides have all steps; half a line is
+            // aligned as a register is.
+            *of_step = unsafe { _mm256_load_si256(b.add(step * COLS + at * LANES).cast()) };
+        }
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let a = _mm256_set1_epi32(unsafe { *a.add(row * ROW + step) });
+            for (sum, b) in sums.iter_mut().zip(of_step) {
+                *sum = _mm256_dpwssd_avx_epi32(*sum, a, b);
+            }
+        }
+    }
+    if asks {
+        *ahead = next;
+    }
+    let mut products: Sums<R> = [[_mm256_setzero_ps(); WIDE]; R];
+    for at in 0..WIDE {
+        // SAFETY: `check_fixed` saw that the scales follow the steps.
+        let of_cols = unsafe { _mm256_load_ps(b.add(tile.steps * COLS + at * LANES).cast()) };
+        for (row, (sums, products)) in sums.iter().zip(&mut products).enumerate() {
+            // SAFETY: the row is as long.
+            let of_row = unsafe { *a.add(row * ROW + SCALE_LINE * Line::WORDS).cast::<f32>() };
+            let scale = _mm256_mul_ps(_mm256_set1_ps(of_row), of_cols);
+            products[at] = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[at]), scale);
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { store(products, part) };
 }
 
 /// # Safety
@@ -168,8 +231,11 @@ unsafe fn store<const R: usize>(sums: Sums<R>, part: Part<'_>) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::scalar, *};
-    use crate::packed::{Line, activations::ROW_LINES};
+    use super::{
+        super::{avx512, fixed_scalar, scalar},
+        *,
+    };
+    use crate::packed::{activations::ROW_LINES, fixed::panel_lines};
 
     /// Numbers of about one as words, from a seed.
     fn lines(count: usize, seed: u32) -> Vec<Line> {
@@ -223,6 +289,22 @@ mod tests {
             // SAFETY: as above.
             let pairs = |tile: Tile<'_>| unsafe { fused_pairs(tile) };
             prop_assert_eq!(run(&paired, steps, &pairs), run(&rounded, 2 * steps, &twin));
+
+            // Integers: any words, and scales behind them.
+            let integers = lines(panel_lines(2 * steps), !seed);
+            // SAFETY: as above.
+            let twin = |tile: Tile<'_>| unsafe { fixed_scalar(tile) };
+            let expected = run(&integers, steps, &twin);
+            if has_fixed() {
+                // SAFETY: as above.
+                let whole = |tile: Tile<'_>| unsafe { fixed(tile, &mut { Ahead::NONE }) };
+                prop_assert_eq!(run(&integers, steps, &whole), expected.clone());
+            }
+            if avx512::has_fixed() {
+                // SAFETY: as above.
+                let whole = |tile: Tile<'_>| unsafe { avx512::fixed(tile, &mut { Ahead::NONE }) };
+                prop_assert_eq!(run(&integers, steps, &whole), expected);
+            }
         }
     }
 }

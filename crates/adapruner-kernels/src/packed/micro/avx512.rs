@@ -3,7 +3,10 @@
 
 use std::{arch::x86_64::*, sync::LazyLock};
 
-use super::{super::ahead::Ahead, COLS, ROW, Tile};
+use super::{
+    super::{Line, ahead::Ahead, fixed::SCALE_LINE},
+    COLS, ROW, Tile,
+};
 
 pub(super) fn runs_here() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -11,6 +14,10 @@ pub(super) fn runs_here() -> bool {
 
 pub(super) fn has_dot() -> bool {
     runs_here() && is_x86_feature_detected!("avx512bf16")
+}
+
+pub(super) fn has_fixed() -> bool {
+    runs_here() && is_x86_feature_detected!("avx512vnni")
 }
 
 /// Whether dot products of pairs are faster than fused multiply-adds: on
@@ -42,6 +49,17 @@ pub(super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
         by_rows!(fused_rows, tile, (tile, ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
     } else {
         by_rows!(fused_rows, tile, (tile, ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+}
+
+/// # Safety
+/// As [`super::fixed`] of a tile that was checked; the processor must have
+/// AVX512-VNNI.
+pub(super) unsafe fn fixed(tile: Tile<'_>, ahead: &mut Ahead) {
+    if tile.cols <= 16 {
+        by_rows!(fixed_rows, tile, (tile, ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
+    } else {
+        by_rows!(fixed_rows, tile, (tile, ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 }
 
@@ -93,6 +111,47 @@ unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut
     *ahead = next;
     // SAFETY: the caller's promise.
     unsafe { store(sums, tile) };
+}
+
+/// # Safety
+/// As [`fixed`]; `tile.rows` is `R`, the columns are in `H` halves.
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn fixed_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut Ahead) {
+    let mut next = *ahead;
+    let (a, b) = (tile.a.as_ptr().cast::<i32>(), tile.b.as_ptr().cast::<i32>());
+    let mut sums = [[_mm512_setzero_si512(); H]; R];
+    for step in 0..tile.steps {
+        if step < R {
+            fetch_row(tile, step);
+        }
+        next.step();
+        let mut of_step = [_mm512_setzero_si512(); H];
+        for (half, of_step) in of_step.iter_mut().enumerate() {
+            // SAFETY: `check_fixed` saw that both sides have all steps.
+            *of_step = unsafe { _mm512_load_si512(b.add(step * COLS + half * 16).cast()) };
+        }
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let a = _mm512_set1_epi32(unsafe { *a.add(row * ROW + step) });
+            for (sum, b) in sums.iter_mut().zip(of_step) {
+                *sum = _mm512_dpwssd_epi32(*sum, a, b);
+            }
+        }
+    }
+    *ahead = next;
+    let mut products: Sums<R, H> = [[_mm512_setzero_ps(); H]; R];
+    for (half, at) in (0..H).map(|half| (half, tile.steps * COLS + half * 16)) {
+        // SAFETY: `check_fixed` saw that the scales follow the steps.
+        let of_cols = unsafe { _mm512_load_ps(b.add(at).cast()) };
+        for (row, (sums, products)) in sums.iter().zip(&mut products).enumerate() {
+            // SAFETY: the row is as long.
+            let of_row = unsafe { *a.add(row * ROW + SCALE_LINE * Line::WORDS).cast::<f32>() };
+            let scale = _mm512_mul_ps(_mm512_set1_ps(of_row), of_cols);
+            products[half] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[half]), scale);
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { store(products, tile) };
 }
 
 /// # Safety

@@ -7,7 +7,7 @@ mod avx512;
 
 use multiversion::multiversion;
 
-use super::{COLS, Line, activations::ROW_LINES, ahead::Ahead};
+use super::{COLS, Line, activations::ROW_LINES, ahead::Ahead, fixed};
 
 /// Words from one row of a strip to the next.
 const ROW: usize = ROW_LINES * 16;
@@ -41,6 +41,13 @@ impl Tile<'_> {
         assert!(self.a.len() >= self.rows * ROW_LINES);
         assert!(self.b.len() >= self.steps * Line::OF_COLS);
     }
+
+    /// What [`fixed`] relies on.
+    fn check_fixed(&self) {
+        self.check(self.steps);
+        assert!(self.steps <= fixed::SCALE_LINE * Line::WORDS);
+        assert!(self.b.len() >= fixed::panel_lines(2 * self.steps));
+    }
 }
 
 /// The scalar twin of [`fused`], to the same bits.
@@ -70,6 +77,34 @@ fn scalar_sum(a: &[Line], b: &[Line], col: usize, steps: usize) -> f32 {
     (0..steps).fold(0.0, |sum, step| word(a, step).mul_add(word(b, step * COLS + col), sum))
 }
 
+/// The scalar twin of [`fixed`], to the same bits.
+///
+/// # Safety
+/// As [`scalar`].
+#[cfg(any(test, not(target_arch = "x86_64")))]
+pub(super) unsafe fn fixed_scalar(tile: Tile<'_>) {
+    tile.check_fixed();
+    let word = |lines: &[Line], at: usize| lines[at / Line::WORDS].0[at % Line::WORDS];
+    let halves = |word: u32| [word as u16, (word >> 16) as u16].map(|v| i32::from(v.cast_signed()));
+    for row in 0..tile.rows {
+        let a = &tile.a[row * ROW_LINES..];
+        for col in 0..tile.cols {
+            let sum = (0..tile.steps).fold(0_i32, |sum, step| {
+                let (a, b) = (halves(word(a, step)), halves(word(tile.b, step * COLS + col)));
+                sum.wrapping_add((a[0] * b[0]).wrapping_add(a[1] * b[1]))
+            });
+            let of_row = f32::from_bits(word(a, fixed::SCALE_LINE * Line::WORDS));
+            let of_col = f32::from_bits(word(tile.b, tile.steps * COLS + col));
+            let sum = tile.scale * (sum as f32 * (of_row * of_col));
+            // SAFETY: the caller's promise.
+            unsafe {
+                let onto = tile.onto.map(|(onto, stride)| onto.add(row * stride + col).read());
+                tile.to.add(row * tile.stride + col).write(onto.map_or(sum, |v| v + sum));
+            }
+        }
+    }
+}
+
 /// Whether there are instructions for [`fused`] and [`fused_pairs`].
 pub(super) fn has_fused() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -92,6 +127,36 @@ pub(super) fn fast_dot() -> bool {
     return avx512::fast_dot();
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// Whether there are instructions for [`fixed`].
+pub(super) fn has_fixed() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::has_fixed() || avx2::has_fixed();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// `Σ a · b` of integers, times the scales of row and column; both sides are as
+/// [`super::fixed`] writes them, a step is a pair. `ahead` is asked for on the way.
+///
+/// # Safety
+/// As [`scalar`], and [`has_fixed`].
+pub(super) unsafe fn fixed(tile: Tile<'_>, ahead: &mut Ahead) {
+    tile.check_fixed();
+    // SAFETY: the caller's promise.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        match avx512::has_fixed() {
+            true => avx512::fixed(tile, ahead),
+            false => avx2::fixed(tile, ahead),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = ahead;
+        unreachable!("no products of integers for {} rows", tile.rows)
+    }
 }
 
 /// `Σ a · b` in f32; both sides are f32. `ahead` is asked for on the way.

@@ -1,0 +1,69 @@
+//! How exactly products of f32 are made, for the whole process.
+//!
+//! The words are those of PyTorch's `set_float32_matmul_precision`. What the setting
+//! does not reach: weight gradients, attention, adapters and whatever else multiplies
+//! on one thread; those stay f32.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+static HIGH: AtomicBool = AtomicBool::new(false);
+
+/// How exactly products of f32 are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MatmulPrecision {
+    /// In f32.
+    #[default]
+    Highest,
+    /// With both sides rounded to 16-bit integers that have a scale for each row and
+    /// 256 inputs, and exact sums of their products
+    /// ([`Arithmetic::Fixed`](crate::packed::Arithmetic::Fixed)): closer than TF32, at
+    /// twice the speed of f32. Where the processor has no instructions for it, as
+    /// [`MatmulPrecision::Highest`].
+    High,
+}
+
+impl MatmulPrecision {
+    /// The setting.
+    pub fn current() -> Self {
+        if HIGH.load(Ordering::Relaxed) { Self::High } else { Self::Highest }
+    }
+
+    /// Makes this the setting of products that begin from now on, and returns what it was.
+    pub fn set(self) -> Self {
+        let before = HIGH.swap(self == Self::High, Ordering::Relaxed);
+        if before { Self::High } else { Self::Highest }
+    }
+
+    /// Runs some work with this setting.
+    pub fn during<T>(self, work: impl FnOnce() -> T) -> T {
+        let before = self.set();
+        let done = work();
+        before.set();
+        done
+    }
+}
+
+impl fmt::Display for MatmulPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Highest => "highest",
+            Self::High => "high",
+        })
+    }
+}
+
+impl FromStr for MatmulPrecision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "highest" => Ok(Self::Highest),
+            "high" => Ok(Self::High),
+            other => Err(format!("unknown precision {other:?}, expected highest or high")),
+        }
+    }
+}
