@@ -16,8 +16,9 @@ use crate::view::View;
 
 /// Rows of a strip, at most.
 pub(super) const ROWS: usize = 12;
-/// Lines from one row of a strip to the next.
-pub(super) const ROW_LINES: usize = DEPTH / 16;
+/// Lines from one row of a strip to the next: a slab's words, and one for the scale of
+/// integers. It also keeps the rows of a strip off each other's places in the cache.
+pub(super) const ROW_LINES: usize = DEPTH / 16 + 1;
 
 /// Writes rows `rows` of `x`, one slab of inputs after another, and returns them; a
 /// row begins every [`ROW_LINES`].
@@ -122,7 +123,7 @@ impl Activations {
     /// `x` holds rows of `inputs` numbers.
     pub(crate) fn new(arithmetic: Arithmetic, x: &[f32], inputs: usize) -> Self {
         let rows = x.len() / inputs.max(1);
-        let slabs: Vec<_> = slabs(inputs).collect();
+        let slabs: Vec<_> = slabs(arithmetic, inputs).collect();
         let mut lines = Vec::new();
         write(arithmetic, View::dense(x, rows, inputs), 0..rows, &slabs, &mut lines);
         Self { arithmetic, rows, lines }

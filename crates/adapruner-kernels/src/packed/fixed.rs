@@ -1,11 +1,11 @@
 //! Numbers as 16-bit integers, with one scale for each row (or column) of a slab.
 //!
-//! Notation: `x` the numbers of a row in one slab, at most 256; `s` its scale, `q`
+//! Notation: `x` the numbers of a row in one slab, at most 512; `s` its scale, `q`
 //! its integers, `x ≈ s · q`.
 //!
 //! The sums of products of integers are exact in 32 bits: `s` is the least for which
-//! `abs(q) ≤ 32 767` and `‖q‖ ≤ 46 308`, so that by Cauchy and Schwarz a sum is below
-//! 46 308² < 2³¹, and sums that leave the range on the way come back. A number is off
+//! `abs(q) ≤ 32 767` and `‖q‖ ≤ 46 312`, so that by Cauchy and Schwarz a sum is below
+//! 46 312² < 2³¹, and sums that leave the range on the way come back. A number is off
 //! by `s/2` at most, where `s ≤ ‖x‖ / 32 767`, and mostly `‖x‖ / 46 300`.
 //!
 //! Rows that hold what is not finite have a scale of NaN; numbers below 2⁻¹⁰⁰ count
@@ -18,7 +18,7 @@ use super::{COLS, DEPTH, Line};
 /// The largest integer.
 const LARGEST: f32 = 32_767.0;
 /// The longest row of integers before they are rounded, which adds at most
-/// `√256 / 2`.
+/// `√512 / 2`.
 const LONGEST: f32 = 46_300.0;
 /// Added to a number of less than 2²², leaves the nearest integer (ties to even) in
 /// the low bits.
@@ -29,7 +29,7 @@ const LEAST: f32 = f32::from_bits((127 - 100) << 23);
 const SUMMED: std::ops::Range<f32> = 1e-24..1e36;
 
 /// Line of a row of activations that begins with its scale; the pairs lie before.
-pub(super) const SCALE_LINE: usize = DEPTH / 2 / Line::WORDS;
+pub(super) const SCALE_LINE: usize = DEPTH / Line::WORDS;
 
 /// Scale of some numbers and its inverse, from the largest of them and the sum of
 /// their squares.
@@ -66,7 +66,7 @@ type Numbers = [f32; 2 * Line::WORDS];
 
 /// Writes a row of one slab as pairs, the last line filled with zeros, and its scale.
 pub(super) fn row(from: &[f32], to: &mut [Line]) {
-    assert!(from.len() <= DEPTH && to.len() > SCALE_LINE);
+    assert!(from.len() <= 2 * DEPTH && to.len() > SCALE_LINE);
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
         // SAFETY: the lengths are right, and the processor has AVX-512.
@@ -236,7 +236,7 @@ mod tests {
     fn numbers() -> impl Strategy<Value = Vec<f32>> {
         let sizes = prop_oneof![Just(1.0_f32), Just(1e-30), Just(1e30), Just(1e-44), Just(0.0)];
         let number = (-1.0..1.0_f32, prop_oneof![9 => Just(1.0_f32), 1 => Just(1000.0)]);
-        (prop::collection::vec(number, 0..=DEPTH), sizes)
+        (prop::collection::vec(number, 0..=2 * DEPTH), sizes)
             .prop_map(|(all, size)| all.into_iter().map(|(v, odd)| v * odd * size).collect())
     }
 

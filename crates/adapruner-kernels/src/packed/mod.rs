@@ -27,7 +27,7 @@
 //! by timing: the same machine always gives the same numbers. Gradients are never
 //! rounded: `dy · W` is made by `Widen` everywhere.
 //!
-//! Sums run over the inputs in slabs of at most 256, each slab in order and from
+//! Sums run over the inputs in slabs of at most 256 (of integers 512), each slab in order and from
 //! zero, the slabs' sums in order. That does not depend on how a product is cut
 //! into parts, so neither on the number of threads nor on that of rows.
 
@@ -60,7 +60,7 @@ use crate::{MatmulPrecision, buffer::Held};
 
 /// Outputs of a panel.
 pub(crate) const COLS: usize = 32;
-/// Inputs of a slab, at most.
+/// Words of a row of a slab, at most.
 const DEPTH: usize = 256;
 
 /// Words of a cache line, aligned as one.
@@ -125,6 +125,15 @@ impl Arithmetic {
         }
     }
 
+    /// Inputs of a slab, at most: with integers, scales are shared by as many as
+    /// have room in the words of a row.
+    const fn depth(self) -> usize {
+        match self {
+            Self::Fixed => 2 * DEPTH,
+            Self::Dot | Self::Widen | Self::Scalar => DEPTH,
+        }
+    }
+
     /// Steps of so many inputs: a step is a pair where activations are rounded.
     fn steps(self, inputs: usize) -> usize {
         if self.rounds_activations() { inputs.div_ceil(2) } else { inputs }
@@ -133,9 +142,9 @@ impl Arithmetic {
 
 /// The slabs of the inputs: whole squares of pairs, but for the last, and almost
 /// equal; without inputs, an empty one.
-fn slabs(inputs: usize) -> impl Iterator<Item = Range<usize>> {
-    let unit = 2 * turn::SIDE;
-    let depth = inputs.div_ceil(inputs.div_ceil(DEPTH).max(1)).next_multiple_of(unit).max(unit);
+fn slabs(arithmetic: Arithmetic, inputs: usize) -> impl Iterator<Item = Range<usize>> {
+    let (unit, most) = (2 * turn::SIDE, arithmetic.depth());
+    let depth = inputs.div_ceil(inputs.div_ceil(most).max(1)).next_multiple_of(unit).max(unit);
     (0..inputs.max(1)).step_by(depth).map(move |start| start..(start + depth).min(inputs))
 }
 

@@ -137,9 +137,10 @@ struct Panel {
 impl Panel {
     /// Room for a panel of one slab and the sums of some rows.
     fn reserve(&mut self, rows: usize) {
-        self.pairs.resize(DEPTH / 2 * Line::OF_COLS, Line::ZERO);
-        self.widened.resize(DEPTH * Line::OF_COLS, Line::ZERO);
-        self.integers.resize(fixed::panel_lines(DEPTH), Line::ZERO);
+        let inputs = Arithmetic::Fixed.depth();
+        self.pairs.resize(inputs / 2 * Line::OF_COLS, Line::ZERO);
+        self.widened.resize(inputs * Line::OF_COLS, Line::ZERO);
+        self.integers.resize(fixed::panel_lines(inputs), Line::ZERO);
         if self.sums.len() < rows * Line::OF_COLS {
             self.sums.resize(rows * Line::OF_COLS, Line::ZERO);
         }
@@ -210,7 +211,7 @@ pub(crate) fn multiply_words(
     let to = Target { start: to.as_mut_ptr().cast(), stride };
     SCRATCH.with_borrow_mut(|Scratch { panel: scratch, .. }| {
         scratch.reserve(x.rows);
-        let slabs = slabs(inputs).zip(x.slabs());
+        let slabs = slabs(x.arithmetic, inputs).zip(x.slabs());
         for (at, (slab, activations)) in slabs.enumerate() {
             for start in words.clone().step_by(COLS) {
                 let step = Step {
@@ -325,7 +326,7 @@ impl Product<'_> {
         if rows.is_empty() || panels.is_empty() {
             return;
         }
-        let all: Vec<_> = slabs(inputs).collect();
+        let all: Vec<_> = slabs(arithmetic, inputs).collect();
         SCRATCH.with_borrow_mut(|Scratch { activations, panel: scratch }| {
             scratch.reserve(rows.len());
             for slabs in all.chunks((HELD / (DEPTH * rows.len())).max(1)) {
@@ -502,7 +503,7 @@ mod tests {
     fn slabs_are_even_and_cover_all_inputs() {
         for inputs in [0, 1, 2, 3, 255, 256, 257, 513, 576, 1535, 11_008] {
             let mut end = 0;
-            for slab in slabs(inputs) {
+            for slab in slabs(Arithmetic::Widen, inputs) {
                 assert!(slab.start == end && slab.start % 2 == 0 && slab.len() <= DEPTH);
                 end = slab.end;
             }

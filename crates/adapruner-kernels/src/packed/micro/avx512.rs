@@ -110,7 +110,7 @@ unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut
     }
     *ahead = next;
     // SAFETY: the caller's promise.
-    unsafe { store(sums, tile) };
+    unsafe { store_all(sums, tile) };
 }
 
 /// # Safety
@@ -139,19 +139,21 @@ unsafe fn fixed_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut
         }
     }
     *ahead = next;
-    let mut products: Sums<R, H> = [[_mm512_setzero_ps(); H]; R];
-    for (half, at) in (0..H).map(|half| (half, tile.steps * COLS + half * 16)) {
+    let mut of_cols = [_mm512_setzero_ps(); H];
+    for (half, of_cols) in of_cols.iter_mut().enumerate() {
         // SAFETY: `check_fixed` saw that the scales follow the steps.
-        let of_cols = unsafe { _mm512_load_ps(b.add(at).cast()) };
-        for (row, (sums, products)) in sums.iter().zip(&mut products).enumerate() {
-            // SAFETY: the row is as long.
-            let of_row = unsafe { *a.add(row * ROW + SCALE_LINE * Line::WORDS).cast::<f32>() };
+        *of_cols = unsafe { _mm512_load_ps(b.add(tile.steps * COLS + half * 16).cast()) };
+    }
+    for (row, sums) in sums.into_iter().enumerate() {
+        // SAFETY: the row is as long.
+        let of_row = unsafe { *a.add(row * ROW + SCALE_LINE * Line::WORDS).cast::<f32>() };
+        for ((half, sum), of_cols) in sums.into_iter().enumerate().zip(of_cols) {
             let scale = _mm512_mul_ps(_mm512_set1_ps(of_row), of_cols);
-            products[half] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[half]), scale);
+            let sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+            // SAFETY: the caller's promise.
+            unsafe { store(sum, (row, half), tile) };
         }
     }
-    // SAFETY: the caller's promise.
-    unsafe { store(products, tile) };
 }
 
 /// # Safety
@@ -191,7 +193,7 @@ unsafe fn fused_pairs_rows<const R: usize, const H: usize>(tile: Tile<'_>) {
         }
     }
     // SAFETY: the caller's promise.
-    unsafe { store(sums, tile) };
+    unsafe { store_all(sums, tile) };
 }
 
 /// # Safety
@@ -215,7 +217,7 @@ unsafe fn dot_rows<const R: usize, const H: usize>(tile: Tile<'_>) {
         }
     }
     // SAFETY: the caller's promise.
-    unsafe { store(sums, tile) };
+    unsafe { store_all(sums, tile) };
 }
 
 /// Asks for the lines of the result while the sums are made.
@@ -244,25 +246,34 @@ fn as_pairs(words: __m512i) -> __m512bh {
 /// As [`super::scalar`], for `R` rows.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store<const R: usize, const H: usize>(sums: Sums<R, H>, tile: Tile<'_>) {
-    let mask = u32::MAX >> (COLS - tile.cols);
-    let scale = _mm512_set1_ps(tile.scale);
+unsafe fn store_all<const R: usize, const H: usize>(sums: Sums<R, H>, tile: Tile<'_>) {
     for (row, sums) in sums.into_iter().enumerate() {
         for (half, sum) in sums.into_iter().enumerate() {
-            let mask = (mask >> (16 * half)) as __mmask16;
-            let to = tile.to.wrapping_add(row * tile.stride + 16 * half);
-            let sum = _mm512_mul_ps(scale, sum);
-            // SAFETY: only columns of the mask are touched, which are the tile's.
-            unsafe {
-                let sum = match tile.onto {
-                    Some((onto, stride)) => {
-                        let onto = onto.add(row * stride).wrapping_add(16 * half);
-                        _mm512_add_ps(_mm512_maskz_loadu_ps(mask, onto), sum)
-                    }
-                    None => sum,
-                };
-                _mm512_mask_storeu_ps(to, mask, sum);
-            }
+            // SAFETY: the caller's promise.
+            unsafe { store(sum, (row, half), tile) };
         }
+    }
+}
+
+/// One half of one row of the result.
+///
+/// # Safety
+/// As [`super::scalar`], for this row.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store(sum: __m512, (row, half): (usize, usize), tile: Tile<'_>) {
+    let mask = (u32::MAX >> (COLS - tile.cols) >> (16 * half)) as __mmask16;
+    let to = tile.to.wrapping_add(row * tile.stride + 16 * half);
+    let sum = _mm512_mul_ps(_mm512_set1_ps(tile.scale), sum);
+    // SAFETY: only columns of the mask are touched, which are the tile's.
+    unsafe {
+        let sum = match tile.onto {
+            Some((onto, stride)) => {
+                let onto = onto.add(row * stride).wrapping_add(16 * half);
+                _mm512_add_ps(_mm512_maskz_loadu_ps(mask, onto), sum)
+            }
+            None => sum,
+        };
+        _mm512_mask_storeu_ps(to, mask, sum);
     }
 }
