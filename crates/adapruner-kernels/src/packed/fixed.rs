@@ -130,6 +130,9 @@ mod x86 {
 
     use super::{Line, SCALE_LINE, TO_INTEGER, scale};
 
+    /// How many numbers ahead of their use memory is asked for.
+    const AHEAD: usize = 1024;
+
     /// # Safety
     /// The processor must have AVX-512F and AVX-512BW; `to` holds the pairs of `from` and
     /// the line after [`SCALE_LINE`].
@@ -148,6 +151,11 @@ mod x86 {
         let lines = from.len().div_ceil(2 * Line::WORDS);
         let (mut largest, mut squares) = ([_mm512_setzero_ps(); 2], [_mm512_setzero_ps(); 2]);
         for at in 0..lines {
+            // The numbers may be far away; rows mostly follow each other.
+            for next in [0, Line::WORDS] {
+                let next = from.as_ptr().wrapping_add(2 * at * Line::WORDS + AHEAD + next);
+                _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            }
             for (half, x) in line(at).into_iter().enumerate() {
                 largest[half] = _mm512_max_ps(_mm512_abs_ps(x), largest[half]);
                 squares[half] = _mm512_add_ps(squares[half], _mm512_mul_ps(x, x));
