@@ -9,32 +9,37 @@
 //! Axes: `B` windows of a chunk, `T` tokens of a window, `H` hidden. Losses in
 //! nats, summed in f64.
 
+use std::ops::Range;
+
 use adapruner_model::Decoder;
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 
+/// Tokens of chunks that run together, where a chunk has fewer: of the first of them and
+/// at most. Products of more rows are better worth laying out their weights, but of
+/// a model that is given up early, few chunks are asked for. A chunk's loss does not depend
+/// on it.
+pub const TOGETHER: (usize, usize) = (512, 2048);
+
 /// Windows in fixed chunks, with what the dense model computes of them in its
 /// first layers.
 pub struct ChunkedWindows {
-    chunks: Vec<Chunk>,
-    window: usize,
-    windows: usize,
-}
-
-struct Chunk {
-    /// u32 `[B, T]`.
+    /// u32 `[W, T]`, all windows.
     ids: Tensor,
-    windows: usize,
-    /// Residual stream that enters layer 0, 1, …, each `[B, T, H]`.
+    /// Residual stream that enters layer 0, 1, …, each `[W, T, H]`.
     entering: Vec<Tensor>,
+    /// Windows of a chunk; the last may have fewer.
+    chunk: usize,
+    windows: usize,
+    window: usize,
 }
 
 impl ChunkedWindows {
     /// Cuts windows of equal length into chunks of `chunk` windows (the last may
     /// be smaller) and runs `dense` through its first `leading` layers, whose
     /// inputs and output are kept: `leading + 1` numbers a token and hidden
-    /// channel. `progress` is told (chunks done, chunks in all).
+    /// channel. `progress` is told (layers done, layers in all).
     ///
     /// # Errors
     /// No windows, unequal or too short ones, ids outside the vocabulary, or
@@ -54,29 +59,32 @@ impl ChunkedWindows {
             let message = format!("expected at least 2 tokens each to predict one, found {window}");
             return Err(Error::Windows(message));
         }
-        let all = windows.len().div_ceil(chunk.max(1));
-        let mut chunks = Vec::with_capacity(all);
-        for batch in windows.chunks(chunk.max(1)) {
-            let ids = dense.tokens(batch)?;
-            let mut entering = vec![dense.embedded(&ids)?];
-            for layer in 0..leading.min(dense.config().layers.len()) {
-                let next = dense.through(&entering[layer], layer..layer + 1)?;
-                entering.push(next);
-            }
-            chunks.push(Chunk { ids, windows: batch.len(), entering });
-            progress(chunks.len() as u64, all as u64);
+        let ids = dense.tokens(windows)?;
+        let (chunk, windows) = (chunk.max(1), windows.len());
+        let leading = leading.min(dense.config().layers.len());
+        let mut cut = Self { entering: vec![dense.embedded(&ids)?], ids, chunk, windows, window };
+        for layer in 0..leading {
+            let together = cut.together(usize::MAX);
+            let groups = (0..cut.len()).step_by(together).map(|first| {
+                let group = cut.windows_of(first..first + together);
+                let entering = cut.entering[layer].narrow(0, group.start, group.len())?;
+                dense.through(&entering, layer..layer + 1)
+            });
+            let groups = groups.collect::<Result<Vec<_>, _>>()?;
+            cut.entering.push(Tensor::cat(&groups, 0)?);
+            progress(layer as u64 + 1, leading as u64);
         }
-        Ok(Self { chunks, window, windows: windows.len() })
+        Ok(cut)
     }
 
     /// Number of chunks.
     pub fn len(&self) -> usize {
-        self.chunks.len()
+        self.windows.div_ceil(self.chunk)
     }
 
     /// Whether there are none (never).
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.windows == 0
     }
 
     /// Windows of all chunks.
@@ -89,36 +97,64 @@ impl ChunkedWindows {
         self.window
     }
 
+    /// How many chunks are best run together after `done` were: as many again.
+    pub fn together(&self, done: usize) -> usize {
+        let (first, most) = TOGETHER;
+        let tokens = done.saturating_mul(self.chunk * self.window).clamp(first, most);
+        (tokens / (self.chunk * self.window)).max(1)
+    }
+
+    /// Windows of some chunks; those that do not exist have none.
+    fn windows_of(&self, chunks: Range<usize>) -> Range<usize> {
+        let start = |chunk: usize| (chunk * self.chunk).min(self.windows);
+        start(chunks.start)..start(chunks.end)
+    }
+
     /// Tokens of a chunk.
     pub fn tokens(&self, chunk: usize) -> u64 {
-        (self.chunks[chunk].windows * self.window) as u64
+        (self.windows_of(chunk..chunk + 1).len() * self.window) as u64
     }
 
     /// First layers whose input is at hand.
     pub fn leading(&self) -> usize {
-        self.chunks[0].entering.len() - 1
+        self.entering.len() - 1
     }
 
-    /// Mean loss of `decoder` on one chunk, in nats per predicted token, where
-    /// its first `unchanged` layers are those of the dense model.
+    /// Mean loss of `decoder` on each of some chunks, in nats per predicted token, where
+    /// its first `unchanged` layers are those of the dense model. The chunks run together;
+    /// those that do not exist are left out.
     ///
     /// # Errors
     /// A loss that is not finite (of which window), or damaged weights.
-    pub fn nll(&self, decoder: &Decoder, unchanged: usize, chunk: usize) -> Result<f64> {
-        let Chunk { ids, windows, entering } = &self.chunks[chunk];
-        let from = unchanged.min(entering.len() - 1);
-        let layers = decoder.config().layers.len();
-        let hidden = decoder.through(&entering[from], from..layers)?;
-        let losses = decoder.nll_of_hidden(&hidden, ids)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-        let mut sum = 0.0;
-        for (at, row) in losses.iter().enumerate() {
-            let loss: f64 = row.iter().map(|&v| f64::from(v)).sum();
-            if !loss.is_finite() {
-                let before: usize = self.chunks[..chunk].iter().map(|c| c.windows).sum();
-                return Err(Error::Loss { window: before + at, loss });
-            }
-            sum += loss;
+    pub fn nll(
+        &self,
+        decoder: &Decoder,
+        unchanged: usize,
+        chunks: Range<usize>,
+    ) -> Result<Vec<f64>> {
+        let of_all = self.windows_of(chunks.clone());
+        if of_all.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(sum / (windows * (self.window - 1)) as f64)
+        let part = |t: &Tensor| t.narrow(0, of_all.start, of_all.len());
+        let from = unchanged.min(self.leading());
+        let layers = decoder.config().layers.len();
+        let hidden = decoder.through(&part(&self.entering[from])?, from..layers)?;
+        let losses = decoder.nll_of_hidden(&hidden, &part(&self.ids)?)?;
+        let losses = losses.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        let of_chunk = |windows: Range<usize>| {
+            let mut sum = 0.0;
+            for window in windows.clone() {
+                let row = &losses[window - of_all.start];
+                let loss: f64 = row.iter().map(|&v| f64::from(v)).sum();
+                if !loss.is_finite() {
+                    return Err(Error::Loss { window, loss });
+                }
+                sum += loss;
+            }
+            Ok(sum / (windows.len() * (self.window - 1)) as f64)
+        };
+        let windows = chunks.map(|chunk| self.windows_of(chunk..chunk + 1));
+        windows.filter(|windows| !windows.is_empty()).map(of_chunk).collect()
     }
 }

@@ -35,6 +35,6 @@ pub mod zero_shot;
 mod testing;
 
 pub use batch::batch_tokens;
-pub use chunked::ChunkedWindows;
+pub use chunked::{ChunkedWindows, TOGETHER};
 pub use error::{Error, Result};
 pub use perplexity::{Perplexity, perplexity};

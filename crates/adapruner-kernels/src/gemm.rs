@@ -31,8 +31,8 @@ use crate::{
 const FEW: usize = 4;
 /// Products of fewer columns are the crate's: a panel has 32, filled with zeros.
 const NARROW: usize = 16;
-/// Sums of fewer terms, and products of fewer columns, are not worth rounding.
-const SHORT: usize = 32;
+/// Right sides of fewer elements give too little work for a row to be worth rounding.
+const ROUNDED: usize = 32 * 1024;
 /// Floating point operations of a part of a product, at least.
 const PART_FLOPS: usize = 40_000_000;
 /// Elements of the right side of a part, where reading them is what takes time.
@@ -99,26 +99,24 @@ fn grid(rows: usize, cols: usize, inner: usize) -> (usize, usize) {
     (by_row, by_col)
 }
 
-/// The product by our own kernels, where they take it.
+/// The product by our own kernels, where they take it. Rows that lie across (weight
+/// gradients, Gram matrices) and small right sides (attention, adapters) stay f32
+/// in every precision.
 fn own<'a>(a: View<'a>, b: View<'a>, scale: f32, add: bool) -> Option<Product<'a>> {
-    let product = |arithmetic| Product { arithmetic, left: a, right: Source::F32(b), scale, add };
-    (a.rows.min(a.cols) > FEW && b.cols >= NARROW && Arithmetic::Widen.runs_here())
-        .then(|| product(Arithmetic::Widen))
-}
-
-/// How a product on all threads is made by our own kernels. Rows that lie across (weight
-/// gradients, Gram matrices) and short sums stay f32 in every precision.
-fn arithmetic(a: View<'_>, b: View<'_>) -> Option<Arithmetic> {
-    let exact = a.turned || a.cols < SHORT || b.cols < SHORT;
-    if exact { Some(Arithmetic::Widen) } else { Arithmetic::of_f32() }
+    if a.rows.min(a.cols) <= FEW || b.cols < NARROW {
+        return None;
+    }
+    let exact = a.turned || a.cols * b.cols < ROUNDED;
+    let arithmetic = if exact { Arithmetic::exact() } else { Arithmetic::of_f32() };
+    Some(Product { arithmetic: arithmetic?, left: a, right: Source::F32(b), scale, add })
 }
 
 /// # Safety
 /// As [`product`].
 unsafe fn par_product(a: View<'_>, b: View<'_>, to: Target, add: bool) {
-    if let (Some(own), Some(arithmetic)) = (own(a, b, 1.0, add), arithmetic(a, b)) {
+    if let Some(own) = own(a, b, 1.0, add) {
         // SAFETY: the caller's promise.
-        return unsafe { Product { arithmetic, ..own }.run(to) };
+        return unsafe { own.run(to) };
     }
     let (by_row, by_col) = grid(a.rows, b.cols, a.cols);
     let one = |at: usize| {

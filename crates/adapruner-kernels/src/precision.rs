@@ -1,8 +1,7 @@
 //! How exactly products of f32 are made, for the whole process.
 //!
-//! The words are those of PyTorch's `set_float32_matmul_precision`. What the setting
-//! does not reach: weight gradients, attention, adapters and whatever else multiplies
-//! on one thread; those stay f32.
+//! The words are those of PyTorch's `set_float32_matmul_precision`. Weight gradients, Gram
+//! matrices, attention and adapters are f32 in every precision.
 
 use std::{
     fmt,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig};
 use adapruner_eval::{ChunkedWindows, flops};
-use adapruner_kernels::f32_peak;
+use adapruner_kernels::{MatmulPrecision, f32_peak};
 use adapruner_model::{
     Decoder, GradientObserver, Placement, ProjectionGrad, Residency, observe_gradients,
 };
@@ -56,7 +56,9 @@ impl Trial {
     ) -> Result<Self> {
         let windows = cut(ids, args.window, args.trial_windows)?;
         let windows = ChunkedWindows::new(decoder, &windows, args.batch, PROTECTED.0, &|_, _| {})?;
-        let (bank, options) = (statistics(decoder, samples)?, options(args));
+        // Both sides are to cut the same channels, of which some are nearly tied.
+        let bank = MatmulPrecision::Highest.during(|| statistics(decoder, samples))?;
+        let options = options(args);
         let plan = first_order(dense, &bank, &options)?;
         Ok(Self {
             bank,
@@ -77,7 +79,8 @@ impl Trial {
         let (mut sum, mut count) = (0.0, 0);
         for chunk in 0..windows.len() {
             let predicted = windows.tokens(chunk);
-            sum += windows.nll(&decoder, unchanged, chunk)? * predicted as f64;
+            let losses = windows.nll(&decoder, unchanged, chunk..chunk + 1)?;
+            sum += losses.iter().sum::<f64>() * predicted as f64;
             count += predicted;
         }
         Ok((windows.windows() * windows.window(), sum / count as f64))

@@ -100,11 +100,15 @@ impl Arithmetic {
     /// The fastest that rounds no more than the precision that is set allows; none
     /// where none is to be had.
     pub fn of_f32() -> Option<Self> {
-        let allowed = match MatmulPrecision::current() {
-            MatmulPrecision::High => Self::Fixed,
-            MatmulPrecision::Highest => Self::Widen,
-        };
-        [allowed, Self::Widen].into_iter().find(|arithmetic| arithmetic.runs_here())
+        match MatmulPrecision::current() {
+            MatmulPrecision::High if Self::Fixed.runs_here() => Some(Self::Fixed),
+            MatmulPrecision::High | MatmulPrecision::Highest => Self::exact(),
+        }
+    }
+
+    /// In f32, where there are instructions for it.
+    pub(crate) fn exact() -> Option<Self> {
+        Self::Widen.runs_here().then_some(Self::Widen)
     }
 
     /// Whether this processor has the instructions.

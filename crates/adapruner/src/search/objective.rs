@@ -213,8 +213,8 @@ impl Objective {
         Ok(collect(&decoder, &chosen, &options, &|_, _| ())?)
     }
 
-    /// Prunes by a plan and measures chunk by chunk. `report` is told a chunk and
-    /// its loss, and says whether to go on.
+    /// Prunes by a plan and measures chunk by chunk, some of them together. `report` is
+    /// told a chunk and its loss, and says whether to go on.
     ///
     /// A chunk's loss is reported as its excess over the dense model's on the same
     /// chunk, plus the dense model's mean: chunks differ in difficulty far more
@@ -235,28 +235,32 @@ impl Objective {
         })?;
         let unchanged = plan.unchanged(&self.dense.config);
         let dense = self.dense_loss();
-        let (mut sum, mut tokens, mut chunks) = (0.0, 0_u64, 0);
-        for chunk in 0..self.chunks() {
-            let loss =
-                timed(&mut cost.evaluate, || Ok(self.windows.nll(&decoder, unchanged, chunk)?))?;
-            let chunk_tokens = self.windows.tokens(chunk);
+        let (mut sum, mut tokens, mut done) = (0.0, 0_u64, 0);
+        'groups: while done < self.chunks() {
+            let group = done..(done + self.windows.together(done)).min(self.chunks());
+            let losses = timed(&mut cost.evaluate, || {
+                Ok(self.windows.nll(&decoder, unchanged, group.clone())?)
+            })?;
+            let group_tokens: u64 = group.clone().map(|chunk| self.windows.tokens(chunk)).sum();
             let window = self.windows.window();
-            cost.evaluate.tokens += chunk_tokens;
+            cost.evaluate.tokens += group_tokens;
             cost.evaluate.flops += flops::forward(
                 decoder.config(),
-                chunk_tokens as usize / window,
+                group_tokens as usize / window,
                 window,
                 unchanged.min(self.windows.leading()),
             );
-            let adjusted = loss - self.dense_losses[chunk] + dense;
-            sum += adjusted * chunk_tokens as f64;
-            tokens += chunk_tokens;
-            chunks += 1;
-            if !report(chunk, adjusted)? {
-                break;
+            for (chunk, loss) in group.zip(losses) {
+                let adjusted = loss - self.dense_losses[chunk] + dense;
+                sum += adjusted * self.windows.tokens(chunk) as f64;
+                tokens += self.windows.tokens(chunk);
+                done += 1;
+                if !report(chunk, adjusted)? {
+                    break 'groups;
+                }
             }
         }
-        Ok(Measured { loss: sum / tokens as f64, complete: chunks == self.chunks() })
+        Ok(Measured { loss: sum / tokens as f64, complete: done == self.chunks() })
     }
 
     /// The pruned model of a configuration, as a checkpoint.

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
-use adapruner_eval::{ChunkedWindows, batch::token_bytes, batch_tokens, flops};
+use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, batch_tokens, flops};
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{
     CollectOptions, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout,
@@ -89,7 +89,8 @@ fn residency(
     // The trials' leading layers stay; every layer's input on a few samples and
     // the activations of a chunk or of those samples come and go.
     let few = settings.pool.sample_tokens * ATTENTION_SAMPLES.min(texts.pool.windows.len());
-    let passing = few.max(settings.chunk * settings.eval.window) * token_bytes(config);
+    let together = TOGETHER.1.max(settings.chunk * settings.eval.window);
+    let passing = few.max(together) * token_bytes(config);
     let activations = entering(tokens(&texts.eval.windows), leading)
         + entering(few, config.layers.len())
         + passing;
@@ -288,6 +289,7 @@ fn record_of(
         evaluation: TokensRecord::of(&texts.eval),
         chunk: settings.chunk,
         dtype: settings.run.placement()?.dtype.as_str().to_owned(),
+        matmul_precision: settings.run.matmul_precision.to_string(),
         ratio: settings.plan.ratio,
         layout: settings.plan.layout,
         multiple_of: settings.plan.multiple_of,
@@ -355,15 +357,23 @@ fn dense_losses(
     start: Instant,
 ) -> Result<(Vec<f64>, Cost)> {
     let config = dense.config();
-    let losses = (0..windows.len())
-        .map(|chunk| Ok(windows.nll(dense, windows.leading(), chunk)?))
-        .collect::<Result<Vec<f64>>>()?;
+    let mut losses = Vec::with_capacity(windows.len());
+    while losses.len() < windows.len() {
+        let group = losses.len()..losses.len() + windows.together(usize::MAX);
+        losses.extend(windows.nll(dense, windows.leading(), group)?);
+    }
     let cost = Cost {
         seconds: start.elapsed().as_secs_f64(),
         tokens: (windows.windows() * windows.window()) as u64,
         flops: flops::forward(config, windows.windows(), windows.window(), 0),
     };
     Ok((losses, cost))
+}
+
+/// The loss on windows that are one chunk.
+fn mean_of(windows: &ChunkedWindows, decoder: &Decoder, unchanged: usize) -> Result<f64> {
+    let losses = windows.nll(decoder, unchanged, 0..1)?;
+    losses.first().copied().context("no window to measure on")
 }
 
 /// All layers with attention in the order in which their attention sublayers are
@@ -399,13 +409,13 @@ pub(super) fn removable_attention(
         let unchanged = plan.unchanged(config);
         cost.tokens += (count * length) as u64;
         cost.flops += flops::forward(decoder.config(), count, length, unchanged);
-        Ok(all.nll(&decoder, unchanged, 0)?)
+        mean_of(&all, &decoder, unchanged)
     };
     let candidates = (0..layers).filter(|&layer| config.layers[layer].has_attention());
     let candidates: Vec<usize> = candidates.collect();
     let greedy = most_dropped(layers).min(candidates.len());
     let work = (candidates.len() + greedy) as u64;
-    let mut loss = all.nll(dense, layers, 0)?;
+    let mut loss = mean_of(&all, dense, layers)?;
     // What each costs, and how many were gone when that was measured.
     let mut costs = Vec::with_capacity(candidates.len());
     for layer in candidates {

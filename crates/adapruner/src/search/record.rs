@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use adapruner_checkpoint::Digest;
+use adapruner_kernels::MatmulPrecision;
 use adapruner_prune::{KvMode, Layout, PlanOptions};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,10 @@ pub struct SearchRecord {
     pub chunk: usize,
     /// Type of the weights while models run.
     pub dtype: String,
+    /// How exactly f32 products are made; studies that are older than the choice have the
+    /// highest precision.
+    #[serde(default = "highest")]
+    pub matmul_precision: String,
     /// Share of all parameters to remove.
     pub ratio: f64,
     /// Whether layers may differ.
@@ -47,6 +52,10 @@ pub struct SearchRecord {
     pub bank: Option<Cost>,
     /// What was measured before the first trial; `None` while that is under way.
     pub prepared: Option<Prepared>,
+}
+
+fn highest() -> String {
+    MatmulPrecision::Highest.to_string()
 }
 
 /// What was measured once, before the first trial.
@@ -96,6 +105,7 @@ impl SearchRecord {
             ("evaluation text digest", digest(&self.evaluation.tokens_digest)),
             ("chunk", self.chunk.to_string()),
             ("dtype", self.dtype.clone()),
+            ("matmul-precision", self.matmul_precision.clone()),
             ("ratio", self.ratio.to_string()),
             ("layout", self.layout.to_string()),
             ("multiple-of", self.multiple_of.to_string()),
