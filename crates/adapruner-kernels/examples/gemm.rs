@@ -20,7 +20,7 @@ use std::{
 };
 
 use adapruner_kernels::{
-    Allocator, f32_peak, keep_freed_pages, linear, matmul,
+    Allocator, MatmulPrecision, f32_peak, keep_freed_pages, linear, matmul,
     packed::{Arithmetic, PackedWeight},
 };
 use candle_core::{DType, Device, Tensor};
@@ -188,6 +188,11 @@ impl<'a> Side<'a> {
     }
 }
 
+/// A product of f32 in high precision.
+fn high<'a>(pass: impl Fn() -> candle_core::Result<Tensor> + 'a) -> Side<'a> {
+    Side::new("f32 high", move |_| time(|| MatmulPrecision::High.during(&pass)))
+}
+
 /// The sides of one product, run in turns.
 fn measure(
     settings: &Settings,
@@ -205,13 +210,20 @@ fn measure(
                 let (x, weight) = (&x, weight);
                 sides.push(Side::new(name, move |_| time(|| linear(x, weight, None))));
             }
-            for kind in [Arithmetic::Widen, Arithmetic::Dot, Arithmetic::Fixed].into_iter().filter(|k| k.runs_here()) {
+            sides.push(high(|| linear(&x, &weight, None)));
+            for kind in [Arithmetic::Widen, Arithmetic::Dot, Arithmetic::Fixed]
+                .into_iter()
+                .filter(|k| k.runs_here())
+            {
                 let (x, packed) = (&x, &packed);
                 let name = format!("bf16, {kind:?}");
                 sides.push(Side::new(&name, move |_| time(|| packed.multiply(x, kind))));
             }
         }
-        Pass::OfInput => sides.push(Side::new("f32", |_| time(|| matmul(&dy, &weight)))),
+        Pass::OfInput => {
+            sides.push(Side::new("f32", |_| time(|| matmul(&dy, &weight))));
+            sides.push(high(|| matmul(&dy, &weight)));
+        }
         Pass::OfWeight => sides.push(Side::new("f32", |_| time(|| matmul(&dy.t()?, &x)))),
     }
     if let Some(torch) = torch {
@@ -251,14 +263,17 @@ fn main() -> Outcome<()> {
                 let peak = f32_peak(settings.threads);
                 let found = measure(&settings, &mut torch, pass, (tokens, k, n))?;
                 let flops = 2.0 * tokens as f64 * k as f64 * n as f64;
-                let of = |name| found.iter().find(|(found, _)| found == name).map(|(_, s)| s);
+                let of = |name: &'static str| {
+                    found.iter().find(|(found, _)| found == name).map(|(_, s)| s)
+                };
                 let rates = found.iter().map(|(name, s)| format!("{name} {:.0}", flops / s / 1e9));
                 let rates: Vec<_> = rates.collect();
                 let share = of("f32").map_or(f64::NAN, |s| flops / s / peak);
-                let ratio = match (of("f32"), of("torch f32")) {
-                    (Some(ours), Some(theirs)) => format!("f32 {:.2}×, ", theirs / ours),
+                let ratios = ["f32", "f32 high"].map(|name| match (of(name), of("torch f32")) {
+                    (Some(ours), Some(theirs)) => format!("{name} {:.2}×, ", theirs / ours),
                     _ => String::new(),
-                };
+                });
+                let ratio = ratios.concat();
                 writeln!(
                     out,
                     "{name:<24} {tokens:>5} × {k:>5} × {n:>5} {:<2}  {ratio}{:.0} % of peak; {}",

@@ -436,7 +436,12 @@ impl<'a> Operands<'a> {
     }
 
     /// [`Self::logits`] from rows that are laid out.
-    fn logits_laid_out(&self, x: &Activations, weight: Source<'_>, words: Range<usize>) -> Vec<f32> {
+    fn logits_laid_out(
+        &self,
+        x: &Activations,
+        weight: Source<'_>,
+        words: Range<usize>,
+    ) -> Vec<f32> {
         let len = self.rows.len() * words.len();
         // SAFETY: the product writes everything.
         let mut logits = unsafe { build(len, |to| multiply_words(x, weight, words, to)) };

@@ -7,7 +7,7 @@ mod tasks;
 use std::path::PathBuf;
 
 use adapruner_checkpoint::Checkpoint;
-use adapruner_eval::perplexity;
+use adapruner_eval::{ChunkedWindows, perplexity};
 use adapruner_model::{Decoder, Placement, Residency};
 use candle_core::{DType, Device, Tensor, safetensors};
 
@@ -35,6 +35,48 @@ fn expected(name: &str) -> (Vec<Vec<u32>>, Vec<f64>) {
     let vector = |t: &Tensor| t.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
     let ids = tensors["input_ids"].to_dtype(DType::U32).unwrap().to_vec2().unwrap();
     (ids, vector(&tensors["nll"]))
+}
+
+/// The losses of chunks are those of their windows, whichever run together and wherever
+/// the pass begins.
+#[test]
+fn chunks_measure_alike_together_and_alone() {
+    let (windows, nll) = expected("per_layer");
+    let windows: Vec<Vec<u32>> = windows.iter().cycle().take(7).cloned().collect();
+    let decoder = decoder("per_layer", Residency::Resident);
+    let layers = decoder.config().layers.len();
+    for chunk in [1, 2, 7, 9] {
+        let cut = ChunkedWindows::new(&decoder, &windows, chunk, layers, &|_, _| {}).unwrap();
+        assert_eq!((cut.len(), cut.windows()), (7_usize.div_ceil(chunk), 7));
+        let all = cut.nll(&decoder, 0, 0..cut.len()).unwrap();
+        assert_eq!(all.len(), cut.len());
+        for (at, together) in all.iter().enumerate() {
+            let of: Vec<f64> =
+                (at * chunk..((at + 1) * chunk).min(7)).map(|w| nll[w % nll.len()]).collect();
+            let mean = of.iter().sum::<f64>() / of.len() as f64;
+            assert!((together - mean).abs() < TOLERANCE * mean, "chunk {at} of {chunk} windows");
+            assert_eq!(cut.tokens(at), (of.len() * cut.window()) as u64);
+            for unchanged in 0..=layers {
+                let alone = cut.nll(&decoder, unchanged, at..at + 1).unwrap();
+                // Products of few rows and columns have sums of another order.
+                let apart = (alone[0] - together).abs();
+                assert!(alone.len() == 1 && apart < 1e-7 * together, "chunk {at}: {alone:?}");
+            }
+        }
+        assert!(cut.nll(&decoder, 0, cut.len()..cut.len() + 3).unwrap().is_empty());
+    }
+}
+
+/// A model that is given up early is asked for few chunks, one that is not for many.
+#[test]
+fn chunks_that_run_together_double() {
+    let decoder = decoder("tiny", Residency::Resident);
+    let windows = vec![vec![1; 100]; 64];
+    let cut = ChunkedWindows::new(&decoder, &windows, 1, 0, &|_, _| {}).unwrap();
+    let together = [0, 5, 10, 20, 40].map(|done| cut.together(done));
+    assert_eq!(together, [5, 5, 10, 20, 20]);
+    let cut = ChunkedWindows::new(&decoder, &windows, 30, 0, &|_, _| {}).unwrap();
+    assert_eq!([0, 1, 2].map(|done| cut.together(done)), [1, 1, 1]);
 }
 
 #[test]

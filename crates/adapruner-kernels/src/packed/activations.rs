@@ -8,8 +8,7 @@ use multiversion::multiversion;
 use super::{
     Arithmetic, DEPTH, Line,
     ahead::fetch,
-    fixed,
-    slabs,
+    fixed, slabs,
     turn::{SIDE, turn},
 };
 use crate::view::View;

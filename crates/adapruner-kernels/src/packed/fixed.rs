@@ -211,13 +211,11 @@ pub(super) fn panel(from: &[Line], to: &mut [Line]) {
     let (to, _) = to.as_chunks_mut::<{ Line::OF_COLS }>();
     for (rows, to) in rows.chunks(2).zip(&mut *to) {
         let (even, odd) = (&rows[0], rows.get(1).unwrap_or(&zero));
-        for half in 0..Line::OF_COLS {
-            for at in 0..Line::WORDS {
-                let inverse = inverses[half][at];
-                let of = |line: &[Line; Line::OF_COLS]| {
-                    integer(f32::from_bits(line[half].0[at]), inverse)
-                };
-                to[half].0[at] = pair(of(even), of(odd));
+        for (half, (to, inverses)) in to.iter_mut().zip(inverses).enumerate() {
+            let words = even[half].0.into_iter().zip(odd[half].0);
+            for ((to, (even, odd)), &inverse) in to.0.iter_mut().zip(words).zip(inverses) {
+                let of = |word| integer(f32::from_bits(word), inverse);
+                *to = pair(of(even), of(odd));
             }
         }
     }

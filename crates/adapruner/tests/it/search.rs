@@ -144,6 +144,10 @@ fn another_search_does_not_mix_with_one_that_is_there() {
         (("{study}", "{study} --multiple-of 8"), "multiple-of"),
         (("{study}", "{study} --early-stop off"), "another early stop"),
         (("{model}", "{model} --dtype bf16"), "the dtype"),
+        (
+            ("{model}", "{model} --matmul-precision high"),
+            "the matmul-precision was highest, now high",
+        ),
     ] {
         let refused = small.fail(&line(change));
         assert!(refused.contains(named), "{change:?}: {refused}");

@@ -166,6 +166,22 @@ fn a_search_finds_a_cut_and_the_model_it_makes_measures_as_its_trial() {
     assert!((measured - loss).abs() < 1e-4, "{measured} {loss}");
 }
 
+/// The bound that f32 figures are promised to keep.
+#[test]
+fn high_precision_of_products_moves_perplexity_by_less_than_a_ten_thousandth() {
+    let (text, _) = texts();
+    let perplexity = |precision: &str| {
+        let found = json(
+            &["eval", "{0}", "--text", "{1}", "--window", "64", "--matmul-precision", precision],
+            &[&smollm2(), text],
+        );
+        assert_eq!(found.pointer("/run/matmul_precision"), Some(&Value::from(precision)));
+        number(&found, "/perplexity")
+    };
+    let (highest, high) = (perplexity("highest"), perplexity("high"));
+    assert!((high / highest - 1.0).abs() < 1e-4, "{high} for {highest}");
+}
+
 #[test]
 fn the_tokenizer_of_the_gguf_is_that_of_the_model() {
     let report = json(&["inspect", "{0}"], &[&smollm2()]);
