@@ -14,6 +14,7 @@ mod recover_args;
 mod search_args;
 mod task_args;
 mod terminal;
+mod typed;
 mod workers;
 
 use std::process::ExitCode;

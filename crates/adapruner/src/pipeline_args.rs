@@ -12,7 +12,7 @@ use adapruner_checkpoint::ModelConfig;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::{args::Named, config_file::ConfigFile};
+use crate::{config_file::ConfigFile, typed::Named};
 
 /// What `run` runs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -20,8 +20,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::{Named, Real},
     failure::advised,
+    typed::{Named, Real},
 };
 
 /// `--method`.

@@ -14,8 +14,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::{CalibrationArgs, EvalArgs, Named, PlanArgs, Real, RunArgs},
+    args::{CalibrationArgs, EvalArgs, PlanArgs, RunArgs},
     config_file::{ConfigFile, overlay},
+    typed::{Named, Real},
 };
 
 /// How a search goes about.

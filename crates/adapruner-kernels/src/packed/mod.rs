@@ -39,6 +39,7 @@ mod micro;
 mod pairs;
 mod panel;
 mod product;
+mod source;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -54,7 +55,8 @@ pub use self::cell::Packed;
 use self::pairs::pairs;
 pub(crate) use self::{
     activations::Activations,
-    product::{Product, Source, forward, forward_onto, multiply_words},
+    product::{Product, forward, forward_onto, multiply_words},
+    source::Source,
 };
 use crate::{MatmulPrecision, buffer::Held};
 

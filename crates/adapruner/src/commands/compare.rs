@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::CommonArgs;
 use crate::{
-    args::Named,
     interrupt,
     search_args::{Resolved, SearchGroups, command_line, space_of},
     terminal::Bars,
+    typed::Named,
     workers::Workers,
 };
 

@@ -23,12 +23,13 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    args::{Real, RunArgs},
+    args::RunArgs,
     failure::advised,
     interrupt,
     printer::{Printer, columns, grouped},
     search_args::command_line,
     terminal::{Bars, say},
+    typed::Real,
 };
 
 /// Hold losses against accuracies: is perplexity a good guide here?

@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use super::CommonArgs;
 use crate::{
-    args::Named,
     interrupt,
     printer::{bytes, grouped, table},
     search_args::{Resolved, SearchGroups, command_line, space_of},
     terminal::Bars,
+    typed::Named,
     workers::Workers,
 };
 
