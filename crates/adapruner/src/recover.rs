@@ -8,6 +8,7 @@ use std::{
 };
 
 use adapruner_checkpoint::{Checkpoint, Error as FileError};
+use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_recover::{
     data::{DataOptions, Dataset, records},
@@ -189,6 +190,11 @@ pub fn train(
         ("dtype".to_owned(), placement.dtype.as_str().to_owned()),
         ("method".to_owned(), serde_json::to_string(&settings.method)?),
     ]);
+    // Trainings that are older than the choice go on in the highest.
+    let precision = MatmulPrecision::current();
+    if precision != MatmulPrecision::Highest {
+        record.insert("matmul_precision".to_owned(), precision.to_string());
+    }
     let adapter = match &settings.method {
         Method::Lora(options) => {
             Some(Adapter::new(&checkpoint.config, options, settings.train.seed)?)

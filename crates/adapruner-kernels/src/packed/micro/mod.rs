@@ -80,7 +80,7 @@ fn scalar_sum(a: &[Line], b: &[Line], col: usize, steps: usize) -> f32 {
 ///
 /// # Safety
 /// As [`scalar`].
-#[cfg(any(test, not(target_arch = "x86_64")))]
+#[cfg(all(test, target_arch = "x86_64"))]
 pub(super) unsafe fn fixed_scalar(tile: Tile<'_>) {
     tile.check_fixed();
     let word = |lines: &[Line], at: usize| lines[at / Line::WORDS].0[at % Line::WORDS];
