@@ -107,7 +107,7 @@ fn own<'a>(a: View<'a>, b: View<'a>, scale: f32, add: bool) -> Option<Product<'a
         return None;
     }
     let exact = a.turned || a.cols * b.cols < ROUNDED;
-    let arithmetic = if exact { Arithmetic::exact() } else { Arithmetic::of_f32() };
+    let arithmetic = if exact { Arithmetic::exact() } else { Arithmetic::of_f32(a.rows) };
     Some(Product { arithmetic: arithmetic?, left: a, right: Source::F32(b), scale, add })
 }
 

@@ -147,11 +147,11 @@ fn rows_at_once(weight: Weight<'_>, Sizes { inputs, outputs, .. }: Sizes) -> usi
 fn bf16_source<'a>(
     weight: Weight<'a>,
     packed: Option<&'a PackedWeight>,
-    Sizes { inputs, outputs, .. }: Sizes,
+    Sizes { rows, inputs, outputs }: Sizes,
 ) -> Option<(Arithmetic, Source<'a>)> {
     let Weight::Bf16(values) = weight else { return None };
-    let rows = Source::bf16_weight(values, outputs, inputs);
-    Some((Arithmetic::of_bf16()?, packed.map_or(rows, Source::Packed)))
+    let as_held = Source::bf16_weight(values, outputs, inputs);
+    Some((Arithmetic::of_bf16(rows)?, packed.map_or(as_held, Source::Packed)))
 }
 
 /// `y = x · Wᵀ`; `packed` is the same weight.
@@ -208,11 +208,11 @@ pub(crate) fn forward_onto(
 /// gradient is not rounded to bf16.
 fn bf16_backward<'a>(
     weight: Weight<'a>,
-    Sizes { inputs, outputs, .. }: Sizes,
+    Sizes { rows, inputs, outputs }: Sizes,
 ) -> Option<(Arithmetic, Source<'a>)> {
     let Weight::Bf16(values) = weight else { return None };
     let source = Source::Bf16(View::dense(values, outputs, inputs));
-    Some((Arithmetic::of_f32()?, source))
+    Some((Arithmetic::of_f32(rows)?, source))
 }
 
 /// `dx = dy · W`.

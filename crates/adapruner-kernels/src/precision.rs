@@ -1,7 +1,7 @@
 //! How exactly products of f32 are made, for the whole process.
 //!
 //! The words are those of PyTorch's `set_float32_matmul_precision`. Weight gradients, Gram
-//! matrices, attention and adapters are f32 in every precision.
+//! matrices, attention, adapters and products of up to 12 rows are f32 in every precision.
 
 use std::{
     fmt,

@@ -39,6 +39,8 @@ struct Results {
     y: Tensor,
     /// Of the first rows of `x` alone.
     few: Tensor,
+    /// Of one strip of them.
+    narrow: Tensor,
     y_of_bf16: Tensor,
     grad_x: Tensor,
     losses: Tensor,
@@ -60,6 +62,7 @@ fn results() -> Results {
     Results {
         y: y.detach(),
         few: linear(&x.narrow(0, 0, 20).unwrap(), &weight, None).unwrap(),
+        narrow: linear(&x.narrow(0, 0, 12).unwrap(), &weight, None).unwrap(),
         y_of_bf16: linear(&x, &weight.to_dtype(DType::BF16).unwrap(), None).unwrap(),
         grad_x: grads_of_y.get(&tracked).unwrap().clone(),
         losses: losses.detach(),
@@ -89,6 +92,7 @@ fn high_precision_is_close_and_reaches_what_it_should() {
         }
     }
     assert!(bits(&high.gram) == bits(&exact.gram), "sums across rows stay f32");
+    assert!(bits(&high.narrow) == bits(&exact.narrow), "few rows stay f32");
     assert!(bits(&high.few) == bits(&high.y)[..20 * 520], "other rows change nothing");
     let again = results();
     assert!(bits(&again.y) == bits(&exact.y), "the setting is back");

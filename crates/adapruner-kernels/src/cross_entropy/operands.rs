@@ -151,15 +151,19 @@ impl<'a> Operands<'a> {
         if inputs == 0 {
             return None;
         }
+        let rows = self.rows.len();
         let (arithmetic, source) = match self.weight {
             Weight::F32(values) => {
                 let weight = View::dense(values, outputs, inputs);
-                (Arithmetic::of_f32()?, Source::F32(weight.t()))
+                (Arithmetic::of_f32(rows)?, Source::F32(weight.t()))
             }
             Weight::Bf16(values) => {
                 let weight = Source::bf16_weight(values, outputs, inputs);
-                let preferred =
-                    if differentiated { Arithmetic::of_f32() } else { Arithmetic::of_bf16() };
+                let preferred = if differentiated {
+                    Arithmetic::of_f32(rows)
+                } else {
+                    Arithmetic::of_bf16(rows)
+                };
                 (preferred?, weight)
             }
             Weight::F16(_) => return None,

@@ -33,7 +33,7 @@ impl Packed {
         let packable = weight.dtype() == DType::BF16
             && weight.device().is_cpu()
             && !weight.track_op()
-            && Arithmetic::of_bf16().is_some();
+            && Arithmetic::of_bf16(rows).is_some();
         if !packable {
             return Ok(None);
         }

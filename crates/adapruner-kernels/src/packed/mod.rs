@@ -64,6 +64,9 @@ use crate::{MatmulPrecision, buffer::Held};
 pub(crate) const COLS: usize = 32;
 /// Words of a row of a slab, at most.
 const DEPTH: usize = 256;
+/// Products of at most so many rows, one strip, wait for the panels: these are read as pairs
+/// rather than widened, and not rounded.
+const NARROW: usize = activations::ROWS;
 
 /// Words of a cache line, aligned as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,16 +97,17 @@ pub enum Arithmetic {
 
 impl Arithmetic {
     /// The fastest with bf16 weights on this processor in the precision that is set
-    /// ([`MatmulPrecision`]); none where none is to be had.
-    pub fn of_bf16() -> Option<Self> {
-        if micro::fast_dot() { Some(Self::Dot) } else { Self::of_f32() }
+    /// ([`MatmulPrecision`]), for so many rows; none where none is to be had.
+    pub fn of_bf16(rows: usize) -> Option<Self> {
+        if micro::fast_dot() { Some(Self::Dot) } else { Self::of_f32(rows) }
     }
 
     /// The fastest that rounds no more than the precision that is set allows; none
-    /// where none is to be had.
-    pub fn of_f32() -> Option<Self> {
+    /// where none is to be had. With few rows, where reading the weight is what takes
+    /// time, nothing is rounded.
+    pub fn of_f32(rows: usize) -> Option<Self> {
         match MatmulPrecision::current() {
-            MatmulPrecision::High if Self::Fixed.runs_here() => Some(Self::Fixed),
+            MatmulPrecision::High if rows > NARROW && Self::Fixed.runs_here() => Some(Self::Fixed),
             MatmulPrecision::High | MatmulPrecision::Highest => Self::exact(),
         }
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Arithmetic, COLS, DEPTH, Line,
+    Arithmetic, COLS, DEPTH, Line, NARROW,
     activations::{Activations, ROW_LINES, ROWS, write},
     ahead::{Ahead, Runs},
     fixed,
@@ -41,8 +41,6 @@ const PART_WEIGHTS: usize = 64 * 1024;
 const HELD: usize = 256 * 1024;
 /// Parts for each thread, so that they end together.
 const PARTS_OF_A_THREAD: usize = 4;
-/// Strips of at most so many rows read pairs rather than a widened panel.
-const NARROW: usize = 12;
 
 /// What a thread works in; kept from one product to the next.
 struct Scratch {

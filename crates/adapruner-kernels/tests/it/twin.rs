@@ -15,7 +15,7 @@ pub const BF16: f64 = 1.0 / 256.0;
 /// How far a product with bf16 weights may be from f64: processors that multiply
 /// pairs of bf16 round the activations to 8 bits, others do not.
 pub fn of_bf16_weights() -> f64 {
-    match Arithmetic::of_bf16() {
+    match Arithmetic::of_bf16(usize::MAX) {
         Some(Arithmetic::Dot) => 2.0 * BF16,
         // In the highest precision, the one that is set here.
         Some(Arithmetic::Widen | Arithmetic::Fixed | Arithmetic::Scalar) | None => F32,
