@@ -16,7 +16,7 @@
 //! |---|---|---|---|
 //! | [`Arithmetic::Widen`] | f32 | weights widened, f32 fused multiply-add | `γ · Σ abs(x·w)` |
 //! | [`Arithmetic::Dot`] | rounded to bf16 | AVX512-BF16 dot product of pairs | `(2⁻⁸ + γ) · Σ abs(x·w)` |
-//! | [`Arithmetic::Fixed`] | 16-bit integers | weights too; VNNI dot product of pairs, exact | `(‖x‖₁·‖w‖ + ‖x‖·‖w‖₁) / 2¹⁶ + γ · Σ abs(x·w)` |
+//! | [`Arithmetic::Fixed`] | 16-bit integers | weights too; VNNI dot product of pairs, exact | `(‖x‖₁·‖w‖ + ‖x‖·‖w‖₁) / 65 534 + n·‖x‖·‖w‖ / 65 534² + γ · Σ abs(x·w)` |
 //!
 //! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` (so too for f32)
 //! and, as its products and sums are rounded one by one and numbers below 2⁻¹²⁶ are
@@ -25,7 +25,8 @@
 //! Sapphire and Emerald Rapids a dot product every two cycles and two fused
 //! multiply-adds a cycle. So [`Arithmetic::preferred`] goes by the processor, never
 //! by timing: the same machine always gives the same numbers. Gradients are never
-//! rounded: `dy · W` is made by `Widen` everywhere.
+//! rounded to bf16: `dy · W` is made by `Widen`, or by `Fixed` where high precision is
+//! all that is asked for.
 //!
 //! Sums run over the inputs in slabs of at most 256 (of integers 512), each slab in order and from
 //! zero, the slabs' sums in order. That does not depend on how a product is cut

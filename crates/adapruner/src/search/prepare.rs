@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, batch_tokens, flops};
+use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{
     CollectOptions, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout,
@@ -231,6 +232,11 @@ pub fn stored(
             eval.digest.to_string(),
         ),
         ("dtype", record.dtype.clone(), placement.dtype.as_str().to_owned()),
+        (
+            "matmul-precision",
+            record.matmul_precision.clone(),
+            MatmulPrecision::current().to_string(),
+        ),
     ] {
         ensure!(then == now, "{}: the {what} was {then}, now {now}", name());
     }

@@ -54,6 +54,9 @@ pub struct SearchRecord {
     pub prepared: Option<Prepared>,
 }
 
+/// What the precision of products is called.
+const PRECISION: &str = "matmul-precision";
+
 fn highest() -> String {
     MatmulPrecision::Highest.to_string()
 }
@@ -98,30 +101,36 @@ impl SearchRecord {
     /// settings, no paths and nothing measured.
     pub fn identity(&self) -> BTreeMap<&'static str, String> {
         let digest = |digest: &Digest| digest.to_string();
-        BTreeMap::from([
+        let mut identity = BTreeMap::from([
             ("model digest", digest(&self.model.digest)),
             ("pool digest", digest(&self.pool.tokens_digest)),
             ("pool seed", self.pool_seed.to_string()),
             ("evaluation text digest", digest(&self.evaluation.tokens_digest)),
             ("chunk", self.chunk.to_string()),
             ("dtype", self.dtype.clone()),
-            ("matmul-precision", self.matmul_precision.clone()),
             ("ratio", self.ratio.to_string()),
             ("layout", self.layout.to_string()),
             ("multiple-of", self.multiple_of.to_string()),
             ("kv-mode", self.kv_mode.to_string()),
-        ])
+        ]);
+        // Studies that are older than the choice say nothing of it.
+        if self.matmul_precision != highest() {
+            identity.insert(PRECISION, self.matmul_precision.clone());
+        }
+        identity
     }
 
     /// What differs between this record and one for the same folder: what, what
     /// it was, what it is.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
-        let now = now.identity();
-        let differing = self.identity().into_iter().filter_map(|(what, then)| {
-            let now = now.get(what)?.clone();
-            (then != now).then_some(Difference { what, then, now })
+        let [then, now] = [self, now].map(|record| {
+            let mut identity = record.identity();
+            identity.entry(PRECISION).or_insert_with(highest);
+            identity
         });
-        differing.collect()
+        let pairs = then.into_iter().zip(now.into_values());
+        let differing = pairs.filter(|((_, then), now)| then != now);
+        differing.map(|((what, then), now)| Difference { what, then, now }).collect()
     }
 
     /// What every plan of the search has in common.

@@ -130,6 +130,23 @@ fn a_finished_search_is_not_run_again_and_a_longer_one_goes_on() {
     assert_eq!(longer["plan_digest"], straight["plan_digest"]);
 }
 
+/// Earlier versions knew no precision of products, and had the highest.
+#[test]
+fn a_study_that_is_older_than_the_precision_goes_on_in_the_highest() {
+    let small = Small::new();
+    small.search("--trials 3");
+    let journal = std::fs::read_to_string(small.study.join("journal.log")).unwrap();
+    assert!(!journal.contains("precision"), "{journal}");
+    let path = small.study.join("search.json");
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert!(record.as_object_mut().unwrap().remove("matmul_precision").is_some());
+    std::fs::write(&path, record.to_string()).unwrap();
+    let refused = small.refused("--matmul-precision high");
+    assert!(refused.contains("the matmul-precision was highest, now high"), "{refused}");
+    let straight = Small::new().search("--trials 6");
+    assert_eq!(small.search("--trials 6")["best"], straight["best"]);
+}
+
 #[test]
 fn another_search_does_not_mix_with_one_that_is_there() {
     let small = Small::new();
