@@ -115,7 +115,7 @@ pub fn linear_soft_cross_entropy(
     let op = CrossEntropy {
         targets,
         tracked: x.track_op(),
-        differentiated: x.track_op() || weight.track_op(),
+        weight_tracked: weight.track_op(),
         logsumexp: OnceLock::new(),
         unit: OnceLock::new(),
     };
@@ -143,8 +143,8 @@ struct CrossEntropy {
     targets: Targets,
     /// Whether the gradient of `x` will be asked for.
     tracked: bool,
-    /// Whether there will be a backward pass at all.
-    differentiated: bool,
+    /// Whether the gradient of the weight will be asked for.
+    weight_tracked: bool,
     /// Per row; known once forward has run.
     logsumexp: OnceLock<Vec<f64>>,
     /// Gradient of `x` for an upstream gradient of one, `[R, H]`.
@@ -171,7 +171,7 @@ impl CustomOp2 for CrossEntropy {
             0..rows,
             weight_layout.shape().dims2()?,
         );
-        let forward = operands.forward(self.tracked, self.differentiated);
+        let forward = operands.forward(self.tracked, self.weight_tracked);
         self.logsumexp.get_or_init(|| forward.logsumexp);
         self.unit.get_or_init(|| forward.unit);
         Ok((CpuStorage::F32(forward.losses), Shape::from(rows)))

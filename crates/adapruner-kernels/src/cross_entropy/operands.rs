@@ -118,7 +118,7 @@ impl<'a> Operands<'a> {
             .map(move |at| at * CHUNK..(at * CHUNK + CHUNK).min(vocabulary))
     }
 
-    pub(super) fn forward(&self, tracked: bool, differentiated: bool) -> Forward {
+    pub(super) fn forward(&self, tracked: bool, weight_tracked: bool) -> Forward {
         let step = self.block();
         let blocks: Vec<Forward> = self
             .x
@@ -126,7 +126,8 @@ impl<'a> Operands<'a> {
             .enumerate()
             .map(|(at, x)| {
                 let block = self.part(x, at * step);
-                let laid_out = block.laid_out(differentiated);
+                // The weight's gradient makes the logits again, to the same bits.
+                let laid_out = if weight_tracked { None } else { block.laid_out(tracked) };
                 let operands = laid_out.as_ref().map(|(x, weight)| (x, *weight));
                 let parts = (0..PARTS)
                     .into_par_iter()
@@ -144,9 +145,8 @@ impl<'a> Operands<'a> {
     }
 
     /// The operands of the logits, the rows laid out once for all chunks, where our own
-    /// kernels take them. Where there will be a backward pass, activations are not
-    /// rounded to bf16.
-    fn laid_out(&self, differentiated: bool) -> Option<(Activations, Source<'a>)> {
+    /// kernels take them. Where `x` is tracked, it is not rounded to bf16.
+    fn laid_out(&self, tracked: bool) -> Option<(Activations, Source<'a>)> {
         let (outputs, inputs) = (self.vocabulary, self.hidden);
         if inputs == 0 {
             return None;
@@ -159,11 +159,8 @@ impl<'a> Operands<'a> {
             }
             Weight::Bf16(values) => {
                 let weight = Source::bf16_weight(values, outputs, inputs);
-                let preferred = if differentiated {
-                    Arithmetic::of_f32(rows)
-                } else {
-                    Arithmetic::of_bf16(rows)
-                };
+                let preferred =
+                    if tracked { Arithmetic::of_f32(rows) } else { Arithmetic::of_bf16(rows) };
                 (preferred?, weight)
             }
             Weight::F16(_) => return None,
