@@ -116,6 +116,14 @@ impl<'a> Weight<'a> {
         [DType::F32, DType::BF16, DType::F16].contains(&dtype)
     }
 
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::Bf16(_) => DType::BF16,
+            Self::F16(_) => DType::F16,
+        }
+    }
+
     pub(crate) fn of(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         if let Ok(values) = slice(storage, layout) {
             return Ok(Self::F32(values));

@@ -23,7 +23,7 @@ use rayon::prelude::*;
 
 use crate::{
     buffer::Unwritten,
-    packed::{Arithmetic, Product, Source},
+    packed::{Arithmetic, Product, Right, Source},
     view::{Target, View, share},
 };
 
@@ -99,24 +99,31 @@ fn grid(rows: usize, cols: usize, inner: usize) -> (usize, usize) {
     (by_row, by_col)
 }
 
-/// The product by our own kernels, where they take it. Rows that lie across (weight
-/// gradients, Gram matrices) and small right sides (attention, adapters) stay f32
-/// in every precision.
-fn own<'a>(a: View<'a>, b: View<'a>, scale: f32, add: bool) -> Option<Product<'a>> {
-    if a.rows.min(a.cols) <= FEW || b.cols < NARROW {
+/// How products of `rows` of `inner` numbers with as many columns are made by our own
+/// kernels, where they take them; small right sides (attention, adapters) stay f32 in
+/// every precision.
+pub(crate) fn arithmetic(rows: usize, inner: usize, cols: usize) -> Option<Arithmetic> {
+    if rows.min(inner) <= FEW || cols < NARROW {
         return None;
     }
-    let exact = a.turned || a.cols * b.cols < ROUNDED;
-    let arithmetic = if exact { Arithmetic::exact() } else { Arithmetic::of_f32(a.rows) };
-    Some(Product { arithmetic: arithmetic?, left: a, right: Source::F32(b), scale, add })
+    if inner * cols < ROUNDED { Arithmetic::exact() } else { Arithmetic::of_f32(rows) }
+}
+
+/// [`arithmetic`] of a product; rows that lie across (weight gradients, Gram matrices)
+/// stay f32 too.
+fn own(a: View<'_>, b: View<'_>) -> Option<Arithmetic> {
+    let own = arithmetic(a.rows, a.cols, b.cols)?;
+    if a.turned { Arithmetic::exact() } else { Some(own) }
 }
 
 /// # Safety
 /// As [`product`].
 unsafe fn par_product(a: View<'_>, b: View<'_>, to: Target, add: bool) {
-    if let Some(own) = own(a, b, 1.0, add) {
+    if let Some(arithmetic) = own(a, b) {
+        let rights = [Right { source: Source::F32(b), to }];
+        let product = Product { arithmetic, left: a, rights: &rights, scale: 1.0, add };
         // SAFETY: the caller's promise.
-        return unsafe { own.run(to) };
+        return unsafe { product.run() };
     }
     let (by_row, by_col) = grid(a.rows, b.cols, a.cols);
     let one = |at: usize| {
@@ -138,13 +145,13 @@ unsafe fn par_product(a: View<'_>, b: View<'_>, to: Target, add: bool) {
 /// The target must be writable for `rows(a)` rows of `cols(b)` elements by this
 /// thread alone, and hold numbers if they are added to.
 unsafe fn product(a: View<'_>, b: View<'_>, scale: f32, to: Target, add: bool) {
+    let Some(arithmetic) = own(a, b) else {
+        // SAFETY: the caller's promise.
+        return unsafe { by_crate(a, b, scale, to, add) };
+    };
+    let rights = [Right { source: Source::F32(b), to }];
     // SAFETY: the caller's promise.
-    unsafe {
-        match own(a, b, scale, add) {
-            Some(own) => own.run_here(to),
-            None => by_crate(a, b, scale, to, add),
-        }
-    }
+    unsafe { Product { arithmetic, left: a, rights: &rights, scale, add }.run_here() }
 }
 
 /// # Safety

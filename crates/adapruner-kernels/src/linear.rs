@@ -4,14 +4,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, D, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::{
     LowRankGrad,
     buffer::{Held, Weight, build, fused, slice},
     composition,
     gemm::{par_multiply, par_multiply_add},
-    packed::{self, Arithmetic, PackedWeight, Source},
+    packed::{self, Arithmetic, Laid, Source},
     view::View,
 };
 
@@ -55,7 +55,7 @@ pub(crate) fn with_packed(
     x: &Tensor,
     weight: &Tensor,
     tap: Option<Arc<dyn GradTap>>,
-    packed: Option<Arc<PackedWeight>>,
+    packed: Option<Laid>,
 ) -> Result<Tensor> {
     let (_, inputs) = weight.dims2()?;
     if x.dim(D::Minus1)? != inputs {
@@ -69,7 +69,7 @@ pub(crate) fn with_packed(
 
 struct Linear {
     tap: Option<Arc<dyn GradTap>>,
-    packed: Option<Arc<PackedWeight>>,
+    packed: Option<Laid>,
 }
 
 impl CustomOp2 for Linear {
@@ -88,7 +88,7 @@ impl CustomOp2 for Linear {
         let rows = x_layout.shape().elem_count() / inputs.max(1);
         let sizes = Sizes { rows, inputs, outputs };
         let weight = Weight::of(weight, weight_layout)?;
-        let y = forward(slice(x, x_layout)?, weight, self.packed.as_deref(), sizes);
+        let y = forward(slice(x, x_layout)?, weight, self.packed.as_ref(), sizes);
         let mut dims = x_layout.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = outputs;
@@ -111,7 +111,7 @@ impl CustomOp2 for Linear {
         let sizes = Sizes { rows: x.elem_count() / inputs.max(1), inputs, outputs };
         let grad_output = Held::new(&grad);
         let grad_x = if x.track_op() {
-            let values = grad_input(grad_output.slice()?, Held::new(weight).weight()?, sizes);
+            let values = grad_input(grad_output.slice()?, Held::new(weight).weight()?, None, sizes);
             Some(Tensor::from_vec(values, x.shape(), &Device::Cpu)?)
         } else {
             None
@@ -143,26 +143,49 @@ fn rows_at_once(weight: Weight<'_>, Sizes { inputs, outputs, .. }: Sizes) -> usi
     }
 }
 
-/// How a weight is multiplied by the kernels of bf16, where they take it.
-fn bf16_source<'a>(
+/// A weight as the right side of `x · Wᵀ`, where our own kernels take it; `packed` is
+/// the same weight.
+fn right<'a>(
     weight: Weight<'a>,
-    packed: Option<&'a PackedWeight>,
+    packed: Option<&'a Laid>,
     Sizes { rows, inputs, outputs }: Sizes,
 ) -> Option<(Arithmetic, Source<'a>)> {
-    let Weight::Bf16(values) = weight else { return None };
-    let as_held = Source::bf16_weight(values, outputs, inputs);
-    Some((Arithmetic::of_bf16(rows)?, packed.map_or(as_held, Source::Packed)))
+    let arithmetic = Arithmetic::of_weight(weight.dtype(), rows, inputs, outputs)?;
+    let source = match (packed, weight) {
+        (Some(packed), _) => packed.source(),
+        (None, Weight::Bf16(values)) => Source::Bf16(View::dense(values, outputs, inputs).t()),
+        (None, Weight::F32(values)) => Source::F32(View::dense(values, outputs, inputs).t()),
+        (None, Weight::F16(_)) => return None,
+    };
+    Some((arithmetic, source))
+}
+
+/// A weight as the right side of `dy · W`, as [`right`]; the gradient is not rounded to
+/// bf16.
+fn backward_right<'a>(
+    weight: Weight<'a>,
+    packed: Option<&'a Laid>,
+    Sizes { rows, inputs, outputs }: Sizes,
+) -> Option<(Arithmetic, Source<'a>)> {
+    let arithmetic = Arithmetic::of_weight(DType::F32, rows, outputs, inputs)?;
+    let source = match (packed, weight) {
+        (Some(packed), _) => packed.source(),
+        (None, Weight::Bf16(values)) => Source::Bf16(View::dense(values, outputs, inputs)),
+        (None, Weight::F32(values)) => Source::F32(View::dense(values, outputs, inputs)),
+        (None, Weight::F16(_)) => return None,
+    };
+    Some((arithmetic, source))
 }
 
 /// `y = x · Wᵀ`; `packed` is the same weight.
 pub(crate) fn forward(
     x: &[f32],
     weight: Weight<'_>,
-    packed: Option<&PackedWeight>,
+    packed: Option<&Laid>,
     sizes: Sizes,
 ) -> Vec<f32> {
     let Sizes { rows, inputs, outputs } = sizes;
-    if let Some((arithmetic, weight)) = bf16_source(weight, packed, sizes) {
+    if let Some((arithmetic, weight)) = right(weight, packed, sizes) {
         return packed::forward(arithmetic, x, weight, rows);
     }
     let step = rows_at_once(weight, sizes);
@@ -181,16 +204,34 @@ pub(crate) fn forward(
     }
 }
 
+/// [`forward`] of several weights, which read `x` once where our own kernels make all
+/// products alike.
+pub(crate) fn forward_all(
+    x: &[f32],
+    weights: &[(Weight<'_>, Option<&Laid>, Sizes)],
+) -> Vec<Vec<f32>> {
+    let rights = weights.iter().map(|&(weight, packed, sizes)| right(weight, packed, sizes));
+    if let Some(rights) = rights.collect::<Option<Vec<_>>>()
+        && let [(arithmetic, _), rest @ ..] = &rights[..]
+        && rest.iter().all(|(other, _)| other == arithmetic)
+        && let [(_, _, sizes), ..] = weights
+    {
+        let sources: Vec<_> = rights.iter().map(|&(_, source)| source).collect();
+        return packed::forward_all(*arithmetic, x, &sources, sizes.rows);
+    }
+    weights.iter().map(|&(weight, packed, sizes)| forward(x, weight, packed, sizes)).collect()
+}
+
 /// `y += x · Wᵀ`; `packed` is the same weight.
 pub(crate) fn forward_onto(
     x: &[f32],
     weight: Weight<'_>,
-    packed: Option<&PackedWeight>,
+    packed: Option<&Laid>,
     sizes: Sizes,
     y: &mut [f32],
 ) {
     let Sizes { rows, inputs, outputs } = sizes;
-    if let Some((arithmetic, weight)) = bf16_source(weight, packed, sizes) {
+    if let Some((arithmetic, weight)) = right(weight, packed, sizes) {
         return packed::forward_onto(arithmetic, x, weight, rows, y);
     }
     let step = rows_at_once(weight, sizes);
@@ -204,21 +245,15 @@ pub(crate) fn forward_onto(
     }
 }
 
-/// A bf16 weight as the right side of `dy · W`, where our own kernels take it; the
-/// gradient is not rounded to bf16.
-fn bf16_backward<'a>(
-    weight: Weight<'a>,
-    Sizes { rows, inputs, outputs }: Sizes,
-) -> Option<(Arithmetic, Source<'a>)> {
-    let Weight::Bf16(values) = weight else { return None };
-    let source = Source::Bf16(View::dense(values, outputs, inputs));
-    Some((Arithmetic::of_f32(rows)?, source))
-}
-
 /// `dx = dy · W`.
-pub(crate) fn grad_input(grad: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<f32> {
+pub(crate) fn grad_input(
+    grad: &[f32],
+    weight: Weight<'_>,
+    packed: Option<&Laid>,
+    sizes: Sizes,
+) -> Vec<f32> {
     let Sizes { rows, inputs, outputs } = sizes;
-    if let Some((arithmetic, weight)) = bf16_backward(weight, sizes) {
+    if let Some((arithmetic, weight)) = backward_right(weight, packed, sizes) {
         return packed::forward(arithmetic, grad, weight, rows);
     }
     let first = rows_at_once(weight, sizes).min(outputs);
@@ -236,8 +271,14 @@ pub(crate) fn grad_input(grad: &[f32], weight: Weight<'_>, sizes: Sizes) -> Vec<
 }
 
 /// `dx += dy · W`.
-pub(crate) fn grad_input_onto(grad: &[f32], weight: Weight<'_>, sizes: Sizes, grad_x: &mut [f32]) {
-    if let Some((arithmetic, weight)) = bf16_backward(weight, sizes) {
+pub(crate) fn grad_input_onto(
+    grad: &[f32],
+    weight: Weight<'_>,
+    packed: Option<&Laid>,
+    sizes: Sizes,
+    grad_x: &mut [f32],
+) {
+    if let Some((arithmetic, weight)) = backward_right(weight, packed, sizes) {
         return packed::forward_onto(arithmetic, grad, weight, sizes.rows, grad_x);
     }
     grad_input_from(0, grad, weight, sizes, grad_x);

@@ -33,6 +33,11 @@ impl Runs {
         }
     }
 
+    /// Lines that follow each other.
+    pub(super) fn lines(lines: &[Line]) -> Self {
+        Self { start: lines.as_ptr().cast(), count: 1, bytes: size_of_val(lines), stride: 0 }
+    }
+
     /// Some rows of where a product goes, `cols` numbers of each.
     pub(super) fn to(target: Target, rows: Range<usize>, cols: usize) -> Self {
         Self {
@@ -44,7 +49,7 @@ impl Runs {
     }
 
     /// At most: runs may begin within a line.
-    fn lines(self) -> usize {
+    fn most(self) -> usize {
         self.count * (self.bytes.div_ceil(LINE) + 1)
     }
 }
@@ -73,7 +78,7 @@ impl Ahead {
         if now.count == 0 {
             return Self::NONE;
         }
-        let every = (steps / (now.lines() + then.lines())).max(1);
+        let every = (steps / (now.most() + then.most())).max(1);
         Self { now, then, at: 0, until: every, every }
     }
 

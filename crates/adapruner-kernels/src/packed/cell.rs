@@ -1,46 +1,142 @@
-//! A weight's packed form, made when it pays.
+//! A weight's packed forms, made when they pay.
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Result, Tensor, TensorId};
+use candle_core::{DType, Result, Tensor, TensorId, bail};
 
-use super::{Arithmetic, PackedWeight};
+use super::{Arithmetic, PackedWeight, Source, integers::Integers};
+use crate::{
+    buffer::{Held, Weight},
+    view::View,
+};
 
-/// Products of at least so many rows lay the weight out on their way: measured,
+/// Products of at least so many rows lay bf16 weights out as pairs on their way: measured,
 /// that costs a tenth of the time at 256 rows and a fiftieth at 1024.
 const MANY_ROWS: usize = 512;
 
-/// Holds the packed form of one weight beside the weight.
+/// Holds the packed forms of one weight beside the weight.
 ///
-/// It takes as many bytes as the weight, which stays for the backward pass; so it
-/// is made at the first product of few rows (generation, short batches), and
-/// where there is none, as when evaluating large batches, nothing is held. Clones
-/// share it. It is only made of bf16 weights on the CPU that are not tracked, on
-/// processors with an [`Arithmetic::of_bf16`], and never used for another tensor
-/// than the one it was made of: a weight that is replaced is laid out on the way.
+/// bf16 pairs take as many bytes as the weight, so they are made at the first product of
+/// few rows (generation, short batches); where there is none, as when evaluating
+/// large batches, nothing is held. Integers take two bytes a number, and as many
+/// again for backward; as laying them out takes a tenth of the time of a product of a
+/// thousand rows, they are made at the first product of integers.
+///
+/// Clones share them. They are only made of weights on the CPU that are not tracked, on
+/// processors that have the [`Arithmetic`], and never used for another tensor than
+/// the one they were made of: a weight that is replaced is laid out on the way.
 #[derive(Debug, Clone, Default)]
-pub struct Packed(Arc<OnceLock<(TensorId, Arc<PackedWeight>)>>);
+pub struct Packed(Arc<Forms>);
+
+#[derive(Debug, Default)]
+struct Forms {
+    pairs: Form<PackedWeight>,
+    integers: Form<Integers>,
+    turned: Form<Integers>,
+}
+
+/// A form, and which tensor it was made of.
+#[derive(Debug)]
+struct Form<T>(OnceLock<(TensorId, Arc<T>)>);
+
+impl<T> Default for Form<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T> Form<T> {
+    /// The form of `weight`; made now if there is none.
+    fn of(&self, weight: &Tensor, make: impl FnOnce() -> Result<T>) -> Result<Option<Arc<T>>> {
+        if self.0.get().is_none() {
+            let made = Arc::new(make()?);
+            self.0.get_or_init(|| (weight.id(), made));
+        }
+        Ok(self.0.get().filter(|(id, _)| *id == weight.id()).map(|(_, form)| form.clone()))
+    }
+}
+
+/// One of the packed forms.
+#[derive(Clone)]
+pub(crate) enum Laid {
+    Pairs(Arc<PackedWeight>),
+    Integers(Arc<Integers>),
+}
+
+impl Laid {
+    pub(crate) fn source(&self) -> Source<'_> {
+        match self {
+            Self::Pairs(pairs) => Source::Packed(pairs),
+            Self::Integers(integers) => Source::Integers(integers),
+        }
+    }
+}
 
 impl Packed {
-    /// The packed form of `weight` for a product of `rows`, if there is one.
+    /// The packed form of `weight` for a product `x · Wᵀ` of `rows`, if there is one.
     ///
     /// # Errors
     /// Weights that are no matrix.
-    pub(crate) fn of(&self, weight: &Tensor, rows: usize) -> Result<Option<Arc<PackedWeight>>> {
-        if rows >= MANY_ROWS && self.0.get().is_none() {
+    pub(crate) fn of(&self, weight: &Tensor, rows: usize) -> Result<Option<Laid>> {
+        if !packable(weight) {
             return Ok(None);
         }
-        let packable = weight.dtype() == DType::BF16
-            && weight.device().is_cpu()
-            && !weight.track_op()
-            && Arithmetic::of_bf16(rows).is_some();
-        if !packable {
-            return Ok(None);
+        let (outputs, inputs) = weight.dims2()?;
+        let arithmetic = Arithmetic::of_weight(weight.dtype(), rows, inputs, outputs);
+        match (arithmetic, weight.dtype()) {
+            (Some(Arithmetic::Fixed), _) => {
+                let integers = self.0.integers.of(weight, || integers(weight, true))?;
+                Ok(integers.map(Laid::Integers))
+            }
+            (Some(_), DType::BF16) if rows < MANY_ROWS || self.0.pairs.0.get().is_some() => {
+                let pairs = self.0.pairs.of(weight, || PackedWeight::pack(weight))?;
+                Ok(pairs.map(Laid::Pairs))
+            }
+            _ => Ok(None),
         }
-        if self.0.get().is_none() {
-            let packed = Arc::new(PackedWeight::pack(weight)?);
-            self.0.get_or_init(|| (weight.id(), packed));
-        }
-        Ok(self.0.get().filter(|(id, _)| *id == weight.id()).map(|(_, packed)| packed.clone()))
     }
+
+    /// The packed form of `weight` for a product `dy · W` of `rows`, if there is one.
+    ///
+    /// # Errors
+    /// Weights that are no matrix.
+    pub(crate) fn backward(&self, weight: &Tensor, rows: usize) -> Result<Option<Laid>> {
+        if !packable(weight) {
+            return Ok(None);
+        }
+        let (outputs, inputs) = weight.dims2()?;
+        // Gradients are never rounded to bf16.
+        match Arithmetic::of_weight(DType::F32, rows, outputs, inputs) {
+            Some(Arithmetic::Fixed) => {
+                let integers = self.0.turned.of(weight, || integers(weight, false))?;
+                Ok(integers.map(Laid::Integers))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn packable(weight: &Tensor) -> bool {
+    let dtypes = [DType::F32, DType::BF16];
+    weight.device().is_cpu() && !weight.track_op() && dtypes.contains(&weight.dtype())
+}
+
+/// A weight, or its transpose, as integers.
+fn integers(weight: &Tensor, transposed: bool) -> Result<Integers> {
+    let (outputs, inputs) = weight.dims2()?;
+    let weight = weight.contiguous()?;
+    let held = Held::new(&weight);
+    fn turned<T>(view: View<'_, T>, transposed: bool) -> View<'_, T> {
+        if transposed { view.t() } else { view }
+    }
+    let source = match held.weight()? {
+        Weight::F32(values) => {
+            Source::F32(turned(View::dense(values, outputs, inputs), transposed))
+        }
+        Weight::Bf16(values) => {
+            Source::Bf16(turned(View::dense(values, outputs, inputs), transposed))
+        }
+        Weight::F16(_) => bail!("integers are made of f32 or bf16 weights, found f16"),
+    };
+    Ok(Integers::of(source))
 }

@@ -36,11 +36,13 @@ mod activations;
 mod ahead;
 mod cell;
 mod fixed;
+mod integers;
 mod micro;
 mod pairs;
 mod panel;
 mod product;
 mod source;
+mod step;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -52,14 +54,15 @@ use half::bf16;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+pub(crate) use self::cell::Laid;
 pub use self::cell::Packed;
 use self::pairs::pairs;
 pub(crate) use self::{
     activations::Activations,
-    product::{Product, forward, forward_onto, multiply_words},
+    product::{Product, Right, forward, forward_all, forward_onto, multiply_words},
     source::Source,
 };
-use crate::{MatmulPrecision, buffer::Held};
+use crate::{MatmulPrecision, buffer::Held, gemm};
 
 /// Outputs of a panel.
 pub(crate) const COLS: usize = 32;
@@ -111,6 +114,20 @@ impl Arithmetic {
             MatmulPrecision::High if rows > NARROW && Self::Fixed.runs_here() => Some(Self::Fixed),
             MatmulPrecision::High | MatmulPrecision::Highest => Self::exact(),
         }
+    }
+
+    /// Of products of `rows` with the `[inputs, outputs]` of a weight, if our own kernels
+    /// make them.
+    pub(crate) fn of_weight(
+        dtype: DType,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Option<Self> {
+        if dtype == DType::BF16 {
+            return Self::of_bf16(rows);
+        }
+        if dtype == DType::F32 { gemm::arithmetic(rows, inputs, outputs) } else { None }
     }
 
     /// In f32, where there are instructions for it.

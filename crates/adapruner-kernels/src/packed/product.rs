@@ -2,9 +2,9 @@
 //!
 //! A part is a block of rows times some panels. Its rows are written to scratch,
 //! as many slabs as stay in the second-level cache; then, panel by panel, each
-//! slab of the panel is laid out as f32 (it stays in the first) and multiplied with
-//! all strips, while the results of the panel stay in the second and what the next
-//! panel is made of is asked for.
+//! slab of the panel is laid out (it stays in the first) unless it was before, and
+//! multiplied with all strips, while the results of the panel stay in the second and
+//! what the next panel is made of is asked for.
 
 use std::{
     cell::RefCell,
@@ -16,22 +16,22 @@ use super::{
     Arithmetic, COLS, DEPTH, Line, NARROW,
     activations::{Activations, ROW_LINES, ROWS, write},
     ahead::{Ahead, Runs},
-    fixed,
-    micro::{self, Tile},
-    panel, slabs,
+    slabs,
     source::Source,
-    widen,
+    step::{Panel, Place, Step},
 };
 use crate::{
-    buffer::{Unwritten, build},
+    buffer::Unwritten,
     view::{Target, View, share},
 };
 
 /// Rows of a part, at most: a slab of them takes 3/8 MiB.
 const PART_ROWS: usize = 384;
-/// Rows of a part, at least, where there are several: as many make widening a
+/// Rows of a part, at least, where there are several: as many make laying out a
 /// panel cheap.
 const FEW_ROWS: usize = 96;
+/// The same where panels are laid out.
+const FEW_ROWS_LAID_OUT: usize = 48;
 /// Panels of a part, at least, where there are several: as many make writing the
 /// activations cheap.
 const FEW_PANELS: usize = 8;
@@ -42,49 +42,9 @@ const HELD: usize = 256 * 1024;
 /// Parts for each thread, so that they end together.
 const PARTS_OF_A_THREAD: usize = 4;
 
-/// What a thread works in; kept from one product to the next.
-struct Scratch {
-    activations: Vec<Line>,
-    panel: Panel,
-}
-
-impl Scratch {
-    const fn new() -> Self {
-        let panel = Panel {
-            pairs: Vec::new(),
-            widened: Vec::new(),
-            integers: Vec::new(),
-            sums: Vec::new(),
-        };
-        Self { activations: Vec::new(), panel }
-    }
-}
-
-struct Panel {
-    pairs: Vec<Line>,
-    widened: Vec<Line>,
-    integers: Vec<Line>,
-    /// Sums of the slabs so far, side by side rather than where the result goes:
-    /// its rows may be a page apart.
-    sums: Vec<Line>,
-}
-
-impl Panel {
-    /// Room for a panel of one slab and the sums of some rows.
-    fn reserve(&mut self, rows: usize) {
-        let inputs = Arithmetic::Fixed.depth();
-        self.pairs.resize(inputs / 2 * Line::OF_COLS, Line::ZERO);
-        self.widened.resize(inputs * Line::OF_COLS, Line::ZERO);
-        self.integers.resize(fixed::panel_lines(inputs), Line::ZERO);
-        if self.sums.len() < rows * Line::OF_COLS {
-            self.sums.resize(rows * Line::OF_COLS, Line::ZERO);
-        }
-    }
-}
-
 thread_local! {
-    static SCRATCH: RefCell<Scratch> =
-        const { RefCell::new(Scratch::new()) };
+    /// What rows are written to; kept from one product to the next.
+    static ACTIVATIONS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
 /// `x · Wᵀ` on all threads.
@@ -94,20 +54,39 @@ pub(crate) fn forward(
     weight: Source<'_>,
     rows: usize,
 ) -> Vec<f32> {
-    let (inputs, outputs) = weight.sides();
-    let product = Product {
-        arithmetic,
-        left: View::dense(x, rows, inputs),
-        right: weight,
-        scale: 1.0,
-        add: false,
-    };
-    // SAFETY: the product writes everything.
-    unsafe {
-        build(rows * outputs, |to| {
-            product.run(Target { start: to.as_mut_ptr().cast(), stride: outputs });
+    forward_all(arithmetic, x, &[weight], rows).pop().unwrap_or_default()
+}
+
+/// `x · Wᵀ` of some weights with as many inputs on all threads.
+///
+/// # Shapes
+/// `[rows, in]`, `[out, in]` each → `[rows, out]` each.
+pub(crate) fn forward_all(
+    arithmetic: Arithmetic,
+    x: &[f32],
+    weights: &[Source<'_>],
+    rows: usize,
+) -> Vec<Vec<f32>> {
+    let Some(first) = weights.first() else { return Vec::new() };
+    let (inputs, _) = first.sides();
+    let length = |weight: &Source<'_>| rows * weight.sides().1;
+    let mut all: Vec<_> = weights.iter().map(|w| Vec::<f32>::with_capacity(length(w))).collect();
+    let rights: Vec<_> = weights
+        .iter()
+        .zip(&mut all)
+        .map(|(&source, values)| {
+            let to = Target { start: values.as_mut_ptr(), stride: source.sides().1 };
+            Right { source, to }
         })
+        .collect();
+    let left = View::dense(x, rows, inputs);
+    let product = Product { arithmetic, left, rights: &rights, scale: 1.0, add: false };
+    // SAFETY: the targets have room for all rows, which the product writes.
+    unsafe {
+        product.run();
+        all.iter_mut().zip(weights).for_each(|(values, weight)| values.set_len(length(weight)));
     }
+    all
 }
 
 /// `y += x · Wᵀ` on all threads.
@@ -120,15 +99,16 @@ pub(crate) fn forward_onto(
 ) {
     let (inputs, outputs) = weight.sides();
     assert_eq!(y.len(), rows * outputs, "rows of a product");
+    let to = Target { start: y.as_mut_ptr(), stride: outputs };
     let product = Product {
         arithmetic,
         left: View::dense(x, rows, inputs),
-        right: weight,
+        rights: &[Right { source: weight, to }],
         scale: 1.0,
         add: true,
     };
     // SAFETY: the target is borrowed for us alone, has all rows and holds numbers.
-    unsafe { product.run(Target { start: y.as_mut_ptr(), stride: outputs }) };
+    unsafe { product.run() };
 }
 
 /// `x · Wᵀ` for outputs `words` of the weight, which start at a multiple of 32, on
@@ -144,8 +124,7 @@ pub(crate) fn multiply_words(
     assert_eq!(to.len(), x.rows * words.len(), "elements of a product");
     let stride = words.len();
     let to = Target { start: to.as_mut_ptr().cast(), stride };
-    SCRATCH.with_borrow_mut(|Scratch { panel: scratch, .. }| {
-        scratch.reserve(x.rows);
+    Panel::with(x.rows, |scratch| {
         let slabs = slabs(x.arithmetic, inputs).zip(x.slabs());
         for (at, (slab, activations)) in slabs.enumerate() {
             for start in words.clone().step_by(COLS) {
@@ -170,7 +149,7 @@ pub(crate) fn multiply_words(
 }
 
 /// How many parts rows and panels are cut into. Sums do not depend on it.
-fn grid(rows: usize, panels: usize, inputs: usize) -> (usize, usize) {
+fn grid(rows: usize, panels: usize, inputs: usize, laid_out: bool) -> (usize, usize) {
     let weights = panels.saturating_mul(COLS).saturating_mul(inputs);
     let worth = weights.saturating_mul(rows.div_ceil(ROWS)) / PART_WEIGHTS;
     let most = match rayon::current_num_threads() {
@@ -179,6 +158,11 @@ fn grid(rows: usize, panels: usize, inputs: usize) -> (usize, usize) {
     };
     let parts = worth.clamp(1, most);
     let by_row = rows.div_ceil(PART_ROWS);
+    if laid_out {
+        // Nothing is done twice where rows alone are cut.
+        let by_row = parts.min(rows / FEW_ROWS_LAID_OUT).max(by_row);
+        return (by_row, parts.div_ceil(by_row).min(panels / FEW_PANELS).max(1));
+    }
     let most = if rows <= NARROW { panels } else { panels / FEW_PANELS };
     let by_panel = parts.div_ceil(by_row).min(most).max(1);
     let by_row = parts.div_ceil(by_panel).min(rows / FEW_ROWS).max(by_row);
@@ -204,34 +188,48 @@ fn side_by_side(parts: usize, one: impl Fn(usize) + Sync) {
     });
 }
 
-/// `scale · left · right`, or that added to what is there.
+/// A right side, and where its product goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Right<'a> {
+    pub(crate) source: Source<'a>,
+    pub(crate) to: Target,
+}
+
+impl Right<'_> {
+    fn panels(&self) -> usize {
+        let (_, outputs) = self.source.sides();
+        outputs.div_ceil(COLS)
+    }
+}
+
+/// `scale · left · right` of some right sides, or that added to what is there.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
     pub(crate) arithmetic: Arithmetic,
     pub(crate) left: View<'a>,
-    pub(crate) right: Source<'a>,
+    pub(crate) rights: &'a [Right<'a>],
     pub(crate) scale: f32,
     pub(crate) add: bool,
 }
 
-impl Product<'_> {
+impl<'a> Product<'a> {
     /// On all threads.
     ///
     /// # Safety
-    /// The target must be writable for all rows and columns by this call alone, and
+    /// The targets must be writable for all rows and columns by this call alone, and
     /// hold numbers if they are added to; the processor must have the instructions.
-    pub(crate) unsafe fn run(self, to: Target) {
-        let (inputs, outputs) = self.right.sides();
-        let (rows, panels) = (self.left.rows, outputs.div_ceil(COLS));
+    pub(crate) unsafe fn run(self) {
+        let (rows, panels) = (self.left.rows, self.panels());
         if rows == 0 || panels == 0 {
             return;
         }
-        let (by_row, by_panel) = grid(rows, panels, inputs);
+        let laid_out = self.rights.iter().all(|right| right.source.laid_out());
+        let (by_row, by_panel) = grid(rows, panels, self.left.cols, laid_out);
         let one = |at: usize| {
             let rows = share(rows, ROWS, by_row, at / by_panel);
             let panels = share(panels, 1, by_panel, at % by_panel);
             // SAFETY: the caller's promise; parts do not overlap.
-            unsafe { self.part(rows, panels, to) };
+            unsafe { self.part(rows, panels) };
         };
         side_by_side(by_row * by_panel, one);
     }
@@ -240,169 +238,112 @@ impl Product<'_> {
     ///
     /// # Safety
     /// As [`Self::run`].
-    pub(crate) unsafe fn run_here(self, to: Target) {
-        let (_, outputs) = self.right.sides();
-        let (rows, panels) = (self.left.rows, outputs.div_ceil(COLS));
+    pub(crate) unsafe fn run_here(self) {
+        let rows = self.left.rows;
         let by_row = rows.div_ceil(PART_ROWS).max(1);
         for at in 0..by_row {
             // SAFETY: the caller's promise.
-            unsafe { self.part(share(rows, ROWS, by_row, at), 0..panels, to) };
+            unsafe { self.part(share(rows, ROWS, by_row, at), 0..self.panels()) };
         }
     }
 
-    /// Some rows times some panels; `to` is where all of the product goes.
+    /// Panels of all right sides.
+    fn panels(&self) -> usize {
+        self.rights.iter().map(Right::panels).sum()
+    }
+
+    /// Which right side's a panel is, and which of it.
+    fn panel(&self, mut panel: usize) -> (&'a Right<'a>, usize) {
+        for right in self.rights {
+            if panel < right.panels() {
+                return (right, panel);
+            }
+            panel -= right.panels();
+        }
+        unreachable!("a panel beyond the last")
+    }
+
+    /// Some rows times some panels.
     ///
     /// # Safety
     /// As [`Self::run`], for these rows and panels.
-    unsafe fn part(self, rows: Range<usize>, panels: Range<usize>, to: Target) {
-        let Self { arithmetic, left, right, scale, add } = self;
-        let (inputs, _) = right.sides();
-        assert_eq!(left.cols, inputs, "the inner sides of a product");
+    unsafe fn part(self, rows: Range<usize>, panels: Range<usize>) {
+        let Self { arithmetic, left, rights, .. } = self;
+        let inputs = left.cols;
+        assert!(
+            rights.iter().all(|r| r.source.sides().0 == inputs),
+            "the inner sides of a product"
+        );
         if rows.is_empty() || panels.is_empty() {
             return;
         }
         let all: Vec<_> = slabs(arithmetic, inputs).collect();
-        SCRATCH.with_borrow_mut(|Scratch { activations, panel: scratch }| {
-            scratch.reserve(rows.len());
-            for slabs in all.chunks((HELD / (DEPTH * rows.len())).max(1)) {
-                let activations = write(arithmetic, left, rows.clone(), slabs, activations);
-                let steps = panels.clone().flat_map(|panel| {
-                    let blocks = activations.chunks_exact(rows.len() * ROW_LINES);
-                    let slabs = slabs.iter().zip(blocks).enumerate();
-                    slabs.map(move |(at, (slab, block))| (panel, at, slab, block))
-                });
-                let mut steps = steps.peekable();
-                while let Some((panel, at, slab, block)) = steps.next() {
-                    let to = to.offset(rows.start * to.stride + panel * COLS);
-                    // With few rows, laying out panels is what takes time.
-                    let strips = if rows.len() <= NARROW { 1 } else { rows.len().div_ceil(ROWS) };
-                    let now = steps.peek().map_or(Runs::NONE, |(panel, _, slab, _)| {
-                        right.runs(*panel, (*slab).clone())
-                    });
-                    // Each slab asks for its share of the results.
-                    let then = if panel + 1 < panels.end {
-                        let rows = share(rows.len(), 1, slabs.len(), at);
-                        Runs::to(to.offset(COLS), rows, right.cols(panel + 1).len())
-                    } else {
-                        Runs::NONE
+        ACTIVATIONS.with_borrow_mut(|activations| {
+            Panel::with(rows.len(), |scratch| {
+                for slabs in all.chunks((HELD / (DEPTH * rows.len())).max(1)) {
+                    let activations = write(arithmetic, left, rows.clone(), slabs, activations);
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        self.slabs(slabs, activations, rows.clone(), panels.clone(), scratch)
                     };
-                    let ahead = Ahead::new(now, then, strips * arithmetic.steps(slab.len()));
-                    let step = Step {
-                        arithmetic,
-                        right,
-                        panel,
-                        slab: slab.clone(),
-                        cols: right.cols(panel).len(),
-                        scale,
-                        add: add || slab.start > 0,
-                        place: Place { first: at == 0, last: at + 1 == slabs.len() },
-                        ahead,
-                    };
-                    // SAFETY: parts do not overlap and lie within the target; what
-                    // is added to was written with the first slab.
-                    unsafe { step.run(block, rows.len(), scratch, to) };
                 }
-            }
+            });
         });
     }
-}
 
-/// Which of the slabs that follow each other one is.
-#[derive(Clone, Copy)]
-struct Place {
-    first: bool,
-    last: bool,
-}
-
-impl Place {
-    const ONLY: Self = Self { first: true, last: true };
-}
-
-/// A block of rows times one panel, over one slab.
-struct Step<'a> {
-    arithmetic: Arithmetic,
-    right: Source<'a>,
-    panel: usize,
-    slab: Range<usize>,
-    cols: usize,
-    scale: f32,
-    add: bool,
-    place: Place,
-    /// What the next step reads.
-    ahead: Ahead,
-}
-
-impl Step<'_> {
+    /// Some slabs of some rows times some panels.
+    ///
     /// # Safety
-    /// As [`Product::run`], for the rows and columns of this step.
-    unsafe fn run(mut self, activations: &[Line], rows: usize, scratch: &mut Panel, to: Target) {
-        let Self { arithmetic, cols, scale, add, place, .. } = self;
-        let narrow = rows <= NARROW;
-        let Panel { pairs, widened, integers, sums } = scratch;
-        let packed = self.right.pairs(self.panel, self.slab.clone(), pairs);
-        let by_pairs = arithmetic == Arithmetic::Dot || narrow && arithmetic == Arithmetic::Widen;
-        let (b, steps) = match packed {
-            Some(packed) if by_pairs => (packed, self.slab.len().div_ceil(2)),
-            _ => (self.widened(packed, narrow, widened), arithmetic.steps(self.slab.len())),
+    /// As [`Self::run`], for these rows and panels; slabs follow each other.
+    unsafe fn slabs(
+        self,
+        slabs: &[Range<usize>],
+        activations: &[Line],
+        rows: Range<usize>,
+        panels: Range<usize>,
+        scratch: &mut Panel,
+    ) {
+        let Self { arithmetic, scale, add, .. } = self;
+        let to = |right: &Right<'_>, panel: usize| {
+            right.to.offset(rows.start * right.to.stride + panel * COLS)
         };
-        let b = if arithmetic == Arithmetic::Fixed {
-            fixed::panel(b, integers);
-            integers
-        } else {
-            b
-        };
-        for (at, a) in activations.chunks(ROWS * ROW_LINES).enumerate() {
-            let to = to.offset(at * ROWS * to.stride);
-            let rows = (rows - at * ROWS).min(ROWS);
-            let sums = &mut sums[at * ROWS * Line::OF_COLS..][..rows * Line::OF_COLS];
-            let sums = Target { start: sums.as_mut_ptr().cast(), stride: COLS };
-            let onto = if place.first { to } else { sums };
-            let onto = add.then_some((onto.start.cast_const(), onto.stride));
-            let Target { start: to, stride } = if place.last { to } else { sums };
-            let tile = Tile { a, b, steps, rows, cols, to, stride, scale, onto };
-            // SAFETY: the caller's promise.
-            unsafe {
-                match arithmetic {
-                    Arithmetic::Dot => micro::dot(tile),
-                    Arithmetic::Widen if packed.is_some() && narrow => micro::fused_pairs(tile),
-                    Arithmetic::Widen => micro::fused(tile, &mut self.ahead),
-                    Arithmetic::Fixed => micro::fixed(tile, &mut self.ahead),
-                    Arithmetic::Scalar => micro::scalar(tile),
-                }
-            }
+        let steps = panels.clone().flat_map(|panel| {
+            let blocks = activations.chunks_exact(rows.len() * ROW_LINES);
+            let slabs = slabs.iter().zip(blocks).enumerate();
+            slabs.map(move |(at, (slab, block))| (panel, at, slab, block))
+        });
+        let mut steps = steps.peekable();
+        while let Some((of_all, at, slab, block)) = steps.next() {
+            let (right, panel) = self.panel(of_all);
+            // With few rows, laying out panels is what takes time.
+            let strips = if rows.len() <= NARROW { 1 } else { rows.len().div_ceil(ROWS) };
+            let now = steps.peek().map_or(Runs::NONE, |(panel, _, slab, _)| {
+                let (right, panel) = self.panel(*panel);
+                right.source.runs(panel, (*slab).clone())
+            });
+            // Each slab asks for its share of the results.
+            let then = if of_all + 1 < panels.end {
+                let (right, panel) = self.panel(of_all + 1);
+                let rows = share(rows.len(), 1, slabs.len(), at);
+                Runs::to(to(right, panel), rows, right.source.cols(panel).len())
+            } else {
+                Runs::NONE
+            };
+            let step = Step {
+                arithmetic,
+                right: right.source,
+                panel,
+                slab: slab.clone(),
+                cols: right.source.cols(panel).len(),
+                scale,
+                add: add || slab.start > 0,
+                place: Place { first: at == 0, last: at + 1 == slabs.len() },
+                ahead: Ahead::new(now, then, strips * arithmetic.steps(slab.len())),
+            };
+            // SAFETY: parts do not overlap and lie within the target; what is added
+            // to was written with the first slab.
+            unsafe { step.run(block, rows.len(), scratch, to(right, panel)) };
         }
-    }
-
-    /// The panel as f32; with few rows, where this takes most of the time, what
-    /// comes next is asked for on the way.
-    fn widened<'s>(
-        &mut self,
-        packed: Option<&[Line]>,
-        narrow: bool,
-        to: &'s mut [Line],
-    ) -> &'s [Line] {
-        assert!(self.arithmetic != Arithmetic::Dot, "what is not bf16 is not multiplied in pairs");
-        let (slab, cols) = (self.slab.clone(), self.right.cols(self.panel));
-        if let Some(packed) = packed {
-            let to = &mut to[..slab.len().next_multiple_of(2) * Line::OF_COLS];
-            widen(packed, to);
-            return to;
-        }
-        let blocks = slab.len().div_ceil(panel::BLOCK);
-        let of_blocks = to.chunks_exact_mut(panel::BLOCK * Line::OF_COLS).take(blocks);
-        for (at, to) in of_blocks.enumerate() {
-            let start = slab.start + at * panel::BLOCK;
-            let rows = start..(start + panel::BLOCK).min(slab.end);
-            match self.right {
-                Source::F32(from) => panel::write(from, rows, cols.clone(), to),
-                Source::Bf16(from) => panel::widen_rows(from, rows, cols.clone(), to),
-                Source::Packed(_) => unreachable!("packed weights are pairs"),
-            }
-            if narrow {
-                (0..panel::BLOCK).for_each(|_| self.ahead.step());
-            }
-        }
-        &to[..slab.len() * Line::OF_COLS]
     }
 }
 
@@ -413,9 +354,12 @@ mod tests {
     #[test]
     fn parts_cover_a_product_once() {
         for rows in [1, 2, 12, 13, 95, 191, 640, 1000, 5000] {
-            for outputs in [1, 31, 65, 192, 576, 50_000] {
+            for (outputs, laid_out) in [1, 31, 65, 192, 576, 50_000]
+                .into_iter()
+                .flat_map(|outputs| [(outputs, false), (outputs, true)])
+            {
                 let panels = outputs_to_panels(outputs);
-                let (by_row, by_panel) = grid(rows, panels, 576);
+                let (by_row, by_panel) = grid(rows, panels, 576, laid_out);
                 for (len, unit, parts) in [(rows, ROWS, by_row), (panels, 1, by_panel)] {
                     let mut end = 0;
                     for at in 0..parts {

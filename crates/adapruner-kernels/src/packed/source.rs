@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{COLS, Line, PackedWeight, ahead::Runs, pairs::pairs};
+use super::{
+    COLS, Line, PackedWeight, ahead::Runs, integers::Integers, pairs::pairs, panel, widen,
+};
 use crate::view::View;
 
 /// The right side of a product, `[in, out]`.
@@ -12,6 +14,8 @@ use crate::view::View;
 pub(crate) enum Source<'a> {
     /// A bf16 weight `[out, in]`, transposed.
     Packed(&'a PackedWeight),
+    /// Rounded before; only products of integers read it.
+    Integers(&'a Integers),
     Bf16(View<'a, bf16>),
     F32(View<'a>),
 }
@@ -26,6 +30,7 @@ impl<'a> Source<'a> {
     pub(super) fn sides(self) -> (usize, usize) {
         match self {
             Self::Packed(weight) => (weight.inputs, weight.outputs),
+            Self::Integers(integers) => integers.sides(),
             Self::Bf16(weight) => (weight.rows, weight.cols),
             Self::F32(weight) => (weight.rows, weight.cols),
         }
@@ -37,34 +42,84 @@ impl<'a> Source<'a> {
         panel * COLS..(panel * COLS + COLS).min(outputs)
     }
 
-    /// What a panel is made of, where that is not held as it is read.
+    /// What a panel is made of.
     pub(super) fn runs(self, panel: usize, slab: Range<usize>) -> Runs {
         match self {
             Self::Packed(_) => Runs::NONE,
+            Self::Integers(integers) => Runs::lines(integers.panel(panel, &slab)),
             Self::Bf16(weight) => Runs::of(weight, slab, self.cols(panel)),
             Self::F32(weight) => Runs::of(weight, slab, self.cols(panel)),
         }
     }
 
-    /// The pairs of a panel, if this is a bf16 weight transposed; those of a
-    /// row-major one are made in `scratch`.
+    /// Whether panels are held as they are read.
+    pub(super) fn laid_out(self) -> bool {
+        match self {
+            Self::Packed(_) | Self::Integers(_) => true,
+            Self::Bf16(_) | Self::F32(_) => false,
+        }
+    }
+
+    /// Whether this is a bf16 weight transposed, whose pairs lie together.
+    pub(super) fn has_pairs(self) -> bool {
+        match self {
+            Self::Packed(_) => true,
+            Self::Bf16(weight) => weight.turned,
+            Self::Integers(_) | Self::F32(_) => false,
+        }
+    }
+
+    /// The pairs of a panel, which [`Self::has_pairs`]; those of a row-major weight are
+    /// made in `scratch`.
     pub(super) fn pairs<'s>(
         self,
         panel: usize,
         slab: Range<usize>,
         scratch: &'s mut [Line],
-    ) -> Option<&'s [Line]>
+    ) -> &'s [Line]
     where
         'a: 's,
     {
         match self {
-            Self::Packed(weight) => Some(weight.pairs(panel, slab)),
+            Self::Packed(weight) => weight.pairs(panel, slab),
             Self::Bf16(weight) if weight.turned => {
                 let to = &mut scratch[..slab.len().div_ceil(2) * Line::OF_COLS];
                 pairs(weight.data, weight.cols, weight.stride, panel, slab, to);
-                Some(to)
+                to
             }
-            Self::Bf16(_) | Self::F32(_) => None,
+            Self::Bf16(_) | Self::Integers(_) | Self::F32(_) => {
+                unreachable!("what is not bf16, its inputs together, is not read in pairs")
+            }
         }
+    }
+
+    /// The rows of a panel as f32, made in `to`; `block_done` is called between blocks of
+    /// [`panel::BLOCK`] of them.
+    pub(super) fn widened<'s>(
+        self,
+        panel: usize,
+        slab: Range<usize>,
+        scratch: &mut [Line],
+        to: &'s mut [Line],
+        mut block_done: impl FnMut(),
+    ) -> &'s [Line] {
+        if self.has_pairs() {
+            let to = &mut to[..slab.len().next_multiple_of(2) * Line::OF_COLS];
+            widen(self.pairs(panel, slab, scratch), to);
+            return to;
+        }
+        let cols = self.cols(panel);
+        let blocks = to.chunks_exact_mut(panel::BLOCK * Line::OF_COLS);
+        for (start, to) in slab.clone().step_by(panel::BLOCK).zip(blocks) {
+            let rows = start..(start + panel::BLOCK).min(slab.end);
+            match self {
+                Self::F32(from) => panel::write(from, rows, cols.clone(), to),
+                Self::Bf16(from) => panel::widen_rows(from, rows, cols.clone(), to),
+                Self::Packed(_) => unreachable!("packed weights are pairs"),
+                Self::Integers(_) => unreachable!("integers are not widened"),
+            }
+            block_done();
+        }
+        &to[..slab.len() * Line::OF_COLS]
     }
 }

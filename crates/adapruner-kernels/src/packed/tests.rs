@@ -3,7 +3,7 @@
 use half::bf16;
 use proptest::prelude::*;
 
-use super::{Arithmetic, Product, Source};
+use super::{Arithmetic, Product, Right, Source, integers::Integers};
 use crate::view::{Target, View};
 
 /// Numbers of about one, from a seed.
@@ -27,11 +27,19 @@ fn at<T: Copy>(view: View<'_, T>, row: usize, col: usize) -> T {
     view.data[row * row_stride + col * col_stride]
 }
 
-fn run(product: Product<'_>, here: bool, before: &[f32], stride: usize) -> Vec<f32> {
+/// `product` with one right side, onto `before`.
+fn run(
+    product: Product<'_>,
+    source: Source<'_>,
+    here: bool,
+    before: &[f32],
+    stride: usize,
+) -> Vec<f32> {
     let mut to = before.to_vec();
-    let target = Target { start: to.as_mut_ptr(), stride };
+    let rights = [Right { source, to: Target { start: to.as_mut_ptr(), stride } }];
+    let product = Product { rights: &rights, ..product };
     // SAFETY: the target has all rows, and holds numbers.
-    unsafe { if here { product.run_here(target) } else { product.run(target) } };
+    unsafe { if here { product.run_here() } else { product.run() } };
     to
 }
 
@@ -72,8 +80,8 @@ proptest! {
         };
         let stride = cols + gap;
         let before = numbers(rows * stride, seed ^ 7);
-        let product = Product { arithmetic: Arithmetic::Scalar, left, right: source, scale, add };
-        let twin = run(product, true, &before, stride);
+        let product = Product { arithmetic: Arithmetic::Scalar, left, rights: &[], scale, add };
+        let twin = run(product, source, true, &before, stride);
         for row in 0..rows {
             for col in 0..stride {
                 let (found, onto) = (twin[row * stride + col], before[row * stride + col]);
@@ -92,7 +100,49 @@ proptest! {
         }
         if Arithmetic::Widen.runs_here() {
             let product = Product { arithmetic: Arithmetic::Widen, ..product };
-            prop_assert_eq!(bits(&run(product, here, &before, stride)), bits(&twin));
+            prop_assert_eq!(bits(&run(product, source, here, &before, stride)), bits(&twin));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Laid out before or on the way, together or alone: the same bits.
+    #[test]
+    fn integers_laid_out_before_give_the_same_bits(
+        rows in prop_oneof![13..30_usize, 90..120_usize, 380..400_usize],
+        inputs in prop_oneof![0..40_usize, 500..530_usize, 1000..1100_usize],
+        cols in prop::array::uniform2(prop_oneof![1..70_usize, 180..200_usize]),
+        turned in prop::array::uniform2(any::<bool>()),
+        of_bf16: bool,
+        add: bool,
+        seed: u32,
+    ) {
+        prop_assume!(Arithmetic::Fixed.runs_here());
+        let a = numbers(rows * inputs, seed);
+        let left = View::dense(&a, rows, inputs);
+        let values = cols.map(|cols| numbers(inputs * cols, !seed));
+        let rounded = values.each_ref().map(|b| b.iter().copied().map(bf16::from_f32).collect::<Vec<_>>());
+        let source = |at: usize| match of_bf16 {
+            true => Source::Bf16(view(&rounded[at], inputs, cols[at], 0, turned[at])),
+            false => Source::F32(view(&values[at], inputs, cols[at], 0, turned[at])),
+        };
+        let before = cols.map(|cols| numbers(rows * cols, seed ^ 7));
+        let product = Product { arithmetic: Arithmetic::Fixed, left, rights: &[], scale: 1.0, add };
+        let alone = [0, 1].map(|at| bits(&run(product, source(at), true, &before[at], cols[at])));
+        let integers = [0, 1].map(|at| Integers::of(source(at)));
+        let mut together = before.clone();
+        let rights: Vec<_> = (0..2)
+            .map(|at| {
+                let to = Target { start: together[at].as_mut_ptr(), stride: cols[at] };
+                Right { source: Source::Integers(&integers[at]), to }
+            })
+            .collect();
+        // SAFETY: the targets have all rows, and hold numbers.
+        unsafe { Product { rights: &rights, ..product }.run() };
+        for at in 0..2 {
+            prop_assert!(bits(&together[at]) == alone[at], "side {}", at);
         }
     }
 }
@@ -107,10 +157,10 @@ fn neither_threads_nor_rows_change_a_bit() {
     for turned in [[false, false], [false, true], [true, false], [true, true]] {
         let left = view(&a, rows, inputs, 0, turned[0]);
         let right = Source::F32(view(&b, inputs, cols, 0, turned[1]));
-        let product = Product { arithmetic, left, right, scale: 1.0, add: false };
+        let product = Product { arithmetic, left, rights: &[], scale: 1.0, add: false };
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| bits(&run(product, false, &vec![0.0; rows * cols], cols)))
+            pool.install(|| bits(&run(product, right, false, &vec![0.0; rows * cols], cols)))
         };
         let one = on(1);
         for threads in [2, 3, 5] {
@@ -118,7 +168,7 @@ fn neither_threads_nor_rows_change_a_bit() {
         }
         for some in [0..1, 11..14, 500..800] {
             let part = Product { left: left.part(some.clone(), 0..inputs), ..product };
-            let found = bits(&run(part, true, &vec![0.0; some.len() * cols], cols));
+            let found = bits(&run(part, right, true, &vec![0.0; some.len() * cols], cols));
             assert!(found == one[some.start * cols..some.end * cols], "rows {some:?}");
         }
     }

@@ -137,11 +137,11 @@ impl CustomOp1 for Fused {
         let rows = x.len() / hidden;
         let h = norm::forward(x, Held::new(norm).slice()?, *eps);
         let (of_q, of_k) = self.heads;
-        let q = rope::turn(&q.forward(&h, rows, None)?, cos, sin, of_q, false)?;
-        let k = rope::turn(&k.forward(&h, rows, None)?, cos, sin, of_k, false)?;
-        let v = v.forward(&h, rows, None)?;
+        let [q, k, v] = Affine::forward([q, k, v], &h, rows)?;
+        let q = rope::turn(&q, cos, sin, of_q, false)?;
+        let k = rope::turn(&k, cos, sin, of_k, false)?;
         let (attended, logsumexp) = attention::forward(&q, &k, &v, self.sizes, lengths.as_deref());
-        let y = o.forward(&attended, rows, Some(x.to_vec()))?;
+        let y = o.forward_onto(&attended, rows, x.to_vec())?;
         if let Some(saved) = &self.saved {
             let width = attended.len() / rows;
             let (h, y) = (matrix(h, hidden)?, matrix(attended, width)?);

@@ -91,10 +91,9 @@ impl CustomOp1 for Fused {
         let hidden = norm.elem_count();
         let rows = x.len() / hidden;
         let h = norm::forward(x, Held::new(norm).slice()?, *eps);
-        let gate = gate.forward(&h, rows, None)?;
-        let up = up.forward(&h, rows, None)?;
+        let [gate, up] = Affine::forward([gate, up], &h, rows)?;
         let inner = swiglu::forward(&gate, &up);
-        let y = down.forward(&inner, rows, Some(x.to_vec()))?;
+        let y = down.forward_onto(&inner, rows, x.to_vec())?;
         if let Some(saved) = &self.saved {
             let width = inner.len() / rows;
             let (h, inner) = (matrix(h, hidden)?, matrix(inner, width)?);

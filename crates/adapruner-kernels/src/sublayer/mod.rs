@@ -99,20 +99,36 @@ impl Affine {
         Ok(Sizes { rows, inputs, outputs })
     }
 
-    /// `x · Wᵀ + b` with the update, added to `onto` if given.
-    fn forward(&self, x: &[f32], rows: usize, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+    /// `x · Wᵀ + b` with the update, of several maps that read `x` once where they can.
+    fn forward<const N: usize>(maps: [&Self; N], x: &[f32], rows: usize) -> Result<[Vec<f32>; N]> {
+        let packed = maps.iter().map(|map| map.packed.of(&map.weight, rows));
+        let packed = packed.collect::<Result<Vec<_>>>()?;
+        let held = maps.map(|map| Held::new(&map.weight));
+        let mut weights = Vec::with_capacity(N);
+        for ((map, held), packed) in maps.iter().zip(&held).zip(&packed) {
+            weights.push((held.weight()?, packed.as_ref(), map.sizes(rows)?));
+        }
+        let mut all = linear::forward_all(x, &weights);
+        for (map, y) in maps.iter().zip(&mut all) {
+            map.finish(x, rows, y)?;
+        }
+        let found = all.len();
+        all.try_into().or_else(|_| bail!("{found} products of {N} maps"))
+    }
+
+    /// `y + x · Wᵀ + b` with the update.
+    fn forward_onto(&self, x: &[f32], rows: usize, mut y: Vec<f32>) -> Result<Vec<f32>> {
         let packed = self.packed.of(&self.weight, rows)?;
         let held = Held::new(&self.weight);
-        let (weight, sizes) = (held.weight()?, self.sizes(rows)?);
-        let mut y = match onto {
-            None => linear::forward(x, weight, packed.as_deref(), sizes),
-            Some(mut y) => {
-                linear::forward_onto(x, weight, packed.as_deref(), sizes, &mut y);
-                y
-            }
-        };
+        linear::forward_onto(x, held.weight()?, packed.as_ref(), self.sizes(rows)?, &mut y);
+        self.finish(x, rows, &mut y)?;
+        Ok(y)
+    }
+
+    /// Adds what is beside the weight.
+    fn finish(&self, x: &[f32], rows: usize, y: &mut [f32]) -> Result<()> {
         if let Some(adapter) = &self.adapter {
-            adapter.forward_onto(x, &mut y, sizes)?;
+            adapter.forward_onto(x, y, self.sizes(rows)?)?;
         }
         if let Some(bias) = &self.bias {
             let held = Held::new(bias);
@@ -123,7 +139,7 @@ impl Affine {
                 }
             });
         }
-        Ok(y)
+        Ok(())
     }
 
     /// Shows the tap what it waits for, and returns the gradient of the input,
@@ -135,10 +151,11 @@ impl Affine {
         let (weight, grad_output) = (Held::new(&self.weight), Held::new(grad));
         let (weight, grad_output) = (weight.weight()?, grad_output.slice()?);
         let sizes = self.sizes(input.dim(0)?)?;
+        let packed = self.packed.backward(&self.weight, sizes.rows)?;
         let mut grad_x = match onto {
-            None => linear::grad_input(grad_output, weight, sizes),
+            None => linear::grad_input(grad_output, weight, packed.as_ref(), sizes),
             Some(mut grad_x) => {
-                linear::grad_input_onto(grad_output, weight, sizes, &mut grad_x);
+                linear::grad_input_onto(grad_output, weight, packed.as_ref(), sizes, &mut grad_x);
                 grad_x
             }
         };
