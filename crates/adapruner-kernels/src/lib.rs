@@ -22,6 +22,7 @@
 //! | `rope` | rotary position embedding |
 //! | `attention` | causal grouped-query attention, no `T × T` matrix kept |
 //! | `swiglu` | gated feed-forward activation |
+//! | `head` | the output projection |
 //! | `cross_entropy` | loss of a linear map, logits never held whole |
 //! | [`sublayer`] | whole sublayers of a decoder as one operation each |
 //! | `upstream` | where a backward pass starts from a gradient |
@@ -39,6 +40,7 @@ pub mod composition;
 mod cross_entropy;
 mod exp;
 mod gemm;
+mod head;
 mod linear;
 mod low_rank;
 mod matmul;
@@ -55,6 +57,7 @@ mod view;
 pub use allocator::{Allocator, keep_freed_pages};
 pub use attention::{attention, packed_attention};
 pub use cross_entropy::{linear_cross_entropy, linear_soft_cross_entropy};
+pub use head::Head;
 pub use linear::{GradTap, linear};
 pub use low_rank::{Dropout, LowRank, LowRankGrad};
 pub use matmul::matmul;

@@ -151,8 +151,9 @@ fn right<'a>(
     Sizes { rows, inputs, outputs }: Sizes,
 ) -> Option<(Arithmetic, Source<'a>)> {
     let arithmetic = Arithmetic::of_weight(weight.dtype(), rows, inputs, outputs)?;
+    let packed = packed.and_then(|packed| packed.source(arithmetic));
     let source = match (packed, weight) {
-        (Some(packed), _) => packed.source(),
+        (Some(packed), _) => packed,
         (None, Weight::Bf16(values)) => Source::Bf16(View::dense(values, outputs, inputs).t()),
         (None, Weight::F32(values)) => Source::F32(View::dense(values, outputs, inputs).t()),
         (None, Weight::F16(_)) => return None,
@@ -168,8 +169,9 @@ fn backward_right<'a>(
     Sizes { rows, inputs, outputs }: Sizes,
 ) -> Option<(Arithmetic, Source<'a>)> {
     let arithmetic = Arithmetic::of_weight(DType::F32, rows, outputs, inputs)?;
+    let packed = packed.and_then(|packed| packed.source(arithmetic));
     let source = match (packed, weight) {
-        (Some(packed), _) => packed.source(),
+        (Some(packed), _) => packed,
         (None, Weight::Bf16(values)) => Source::Bf16(View::dense(values, outputs, inputs)),
         (None, Weight::F32(values)) => Source::F32(View::dense(values, outputs, inputs)),
         (None, Weight::F16(_)) => return None,

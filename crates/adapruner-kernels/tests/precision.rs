@@ -2,7 +2,7 @@
 //! tests of one process may run side by side.
 
 use adapruner_kernels::{
-    MatmulPrecision, linear, linear_cross_entropy, matmul, packed::Arithmetic,
+    Head, MatmulPrecision, linear, linear_cross_entropy, matmul, packed::Arithmetic,
 };
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{RngExt, SeedableRng};
@@ -54,7 +54,7 @@ fn results() -> Results {
     // Logits of about one, as errors of logits are relative errors of their exponentials.
     let hidden = Var::from_tensor(&(numbers(&[130, 96], 4) * 0.1).unwrap()).unwrap();
     let targets = Tensor::arange(0u32, 130, &Device::Cpu).unwrap();
-    let losses = linear_cross_entropy(&hidden, &vocabulary, &targets).unwrap();
+    let losses = linear_cross_entropy(&hidden, &Head::from(&vocabulary), &targets).unwrap();
     let grads = losses.sum_all().unwrap().backward().unwrap();
     let tracked = Var::from_tensor(&x).unwrap();
     let y = linear(&tracked, &weight, None).unwrap();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use adapruner_checkpoint::{Checkpoint, ModelConfig, names};
+use adapruner_kernels::Head;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
@@ -29,7 +30,7 @@ pub enum Residency {
 
 #[derive(Clone)]
 enum Weights {
-    Resident { embedding: Tensor, blocks: Vec<Arc<Block>>, norm: Tensor, head: Tensor },
+    Resident { embedding: Tensor, blocks: Vec<Arc<Block>>, norm: Tensor, head: Head },
     Streamed(Box<Checkpoint>),
 }
 
@@ -85,11 +86,11 @@ impl Decoder {
                 // Of several damaged layers the first is told, whoever was faster.
                 let blocks = blocks.into_iter().collect::<Result<_>>()?;
                 let norm = load_norm(checkpoint, placement)?;
-                let head = if config.tie_word_embeddings {
+                let head = Head::from(&if config.tie_word_embeddings {
                     embedding.clone()
                 } else {
                     load_head(checkpoint, placement)?
-                };
+                });
                 Weights::Resident { embedding, blocks, norm, head }
             }
         };
@@ -131,12 +132,13 @@ impl Decoder {
             }
             let tied = self.config.tie_word_embeddings;
             let head_name = if tied { names::EMBEDDING } else { names::HEAD };
-            let places =
-                [(names::EMBEDDING, embedding), (names::FINAL_NORM, norm), (head_name, head)];
-            for (name, place) in places {
+            for (name, place) in [(names::EMBEDDING, embedding), (names::FINAL_NORM, norm)] {
                 if let Some(tensor) = changes.parameters.get(name) {
                     *place = tensor.clone();
                 }
+            }
+            if let Some(tensor) = changes.parameters.get(head_name) {
+                *head = Head::from(tensor);
             }
         }
         let (config, placement) = (self.config.clone(), self.placement.clone());
@@ -178,14 +180,15 @@ impl Decoder {
     ///
     /// # Errors
     /// Weights that are damaged or not finite.
-    pub fn head(&self) -> Result<Tensor> {
-        match &self.weights {
-            Weights::Resident { head, .. } => Ok(head.clone()),
+    pub fn head(&self) -> Result<Head> {
+        let weight = match &self.weights {
+            Weights::Resident { head, .. } => return Ok(head.clone()),
             Weights::Streamed(_) if self.config.tie_word_embeddings => self.embedding(),
             Weights::Streamed(checkpoint) => {
                 self.streamed(names::HEAD, || load_head(checkpoint, &self.placement))
             }
-        }
+        };
+        Ok(Head::from(&weight?))
     }
 
     /// Cosines and sines of positions `start..start + tokens`.
@@ -331,7 +334,7 @@ impl Decoder {
     /// As [`Decoder::hidden`].
     pub fn logits(&self, ids: &Tensor) -> Result<Tensor> {
         let x = self.normed(&self.hidden(ids, None)?)?;
-        Ok(adapruner_kernels::linear(&x, &self.head()?, None)?)
+        Ok(self.head()?.logits(&x)?)
     }
 
     /// Scores of the token after the last position, `ids` continuing `cache`.
@@ -345,7 +348,7 @@ impl Decoder {
         let (_, t) = ids.dims2()?;
         let last = self.hidden(ids, Some(cache))?.narrow(1, t - 1, 1)?.squeeze(1)?;
         let last = self.normed(&last.contiguous()?)?;
-        Ok(adapruner_kernels::linear(&last, &self.head()?, None)?.to_dtype(DType::F32)?)
+        Ok(self.head()?.logits(&last)?.to_dtype(DType::F32)?)
     }
 
     /// Negative log-likelihood of every token but the first, given those
@@ -380,7 +383,7 @@ pub(crate) fn next_token_nll(
     hidden: &Tensor,
     ids: &Tensor,
     norm: &Tensor,
-    head: &Tensor,
+    head: &Head,
     eps: f64,
 ) -> Result<Tensor> {
     let (b, t, h) = hidden.dims3()?;

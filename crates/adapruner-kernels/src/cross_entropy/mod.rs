@@ -21,6 +21,8 @@ use self::operands::Operands;
 use crate::{
     buffer::{Held, Unwritten, Weight, build_rows, fused, slice},
     composition,
+    head::Head,
+    packed::Laid,
 };
 
 /// `logsumexp(x · Wᵀ) − (x · Wᵀ)[target]` of every row.
@@ -30,10 +32,10 @@ use crate::{
 ///
 /// # Errors
 /// Shapes that do not fit, targets that are not u32 or outside the vocabulary.
-pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Result<Tensor> {
+pub fn linear_cross_entropy(x: &Tensor, head: &Head, targets: &Tensor) -> Result<Tensor> {
     let rows = targets.dims1()?;
     let weights = Tensor::ones((rows, 1), DType::F32, targets.device())?;
-    linear_soft_cross_entropy(x, weight, &targets.unsqueeze(1)?, &weights, 1.0)
+    linear_soft_cross_entropy(x, head, &targets.unsqueeze(1)?, &weights, 1.0)
 }
 
 /// `Σ_k w · logsumexp(z) − Σ_k w · z[id]` of every row, `z = x · Wᵀ / τ`: the
@@ -49,11 +51,12 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Re
 /// temperature that is not above 0.
 pub fn linear_soft_cross_entropy(
     x: &Tensor,
-    weight: &Tensor,
+    head: &Head,
     ids: &Tensor,
     weights: &Tensor,
     temperature: f64,
 ) -> Result<Tensor> {
+    let weight = &head.weight;
     let ((rows, inputs), (vocabulary, hidden)) = (x.dims2()?, weight.dims2()?);
     let (found, k) = ids.dims2()?;
     if inputs != hidden
@@ -100,13 +103,8 @@ pub fn linear_soft_cross_entropy(
         let kept = active.len();
         let active = Tensor::from_vec(active, kept, x.device())?;
         let part = |t: &Tensor| t.contiguous()?.index_select(&active, 0);
-        let losses = linear_soft_cross_entropy(
-            &part(x)?,
-            weight,
-            &part(ids)?,
-            &part(weights)?,
-            temperature,
-        )?;
+        let losses =
+            linear_soft_cross_entropy(&part(x)?, head, &part(ids)?, &part(weights)?, temperature)?;
         return Tensor::zeros(rows, losses.dtype(), x.device())?.index_add(&active, &losses, 0);
     }
     if !fused(&[x]) || !Weight::takes(weight.dtype()) || x.elem_count() == 0 {
@@ -116,6 +114,7 @@ pub fn linear_soft_cross_entropy(
         targets,
         tracked: x.track_op(),
         weight_tracked: weight.track_op(),
+        packed: head.packed.of(weight, rows)?,
         logsumexp: OnceLock::new(),
         unit: OnceLock::new(),
     };
@@ -145,6 +144,8 @@ struct CrossEntropy {
     tracked: bool,
     /// Whether the gradient of the weight will be asked for.
     weight_tracked: bool,
+    /// A packed form of the weight.
+    packed: Option<Laid>,
     /// Per row; known once forward has run.
     logsumexp: OnceLock<Vec<f64>>,
     /// Gradient of `x` for an upstream gradient of one, `[R, H]`.
@@ -171,7 +172,7 @@ impl CustomOp2 for CrossEntropy {
             0..rows,
             weight_layout.shape().dims2()?,
         );
-        let forward = operands.forward(self.tracked, self.weight_tracked);
+        let forward = operands.forward(self.tracked, self.weight_tracked, self.packed.as_ref());
         self.logsumexp.get_or_init(|| forward.logsumexp);
         self.unit.get_or_init(|| forward.unit);
         Ok((CpuStorage::F32(forward.losses), Shape::from(rows)))

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use candle_core::DType;
 use rayon::prelude::*;
 
 use super::Targets;
@@ -11,7 +12,7 @@ use crate::{
     buffer::{Weight, build},
     exp::{exponentials, largest},
     gemm::{multiply, multiply_add},
-    packed::{Activations, Arithmetic, Source, multiply_words},
+    packed::{Activations, Arithmetic, Laid, Source, multiply_words},
     view::View,
 };
 
@@ -118,7 +119,12 @@ impl<'a> Operands<'a> {
             .map(move |at| at * CHUNK..(at * CHUNK + CHUNK).min(vocabulary))
     }
 
-    pub(super) fn forward(&self, tracked: bool, weight_tracked: bool) -> Forward {
+    pub(super) fn forward(
+        &self,
+        tracked: bool,
+        weight_tracked: bool,
+        packed: Option<&'a Laid>,
+    ) -> Forward {
         let step = self.block();
         let blocks: Vec<Forward> = self
             .x
@@ -127,7 +133,7 @@ impl<'a> Operands<'a> {
             .map(|(at, x)| {
                 let block = self.part(x, at * step);
                 // The weight's gradient makes the logits again, to the same bits.
-                let laid_out = if weight_tracked { None } else { block.laid_out(tracked) };
+                let laid_out = if weight_tracked { None } else { block.laid_out(tracked, packed) };
                 let operands = laid_out.as_ref().map(|(x, weight)| (x, *weight));
                 let parts = (0..PARTS)
                     .into_par_iter()
@@ -146,24 +152,23 @@ impl<'a> Operands<'a> {
 
     /// The operands of the logits, the rows laid out once for all chunks, where our own
     /// kernels take them. Where `x` is tracked, it is not rounded to bf16.
-    fn laid_out(&self, tracked: bool) -> Option<(Activations, Source<'a>)> {
+    fn laid_out(
+        &self,
+        tracked: bool,
+        packed: Option<&'a Laid>,
+    ) -> Option<(Activations, Source<'a>)> {
         let (outputs, inputs) = (self.vocabulary, self.hidden);
         if inputs == 0 {
             return None;
         }
-        let rows = self.rows.len();
-        let (arithmetic, source) = match self.weight {
-            Weight::F32(values) => {
-                let weight = View::dense(values, outputs, inputs);
-                (Arithmetic::of_f32(rows)?, Source::F32(weight.t()))
-            }
-            Weight::Bf16(values) => {
-                let weight = Source::bf16_weight(values, outputs, inputs);
-                let preferred =
-                    if tracked { Arithmetic::of_f32(rows) } else { Arithmetic::of_bf16(rows) };
-                (preferred?, weight)
-            }
-            Weight::F16(_) => return None,
+        let dtype = if tracked { DType::F32 } else { self.weight.dtype() };
+        let arithmetic = Arithmetic::of_weight(dtype, self.rows.len(), inputs, outputs)?;
+        let source = packed.and_then(|packed| packed.source(arithmetic));
+        let source = match (source, self.weight) {
+            (Some(source), _) => source,
+            (None, Weight::F32(values)) => Source::F32(View::dense(values, outputs, inputs).t()),
+            (None, Weight::Bf16(values)) => Source::Bf16(View::dense(values, outputs, inputs).t()),
+            (None, Weight::F16(_)) => return None,
         };
         Some((Activations::new(arithmetic, self.x, inputs), source))
     }

@@ -64,10 +64,13 @@ pub(crate) enum Laid {
 }
 
 impl Laid {
-    pub(crate) fn source(&self) -> Source<'_> {
+    /// As the right side of products by an arithmetic, if it can be.
+    pub(crate) fn source(&self, arithmetic: Arithmetic) -> Option<Source<'_>> {
         match self {
-            Self::Pairs(pairs) => Source::Packed(pairs),
-            Self::Integers(integers) => Source::Integers(integers),
+            Self::Pairs(pairs) => Some(Source::Packed(pairs)),
+            Self::Integers(integers) => {
+                (arithmetic == Arithmetic::Fixed).then_some(Source::Integers(integers))
+            }
         }
     }
 }

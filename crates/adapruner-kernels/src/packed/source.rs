@@ -21,11 +21,6 @@ pub(crate) enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// The transpose of a row-major weight `[out, in]`.
-    pub(crate) fn bf16_weight(values: &'a [bf16], outputs: usize, inputs: usize) -> Self {
-        Self::Bf16(View::dense(values, outputs, inputs).t())
-    }
-
     /// Inputs and outputs.
     pub(super) fn sides(self) -> (usize, usize) {
         match self {

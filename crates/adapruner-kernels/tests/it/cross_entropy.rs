@@ -1,6 +1,6 @@
 //! Cross-entropy of a linear map.
 
-use adapruner_kernels::{composition, linear_cross_entropy, linear_soft_cross_entropy};
+use adapruner_kernels::{Head, composition, linear_cross_entropy, linear_soft_cross_entropy};
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
@@ -36,7 +36,7 @@ proptest! {
         let ids = targets(rows, vocabulary, seed);
         compare(
             &operands,
-            |o| linear_cross_entropy(&o[0], &o[1], &ids),
+            |o| linear_cross_entropy(&o[0], &Head::from(&o[1]), &ids),
             |o| composition::linear_cross_entropy(&o[0], &o[1], &ids),
             seed,
         );
@@ -86,7 +86,7 @@ proptest! {
             .to_scalar::<f32>().unwrap() > 0.0);
         compare(
             &operands,
-            |o| linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, temperature),
+            |o| linear_soft_cross_entropy(&o[0], &Head::from(&o[1]), &ids, &weights, temperature),
             |o| composition::linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, temperature),
             seed,
         );
@@ -98,7 +98,7 @@ fn many_blocks_of_soft_rows_agree() {
     let (ids, weights) = soft(1400, 1100, 3, 5, |row| row % 3 == 1);
     compare(
         &[Operand::new(&[1400, 9], 1), Operand::new(&[1100, 9], 2)],
-        |o| linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, 2.0),
+        |o| linear_soft_cross_entropy(&o[0], &Head::from(&o[1]), &ids, &weights, 2.0),
         |o| composition::linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, 2.0),
         3,
     );
@@ -115,7 +115,7 @@ fn masked_rows_are_left_out() {
     let broken = Tensor::cat(&[&broken, &x.narrow(0, 2, 1).unwrap()], 0).unwrap();
     let of = |x: &Tensor, w: [f32; 3]| {
         let weights = weights(w).unwrap();
-        let y = linear_soft_cross_entropy(x, &weight, &ids, &weights, 1.5).unwrap();
+        let y = linear_soft_cross_entropy(x, &Head::from(&weight), &ids, &weights, 1.5).unwrap();
         y.to_vec1::<f32>().unwrap()
     };
     let all = of(&x, [1.0; 3]);
@@ -128,7 +128,7 @@ fn many_blocks_of_rows_agree() {
     let ids = targets(700, 1100, 5);
     compare(
         &[Operand::new(&[700, 9], 1), Operand::new(&[1100, 9], 2)],
-        |o| linear_cross_entropy(&o[0], &o[1], &ids),
+        |o| linear_cross_entropy(&o[0], &Head::from(&o[1]), &ids),
         |o| composition::linear_cross_entropy(&o[0], &o[1], &ids),
         3,
     );
@@ -140,7 +140,8 @@ fn logits_of_hundreds_stay_finite() {
     let x = numbers(&[6, 20], 1).affine(40.0, 0.0).unwrap();
     let weight = numbers(&[1500, 20], 2).affine(10.0, 0.0).unwrap();
     let ids = targets(6, 1500, 77);
-    let found = linear_cross_entropy(&x, &weight, &ids).unwrap().to_vec1::<f32>().unwrap();
+    let found =
+        linear_cross_entropy(&x, &Head::from(&weight), &ids).unwrap().to_vec1::<f32>().unwrap();
     let wide = [&x, &weight].map(|t| t.to_dtype(DType::F64).unwrap());
     let expected = composition::linear_cross_entropy(&wide[0], &wide[1], &ids).unwrap();
     for (found, expected) in found.iter().zip(expected.to_vec1::<f64>().unwrap()) {
@@ -153,9 +154,11 @@ fn logits_of_hundreds_stay_finite() {
 fn targets_outside_the_vocabulary_are_named() {
     let (x, weight) = (numbers(&[2, 3], 1), numbers(&[4, 3], 2));
     let ids = Tensor::from_vec(vec![1_u32, 4], 2, &Device::Cpu).unwrap();
-    let error = linear_cross_entropy(&x, &weight, &ids).unwrap_err().to_string();
+    let error = linear_cross_entropy(&x, &Head::from(&weight), &ids).unwrap_err().to_string();
     assert!(error.contains("row 1 has target 4"), "{error}");
-    assert!(linear_cross_entropy(&x, &weight, &ids.narrow(0, 0, 1).unwrap()).is_err());
-    assert!(linear_cross_entropy(&x, &weight, &ids.to_dtype(DType::I64).unwrap()).is_err());
-    assert!(linear_cross_entropy(&x, &numbers(&[4, 2], 2), &ids).is_err());
+    assert!(linear_cross_entropy(&x, &Head::from(&weight), &ids.narrow(0, 0, 1).unwrap()).is_err());
+    assert!(
+        linear_cross_entropy(&x, &Head::from(&weight), &ids.to_dtype(DType::I64).unwrap()).is_err()
+    );
+    assert!(linear_cross_entropy(&x, &Head::from(&numbers(&[4, 2], 2)), &ids).is_err());
 }

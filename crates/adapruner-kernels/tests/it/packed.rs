@@ -1,7 +1,7 @@
 //! Products with packed bf16 weights, against sums in f64 and the scalar twin.
 
 use adapruner_kernels::{
-    linear, linear_cross_entropy,
+    Head, linear, linear_cross_entropy,
     packed::{Arithmetic, Packed, PackedWeight},
     sublayer::Affine,
 };
@@ -154,7 +154,7 @@ fn losses_do_not_depend_on_threads() {
     let ids = Tensor::from_vec(ids, 600, &Device::Cpu).unwrap();
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| bits(&linear_cross_entropy(&x, &weight, &ids).unwrap()))
+        pool.install(|| bits(&linear_cross_entropy(&x, &Head::from(&weight), &ids).unwrap()))
     };
     let one = on(1);
     assert!(on(2) == one && on(5) == one);

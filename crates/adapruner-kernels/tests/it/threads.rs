@@ -1,6 +1,6 @@
 //! Results do not depend on the number of threads, bit for bit.
 
-use adapruner_kernels::{attention, linear, linear_cross_entropy, rms_norm, rope, swiglu};
+use adapruner_kernels::{Head, attention, linear, linear_cross_entropy, rms_norm, rope, swiglu};
 use candle_core::{Device, Result, Tensor, Var};
 
 use crate::twin::numbers;
@@ -26,7 +26,8 @@ fn pass() -> Result<Vec<Vec<u32>>> {
     let y = swiglu(&linear(&y, gate, None)?, &linear(&y, up, None)?)?;
     let y = linear(&y, down, None)?.reshape((b * t, h))?;
     let ids: Vec<u32> = (0..(b * t) as u32).map(|i| i * 7 % v as u32).collect();
-    let loss = linear_cross_entropy(&y, head, &Tensor::from_vec(ids, b * t, &Device::Cpu)?)?;
+    let loss =
+        linear_cross_entropy(&y, &Head::from(head), &Tensor::from_vec(ids, b * t, &Device::Cpu)?)?;
     let grads = loss.sum_all()?.backward()?;
     let mut out = vec![loss];
     for variable in [&x, &norm].into_iter().chain(&weights) {

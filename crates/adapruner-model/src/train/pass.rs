@@ -6,7 +6,7 @@ use std::{
 };
 
 use adapruner_checkpoint::names::{self, Projection};
-use adapruner_kernels::{GradTap, LowRankGrad, linear_soft_cross_entropy, rms_norm};
+use adapruner_kernels::{GradTap, Head, LowRankGrad, linear_soft_cross_entropy, rms_norm};
 use candle_core::{D, DType, Result as CandleResult, Tensor, Var};
 
 use super::{Learned, Lesson, PassOptions, Term};
@@ -206,15 +206,15 @@ fn last(
     let (norm, head) = (decoder.final_norm()?, decoder.head()?);
     let outer = match wanted {
         Wanted::Adapters => None,
-        Wanted::Parameters => Some((Var::from_tensor(&norm)?, Var::from_tensor(&head)?)),
+        Wanted::Parameters => Some((Var::from_tensor(&norm)?, Var::from_tensor(&head.weight)?)),
     };
     let (norm, head) = match &outer {
-        None => (&norm, &head),
-        Some((norm, head)) => (norm.as_tensor(), head.as_tensor()),
+        None => (norm, head),
+        Some((norm, head)) => (norm.as_tensor().clone(), Head::from(head.as_tensor())),
     };
     let x = variable.as_tensor().squeeze(0)?;
     let x = x.index_select(&Tensor::from_vec(predicting, count, device)?, 0)?;
-    let x = rms_norm(&x, norm, decoder.config().rms_norm_eps)?;
+    let x = rms_norm(&x, &norm, decoder.config().rms_norm_eps)?;
     let mut sums = Vec::with_capacity(lesson.terms.len());
     let mut total: Option<Tensor> = None;
     for term in &lesson.terms {
@@ -224,7 +224,7 @@ fn last(
         }
         let ids = Tensor::from_slice(&term.ids, (count, term.k), device)?;
         let weights = Tensor::from_slice(&term.weights, (count, term.k), device)?;
-        let losses = linear_soft_cross_entropy(&x, head, &ids, &weights, term.temperature)?;
+        let losses = linear_soft_cross_entropy(&x, &head, &ids, &weights, term.temperature)?;
         let values = losses.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
         if let Some(row) = values.iter().position(|loss| !loss.is_finite()) {
             return Err(Error::Loss { sample: rows.sequence_of(row), loss: values[row] });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use adapruner_kernels::{linear, rms_norm};
+use adapruner_kernels::rms_norm;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
@@ -58,13 +58,13 @@ impl Decoder {
         let x = x.squeeze(0)?.index_select(&predicting, 0)?;
         let x = rms_norm(&x, &self.final_norm()?, self.config().rms_norm_eps)?;
         let head = self.head()?;
-        let vocabulary = head.dim(0)?;
+        let vocabulary = head.weight.dim(0)?;
         let k = k.min(vocabulary);
         let mut top = TopLogits { k, ids: Vec::new(), logits: Vec::new(), logsumexp: Vec::new() };
         let step = (LOGITS / vocabulary.max(1)).max(1);
         for start in (0..count).step_by(step) {
             let part = x.narrow(0, start, step.min(count - start))?.contiguous()?;
-            let logits = linear(&part, &head, None)?.to_dtype(DType::F32)?;
+            let logits = head.logits(&part)?.to_dtype(DType::F32)?;
             let logits = logits.flatten_all()?.to_vec1::<f32>()?;
             let of_rows: Vec<_> = logits
                 .par_chunks(vocabulary.max(1))

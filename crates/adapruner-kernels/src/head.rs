@@ -1,0 +1,36 @@
+//! The output projection of a language model: logits `z = x · Wᵀ`.
+//!
+//! Axes: `R` rows, `H` hidden, `V` vocabulary.
+
+use candle_core::{D, Result, Tensor};
+
+use crate::{linear, packed::Packed};
+
+/// A weight `[V, H]`, and its packed forms; clones share both.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// `[V, H]`.
+    pub weight: Tensor,
+    /// The weight as products on the CPU read it, where that pays.
+    pub packed: Packed,
+}
+
+impl From<&Tensor> for Head {
+    fn from(weight: &Tensor) -> Self {
+        Self { weight: weight.clone(), packed: Packed::default() }
+    }
+}
+
+impl Head {
+    /// The logits.
+    ///
+    /// # Shapes
+    /// `[.., H]` → `[.., V]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);
+        linear::with_packed(x, &self.weight, None, self.packed.of(&self.weight, rows)?)
+    }
+}
