@@ -11,6 +11,8 @@ use candle_core::{
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::threads;
+
 /// Elements of an output that one task writes at least.
 const GRAIN: usize = 16 * 1024;
 
@@ -39,16 +41,61 @@ pub(crate) unsafe fn build_rows(
     width: usize,
     fill: impl Fn(Range<usize>, &mut Unwritten) + Sync,
 ) -> Vec<f32> {
-    let step = rows_of_a_task(width);
-    // SAFETY: the chunks cover the vector, and the caller writes each of them.
-    unsafe {
-        build(rows * width, |out| {
-            if rows <= step {
-                return fill(0..rows, out);
-            }
-            out.par_chunks_mut(step * width)
-                .enumerate()
-                .for_each(|(at, out)| fill(at * step..(at * step + step).min(rows), out));
+    // SAFETY: all rows are filled.
+    unsafe { build(rows * width, |out| fill_rows(out, width, fill)) }
+}
+
+/// Gives `fill` all rows of `out`, `width` elements each, some at a time and in parallel.
+pub(crate) fn fill_rows(
+    out: &mut Unwritten,
+    width: usize,
+    fill: impl Fn(Range<usize>, &mut Unwritten) + Sync,
+) {
+    let (step, width) = (rows_of_a_task(width), width.max(1));
+    threads::chunks(out, step * width, |at, out| {
+        fill(at * step..at * step + out.len() / width, out);
+    });
+}
+
+/// Rows of several widths, still to be written, block by block.
+pub(crate) struct Sheets<const N: usize> {
+    values: [Vec<f32>; N],
+    widths: [usize; N],
+    rows: usize,
+}
+
+impl<const N: usize> Sheets<N> {
+    pub(crate) fn new(rows: usize, widths: [usize; N]) -> Self {
+        Self { values: widths.map(|width| Vec::with_capacity(rows * width)), widths, rows }
+    }
+
+    /// Parts of at most so many rows of all of them.
+    pub(crate) fn blocks(&mut self, rows_of_block: usize) -> Vec<[&mut Unwritten; N]> {
+        let Self { values, widths, rows } = self;
+        let mut parts = values.each_mut().map(|values| values.spare_capacity_mut());
+        let blocks = (0..*rows).step_by(rows_of_block.max(1)).map(|start| {
+            let rows = rows_of_block.min(*rows - start);
+            let mut widths = widths.iter();
+            parts.each_mut().map(|rest| {
+                let len = rows * widths.next().copied().unwrap_or(0);
+                let (part, after) = std::mem::take(rest).split_at_mut(len);
+                *rest = after;
+                part
+            })
+        });
+        blocks.collect()
+    }
+
+    /// What was written.
+    ///
+    /// # Safety
+    /// Every element of all blocks was written.
+    pub(crate) unsafe fn written(self) -> [Vec<f32>; N] {
+        let (rows, mut widths) = (self.rows, self.widths.into_iter());
+        self.values.map(|mut values| {
+            // SAFETY: there is room for as many, and the caller has written them.
+            unsafe { values.set_len(rows * widths.next().unwrap_or(0)) };
+            values
         })
     }
 }

@@ -19,11 +19,11 @@
 //! threads.
 
 use gemm::Parallelism;
-use rayon::prelude::*;
 
 use crate::{
     buffer::Unwritten,
     packed::{Arithmetic, Product, Right, Source},
+    threads::side_by_side,
     view::{Target, View, share},
 };
 
@@ -135,10 +135,7 @@ unsafe fn par_product(a: View<'_>, b: View<'_>, to: Target, add: bool) {
         // SAFETY: parts of the grid do not overlap and lie within the target.
         unsafe { by_crate(a, b, 1.0, part, add) }
     };
-    match by_row * by_col {
-        1 => one(0),
-        parts => (0..parts).into_par_iter().for_each(one),
-    }
+    side_by_side(by_row * by_col, one);
 }
 
 /// # Safety

@@ -26,6 +26,7 @@
 //! | `cross_entropy` | loss of a linear map, logits never held whole |
 //! | [`sublayer`] | whole sublayers of a decoder as one operation each |
 //! | `upstream` | where a backward pass starts from a gradient |
+//! | `threads` | work on all threads, or on one alone |
 //! | [`composition`] | the same, composed of candle's operations |
 //! | `precision` | how exactly products are made |
 //! | `peak` | what the f32 units can do at the most |
@@ -51,6 +52,7 @@ mod precision;
 mod rope;
 pub mod sublayer;
 mod swiglu;
+mod threads;
 mod upstream;
 mod view;
 

@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, D, DType, Device, Layout, Result, Shape
 
 use crate::{
     LowRankGrad,
-    buffer::{Held, Weight, build, fused, slice},
+    buffer::{Held, Unwritten, Weight, build, fused, slice},
     composition,
     gemm::{par_multiply, par_multiply_add},
     packed::{self, Arithmetic, Laid, Source},
@@ -88,7 +88,7 @@ impl CustomOp2 for Linear {
         let rows = x_layout.shape().elem_count() / inputs.max(1);
         let sizes = Sizes { rows, inputs, outputs };
         let weight = Weight::of(weight, weight_layout)?;
-        let y = forward(slice(x, x_layout)?, weight, self.packed.as_ref(), sizes);
+        let y = forward(slice(x, x_layout)?, (weight, self.packed.as_ref(), sizes));
         let mut dims = x_layout.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = outputs;
@@ -179,60 +179,57 @@ fn backward_right<'a>(
     Some((arithmetic, source))
 }
 
-/// `y = x · Wᵀ`; `packed` is the same weight.
-pub(crate) fn forward(
-    x: &[f32],
-    weight: Weight<'_>,
-    packed: Option<&Laid>,
-    sizes: Sizes,
-) -> Vec<f32> {
-    let Sizes { rows, inputs, outputs } = sizes;
+/// A weight as it is held and as it is packed, and the axes of all products with it, of
+/// which some rows may be made at a time: how they are made goes by all rows.
+pub(crate) type Map<'a> = (Weight<'a>, Option<&'a Laid>, Sizes);
+
+/// `y = x · Wᵀ`.
+fn forward(x: &[f32], map: Map<'_>) -> Vec<f32> {
+    let (_, _, Sizes { rows, outputs, .. }) = map;
+    // SAFETY: `write` writes everything.
+    unsafe { build(rows * outputs, |y| write(x, map, y)) }
+}
+
+/// `y = x · Wᵀ` of some rows; writes all of `y`.
+fn write(x: &[f32], map: Map<'_>, y: &mut Unwritten) {
+    let (weight, packed, sizes) = map;
+    let Sizes { inputs, outputs, .. } = sizes;
+    let rows = y.len() / outputs.max(1);
     if let Some((arithmetic, weight)) = right(weight, packed, sizes) {
-        return packed::forward(arithmetic, x, weight, rows);
+        return packed::write_all(arithmetic, x, &[weight], &mut [y], rows);
     }
     let step = rows_at_once(weight, sizes);
     let mut scratch = Vec::new();
-    // SAFETY: the products write all columns of all rows.
-    unsafe {
-        build(rows * outputs, |y| {
-            for start in (0..outputs).step_by(step) {
-                let end = (start + step).min(outputs);
-                let part = weight.part(start * inputs..end * inputs, &mut scratch);
-                let part = View::dense(part, end - start, inputs);
-                let y = y.get_mut(start..).unwrap_or_default();
-                par_multiply(View::dense(x, rows, inputs), part.t(), y, outputs);
-            }
-        })
+    for start in (0..outputs).step_by(step) {
+        let end = (start + step).min(outputs);
+        let part = weight.part(start * inputs..end * inputs, &mut scratch);
+        let part = View::dense(part, end - start, inputs);
+        let y = y.get_mut(start..).unwrap_or_default();
+        par_multiply(View::dense(x, rows, inputs), part.t(), y, outputs);
     }
 }
 
-/// [`forward`] of several weights, which read `x` once where our own kernels make all
+/// [`write`] of several weights, which read `x` once where our own kernels make all
 /// products alike.
-pub(crate) fn forward_all(
-    x: &[f32],
-    weights: &[(Weight<'_>, Option<&Laid>, Sizes)],
-) -> Vec<Vec<f32>> {
-    let rights = weights.iter().map(|&(weight, packed, sizes)| right(weight, packed, sizes));
+pub(crate) fn write_all(x: &[f32], maps: &[Map<'_>], y: &mut [&mut Unwritten]) {
+    let rights = maps.iter().map(|&(weight, packed, sizes)| right(weight, packed, sizes));
     if let Some(rights) = rights.collect::<Option<Vec<_>>>()
         && let [(arithmetic, _), rest @ ..] = &rights[..]
         && rest.iter().all(|(other, _)| other == arithmetic)
-        && let [(_, _, sizes), ..] = weights
+        && let ([(_, _, sizes), ..], [first, ..]) = (maps, &*y)
     {
         let sources: Vec<_> = rights.iter().map(|&(_, source)| source).collect();
-        return packed::forward_all(*arithmetic, x, &sources, sizes.rows);
+        let rows = first.len() / sizes.outputs.max(1);
+        return packed::write_all(*arithmetic, x, &sources, y, rows);
     }
-    weights.iter().map(|&(weight, packed, sizes)| forward(x, weight, packed, sizes)).collect()
+    maps.iter().zip(y).for_each(|(&map, y)| write(x, map, y));
 }
 
-/// `y += x · Wᵀ`; `packed` is the same weight.
-pub(crate) fn forward_onto(
-    x: &[f32],
-    weight: Weight<'_>,
-    packed: Option<&Laid>,
-    sizes: Sizes,
-    y: &mut [f32],
-) {
-    let Sizes { rows, inputs, outputs } = sizes;
+/// `y += x · Wᵀ` of some rows.
+pub(crate) fn forward_onto(x: &[f32], map: Map<'_>, y: &mut [f32]) {
+    let (weight, packed, sizes) = map;
+    let Sizes { inputs, outputs, .. } = sizes;
+    let rows = y.len() / outputs.max(1);
     if let Some((arithmetic, weight)) = right(weight, packed, sizes) {
         return packed::forward_onto(arithmetic, x, weight, rows, y);
     }

@@ -20,6 +20,7 @@ use crate::{
     buffer::{Held, build},
     gemm::{multiply, multiply_add},
     linear::Sizes,
+    threads,
     view::View,
 };
 
@@ -183,9 +184,14 @@ impl LowRank {
         Ok(LowRankGrad { a: p.t()?.matmul(&x)?, b: dy.t()?.matmul(&u)? })
     }
 
-    /// Adds the update to `y`.
-    pub(crate) fn forward_onto(&self, x: &[f32], y: &mut [f32], sizes: Sizes) -> Result<()> {
-        let Sizes { inputs, outputs, .. } = sizes;
+    /// Adds the update of some rows to `y`; `first` is which of all rows they begin at.
+    pub(crate) fn forward_onto(
+        &self,
+        x: &[f32],
+        first: usize,
+        y: &mut [f32],
+        Sizes { inputs, outputs, .. }: Sizes,
+    ) -> Result<()> {
         let rank = self.rank()?;
         if rank == 0 || inputs == 0 || outputs == 0 {
             return Ok(());
@@ -193,9 +199,9 @@ impl LowRank {
         let (a, b) = (Held::new(&self.a), Held::new(&self.b));
         let (a, b) =
             (View::dense(a.slice()?, rank, inputs), View::dense(b.slice()?, outputs, rank));
-        y.par_chunks_mut(BLOCK_ROWS * outputs).enumerate().for_each(|(at, y)| {
+        threads::chunks(y, BLOCK_ROWS * outputs, |at, y| {
             let (start, rows) = (at * BLOCK_ROWS, y.len() / outputs);
-            let mask = self.dropout.map(|dropout| dropout.mask_from(start, rows, inputs));
+            let mask = self.dropout.map(|dropout| dropout.mask_from(first + start, rows, inputs));
             let x = masked(&x[start * inputs..(start + rows) * inputs], mask.as_deref());
             let u = self.inner(View::dense(&x, rows, inputs), a);
             multiply_add(View::dense(&u, rows, rank), b.t(), y);

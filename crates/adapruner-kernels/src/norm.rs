@@ -14,7 +14,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::{
-    buffer::{Held, Unwritten, build_rows, fused, rows_of_a_task, slice},
+    buffer::{Held, Unwritten, build, build_rows, fill_rows, fused, rows_of_a_task, slice},
     composition,
     exp::dot,
 };
@@ -90,15 +90,21 @@ fn inverse(x: &[f32], eps: f64) -> f64 {
 }
 
 pub(crate) fn forward(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
+    // SAFETY: `write` writes as many elements as there are.
+    unsafe { build(x.len(), |out| write(x, weight, eps, out)) }
+}
+
+/// [`forward`] into `out`, all of which is written.
+pub(crate) fn write(x: &[f32], weight: &[f32], eps: f64, out: &mut Unwritten) {
     let width = weight.len();
+    assert_eq!(x.len(), out.len(), "rows of a norm");
     let fill = |rows: Range<usize>, out: &mut Unwritten| {
         let x = x[rows.start * width..rows.end * width].chunks_exact(width);
         for (x, out) in x.zip(out.chunks_exact_mut(width)) {
             scale_row(x, weight, inverse(x, eps) as f32, out);
         }
     };
-    // SAFETY: `scale_row` writes a row as wide as its operands, `fill` all rows.
-    unsafe { build_rows(x.len() / width, width, fill) }
+    fill_rows(out, width, fill);
 }
 
 /// `out = x · w · inverse`.

@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, 
 use multiversion::multiversion;
 
 use crate::{
-    buffer::{Held, Unwritten, build_rows, fused, slice},
+    buffer::{Held, Unwritten, build, fill_rows, fused, slice},
     composition,
 };
 
@@ -51,20 +51,40 @@ pub(crate) fn turn(
     n: usize,
     back: bool,
 ) -> Result<Vec<f32>> {
-    let (t, half) = cos.dims2()?;
+    let (_, half) = cos.dims2()?;
     let (cos, sin) = (Held::new(cos), Held::new(sin));
-    let (cos, sin): (&[f32], &[f32]) = (cos.slice()?, sin.slice()?);
-    let sign = if back { -1.0 } else { 1.0 };
-    let width = n * 2 * half;
-    let fill = |rows: Range<usize>, out: &mut Unwritten| {
-        for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
-            let x = &x[row * width..(row + 1) * width];
-            let at = row % t * half..(row % t + 1) * half;
-            turn_heads(x, &cos[at.clone()], &sin[at], sign, out);
-        }
-    };
-    // SAFETY: `turn_heads` writes all heads of a row, `fill` all rows.
-    Ok(unsafe { build_rows(x.len() / width, width, fill) })
+    let tables = Tables { cos: cos.slice()?, sin: sin.slice()?, half };
+    // SAFETY: `write` writes as many elements as there are.
+    Ok(unsafe { build(x.len(), |out| tables.write(x, 0, n, back, out)) })
+}
+
+/// Cosines and sines of the positions of a sequence, `[T, D/2]` each.
+pub(crate) struct Tables<'a> {
+    pub(crate) cos: &'a [f32],
+    pub(crate) sin: &'a [f32],
+    /// `D/2`.
+    pub(crate) half: usize,
+}
+
+impl Tables<'_> {
+    /// Turns rows of `n` heads, forwards or back, into `out`, all of which is written;
+    /// `first` is which of all rows `[B·T]` they begin at.
+    pub(crate) fn write(&self, x: &[f32], first: usize, n: usize, back: bool, out: &mut Unwritten) {
+        let &Self { cos, sin, half } = self;
+        let t = cos.len() / half.max(1);
+        assert_eq!(x.len(), out.len(), "rows of heads");
+        let sign = if back { -1.0 } else { 1.0 };
+        let width = n * 2 * half;
+        let fill = |rows: Range<usize>, out: &mut Unwritten| {
+            for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+                let x = &x[row * width..(row + 1) * width];
+                let place = (first + row) % t;
+                let at = place * half..(place + 1) * half;
+                turn_heads(x, &cos[at.clone()], &sin[at], sign, out);
+            }
+        };
+        fill_rows(out, width, fill);
+    }
 }
 
 impl CustomOp1 for Rope {

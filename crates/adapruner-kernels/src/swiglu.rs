@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, 
 use multiversion::multiversion;
 
 use crate::{
-    buffer::{Held, build_rows, build_two, fused, slice},
+    buffer::{Held, Unwritten, build, build_two, fill_rows, fused, slice},
     composition,
     exp::sigmoid,
 };
@@ -67,12 +67,14 @@ impl CustomOp2 for SwiGlu {
 
 /// `silu(gate) · up`.
 pub(crate) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    // SAFETY: `forward_part` writes as many elements as the ranges have.
-    unsafe {
-        build_rows(gate.len(), 1, |range, out| {
-            forward_part(&gate[range.clone()], &up[range], out);
-        })
-    }
+    // SAFETY: `write` writes as many elements as there are.
+    unsafe { build(gate.len(), |out| write(gate, up, out)) }
+}
+
+/// [`forward`] into `out`, all of which is written.
+pub(crate) fn write(gate: &[f32], up: &[f32], out: &mut Unwritten) {
+    assert!(gate.len() == out.len() && up.len() == out.len(), "elements of a gate");
+    fill_rows(out, 1, |range, out| forward_part(&gate[range.clone()], &up[range], out));
 }
 
 /// Gradients of gate and up.

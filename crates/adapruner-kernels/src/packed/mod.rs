@@ -59,7 +59,7 @@ pub use self::cell::Packed;
 use self::pairs::pairs;
 pub(crate) use self::{
     activations::Activations,
-    product::{Product, Right, forward, forward_all, forward_onto, multiply_words},
+    product::{Product, Right, forward, forward_onto, multiply_words, write_all},
     source::Source,
 };
 use crate::{MatmulPrecision, buffer::Held, gemm};

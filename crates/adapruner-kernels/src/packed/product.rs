@@ -6,11 +6,7 @@
 //! multiplied with all strips, while the results of the panel stay in the second and
 //! what the next panel is made of is asked for.
 
-use std::{
-    cell::RefCell,
-    ops::Range,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{cell::RefCell, ops::Range};
 
 use super::{
     Arithmetic, COLS, DEPTH, Line, NARROW,
@@ -21,7 +17,8 @@ use super::{
     step::{Panel, Place, Step},
 };
 use crate::{
-    buffer::Unwritten,
+    buffer::{Unwritten, build},
+    threads::{self, PARTS_OF_A_THREAD, side_by_side},
     view::{Target, View, share},
 };
 
@@ -39,8 +36,6 @@ const FEW_PANELS: usize = 8;
 const PART_WEIGHTS: usize = 64 * 1024;
 /// Words of the slabs that are written at a time: a megabyte.
 const HELD: usize = 256 * 1024;
-/// Parts for each thread, so that they end together.
-const PARTS_OF_A_THREAD: usize = 4;
 
 thread_local! {
     /// What rows are written to; kept from one product to the next.
@@ -54,39 +49,34 @@ pub(crate) fn forward(
     weight: Source<'_>,
     rows: usize,
 ) -> Vec<f32> {
-    forward_all(arithmetic, x, &[weight], rows).pop().unwrap_or_default()
+    let (_, outputs) = weight.sides();
+    // SAFETY: the product writes everything.
+    unsafe { build(rows * outputs, |to| write_all(arithmetic, x, &[weight], &mut [to], rows)) }
 }
 
-/// `x · Wᵀ` of some weights with as many inputs on all threads.
+/// `x · Wᵀ` of some weights with as many inputs on all threads; writes all of `to`.
 ///
 /// # Shapes
 /// `[rows, in]`, `[out, in]` each → `[rows, out]` each.
-pub(crate) fn forward_all(
+pub(crate) fn write_all(
     arithmetic: Arithmetic,
     x: &[f32],
     weights: &[Source<'_>],
+    to: &mut [&mut Unwritten],
     rows: usize,
-) -> Vec<Vec<f32>> {
-    let Some(first) = weights.first() else { return Vec::new() };
+) {
+    let Some(first) = weights.first() else { return };
     let (inputs, _) = first.sides();
-    let length = |weight: &Source<'_>| rows * weight.sides().1;
-    let mut all: Vec<_> = weights.iter().map(|w| Vec::<f32>::with_capacity(length(w))).collect();
-    let rights: Vec<_> = weights
-        .iter()
-        .zip(&mut all)
-        .map(|(&source, values)| {
-            let to = Target { start: values.as_mut_ptr(), stride: source.sides().1 };
-            Right { source, to }
-        })
-        .collect();
+    let rights = weights.iter().zip(to).map(|(&source, to)| {
+        let (_, outputs) = source.sides();
+        assert_eq!(to.len(), rows * outputs, "rows of a product");
+        Right { source, to: Target { start: to.as_mut_ptr().cast(), stride: outputs } }
+    });
+    let rights: Vec<_> = rights.collect();
+    assert_eq!(rights.len(), weights.len(), "targets of products");
     let left = View::dense(x, rows, inputs);
-    let product = Product { arithmetic, left, rights: &rights, scale: 1.0, add: false };
-    // SAFETY: the targets have room for all rows, which the product writes.
-    unsafe {
-        product.run();
-        all.iter_mut().zip(weights).for_each(|(values, weight)| values.set_len(length(weight)));
-    }
-    all
+    // SAFETY: the targets are borrowed for us alone and have all rows.
+    unsafe { Product { arithmetic, left, rights: &rights, scale: 1.0, add: false }.run() };
 }
 
 /// `y += x · Wᵀ` on all threads.
@@ -152,7 +142,7 @@ pub(crate) fn multiply_words(
 fn grid(rows: usize, panels: usize, inputs: usize, laid_out: bool) -> (usize, usize) {
     let weights = panels.saturating_mul(COLS).saturating_mul(inputs);
     let worth = weights.saturating_mul(rows.div_ceil(ROWS)) / PART_WEIGHTS;
-    let most = match rayon::current_num_threads() {
+    let most = match threads::available() {
         1 => 1,
         threads => PARTS_OF_A_THREAD * threads,
     };
@@ -167,25 +157,6 @@ fn grid(rows: usize, panels: usize, inputs: usize, laid_out: bool) -> (usize, us
     let by_panel = parts.div_ceil(by_row).min(most).max(1);
     let by_row = parts.div_ceil(by_panel).min(rows / FEW_ROWS).max(by_row);
     (by_row, by_panel)
-}
-
-/// Runs all parts on all threads, each thread taking the next when it is done. The
-/// calling thread is one of them: others may be slow to wake, or have other work.
-fn side_by_side(parts: usize, one: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let at = next.fetch_add(1, Ordering::Relaxed)
-            && at < parts
-        {
-            one(at);
-        }
-    };
-    rayon::in_place_scope(|scope| {
-        for _ in 1..rayon::current_num_threads().min(parts) {
-            scope.spawn(|_| work());
-        }
-        work();
-    });
 }
 
 /// A right side, and where its product goes.

@@ -8,12 +8,12 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::{Affine, add, fused_norm, matrix};
+use super::{Affine, Running, add, fused_norm, matrix};
 use crate::{
     attention,
-    buffer::{Held, fused, slice},
+    buffer::{Held, Sheets, fused, slice, written},
     composition::rows,
-    norm, packed_attention, rope,
+    norm, packed_attention, rope, threads,
 };
 
 /// The weights of an attention sublayer, and the positions it is run at.
@@ -131,19 +131,49 @@ impl CustomOp1 for Fused {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let SelfAttention { norm, eps, q, k, v, o, lengths, cos, sin, .. } = &self.weights;
+        let SelfAttention { norm, eps, head_dim, q, k, v, o, lengths, cos, sin } = &self.weights;
         let x: &[f32] = slice(x, layout)?;
         let hidden = norm.elem_count();
         let rows = x.len() / hidden;
-        let h = norm::forward(x, Held::new(norm).slice()?, *eps);
+        let [q, k, v, o] = [q, k, v, o].map(|map| map.running(rows));
+        let (q, k, v, o) = (q?, k?, v?, o?);
+        let (norm, cos, sin) = (Held::new(norm), Held::new(cos), Held::new(sin));
+        let tables = rope::Tables { cos: cos.slice()?, sin: sin.slice()?, half: head_dim / 2 };
+        let norm: &[f32] = norm.slice()?;
         let (of_q, of_k) = self.heads;
-        let [q, k, v] = Affine::forward([q, k, v], &h, rows)?;
-        let q = rope::turn(&q, cos, sin, of_q, false)?;
-        let k = rope::turn(&k, cos, sin, of_k, false)?;
+        let widths = [of_q, of_k, of_k].map(|heads| heads * head_dim);
+
+        let step = Running::rows_of_a_block(&[&q, &k, &v]);
+        let mut all = Sheets::new(rows, [hidden, widths[0], widths[1], widths[2]]);
+        threads::blocks(all.blocks(step), |at, [h, to_q, to_k, to_v]| {
+            let first = at * step;
+            norm::write(&x[first * hidden..][..h.len()], norm, *eps, h);
+            // SAFETY: written above.
+            let h = unsafe { written(h) };
+            let mut plain = Sheets::new(h.len() / hidden, [widths[0], widths[1]]);
+            for [plain_q, plain_k] in plain.blocks(rows) {
+                let maps = [&q, &k, &v];
+                let [q, k, _] = Running::write(maps, h, first, [plain_q, plain_k, &mut *to_v])?;
+                tables.write(q, first, of_q, false, to_q);
+                tables.write(k, first, of_k, false, to_k);
+            }
+            Ok(())
+        })?;
+        // SAFETY: all blocks were run.
+        let [h, q, k, v] = unsafe { all.written() };
         let (attended, logsumexp) = attention::forward(&q, &k, &v, self.sizes, lengths.as_deref());
-        let y = o.forward_onto(&attended, rows, x.to_vec())?;
+
+        let step = Running::rows_of_a_block(&[&o]);
+        let (mut y, width) = (Sheets::new(rows, [hidden]), widths[0]);
+        threads::blocks(y.blocks(step), |at, [y]| {
+            let first = at * step;
+            let rows = y.len() / hidden;
+            let y = y.write_copy_of_slice(&x[first * hidden..][..rows * hidden]);
+            o.add(&attended[first * width..][..rows * width], first, y)
+        })?;
+        // SAFETY: all blocks were run.
+        let [y] = unsafe { y.written() };
         if let Some(saved) = &self.saved {
-            let width = attended.len() / rows;
             let (h, y) = (matrix(h, hidden)?, matrix(attended, width)?);
             saved.get_or_init(|| Saved { h, q, k, v, y, logsumexp });
         }

@@ -7,11 +7,11 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::{Affine, add, fused_norm, matrix};
+use super::{Affine, Running, add, fused_norm, matrix};
 use crate::{
-    buffer::{Held, fused, slice},
+    buffer::{Held, Sheets, Unwritten, fused, slice, written},
     composition::rows,
-    norm, swiglu,
+    norm, swiglu, threads,
 };
 
 /// The weights of a gated feed-forward sublayer.
@@ -90,15 +90,46 @@ impl CustomOp1 for Fused {
         let x: &[f32] = slice(x, layout)?;
         let hidden = norm.elem_count();
         let rows = x.len() / hidden;
-        let h = norm::forward(x, Held::new(norm).slice()?, *eps);
-        let [gate, up] = Affine::forward([gate, up], &h, rows)?;
-        let inner = swiglu::forward(&gate, &up);
-        let y = down.forward_onto(&inner, rows, x.to_vec())?;
-        if let Some(saved) = &self.saved {
-            let width = inner.len() / rows;
-            let (h, inner) = (matrix(h, hidden)?, matrix(inner, width)?);
-            saved.get_or_init(|| Saved { h, gate, up, inner });
+        let (gate, up, down) = (gate.running(rows)?, up.running(rows)?, down.running(rows)?);
+        let norm = Held::new(norm);
+        let norm: &[f32] = norm.slice()?;
+        let width = gate.sizes.outputs;
+        let widths = [hidden, width, width, width];
+
+        let step = Running::rows_of_a_block(&[&gate, &up, &down]);
+        let run =
+            |at: usize, [h, to_gate, to_up, inner]: [&mut Unwritten; 4], y: &mut Unwritten| {
+                let first = at * step;
+                let x = &x[first * hidden..][..y.len()];
+                norm::write(x, norm, *eps, h);
+                // SAFETY: written above.
+                let h = unsafe { written(h) };
+                let [of_gate, of_up] = Running::write([&gate, &up], h, first, [to_gate, to_up])?;
+                swiglu::write(of_gate, of_up, inner);
+                // SAFETY: written above.
+                let inner = unsafe { written(inner) };
+                down.add(inner, first, y.write_copy_of_slice(x))
+            };
+        let mut y = Sheets::new(rows, [hidden]);
+        let of_y = y.blocks(step);
+        match &self.saved {
+            // What a block leaves goes with it.
+            None => threads::blocks(of_y, |at, [y]| {
+                let mut of_block = Sheets::new(y.len() / hidden, widths);
+                of_block.blocks(step).into_iter().try_for_each(|of_block| run(at, of_block, y))
+            })?,
+            Some(saved) => {
+                let mut all = Sheets::new(rows, widths);
+                let blocks = all.blocks(step).into_iter().zip(of_y).collect();
+                threads::blocks(blocks, |at, (of_block, [y])| run(at, of_block, y))?;
+                // SAFETY: all blocks were run.
+                let [h, gate, up, inner] = unsafe { all.written() };
+                let (h, inner) = (matrix(h, hidden)?, matrix(inner, width)?);
+                saved.get_or_init(|| Saved { h, gate, up, inner });
+            }
         }
+        // SAFETY: all blocks were run.
+        let [y] = unsafe { y.written() };
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 

@@ -16,10 +16,11 @@ use rayon::prelude::*;
 pub use self::{attention::SelfAttention, feed_forward::FeedForward};
 use crate::{
     GradTap, LowRank,
-    buffer::{Held, Weight, rows_of_a_task},
+    buffer::{Held, Unwritten, Weight, rows_of_a_task, written},
     composition,
     linear::{self, Sizes},
-    packed::Packed,
+    packed::{Laid, Packed},
+    threads,
 };
 
 /// A linear map with its optional bias and tap.
@@ -99,47 +100,12 @@ impl Affine {
         Ok(Sizes { rows, inputs, outputs })
     }
 
-    /// `x · Wᵀ + b` with the update, of several maps that read `x` once where they can.
-    fn forward<const N: usize>(maps: [&Self; N], x: &[f32], rows: usize) -> Result<[Vec<f32>; N]> {
-        let packed = maps.iter().map(|map| map.packed.of(&map.weight, rows));
-        let packed = packed.collect::<Result<Vec<_>>>()?;
-        let held = maps.map(|map| Held::new(&map.weight));
-        let mut weights = Vec::with_capacity(N);
-        for ((map, held), packed) in maps.iter().zip(&held).zip(&packed) {
-            weights.push((held.weight()?, packed.as_ref(), map.sizes(rows)?));
-        }
-        let mut all = linear::forward_all(x, &weights);
-        for (map, y) in maps.iter().zip(&mut all) {
-            map.finish(x, rows, y)?;
-        }
-        let found = all.len();
-        all.try_into().or_else(|_| bail!("{found} products of {N} maps"))
-    }
-
-    /// `y + x · Wᵀ + b` with the update.
-    fn forward_onto(&self, x: &[f32], rows: usize, mut y: Vec<f32>) -> Result<Vec<f32>> {
+    /// The map while so many rows go through it.
+    fn running(&self, rows: usize) -> Result<Running<'_>> {
         let packed = self.packed.of(&self.weight, rows)?;
-        let held = Held::new(&self.weight);
-        linear::forward_onto(x, held.weight()?, packed.as_ref(), self.sizes(rows)?, &mut y);
-        self.finish(x, rows, &mut y)?;
-        Ok(y)
-    }
-
-    /// Adds what is beside the weight.
-    fn finish(&self, x: &[f32], rows: usize, y: &mut [f32]) -> Result<()> {
-        if let Some(adapter) = &self.adapter {
-            adapter.forward_onto(x, y, self.sizes(rows)?)?;
-        }
-        if let Some(bias) = &self.bias {
-            let held = Held::new(bias);
-            let bias: &[f32] = held.slice()?;
-            y.par_chunks_mut(rows_of_a_task(bias.len()) * bias.len().max(1)).for_each(|rows| {
-                for row in rows.chunks_exact_mut(bias.len()) {
-                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-                }
-            });
-        }
-        Ok(())
+        let bias = self.bias.as_ref().map(Held::new);
+        let (weight, sizes) = (Held::new(&self.weight), self.sizes(rows)?);
+        Ok(Running { map: self, weight, bias, packed, sizes })
     }
 
     /// Shows the tap what it waits for, and returns the gradient of the input,
@@ -168,6 +134,70 @@ impl Affine {
             }
         }
         Ok(grad_x)
+    }
+}
+
+/// A map while rows go through it, some at a time.
+struct Running<'a> {
+    map: &'a Affine,
+    weight: Held<'a>,
+    bias: Option<Held<'a>>,
+    packed: Option<Laid>,
+    /// Of all rows.
+    sizes: Sizes,
+}
+
+impl Running<'_> {
+    fn parts(&self) -> Result<linear::Map<'_>> {
+        Ok((self.weight.weight()?, self.packed.as_ref(), self.sizes))
+    }
+
+    /// Of some rows that may go block by block through maps, each block through all of
+    /// them.
+    fn rows_of_a_block(maps: &[&Self]) -> usize {
+        let rows = maps.first().map_or(0, |map| map.sizes.rows);
+        threads::rows_of_a_block(rows, maps.iter().all(|map| map.packed.is_some()))
+    }
+
+    /// `x · Wᵀ + b` with the update, of several maps that read `x` once where they can;
+    /// `first` is which of all rows `x` begins at.
+    fn write<'y, const N: usize>(
+        maps: [&Self; N],
+        x: &[f32],
+        first: usize,
+        mut y: [&'y mut Unwritten; N],
+    ) -> Result<[&'y mut [f32]; N]> {
+        let parts = maps.iter().map(|map| map.parts()).collect::<Result<Vec<_>>>()?;
+        linear::write_all(x, &parts, &mut y);
+        // SAFETY: all of them were written.
+        let mut y = y.map(|y| unsafe { written(y) });
+        for (map, y) in maps.iter().zip(&mut y) {
+            map.finish(x, first, y)?;
+        }
+        Ok(y)
+    }
+
+    /// `y += x · Wᵀ + b` with the update.
+    fn add(&self, x: &[f32], first: usize, y: &mut [f32]) -> Result<()> {
+        linear::forward_onto(x, self.parts()?, y);
+        self.finish(x, first, y)
+    }
+
+    /// Adds what is beside the weight.
+    fn finish(&self, x: &[f32], first: usize, y: &mut [f32]) -> Result<()> {
+        if let Some(adapter) = &self.map.adapter {
+            adapter.forward_onto(x, first, y, self.sizes)?;
+        }
+        if let Some(bias) = &self.bias {
+            let bias: &[f32] = bias.slice()?;
+            let size = rows_of_a_task(bias.len()) * bias.len().max(1);
+            threads::chunks(y, size, |_, rows| {
+                for row in rows.chunks_exact_mut(bias.len()) {
+                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+                }
+            });
+        }
+        Ok(())
     }
 }
 
