@@ -51,15 +51,24 @@ const LANES: usize = 16;
     "aarch64+neon"
 ))]
 pub(crate) fn largest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut chunks = values.chunks_exact(LANES);
-    for chunk in &mut chunks {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut last = lanes;
+    last[..rest.len()].copy_from_slice(rest);
+    for chunk in chunks.iter().chain([&last]) {
         for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = if value > *lane { value } else { *lane };
+            *lane = larger(*lane, value);
         }
     }
-    let rest = chunks.remainder().iter();
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| a.max(b))
+    let mut half = LANES / 2;
+    while half > 0 {
+        for at in 0..half {
+            lanes[at] = larger(lanes[at], lanes[at + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// Replaces numbers by `e^(x − shift)` and returns the sum: in f32 along
@@ -73,16 +82,22 @@ pub(crate) fn exponentials(values: &mut [f32], shift: f32) -> f64 {
     let mut sum = 0.0_f64;
     for part in values.chunks_mut(64 * LANES) {
         let mut lanes = [0.0_f32; LANES];
-        let mut chunks = part.chunks_exact_mut(LANES);
-        for chunk in &mut chunks {
+        let (chunks, rest) = part.as_chunks_mut::<LANES>();
+        for chunk in chunks {
             for (lane, value) in lanes.iter_mut().zip(chunk) {
                 *value = exp(*value - shift);
                 *lane += *value;
             }
         }
-        for value in chunks.into_remainder() {
-            *value = exp(*value - shift);
-            sum += f64::from(*value);
+        if !rest.is_empty() {
+            // As vector code too, to the same bits.
+            let mut last = [shift; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            for value in &mut last {
+                *value = exp(*value - shift);
+            }
+            rest.copy_from_slice(&last[..rest.len()]);
+            rest.iter().for_each(|&value| sum += f64::from(value));
         }
         sum += lanes.iter().map(|&v| f64::from(v)).sum::<f64>();
     }
