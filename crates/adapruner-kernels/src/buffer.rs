@@ -5,16 +5,14 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
+use crate::threads;
 use candle_core::{
     CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail,
 };
 use half::{bf16, f16};
-use rayon::prelude::*;
-
-use crate::threads;
 
 /// Elements of an output that one task writes at least.
-const GRAIN: usize = 16 * 1024;
+pub(crate) const GRAIN: usize = 16 * 1024;
 
 /// Memory that is still to be written.
 pub(crate) type Unwritten = [MaybeUninit<f32>];
@@ -57,6 +55,12 @@ pub(crate) fn fill_rows(
     });
 }
 
+/// Room for `len` elements in an empty vector that is only written to.
+pub(crate) fn room(values: &mut Vec<f32>, len: usize) -> &mut Unwritten {
+    values.reserve_exact(len);
+    &mut values.spare_capacity_mut()[..len]
+}
+
 /// Rows of several widths, still to be written, block by block.
 pub(crate) struct Sheets<const N: usize> {
     values: [Vec<f32>; N],
@@ -97,31 +101,6 @@ impl<const N: usize> Sheets<N> {
             unsafe { values.set_len(rows * widths.next().unwrap_or(0)) };
             values
         })
-    }
-}
-
-/// As [`build_rows`], two outputs at a time.
-///
-/// # Safety
-/// `fill` must write every element of both slices it is given.
-pub(crate) unsafe fn build_two(
-    len: usize,
-    fill: impl Fn(Range<usize>, &mut Unwritten, &mut Unwritten) + Sync,
-) -> (Vec<f32>, Vec<f32>) {
-    let mut second = Vec::with_capacity(len);
-    // SAFETY: the chunks cover both vectors, and the caller writes each of them.
-    unsafe {
-        let first = build(len, |first| {
-            let second = &mut second.spare_capacity_mut()[..len];
-            first.par_chunks_mut(GRAIN).zip(second.par_chunks_mut(GRAIN)).enumerate().for_each(
-                |(at, (first, second))| {
-                    let start = at * GRAIN;
-                    fill(start..start + first.len(), first, second);
-                },
-            );
-        });
-        second.set_len(len);
-        (first, second)
     }
 }
 

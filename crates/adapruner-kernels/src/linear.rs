@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, D, DType, Device, Layout, Result, Shape
 
 use crate::{
     LowRankGrad,
-    buffer::{Held, Unwritten, Weight, build, fused, slice},
+    buffer::{Held, Unwritten, Weight, build, fused, slice, written},
     composition,
     gemm::{par_multiply, par_multiply_add},
     packed::{self, Arithmetic, Laid, Source},
@@ -111,7 +111,8 @@ impl CustomOp2 for Linear {
         let sizes = Sizes { rows: x.elem_count() / inputs.max(1), inputs, outputs };
         let grad_output = Held::new(&grad);
         let grad_x = if x.track_op() {
-            let values = grad_input(grad_output.slice()?, Held::new(weight).weight()?, None, sizes);
+            let values =
+                grad_input(grad_output.slice()?, (Held::new(weight).weight()?, None, sizes));
             Some(Tensor::from_vec(values, x.shape(), &Device::Cpu)?)
         } else {
             None
@@ -245,42 +246,38 @@ pub(crate) fn forward_onto(x: &[f32], map: Map<'_>, y: &mut [f32]) {
 }
 
 /// `dx = dy · W`.
-pub(crate) fn grad_input(
-    grad: &[f32],
-    weight: Weight<'_>,
-    packed: Option<&Laid>,
-    sizes: Sizes,
-) -> Vec<f32> {
-    let Sizes { rows, inputs, outputs } = sizes;
+fn grad_input(grad: &[f32], map: Map<'_>) -> Vec<f32> {
+    let (_, _, Sizes { rows, inputs, .. }) = map;
+    // SAFETY: `write_grad_input` writes everything.
+    unsafe { build(rows * inputs, |to| write_grad_input(grad, map, to)) }
+}
+
+/// `dx = dy · W` of some rows; writes all of `to`.
+pub(crate) fn write_grad_input(grad: &[f32], map: Map<'_>, to: &mut Unwritten) {
+    let (weight, packed, sizes) = map;
+    let Sizes { inputs, outputs, .. } = sizes;
+    let rows = to.len() / inputs.max(1);
     if let Some((arithmetic, weight)) = backward_right(weight, packed, sizes) {
-        return packed::forward(arithmetic, grad, weight, rows);
+        return packed::write_all(arithmetic, grad, &[weight], &mut [to], rows);
     }
     let first = rows_at_once(weight, sizes).min(outputs);
     let mut scratch = Vec::new();
-    // SAFETY: the product writes everything.
-    let mut grad_x = unsafe {
-        build(rows * inputs, |to| {
-            let part = weight.part(0..first * inputs, &mut scratch);
-            let grad = View::new(grad, rows, first, outputs);
-            par_multiply(grad, View::dense(part, first, inputs), to, inputs);
-        })
-    };
-    grad_input_from(first, grad, weight, sizes, &mut grad_x);
-    grad_x
+    let part = weight.part(0..first * inputs, &mut scratch);
+    let of_first = View::new(grad, rows, first, outputs);
+    par_multiply(of_first, View::dense(part, first, inputs), to, inputs);
+    // SAFETY: the product has written everything.
+    let to = unsafe { written(to) };
+    grad_input_from(first, grad, weight, Sizes { rows, ..sizes }, to);
 }
 
-/// `dx += dy · W`.
-pub(crate) fn grad_input_onto(
-    grad: &[f32],
-    weight: Weight<'_>,
-    packed: Option<&Laid>,
-    sizes: Sizes,
-    grad_x: &mut [f32],
-) {
+/// `dx += dy · W` of some rows.
+pub(crate) fn grad_input_onto(grad: &[f32], map: Map<'_>, grad_x: &mut [f32]) {
+    let (weight, packed, sizes) = map;
+    let rows = grad_x.len() / sizes.inputs.max(1);
     if let Some((arithmetic, weight)) = backward_right(weight, packed, sizes) {
-        return packed::forward_onto(arithmetic, grad, weight, sizes.rows, grad_x);
+        return packed::forward_onto(arithmetic, grad, weight, rows, grad_x);
     }
-    grad_input_from(0, grad, weight, sizes, grad_x);
+    grad_input_from(0, grad, weight, Sizes { rows, ..sizes }, grad_x);
 }
 
 /// `dx += dy · W` over the outputs from `first` on.

@@ -14,7 +14,6 @@ use std::borrow::Cow;
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use multiversion::multiversion;
-use rayon::prelude::*;
 
 use crate::{
     buffer::{Held, build},
@@ -25,7 +24,10 @@ use crate::{
 };
 
 /// Rows of a block.
-const BLOCK_ROWS: usize = 128;
+pub(crate) const BLOCK_ROWS: usize = 120;
+
+/// Gradients of `a` and `b` that blocks of rows give, in their order.
+pub(crate) type Parts = Vec<[Vec<f32>; 2]>;
 
 /// A low-rank update of a linear map.
 #[derive(Debug, Clone)]
@@ -215,44 +217,47 @@ impl LowRank {
         unsafe { build(x.rows() * a.rows(), |to| multiply(x, a.t(), self.scale as f32, to)) }
     }
 
-    /// Adds the gradient of the input to `grad_x`; returns the update's own, if
-    /// `wanted`.
+    /// Adds the gradient of the input of some rows to `grad_x`; returns the update's own,
+    /// if `wanted`: parts to be summed in the order of the rows. `first`, a multiple of
+    /// [`BLOCK_ROWS`], is which of all rows they begin at.
     pub(crate) fn backward_onto(
         &self,
         x: &[f32],
+        first: usize,
         grad: &[f32],
         grad_x: &mut [f32],
-        sizes: Sizes,
+        Sizes { inputs, outputs, .. }: Sizes,
         wanted: bool,
-    ) -> Result<Option<LowRankGrad>> {
-        let Sizes { inputs, outputs, .. } = sizes;
+    ) -> Result<Parts> {
         let rank = self.rank()?;
-        let (mut grad_a, mut grad_b) = (vec![0.0; rank * inputs], vec![0.0; outputs * rank]);
-        if rank > 0 && inputs > 0 && outputs > 0 {
-            let (a, b) = (Held::new(&self.a), Held::new(&self.b));
-            let a = View::dense(a.slice()?, rank, inputs);
-            let b = View::dense(b.slice()?, outputs, rank);
-            let blocks = grad_x.par_chunks_mut(BLOCK_ROWS * inputs).enumerate();
-            let parts: Vec<_> = blocks
-                .map(|(at, grad_x)| {
-                    let (start, rows) = (at * BLOCK_ROWS, grad_x.len() / inputs);
-                    let x = &x[start * inputs..(start + rows) * inputs];
-                    let grad = &grad[start * outputs..(start + rows) * outputs];
-                    let grad = View::dense(grad, rows, outputs);
-                    self.backward_block(start, x, grad, grad_x, a, b, wanted)
-                })
-                .collect();
-            for (of_a, of_b) in parts.into_iter().flatten() {
-                grad_a.iter_mut().zip(of_a).for_each(|(sum, v)| *sum += v);
-                grad_b.iter_mut().zip(of_b).for_each(|(sum, v)| *sum += v);
+        if rank == 0 || inputs == 0 || outputs == 0 {
+            return Ok(Vec::new());
+        }
+        let (a, b) = (Held::new(&self.a), Held::new(&self.b));
+        let a = View::dense(a.slice()?, rank, inputs);
+        let b = View::dense(b.slice()?, outputs, rank);
+        let blocks = grad_x.chunks_mut(BLOCK_ROWS * inputs).collect();
+        let parts = threads::blocks(blocks, |at, grad_x| {
+            let (start, rows) = (at * BLOCK_ROWS, grad_x.len() / inputs);
+            let x = &x[start * inputs..(start + rows) * inputs];
+            let grad = &grad[start * outputs..(start + rows) * outputs];
+            let grad = View::dense(grad, rows, outputs);
+            Ok(self.backward_block(first + start, x, grad, grad_x, a, b, wanted))
+        })?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// The gradients whose parts these are.
+    pub(crate) fn gradients(&self, parts: Parts) -> Result<LowRankGrad> {
+        let mut sums = [&self.a, &self.b].map(|t| vec![0.0_f32; t.elem_count()]);
+        for part in parts {
+            for (sums, part) in sums.iter_mut().zip(part) {
+                sums.iter_mut().zip(part).for_each(|(sum, v)| *sum += v);
             }
         }
-        if !wanted {
-            return Ok(None);
-        }
-        let a = Tensor::from_vec(grad_a, (rank, inputs), &Device::Cpu)?;
-        let b = Tensor::from_vec(grad_b, (outputs, rank), &Device::Cpu)?;
-        Ok(Some(LowRankGrad { a, b }))
+        let [a, b] = sums;
+        let a = Tensor::from_vec(a, self.a.shape(), &Device::Cpu)?;
+        Ok(LowRankGrad { a, b: Tensor::from_vec(b, self.b.shape(), &Device::Cpu)? })
     }
 
     /// Backward of the rows from `start` on.
@@ -266,7 +271,7 @@ impl LowRank {
         a: View<'_>,
         b: View<'_>,
         wanted: bool,
-    ) -> Option<(Vec<f32>, Vec<f32>)> {
+    ) -> Option<[Vec<f32>; 2]> {
         let (rows, rank, inputs) = (grad.rows(), a.rows(), a.cols());
         let scale = self.scale as f32;
         // SAFETY: the products write everything.
@@ -293,7 +298,7 @@ impl LowRank {
         unsafe {
             let grad_a = build(rank * inputs, |to| multiply(p.t(), x, 1.0, to));
             let grad_b = build(b.rows() * rank, |to| multiply(grad.t(), u, 1.0, to));
-            Some((grad_a, grad_b))
+            Some([grad_a, grad_b])
         }
     }
 }

@@ -14,7 +14,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::{
-    buffer::{Held, Unwritten, build, build_rows, fill_rows, fused, rows_of_a_task, slice},
+    buffer::{Held, Unwritten, build, fill_rows, fused, rows_of_a_task, slice},
     composition,
     exp::dot,
 };
@@ -119,8 +119,21 @@ fn scale_row(x: &[f32], weight: &[f32], inverse: f32, out: &mut [MaybeUninit<f32
     }
 }
 
-pub(crate) fn grad_input(x: &[f32], weight: &[f32], grad: &[f32], eps: f64) -> Vec<f32> {
+fn grad_input(x: &[f32], weight: &[f32], grad: &[f32], eps: f64) -> Vec<f32> {
+    // SAFETY: `write_grad_input` writes as many elements as there are.
+    unsafe { build(x.len(), |out| write_grad_input(x, weight, grad, eps, out)) }
+}
+
+/// The gradient of the input into `out`, all of which is written.
+pub(crate) fn write_grad_input(
+    x: &[f32],
+    weight: &[f32],
+    grad: &[f32],
+    eps: f64,
+    out: &mut Unwritten,
+) {
     let width = weight.len();
+    assert!(x.len() == out.len() && grad.len() == out.len(), "rows of a norm");
     let fill = |rows: Range<usize>, out: &mut Unwritten| {
         let range = rows.start * width..rows.end * width;
         let rows = x[range.clone()].chunks_exact(width).zip(grad[range].chunks_exact(width));
@@ -130,8 +143,7 @@ pub(crate) fn grad_input(x: &[f32], weight: &[f32], grad: &[f32], eps: f64) -> V
             grad_row(x, weight, grad, inverse as f32, along as f32, out);
         }
     };
-    // SAFETY: `grad_row` writes a row as wide as its operands, `fill` all rows.
-    unsafe { build_rows(x.len() / width, width, fill) }
+    fill_rows(out, width, fill);
 }
 
 /// `Σ a · b · c` in f64.

@@ -8,9 +8,10 @@ use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, 
 use multiversion::multiversion;
 
 use crate::{
-    buffer::{Held, Unwritten, build, build_two, fill_rows, fused, slice},
+    buffer::{GRAIN, Held, Sheets, Unwritten, build, fill_rows, fused, slice},
     composition,
     exp::sigmoid,
+    threads,
 };
 
 /// `silu(gate) · up`.
@@ -78,14 +79,32 @@ pub(crate) fn write(gate: &[f32], up: &[f32], out: &mut Unwritten) {
 }
 
 /// Gradients of gate and up.
-pub(crate) fn backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    // SAFETY: `backward_part` writes as many elements as the ranges have.
-    unsafe {
-        build_two(gate.len(), |range, grad_gate, grad_up| {
-            let (gate, up) = (&gate[range.clone()], &up[range.clone()]);
-            backward_part(gate, up, &grad[range], grad_gate, grad_up);
-        })
+fn backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let mut both = Sheets::new(gate.len(), [1, 1]);
+    for [grad_gate, grad_up] in both.blocks(gate.len()) {
+        write_gradients(gate, up, grad, grad_gate, grad_up);
     }
+    // SAFETY: `write_gradients` writes all of both.
+    let [grad_gate, grad_up] = unsafe { both.written() };
+    (grad_gate, grad_up)
+}
+
+/// The gradients of gate and up into `grad_gate` and `grad_up`, all of which are written.
+pub(crate) fn write_gradients(
+    gate: &[f32],
+    up: &[f32],
+    grad: &[f32],
+    grad_gate: &mut Unwritten,
+    grad_up: &mut Unwritten,
+) {
+    let lengths = [up.len(), grad.len(), grad_gate.len(), grad_up.len()];
+    assert!(lengths.iter().all(|&len| len == gate.len()), "elements of a gate");
+    let parts = grad_gate.chunks_mut(GRAIN).zip(grad_up.chunks_mut(GRAIN)).collect();
+    threads::each(parts, |at, (grad_gate, grad_up)| {
+        let range = at * GRAIN..at * GRAIN + grad_gate.len();
+        let (gate, up) = (&gate[range.clone()], &up[range.clone()]);
+        backward_part(gate, up, &grad[range], grad_gate, grad_up);
+    });
 }
 
 #[multiversion(targets(

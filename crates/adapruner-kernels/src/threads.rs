@@ -65,16 +65,21 @@ pub(crate) fn side_by_side(count: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
+/// `work` on each of some parts.
+pub(crate) fn each<T: Send>(parts: Vec<T>, work: impl Fn(usize, T) + Sync) {
+    if parts.len() == 1 || available() == 1 {
+        return parts.into_iter().enumerate().for_each(|(at, part)| work(at, part));
+    }
+    parts.into_par_iter().enumerate().for_each(|(at, part)| work(at, part));
+}
+
 /// `work` on chunks of some numbers.
 pub(crate) fn chunks<T: Send>(
     values: &mut [T],
     size: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    if available() == 1 || values.len() <= size {
-        return values.chunks_mut(size).enumerate().for_each(|(at, chunk)| work(at, chunk));
-    }
-    values.par_chunks_mut(size).enumerate().for_each(|(at, chunk)| work(at, chunk));
+    each(values.chunks_mut(size).collect(), work);
 }
 
 /// Rows of the blocks that are best run side by side; all of them where there are too
@@ -88,16 +93,17 @@ pub(crate) fn rows_of_a_block(rows: usize, laid_out: bool) -> usize {
     rows.div_ceil(PARTS_OF_A_THREAD * threads).clamp(least, most).next_multiple_of(UNIT)
 }
 
-/// `work` on blocks, each on one thread if there are several.
+/// `work` on blocks, each on one thread if there are several; what it gives in their
+/// order.
 ///
 /// # Errors
 /// The first block's that has one.
-pub(crate) fn blocks<T: Send>(
+pub(crate) fn blocks<T: Send, R: Send>(
     blocks: Vec<T>,
-    work: impl Fn(usize, T) -> Result<()> + Sync,
-) -> Result<()> {
-    if blocks.len() == 1 {
-        return blocks.into_iter().try_for_each(|block| work(0, block));
+    work: impl Fn(usize, T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    if blocks.len() == 1 || available() == 1 {
+        return blocks.into_iter().enumerate().map(|(at, block)| work(at, block)).collect();
     }
     let blocks = blocks.into_par_iter().enumerate().with_max_len(1);
     let done: Vec<_> = blocks.map(|(at, block)| alone(|| work(at, block))).collect();

@@ -8,10 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::{Affine, Running, add, fused_norm, matrix};
+use super::{Affine, Running, add, by_map, fused_norm, matrix, rows_of};
 use crate::{
     attention,
-    buffer::{Held, Sheets, fused, slice, written},
+    buffer::{Held, Sheets, fused, room, slice, written},
     composition::rows,
     norm, packed_attention, rope, threads,
 };
@@ -125,6 +125,14 @@ struct Saved {
     logsumexp: Vec<f32>,
 }
 
+impl Fused {
+    /// Query, key, value and output.
+    fn maps(&self) -> [&Affine; 4] {
+        let SelfAttention { q, k, v, o, .. } = &self.weights;
+        [q, k, v, o]
+    }
+}
+
 impl CustomOp1 for Fused {
     fn name(&self) -> &'static str {
         "self-attention"
@@ -150,13 +158,11 @@ impl CustomOp1 for Fused {
             norm::write(&x[first * hidden..][..h.len()], norm, *eps, h);
             // SAFETY: written above.
             let h = unsafe { written(h) };
-            let mut plain = Sheets::new(h.len() / hidden, [widths[0], widths[1]]);
-            for [plain_q, plain_k] in plain.blocks(rows) {
-                let maps = [&q, &k, &v];
-                let [q, k, _] = Running::write(maps, h, first, [plain_q, plain_k, &mut *to_v])?;
-                tables.write(q, first, of_q, false, to_q);
-                tables.write(k, first, of_k, false, to_k);
-            }
+            let (mut plain_q, mut plain_k) = (Vec::new(), Vec::new());
+            let plain = [room(&mut plain_q, to_q.len()), room(&mut plain_k, to_k.len()), to_v];
+            let [q, k, _] = Running::write([&q, &k, &v], h, first, plain)?;
+            tables.write(q, first, of_q, false, to_q);
+            tables.write(k, first, of_k, false, to_k);
             Ok(())
         })?;
         // SAFETY: all blocks were run.
@@ -186,22 +192,65 @@ impl CustomOp1 for Fused {
         };
         let Saved { h, q, k, v, y, logsumexp } = saved;
         let SelfAttention { norm, eps, head_dim, lengths, cos, sin, .. } = &self.weights;
+        let [q_map, k_map, v_map, o_map] = self.maps();
         let grad = rows(grad)?;
-        let grad_y = self.weights.o.backward(y, &grad, None)?;
-        let of_y = Held::new(y);
-        let start = attention::Saved { q, k, v, y: of_y.slice()?, logsumexp, grad: &grad_y };
+        let all = grad.dim(0)?;
+        let (hidden, (heads_q, heads_k)) = (norm.elem_count(), self.heads);
+        let (of_q, of_k) = (heads_q * head_dim, heads_k * head_dim);
+        let [of_x, of_norm, of_grad] = [x, norm, &grad].map(Held::new);
+        let [of_h, of_y, of_cos, of_sin] = [h, y, cos, sin].map(Held::new);
+        let (x_values, dy): (&[f32], &[f32]) = (of_x.slice()?, of_grad.slice()?);
+        let (h_values, y_values): (&[f32], &[f32]) = (of_h.slice()?, of_y.slice()?);
+        let norm: &[f32] = of_norm.slice()?;
+        let tables =
+            rope::Tables { cos: of_cos.slice()?, sin: of_sin.slice()?, half: head_dim / 2 };
+
+        let o = o_map.running_back(all)?;
+        let step = Running::rows_of_a_block(&[&o]);
+        let mut made = Sheets::new(all, [of_q]);
+        let parts = threads::blocks(made.blocks(step), |at, [to]| {
+            let range = at * step..at * step + to.len() / of_q;
+            let [y, dy] = [(y_values, of_q), (dy, hidden)]
+                .map(|(values, width)| rows_of(values, range.clone(), width));
+            Ok([o.pull(y, dy, range.start, to)?.1])
+        })?;
+        // SAFETY: all blocks were run.
+        let [grad_y] = unsafe { made.written() };
+        let [of_o] = by_map(parts);
+        o_map.show(y, &grad, of_o)?;
+        let start = attention::Saved { q, k, v, y: y_values, logsumexp, grad: &grad_y };
         let [grad_q, grad_k, grad_v] = attention::backward(&start, self.sizes, lengths.as_deref());
         drop(grad_y);
-        let (of_q, of_k) = self.heads;
-        let grad_q = matrix(rope::turn(&grad_q, cos, sin, of_q, true)?, of_q * head_dim)?;
-        let grad_k = matrix(rope::turn(&grad_k, cos, sin, of_k, true)?, of_k * head_dim)?;
-        let grad_v = matrix(grad_v, of_k * head_dim)?;
-        let grad_h = self.weights.v.backward(h, &grad_v, None)?;
-        let grad_h = self.weights.k.backward(h, &grad_k, Some(grad_h))?;
-        let grad_h = self.weights.q.backward(h, &grad_q, Some(grad_h))?;
-        let (of_x, of_norm, of_grad) = (Held::new(x), Held::new(norm), Held::new(&grad));
-        let mut grad_x = norm::grad_input(of_x.slice()?, of_norm.slice()?, &grad_h, *eps);
-        add(&mut grad_x, of_grad.slice()?);
+
+        let [q, k, v] = [q_map, k_map, v_map].map(|map| map.running_back(all));
+        let (q, k, v) = (q?, k?, v?);
+        let step = Running::rows_of_a_block(&[&q, &k, &v]);
+        let mut made = Sheets::new(all, [of_q, of_k, hidden]);
+        let parts = threads::blocks(made.blocks(step), |at, [to_q, to_k, to_x]| {
+            let first = at * step;
+            let range = first..first + to_x.len() / hidden;
+            let part = |values, width| rows_of(values, range.clone(), width);
+            let h = part(h_values, hidden);
+            tables.write(part(&grad_q, of_q), first, heads_q, true, to_q);
+            tables.write(part(&grad_k, of_k), first, heads_k, true, to_k);
+            // SAFETY: written above.
+            let (grad_q, grad_k) = unsafe { (written(to_q), written(to_k)) };
+            let mut normed = Vec::new();
+            let to_h = room(&mut normed, to_x.len());
+            let (grad_h, of_v) = v.pull(h, part(&grad_v, of_k), first, to_h)?;
+            let of_k = k.pull_onto(h, grad_k, first, grad_h)?;
+            let of_q = q.pull_onto(h, grad_q, first, grad_h)?;
+            norm::write_grad_input(part(x_values, hidden), norm, grad_h, *eps, to_x);
+            // SAFETY: written above.
+            add(unsafe { written(to_x) }, part(dy, hidden));
+            Ok([of_q, of_k, of_v])
+        })?;
+        // SAFETY: all blocks were run.
+        let [grad_q, grad_k, grad_x] = unsafe { made.written() };
+        let [parts_q, parts_k, parts_v] = by_map(parts);
+        v_map.show(h, &matrix(grad_v, of_k)?, parts_v)?;
+        k_map.show(h, &matrix(grad_k, of_k)?, parts_k)?;
+        q_map.show(h, &matrix(grad_q, of_q)?, parts_q)?;
         Ok(Some(Tensor::from_vec(grad_x, x.shape(), &Device::Cpu)?))
     }
 }

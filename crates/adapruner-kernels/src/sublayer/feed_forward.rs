@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::{Affine, Running, add, fused_norm, matrix};
+use super::{Affine, Running, add, by_map, fused_norm, matrix, rows_of};
 use crate::{
-    buffer::{Held, Sheets, Unwritten, fused, slice, written},
+    buffer::{Held, Sheets, Unwritten, fused, room, slice, written},
     composition::rows,
     norm, swiglu, threads,
 };
@@ -80,6 +80,14 @@ struct Saved {
     inner: Tensor,
 }
 
+impl Fused {
+    /// Gate, up and down.
+    fn maps(&self) -> [&Affine; 3] {
+        let FeedForward { gate, up, down, .. } = &self.weights;
+        [gate, up, down]
+    }
+}
+
 impl CustomOp1 for Fused {
     fn name(&self) -> &'static str {
         "feed-forward"
@@ -114,10 +122,13 @@ impl CustomOp1 for Fused {
         let of_y = y.blocks(step);
         match &self.saved {
             // What a block leaves goes with it.
-            None => threads::blocks(of_y, |at, [y]| {
-                let mut of_block = Sheets::new(y.len() / hidden, widths);
-                of_block.blocks(step).into_iter().try_for_each(|of_block| run(at, of_block, y))
-            })?,
+            None => {
+                threads::blocks(of_y, |at, [y]| {
+                    let mut of_block = Sheets::new(y.len() / hidden, widths);
+                    let mut blocks = of_block.blocks(step).into_iter();
+                    blocks.try_for_each(|of_block| run(at, of_block, y))
+                })?;
+            }
             Some(saved) => {
                 let mut all = Sheets::new(rows, widths);
                 let blocks = all.blocks(step).into_iter().zip(of_y).collect();
@@ -137,19 +148,49 @@ impl CustomOp1 for Fused {
         let Some(Saved { h, gate, up, inner }) = self.saved.as_ref().and_then(OnceLock::get) else {
             bail!("feed-forward: backward of an input that was not tracked")
         };
-        let FeedForward { norm, eps, gate: gate_map, up: up_map, down } = &self.weights;
+        let FeedForward { norm, eps, .. } = &self.weights;
+        let (hidden, width) = (norm.elem_count(), inner.dim(1)?);
         let grad = rows(grad)?;
-        let grad_inner = down.backward(inner, &grad, None)?;
-        let (grad_gate, grad_up) = swiglu::backward(gate, up, &grad_inner);
-        drop(grad_inner);
-        let width = inner.dim(1)?;
-        let grad_up = matrix(grad_up, width)?;
-        let grad_h = up_map.backward(h, &grad_up, None)?;
-        drop(grad_up);
-        let grad_h = gate_map.backward(h, &matrix(grad_gate, width)?, Some(grad_h))?;
-        let (of_x, of_norm, of_grad) = (Held::new(x), Held::new(norm), Held::new(&grad));
-        let mut grad_x = norm::grad_input(of_x.slice()?, of_norm.slice()?, &grad_h, *eps);
-        add(&mut grad_x, of_grad.slice()?);
+        let all = grad.dim(0)?;
+        let [of_gate, of_up, of_down] = self.maps().map(|map| map.running_back(all));
+        let (of_gate, of_up, of_down) = (of_gate?, of_up?, of_down?);
+        let [of_x, of_norm, of_grad] = [x, norm, &grad].map(Held::new);
+        let [of_h, of_inner] = [h, inner].map(Held::new);
+        let (x_values, dy): (&[f32], &[f32]) = (of_x.slice()?, of_grad.slice()?);
+        let (h_values, inner_values): (&[f32], &[f32]) = (of_h.slice()?, of_inner.slice()?);
+        let norm: &[f32] = of_norm.slice()?;
+
+        let step = Running::rows_of_a_block(&[&of_gate, &of_up, &of_down]);
+        let mut made = Sheets::new(all, [width, width, hidden]);
+        let parts = threads::blocks(made.blocks(step), |at, [to_gate, to_up, to_x]| {
+            let first = at * step;
+            let range = first..first + to_x.len() / hidden;
+            let part = |values, width| rows_of(values, range.clone(), width);
+            let (h, dy) = (part(h_values, hidden), part(dy, hidden));
+            let (mut inner, mut normed) = (Vec::new(), Vec::new());
+            let (grad_inner, down) = of_down.pull(
+                part(inner_values, width),
+                dy,
+                first,
+                room(&mut inner, to_up.len()),
+            )?;
+            swiglu::write_gradients(part(gate, width), part(up, width), grad_inner, to_gate, to_up);
+            // SAFETY: written above.
+            let (grad_gate, grad_up) = unsafe { (written(to_gate), written(to_up)) };
+            let (grad_h, up) = of_up.pull(h, grad_up, first, room(&mut normed, to_x.len()))?;
+            let gate = of_gate.pull_onto(h, grad_gate, first, grad_h)?;
+            norm::write_grad_input(part(x_values, hidden), norm, grad_h, *eps, to_x);
+            // SAFETY: written above.
+            add(unsafe { written(to_x) }, dy);
+            Ok([down, up, gate])
+        })?;
+        // SAFETY: all blocks were run.
+        let [grad_gate, grad_up, grad_x] = unsafe { made.written() };
+        let [down, up, gate] = by_map(parts);
+        let [gate_map, up_map, down_map] = self.maps();
+        down_map.show(inner, &grad, down)?;
+        up_map.show(h, &matrix(grad_up, width)?, up)?;
+        gate_map.show(h, &matrix(grad_gate, width)?, gate)?;
         Ok(Some(Tensor::from_vec(grad_x, x.shape(), &Device::Cpu)?))
     }
 }

@@ -8,17 +8,17 @@
 mod attention;
 mod feed_forward;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
-use rayon::prelude::*;
 
 pub use self::{attention::SelfAttention, feed_forward::FeedForward};
 use crate::{
     GradTap, LowRank,
-    buffer::{Held, Unwritten, Weight, rows_of_a_task, written},
+    buffer::{GRAIN, Held, Unwritten, Weight, rows_of_a_task, written},
     composition,
     linear::{self, Sizes},
+    low_rank::{BLOCK_ROWS, Parts},
     packed::{Laid, Packed},
     threads,
 };
@@ -102,38 +102,29 @@ impl Affine {
 
     /// The map while so many rows go through it.
     fn running(&self, rows: usize) -> Result<Running<'_>> {
-        let packed = self.packed.of(&self.weight, rows)?;
+        self.running_with(rows, self.packed.of(&self.weight, rows)?)
+    }
+
+    /// The map while the gradients of so many rows go back through it.
+    fn running_back(&self, rows: usize) -> Result<Running<'_>> {
+        self.running_with(rows, self.packed.backward(&self.weight, rows)?)
+    }
+
+    fn running_with(&self, rows: usize, packed: Option<Laid>) -> Result<Running<'_>> {
         let bias = self.bias.as_ref().map(Held::new);
         let (weight, sizes) = (Held::new(&self.weight), self.sizes(rows)?);
         Ok(Running { map: self, weight, bias, packed, sizes })
     }
 
-    /// Shows the tap what it waits for, and returns the gradient of the input,
-    /// added to `onto` if given. `input` is `[R, in]`, `grad` `[R, out]`.
-    fn backward(&self, input: &Tensor, grad: &Tensor, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
-        if let Some(tap) = &self.tap {
-            composition::show(tap.as_ref(), input, &self.weight, grad)?;
-        }
-        let (weight, grad_output) = (Held::new(&self.weight), Held::new(grad));
-        let (weight, grad_output) = (weight.weight()?, grad_output.slice()?);
-        let sizes = self.sizes(input.dim(0)?)?;
-        let packed = self.packed.backward(&self.weight, sizes.rows)?;
-        let mut grad_x = match onto {
-            None => linear::grad_input(grad_output, weight, packed.as_ref(), sizes),
-            Some(mut grad_x) => {
-                linear::grad_input_onto(grad_output, weight, packed.as_ref(), sizes, &mut grad_x);
-                grad_x
-            }
-        };
+    /// Shows the tap what it waits for: `input` is `[R, in]`, `grad` `[R, out]`, and
+    /// `parts` those of the update's gradients.
+    fn show(&self, input: &Tensor, grad: &Tensor, parts: Parts) -> Result<()> {
+        let Some(tap) = &self.tap else { return Ok(()) };
+        composition::show(tap.as_ref(), input, &self.weight, grad)?;
         if let Some(adapter) = &self.adapter {
-            let x = Held::new(input);
-            let (x, wanted) = (x.slice()?, self.tap.is_some());
-            let gradients = adapter.backward_onto(x, grad_output, &mut grad_x, sizes, wanted)?;
-            if let (Some(tap), Some(gradients)) = (&self.tap, gradients) {
-                tap.low_rank(gradients)?;
-            }
+            tap.low_rank(adapter.gradients(parts)?)?;
         }
-        Ok(grad_x)
+        Ok(())
     }
 }
 
@@ -156,7 +147,50 @@ impl Running<'_> {
     /// them.
     fn rows_of_a_block(maps: &[&Self]) -> usize {
         let rows = maps.first().map_or(0, |map| map.sizes.rows);
-        threads::rows_of_a_block(rows, maps.iter().all(|map| map.packed.is_some()))
+        let laid_out = maps.iter().all(|map| map.packed.is_some());
+        let block = threads::rows_of_a_block(rows, laid_out);
+        // Sums of gradients of updates do not depend on the number of threads.
+        let updated = maps.iter().any(|map| map.map.adapter.is_some());
+        if updated && block < rows { BLOCK_ROWS } else { block }
+    }
+
+    /// The gradient of the input from that of the output; `first` is which of all rows
+    /// they begin at, `input` what was read of these.
+    fn pull<'y>(
+        &self,
+        input: &[f32],
+        grad: &[f32],
+        first: usize,
+        to: &'y mut Unwritten,
+    ) -> Result<(&'y mut [f32], Parts)> {
+        linear::write_grad_input(grad, self.parts()?, to);
+        // SAFETY: all of it was written.
+        let to = unsafe { written(to) };
+        let parts = self.pull_update(input, grad, first, to)?;
+        Ok((to, parts))
+    }
+
+    /// [`Self::pull`], added to what is there.
+    fn pull_onto(
+        &self,
+        input: &[f32],
+        grad: &[f32],
+        first: usize,
+        to: &mut [f32],
+    ) -> Result<Parts> {
+        linear::grad_input_onto(grad, self.parts()?, to);
+        self.pull_update(input, grad, first, to)
+    }
+
+    fn pull_update(
+        &self,
+        input: &[f32],
+        grad: &[f32],
+        first: usize,
+        to: &mut [f32],
+    ) -> Result<Parts> {
+        let Affine { adapter: Some(adapter), tap, .. } = self.map else { return Ok(Vec::new()) };
+        adapter.backward_onto(input, first, grad, to, self.sizes, tap.is_some())
     }
 
     /// `x · Wᵀ + b` with the update, of several maps that read `x` once where they can;
@@ -219,8 +253,21 @@ fn matrix(values: Vec<f32>, width: usize) -> Result<Tensor> {
 
 /// Adds `other` to `values`.
 fn add(values: &mut [f32], other: &[f32]) {
-    let grain = rows_of_a_task(1);
-    values.par_chunks_mut(grain).zip(other.par_chunks(grain)).for_each(|(values, other)| {
-        values.iter_mut().zip(other).for_each(|(v, o)| *v += o);
+    threads::chunks(values, GRAIN, |at, values| {
+        values.iter_mut().zip(&other[at * GRAIN..]).for_each(|(v, o)| *v += o);
     });
+}
+
+/// Rows of a matrix of rows `width` wide.
+fn rows_of(values: &[f32], rows: Range<usize>, width: usize) -> &[f32] {
+    &values[rows.start * width..rows.end * width]
+}
+
+/// What blocks of rows give, each for some maps, as what they give for each map.
+fn by_map<const N: usize>(blocks: Vec<[Parts; N]>) -> [Parts; N] {
+    let mut all = [const { Parts::new() }; N];
+    for block in blocks {
+        all.iter_mut().zip(block).for_each(|(all, parts)| all.extend(parts));
+    }
+    all
 }
