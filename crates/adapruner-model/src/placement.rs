@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use adapruner_kernels::packed::Packed;
 use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
@@ -118,6 +119,13 @@ impl Placement {
     /// weights.
     pub fn packs(&self) -> bool {
         self.device.is_cpu() && self.dtype == DType::BF16
+    }
+
+    /// Bytes for each parameter that passes of many tokens hold beside the weights in the
+    /// precision of products that is set: integers for the way forward, and as many for
+    /// the way back.
+    pub fn integer_bytes(&self) -> usize {
+        if self.device.is_cpu() { Packed::bytes_of_integers() } else { 0 }
     }
 
     /// Type of the activations: f32 on the CPU, the weights' type elsewhere.

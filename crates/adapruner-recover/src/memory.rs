@@ -17,7 +17,7 @@ use crate::{
 /// Bytes of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Foreseen {
-    /// The model's weights.
+    /// The model's weights and their packed forms.
     pub weights: u64,
     /// What is learned: numbers, moments, gradients and the model's copy.
     pub learned: u64,
@@ -39,7 +39,7 @@ const HELD: u64 = 6;
 
 impl Foreseen {
     /// What training a model takes, with `weight_bytes` for each of its
-    /// parameters and `learned` numbers that are learned, with a teacher that runs
+    /// parameters (packed forms included) and `learned` numbers that are learned, with a teacher that runs
     /// along or without.
     pub fn new(
         config: &ModelConfig,

@@ -76,6 +76,15 @@ impl Laid {
 }
 
 impl Packed {
+    /// Bytes that a weight's integers take for each of its numbers in the precision that is
+    /// set, on the CPU: of one form, of which products `x · Wᵀ` and `dy · W` have one each.
+    pub fn bytes_of_integers() -> usize {
+        match Arithmetic::of_f32(usize::MAX) {
+            Some(Arithmetic::Fixed) => size_of::<i16>(),
+            Some(Arithmetic::Dot | Arithmetic::Widen | Arithmetic::Scalar) | None => 0,
+        }
+    }
+
     /// The packed form of `weight` for a product `x · Wᵀ` of `rows`, if there is one.
     ///
     /// # Errors

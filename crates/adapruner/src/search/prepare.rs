@@ -97,12 +97,14 @@ fn residency(
         + passing;
     let placement = settings.run.placement()?;
     let size = placement.dtype.size_in_bytes() as u64;
+    let integers = placement.integer_bytes() as u64;
     let whole = config.parameters() * size;
     let embedding = (config.hidden_size * config.vocab_size) as u64 * size;
     let block = whole.saturating_sub(embedding) / config.layers.len().max(1) as u64;
-    // Of the dense model and of a pruned one, the latter perhaps twice.
+    // Of the dense model and of a pruned one, the latter perhaps twice; the integers of both.
     let copies = if placement.packs() { 3 } else { 2 };
-    let needed = |weights: u64| bank + copies * weights + activations as u64;
+    let held = |weights: u64| copies * weights + 2 * weights / size * integers;
+    let needed = |weights: u64| bank + held(weights) + activations as u64;
     if needed(whole) <= limit {
         return Ok(Residency::Resident);
     }
@@ -118,7 +120,7 @@ fn residency(
         gib(needed(weights)),
         texts.pool.windows.len(),
         gib(bank),
-        gib(copies * weights),
+        gib(held(weights)),
         gib(activations as u64),
         gib(limit),
     ))
