@@ -3,7 +3,7 @@
 //! On the CPU, with f32 activations and f32, bf16 or f16 weights, they are fused
 //! kernels; on other devices, and for other types, compositions of candle's own
 //! operations ([`composition`]). Results do not depend on the number of threads:
-//! work is cut by sizes alone and sums are finished in a fixed order.
+//! how sums are cut follows from sizes alone, and they are finished in a fixed order.
 //!
 //! Candle's fused `rope`, `softmax_last_dim`, `rms_norm` and `sdpa` have no
 //! backward and cut the graph without an error, so none of them is used.
@@ -16,7 +16,7 @@
 //! |---|---|
 //! | `linear` | linear map, with a tap on its gradients |
 //! | `low_rank` | low-rank updates beside a linear map, with dropout |
-//! | [`packed`] | the core of all products, and bf16 weights laid out for it |
+//! | [`packed`] | the core of all products, and weights laid out for it |
 //! | `matmul` | the product of two matrices alone |
 //! | `norm` | root mean square normalisation |
 //! | `rope` | rotary position embedding |

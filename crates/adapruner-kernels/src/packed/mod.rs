@@ -4,8 +4,9 @@
 //! 256 inputs of them as f32 in the first-level cache, times the rows of the left
 //! side in strips of 12, which wait in the second. Left sides are f32; right sides
 //! are f32 or bf16, and both are read as they are held or transposed: `x · Wᵀ`
-//! and `dy · W` read the same weight, `dyᵀ · x` no copies of its operands. Only
-//! bf16 weights are ever laid out once for all products:
+//! and `dy · W` read the same weight, `dyᵀ · x` no copies of its operands. What is
+//! laid out once for all products ([`Packed`]) are weights as integers, and bf16 weights
+//! for products of few rows:
 //!
 //! A weight `[out, in]` is held as panels of 32 outputs; a panel is a list of
 //! pairs of inputs, and each pair 32 words of 32 bits, one per output, the even
