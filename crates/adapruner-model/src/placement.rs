@@ -115,7 +115,7 @@ impl Placement {
         Ok(Self { device, dtype })
     }
 
-    /// Whether passes of few tokens hold a second, packed copy of the blocks'
+    /// Whether passes of few tokens hold a second, packed copy of the
     /// weights.
     pub fn packs(&self) -> bool {
         self.device.is_cpu() && self.dtype == DType::BF16

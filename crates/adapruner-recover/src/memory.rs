@@ -39,8 +39,8 @@ const HELD: u64 = 6;
 
 impl Foreseen {
     /// What training a model takes, with `weight_bytes` for each of its
-    /// parameters (packed forms included) and `learned` numbers that are learned, with a teacher that runs
-    /// along or without.
+    /// parameters (packed forms included) and `learned` numbers that are learned,
+    /// with a teacher that runs along or without.
     pub fn new(
         config: &ModelConfig,
         weight_bytes: u64,

@@ -4,7 +4,6 @@
 
 use std::ops::Range;
 
-use candle_core::DType;
 use rayon::prelude::*;
 
 use super::Targets;
@@ -161,8 +160,13 @@ impl<'a> Operands<'a> {
         if inputs == 0 {
             return None;
         }
-        let dtype = if tracked { DType::F32 } else { self.weight.dtype() };
-        let arithmetic = Arithmetic::of_weight(dtype, self.rows.len(), inputs, outputs)?;
+        // However few rows: one alone has the bits that it has among others.
+        let rows = self.rows.len();
+        let arithmetic = match self.weight {
+            Weight::Bf16(_) if !tracked => Arithmetic::of_bf16(rows)?,
+            Weight::F32(_) | Weight::Bf16(_) => Arithmetic::of_f32(rows)?,
+            Weight::F16(_) => return None,
+        };
         let source = packed.and_then(|packed| packed.source(arithmetic));
         let source = match (source, self.weight) {
             (Some(source), _) => source,

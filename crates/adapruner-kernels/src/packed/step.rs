@@ -92,8 +92,7 @@ pub(super) struct Step<'a> {
 
 impl Step<'_> {
     /// # Safety
-    /// As [`Products::run`](super::product::Products::run), for the rows and columns of
-    /// this step.
+    /// As [`Product::run`](super::Product::run), for the rows and columns of this step.
     pub(super) unsafe fn run(
         mut self,
         activations: &[Line],

@@ -158,6 +158,19 @@ fn losses_do_not_depend_on_threads() {
     };
     let one = on(1);
     assert!(on(2) == one && on(5) == one);
+    // Nor on other rows, however few there are.
+    if Arithmetic::Widen.runs_here() {
+        let x = numbers(&[600, 601], 3);
+        for weight in [numbers(&[1111, 601], 4), self::weight(1111, 601, 4)] {
+            let head = Head::from(&weight);
+            let all = bits(&linear_cross_entropy(&x, &head, &ids).unwrap());
+            for count in [1, 4, 5, 20] {
+                let part = |t: &Tensor| t.narrow(0, 300, count).unwrap();
+                let few = bits(&linear_cross_entropy(&part(&x), &head, &part(&ids)).unwrap());
+                assert!(few == all[300..300 + count], "{count} rows of {:?}", weight.dtype());
+            }
+        }
+    }
 }
 
 /// What is not a number reaches its own row or column and no other.
