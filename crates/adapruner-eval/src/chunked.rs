@@ -17,9 +17,10 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 
 /// Tokens of chunks that run together, where a chunk has fewer: of the first of them and
-/// at most. Products of more rows are better worth laying out their weights, but of
-/// a model that is given up early, few chunks are asked for. A chunk's loss does not depend
-/// on it.
+/// at most. Products of more rows are better worth reading and laying out their weights, but
+/// of a model that is given up early, few chunks are asked for. Where weights are laid out
+/// once, there is no more to win: all run by the first number. A chunk's loss does not
+/// depend on it.
 pub const TOGETHER: (usize, usize) = (512, 2048);
 
 /// Windows in fixed chunks, with what the dense model computes of them in its
@@ -33,6 +34,8 @@ pub struct ChunkedWindows {
     chunk: usize,
     windows: usize,
     window: usize,
+    /// Tokens of chunks that run together, at most.
+    together: usize,
 }
 
 impl ChunkedWindows {
@@ -62,7 +65,10 @@ impl ChunkedWindows {
         let ids = dense.tokens(windows)?;
         let (chunk, windows) = (chunk.max(1), windows.len());
         let leading = leading.min(dense.config().layers.len());
-        let mut cut = Self { entering: vec![dense.embedded(&ids)?], ids, chunk, windows, window };
+        let (first, most) = TOGETHER;
+        let together = if dense.lays_out_once() { first } else { most };
+        let entering = vec![dense.embedded(&ids)?];
+        let mut cut = Self { entering, ids, chunk, windows, window, together };
         for layer in 0..leading {
             let together = cut.together(usize::MAX);
             let groups = (0..cut.len()).step_by(together).map(|first| {
@@ -97,10 +103,11 @@ impl ChunkedWindows {
         self.window
     }
 
-    /// How many chunks are best run together after `done` were: as many again.
+    /// How many chunks are best run together after `done` were: as many again, within
+    /// [`TOGETHER`].
     pub fn together(&self, done: usize) -> usize {
-        let (first, most) = TOGETHER;
-        let tokens = done.saturating_mul(self.chunk * self.window).clamp(first, most);
+        let (first, _) = TOGETHER;
+        let tokens = done.saturating_mul(self.chunk * self.window).clamp(first, self.together);
         (tokens / (self.chunk * self.window)).max(1)
     }
 

@@ -118,6 +118,15 @@ pub(crate) unsafe fn written(values: &mut Unwritten) -> &mut [f32] {
     unsafe { &mut *(std::ptr::from_mut(values) as *mut [f32]) }
 }
 
+/// Numbers that are to be written again.
+///
+/// # Safety
+/// Nothing but numbers may be written.
+pub(crate) unsafe fn rewritten(values: &mut [f32]) -> &mut Unwritten {
+    // SAFETY: both types have the same layout; that it holds numbers is the caller's promise.
+    unsafe { &mut *(std::ptr::from_mut(values) as *mut Unwritten) }
+}
+
 /// Part of a storage, which must be contiguous and of type `T`.
 pub(crate) fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else {

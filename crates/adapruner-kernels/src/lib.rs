@@ -62,7 +62,7 @@ pub use cross_entropy::{linear_cross_entropy, linear_soft_cross_entropy};
 pub use head::Head;
 pub use linear::{GradTap, linear};
 pub use low_rank::{Dropout, LowRank, LowRankGrad};
-pub use matmul::matmul;
+pub use matmul::{Columns, matmul, transposed_product};
 pub use norm::rms_norm;
 pub use peak::f32_peak;
 pub use precision::MatmulPrecision;

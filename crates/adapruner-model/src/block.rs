@@ -288,6 +288,21 @@ impl Block {
         Ok((block, variables))
     }
 
+    /// Takes the packed forms of those weights that are `other`'s as well.
+    pub(crate) fn share_packed(&mut self, other: &Self) {
+        let attention = self.attention.iter_mut().zip(&other.attention).flat_map(|(own, other)| {
+            let Attention { q, k, v, o, .. } = own;
+            [(q, &other.q), (k, &other.k), (v, &other.v), (o, &other.o)]
+        });
+        let FeedForward { gate, up, down, .. } = &mut self.ffn;
+        let ffn = [(gate, &other.ffn.gate), (up, &other.ffn.up), (down, &other.ffn.down)];
+        for (own, other) in attention.chain(ffn) {
+            if own.weight.id() == other.weight.id() {
+                own.packed = other.packed.clone();
+            }
+        }
+    }
+
     /// The projections, those of attention only where there is one.
     pub(crate) fn projections_mut(&mut self) -> Vec<(Projection, &mut Linear)> {
         let FeedForward { gate, up, down, .. } = &mut self.ffn;

@@ -98,6 +98,43 @@ impl Decoder {
         Ok(Self { config, placement: placement.clone(), rotary, weights, changes })
     }
 
+    /// Another model, run where this one is and held as it is: one that was pruned of its
+    /// checkpoint, say. Resident weights that are the same tensors in both are laid out for
+    /// products once.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load_beside(&self, checkpoint: &Checkpoint) -> Result<Self> {
+        let mut other = Self::load(checkpoint, &self.placement, self.residency())?;
+        if let (
+            Weights::Resident { blocks, head, .. },
+            Weights::Resident { blocks: others, head: other, .. },
+        ) = (&self.weights, &mut other.weights)
+        {
+            for (other, block) in others.iter_mut().zip(blocks) {
+                Arc::make_mut(other).share_packed(block);
+            }
+            if other.weight.id() == head.weight.id() {
+                other.packed = head.packed.clone();
+            }
+        }
+        Ok(other)
+    }
+
+    /// How the weights are held.
+    pub fn residency(&self) -> Residency {
+        match self.weights {
+            Weights::Resident { .. } => Residency::Resident,
+            Weights::Streamed(_) => Residency::Streamed,
+        }
+    }
+
+    /// Whether products of many rows read weights that were laid out before, in the
+    /// precision that is set.
+    pub fn lays_out_once(&self) -> bool {
+        self.residency() == Residency::Resident && self.placement.integer_bytes() > 0
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config

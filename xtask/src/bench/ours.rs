@@ -38,7 +38,8 @@ pub struct Ours {
 struct Trial {
     /// Its tensors held in memory.
     dense: Checkpoint,
-    placement: Placement,
+    /// Holds packed forms of what trials leave whole.
+    beside: Decoder,
     bank: StatsBank,
     windows: ChunkedWindows,
     options: PlanOptions,
@@ -65,16 +66,16 @@ impl Trial {
             windows,
             options,
             widths: plan.layers.iter().map(|layer| layer.ffn.len()).collect(),
-            placement: decoder.placement().clone(),
+            beside: Decoder::load(dense, decoder.placement(), decoder.residency())?,
             dense: dense.clone(),
         })
     }
 
     /// Scores, plans, slices and evaluates; tokens and mean loss of the windows.
     fn run(&self) -> Result<(usize, f64)> {
-        let Self { dense, placement, bank, windows, options, .. } = self;
+        let Self { dense, beside, bank, windows, options, .. } = self;
         let plan = first_order(dense, bank, options)?;
-        let decoder = Decoder::load(&apply(dense, &plan)?, placement, Residency::Resident)?;
+        let decoder = beside.load_beside(&apply(dense, &plan)?)?;
         let unchanged = plan.unchanged(&dense.config);
         let (mut sum, mut count) = (0.0, 0);
         for chunk in 0..windows.len() {

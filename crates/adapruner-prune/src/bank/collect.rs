@@ -8,7 +8,7 @@ use std::{
 
 use adapruner_checkpoint::{Digest, names::Projection};
 use adapruner_model::{Decoder, GradientObserver, ProjectionGrad, observe_gradients};
-use candle_core::{DType, Result as CandleResult, bail};
+use candle_core::{DType, Result as CandleResult, Storage, Tensor, WithDType, bail};
 
 use super::{BANK_VERSION, BankArrays, BankHeader, StatsBank, Terms, fused, portable};
 use crate::{
@@ -285,31 +285,44 @@ fn on_cpu(grad: &ProjectionGrad<'_>) -> bool {
         && [DType::F32, DType::BF16, DType::F16].contains(&grad.weight.dtype())
 }
 
-/// Runs the fused path on the weight's own storage.
+/// Runs the fused path on the tensors' own storage.
 fn fused_sums(
     grad: &ProjectionGrad<'_>,
     set: fused::SetTerms<'_>,
 ) -> CandleResult<Vec<fused::StripSums>> {
     let (outputs, inputs) = grad.weight.dims2()?;
-    let weight = grad.weight.contiguous()?;
-    let (storage, layout) = weight.storage_and_layout();
-    let (start, size, dtype) = (layout.start_offset(), outputs * inputs, weight.dtype());
+    let rows = grad.samples.len() * grad.tokens;
+    let [weight, input, grad_output] =
+        [grad.weight, grad.input, grad.grad_output].map(Tensor::contiguous);
+    let (weight, input, grad_output) = (weight?, input?, grad_output?);
+    let [of_weight, of_input, of_grad] =
+        [&weight, &input, &grad_output].map(Tensor::storage_and_layout);
+    let start = of_weight.1.start_offset();
+    let (size, dtype) = (outputs * inputs, weight.dtype());
     let weight = if dtype == DType::F32 {
-        fused::Weight::F32(fused::slice(&storage, start, size)?)
+        fused::Weight::F32(slice(&of_weight.0, start, size)?)
     } else if dtype == DType::BF16 {
-        fused::Weight::Bf16(fused::slice(&storage, start, size)?)
+        fused::Weight::Bf16(slice(&of_weight.0, start, size)?)
     } else {
-        fused::Weight::F16(fused::slice(&storage, start, size)?)
+        fused::Weight::F16(slice(&of_weight.0, start, size)?)
     };
     let operands = fused::Operands {
         samples: grad.samples.len(),
         tokens: grad.tokens,
         outputs,
         inputs,
-        input: grad.input,
-        grad_output: grad.grad_output,
+        input: slice(&of_input.0, of_input.1.start_offset(), rows * inputs)?,
+        grad_output: slice(&of_grad.0, of_grad.1.start_offset(), rows * outputs)?,
         weight,
         columns: grad.projection.prunes_columns(),
     };
-    fused::vector_sums(&operands, set)
+    Ok(fused::vector_sums(&operands, set))
+}
+
+/// Part of a tensor's storage, which must be on the CPU and of type `T`.
+fn slice<T: WithDType>(storage: &Storage, start: usize, len: usize) -> CandleResult<&[T]> {
+    match storage {
+        Storage::Cpu(values) => Ok(&values.as_slice::<T>()?[start..start + len]),
+        Storage::Cuda(_) | Storage::Metal(_) => bail!("expected a tensor on the CPU"),
+    }
 }

@@ -1,8 +1,8 @@
 //! Weight gradients made tile by tile on the CPU and consumed at once.
 //!
 //! For one projection of one micro-batch, `G_s = dY_sᵀ · X_s` is the weight
-//! gradient of sample `s`. It is never stored: a tile of it is made for a few
-//! samples at a time, small enough for the cache, and the sums over its rows or
+//! gradient of sample `s`. It is never stored: a tile of it is made for one sample
+//! at a time, small enough for the first-level cache, and the sums over its rows or
 //! columns are taken at once.
 //!
 //! The vectors are cut into strips, which threads take independently; within a
@@ -16,17 +16,15 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Storage, Tensor, WithDType, bail};
+use adapruner_kernels::{Columns, transposed_product};
 use half::{bf16, f16};
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Vectors of a strip and reach of its tiles where the vectors are rows.
-const ROW_TILE: (usize, usize) = (32, 256);
+const ROW_TILE: (usize, usize) = (36, 256);
 /// Vectors of a strip and reach of its tiles where the vectors are columns.
 const COLUMN_TILE: (usize, usize) = (64, 128);
-/// Samples whose tiles are made by one call: 512 KiB of tiles, for a second-level
-/// cache, and the cost of the call shared.
-const SAMPLES: usize = 16;
 
 /// A weight matrix as it is held.
 #[derive(Clone, Copy)]
@@ -47,10 +45,10 @@ pub(super) struct Operands<'a> {
     pub outputs: usize,
     /// `in`.
     pub inputs: usize,
-    /// `X`, `[S·T, in]`, f32 on the CPU.
-    pub input: &'a Tensor,
-    /// `dY`, `[S·T, out]`, f32 on the CPU.
-    pub grad_output: &'a Tensor,
+    /// `X`, `[S·T, in]`.
+    pub input: &'a [f32],
+    /// `dY`, `[S·T, out]`.
+    pub grad_output: &'a [f32],
     /// `W`, `[out, in]`.
     pub weight: Weight<'a>,
     /// Whether the vectors are the weight's columns rather than its rows.
@@ -89,29 +87,26 @@ pub(super) struct StripSums {
 }
 
 /// The sums of all vectors of a projection, strip by strip.
-///
-/// # Errors
-/// Tensors of other shapes or types than [`Operands`] says.
-pub(super) fn vector_sums(operands: &Operands<'_>, set: SetTerms<'_>) -> Result<Vec<StripSums>> {
+pub(super) fn vector_sums(operands: &Operands<'_>, set: SetTerms<'_>) -> Vec<StripSums> {
     let vectors = if operands.columns { operands.inputs } else { operands.outputs };
     let (width, _) = operands.tile();
     let strips: Vec<Range<usize>> =
         (0..vectors).step_by(width).map(|at| at..(at + width).min(vectors)).collect();
+    let strip = |vectors| Strip::new(operands, vectors);
     match set {
-        SetTerms::None => strips
-            .into_par_iter()
-            .map(|vectors| Strip::new(operands, vectors).run::<false>(None, false))
-            .collect(),
+        SetTerms::None => {
+            strips.into_par_iter().map(|vectors| strip(vectors).run(None, false)).collect()
+        }
         SetTerms::Whole => strips
             .into_par_iter()
-            .map(|vectors| Strip::new(operands, vectors).run::<true>(None, true))
+            .map(|vectors| strip(vectors).run(Some(&mut StripElements::default()), true))
             .collect(),
         SetTerms::Part { strips: kept, last } => {
             kept.resize(strips.len(), StripElements::default());
             strips
                 .into_par_iter()
                 .zip(kept.par_iter_mut())
-                .map(|(vectors, kept)| Strip::new(operands, vectors).run::<true>(Some(kept), last))
+                .map(|(vectors, kept)| strip(vectors).run(Some(kept), last))
                 .collect()
         }
     }
@@ -122,28 +117,19 @@ impl Operands<'_> {
         if self.columns { COLUMN_TILE } else { ROW_TILE }
     }
 
-    /// A tile of some samples' weight gradients, `[samples, rows, cols]`.
-    fn gradient(
-        &self,
-        samples: &Range<usize>,
-        rows: &Range<usize>,
-        cols: &Range<usize>,
-    ) -> Result<Tensor> {
-        let part = |of: &Tensor, width: usize, along: &Range<usize>| {
-            of.reshape((self.samples, self.tokens, width))?
-                .narrow(0, samples.start, samples.len())?
-                .narrow(2, along.start, along.len())
-        };
-        let grad_output = part(self.grad_output, self.outputs, rows)?;
-        grad_output.transpose(1, 2)?.matmul(&part(self.input, self.inputs, cols)?)
-    }
-}
-
-/// Part of a tensor's storage, which must be on the CPU and of type `T`.
-pub(super) fn slice<T: WithDType>(storage: &Storage, start: usize, len: usize) -> Result<&[T]> {
-    match storage {
-        Storage::Cpu(values) => Ok(&values.as_slice::<T>()?[start..start + len]),
-        Storage::Cuda(_) | Storage::Metal(_) => bail!("expected a tensor on the CPU"),
+    /// A tile of a sample's weight gradient, row-major.
+    fn gradient(&self, sample: usize, rows: &Range<usize>, cols: &Range<usize>, to: &mut [f32]) {
+        fn of<'a>(
+            all: &'a [f32],
+            (sample, tokens, width): (usize, usize, usize),
+            range: &Range<usize>,
+        ) -> Columns<'a> {
+            let values = &all[sample * tokens * width..(sample + 1) * tokens * width];
+            Columns { values, width, range: range.clone() }
+        }
+        let Self { tokens, outputs, inputs, input, grad_output, .. } = *self;
+        let grad_output = of(grad_output, (sample, tokens, outputs), rows);
+        transposed_product(&grad_output, &of(input, (sample, tokens, inputs), cols), to);
     }
 }
 
@@ -151,32 +137,29 @@ pub(super) fn slice<T: WithDType>(storage: &Storage, start: usize, len: usize) -
 struct Strip<'a> {
     operands: &'a Operands<'a>,
     vectors: Range<usize>,
+    /// Room for a tile of the weight.
     weight: Vec<f32>,
+    /// Room for a tile of a gradient.
+    gradient: Vec<f32>,
 }
 
 impl<'a> Strip<'a> {
     fn new(operands: &'a Operands<'a>, vectors: Range<usize>) -> Self {
         let (width, reach) = operands.tile();
-        Self { operands, vectors, weight: vec![0.0; width * reach] }
+        let [weight, gradient] = [(); 2].map(|()| vec![0.0; width * reach]);
+        Self { operands, vectors, weight, gradient }
     }
 
-    /// Runs all tiles; with `SET`, elements are summed over samples, into `kept`
-    /// or a buffer of one tile, and reduced to vectors if `finish`.
-    fn run<const SET: bool>(
-        mut self,
-        mut kept: Option<&mut StripElements>,
-        finish: bool,
-    ) -> Result<StripSums> {
+    /// Runs all tiles; elements are summed over samples into `kept`, and reduced to
+    /// vectors if `finish`.
+    fn run(mut self, mut kept: Option<&mut StripElements>, finish: bool) -> StripSums {
         let Operands { samples, outputs, inputs, columns, .. } = *self.operands;
         let width = self.vectors.len();
         let along = if columns { outputs } else { inputs };
         let (_, reach) = self.operands.tile();
         let mut sums = vec![[0.0_f64; 3]; samples * width];
-        let mut set = (SET && finish).then(|| vec![[0.0_f64; 2]; width]);
-        let mut one_tile = StripElements::default();
-        if let Some(kept) = kept.as_deref_mut()
-            && SET
-        {
+        let mut set = finish.then(|| vec![[0.0_f64; 2]; width]);
+        if let Some(kept) = &mut kept {
             kept.first.resize(width * along, 0.0);
             kept.square.resize(width * along, 0.0);
         }
@@ -186,44 +169,34 @@ impl<'a> Strip<'a> {
             let (rows, cols) =
                 if columns { (part, self.vectors.clone()) } else { (self.vectors.clone(), part) };
             self.load_weight(&rows, &cols);
-            let elements = match kept.as_deref_mut() {
+            let mut elements = match &mut kept {
                 Some(kept) => {
-                    let at = width * start;
-                    Some((&mut kept.first[at..at + size], &mut kept.square[at..at + size]))
-                }
-                None if SET => {
-                    for values in [&mut one_tile.first, &mut one_tile.square] {
-                        values.clear();
-                        values.resize(size, 0.0);
+                    let tile = width * start..width * start + size;
+                    Elements {
+                        first: &mut kept.first[tile.clone()],
+                        square: &mut kept.square[tile],
                     }
-                    Some((&mut one_tile.first[..], &mut one_tile.square[..]))
                 }
-                None => None,
+                None => Elements { first: &mut [], square: &mut [] },
             };
-            let (first, square): (&mut [f32], &mut [f32]) = elements.unwrap_or((&mut [], &mut []));
-            for first_sample in (0..samples).step_by(SAMPLES) {
-                let chunk = first_sample..(first_sample + SAMPLES).min(samples);
-                let gradient = self.operands.gradient(&chunk, &rows, &cols)?;
-                let (storage, layout) = gradient.storage_and_layout();
-                let gradient = slice(&storage, layout.start_offset(), chunk.len() * size)?;
-                let sums = sums[chunk.start * width..].chunks_exact_mut(width);
-                for (gradient, sums) in gradient.chunks_exact(size).zip(sums) {
-                    let tile = Tile { weight: &self.weight[..size], gradient, cols: cols.len() };
-                    if columns {
-                        tile.column_sums::<SET>(sums, first, square);
-                    } else {
-                        tile.row_sums::<SET>(sums, first, square);
-                    }
+            for (sample, sums) in sums.chunks_exact_mut(width).enumerate() {
+                let gradient = &mut self.gradient[..size];
+                self.operands.gradient(sample, &rows, &cols, gradient);
+                let tile = Tile { weight: &self.weight[..size], gradient, cols: cols.len() };
+                if columns {
+                    column_sums(tile, sums, &mut elements);
+                } else {
+                    row_sums(tile, sums, &mut elements);
                 }
             }
             if let Some(set) = &mut set {
-                reduce_elements(first, square, cols.len(), columns, set);
+                reduce_elements(&elements, cols.len(), columns, set);
             }
         }
         for [_, _, fisher] in &mut sums {
             *fisher *= 0.5;
         }
-        Ok(StripSums { vectors: self.vectors, sums, set })
+        StripSums { vectors: self.vectors, sums, set }
     }
 
     /// Copies a tile of the weight, as f32.
@@ -248,124 +221,102 @@ impl<'a> Strip<'a> {
 const LANES: usize = 16;
 
 /// A tile of a weight and of its gradient, row-major.
+#[derive(Clone, Copy)]
 struct Tile<'a> {
     weight: &'a [f32],
     gradient: &'a [f32],
     cols: usize,
 }
 
-impl Tile<'_> {
-    /// Adds the sums over each row to `sums` (the Fisher sum without its ½).
-    fn row_sums<const SET: bool>(
-        &self,
-        sums: &mut [[f64; 3]],
-        first: &mut [f32],
-        square: &mut [f32],
-    ) {
-        let rows = self.weight.chunks_exact(self.cols).zip(self.gradient.chunks_exact(self.cols));
-        for (row, ((w, g), sums)) in rows.zip(sums).enumerate() {
-            let mut lanes = [[0.0_f32; LANES]; 3];
-            let at = row * self.cols;
-            let (first, square) = if SET {
-                (&mut first[at..at + self.cols], &mut square[at..at + self.cols])
-            } else {
-                (&mut [][..], &mut [][..])
-            };
-            let whole = self.cols / LANES * LANES;
-            for start in (0..whole).step_by(LANES) {
-                let end = start + LANES;
-                let (first, square) = if SET {
-                    (&mut first[start..end], &mut square[start..end])
-                } else {
-                    (&mut [][..], &mut [][..])
-                };
-                add_lanes::<SET>(&w[start..end], &g[start..end], &mut lanes, first, square);
-            }
-            let (first, square) =
-                if SET { (&mut first[whole..], &mut square[whole..]) } else { (first, square) };
-            add_lanes::<SET>(&w[whole..], &g[whole..], &mut lanes, first, square);
-            for (sum, lanes) in sums.iter_mut().zip(&lanes) {
-                *sum += lanes.iter().map(|&v| f64::from(v)).sum::<f64>();
-            }
-        }
-    }
-
-    /// Adds the sums over each column to `sums` (the Fisher sum without its ½).
-    fn column_sums<const SET: bool>(
-        &self,
-        sums: &mut [[f64; 3]],
-        first: &mut [f32],
-        square: &mut [f32],
-    ) {
-        let cols = self.cols;
-        let mut partial = [[0.0_f32; COLUMN_TILE.0]; 3];
-        let [signed, element, fisher] = &mut partial;
-        let (signed, element, fisher) =
-            (&mut signed[..cols], &mut element[..cols], &mut fisher[..cols]);
-        let rows = self.weight.chunks_exact(cols).zip(self.gradient.chunks_exact(cols));
-        for (row, (w, g)) in rows.enumerate() {
-            for j in 0..cols {
-                let p = w[j] * g[j];
-                signed[j] += p;
-                element[j] += p.abs();
-                fisher[j] += p * p;
-            }
-            if SET {
-                let at = row * cols;
-                let first = &mut first[at..at + cols];
-                let square = &mut square[at..at + cols];
-                for j in 0..cols {
-                    let p = w[j] * g[j];
-                    first[j] += p;
-                    square[j] += p * p;
-                }
-            }
-        }
-        for (j, sums) in sums.iter_mut().enumerate() {
-            for (sum, partial) in sums.iter_mut().zip(&partial) {
-                *sum += f64::from(partial[j]);
-            }
-        }
-    }
+/// Sums over samples of the elements of a tile; empty where they are not wanted.
+struct Elements<'a> {
+    first: &'a mut [f32],
+    square: &'a mut [f32],
 }
 
-/// Adds up to [`LANES`] elements of a row to its partial sums.
-#[inline(always)]
-fn add_lanes<const SET: bool>(
-    w: &[f32],
-    g: &[f32],
-    lanes: &mut [[f32; LANES]; 3],
-    first: &mut [f32],
-    square: &mut [f32],
-) {
-    let n = w.len().min(LANES);
-    let g = &g[..n];
-    let [signed, element, fisher] = lanes;
-    for l in 0..n {
-        let p = w[l] * g[l];
-        signed[l] += p;
-        element[l] += p.abs();
-        fisher[l] += p * p;
-    }
-    if SET {
-        let (first, square) = (&mut first[..n], &mut square[..n]);
-        for l in 0..n {
-            let p = w[l] * g[l];
-            first[l] += p;
-            square[l] += p * p;
+/// Adds the sums over each row of a tile to `sums` (the Fisher sum without its ½).
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn row_sums(tile: Tile<'_>, sums: &mut [[f64; 3]], elements: &mut Elements<'_>) {
+    let Tile { weight, gradient, cols } = tile;
+    let rows = weight.chunks_exact(cols).zip(gradient.chunks_exact(cols));
+    for ((w, g), sums) in rows.zip(sums) {
+        let mut lanes = [[0.0_f32; LANES]; 3];
+        let [signed, element, fisher] = &mut lanes;
+        let mut add = |lane: usize, w: f32, g: f32| {
+            let p = w * g;
+            signed[lane] += p;
+            element[lane] += p.abs();
+            fisher[lane] += p * p;
+        };
+        let ((w, last_w), (g, last_g)) = (w.as_chunks::<LANES>(), g.as_chunks::<LANES>());
+        for (w, g) in w.iter().zip(g) {
+            (0..LANES).for_each(|lane| add(lane, w[lane], g[lane]));
         }
+        last_w.iter().zip(last_g).enumerate().for_each(|(lane, (&w, &g))| add(lane, w, g));
+        for (sum, lanes) in sums.iter_mut().zip(&lanes) {
+            *sum += lanes_sum(lanes);
+        }
+    }
+    add_elements(tile, elements);
+}
+
+/// The sum of all lanes, halves against halves.
+#[inline(always)]
+fn lanes_sum(lanes: &[f32; LANES]) -> f64 {
+    let mut sums = lanes.map(f64::from);
+    for half in [8, 4, 2, 1] {
+        for at in 0..half {
+            sums[at] += sums[at + half];
+        }
+    }
+    sums[0]
+}
+
+/// Adds the sums over each column of a tile to `sums` (the Fisher sum without its ½).
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn column_sums(tile: Tile<'_>, sums: &mut [[f64; 3]], elements: &mut Elements<'_>) {
+    let Tile { weight, gradient, cols } = tile;
+    let mut partial = [[0.0_f32; COLUMN_TILE.0]; 3];
+    let [signed, element, fisher] = partial.each_mut().map(|sums| &mut sums[..cols]);
+    for (w, g) in weight.chunks_exact(cols).zip(gradient.chunks_exact(cols)) {
+        for j in 0..cols {
+            let p = w[j] * g[j];
+            signed[j] += p;
+            element[j] += p.abs();
+            fisher[j] += p * p;
+        }
+    }
+    for (j, sums) in sums.iter_mut().enumerate() {
+        for (sum, partial) in sums.iter_mut().zip(&partial) {
+            *sum += f64::from(partial[j]);
+        }
+    }
+    add_elements(tile, elements);
+}
+
+/// Adds a sample's elements, `w·g` and its square.
+#[inline(always)]
+fn add_elements(Tile { weight, gradient, .. }: Tile<'_>, elements: &mut Elements<'_>) {
+    let Elements { first, square } = elements;
+    let sums = first.iter_mut().zip(square.iter_mut());
+    for ((first, square), (w, g)) in sums.zip(weight.iter().zip(gradient)) {
+        let p = w * g;
+        *first += p;
+        *square += p * p;
     }
 }
 
 /// Adds a tile's elements, summed over samples, to the set terms of its vectors.
-fn reduce_elements(
-    first: &[f32],
-    square: &[f32],
-    cols: usize,
-    columns: bool,
-    set: &mut [[f64; 2]],
-) {
-    let rows = first.chunks_exact(cols).zip(square.chunks_exact(cols));
+fn reduce_elements(elements: &Elements<'_>, cols: usize, columns: bool, set: &mut [[f64; 2]]) {
+    let rows = elements.first.chunks_exact(cols).zip(elements.square.chunks_exact(cols));
     for (row, (first, square)) in rows.enumerate() {
         for (col, (&p, &q)) in first.iter().zip(square).enumerate() {
             let [set_first, set_mix] = &mut set[if columns { col } else { row }];

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, flops};
-use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_model::Decoder;
 use adapruner_prune::{
     CollectOptions, Evidence, PlanOptions, PrunePlan, StatsBank, Terms, apply, collect, plan, score,
 };
@@ -19,10 +19,9 @@ pub struct Objective {
     pub(super) dense: Checkpoint,
     /// Its digest.
     pub(super) digest: Digest,
-    /// Where models run.
-    pub(super) placement: Placement,
-    /// How their weights are held.
-    pub(super) residency: Residency,
+    /// The model as pruned ones are loaded beside it. It is not run itself, so that it holds
+    /// packed forms of what they leave whole, and no more.
+    pub(super) beside: Decoder,
     /// Statistics of the whole pool.
     pub(super) bank: StatsBank,
     /// The pool itself.
@@ -209,7 +208,7 @@ impl Objective {
             calibration_digest: self.pool.digest,
             seed: 0,
         };
-        let decoder = Decoder::load(&self.dense, &self.placement, self.residency)?;
+        let decoder = Decoder::load(&self.dense, self.beside.placement(), self.beside.residency())?;
         Ok(collect(&decoder, &chosen, &options, &|_, _| ())?)
     }
 
@@ -231,7 +230,7 @@ impl Objective {
     ) -> Result<Measured> {
         let decoder = timed(&mut cost.slice, || {
             let pruned = apply(&self.dense, plan)?;
-            Ok(Decoder::load(&pruned, &self.placement, self.residency)?)
+            Ok(self.beside.load_beside(&pruned)?)
         })?;
         let unchanged = plan.unchanged(&self.dense.config);
         let dense = self.dense_loss();

@@ -189,7 +189,7 @@ impl<'a> Tests<'a> {
         stage: &'static str,
         progress: &dyn Progress,
     ) -> Result<Vec<f64>> {
-        let placement = &objective.placement;
+        let placement = objective.beside.placement();
         let measure = |text| {
             let found = pipeline::evaluate(checkpoint, text, placement, None, stage, progress)?;
             Ok(found.loss.perplexity)

@@ -181,7 +181,7 @@ pub fn prepare(
             let (dense_losses, dense_cost) = dense_losses(&decoder, &windows, start)?;
             let samples = &texts.pool.windows;
             let (removable_attention, attention) =
-                removable_attention(&dense, &decoder, (samples, residency), progress)?;
+                removable_attention(&dense, &decoder, samples, progress)?;
             let prepared =
                 Prepared { removable_attention, dense_losses, attention, dense: dense_cost };
             record.prepared = Some(prepared.clone());
@@ -192,9 +192,8 @@ pub fn prepare(
     drop(alone);
     let objective = Objective {
         digest: dense.digest()?,
+        beside: Decoder::load(&dense, &placement, residency)?,
         dense,
-        placement,
-        residency,
         scales: OrderScales::of(&bank)?,
         bank,
         pool: texts.pool.clone(),
@@ -264,8 +263,7 @@ pub fn stored(
     let length = pool.windows.first().map_or(0, Vec::len);
     Ok(Objective {
         digest,
-        placement: placement.clone(),
-        residency,
+        beside: Decoder::load(&dense, placement, residency)?,
         scales: OrderScales::of(&bank)?,
         bank,
         pool,
@@ -395,7 +393,7 @@ fn mean_of(windows: &ChunkedWindows, decoder: &Decoder, unchanged: usize) -> Res
 pub(super) fn removable_attention(
     checkpoint: &Checkpoint,
     dense: &Decoder,
-    (samples, residency): (&[Vec<u32>], Residency),
+    samples: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<(Vec<(usize, f64)>, Cost)> {
     let start = Instant::now();
@@ -413,7 +411,7 @@ pub(super) fn removable_attention(
     };
     let mut loss_without = |gone: &[usize]| -> Result<f64> {
         let plan = PrunePlan::without_attention(config, digest, gone);
-        let decoder = Decoder::load(&apply(checkpoint, &plan)?, dense.placement(), residency)?;
+        let decoder = dense.load_beside(&apply(checkpoint, &plan)?)?;
         let unchanged = plan.unchanged(config);
         cost.tokens += (count * length) as u64;
         cost.flops += flops::forward(decoder.config(), count, length, unchanged);

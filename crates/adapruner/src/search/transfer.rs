@@ -106,8 +106,7 @@ fn anew(
     let cheapest = if configuration.drop_attention == 0 {
         Vec::new()
     } else {
-        let on = (&windows[..], Residency::Streamed);
-        let (found, _) = removable_attention(checkpoint, &decoder, on, progress)?;
+        let (found, _) = removable_attention(checkpoint, &decoder, &windows, progress)?;
         notes.push(
             "which attention sublayers are cheapest was measured on this model; how many are \
              dropped is the study's"

@@ -323,7 +323,7 @@ impl Correlate<'_> {
         let mut losses = vec![TextLoss { text: self.record.evaluation.text.clone(), loss }];
         for (at, text) in self.tests.iter().enumerate() {
             progress.part(at + 1);
-            let placement = &objective.placement;
+            let placement = objective.beside.placement();
             let found = pipeline::evaluate(&model, text, placement, None, "", progress)?;
             losses.push(TextLoss { text: text.name.clone(), loss: found.loss.nll });
         }
@@ -340,7 +340,7 @@ impl Correlate<'_> {
     }
 
     fn answers(&self, model: &Checkpoint, progress: &Overall<'_>) -> Result<ZeroShot> {
-        zero_shot(model, self.questions, self.tasks, &self.objective.placement, progress)
+        zero_shot(model, self.questions, self.tasks, self.objective.beside.placement(), progress)
     }
 }
 
