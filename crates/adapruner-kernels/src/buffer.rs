@@ -5,7 +5,7 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use crate::threads;
+use crate::threads::{self, Blocks};
 use candle_core::{
     CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail,
 };
@@ -73,21 +73,16 @@ impl<const N: usize> Sheets<N> {
         Self { values: widths.map(|width| Vec::with_capacity(rows * width)), widths, rows }
     }
 
-    /// Parts of at most so many rows of all of them.
-    pub(crate) fn blocks(&mut self, rows_of_block: usize) -> Vec<[&mut Unwritten; N]> {
-        let Self { values, widths, rows } = self;
-        let mut parts = values.each_mut().map(|values| values.spare_capacity_mut());
-        let blocks = (0..*rows).step_by(rows_of_block.max(1)).map(|start| {
-            let rows = rows_of_block.min(*rows - start);
-            let mut widths = widths.iter();
-            parts.each_mut().map(|rest| {
-                let len = rows * widths.next().copied().unwrap_or(0);
-                let (part, after) = std::mem::take(rest).split_at_mut(len);
-                *rest = after;
-                part
-            })
+    /// All of them, block by block.
+    pub(crate) fn blocks(&mut self, blocks: Blocks) -> Vec<[&mut Unwritten; N]> {
+        let Self { values, widths, .. } = self;
+        let mut widths = widths.iter();
+        let mut of_each = values.each_mut().map(|values| {
+            blocks.of(values.spare_capacity_mut(), widths.next().copied().unwrap_or(0)).into_iter()
         });
-        blocks.collect()
+        let all = (0..blocks.count())
+            .map(|_| of_each.each_mut().map(|blocks| blocks.next().unwrap_or_default()));
+        all.collect()
     }
 
     /// What was written.

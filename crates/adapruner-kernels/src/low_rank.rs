@@ -10,7 +10,7 @@
 //!
 //! Axes: `R` rows, `in` and `out` sides of the weight, `r` rank.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use multiversion::multiversion;
@@ -19,12 +19,24 @@ use crate::{
     buffer::{Held, build},
     gemm::{multiply, multiply_add},
     linear::Sizes,
-    threads,
+    threads::{self, Blocks},
     view::View,
 };
 
-/// Rows of a block.
-pub(crate) const BLOCK_ROWS: usize = 120;
+/// Rows of a block, at most but for what makes whole strips.
+const BLOCK_ROWS: usize = 120;
+
+/// How rows go through updates: the same on any number of threads. Where there are several
+/// blocks, their number is even, so that two threads have the same.
+pub(crate) fn blocks(rows: usize) -> Blocks {
+    let count = rows.div_ceil(BLOCK_ROWS);
+    Blocks::new(rows, if count > 1 { count.next_multiple_of(2) } else { count })
+}
+
+/// [`blocks`] of some of all rows, which are one of them, or all.
+fn blocks_of(rows: usize, all: usize) -> Blocks {
+    if rows == all { blocks(rows) } else { Blocks::one(rows) }
+}
 
 /// Gradients of `a` and `b` that blocks of rows give, in their order.
 pub(crate) type Parts = Vec<[Vec<f32>; 2]>;
@@ -192,7 +204,7 @@ impl LowRank {
         x: &[f32],
         first: usize,
         y: &mut [f32],
-        Sizes { inputs, outputs, .. }: Sizes,
+        Sizes { rows: all, inputs, outputs }: Sizes,
     ) -> Result<()> {
         let rank = self.rank()?;
         if rank == 0 || inputs == 0 || outputs == 0 {
@@ -201,10 +213,12 @@ impl LowRank {
         let (a, b) = (Held::new(&self.a), Held::new(&self.b));
         let (a, b) =
             (View::dense(a.slice()?, rank, inputs), View::dense(b.slice()?, outputs, rank));
-        threads::chunks(y, BLOCK_ROWS * outputs, |at, y| {
-            let (start, rows) = (at * BLOCK_ROWS, y.len() / outputs);
+        let blocks = blocks_of(y.len() / outputs, all);
+        threads::each(blocks.of(y, outputs), |at, y| {
+            let Range { start, end } = blocks.range(at);
+            let rows = end - start;
             let mask = self.dropout.map(|dropout| dropout.mask_from(first + start, rows, inputs));
-            let x = masked(&x[start * inputs..(start + rows) * inputs], mask.as_deref());
+            let x = masked(&x[start * inputs..end * inputs], mask.as_deref());
             let u = self.inner(View::dense(&x, rows, inputs), a);
             multiply_add(View::dense(&u, rows, rank), b.t(), y);
         });
@@ -218,15 +232,15 @@ impl LowRank {
     }
 
     /// Adds the gradient of the input of some rows to `grad_x`; returns the update's own,
-    /// if `wanted`: parts to be summed in the order of the rows. `first`, a multiple of
-    /// [`BLOCK_ROWS`], is which of all rows they begin at.
+    /// if `wanted`: parts to be summed in the order of the rows. They are all rows, or one of
+    /// their [`blocks`]; `first` is which of all they begin at.
     pub(crate) fn backward_onto(
         &self,
         x: &[f32],
         first: usize,
         grad: &[f32],
         grad_x: &mut [f32],
-        Sizes { inputs, outputs, .. }: Sizes,
+        Sizes { rows: all, inputs, outputs }: Sizes,
         wanted: bool,
     ) -> Result<Parts> {
         let rank = self.rank()?;
@@ -236,12 +250,11 @@ impl LowRank {
         let (a, b) = (Held::new(&self.a), Held::new(&self.b));
         let a = View::dense(a.slice()?, rank, inputs);
         let b = View::dense(b.slice()?, outputs, rank);
-        let blocks = grad_x.chunks_mut(BLOCK_ROWS * inputs).collect();
-        let parts = threads::blocks(blocks, |at, grad_x| {
-            let (start, rows) = (at * BLOCK_ROWS, grad_x.len() / inputs);
-            let x = &x[start * inputs..(start + rows) * inputs];
-            let grad = &grad[start * outputs..(start + rows) * outputs];
-            let grad = View::dense(grad, rows, outputs);
+        let blocks = blocks_of(grad_x.len() / inputs, all);
+        let parts = threads::blocks(blocks.of(grad_x, inputs), |at, grad_x| {
+            let Range { start, end } = blocks.range(at);
+            let x = &x[start * inputs..end * inputs];
+            let grad = View::dense(&grad[start * outputs..end * outputs], end - start, outputs);
             Ok(self.backward_block(first + start, x, grad, grad_x, a, b, wanted))
         })?;
         Ok(parts.into_iter().flatten().collect())

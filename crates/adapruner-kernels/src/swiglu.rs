@@ -11,7 +11,7 @@ use crate::{
     buffer::{GRAIN, Held, Sheets, Unwritten, build, fill_rows, fused, slice},
     composition,
     exp::sigmoid,
-    threads,
+    threads::{self, Blocks},
 };
 
 /// `silu(gate) · up`.
@@ -81,7 +81,7 @@ pub(crate) fn write(gate: &[f32], up: &[f32], out: &mut Unwritten) {
 /// Gradients of gate and up.
 fn backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let mut both = Sheets::new(gate.len(), [1, 1]);
-    for [grad_gate, grad_up] in both.blocks(gate.len()) {
+    for [grad_gate, grad_up] in both.blocks(Blocks::one(gate.len())) {
         write_gradients(gate, up, grad, grad_gate, grad_up);
     }
     // SAFETY: `write_gradients` writes all of both.

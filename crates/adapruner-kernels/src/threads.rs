@@ -7,14 +7,17 @@
 
 use std::{
     cell::Cell,
+    ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use candle_core::Result;
 use rayon::prelude::*;
 
-/// Rows of a block: at most, so that what it leaves stays in the second-level cache, and
-/// at least, so that reading the weights anew is cheap.
+use crate::view::share;
+
+/// Rows of a block: about at most, so that what it leaves stays in the second-level cache,
+/// and at least, so that reading the weights anew is cheap.
 const BLOCK_ROWS: (usize, usize) = (48, 128);
 /// Blocks are multiples of the rows that products take at a time.
 const UNIT: usize = 12;
@@ -82,15 +85,55 @@ pub(crate) fn chunks<T: Send>(
     each(values.chunks_mut(size).collect(), work);
 }
 
-/// Rows of the blocks that are best run side by side; all of them where there are too
-/// few for all threads. `laid_out`: whether weights are read as they are held.
-pub(crate) fn rows_of_a_block(rows: usize, laid_out: bool) -> usize {
-    let (least, most) = BLOCK_ROWS;
-    let threads = available();
-    if !laid_out || rows < least * threads {
-        return rows.max(1);
+/// Rows, cut into blocks that are almost equal and whole strips of products, but for the
+/// last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Blocks {
+    rows: usize,
+    count: usize,
+}
+
+impl Blocks {
+    /// So many blocks, or as many as there are strips.
+    pub(crate) fn new(rows: usize, count: usize) -> Self {
+        Self { rows, count: count.min(rows.div_ceil(UNIT)).max(1) }
     }
-    rows.div_ceil(PARTS_OF_A_THREAD * threads).clamp(least, most).next_multiple_of(UNIT)
+
+    /// All rows as one block.
+    pub(crate) fn one(rows: usize) -> Self {
+        Self::new(rows, 1)
+    }
+
+    /// Those that are best run side by side, the same for each thread; all rows as one where
+    /// there are too few for all threads. `laid_out`: whether weights are read as they are
+    /// held.
+    pub(crate) fn side_by_side(rows: usize, laid_out: bool) -> Self {
+        let (least, most) = BLOCK_ROWS;
+        let threads = available();
+        if !laid_out || rows < least * threads {
+            return Self::one(rows);
+        }
+        let count = rows.div_ceil(most).max(PARTS_OF_A_THREAD * threads).min(rows / least);
+        Self::new(rows, count / threads * threads)
+    }
+
+    pub(crate) fn count(self) -> usize {
+        self.count
+    }
+
+    /// Which rows are the block's.
+    pub(crate) fn range(self, block: usize) -> Range<usize> {
+        share(self.rows, UNIT, self.count, block)
+    }
+
+    /// The blocks of a matrix of rows `width` wide.
+    pub(crate) fn of<T>(self, mut values: &mut [T], width: usize) -> Vec<&mut [T]> {
+        let blocks = (0..self.count).map(|block| {
+            let len = self.range(block).len() * width;
+            values.split_off_mut(..len).unwrap_or_default()
+        });
+        blocks.collect()
+    }
 }
 
 /// `work` on blocks, each on one thread if there are several; what it gives in their
@@ -137,14 +180,26 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_whole_strips_and_enough_for_all_threads() {
+    fn blocks_are_whole_strips_alike_and_enough_for_all_threads() {
+        let (least, most) = BLOCK_ROWS;
         for threads in [1, 2, 5] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            for rows in [1, 47, 48, 96, 240, 1000, 5000] {
-                let block = pool.install(|| rows_of_a_block(rows, true));
-                assert!(block == rows || block.is_multiple_of(UNIT) && block <= 132);
-                assert!(block == rows || rows.div_ceil(block) >= threads);
-                assert_eq!(pool.install(|| rows_of_a_block(rows, false)), rows);
+            for rows in [1, 47, 48, 96, 240, 512, 1000, 5000] {
+                let blocks = pool.install(|| Blocks::side_by_side(rows, true));
+                let mut end = 0;
+                for block in 0..blocks.count() {
+                    let range = blocks.range(block);
+                    assert!(range.start == end && !range.is_empty());
+                    end = range.end;
+                    let strips = rows.div_ceil(UNIT) / blocks.count();
+                    assert!([strips, strips + 1].contains(&range.len().div_ceil(UNIT)));
+                    assert!(end == rows || range.len() % UNIT == 0);
+                    assert!(blocks.count() == 1 || range.len() <= most + 2 * UNIT);
+                }
+                assert_eq!(end, rows);
+                let enough = rows >= least * threads;
+                assert!(if enough { blocks.count() % threads == 0 } else { blocks.count() == 1 });
+                assert_eq!(pool.install(|| Blocks::side_by_side(rows, false)), Blocks::one(rows));
             }
         }
     }

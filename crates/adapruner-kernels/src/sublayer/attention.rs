@@ -151,10 +151,10 @@ impl CustomOp1 for Fused {
         let (of_q, of_k) = self.heads;
         let widths = [of_q, of_k, of_k].map(|heads| heads * head_dim);
 
-        let step = Running::rows_of_a_block(&[&q, &k, &v]);
+        let blocks = Running::blocks(&[&q, &k, &v]);
         let mut all = Sheets::new(rows, [hidden, widths[0], widths[1], widths[2]]);
-        threads::blocks(all.blocks(step), |at, [h, to_q, to_k, to_v]| {
-            let first = at * step;
+        threads::blocks(all.blocks(blocks), |at, [h, to_q, to_k, to_v]| {
+            let first = blocks.range(at).start;
             norm::write(&x[first * hidden..][..h.len()], norm, *eps, h);
             // SAFETY: written above.
             let h = unsafe { written(h) };
@@ -169,13 +169,12 @@ impl CustomOp1 for Fused {
         let [h, q, k, v] = unsafe { all.written() };
         let (attended, logsumexp) = attention::forward(&q, &k, &v, self.sizes, lengths.as_deref());
 
-        let step = Running::rows_of_a_block(&[&o]);
+        let blocks = Running::blocks(&[&o]);
         let (mut y, width) = (Sheets::new(rows, [hidden]), widths[0]);
-        threads::blocks(y.blocks(step), |at, [y]| {
-            let first = at * step;
-            let rows = y.len() / hidden;
-            let y = y.write_copy_of_slice(&x[first * hidden..][..rows * hidden]);
-            o.add(&attended[first * width..][..rows * width], first, y)
+        threads::blocks(y.blocks(blocks), |at, [y]| {
+            let rows = blocks.range(at);
+            let y = y.write_copy_of_slice(rows_of(x, rows.clone(), hidden));
+            o.add(rows_of(&attended, rows.clone(), width), rows.start, y)
         })?;
         // SAFETY: all blocks were run.
         let [y] = unsafe { y.written() };
@@ -206,10 +205,10 @@ impl CustomOp1 for Fused {
             rope::Tables { cos: of_cos.slice()?, sin: of_sin.slice()?, half: head_dim / 2 };
 
         let o = o_map.running_back(all)?;
-        let step = Running::rows_of_a_block(&[&o]);
+        let blocks = Running::blocks(&[&o]);
         let mut made = Sheets::new(all, [of_q]);
-        let parts = threads::blocks(made.blocks(step), |at, [to]| {
-            let range = at * step..at * step + to.len() / of_q;
+        let parts = threads::blocks(made.blocks(blocks), |at, [to]| {
+            let range = blocks.range(at);
             let [y, dy] = [(y_values, of_q), (dy, hidden)]
                 .map(|(values, width)| rows_of(values, range.clone(), width));
             Ok([o.pull(y, dy, range.start, to)?.1])
@@ -224,11 +223,11 @@ impl CustomOp1 for Fused {
 
         let [q, k, v] = [q_map, k_map, v_map].map(|map| map.running_back(all));
         let (q, k, v) = (q?, k?, v?);
-        let step = Running::rows_of_a_block(&[&q, &k, &v]);
+        let blocks = Running::blocks(&[&q, &k, &v]);
         let mut made = Sheets::new(all, [of_q, of_k, hidden]);
-        let parts = threads::blocks(made.blocks(step), |at, [to_q, to_k, to_x]| {
-            let first = at * step;
-            let range = first..first + to_x.len() / hidden;
+        let parts = threads::blocks(made.blocks(blocks), |at, [to_q, to_k, to_x]| {
+            let range = blocks.range(at);
+            let first = range.start;
             let part = |values, width| rows_of(values, range.clone(), width);
             let h = part(h_values, hidden);
             tables.write(part(&grad_q, of_q), first, heads_q, true, to_q);

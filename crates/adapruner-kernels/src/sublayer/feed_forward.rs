@@ -11,7 +11,8 @@ use super::{Affine, Running, add, by_map, fused_norm, matrix, rows_of};
 use crate::{
     buffer::{Held, Sheets, Unwritten, fused, room, slice, written},
     composition::rows,
-    norm, swiglu, threads,
+    norm, swiglu,
+    threads::{self, Blocks},
 };
 
 /// The weights of a gated feed-forward sublayer.
@@ -104,10 +105,10 @@ impl CustomOp1 for Fused {
         let width = gate.sizes.outputs;
         let widths = [hidden, width, width, width];
 
-        let step = Running::rows_of_a_block(&[&gate, &up, &down]);
+        let blocks = Running::blocks(&[&gate, &up, &down]);
         let run =
             |at: usize, [h, to_gate, to_up, inner]: [&mut Unwritten; 4], y: &mut Unwritten| {
-                let first = at * step;
+                let first = blocks.range(at).start;
                 let x = &x[first * hidden..][..y.len()];
                 norm::write(x, norm, *eps, h);
                 // SAFETY: written above.
@@ -119,20 +120,21 @@ impl CustomOp1 for Fused {
                 down.add(inner, first, y.write_copy_of_slice(x))
             };
         let mut y = Sheets::new(rows, [hidden]);
-        let of_y = y.blocks(step);
+        let of_y = y.blocks(blocks);
         match &self.saved {
             // What a block leaves goes with it.
             None => {
                 threads::blocks(of_y, |at, [y]| {
-                    let mut of_block = Sheets::new(y.len() / hidden, widths);
-                    let mut blocks = of_block.blocks(step).into_iter();
+                    let rows = y.len() / hidden;
+                    let mut of_block = Sheets::new(rows, widths);
+                    let mut blocks = of_block.blocks(Blocks::one(rows)).into_iter();
                     blocks.try_for_each(|of_block| run(at, of_block, y))
                 })?;
             }
             Some(saved) => {
                 let mut all = Sheets::new(rows, widths);
-                let blocks = all.blocks(step).into_iter().zip(of_y).collect();
-                threads::blocks(blocks, |at, (of_block, [y])| run(at, of_block, y))?;
+                let of_all = all.blocks(blocks).into_iter().zip(of_y).collect();
+                threads::blocks(of_all, |at, (of_block, [y])| run(at, of_block, y))?;
                 // SAFETY: all blocks were run.
                 let [h, gate, up, inner] = unsafe { all.written() };
                 let (h, inner) = (matrix(h, hidden)?, matrix(inner, width)?);
@@ -160,11 +162,11 @@ impl CustomOp1 for Fused {
         let (h_values, inner_values): (&[f32], &[f32]) = (of_h.slice()?, of_inner.slice()?);
         let norm: &[f32] = of_norm.slice()?;
 
-        let step = Running::rows_of_a_block(&[&of_gate, &of_up, &of_down]);
+        let blocks = Running::blocks(&[&of_gate, &of_up, &of_down]);
         let mut made = Sheets::new(all, [width, width, hidden]);
-        let parts = threads::blocks(made.blocks(step), |at, [to_gate, to_up, to_x]| {
-            let first = at * step;
-            let range = first..first + to_x.len() / hidden;
+        let parts = threads::blocks(made.blocks(blocks), |at, [to_gate, to_up, to_x]| {
+            let range = blocks.range(at);
+            let first = range.start;
             let part = |values, width| rows_of(values, range.clone(), width);
             let (h, dy) = (part(h_values, hidden), part(dy, hidden));
             let (mut inner, mut normed) = (Vec::new(), Vec::new());

@@ -18,9 +18,9 @@ use crate::{
     buffer::{GRAIN, Held, Unwritten, Weight, rows_of_a_task, written},
     composition,
     linear::{self, Sizes},
-    low_rank::{BLOCK_ROWS, Parts},
+    low_rank::{self, Parts},
     packed::{Laid, Packed},
-    threads,
+    threads::{self, Blocks},
 };
 
 /// A linear map with its optional bias and tap.
@@ -143,15 +143,14 @@ impl Running<'_> {
         Ok((self.weight.weight()?, self.packed.as_ref(), self.sizes))
     }
 
-    /// Of some rows that may go block by block through maps, each block through all of
-    /// them.
-    fn rows_of_a_block(maps: &[&Self]) -> usize {
+    /// How rows go through maps, each block through all of them.
+    fn blocks(maps: &[&Self]) -> Blocks {
         let rows = maps.first().map_or(0, |map| map.sizes.rows);
         let laid_out = maps.iter().all(|map| map.packed.is_some());
-        let block = threads::rows_of_a_block(rows, laid_out);
+        let blocks = Blocks::side_by_side(rows, laid_out);
         // Sums of gradients of updates do not depend on the number of threads.
         let updated = maps.iter().any(|map| map.map.adapter.is_some());
-        if updated && block < rows { BLOCK_ROWS } else { block }
+        if updated && blocks.count() > 1 { low_rank::blocks(rows) } else { blocks }
     }
 
     /// The gradient of the input from that of the output; `first` is which of all rows
