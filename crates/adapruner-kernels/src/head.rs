@@ -4,7 +4,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use crate::{linear, packed::Packed};
+use crate::{linear, map::Way, packed::Packed};
 
 /// A weight `[V, H]`, and its packed forms; clones share both.
 #[derive(Debug, Clone)]
@@ -31,6 +31,7 @@ impl Head {
     /// Shapes that do not fit.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);
-        linear::with_packed(x, &self.weight, None, self.packed.of(&self.weight, rows)?)
+        let packed = self.packed.of(&self.weight, Way::Forward, rows)?;
+        linear::with_packed(x, &self.weight, None, packed)
     }
 }

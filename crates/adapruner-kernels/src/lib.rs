@@ -15,6 +15,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `linear` | linear map, with a tap on its gradients |
+//! | `map` | its weight while rows go through it, forward or back |
 //! | `low_rank` | low-rank updates beside a linear map, with dropout |
 //! | [`packed`] | the core of all products, and weights laid out for it |
 //! | `matmul` | the product of two matrices alone |
@@ -44,6 +45,7 @@ mod gemm;
 mod head;
 mod linear;
 mod low_rank;
+mod map;
 mod matmul;
 mod norm;
 pub mod packed;

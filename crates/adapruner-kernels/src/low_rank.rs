@@ -18,7 +18,7 @@ use multiversion::multiversion;
 use crate::{
     buffer::{Held, build},
     gemm::{multiply, multiply_add},
-    linear::Sizes,
+    map::Sizes,
     threads::{self, Blocks},
     view::View,
 };

@@ -22,6 +22,7 @@ use crate::{
     buffer::{Held, Unwritten, Weight, build_rows, fused, slice},
     composition,
     head::Head,
+    map::Way,
     packed::Laid,
 };
 
@@ -114,7 +115,7 @@ pub fn linear_soft_cross_entropy(
         targets,
         tracked: x.track_op(),
         weight_tracked: weight.track_op(),
-        packed: head.packed.of(weight, rows)?,
+        packed: head.packed.of(weight, Way::Forward, rows)?,
         logsumexp: OnceLock::new(),
         unit: OnceLock::new(),
     };

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Tensor, TensorId, bail};
 use super::{Arithmetic, PackedWeight, Source, integers::Integers};
 use crate::{
     buffer::{Held, Weight},
-    view::View,
+    map::{Sizes, Way},
 };
 
 /// Products of at least so many rows lay bf16 weights out as pairs on their way: measured,
@@ -85,43 +85,30 @@ impl Packed {
         }
     }
 
-    /// The packed form of `weight` for a product `x · Wᵀ` of `rows`, if there is one.
+    /// The packed form of `weight` for so many rows that go through it, if there is one.
     ///
     /// # Errors
     /// Weights that are no matrix.
-    pub(crate) fn of(&self, weight: &Tensor, rows: usize) -> Result<Option<Laid>> {
+    pub(crate) fn of(&self, weight: &Tensor, way: Way, rows: usize) -> Result<Option<Laid>> {
         if !packable(weight) {
             return Ok(None);
         }
         let (outputs, inputs) = weight.dims2()?;
-        let arithmetic = Arithmetic::of_weight(weight.dtype(), rows, inputs, outputs);
-        match (arithmetic, weight.dtype()) {
+        let sizes = Sizes { rows, inputs, outputs };
+        let Forms { pairs, integers, turned } = &*self.0;
+        match (way.arithmetic(weight.dtype(), sizes), way) {
             (Some(Arithmetic::Fixed), _) => {
-                let integers = self.0.integers.of(weight, || integers(weight, true))?;
-                Ok(integers.map(Laid::Integers))
+                let form = match way {
+                    Way::Forward => integers,
+                    Way::Back => turned,
+                };
+                Ok(form.of(weight, || laid_out(weight, way, sizes))?.map(Laid::Integers))
             }
-            (Some(_), DType::BF16) if rows < MANY_ROWS || self.0.pairs.0.get().is_some() => {
-                let pairs = self.0.pairs.of(weight, || PackedWeight::pack(weight))?;
-                Ok(pairs.map(Laid::Pairs))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// The packed form of `weight` for a product `dy · W` of `rows`, if there is one.
-    ///
-    /// # Errors
-    /// Weights that are no matrix.
-    pub(crate) fn backward(&self, weight: &Tensor, rows: usize) -> Result<Option<Laid>> {
-        if !packable(weight) {
-            return Ok(None);
-        }
-        let (outputs, inputs) = weight.dims2()?;
-        // Gradients are never rounded to bf16.
-        match Arithmetic::of_weight(DType::F32, rows, outputs, inputs) {
-            Some(Arithmetic::Fixed) => {
-                let integers = self.0.turned.of(weight, || integers(weight, false))?;
-                Ok(integers.map(Laid::Integers))
+            (Some(_), Way::Forward)
+                if weight.dtype() == DType::BF16
+                    && (rows < MANY_ROWS || pairs.0.get().is_some()) =>
+            {
+                Ok(pairs.of(weight, || PackedWeight::pack(weight))?.map(Laid::Pairs))
             }
             _ => Ok(None),
         }
@@ -133,21 +120,13 @@ fn packable(weight: &Tensor) -> bool {
     weight.device().is_cpu() && !weight.track_op() && dtypes.contains(&weight.dtype())
 }
 
-/// A weight, or its transpose, as integers.
-fn integers(weight: &Tensor, transposed: bool) -> Result<Integers> {
-    let (outputs, inputs) = weight.dims2()?;
+/// A weight as integers, for one of the ways.
+fn laid_out(weight: &Tensor, way: Way, sizes: Sizes) -> Result<Integers> {
     let weight = weight.contiguous()?;
     let held = Held::new(&weight);
-    fn turned<T>(view: View<'_, T>, transposed: bool) -> View<'_, T> {
-        if transposed { view.t() } else { view }
-    }
     let source = match held.weight()? {
-        Weight::F32(values) => {
-            Source::F32(turned(View::dense(values, outputs, inputs), transposed))
-        }
-        Weight::Bf16(values) => {
-            Source::Bf16(turned(View::dense(values, outputs, inputs), transposed))
-        }
+        Weight::F32(values) => Source::F32(way.view(values, sizes)),
+        Weight::Bf16(values) => Source::Bf16(way.view(values, sizes)),
         Weight::F16(_) => bail!("integers are made of f32 or bf16 weights, found f16"),
     };
     Ok(Integers::of(source))

@@ -13,6 +13,7 @@ use crate::{
     attention,
     buffer::{Held, Sheets, fused, room, slice, written},
     composition::rows,
+    map::Way,
     norm, packed_attention, rope, threads,
 };
 
@@ -143,7 +144,7 @@ impl CustomOp1 for Fused {
         let x: &[f32] = slice(x, layout)?;
         let hidden = norm.elem_count();
         let rows = x.len() / hidden;
-        let [q, k, v, o] = [q, k, v, o].map(|map| map.running(rows));
+        let [q, k, v, o] = [q, k, v, o].map(|map| map.running(Way::Forward, rows));
         let (q, k, v, o) = (q?, k?, v?, o?);
         let (norm, cos, sin) = (Held::new(norm), Held::new(cos), Held::new(sin));
         let tables = rope::Tables { cos: cos.slice()?, sin: sin.slice()?, half: head_dim / 2 };
@@ -204,7 +205,7 @@ impl CustomOp1 for Fused {
         let tables =
             rope::Tables { cos: of_cos.slice()?, sin: of_sin.slice()?, half: head_dim / 2 };
 
-        let o = o_map.running_back(all)?;
+        let o = o_map.running(Way::Back, all)?;
         let blocks = Running::blocks(&[&o]);
         let mut made = Sheets::new(all, [of_q]);
         let parts = threads::blocks(made.blocks(blocks), |at, [to]| {
@@ -221,7 +222,7 @@ impl CustomOp1 for Fused {
         let [grad_q, grad_k, grad_v] = attention::backward(&start, self.sizes, lengths.as_deref());
         drop(grad_y);
 
-        let [q, k, v] = [q_map, k_map, v_map].map(|map| map.running_back(all));
+        let [q, k, v] = [q_map, k_map, v_map].map(|map| map.running(Way::Back, all));
         let (q, k, v) = (q?, k?, v?);
         let blocks = Running::blocks(&[&q, &k, &v]);
         let mut made = Sheets::new(all, [of_q, of_k, hidden]);

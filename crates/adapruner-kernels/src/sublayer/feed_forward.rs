@@ -11,6 +11,7 @@ use super::{Affine, Running, add, by_map, fused_norm, matrix, rows_of};
 use crate::{
     buffer::{Held, Sheets, Unwritten, fused, room, slice, written},
     composition::rows,
+    map::Way,
     norm, swiglu,
     threads::{self, Blocks},
 };
@@ -99,7 +100,8 @@ impl CustomOp1 for Fused {
         let x: &[f32] = slice(x, layout)?;
         let hidden = norm.elem_count();
         let rows = x.len() / hidden;
-        let (gate, up, down) = (gate.running(rows)?, up.running(rows)?, down.running(rows)?);
+        let [gate, up, down] = [gate, up, down].map(|map| map.running(Way::Forward, rows));
+        let (gate, up, down) = (gate?, up?, down?);
         let norm = Held::new(norm);
         let norm: &[f32] = norm.slice()?;
         let width = gate.sizes.outputs;
@@ -154,7 +156,7 @@ impl CustomOp1 for Fused {
         let (hidden, width) = (norm.elem_count(), inner.dim(1)?);
         let grad = rows(grad)?;
         let all = grad.dim(0)?;
-        let [of_gate, of_up, of_down] = self.maps().map(|map| map.running_back(all));
+        let [of_gate, of_up, of_down] = self.maps().map(|map| map.running(Way::Back, all));
         let (of_gate, of_up, of_down) = (of_gate?, of_up?, of_down?);
         let [of_x, of_norm, of_grad] = [x, norm, &grad].map(Held::new);
         let [of_h, of_inner] = [h, inner].map(Held::new);

@@ -16,9 +16,9 @@ pub use self::{attention::SelfAttention, feed_forward::FeedForward};
 use crate::{
     GradTap, LowRank,
     buffer::{GRAIN, Held, Unwritten, Weight, rows_of_a_task, written},
-    composition,
-    linear::{self, Sizes},
+    composition, linear,
     low_rank::{self, Parts},
+    map::{Map, Sizes, Way},
     packed::{Laid, Packed},
     threads::{self, Blocks},
 };
@@ -48,7 +48,7 @@ impl Affine {
     /// Shapes that do not fit.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);
-        let packed = self.packed.of(&self.weight, rows)?;
+        let packed = self.packed.of(&self.weight, Way::Forward, rows)?;
         let y = match &self.adapter {
             None => linear::with_packed(x, &self.weight, self.tap.clone(), packed)?,
             Some(adapter) => {
@@ -100,20 +100,12 @@ impl Affine {
         Ok(Sizes { rows, inputs, outputs })
     }
 
-    /// The map while so many rows go through it.
-    fn running(&self, rows: usize) -> Result<Running<'_>> {
-        self.running_with(rows, self.packed.of(&self.weight, rows)?)
-    }
-
-    /// The map while the gradients of so many rows go back through it.
-    fn running_back(&self, rows: usize) -> Result<Running<'_>> {
-        self.running_with(rows, self.packed.backward(&self.weight, rows)?)
-    }
-
-    fn running_with(&self, rows: usize, packed: Option<Laid>) -> Result<Running<'_>> {
+    /// The map while so many rows, or their gradients, go through it.
+    fn running(&self, way: Way, rows: usize) -> Result<Running<'_>> {
+        let packed = self.packed.of(&self.weight, way, rows)?;
         let bias = self.bias.as_ref().map(Held::new);
         let (weight, sizes) = (Held::new(&self.weight), self.sizes(rows)?);
-        Ok(Running { map: self, weight, bias, packed, sizes })
+        Ok(Running { map: self, weight, bias, packed, way, sizes })
     }
 
     /// Shows the tap what it waits for: `input` is `[R, in]`, `grad` `[R, out]`, and
@@ -134,13 +126,15 @@ struct Running<'a> {
     weight: Held<'a>,
     bias: Option<Held<'a>>,
     packed: Option<Laid>,
+    way: Way,
     /// Of all rows.
     sizes: Sizes,
 }
 
 impl Running<'_> {
-    fn parts(&self) -> Result<linear::Map<'_>> {
-        Ok((self.weight.weight()?, self.packed.as_ref(), self.sizes))
+    fn weight(&self) -> Result<Map<'_>> {
+        let Self { way, sizes, .. } = *self;
+        Ok(Map { weight: self.weight.weight()?, packed: self.packed.as_ref(), way, sizes })
     }
 
     /// How rows go through maps, each block through all of them.
@@ -162,7 +156,7 @@ impl Running<'_> {
         first: usize,
         to: &'y mut Unwritten,
     ) -> Result<(&'y mut [f32], Parts)> {
-        linear::write_grad_input(grad, self.parts()?, to);
+        self.weight()?.write(grad, to);
         // SAFETY: all of it was written.
         let to = unsafe { written(to) };
         let parts = self.pull_update(input, grad, first, to)?;
@@ -177,7 +171,7 @@ impl Running<'_> {
         first: usize,
         to: &mut [f32],
     ) -> Result<Parts> {
-        linear::grad_input_onto(grad, self.parts()?, to);
+        self.weight()?.add(grad, to);
         self.pull_update(input, grad, first, to)
     }
 
@@ -200,8 +194,8 @@ impl Running<'_> {
         first: usize,
         mut y: [&'y mut Unwritten; N],
     ) -> Result<[&'y mut [f32]; N]> {
-        let parts = maps.iter().map(|map| map.parts()).collect::<Result<Vec<_>>>()?;
-        linear::write_all(x, &parts, &mut y);
+        let weights = maps.iter().map(|map| map.weight()).collect::<Result<Vec<_>>>()?;
+        Map::write_all(&weights, x, &mut y);
         // SAFETY: all of them were written.
         let mut y = y.map(|y| unsafe { written(y) });
         for (map, y) in maps.iter().zip(&mut y) {
@@ -212,7 +206,7 @@ impl Running<'_> {
 
     /// `y += x · Wᵀ + b` with the update.
     fn add(&self, x: &[f32], first: usize, y: &mut [f32]) -> Result<()> {
-        linear::forward_onto(x, self.parts()?, y);
+        self.weight()?.add(x, y);
         self.finish(x, first, y)
     }
 
