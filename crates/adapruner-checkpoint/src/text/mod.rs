@@ -12,6 +12,7 @@
 //! | `ptb.*.txt` | lines, stripped | `\n\n` |
 //! | `*.jsonl`, `*.ndjson`, `*.json` | one field of every record | `\n\n` |
 //! | `*.parquet` | one column of strings | `\n\n` |
+//! | any of these but parquet, `.gz` or `.zst` after its name | as without | as without |
 //! | `*.json` that holds integers | none: token ids, one row a document | |
 //! | `wikitext2`, `ptb`, `c4` | see [`SETS`] | `\n\n`; `c4` by a space |
 //!
@@ -25,6 +26,7 @@ mod overlap;
 mod parquet;
 mod sample;
 mod tokens;
+mod unpack;
 
 use std::{
     borrow::Cow,
@@ -35,11 +37,11 @@ use std::{
 
 pub use named::SETS;
 pub use tokens::{Cut, Source, TokenSet};
+pub use unpack::{Bytes, unpacked_name};
 
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    mapped::MappedFile,
 };
 
 /// The field or column that holds the text, unless another is named.
@@ -228,9 +230,9 @@ pub fn read(spec: &str, options: &TextOptions) -> Result<Text> {
 /// A file's content, in the format that its name says.
 fn read_file(path: &Path, field: &str) -> Result<Content> {
     const ROWS: &str = "\n\n";
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let name = unpacked_name(path);
     let (stem, extension) = name.rsplit_once('.').unwrap_or((&name, ""));
-    if extension == "gz" || extension == "zst" || extension == "bz2" || extension == "xz" {
+    if extension == "bz2" || extension == "xz" {
         let error = Error::unsupported(path, format!("compressed text (.{extension})"));
         return Err(error.advise("unpack it first"));
     }
@@ -238,8 +240,8 @@ fn read_file(path: &Path, field: &str) -> Result<Content> {
         let documents = parquet::documents(path, field)?;
         return Ok(Content::Documents { documents, joiner: ROWS });
     }
-    let file = open_whole(path)?;
-    let text = utf8(path, &file)?;
+    let bytes = Bytes::open(path)?;
+    let text = utf8(path, &bytes)?;
     let wiki = stem.starts_with("wiki.") || stem.starts_with("wiki-");
     let ptb = stem.starts_with("ptb.") && extension == "txt";
     Ok(match extension {
@@ -249,12 +251,6 @@ fn read_file(path: &Path, field: &str) -> Result<Content> {
         _ if ptb => Content::Documents { documents: lines::stripped(text), joiner: ROWS },
         _ => Content::Documents { documents: vec![text.to_owned()], joiner: "" },
     })
-}
-
-/// Maps a file that is read whole.
-fn open_whole(path: &Path) -> Result<MappedFile> {
-    check_size(path)?;
-    MappedFile::open(path)
 }
 
 fn check_size(path: &Path) -> Result<()> {

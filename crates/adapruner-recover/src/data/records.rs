@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use adapruner_checkpoint::{
     Error as FileError,
-    mapped::MappedFile,
     text::{self, Content, DEFAULT_FIELD, TextOptions},
     tokenizer::chat::Message,
 };
@@ -61,12 +60,13 @@ pub struct Records {
 /// A file that is missing or malformed, with line or record and field.
 pub fn read(spec: &str, options: &TextOptions) -> Result<Records> {
     let path = Path::new(spec);
-    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    let unpacked = text::unpacked_name(path);
+    let extension = unpacked.rsplit_once('.').map(|(_, extension)| extension);
     let field = options.field.as_deref().unwrap_or(DEFAULT_FIELD);
-    let records = match extension.as_deref() {
+    let records = match extension {
         Some("jsonl" | "ndjson") if path.exists() => lines(path, field)?,
         Some("json") if path.exists() => {
-            let file = MappedFile::open(path)?;
+            let file = text::Bytes::open(path)?;
             let whole = utf8(path, &file)?;
             if whole.trim_start().starts_with('[') {
                 array(path, whole, field)?
@@ -102,7 +102,7 @@ fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
 }
 
 fn lines(path: &Path, field: &str) -> Result<Vec<(String, Record)>> {
-    let file = MappedFile::open(path)?;
+    let file = text::Bytes::open(path)?;
     let mut out = Vec::new();
     for (at, line) in utf8(path, &file)?.lines().enumerate() {
         if line.trim().is_empty() {

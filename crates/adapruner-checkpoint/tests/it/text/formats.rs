@@ -1,6 +1,6 @@
 //! Plain text, WikiText and PTB files.
 
-use std::fs::File;
+use std::{fs::File, io::Write, path::PathBuf};
 
 use adapruner_checkpoint::text::{Split, TextOptions, read};
 
@@ -98,11 +98,71 @@ fn folders_compressed_files_and_splits_of_files_are_refused() {
     let error = read_path(files.0.path()).unwrap_err();
     assert!(error.to_string().ends_with(": a folder, not a text"), "{error}");
 
-    let error = read_path(&files.write("c4.json.gz", "x")).unwrap_err();
-    assert!(error.to_string().ends_with("c4.json.gz: compressed text (.gz)"), "{error}");
+    let error = read_path(&files.write("c4.json.xz", "x")).unwrap_err();
+    assert!(error.to_string().ends_with("c4.json.xz: compressed text (.xz)"), "{error}");
     assert_eq!(error.hint(), Some("unpack it first"));
 
     let path = files.write("a.txt", "abc");
     let options = TextOptions { split: Some(Split::Test), ..TextOptions::default() };
     assert_eq!(message(read(path.to_str().unwrap(), &options)), "a file has no splits");
+}
+
+/// A file of these bytes, packed under another name.
+pub fn packed(files: &Files, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = files.path(name);
+    let to = File::create(&path).unwrap();
+    if name.ends_with(".gz") {
+        let mut to = flate2::write::GzEncoder::new(to, flate2::Compression::default());
+        to.write_all(bytes).unwrap();
+        to.finish().unwrap();
+    } else {
+        zstd::stream::copy_encode(bytes, to, 3).unwrap();
+    }
+    path
+}
+
+#[test]
+fn packed_texts_are_what_they_unpack_to() {
+    let files = Files::new();
+    for (name, text) in [
+        ("c4.json", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n"),
+        ("wiki.test.raw", " = One = \n\n two \n"),
+        ("plain.txt", "some words"),
+        ("ids.json", "[[1, 2], [3]]"),
+    ] {
+        let plain = read_path(&files.write(name, text)).unwrap();
+        for end in ["gz", "zst"] {
+            let name = format!("{name}.{end}");
+            let path = packed(&files, &name, text.as_bytes());
+            let found = read_path(&path).unwrap();
+            assert_eq!((&found.content, found.digest), (&plain.content, plain.digest), "{name}");
+            // Several members or frames follow each other, as in files that were joined.
+            let twice = [std::fs::read(&path).unwrap(), std::fs::read(&path).unwrap()].concat();
+            if name.starts_with("plain") {
+                let path = files.path(&format!("twice-{name}"));
+                std::fs::write(&path, &twice).unwrap();
+                let found = read_path(&path).unwrap();
+                assert!(
+                    found.content
+                        == read_path(&files.write("two.txt", "some wordssome words"))
+                            .unwrap()
+                            .content
+                );
+            }
+            // What is cut off is no text.
+            std::fs::write(&path, &twice[..twice.len() / 2 - 3]).unwrap();
+            let error = read_path(&path).unwrap_err();
+            assert!(error.to_string().contains("damaged or cut off"), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_unpacks_to_far_more_than_text_does_is_refused() {
+    let files = Files::new();
+    let zeros = vec![b' '; 40 << 20];
+    for name in ["bomb.txt.gz", "bomb.txt.zst"] {
+        let refused = message(read_path(&packed(&files, name, &zeros)));
+        assert!(refused.contains("unpacks to more than 16777216 bytes"), "{refused}");
+    }
 }

@@ -6,7 +6,7 @@ use adapruner_checkpoint::text::TextOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use proptest::prelude::*;
 
-use super::{Files, parquet::write, read_path};
+use super::{Files, formats::packed, parquet::write, read_path};
 
 /// Good parquet files of each compression.
 static PARQUET: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
@@ -86,9 +86,25 @@ proptest! {
     }
 
     #[test]
+    fn damaged_packed_text_is_no_panic(
+        file in 0usize..4,
+        zstd: bool,
+        edits in edits(),
+        cut in prop::option::weighted(0.3, any::<prop::sample::Index>()),
+    ) {
+        let files = Files::new();
+        let path = packed(&files, if zstd { "a.json.zst" } else { "a.json.gz" }, JSON[file].as_bytes());
+        let mut bytes = std::fs::read(&path).unwrap();
+        damage(&mut bytes, &edits, cut);
+        survive(&path, &bytes);
+    }
+
+    #[test]
     fn any_bytes_are_no_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
-        name in prop::sample::select(vec!["a.json", "a.parquet", "a.raw", "ptb.a.txt", "a.txt"]),
+        name in prop::sample::select(vec![
+            "a.json", "a.parquet", "a.raw", "ptb.a.txt", "a.txt", "a.txt.gz", "a.json.zst",
+        ]),
     ) {
         let files = Files::new();
         survive(&files.path(name), &bytes);

@@ -1,6 +1,6 @@
 //! Named sets in a data folder.
 
-use std::path::Path;
+use std::{io::Write, path::Path};
 
 use adapruner_checkpoint::{
     Error, Result,
@@ -106,11 +106,15 @@ fn an_excerpt_stands_for_a_missing_split_and_says_so() {
 }
 
 #[test]
-fn compressed_files_are_found_and_refused() {
+fn compressed_files_are_found() {
     let files = Files::new();
-    files.write("en/c4-validation.00000-of-00008.json.gz", "x");
-    let error = named("c4", files.0.path()).unwrap_err();
-    assert_eq!(error.hint(), Some("unpack it first"));
+    let path = files.write("en/c4-validation.00000-of-00008.json.gz", "");
+    let to = std::fs::File::create(path).unwrap();
+    let mut to = flate2::write::GzEncoder::new(to, flate2::Compression::fast());
+    to.write_all(b"{\"text\": \"one\"}\n").unwrap();
+    to.finish().unwrap();
+    let text = named("c4", files.0.path()).unwrap();
+    assert_eq!((text.name.as_str(), documents(&text).0), ("c4:validation", vec!["one"]));
 }
 
 #[test]
