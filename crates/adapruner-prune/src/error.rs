@@ -54,7 +54,7 @@ pub enum Error {
         /// The terms it needs.
         needed: &'static str,
     },
-    /// Statistics of another model, calibration set or seed.
+    /// Statistics of another model, calibration set, seed or way of running.
     #[error("statistics: {what} differs: expected {expected}, found {found}")]
     OtherStatistics {
         /// What differs.
@@ -133,9 +133,10 @@ impl Error {
             Self::MissingTerms { .. } => {
                 Some("collect the statistics again with these terms".into())
             }
-            Self::OtherStatistics { .. } => {
-                Some("collect the statistics again for this model and calibration set".into())
-            }
+            Self::OtherStatistics { .. } => Some(
+                "collect the statistics again for this model, calibration set and way of running"
+                    .into(),
+            ),
             Self::Score { .. } => Some("weights or statistics may be damaged".into()),
             Self::Option { hint, .. } => hint.as_deref().map(Cow::Borrowed),
             Self::Unreachable { hint, .. } => Some(Cow::Borrowed(hint)),

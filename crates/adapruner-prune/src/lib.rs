@@ -26,7 +26,7 @@ pub mod plan;
 pub mod scores;
 
 pub use apply::{apply, mask};
-pub use bank::{BankHeader, CollectOptions, StatsBank, Terms, collect};
+pub use bank::{BankHeader, CollectOptions, Origin, StatsBank, Terms, collect};
 pub use compensate::{CompensateOptions, Compensated, Form, Refit, compensate, compensated_config};
 pub use error::{Error, Result, UnitKind};
 pub use plan::{

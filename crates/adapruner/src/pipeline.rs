@@ -13,7 +13,8 @@ use adapruner_model::{
     generate::{Sampling, generate},
 };
 use adapruner_prune::{
-    BankHeader, CollectOptions, Evidence, PrunePlan, Scores, StatsBank, Terms, collect, plan, score,
+    BankHeader, CollectOptions, Evidence, Origin, PrunePlan, Scores, StatsBank, Terms, collect,
+    plan, score,
 };
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -252,8 +253,13 @@ pub fn statistics(
 ) -> Result<StatsBank> {
     if let Some(path) = settings.statistics.as_deref().filter(|path| path.exists()) {
         let bank = read_statistics(path)?;
-        let (config, digest) = (&checkpoint.config, checkpoint.digest()?);
-        bank.check_reuse(config, &digest, &tokens.digest, calibration.seed)
+        let origin = Origin {
+            model_digest: checkpoint.digest()?,
+            calibration_digest: tokens.digest,
+            seed: calibration.seed,
+            dtype: placement.dtype,
+        };
+        bank.check_reuse(&checkpoint.config, &origin)
             .with_context(|| path.display().to_string())?;
         return Ok(bank);
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use adapruner::{
     advice::advised,
-    search::{Arm, EarlyStop, Extent, SearchSettings, SearchSpace, space::SpaceFor},
+    search::{Arm, EarlyStop, Extent, SearchSettings, SearchSpace, Varied, space::SpaceFor},
     settings::EvalSettings,
 };
 use adapruner_checkpoint::Checkpoint;
@@ -200,6 +200,29 @@ impl SearchGroups {
             seed: calibration.seed(),
         })
     }
+}
+
+/// [`SearchGroups::resolve`] of what a space depends on alone: nothing has to be typed.
+///
+/// # Errors
+/// Values that a dimension cannot take.
+pub fn space_alone(
+    checkpoint: &Checkpoint,
+    groups: &SearchGroups,
+    file: &ConfigFile,
+    (varied, seed): (Varied, Option<u64>),
+) -> Result<SearchSpace> {
+    let search = overlay(&groups.search, &file.search)?;
+    let calibration = overlay(&groups.calibration, &file.calibration)?;
+    let plan = overlay(&groups.plan, &file.plan)?;
+    let at = SpaceFor {
+        layers: checkpoint.config.layers.len(),
+        pool: calibration.samples.unwrap_or(POOL),
+        layout: plan.layout.map_or_else(Default::default, |layout| layout.0),
+        seed: seed.unwrap_or_else(|| calibration.seed()),
+    };
+    let extent = search.space.map_or_else(Default::default, |space| space.0);
+    SearchSpace::new(extent, varied, &file.space, &at)
 }
 
 fn positive<N: Default + PartialEq>(option: &str, value: N) -> Result<N> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use adapruner_checkpoint::{Digest, names::Projection};
+use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, GradientObserver, ProjectionGrad, observe_gradients};
 use candle_core::{DType, Result as CandleResult, Storage, Tensor, WithDType, bail};
 
@@ -69,6 +70,8 @@ pub fn collect(
         layers: config.layers.clone(),
         terms: options.terms,
         batch: options.batch,
+        dtype: Some(decoder.placement().dtype.as_str().to_owned()),
+        matmul_precision: Some(MatmulPrecision::current().to_string()),
     };
     StatsBank::new(header, collector.into_arrays())
 }

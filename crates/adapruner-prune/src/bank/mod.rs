@@ -28,6 +28,8 @@ mod portable;
 mod tests;
 
 use adapruner_checkpoint::{Digest, LayerWidths, ModelConfig, names::Projection};
+use adapruner_kernels::MatmulPrecision;
+use candle_core::DType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +93,26 @@ pub struct BankHeader {
     pub terms: Terms,
     /// Whether the terms of the whole set are there as well.
     pub batch: bool,
+    /// Type that the weights were held in; early versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+    /// Precision of the products; early versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matmul_precision: Option<String>,
+}
+
+/// What statistics are to have been collected from and how, to be used again; with the
+/// precision of products that is set.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Digest of the model.
+    pub model_digest: Digest,
+    /// Digest of the calibration samples.
+    pub calibration_digest: Digest,
+    /// Seed the samples were drawn with.
+    pub seed: u64,
+    /// Type that the weights are held in.
+    pub dtype: DType,
 }
 
 impl BankHeader {
@@ -200,37 +222,40 @@ impl StatsBank {
         self.header.samples()
     }
 
-    /// Refuses statistics of another model or calibration set.
+    /// Refuses statistics of another model or calibration set, or of weights and products
+    /// that were rounded otherwise.
     ///
     /// # Errors
     /// The first thing that differs, with both values.
-    pub fn check_reuse(
-        &self,
-        config: &ModelConfig,
-        model_digest: &Digest,
-        calibration_digest: &Digest,
-        seed: u64,
-    ) -> Result<()> {
+    pub fn check_reuse(&self, config: &ModelConfig, origin: &Origin) -> Result<()> {
         let header = &self.header;
-        let other = |what, expected: String, found: String| {
-            Err(Error::OtherStatistics { what, expected, found })
+        let precision = MatmulPrecision::current().to_string();
+        let unsaid = |value: &Option<String>, expected: &str| {
+            value.clone().unwrap_or_else(|| expected.to_owned())
         };
-        if header.model_digest != *model_digest {
-            return other(
+        let dtype = origin.dtype.as_str();
+        for (what, expected, found) in [
+            (
                 "the model's digest",
-                model_digest.to_string(),
+                origin.model_digest.to_string(),
                 header.model_digest.to_string(),
-            );
-        }
-        if header.calibration_digest != *calibration_digest {
-            return other(
+            ),
+            (
                 "the calibration set's digest",
-                calibration_digest.to_string(),
+                origin.calibration_digest.to_string(),
                 header.calibration_digest.to_string(),
-            );
-        }
-        if header.seed != seed {
-            return other("the seed", seed.to_string(), header.seed.to_string());
+            ),
+            ("the seed", origin.seed.to_string(), header.seed.to_string()),
+            ("the type of the weights", dtype.to_owned(), unsaid(&header.dtype, dtype)),
+            (
+                "the precision of products",
+                precision.clone(),
+                unsaid(&header.matmul_precision, &precision),
+            ),
+        ] {
+            if expected != found {
+                return Err(Error::OtherStatistics { what, expected, found });
+            }
         }
         self.check_config(config)
     }

@@ -2,9 +2,10 @@
 
 use adapruner_checkpoint::{Digest, names::Projection};
 use adapruner_prune::{
-    Error, StatsBank, Terms,
+    Error, Origin, StatsBank, Terms,
     bank::{BankArrays, Term},
 };
+use candle_core::DType;
 use proptest::prelude::*;
 
 use crate::common::{config, digest, header, random_bank, widths};
@@ -81,14 +82,24 @@ fn statistics_of_something_else_are_not_reused() {
     let model = config(vec![widths(6, 2, 9)]);
     let bank = random_bank(&model, 3, 6);
     let text = bank.header().calibration_digest;
-    bank.check_reuse(&model, &digest(), &text, 42).unwrap();
+    let origin =
+        Origin { model_digest: digest(), calibration_digest: text, seed: 42, dtype: DType::F32 };
+    bank.check_reuse(&model, &origin).unwrap();
     let other = Digest::of_bytes(b"another");
     let narrower = config(vec![widths(6, 2, 8)]);
+    let mut header = bank.header().clone();
+    header.matmul_precision = Some("high".into());
+    let rounded = StatsBank::new(header, bank.arrays().clone()).unwrap();
     for (result, what) in [
-        (bank.check_reuse(&model, &other, &text, 42), "model"),
-        (bank.check_reuse(&model, &digest(), &other, 42), "calibration"),
-        (bank.check_reuse(&model, &digest(), &text, 43), "seed"),
-        (bank.check_reuse(&narrower, &digest(), &text, 42), "6/2/8"),
+        (bank.check_reuse(&model, &Origin { model_digest: other, ..origin.clone() }), "model"),
+        (
+            bank.check_reuse(&model, &Origin { calibration_digest: other, ..origin.clone() }),
+            "calibration",
+        ),
+        (bank.check_reuse(&model, &Origin { seed: 43, ..origin.clone() }), "seed"),
+        (bank.check_reuse(&model, &Origin { dtype: DType::BF16, ..origin.clone() }), "bf16"),
+        (rounded.check_reuse(&model, &origin), "precision"),
+        (bank.check_reuse(&narrower, &origin), "6/2/8"),
     ] {
         let error = result.unwrap_err();
         assert!(matches!(error, Error::OtherStatistics { .. }));

@@ -90,6 +90,8 @@ pub fn header(config: &ModelConfig, samples: usize) -> BankHeader {
         layers: config.layers.clone(),
         terms: Terms::Full,
         batch: true,
+        dtype: Some("f32".into()),
+        matmul_precision: None,
     }
 }
 

@@ -11,7 +11,8 @@ use adapruner::{
             CORRELATE_VERSION, Correlate, CorrelateSettings, Correlations, Outcome, Within, Work,
             judge, spread, wanted,
         },
-        prepare,
+        pool,
+        prepare::{self, Texts},
     },
     settings::{EvalSettings, TextSettings},
     zero_shot::{Questions, TaskSettings},
@@ -80,6 +81,9 @@ pub struct CorrelateCommand {
     /// Windows of each of these texts, spread evenly
     #[arg(long, value_name = "N", default_value_t = 64)]
     test_windows: usize,
+    /// Take test texts that share passages with the study's pool or --text
+    #[arg(long)]
+    allow_overlap: bool,
     /// Tasks to ask, as for eval
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     tasks: Vec<String>,
@@ -204,17 +208,19 @@ pub fn run(args: &CorrelateCommand) -> Result<()> {
     };
     let eval = spread(&settings.text, record.evaluation.windows)?;
     let tests = settings.tests.iter().map(|text| spread(text, settings.test_windows));
-    let tests = tests.collect::<Result<Vec<_>>>()?;
+    let pool = pool::tokens(&folder.pool(), &record.pool)?;
+    let texts = Texts { pool, eval, tests: tests.collect::<Result<Vec<_>>>()? };
+    texts.check_tests(args.allow_overlap)?;
     let bars = Bars::default();
     let leading = study.space.most_protected();
     let objective =
-        prepare::stored(&checkpoint, (&folder, &record), &eval, &placement, leading, &bars)?;
+        prepare::stored(&checkpoint, (&folder, &record), &texts.eval, &placement, leading, &bars)?;
     let correlate = Correlate {
         objective: &objective,
         folder: &folder,
         record: &record,
         study: &study.name,
-        tests: &tests,
+        tests: &texts.tests,
         questions: &questions,
         tasks: &settings.tasks,
     };
@@ -242,7 +248,7 @@ pub fn run(args: &CorrelateCommand) -> Result<()> {
         adapruner: VERSION.to_owned(),
         study: study.name.clone(),
         evaluation: record.evaluation.clone(),
-        tests: tests.iter().map(TokensRecord::of).collect(),
+        tests: texts.tests.iter().map(TokensRecord::of).collect(),
         selection: settings.tasks.selection,
         dense: finished.dense,
         points: finished.points,

@@ -15,7 +15,7 @@ use super::CommonArgs;
 use crate::{
     interrupt,
     printer::{bytes, grouped, table},
-    search_args::{Resolved, SearchGroups, command_line, space_of},
+    search_args::{Resolved, SearchGroups, command_line, space_alone, space_of},
     terminal::Bars,
     typed::Named,
     workers::Workers,
@@ -64,6 +64,11 @@ struct Report<'a> {
 /// Runs the command.
 pub fn run(args: &SearchCommand) -> Result<()> {
     let file = args.common.file()?;
+    if args.show_space {
+        let varied = (args.varied.0, args.sampler_seed);
+        let space = space_alone(&args.common.open()?, &args.groups, &file, varied)?;
+        return show(&args.common, &space);
+    }
     let Resolved { settings, extent, trials, seed } = args.groups.resolve(&file)?;
     let arm = Arm {
         extent,
@@ -74,9 +79,6 @@ pub fn run(args: &SearchCommand) -> Result<()> {
     };
     let checkpoint = args.common.open()?;
     let space = space_of(&checkpoint, &settings, &arm)?;
-    if args.show_space {
-        return show(&args.common, &space);
-    }
     let bars = Bars::default();
     let stop = interrupt::graceful();
     let texts = prepare::texts(&checkpoint, &settings)?;

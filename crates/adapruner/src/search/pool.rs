@@ -80,7 +80,7 @@ pub fn read(path: &Path) -> Result<Vec<PoolSample>> {
 ///
 /// # Errors
 /// Those of [`read`]; other samples than the study's.
-pub(super) fn tokens(path: &Path, record: &TokensRecord) -> Result<TokenSet> {
+pub fn tokens(path: &Path, record: &TokensRecord) -> Result<TokenSet> {
     let windows: Vec<Vec<u32>> = read(path)?.into_iter().map(|sample| sample.ids).collect();
     let pool = TokenSet::of_rows(&record.text, record.text_digest, windows);
     ensure!(

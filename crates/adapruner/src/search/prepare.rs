@@ -8,7 +8,7 @@ use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, batch_tokens,
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{
-    CollectOptions, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout,
+    CollectOptions, Origin, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout,
 };
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -43,6 +43,25 @@ pub struct Texts {
     pub tests: Vec<TokenSet>,
 }
 
+impl Texts {
+    fn chosen_by(&self) -> (&str, &TokenSet) {
+        ("the calibration pool", &self.pool)
+    }
+
+    /// Refuses test texts that share passages with what a search chooses and ranks by,
+    /// unless that is allowed.
+    ///
+    /// # Errors
+    /// The first that does, and with what.
+    pub fn check_tests(&self, allowed: bool) -> Result<()> {
+        for test in &self.tests {
+            pipeline::check_overlap(test, self.chosen_by(), allowed)?;
+            pipeline::check_overlap(test, ("the evaluation text", &self.eval), allowed)?;
+        }
+        Ok(())
+    }
+}
+
 /// Reads the texts, and refuses those that share passages unless told otherwise.
 ///
 /// # Errors
@@ -59,13 +78,10 @@ pub fn texts(checkpoint: &Checkpoint, settings: &SearchSettings) -> Result<Texts
         .iter()
         .map(|text| spread(text, settings.test_windows))
         .collect::<Result<Vec<_>>>()?;
-    let (chosen_by, ranked_by) = (("the calibration pool", &pool), ("the evaluation text", &eval));
-    pipeline::check_overlap(&eval, chosen_by, settings.allow_overlap)?;
-    for test in &tests {
-        pipeline::check_overlap(test, chosen_by, settings.allow_overlap)?;
-        pipeline::check_overlap(test, ranked_by, settings.allow_overlap)?;
-    }
-    Ok(Texts { pool, eval, tests })
+    let texts = Texts { pool, eval, tests };
+    pipeline::check_overlap(&texts.eval, texts.chosen_by(), settings.allow_overlap)?;
+    texts.check_tests(settings.allow_overlap)?;
+    Ok(texts)
 }
 
 /// How weights are held so that a search fits into `limit` bytes.
@@ -243,7 +259,13 @@ pub fn stored(
     }
     let pool = pool::tokens(&folder.pool(), &record.pool)?;
     let bank = pipeline::read_statistics(&folder.bank())?;
-    bank.check_reuse(&checkpoint.config, &digest, &record.pool.tokens_digest, record.pool_seed)
+    let origin = Origin {
+        model_digest: digest,
+        calibration_digest: record.pool.tokens_digest,
+        seed: record.pool_seed,
+        dtype: placement.dtype,
+    };
+    bank.check_reuse(&checkpoint.config, &origin)
         .with_context(|| folder.bank().display().to_string())?;
     let residency = pipeline::residency(checkpoint, placement);
     let dense = match residency {
@@ -322,10 +344,16 @@ fn bank(
     record: &mut SearchRecord,
     progress: &dyn Progress,
 ) -> Result<StatsBank> {
-    let digest = checkpoint.digest()?;
+    let (digest, placement) = (checkpoint.digest()?, settings.run.placement()?);
     if record.bank.is_some() {
         let bank = pipeline::read_statistics(&folder.bank())?;
-        bank.check_reuse(&checkpoint.config, &digest, &texts.pool.digest, settings.pool.seed)
+        let origin = Origin {
+            model_digest: digest,
+            calibration_digest: texts.pool.digest,
+            seed: settings.pool.seed,
+            dtype: placement.dtype,
+        };
+        bank.check_reuse(&checkpoint.config, &origin)
             .with_context(|| folder.bank().display().to_string())?;
         return Ok(bank);
     }
@@ -338,7 +366,7 @@ fn bank(
         seed: settings.pool.seed,
     };
     let start = Instant::now();
-    let decoder = Decoder::load(checkpoint, &settings.run.placement()?, Residency::Streamed)?;
+    let decoder = Decoder::load(checkpoint, &placement, Residency::Streamed)?;
     let bank = collect(&decoder, &texts.pool.windows, &options, &|done, all| {
         progress.at("statistics", done as u64, all as u64);
     })?;

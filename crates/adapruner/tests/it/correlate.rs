@@ -26,8 +26,8 @@ fn line(more: &str) -> String {
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tasks");
     let data = data.to_str().unwrap();
     format!(
-        "correlate {{study}} --text {{text}} --test {{pool}} --test-windows 3 --data-dir {data} \
-         {more}"
+        "correlate {{study}} --text {{text}} --test {{pool}} --test-windows 3 --allow-overlap \
+         --data-dir {data} {more}"
     )
 }
 
@@ -224,6 +224,9 @@ fn what_cannot_be_correlated_is_refused() {
     let other = line("--tasks piqa").replace("--text {text}", "--text {pool}");
     let refused = small.fail(&other);
     assert!(refused.contains("the evaluation text digest was"), "{refused}");
+    let same = line("--tasks piqa").replace("--allow-overlap ", "").replace("{pool}", "{text}");
+    let refused = small.fail(&same);
+    assert!(refused.contains("share passages with the evaluation text"), "{refused}");
     assert!(kept(&small.study).is_empty());
     // A study in which nothing succeeded.
     let small = Small::new();

@@ -335,6 +335,9 @@ fn the_space_explains_itself() {
     let small = Small::new();
     let shown = succeed(&format!("search {LINE} --show-space"), &borrowed(&small.paths()));
     assert!(shown.contains("alpha1") && shown.contains("equilibrium"), "{shown}");
+    // Where it depends on nothing else, the model is enough.
+    let alone = succeed("search {model} --samples 24 --show-space", &borrowed(&small.paths()));
+    assert_eq!(alone, shown);
 }
 
 #[test]
