@@ -288,8 +288,9 @@ impl Block {
         Ok((block, variables))
     }
 
-    /// Takes the packed forms of those weights that are `other`'s as well.
-    pub(crate) fn share_packed(&mut self, other: &Self) {
+    /// Takes the packed forms of those weights that are `other`'s as well, and lays the
+    /// others out.
+    pub(crate) fn lay_out_beside(&mut self, other: &Self) -> CandleResult<()> {
         let attention = self.attention.iter_mut().zip(&other.attention).flat_map(|(own, other)| {
             let Attention { q, k, v, o, .. } = own;
             [(q, &other.q), (k, &other.k), (v, &other.v), (o, &other.o)]
@@ -299,8 +300,11 @@ impl Block {
         for (own, other) in attention.chain(ffn) {
             if own.weight.id() == other.weight.id() {
                 own.packed = other.packed.clone();
+            } else {
+                own.packed.lay_out(&own.weight)?;
             }
         }
+        Ok(())
     }
 
     /// The projections, those of attention only where there is one.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use adapruner_checkpoint::{Checkpoint, ModelConfig, names};
 use adapruner_kernels::Head;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Result as CandleResult, Tensor};
 use rayon::prelude::*;
 
 use crate::{
@@ -68,6 +68,40 @@ impl Decoder {
         placement: &Placement,
         residency: Residency,
     ) -> Result<Self> {
+        Self::load_each(checkpoint, placement, residency, &|_, _| Ok(()))
+    }
+
+    /// Another model, run where this one is and held as it is: one that was pruned of its
+    /// checkpoint, say. Resident weights that are the same tensors in both are laid out for
+    /// products once.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load_beside(&self, checkpoint: &Checkpoint) -> Result<Self> {
+        let (placement, residency) = (&self.placement, self.residency());
+        let Weights::Resident { blocks, head, .. } = &self.weights else {
+            return Self::load(checkpoint, placement, residency);
+        };
+        let beside = |layer: usize, block: &mut Block| match blocks.get(layer) {
+            Some(other) => block.lay_out_beside(other),
+            None => Ok(()),
+        };
+        let mut other = Self::load_each(checkpoint, placement, residency, &beside)?;
+        if let Weights::Resident { head: own, .. } = &mut other.weights
+            && own.weight.id() == head.weight.id()
+        {
+            own.packed = head.packed.clone();
+        }
+        Ok(other)
+    }
+
+    /// [`Decoder::load`]; something is done with each resident block as soon as it is there.
+    fn load_each(
+        checkpoint: &Checkpoint,
+        placement: &Placement,
+        residency: Residency,
+        done: &(dyn Fn(usize, &mut Block) -> CandleResult<()> + Sync),
+    ) -> Result<Self> {
         let config = checkpoint.config.clone();
         let rotary = Arc::new(RotaryTable::new(
             &config.rope,
@@ -79,10 +113,13 @@ impl Decoder {
             Residency::Streamed => Weights::Streamed(Box::new(checkpoint.clone())),
             Residency::Resident => {
                 let embedding = load_embedding(checkpoint, placement)?;
-                let blocks: Vec<Result<_>> = (0..config.layers.len())
-                    .into_par_iter()
-                    .map(|layer| Ok(Arc::new(Block::load(checkpoint, layer, placement)?)))
-                    .collect();
+                let block = |layer| -> Result<_> {
+                    let mut block = Block::load(checkpoint, layer, placement)?;
+                    done(layer, &mut block)?;
+                    Ok(Arc::new(block))
+                };
+                let blocks: Vec<Result<_>> =
+                    (0..config.layers.len()).into_par_iter().map(block).collect();
                 // Of several damaged layers the first is told, whoever was faster.
                 let blocks = blocks.into_iter().collect::<Result<_>>()?;
                 let norm = load_norm(checkpoint, placement)?;
@@ -96,29 +133,6 @@ impl Decoder {
         };
         let changes = Changes::default();
         Ok(Self { config, placement: placement.clone(), rotary, weights, changes })
-    }
-
-    /// Another model, run where this one is and held as it is: one that was pruned of its
-    /// checkpoint, say. Resident weights that are the same tensors in both are laid out for
-    /// products once.
-    ///
-    /// # Errors
-    /// As [`Decoder::load`].
-    pub fn load_beside(&self, checkpoint: &Checkpoint) -> Result<Self> {
-        let mut other = Self::load(checkpoint, &self.placement, self.residency())?;
-        if let (
-            Weights::Resident { blocks, head, .. },
-            Weights::Resident { blocks: others, head: other, .. },
-        ) = (&self.weights, &mut other.weights)
-        {
-            for (other, block) in others.iter_mut().zip(blocks) {
-                Arc::make_mut(other).share_packed(block);
-            }
-            if other.weight.id() == head.weight.id() {
-                other.packed = head.packed.clone();
-            }
-        }
-        Ok(other)
     }
 
     /// How the weights are held.

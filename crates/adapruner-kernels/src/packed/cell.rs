@@ -85,6 +85,15 @@ impl Packed {
         }
     }
 
+    /// Makes the form that products `x · Wᵀ` of many rows read, if there is one: sooner than
+    /// the first of them, while the weight is still in a cache.
+    ///
+    /// # Errors
+    /// Weights that are no matrix.
+    pub fn lay_out(&self, weight: &Tensor) -> Result<()> {
+        self.of(weight, Way::Forward, usize::MAX).map(drop)
+    }
+
     /// The packed form of `weight` for so many rows that go through it, if there is one.
     ///
     /// # Errors
