@@ -16,7 +16,10 @@ use adapruner_checkpoint::{
     Checkpoint, Digest, ModelConfig, Result as SourceResult, TensorMeta, TensorSource,
     names::{self, Projection},
 };
-use candle_core::{DType, Device, Tensor};
+use candle_core::{
+    CpuStorage, DType, Device, Layout, Result as CandleResult, Storage, Tensor, WithDType, bail,
+};
+use half::{bf16, f16};
 
 use crate::{
     error::{Error, Result},
@@ -83,6 +86,50 @@ fn checked_digest(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Digest> {
 struct Cut {
     axis: usize,
     kept: Arc<[u32]>,
+}
+
+impl Cut {
+    /// The kept part of a tensor.
+    fn of(&self, whole: &Tensor) -> CandleResult<Tensor> {
+        if !whole.device().is_cpu() {
+            let kept = Tensor::new(&*self.kept, whole.device())?;
+            return whole.index_select(&kept, self.axis)?.contiguous();
+        }
+        // Candle's selection clears what it writes and goes number by number: of a trial
+        // that is soon given up, that would be a twentieth.
+        let whole = whole.contiguous()?;
+        let (storage, layout) = whole.storage_and_layout();
+        match (&*storage, whole.dtype()) {
+            (Storage::Cpu(values), DType::F32) => self.select::<f32>(values, layout),
+            (Storage::Cpu(values), DType::BF16) => self.select::<bf16>(values, layout),
+            (Storage::Cpu(values), DType::F16) => self.select::<f16>(values, layout),
+            _ => whole.index_select(&Tensor::new(&*self.kept, &Device::Cpu)?, self.axis),
+        }
+    }
+
+    fn select<T: WithDType>(&self, values: &CpuStorage, layout: &Layout) -> CandleResult<Tensor> {
+        let dims = layout.dims();
+        if let Some(odd) = self.kept.iter().find(|&&at| at as usize >= dims[self.axis]) {
+            bail!("a tensor of {dims:?} has no {odd} along axis {}", self.axis);
+        }
+        let inner: usize = dims[self.axis + 1..].iter().product();
+        let size = dims[self.axis] * inner;
+        let values = &values.as_slice::<T>()?[layout.start_offset()..];
+        let outer: usize = dims[..self.axis].iter().product();
+        let mut selected = Vec::with_capacity(outer * self.kept.len() * inner);
+        for part in values[..outer * size].chunks_exact(size.max(1)) {
+            if inner == 1 {
+                selected.extend(self.kept.iter().map(|&at| part[at as usize]));
+            } else {
+                for at in self.kept.iter().map(|&at| at as usize * inner) {
+                    selected.extend_from_slice(&part[at..at + inner]);
+                }
+            }
+        }
+        let mut dims = dims.to_vec();
+        dims[self.axis] = self.kept.len();
+        Tensor::from_vec(selected, dims, &Device::Cpu)
+    }
 }
 
 /// What a plan does to each tensor; those that are not named stay whole.
@@ -189,9 +236,8 @@ impl TensorSource for SlicedSource {
             });
         }
         let whole = self.base.load(name, dtype, device)?;
-        let Some(Cut { axis, kept }) = self.cuts.cuts.get(name) else { return Ok(whole) };
-        let kept = Tensor::new(&**kept, device)?;
-        Ok(whole.index_select(&kept, *axis)?.contiguous()?)
+        let Some(cut) = self.cuts.cuts.get(name) else { return Ok(whole) };
+        Ok(cut.of(&whole)?)
     }
 
     fn digest(&self) -> SourceResult<Digest> {
@@ -235,5 +281,36 @@ impl TensorSource for MaskedSource {
 
     fn digest(&self) -> SourceResult<Digest> {
         Ok(self.digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_are_those_of_candle() {
+        let whole = Tensor::arange(0_f32, 60.0, &Device::Cpu).unwrap();
+        for dtype in [DType::F32, DType::BF16, DType::F16, DType::F64] {
+            for (shape, axis, kept) in [
+                (vec![60], 0, vec![0, 7, 59]),
+                (vec![10, 6], 0, vec![1, 2, 9]),
+                (vec![10, 6], 1, vec![0, 4, 5]),
+                (vec![10, 6], 1, vec![]),
+                (vec![5, 4, 3], 1, vec![3, 0]),
+            ] {
+                let whole = whole.to_dtype(dtype).unwrap().reshape(shape).unwrap();
+                let found = Cut { axis, kept: kept.clone().into() }.of(&whole).unwrap();
+                let kept = Tensor::from_vec(kept.clone(), kept.len(), &Device::Cpu).unwrap();
+                let right = whole.index_select(&kept, axis).unwrap();
+                assert_eq!((found.dims(), found.dtype()), (right.dims(), dtype));
+                let values = |t: &Tensor| -> Vec<f64> {
+                    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+                };
+                assert_eq!(values(&found), values(&right), "{dtype:?}, axis {axis}");
+            }
+            let whole = whole.to_dtype(dtype).unwrap();
+            assert!(Cut { axis: 0, kept: [60].into() }.of(&whole).is_err());
+        }
     }
 }
