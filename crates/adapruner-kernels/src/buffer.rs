@@ -75,7 +75,8 @@ impl<const N: usize> Sheets<N> {
 
     /// All of them, block by block.
     pub(crate) fn blocks(&mut self, blocks: Blocks) -> Vec<[&mut Unwritten; N]> {
-        let Self { values, widths, .. } = self;
+        let Self { values, widths, rows } = self;
+        assert_eq!(blocks.rows(), *rows, "rows of all blocks");
         let mut widths = widths.iter();
         let mut of_each = values.each_mut().map(|values| {
             blocks.of(values.spare_capacity_mut(), widths.next().copied().unwrap_or(0)).into_iter()

@@ -117,6 +117,11 @@ impl Blocks {
         Self::new(rows, count / threads * threads)
     }
 
+    /// Of all blocks.
+    pub(crate) fn rows(self) -> usize {
+        self.rows
+    }
+
     pub(crate) fn count(self) -> usize {
         self.count
     }
