@@ -1,6 +1,6 @@
 //! The product of two matrices, against sums in f64.
 
-use adapruner_kernels::matmul;
+use adapruner_kernels::{Columns, matmul, transposed_product};
 use candle_core::{DType, Tensor};
 use proptest::prelude::*;
 
@@ -64,4 +64,37 @@ fn views_of_nothing_give_zeros() {
     let nothing = held(0, 5, 2, 1);
     let found = matmul(&numbers(&[7, 0], 2), &nothing).unwrap();
     assert_eq!(found.to_vec2::<f32>().unwrap(), vec![vec![0.0; 5]; 7]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn products_of_columns_are_parts_of_whole_products(
+        rows in prop_oneof![0..8_usize, 60..70_usize],
+        widths in prop::array::uniform2(1..80_usize),
+        from in prop::array::uniform2(0..40_usize),
+        seed: u64,
+    ) {
+        let [a, b] = [0, 1].map(|at| numbers(&[rows, widths[at]], seed ^ at as u64));
+        let values = [&a, &b].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let ranges = [0, 1].map(|at| from[at].min(widths[at] - 1)..widths[at]);
+        let of = |at: usize| Columns {
+            values: &values[at],
+            width: widths[at],
+            range: ranges[at].clone(),
+        };
+        let mut found = vec![7.0; ranges[0].len() * ranges[1].len()];
+        transposed_product(&of(0), &of(1), &mut found);
+        for (at, found) in found.into_iter().enumerate() {
+            let (i, j) = (at / ranges[1].len(), at % ranges[1].len());
+            let (i, j) = (ranges[0].start + i, ranges[1].start + j);
+            let pairs = (0..rows).map(|row| {
+                f64::from(values[0][row * widths[0] + i]) * f64::from(values[1][row * widths[1] + j])
+            });
+            let (sum, size) = pairs.fold((0.0, 0.0), |(s, z), p: f64| (s + p, z + p.abs()));
+            // γ of some 70 terms.
+            prop_assert!((f64::from(found) - sum).abs() <= 5e-6 * size, "{found} for {sum}");
+        }
+    }
 }

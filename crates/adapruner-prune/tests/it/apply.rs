@@ -60,6 +60,34 @@ fn the_example_is_sliced_and_masked_alike() {
     assert!(largest_difference(&sliced, &logits(&dense, &ids)) > 100.0 * TOLERANCE);
 }
 
+/// Weights that a plan leaves whole are read as the original's forms, others as their own.
+#[test]
+fn a_model_loaded_beside_its_original_computes_what_it_does_alone() {
+    let (config, checkpoint, plan) = example();
+    let checkpoint = checkpoint.resident();
+    let pruned = apply(&checkpoint, &plan).unwrap();
+    let ids = random_ids(&config, 2, 7, 1);
+    for (dtype, residency) in [
+        (DType::F32, Residency::Resident),
+        (DType::BF16, Residency::Resident),
+        (DType::BF16, Residency::Streamed),
+    ] {
+        let placement = Placement { device: Device::Cpu, dtype };
+        let original = Decoder::load(&checkpoint, &placement, residency).unwrap();
+        let of = |decoder: &Decoder| -> Vec<Vec<f32>> {
+            let nll = decoder.nll(&decoder.tokens(&ids).unwrap()).unwrap();
+            nll.to_vec2().unwrap()
+        };
+        let whole = of(&original);
+        let beside = original.load_beside(&pruned).unwrap();
+        assert_eq!((beside.residency(), beside.placement().dtype), (residency, dtype));
+        let alone = of(&Decoder::load(&pruned, &placement, residency).unwrap());
+        assert_eq!(of(&beside), alone);
+        assert_ne!(alone, whole);
+        assert_eq!(of(&original), whole, "the original is what it was");
+    }
+}
+
 #[test]
 fn a_pruned_checkpoint_is_a_checkpoint_like_any_other() {
     let (_, dense, plan) = example();
