@@ -102,13 +102,16 @@ impl Work {
         Ok(work)
     }
 
-    /// Removes what a process that was killed had half written.
+    /// Removes what a process that was killed had half written: our own staged files, and
+    /// those that the safetensors crate writes before it renames them.
     fn clear(&self) -> std::io::Result<()> {
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with('.') && name.ends_with(".partial") {
+            let staged = name.starts_with('.') && name.ends_with(".partial");
+            let of_crate = name.strip_prefix(".tmp").is_some_and(|rest| rest.len() == 6);
+            if (staged || of_crate) && entry.file_type()?.is_file() {
                 std::fs::remove_file(entry.path())?;
             }
         }
