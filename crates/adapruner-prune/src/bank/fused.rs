@@ -2,7 +2,7 @@
 //!
 //! For one projection of one micro-batch, `G_s = dY_sᵀ · X_s` is the weight
 //! gradient of sample `s`. It is never stored: a tile of it is made for one sample
-//! at a time, small enough for the first-level cache, and the sums over its rows or
+//! at a time, small enough for a core's own caches, and the sums over its rows or
 //! columns are taken at once.
 //!
 //! The vectors are cut into strips, which threads take independently; within a
