@@ -1,15 +1,17 @@
-"""Matrix products in PyTorch, one pass for each request: the other side of
+"""Matrix products in PyTorch, some passes for each request: the other side of
 `cargo run --release -p adapruner-kernels --example gemm`.
 
-It reads a line from stdin and prints the seconds of a pass:
+It reads a line from stdin and prints the seconds of a pass, the median of those that SECONDS have
+room for (one at least), after one that is not counted:
 
-    shape M K N     makes x [M, K], W [N, K] and dy [M, N] in f32 and bf16, multiplies each once; answers 0
-    DTYPE y         x · Wᵀ in f32 or bf16, operands and result
-    DTYPE dx        dy · W
-    DTYPE dW        dyᵀ · x
+    shape M K N         makes x [M, K], W [N, K] and dy [M, N] in f32 and bf16; answers 0
+    DTYPE y SECONDS     x · Wᵀ in f32 or bf16, operands and result
+    DTYPE dx SECONDS    dy · W
+    DTYPE dW SECONDS    dyᵀ · x
 """
 
 import argparse
+import statistics
 import sys
 import time
 
@@ -35,13 +37,15 @@ def main():
                 m, k, n = map(int, sizes)
                 made = [torch.rand(*sides) - 0.5 for sides in ((m, k), (n, k), (m, n))]
                 operands = {key: [t.to(dtype) for t in made] for key, dtype in dtypes.items()}
-                for of_type in operands.values():
-                    torch.nn.functional.linear(*of_type[:2])
             else:
-                of_type, product = operands[name], products[sizes[0]]
-                start = time.perf_counter()
+                of_type, product, passes = operands[name], products[sizes[0]], []
                 product(*of_type)
-                seconds = time.perf_counter() - start
+                turn = time.perf_counter()
+                while not passes or time.perf_counter() - turn < float(sizes[1]):
+                    start = time.perf_counter()
+                    product(*of_type)
+                    passes.append(time.perf_counter() - start)
+                seconds = statistics.median(passes)
             print(seconds, flush=True)
 
 

@@ -5,7 +5,9 @@
 //!
 //! `y = x · Wᵀ`, `dx = dy · W` and `dW = dyᵀ · x` with activations `[M, K]` and weights
 //! `[N, K]` of SmolLM2-135M and Llama-7B. All sides run in turns on the same shape,
-//! so what else the machine does meets all of them, and the median of each counts.
+//! so what else the machine does meets all of them, and the median of each counts. A turn
+//! is some passes back to back, as products follow each other in a model, and stands for
+//! their median; the first, for which threads may have to wake, is not counted.
 //! Ours takes f32 activations and returns f32, PyTorch's bf16 product takes and
 //! returns bf16: its conversions are not in its time, ours are. The share of the
 //! peak is that of f32 at 64 operations a cycle and thread, at the clock that
@@ -15,8 +17,7 @@ use std::{
     env,
     io::{self, BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use adapruner_kernels::{
@@ -43,13 +44,10 @@ const SHAPES: [(&str, &str, usize, usize); 8] = [
     ("Llama-7B", "down", 11_008, 4096),
 ];
 
-/// Passes of a side at a shape, at the most and at the least.
-const PASSES: (usize, usize) = (400, 3);
-/// Before each pass, as a multiple of the pass: on a machine with other work, who
-/// takes more than his share is interrupted, and all sides should be treated alike.
-const PAUSE: u32 = 6;
-/// The longest pause.
-const LONGEST: Duration = Duration::from_millis(150);
+/// Turns of a side at a shape, at the least.
+const TURNS: usize = 3;
+/// A turn ends after so many seconds, and two passes or more.
+const TURN_SECONDS: f64 = 0.03;
 
 struct Settings {
     threads: usize,
@@ -86,7 +84,7 @@ impl Settings {
     }
 }
 
-/// PyTorch's side: one shape at a time, one pass for each request.
+/// PyTorch's side: one shape at a time, one turn for each request.
 struct Torch {
     child: Child,
     requests: ChildStdin,
@@ -107,7 +105,7 @@ impl Torch {
         Ok(Self { child, requests, answers: BufReader::new(answers) })
     }
 
-    /// Returns what it answers: seconds of a pass.
+    /// Returns what it answers: seconds of a pass, the median of a turn.
     fn ask(&mut self, request: &str) -> Outcome<f64> {
         writeln!(self.requests, "{request}")?;
         self.requests.flush()?;
@@ -130,11 +128,21 @@ fn numbers(rows: usize, cols: usize) -> Outcome<Tensor> {
     Ok(Tensor::from_vec(values, (rows, cols), &Device::Cpu)?)
 }
 
-/// Seconds of one pass, its result and what it held freed.
-fn time<T>(pass: impl FnOnce() -> candle_core::Result<T>) -> Outcome<f64> {
-    let start = Instant::now();
+/// Seconds of a pass, its result and what it held freed: the median of a turn.
+fn time<T>(pass: impl Fn() -> candle_core::Result<T>) -> Outcome<f64> {
     drop(pass()?);
-    Ok(start.elapsed().as_secs_f64())
+    let (mut passes, turn) = (Vec::new(), Instant::now());
+    while passes.is_empty() || turn.elapsed().as_secs_f64() < TURN_SECONDS {
+        let start = Instant::now();
+        drop(pass()?);
+        passes.push(start.elapsed().as_secs_f64());
+    }
+    Ok(median(passes))
+}
+
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// One of the products.
@@ -158,10 +166,10 @@ impl Pass {
     }
 }
 
-/// Runs a pass and returns its seconds.
+/// Runs a turn and returns the seconds of a pass.
 type Run<'a> = dyn FnMut(&mut Option<Torch>) -> Outcome<f64> + 'a;
 
-/// One way to make a product, and the seconds of its passes.
+/// One way to make a product, and the seconds of its turns.
 struct Side<'a> {
     name: String,
     run: Box<Run<'a>>,
@@ -176,15 +184,9 @@ impl<'a> Side<'a> {
     /// PyTorch's.
     fn torch(dtype: &'static str, pass: Pass) -> Self {
         Self::new(&format!("torch {dtype}"), move |torch| match torch {
-            Some(torch) => torch.ask(&format!("{dtype} {}", pass.name())),
+            Some(torch) => torch.ask(&format!("{dtype} {} {TURN_SECONDS}", pass.name())),
             None => Err("no PyTorch".into()),
         })
-    }
-
-    fn median(&self) -> f64 {
-        let mut seconds = self.seconds.clone();
-        seconds.sort_by(f64::total_cmp);
-        seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
     }
 }
 
@@ -231,25 +233,24 @@ fn measure(
         sides.extend(["f32", "bf16"].map(|dtype| Side::torch(dtype, pass)));
     }
     let start = Instant::now();
-    let (most, least) = PASSES;
-    for at in 0..most {
-        if at >= least && start.elapsed().as_secs_f64() > settings.seconds {
-            break;
-        }
+    let mut turns = 0;
+    while turns < TURNS || start.elapsed().as_secs_f64() < settings.seconds {
         for side in &mut sides {
-            let last = side.seconds.last().copied().unwrap_or(0.0);
-            thread::sleep(LONGEST.min(PAUSE * Duration::from_secs_f64(last)));
             let seconds = (side.run)(torch)?;
             side.seconds.push(seconds);
         }
+        turns += 1;
     }
-    Ok(sides.iter().map(|side| (side.name.clone(), side.median())).collect())
+    Ok(sides.into_iter().map(|side| (side.name, median(side.seconds))).collect())
 }
 
 fn main() -> Outcome<()> {
     keep_freed_pages();
     let settings = Settings::parse(env::args().skip(1))?;
-    rayon::ThreadPoolBuilder::new().num_threads(settings.threads).build_global()?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(settings.threads)
+        .use_current_thread()
+        .build_global()?;
     let mut torch =
         settings.python.as_ref().map(|p| Torch::start(p, settings.threads)).transpose()?;
     let mut out = io::stdout();

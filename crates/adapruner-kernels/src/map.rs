@@ -31,6 +31,11 @@ pub(crate) enum Way {
     Back,
 }
 
+impl Sizes {
+    /// So large that it does not matter how large.
+    pub(crate) const MANY: Self = Self { rows: 1 << 20, inputs: 1 << 20, outputs: 1 << 20 };
+}
+
 impl Way {
     /// Numbers of a row that enters and of one that leaves.
     fn sides(self, Sizes { inputs, outputs, .. }: Sizes) -> (usize, usize) {

@@ -146,7 +146,7 @@ impl Decoder {
     /// Whether products of many rows read weights that were laid out before, in the
     /// precision that is set.
     pub fn lays_out_once(&self) -> bool {
-        self.residency() == Residency::Resident && self.placement.integer_bytes() > 0
+        self.residency() == Residency::Resident && self.placement.packed_bytes().forward > 0
     }
 
     /// The model's configuration.

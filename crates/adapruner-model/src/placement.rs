@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use adapruner_kernels::packed::Packed;
+use adapruner_kernels::packed::{Packed, PackedBytes};
 use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
@@ -115,17 +115,10 @@ impl Placement {
         Ok(Self { device, dtype })
     }
 
-    /// Whether passes of few tokens hold a second, packed copy of the
-    /// weights.
-    pub fn packs(&self) -> bool {
-        self.device.is_cpu() && self.dtype == DType::BF16
-    }
-
-    /// Bytes for each parameter that passes of many tokens hold beside the weights in the
-    /// precision of products that is set: integers for the way forward, and as many for
-    /// the way back.
-    pub fn integer_bytes(&self) -> usize {
-        if self.device.is_cpu() { Packed::bytes_of_integers() } else { 0 }
+    /// Bytes for each parameter that passes hold beside the weights in the precision of
+    /// products that is set.
+    pub fn packed_bytes(&self) -> PackedBytes {
+        if self.device.is_cpu() { Packed::bytes(self.dtype) } else { PackedBytes::default() }
     }
 
     /// Type of the activations: f32 on the CPU, the weights' type elsewhere.

@@ -136,7 +136,7 @@ pub fn check_overlap(
 /// How a model's weights are held: all in memory where they take at most half
 /// of it, else block by block.
 pub(crate) fn residency(checkpoint: &Checkpoint, placement: &Placement) -> Residency {
-    let of_one = placement.dtype.size_in_bytes() + placement.integer_bytes();
+    let of_one = placement.dtype.size_in_bytes() + placement.packed_bytes().forward;
     let bytes = checkpoint.config.parameters() * of_one as u64;
     if !placement.device.is_cpu() || bytes <= memory::available() / 2 {
         Residency::Resident

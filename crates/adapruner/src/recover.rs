@@ -214,7 +214,8 @@ pub fn train(
     if let Some(source) = along {
         distill::check_blocks(checkpoint, source)?;
     }
-    let bytes = (placement.dtype.size_in_bytes() + 2 * placement.integer_bytes()) as u64;
+    let packed = placement.packed_bytes();
+    let bytes = (placement.dtype.size_in_bytes() + packed.forward + packed.back) as u64;
     let config = along.map(|source| &source.config);
     let foreseen = Foreseen::new(&checkpoint.config, bytes, learned, data, &settings.train, config);
     foreseen.check(settings.memory.unwrap_or_else(memory::available))?;

@@ -1,7 +1,7 @@
 //! Activations as the products read them: strips of 12 rows, each row a slab of
 //! words: f32, or pairs of bf16 or of integers.
 
-use std::ops::Range;
+use std::{num::FpCategory, ops::Range};
 
 use multiversion::multiversion;
 
@@ -87,28 +87,66 @@ fn copy(from: &[f32], to: &mut [Line]) {
 }
 
 /// Pairs of bf16, the last line filled with zeros.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn round(from: &[f32], to: &mut [Line]) {
-    let line = |from: &[f32; 32], to: &mut Line| {
-        for (word, pair) in to.0.iter_mut().zip(from.as_chunks::<2>().0) {
-            *word = rounded(pair[0]) >> 16 | rounded(pair[1]) & 0xffff_0000;
+    assert!(from.len().div_ceil(2 * Line::WORDS) <= to.len());
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+        // SAFETY: there are lines for all numbers, and the processor has the instructions.
+        return unsafe { x86::round(from, to) };
+    }
+    round_scalar(from, to);
+}
+
+/// The scalar twin of [`round`], to the same bits.
+fn round_scalar(from: &[f32], to: &mut [Line]) {
+    for (from, to) in from.chunks(2 * Line::WORDS).zip(to) {
+        *to = Line::ZERO;
+        for (word, pair) in to.0.iter_mut().zip(from.chunks(2)) {
+            let of = |at: usize| pair.get(at).copied().map_or(0, rounded);
+            *word = of(0) >> 16 | of(1) & 0xffff_0000;
         }
-    };
-    let (lines, rest) = from.as_chunks::<32>();
-    lines.iter().zip(&mut *to).for_each(|(from, to)| line(from, to));
-    if !rest.is_empty() {
-        let mut last = [0.0; 32];
-        last[..rest.len()].copy_from_slice(rest);
-        line(&last, &mut to[lines.len()]);
     }
 }
 
-/// The bits of a number rounded to bf16 (ties to even; NaN stays), in the high half.
-#[inline(always)]
+/// The bits of a number rounded to bf16 (ties to even; NaN stays, what is below 2⁻¹²⁶ is
+/// zero, as dot products take it), in the high half.
 fn rounded(value: f32) -> u32 {
     let bits = value.to_bits();
-    let up = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    if value.is_nan() { bits | 0x0040_0000 } else { up }
+    match value.classify() {
+        FpCategory::Nan => bits | 0x0040_0000,
+        FpCategory::Subnormal => bits & 0x8000_0000,
+        FpCategory::Infinite | FpCategory::Zero | FpCategory::Normal => {
+            bits.wrapping_add(0x7fff + (bits >> 16 & 1))
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Line, fixed::AHEAD};
+
+    /// # Safety
+    /// The processor must have AVX-512F and AVX512-BF16; `to` has lines for all of `from`.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn round(from: &[f32], to: &mut [Line]) {
+        for (from, to) in from.chunks(2 * Line::WORDS).zip(to) {
+            let half = |start: usize| {
+                let left = from.len().saturating_sub(start).min(Line::WORDS);
+                let mask = (0xffff_u32 >> (Line::WORDS - left)) as __mmask16;
+                // SAFETY: only numbers of the mask are read.
+                unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr().wrapping_add(start)) }
+            };
+            // The numbers may be far away; rows mostly follow each other.
+            for next in [0, Line::WORDS] {
+                _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(AHEAD + next).cast());
+            }
+            let pairs = _mm512_cvtne2ps_pbh(half(Line::WORDS), half(0));
+            // SAFETY: both types are 64 bytes that may be anything, as is an aligned line.
+            unsafe { to.0.as_mut_ptr().cast::<__m512bh>().write(pairs) };
+        }
+    }
 }
 
 /// All slabs of some rows, for products with one chunk of a weight after another.
@@ -142,15 +180,32 @@ mod tests {
 
     #[test]
     fn numbers_round_as_those_of_half() {
-        let specials = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40, 0.1];
+        let specials = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40, -1e-40, 0.1];
         let all = (0..1_000_000_u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9)));
         for value in specials.into_iter().chain(all) {
             let found = bf16::from_bits((rounded(value) >> 16) as u16);
+            let value = if value.is_subnormal() { 0.0_f32.copysign(value) } else { value };
             let expected = bf16::from_f32(value);
             assert!(
                 found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
                 "{value}: {found} for {expected}"
             );
+        }
+    }
+
+    #[test]
+    fn rows_of_pairs_are_the_twins() {
+        let specials = [f32::NAN, f32::INFINITY, 1e-40, -1e-40, f32::MIN_POSITIVE, -0.0];
+        let number = |i: usize| match i % 7 {
+            0 => specials[i / 7 % specials.len()],
+            _ => f32::from_bits((i as u32).wrapping_mul(0x9e37_79b9)),
+        };
+        for len in [0, 1, 15, 16, 17, 31, 32, 33, 100, 511, 512] {
+            let from: Vec<f32> = (len..2 * len).map(number).collect();
+            let (mut found, mut twin) = ([Line([7; 16]); 17], [Line([7; 16]); 17]);
+            round(&from, &mut found);
+            round_scalar(&from, &mut twin);
+            assert!(found == twin, "{len} numbers");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Result, Tensor, TensorId, bail};
+use half::bf16;
 
 use super::{Arithmetic, PackedWeight, Source, integers::Integers};
 use crate::{
@@ -10,17 +11,18 @@ use crate::{
     map::{Sizes, Way},
 };
 
-/// Products of at least so many rows lay bf16 weights out as pairs on their way: measured,
-/// that costs a tenth of the time at 256 rows and a fiftieth at 1024.
+/// Products of at least so many rows widen bf16 weights on their way: measured, laying
+/// them out costs a tenth of the time at 256 rows and a fiftieth at 1024.
 const MANY_ROWS: usize = 512;
 
 /// Holds the packed forms of one weight beside the weight.
 ///
-/// bf16 pairs take as many bytes as the weight, so they are made at the first product of
-/// few rows (generation, short batches); where there is none, as when evaluating
-/// large batches, nothing is held. Integers take two bytes a number, and as many
-/// again for backward; as laying them out takes a tenth of the time of a product of a
-/// thousand rows, they are made at the first product of integers.
+/// Integers take two bytes a number, and as many again for backward; as laying them out
+/// takes a tenth of the time of a product of a thousand rows, they are made at the first
+/// product of integers. bf16 pairs take as many bytes as the weight: they are made at the
+/// first dot product for the same reason, otherwise at the first product of few rows
+/// (generation, short batches); where there is none, as when evaluating large batches,
+/// nothing is held.
 ///
 /// Clones share them. They are only made of weights on the CPU that are not tracked, on
 /// processors that have the [`Arithmetic`], and never used for another tensor than
@@ -76,13 +78,13 @@ impl Laid {
 }
 
 impl Packed {
-    /// Bytes that a weight's integers take for each of its numbers in the precision that is
-    /// set, on the CPU: of one form, of which products `x · Wᵀ` and `dy · W` have one each.
-    pub fn bytes_of_integers() -> usize {
-        match Arithmetic::of_f32(usize::MAX) {
-            Some(Arithmetic::Fixed) => size_of::<i16>(),
-            Some(Arithmetic::Dot | Arithmetic::Widen | Arithmetic::Scalar) | None => 0,
-        }
+    /// Bytes of the forms of a weight of this type, on the CPU in the precision that is set.
+    pub fn bytes(dtype: DType) -> PackedBytes {
+        let of = |way: Way| way.arithmetic(dtype, Sizes::MANY);
+        let forward = of(Way::Forward).map_or(0, bytes_laid_out);
+        let back = of(Way::Back).map_or(0, bytes_laid_out);
+        let pairs_alone = dtype == DType::BF16 && of(Way::Forward) != Some(Arithmetic::Dot);
+        PackedBytes { forward, back, few: if pairs_alone { size_of::<bf16>() } else { 0 } }
     }
 
     /// Makes the form that products `x · Wᵀ` of many rows read, if there is one: sooner than
@@ -113,14 +115,36 @@ impl Packed {
                 };
                 Ok(form.of(weight, || laid_out(weight, way, sizes))?.map(Laid::Integers))
             }
-            (Some(_), Way::Forward)
+            (Some(arithmetic), Way::Forward)
                 if weight.dtype() == DType::BF16
-                    && (rows < MANY_ROWS || pairs.0.get().is_some()) =>
+                    && (arithmetic == Arithmetic::Dot
+                        || rows < MANY_ROWS
+                        || pairs.0.get().is_some()) =>
             {
                 Ok(pairs.of(weight, || PackedWeight::pack(weight))?.map(Laid::Pairs))
             }
             _ => Ok(None),
         }
+    }
+}
+
+/// Bytes that the packed forms of a weight take for each of its numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PackedBytes {
+    /// The form that products `x · Wᵀ` of many rows read.
+    pub forward: usize,
+    /// The form that products `dy · W` of many rows read.
+    pub back: usize,
+    /// The form that products of few rows read, where it is one of its own.
+    pub few: usize,
+}
+
+/// Bytes of a number in the form that products of many rows read, if there is one.
+fn bytes_laid_out(arithmetic: Arithmetic) -> usize {
+    match arithmetic {
+        Arithmetic::Fixed => size_of::<i16>(),
+        Arithmetic::Dot => size_of::<bf16>(),
+        Arithmetic::Widen | Arithmetic::Scalar => 0,
     }
 }
 

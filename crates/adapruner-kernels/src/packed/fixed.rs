@@ -31,6 +31,9 @@ const SUMMED: std::ops::Range<f32> = 1e-24..1e36;
 /// Line of a row of activations that begins with its scale; the pairs lie before.
 pub(super) const SCALE_LINE: usize = DEPTH / Line::WORDS;
 
+/// How many numbers ahead of their use memory is asked for.
+pub(super) const AHEAD: usize = 1024;
+
 /// Scale of some numbers and its inverse, from the largest of them and the sum of
 /// their squares.
 fn scale(largest: f32, squares: f32, all: impl Iterator<Item = f32>) -> (f32, f32) {
@@ -128,10 +131,7 @@ fn pairs(line: &Numbers, inverse: f32) -> Line {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Line, SCALE_LINE, TO_INTEGER, scale};
-
-    /// How many numbers ahead of their use memory is asked for.
-    const AHEAD: usize = 1024;
+    use super::{AHEAD, Line, SCALE_LINE, TO_INTEGER, scale};
 
     /// # Safety
     /// The processor must have AVX-512F and AVX-512BW; `to` holds the pairs of `from` and

@@ -29,7 +29,7 @@
 //! rounded to bf16: `dy · W` is made by `Widen`, or by `Fixed` where high precision is
 //! all that is asked for.
 //!
-//! Sums run over the inputs in slabs of at most 256 (of integers 512), each slab in order and from
+//! Sums run over the inputs in slabs of at most 256 (of pairs 512), each slab in order and from
 //! zero, the slabs' sums in order. That does not depend on how a product is cut
 //! into parts, so neither on the number of threads nor on that of rows.
 
@@ -56,7 +56,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 pub(crate) use self::cell::Laid;
-pub use self::cell::Packed;
+pub use self::cell::{Packed, PackedBytes};
 use self::pairs::pairs;
 pub(crate) use self::{
     activations::Activations,
@@ -104,7 +104,11 @@ impl Arithmetic {
     /// The fastest with bf16 weights on this processor in the precision that is set
     /// ([`MatmulPrecision`]), for so many rows; none where none is to be had.
     pub fn of_bf16(rows: usize) -> Option<Self> {
-        if micro::fast_dot() { Some(Self::Dot) } else { Self::of_f32(rows) }
+        match Self::of_f32(rows) {
+            Some(Self::Fixed) => Some(Self::Fixed),
+            _ if micro::fast_dot() => Some(Self::Dot),
+            exact => exact,
+        }
     }
 
     /// The fastest that rounds no more than the precision that is set allows; none
@@ -147,20 +151,16 @@ impl Arithmetic {
     }
 
     /// Whether activations are rounded.
-    pub fn rounds_activations(self) -> bool {
+    pub const fn rounds_activations(self) -> bool {
         match self {
             Self::Dot | Self::Fixed => true,
             Self::Widen | Self::Scalar => false,
         }
     }
 
-    /// Inputs of a slab, at most: with integers, scales are shared by as many as
-    /// have room in the words of a row.
+    /// Inputs of a slab, at most: as many as have room in the words of a row.
     const fn depth(self) -> usize {
-        match self {
-            Self::Fixed => 2 * DEPTH,
-            Self::Dot | Self::Widen | Self::Scalar => DEPTH,
-        }
+        if self.rounds_activations() { 2 * DEPTH } else { DEPTH }
     }
 
     /// Steps of so many inputs: a step is a pair where activations are rounded.

@@ -142,15 +142,15 @@ pub(crate) fn multiply_words(
 fn grid(rows: usize, panels: usize, inputs: usize, laid_out: bool) -> (usize, usize) {
     let weights = panels.saturating_mul(COLS).saturating_mul(inputs);
     let worth = weights.saturating_mul(rows.div_ceil(ROWS)) / PART_WEIGHTS;
-    let most = match threads::available() {
-        1 => 1,
-        threads => PARTS_OF_A_THREAD * threads,
-    };
+    let threads = threads::available();
+    let most = if threads == 1 { 1 } else { PARTS_OF_A_THREAD * threads };
     let parts = worth.clamp(1, most);
     let by_row = rows.div_ceil(PART_ROWS);
     if laid_out {
-        // Nothing is done twice where rows alone are cut.
-        let by_row = parts.min(rows / FEW_ROWS_LAID_OUT).max(by_row);
+        // Nothing is done twice where rows alone are cut; threads get as many parts each.
+        let most = (rows / FEW_ROWS_LAID_OUT).min(parts);
+        let even = if most > threads { most / threads * threads } else { most };
+        let by_row = even.max(by_row);
         return (by_row, parts.div_ceil(by_row).min(panels / FEW_PANELS).max(1));
     }
     let most = if rows <= NARROW { panels } else { panels / FEW_PANELS };

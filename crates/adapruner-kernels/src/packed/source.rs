@@ -40,7 +40,7 @@ impl<'a> Source<'a> {
     /// What a panel is made of.
     pub(super) fn runs(self, panel: usize, slab: Range<usize>) -> Runs {
         match self {
-            Self::Packed(_) => Runs::NONE,
+            Self::Packed(weight) => Runs::lines(weight.pairs(panel, slab)),
             Self::Integers(integers) => Runs::lines(integers.panel(panel, &slab)),
             Self::Bf16(weight) => Runs::of(weight, slab, self.cols(panel)),
             Self::F32(weight) => Runs::of(weight, slab, self.cols(panel)),

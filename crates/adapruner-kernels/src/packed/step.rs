@@ -140,7 +140,7 @@ impl Step<'_> {
             // SAFETY: the caller's promise.
             unsafe {
                 match arithmetic {
-                    Arithmetic::Dot => micro::dot(tile),
+                    Arithmetic::Dot => micro::dot(tile, &mut self.ahead),
                     Arithmetic::Widen if by_pairs => micro::fused_pairs(tile),
                     Arithmetic::Widen => micro::fused(tile, &mut self.ahead),
                     Arithmetic::Fixed => micro::fixed(tile, &mut self.ahead),

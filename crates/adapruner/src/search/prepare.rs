@@ -113,13 +113,13 @@ fn residency(
         + passing;
     let placement = settings.run.placement()?;
     let size = placement.dtype.size_in_bytes() as u64;
-    let integers = placement.integer_bytes() as u64;
+    let packed = placement.packed_bytes();
     let whole = config.parameters() * size;
     let embedding = (config.hidden_size * config.vocab_size) as u64 * size;
     let block = whole.saturating_sub(embedding) / config.layers.len().max(1) as u64;
-    // Of the dense model and of a pruned one, the latter perhaps twice; the integers of both.
-    let copies = if placement.packs() { 3 } else { 2 };
-    let held = |weights: u64| copies * weights + 2 * weights / size * integers;
+    // The dense model and a pruned one, each with its packed form; that of few rows once.
+    let packed = (2 * packed.forward + packed.few) as u64;
+    let held = |weights: u64| 2 * weights + weights / size * packed;
     let needed = |weights: u64| bank + held(weights) + activations as u64;
     if needed(whole) <= limit {
         return Ok(Residency::Resident);

@@ -73,8 +73,12 @@ pub(super) unsafe fn fused_pairs(tile: Tile<'_>) {
 /// # Safety
 /// As [`super::dot`] of a tile that was checked; the processor must have
 /// AVX512-BF16.
-pub(super) unsafe fn dot(tile: Tile<'_>) {
-    by_rows!(dot_rows, tile, (tile), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+pub(super) unsafe fn dot(tile: Tile<'_>, ahead: &mut Ahead) {
+    if tile.cols <= 16 {
+        by_rows!(dot_rows, tile, (tile, ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
+    } else {
+        by_rows!(dot_rows, tile, (tile, ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+    }
 }
 
 /// Lines of a panel that are asked for ahead of their use.
@@ -83,32 +87,54 @@ const AHEAD: usize = 32;
 /// Of `R` rows and `H` halves of a panel.
 type Sums<const R: usize, const H: usize> = [[__m512; H]; R];
 
+/// The sums of a strip times a panel: words of both, step by step, in `$rows` × `$halves`
+/// registers that begin as `$zero`. `$ahead` is asked for on the way.
+macro_rules! sums {
+    ($tile:ident, $ahead:ident, $rows:ident, $halves:ident, $zero:expr, $add:expr) => {{
+        let (a, b) = ($tile.a.as_ptr().cast::<i32>(), $tile.b.as_ptr().cast::<i32>());
+        let mut next = *$ahead;
+        let mut sums = [[$zero; $halves]; $rows];
+        for step in 0..$tile.steps {
+            if step < $rows {
+                fetch_row($tile, step);
+            }
+            next.step();
+            let mut of_step = [_mm512_setzero_si512(); $halves];
+            for (half, of_step) in of_step.iter_mut().enumerate() {
+                // SAFETY: `check` saw that both sides have all steps.
+                *of_step = unsafe { _mm512_load_si512(b.add(step * COLS + half * 16).cast()) };
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let a = _mm512_set1_epi32(unsafe { *a.add(row * ROW + step) });
+                for (sum, b) in sums.iter_mut().zip(of_step) {
+                    *sum = $add(*sum, a, b);
+                }
+            }
+        }
+        *$ahead = next;
+        sums
+    }};
+}
+
 /// # Safety
 /// As [`fused`]; `tile.rows` is `R`, the columns are in `H` halves.
 #[target_feature(enable = "avx512f")]
 unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut Ahead) {
-    let mut next = *ahead;
-    let (a, b) = (tile.a.as_ptr().cast::<f32>(), tile.b.as_ptr().cast::<f32>());
-    let mut sums: Sums<R, H> = [[_mm512_setzero_ps(); H]; R];
-    for step in 0..tile.steps {
-        if step < R {
-            fetch_row(tile, step);
-        }
-        next.step();
-        let mut of_step = [_mm512_setzero_ps(); H];
-        for (half, of_step) in of_step.iter_mut().enumerate() {
-            // SAFETY: `check` saw that both sides have all steps.
-            *of_step = unsafe { _mm512_load_ps(b.add(step * COLS + half * 16)) };
-        }
-        for (row, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: as above.
-            let a = _mm512_set1_ps(unsafe { *a.add(row * ROW + step) });
-            for (sum, b) in sums.iter_mut().zip(of_step) {
-                *sum = _mm512_fmadd_ps(a, b, *sum);
-            }
-        }
-    }
-    *ahead = next;
+    let sums = sums!(tile, ahead, R, H, _mm512_setzero_ps(), |sum, a, b| {
+        _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum)
+    });
+    // SAFETY: the caller's promise.
+    unsafe { store_all(sums, tile) };
+}
+
+/// # Safety
+/// As [`dot`]; `tile.rows` is `R`, the columns are in `H` halves.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn dot_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut Ahead) {
+    let sums = sums!(tile, ahead, R, H, _mm512_setzero_ps(), |sum, a, b| {
+        _mm512_dpbf16_ps(sum, as_pairs(a), as_pairs(b))
+    });
     // SAFETY: the caller's promise.
     unsafe { store_all(sums, tile) };
 }
@@ -117,36 +143,18 @@ unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut
 /// As [`fixed`]; `tile.rows` is `R`, the columns are in `H` halves.
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn fixed_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut Ahead) {
-    let mut next = *ahead;
-    let (a, b) = (tile.a.as_ptr().cast::<i32>(), tile.b.as_ptr().cast::<i32>());
-    let mut sums = [[_mm512_setzero_si512(); H]; R];
-    for step in 0..tile.steps {
-        if step < R {
-            fetch_row(tile, step);
-        }
-        next.step();
-        let mut of_step = [_mm512_setzero_si512(); H];
-        for (half, of_step) in of_step.iter_mut().enumerate() {
-            // SAFETY: `check_fixed` saw that both sides have all steps.
-            *of_step = unsafe { _mm512_load_si512(b.add(step * COLS + half * 16).cast()) };
-        }
-        for (row, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: as above.
-            let a = _mm512_set1_epi32(unsafe { *a.add(row * ROW + step) });
-            for (sum, b) in sums.iter_mut().zip(of_step) {
-                *sum = _mm512_dpwssd_epi32(*sum, a, b);
-            }
-        }
-    }
-    *ahead = next;
+    let sums = sums!(tile, ahead, R, H, _mm512_setzero_si512(), |sum, a, b| {
+        _mm512_dpwssd_epi32(sum, a, b)
+    });
+    let (a, b) = (tile.a.as_ptr().cast::<f32>(), tile.b.as_ptr().cast::<f32>());
     let mut of_cols = [_mm512_setzero_ps(); H];
     for (half, of_cols) in of_cols.iter_mut().enumerate() {
         // SAFETY: `check_fixed` saw that the scales follow the steps.
-        *of_cols = unsafe { _mm512_load_ps(b.add(tile.steps * COLS + half * 16).cast()) };
+        *of_cols = unsafe { _mm512_load_ps(b.add(tile.steps * COLS + half * 16)) };
     }
     for (row, sums) in sums.into_iter().enumerate() {
         // SAFETY: the row is as long.
-        let of_row = unsafe { *a.add(row * ROW + SCALE_LINE * Line::WORDS).cast::<f32>() };
+        let of_row = unsafe { *a.add(row * ROW + SCALE_LINE * Line::WORDS) };
         for ((half, sum), of_cols) in sums.into_iter().enumerate().zip(of_cols) {
             let scale = _mm512_mul_ps(_mm512_set1_ps(of_row), of_cols);
             let sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
@@ -196,36 +204,7 @@ unsafe fn fused_pairs_rows<const R: usize, const H: usize>(tile: Tile<'_>) {
     unsafe { store_all(sums, tile) };
 }
 
-/// # Safety
-/// As [`dot`]; `tile.rows` is `R`.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn dot_rows<const R: usize, const H: usize>(tile: Tile<'_>) {
-    let (a, b) = (tile.a.as_ptr().cast::<i32>(), tile.b.as_ptr().cast::<i32>());
-    let mut sums: Sums<R, H> = [[_mm512_setzero_ps(); H]; R];
-    fetch::<R>(tile);
-    for step in 0..tile.steps {
-        // SAFETY: `check` saw that both sides have all steps.
-        let b = unsafe {
-            let b = b.add(step * COLS).cast();
-            [as_pairs(_mm512_load_si512(b)), as_pairs(_mm512_load_si512(b.add(1)))]
-        };
-        for (row, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: as above.
-            let a = as_pairs(_mm512_set1_epi32(unsafe { *a.add(row * ROW + step) }));
-            sums[0] = _mm512_dpbf16_ps(sums[0], a, b[0]);
-            sums[1] = _mm512_dpbf16_ps(sums[1], a, b[1]);
-        }
-    }
-    // SAFETY: the caller's promise.
-    unsafe { store_all(sums, tile) };
-}
-
-/// Asks for the lines of the result while the sums are made.
-#[inline(always)]
-fn fetch<const R: usize>(tile: Tile<'_>) {
-    (0..R).for_each(|row| fetch_row(tile, row));
-}
-
+/// Asks for the lines of a row of the result while the sums are made.
 #[inline(always)]
 fn fetch_row(tile: Tile<'_>, row: usize) {
     for half in [0, 16] {

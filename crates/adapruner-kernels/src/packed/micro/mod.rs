@@ -197,17 +197,20 @@ pub(super) unsafe fn fused_pairs(tile: Tile<'_>) {
     unreachable!("no vector instructions for {} rows", tile.rows)
 }
 
-/// `Σ a · b` in f32; both sides are pairs of bf16.
+/// `Σ a · b` in f32; both sides are pairs of bf16. `ahead` is asked for on the way.
 ///
 /// # Safety
 /// As [`scalar`], and [`has_dot`].
-pub(super) unsafe fn dot(tile: Tile<'_>) {
+pub(super) unsafe fn dot(tile: Tile<'_>, ahead: &mut Ahead) {
     tile.check(tile.steps);
     // SAFETY: the caller's promise.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        avx512::dot(tile)
+        avx512::dot(tile, ahead)
     }
     #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("no dot products of bf16 for {} rows", tile.rows)
+    {
+        let _ = ahead;
+        unreachable!("no dot products of bf16 for {} rows", tile.rows)
+    }
 }
