@@ -21,13 +21,14 @@
 //!
 //! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` (so too for f32)
 //! and, as its products and sums are rounded one by one and numbers below 2⁻¹²⁶ are
-//! taken as zero, `n·2⁻¹²⁶` more for `Dot`. Which of them is faster depends on the
-//! machine: Zen 4 makes a dot product a cycle and a fused multiply-add a cycle,
-//! Sapphire and Emerald Rapids a dot product every two cycles and two fused
-//! multiply-adds a cycle. So [`Arithmetic::preferred`] goes by the processor, never
-//! by timing: the same machine always gives the same numbers. Gradients are never
-//! rounded to bf16: `dy · W` is made by `Widen`, or by `Fixed` where high precision is
-//! all that is asked for.
+//! taken as zero, `n·2⁻¹²⁶` more for `Dot`. Which of them is fastest depends on the
+//! processor: Zen 4 makes a dot product a cycle and a fused multiply-add a cycle, Zen 5
+//! two and two, Sapphire and Emerald Rapids half a dot product and two fused
+//! multiply-adds. So [`Arithmetic::of_bf16`] goes by the processor, never by timing: the
+//! same machine always gives the same numbers. Where high precision is all that is asked
+//! for, `Fixed` is as fast as the fastest and nearer than `Dot`, and all machines that
+//! have it give the same numbers. Gradients are never rounded to bf16: `dy · W` is made
+//! by `Widen`, or by `Fixed` in high precision.
 //!
 //! Sums run over the inputs in slabs of at most 256 (of pairs 512), each slab in order and from
 //! zero, the slabs' sums in order. That does not depend on how a product is cut
