@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `bench` | measures this program and PyTorch in turns on the same model, or a whole search |
 
-use adapruner_kernels::{Allocator, keep_freed_pages};
+use adapruner_kernels::{Allocator, keep_freed_pages, keep_to_one_pool};
 use clap::Parser;
 
 mod bench;
@@ -23,6 +23,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     keep_freed_pages();
+    keep_to_one_pool();
     match Command::parse() {
         Command::Bench(args) => bench::run(&args),
     }

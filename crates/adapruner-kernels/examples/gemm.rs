@@ -21,7 +21,7 @@ use std::{
 };
 
 use adapruner_kernels::{
-    Allocator, MatmulPrecision, f32_peak, keep_freed_pages, linear, matmul,
+    Allocator, MatmulPrecision, f32_peak, keep_freed_pages, keep_to_one_pool, linear, matmul,
     packed::{Arithmetic, PackedWeight},
 };
 use candle_core::{DType, Device, Tensor};
@@ -246,6 +246,7 @@ fn measure(
 
 fn main() -> Outcome<()> {
     keep_freed_pages();
+    keep_to_one_pool();
     let settings = Settings::parse(env::args().skip(1))?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(settings.threads)

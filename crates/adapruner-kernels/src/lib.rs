@@ -70,4 +70,5 @@ pub use peak::f32_peak;
 pub use precision::MatmulPrecision;
 pub use rope::rope;
 pub use swiglu::swiglu;
+pub use threads::keep_to_one_pool;
 pub use upstream::with_gradient;

@@ -1,4 +1,4 @@
-//! How exactly products of f32 are made, for the whole process.
+//! How exactly products are made, for the whole process.
 //!
 //! The words are those of PyTorch's `set_float32_matmul_precision`. Weight gradients, Gram
 //! matrices, attention, adapters and products of up to 12 rows are f32 in every precision.
@@ -11,10 +11,12 @@ use std::{
 
 static HIGH: AtomicBool = AtomicBool::new(false);
 
-/// How exactly products of f32 are made.
+/// How exactly products are made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MatmulPrecision {
-    /// In f32.
+    /// In f32; rows that meet bf16 weights are rounded to bf16 where the processor
+    /// multiplies pairs of them faster
+    /// ([`Arithmetic::Dot`](crate::packed::Arithmetic::Dot)).
     #[default]
     Highest,
     /// With both sides rounded to 16-bit integers that have a scale for each row and

@@ -24,6 +24,24 @@ const UNIT: usize = 12;
 /// Parts for each thread, so that they end together.
 pub(crate) const PARTS_OF_A_THREAD: usize = 4;
 
+/// How many threads candle takes for element-wise operations on large tensors.
+const THREADS_OF_CANDLE: &str = "CANDLE_NUM_THREADS";
+
+/// Keeps candle's element-wise operations to the thread that calls them. It has a pool of
+/// its own for large tensors, a thread for each core whatever our pool was told, whose
+/// threads spin while they wait, on cores that ours then share.
+///
+/// To be called at the start of a program. What `CANDLE_NUM_THREADS` says stays; nothing is
+/// done where other threads run already, which may read the environment, or where the
+/// system does not tell.
+pub fn keep_to_one_pool() {
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count);
+    if std::env::var_os(THREADS_OF_CANDLE).is_none() && threads.is_ok_and(|count| count == 1) {
+        // SAFETY: nobody reads the environment meanwhile, as there is nobody else.
+        unsafe { std::env::set_var(THREADS_OF_CANDLE, "1") };
+    }
+}
+
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }

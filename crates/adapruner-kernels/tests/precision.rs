@@ -2,7 +2,8 @@
 //! tests of one process may run side by side.
 
 use adapruner_kernels::{
-    Head, MatmulPrecision, linear, linear_cross_entropy, matmul, packed::Arithmetic,
+    Head, MatmulPrecision, linear, linear_cross_entropy, matmul,
+    packed::{Arithmetic, Packed, PackedBytes},
 };
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{RngExt, SeedableRng};
@@ -49,6 +50,8 @@ struct Results {
     y_of_bf16: Tensor,
     /// Of the same, held as f32.
     y_of_widened: Tensor,
+    narrow_of_bf16: Tensor,
+    narrow_of_widened: Tensor,
     grad_x: Tensor,
     losses: Tensor,
     grad_hidden: Tensor,
@@ -67,12 +70,16 @@ fn results() -> Results {
     let y = linear(&tracked, &weight, None).unwrap();
     let grads_of_y = (&y * 0.5).unwrap().sum_all().unwrap().backward().unwrap();
     let bf16 = weight.to_dtype(DType::BF16).unwrap();
+    let widened = bf16.to_dtype(DType::F32).unwrap();
+    let strip = x.narrow(0, 0, 12).unwrap();
     Results {
         y: y.detach(),
         few: linear(&x.narrow(0, 0, 20).unwrap(), &weight, None).unwrap(),
-        narrow: linear(&x.narrow(0, 0, 12).unwrap(), &weight, None).unwrap(),
+        narrow: linear(&strip, &weight, None).unwrap(),
         y_of_bf16: linear(&x, &bf16, None).unwrap(),
-        y_of_widened: linear(&x, &bf16.to_dtype(DType::F32).unwrap(), None).unwrap(),
+        y_of_widened: linear(&x, &widened, None).unwrap(),
+        narrow_of_bf16: linear(&strip, &bf16, None).unwrap(),
+        narrow_of_widened: linear(&strip, &widened, None).unwrap(),
         grad_x: grads_of_y.get(&tracked).unwrap().clone(),
         losses: losses.detach(),
         grad_hidden: grads.get(&hidden).unwrap().clone(),
@@ -80,6 +87,7 @@ fn results() -> Results {
     }
 }
 
+/// Both precisions in one test: what is set is the process's.
 #[test]
 fn high_precision_is_close_and_reaches_what_it_should() {
     let exact = results();
@@ -110,9 +118,23 @@ fn high_precision_is_close_and_reaches_what_it_should() {
     }
     assert!(bits(&high.gram) == bits(&exact.gram), "sums across rows stay f32");
     assert!(bits(&high.narrow) == bits(&exact.narrow), "few rows stay f32");
+    let (of_bf16, of_widened) = (&high.narrow_of_bf16, &exact.narrow_of_widened);
+    assert!(bits(of_bf16) == bits(of_widened), "few rows stay f32, bf16");
     assert!(bits(&high.few) == bits(&high.y)[..20 * 520], "other rows change nothing");
     let again = results();
     assert!(bits(&again.y) == bits(&exact.y), "the setting is back");
+    for dtype in [DType::F32, DType::BF16] {
+        let few = if dtype == DType::BF16 { 2 } else { 0 };
+        let expected = match Arithmetic::of_bf16(260) {
+            Some(Arithmetic::Dot) => PackedBytes { forward: few, back: 0, few: 0 },
+            _ => PackedBytes { forward: 0, back: 0, few },
+        };
+        assert_eq!(Packed::bytes(dtype), expected, "{dtype:?}");
+        if Arithmetic::Fixed.runs_here() {
+            let found = MatmulPrecision::High.during(|| Packed::bytes(dtype));
+            assert_eq!(found, PackedBytes { forward: 2, back: 2, few }, "{dtype:?}, high");
+        }
+    }
     for threads in [1, 2, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let found = MatmulPrecision::High.during(|| pool.install(results));

@@ -19,7 +19,7 @@ mod workers;
 
 use std::process::ExitCode;
 
-use adapruner_kernels::{Allocator, keep_freed_pages};
+use adapruner_kernels::{Allocator, keep_freed_pages, keep_to_one_pool};
 use clap::Parser;
 
 #[global_allocator]
@@ -27,6 +27,7 @@ static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     keep_freed_pages();
+    keep_to_one_pool();
     let cli = commands::Cli::parse();
     terminal::init_messages(cli.verbose);
     interrupt::install();

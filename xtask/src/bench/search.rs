@@ -36,8 +36,6 @@ use super::{
 
 /// Samples of the pool, as `search` has by default.
 const POOL: usize = 128;
-/// Seed of the pool and of the search.
-const SEED: u64 = 42;
 
 /// What the pass `search` takes beside the others' settings.
 #[derive(Debug, clap::Args)]
@@ -62,6 +60,9 @@ pub struct SearchArgs {
     /// Trials of the naive loop that are run; the time of the others is extrapolated.
     #[arg(long, default_value_t = 150)]
     naive_trials: usize,
+    /// Seed of the pool and of our search; the naive loop's trials have seeds of their own.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
 }
 
 /// What both sides work on.
@@ -82,7 +83,13 @@ impl Material {
         let windows = TokenSet::windows(&text, tokenizer, args.window, None)?;
         Ok(Self {
             windows: windows.spread(args.trial_windows),
-            pool: TokenSet::samples(&calibration, tokenizer, POOL, args.sample_tokens, SEED)?,
+            pool: TokenSet::samples(
+                &calibration,
+                tokenizer,
+                POOL,
+                args.sample_tokens,
+                search.seed,
+            )?,
             widths: ours::widths(args, &checkpoint)?,
         })
     }
@@ -140,6 +147,7 @@ pub fn run(args: &Args, search: &SearchArgs) -> Result<()> {
         "text": material.windows.name,
         "calibration": material.pool.name,
         "pool": POOL,
+        "seed": search.seed,
         "sample_tokens": args.sample_tokens,
         "naive_samples": args.samples,
         "ours": ours,
@@ -189,7 +197,7 @@ fn searched(args: &Args, search: &SearchArgs, material: &Material, folder: &Path
     ] {
         command.arg(flag).arg(value.to_string());
     }
-    command.arg("--seed").arg(SEED.to_string());
+    command.arg("--seed").arg(search.seed.to_string());
     let start = Instant::now();
     let output = command
         .stdin(Stdio::null())

@@ -6,7 +6,7 @@
 //! are f32 or bf16, and both are read as they are held or transposed: `x · Wᵀ`
 //! and `dy · W` read the same weight, `dyᵀ · x` no copies of its operands. What is
 //! laid out once for all products ([`Packed`]) are weights as integers, and bf16 weights
-//! for products of few rows:
+//! as pairs for dot products and products of few rows:
 //!
 //! A weight `[out, in]` is held as panels of 32 outputs; a panel is a list of
 //! pairs of inputs, and each pair 32 words of 32 bits, one per output, the even
@@ -105,10 +105,9 @@ impl Arithmetic {
     /// The fastest with bf16 weights on this processor in the precision that is set
     /// ([`MatmulPrecision`]), for so many rows; none where none is to be had.
     pub fn of_bf16(rows: usize) -> Option<Self> {
-        match Self::of_f32(rows) {
-            Some(Self::Fixed) => Some(Self::Fixed),
-            _ if micro::fast_dot() => Some(Self::Dot),
-            exact => exact,
+        match MatmulPrecision::current() {
+            MatmulPrecision::Highest if micro::fast_dot() => Some(Self::Dot),
+            MatmulPrecision::Highest | MatmulPrecision::High => Self::of_f32(rows),
         }
     }
 

@@ -5,7 +5,8 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{
-    COLS, Line, PackedWeight, ahead::Runs, integers::Integers, pairs::pairs, panel, widen,
+    Arithmetic, COLS, Line, PackedWeight, ahead::Runs, integers::Integers, pairs::pairs, panel,
+    widen,
 };
 use crate::view::View;
 
@@ -47,10 +48,11 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Whether panels are held as they are read.
-    pub(super) fn laid_out(self) -> bool {
+    /// Whether panels are held as products by an arithmetic read them.
+    pub(crate) fn laid_out(self, arithmetic: Arithmetic) -> bool {
         match self {
-            Self::Packed(_) | Self::Integers(_) => true,
+            Self::Packed(_) => arithmetic == Arithmetic::Dot,
+            Self::Integers(_) => true,
             Self::Bf16(_) | Self::F32(_) => false,
         }
     }
