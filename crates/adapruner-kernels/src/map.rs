@@ -145,11 +145,6 @@ impl<'a> Map<'a> {
         Some((arithmetic, source))
     }
 
-    /// Whether products read the weight as it is packed.
-    pub(crate) fn laid_out(&self) -> bool {
-        self.right().is_some_and(|(arithmetic, source)| source.laid_out(arithmetic))
-    }
-
     /// The product with one part of the weight's rows after another, as f32.
     ///
     /// # Safety

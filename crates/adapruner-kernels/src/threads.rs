@@ -180,6 +180,18 @@ pub(crate) fn blocks<T: Send, R: Send>(
 mod tests {
     use super::*;
 
+    /// Tests run beside other threads, which may read the environment.
+    #[test]
+    fn the_environment_is_left_alone_beside_other_threads() {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || wait.recv());
+        let before = std::env::var_os(THREADS_OF_CANDLE);
+        keep_to_one_pool();
+        assert_eq!(std::env::var_os(THREADS_OF_CANDLE), before);
+        drop(done);
+        other.join().unwrap().unwrap_err();
+    }
+
     #[test]
     fn operations_of_a_block_stay_on_its_thread() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();

@@ -194,7 +194,7 @@ impl<'a> Product<'a> {
         if rows == 0 || panels == 0 {
             return;
         }
-        let laid_out = self.rights.iter().all(|right| right.source.laid_out(self.arithmetic));
+        let laid_out = self.rights.iter().all(|right| right.source.laid_out());
         let (by_row, by_panel) = grid(rows, panels, self.left.cols, laid_out);
         let one = |at: usize| {
             let rows = share(rows, ROWS, by_row, at / by_panel);

@@ -5,8 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{
-    Arithmetic, COLS, Line, PackedWeight, ahead::Runs, integers::Integers, pairs::pairs, panel,
-    widen,
+    COLS, Line, PackedWeight, ahead::Runs, integers::Integers, pairs::pairs, panel, widen,
 };
 use crate::view::View;
 
@@ -48,11 +47,10 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Whether panels are held as products by an arithmetic read them.
-    pub(crate) fn laid_out(self, arithmetic: Arithmetic) -> bool {
+    /// Whether panels are held as they are read, or cheap to widen.
+    pub(super) fn laid_out(self) -> bool {
         match self {
-            Self::Packed(_) => arithmetic == Arithmetic::Dot,
-            Self::Integers(_) => true,
+            Self::Packed(_) | Self::Integers(_) => true,
             Self::Bf16(_) | Self::F32(_) => false,
         }
     }

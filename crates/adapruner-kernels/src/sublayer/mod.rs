@@ -140,7 +140,7 @@ impl Running<'_> {
     /// How rows go through maps, each block through all of them.
     fn blocks(maps: &[&Self]) -> Blocks {
         let rows = maps.first().map_or(0, |map| map.sizes.rows);
-        let laid_out = maps.iter().all(|map| map.weight().is_ok_and(|map| map.laid_out()));
+        let laid_out = maps.iter().all(|map| map.packed.is_some());
         let blocks = Blocks::side_by_side(rows, laid_out);
         // Sums of gradients of updates do not depend on the number of threads.
         let updated = maps.iter().any(|map| map.map.adapter.is_some());
