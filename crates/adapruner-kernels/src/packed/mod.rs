@@ -26,9 +26,8 @@
 //! two and two, Sapphire and Emerald Rapids half a dot product and two fused
 //! multiply-adds. So [`Arithmetic::of_bf16`] goes by the processor, never by timing: the
 //! same machine always gives the same numbers. Where high precision is all that is asked
-//! for, `Fixed` is as fast as the fastest and nearer than `Dot`, and all machines that
-//! have it give the same numbers. Gradients are never rounded to bf16: `dy · W` is made
-//! by `Widen`, or by `Fixed` in high precision.
+//! for, `Fixed` is as fast as the fastest and nearer than `Dot`. Gradients are never
+//! rounded to bf16: `dy · W` is made by `Widen`, or by `Fixed` in high precision.
 //!
 //! Sums run over the inputs in slabs of at most 256 (of pairs 512), each slab in order and from
 //! zero, the slabs' sums in order. That does not depend on how a product is cut
