@@ -42,25 +42,28 @@ macro_rules! by_rows {
     };
 }
 
+/// The same for any number of columns.
+macro_rules! by_rows_and_halves {
+    ($product:ident, $tile:ident, $ahead:ident) => {
+        if $tile.cols <= 16 {
+            by_rows!($product, $tile, ($tile, $ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
+        } else {
+            by_rows!($product, $tile, ($tile, $ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+        }
+    };
+}
+
 /// # Safety
 /// As [`super::fused`] of a tile that was checked; the processor must have AVX-512.
 pub(super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
-    if tile.cols <= 16 {
-        by_rows!(fused_rows, tile, (tile, ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
-    } else {
-        by_rows!(fused_rows, tile, (tile, ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
-    }
+    by_rows_and_halves!(fused_rows, tile, ahead);
 }
 
 /// # Safety
 /// As [`super::fixed`] of a tile that was checked; the processor must have
 /// AVX512-VNNI.
 pub(super) unsafe fn fixed(tile: Tile<'_>, ahead: &mut Ahead) {
-    if tile.cols <= 16 {
-        by_rows!(fixed_rows, tile, (tile, ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
-    } else {
-        by_rows!(fixed_rows, tile, (tile, ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
-    }
+    by_rows_and_halves!(fixed_rows, tile, ahead);
 }
 
 /// # Safety
@@ -74,11 +77,7 @@ pub(super) unsafe fn fused_pairs(tile: Tile<'_>) {
 /// As [`super::dot`] of a tile that was checked; the processor must have
 /// AVX512-BF16.
 pub(super) unsafe fn dot(tile: Tile<'_>, ahead: &mut Ahead) {
-    if tile.cols <= 16 {
-        by_rows!(dot_rows, tile, (tile, ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
-    } else {
-        by_rows!(dot_rows, tile, (tile, ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
-    }
+    by_rows_and_halves!(dot_rows, tile, ahead);
 }
 
 /// Lines of a panel that are asked for ahead of their use.
