@@ -11,7 +11,7 @@ use adapruner::{
         TextSettings,
     },
 };
-use adapruner_checkpoint::{gguf::TensorKind, hf::StoreType};
+use adapruner_checkpoint::{atomic::Files, gguf::TensorKind, hf::StoreType};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice};
 use adapruner_prune::{Allocation, Form, Importance, KvMode, Layout, PlanOptions, Reduction};
@@ -104,6 +104,12 @@ pub struct EvalArgs {
 const WINDOW: usize = 128;
 
 impl EvalArgs {
+    /// What is read.
+    pub fn files(&self, files: Files) -> Files {
+        let files = self.text.iter().fold(files, |files, text| files.read("--text", text));
+        self.data_dir.iter().fold(files, |files, folder| files.search("--data-dir", folder))
+    }
+
     /// Fills in the defaults; `None` where no text is named.
     pub fn resolve(&self) -> Option<EvalSettings> {
         Some(EvalSettings {
@@ -152,6 +158,21 @@ const SAMPLES: (usize, usize) = (10, 64);
 const SEED: u64 = 42;
 
 impl CalibrationArgs {
+    /// What is read, but statistics.
+    pub fn files(&self, files: Files) -> Files {
+        let texts = self.calibration.iter();
+        texts.fold(files, |files, text| files.read("--calibration", text))
+    }
+
+    /// Statistics: read where they are, else written.
+    pub fn statistics(&self, files: Files) -> Files {
+        match &self.stats {
+            Some(path) if path.symlink_metadata().is_ok() => files.read("--stats", path),
+            Some(path) => files.file("--stats", path, false),
+            None => files,
+        }
+    }
+
     /// The seed.
     pub fn seed(&self) -> u64 {
         self.seed.unwrap_or(SEED)
@@ -375,6 +396,12 @@ const FIT: (usize, usize) = (128, 128);
 const RIDGE: f64 = 0.1;
 
 impl CompensationArgs {
+    /// What is read.
+    pub fn files(&self, files: Files) -> Files {
+        let texts = self.compensate_text.iter();
+        texts.fold(files, |files, text| files.read("--compensate-text", text))
+    }
+
     /// Fills in the defaults; `None` where none is asked for.
     pub fn resolve(
         &self,
@@ -434,6 +461,11 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
+    /// What is written.
+    pub fn files(&self, files: Files) -> Files {
+        self.out.iter().fold(files, |files, out| files.folder("--out", out, self.force))
+    }
+
     /// Fills in the defaults; `None` where no folder is named.
     pub fn resolve(&self) -> Option<OutputSettings> {
         let mut formats = Vec::new();

@@ -5,7 +5,11 @@
 use std::{path::Path, time::Instant};
 
 use adapruner_checkpoint::{
-    Checkpoint, Digest, atomic::StagedFile, mapped::MappedFile, text, text::TokenSet,
+    Checkpoint, Digest,
+    atomic::{StagedFile, Writer},
+    mapped::MappedFile,
+    text,
+    text::TokenSet,
 };
 use adapruner_eval::{Perplexity, batch_tokens, perplexity};
 use adapruner_model::{
@@ -224,11 +228,8 @@ pub fn read_statistics(path: &Path) -> Result<StatsBank> {
 ///
 /// # Errors
 /// A file that exists and is not to be replaced, a full disk, no permission.
-pub fn write_statistics(bank: &StatsBank, path: &Path, force: bool) -> Result<()> {
-    let staged = StagedFile::new(path, force, &[])?;
-    std::fs::write(staged.path(), bank.to_bytes()?)
-        .with_context(|| format!("{}: cannot write", path.display()))?;
-    Ok(staged.commit()?)
+pub fn write_statistics(bank: &StatsBank, staged: StagedFile) -> Result<()> {
+    Ok(staged.write(&bank.to_bytes()?)?)
 }
 
 /// Which terms a way of scoring needs.
@@ -249,7 +250,7 @@ pub fn statistics(
     calibration: &CalibrationSettings,
     settings: &PruneSettings,
     placement: &Placement,
-    progress: &dyn Progress,
+    (writer, progress): (&Writer, &dyn Progress),
 ) -> Result<StatsBank> {
     if let Some(path) = settings.statistics.as_deref().filter(|path| path.exists()) {
         let bank = read_statistics(path)?;
@@ -266,7 +267,7 @@ pub fn statistics(
     let terms = needed_terms(&settings.score);
     let bank = collect_statistics(checkpoint, tokens, calibration, terms, placement, progress)?;
     if let Some(path) = &settings.statistics {
-        write_statistics(&bank, path, false)?;
+        write_statistics(&bank, writer.file(path)?)?;
     }
     Ok(bank)
 }
@@ -305,11 +306,11 @@ pub fn prune(
     tokens: Option<&TokenSet>,
     settings: &PruneSettings,
     placement: &Placement,
-    progress: &dyn Progress,
+    told: (&Writer, &dyn Progress),
 ) -> Result<Planned> {
     let bank = match (tokens, &settings.calibration) {
         (Some(tokens), Some(calibration)) => {
-            Some(statistics(checkpoint, tokens, calibration, settings, placement, progress)?)
+            Some(statistics(checkpoint, tokens, calibration, settings, placement, told)?)
         }
         (Some(_), None) | (None, Some(_) | None) => None,
     };

@@ -1,18 +1,23 @@
 //! Arguments of `recover`, which the configuration file has as a table too.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use adapruner::{
     outputs::OutputSettings,
     recover::{Method, RecoverSettings},
     settings::{RunSettings, TextSettings},
 };
-use adapruner_checkpoint::names::Projection;
+use adapruner_checkpoint::{atomic::Files, names::Projection};
 use adapruner_recover::{
     adamw::AdamW,
     data::{DataOptions, Validation, batches::BatchSize},
     lora::{LoraOptions, Target},
     schedule::Decay,
+    train::FOLDER,
     train::options::{Distillation, TrainOptions},
 };
 use anyhow::Result;
@@ -192,11 +197,31 @@ const BATCH: (usize, u64) = (64, 2);
 /// LLM-Pruner's learning rate, and one that all parameters bear.
 const RATES: (f64, f64) = (1e-4, 1e-5);
 
+/// The work folder of an output.
+fn work_beside(out: &Path) -> PathBuf {
+    let mut work = out.as_os_str().to_owned();
+    work.push(".work");
+    work.into()
+}
+
 fn number(given: Option<Real>, default: f64) -> f64 {
     given.map_or(default, |real| real.0)
 }
 
 impl RecoverArgs {
+    /// What is read and written besides the output folder `out`.
+    pub fn files(&self, files: Files, out: Option<&Path>) -> Files {
+        let files = self.data.iter().fold(files, |files, data| files.read("--data", data));
+        let teacher = self.teacher.iter();
+        let files = teacher.fold(files, |files, teacher| files.read("--teacher", teacher));
+        let files =
+            self.data_dir.iter().fold(files, |files, folder| files.search("--data-dir", folder));
+        match self.work.clone().or_else(|| out.map(work_beside)) {
+            Some(work) => files.state("--work", work, &FOLDER),
+            None => files,
+        }
+    }
+
     /// Fills in the defaults.
     ///
     /// # Errors
@@ -207,8 +232,6 @@ impl RecoverArgs {
         };
         let method = self.method.map_or_else(Default::default, |m| m.0);
         let seed = self.seed.unwrap_or(42);
-        let mut work = output.out.clone().into_os_string();
-        work.push(".work");
         Ok(RecoverSettings {
             run,
             data: TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() },
@@ -224,7 +247,7 @@ impl RecoverArgs {
             },
             train: self.train(method, seed)?,
             teacher: self.teacher.clone(),
-            work: self.work.clone().unwrap_or_else(|| work.into()),
+            work: self.work.clone().unwrap_or_else(|| work_beside(&output.out)),
             keep_work: self.keep_work,
             memory: self.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
             output,

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use adapruner::{
     advice::advised,
-    search::{Arm, EarlyStop, Extent, SearchSettings, SearchSpace, Varied, space::SpaceFor},
+    search::{Arm, EarlyStop, Extent, STUDY, SearchSettings, SearchSpace, Varied, space::SpaceFor},
     settings::EvalSettings,
 };
-use adapruner_checkpoint::Checkpoint;
+use adapruner_checkpoint::{Checkpoint, atomic::Files};
 use adapruner_prune::PlanOptions;
 use anyhow::Result;
 use clap::Args;
@@ -113,6 +113,20 @@ pub struct Resolved {
 }
 
 impl SearchGroups {
+    /// What is read and written.
+    ///
+    /// # Errors
+    /// None that the command line can hold.
+    pub fn files(&self, files: Files, file: &ConfigFile) -> Result<Files> {
+        let search = overlay(&self.search, &file.search)?;
+        let files = overlay(&self.calibration, &file.calibration)?.files(files);
+        let files = overlay(&self.eval, &file.eval)?.files(files);
+        let tests = search.test.iter().flatten();
+        let files = tests.fold(files, |files, test| files.read("--test", test));
+        let study = search.study.iter();
+        Ok(study.fold(files, |files, study| files.state("--study", study, &STUDY)))
+    }
+
     /// Settings from what was typed and what the file says; sets the threads of
     /// this process.
     ///

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use adapruner::zero_shot::TaskSettings;
+use adapruner_checkpoint::atomic::Files;
 use adapruner_eval::zero_shot::Selection;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -42,6 +43,14 @@ pub struct TaskArgs {
 const SEED: u64 = 42;
 
 impl TaskArgs {
+    /// What is read and written.
+    pub fn files(&self, files: Files) -> Files {
+        let tasks = self.task_file.iter().flatten();
+        let files = tasks.fold(files, |files, task| files.read("--task-file", task));
+        let log = self.log_samples.iter();
+        log.fold(files, |files, log| files.file("--log-samples", log, self.force))
+    }
+
     /// Fills in the defaults; `None` where no task is named.
     ///
     /// # Errors

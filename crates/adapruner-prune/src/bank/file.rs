@@ -2,13 +2,15 @@
 //!
 //! Tensors: `signed`, `element`, `fisher` `[S, U]` and `batch_first`,
 //! `batch_mix` `[U]`, all F32, absent where they were not collected; the
-//! metadata key [`HEADER_KEY`] holds the header.
+//! metadata key [`HEADER_KEY`] holds the header. The file carries a digest of
+//! itself ([`sealed`]).
 
 use std::collections::HashMap;
 
+use adapruner_checkpoint::sealed::{self, Seal};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::{BankArrays, BankHeader, StatsBank};
+use super::{BankArrays, BankHeader, StatsBank, UNSEALED_VERSION};
 use crate::error::{Error, Result};
 
 /// Metadata key of the header.
@@ -47,15 +49,21 @@ impl StatsBank {
             })
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
             .map_err(|e| malformed(&e))?;
-        let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
-        safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(&e))
+        let metadata = HashMap::from([
+            (HEADER_KEY.to_owned(), header),
+            (sealed::KEY.to_owned(), sealed::BLANK.to_owned()),
+        ]);
+        let mut bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(&e))?;
+        sealed::seal(&mut bytes).map_err(|e| malformed(&e))?;
+        Ok(bytes)
     }
 
     /// Reads what [`StatsBank::to_bytes`] wrote.
     ///
     /// # Errors
-    /// Bytes that are no such file, a version this program does not know, shapes
-    /// that do not follow from the header.
+    /// Bytes that are no such file or were changed since they were written, a
+    /// version this program does not know, shapes that do not follow from the
+    /// header.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let malformed = |e: safetensors::SafeTensorError| {
             Error::Bank(format!("not a safetensors file of statistics: {e}"))
@@ -74,6 +82,15 @@ impl StatsBank {
         }
         let header: BankHeader = serde_json::from_str(header)
             .map_err(|e| Error::Bank(format!("the header is malformed: {e}")))?;
+        match sealed::check(bytes) {
+            Seal::Whole => {}
+            Seal::None if header.version == UNSEALED_VERSION => {}
+            Seal::None | Seal::Broken => {
+                let message = "damaged: the content is not what was written (its own digest \
+                               differs); collect it again";
+                return Err(Error::Bank(message.into()));
+            }
+        }
         let tensors = SafeTensors::deserialize(bytes).map_err(malformed)?;
         let read = |name: &str, per_sample: bool| -> Result<Vec<f32>> {
             let Ok(view) = tensors.tensor(name) else { return Ok(Vec::new()) };

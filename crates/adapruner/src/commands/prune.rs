@@ -5,16 +5,17 @@ use adapruner::{
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     memory, outputs,
     pipeline::{self, Planned, TokensRecord},
+    progress::Progress,
     settings::PruneSettings,
 };
-use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use adapruner_model::Placement;
 use adapruner_prune::{PlanTable, PrunePlan, apply};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::CommonArgs;
+use super::{CommonArgs, Perform, Session};
 use crate::{
     args::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
@@ -107,16 +108,29 @@ impl PruneCommand {
     }
 }
 
-/// Runs the command.
-pub fn run(args: &PruneCommand) -> Result<()> {
+impl Perform for PruneCommand {
+    fn files(&self) -> Result<Files> {
+        let file = self.common.file()?;
+        let files = overlay(&self.eval, &file.eval)?.files(self.common.files());
+        let calibration = overlay(&self.calibration, &file.calibration)?;
+        let files = calibration.statistics(calibration.files(files));
+        let files = overlay(&self.compensation, &file.compensation)?.files(files);
+        let output = overlay(&self.output, &file.output)?;
+        Ok(if self.dry_run { files } else { output.files(files) })
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let settings = args.settings()?;
     let bars = Bars::default();
     let placement = settings.run.placement()?;
-    let checkpoint = args.common.open()?;
+    let checkpoint = args.common.open(session)?;
     let staged = match &settings.output {
-        Some(output) if !args.dry_run => {
-            Some((outputs::begin(output, &checkpoint.origin)?, output))
-        }
+        Some(output) if !args.dry_run => Some((session.writer.folder(&output.out)?, output)),
         Some(_) | None => None,
     };
     let eval = match &settings.eval {
@@ -136,7 +150,8 @@ pub fn run(args: &PruneCommand) -> Result<()> {
         let role = ("the text that is fitted on,", samples);
         pipeline::check_overlap(eval, role, settings.allow_overlap)?;
     }
-    let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, &bars)?;
+    let told: (&_, &dyn Progress) = (&session.writer, &bars);
+    let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, told)?;
     let (pruned, fitted) = match &fit {
         None => (apply(&checkpoint, &planned.plan)?, None),
         Some((samples, fit)) => {

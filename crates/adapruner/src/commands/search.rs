@@ -2,16 +2,18 @@
 
 use adapruner::{
     memory,
+    progress::Progress,
     search::{
         Arm, Ended, SamplerChoice, Search, SearchResult, SearchSettings, SearchSpace, Tests,
         Varied, outcome::TestResult, pool, prepare,
     },
 };
+use adapruner_checkpoint::atomic::Files;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::CommonArgs;
+use super::{CommonArgs, Perform, Session};
 use crate::{
     interrupt,
     printer::{bytes, grouped, table},
@@ -61,12 +63,25 @@ struct Report<'a> {
     settings: &'a SearchSettings,
 }
 
-/// Runs the command.
-pub fn run(args: &SearchCommand) -> Result<()> {
+impl Perform for SearchCommand {
+    fn files(&self) -> Result<Files> {
+        let file = self.common.file()?;
+        if self.show_space {
+            return Ok(self.common.files());
+        }
+        self.groups.files(self.common.files(), &file)
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &SearchCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     if args.show_space {
         let varied = (args.varied.0, args.sampler_seed);
-        let space = space_alone(&args.common.open()?, &args.groups, &file, varied)?;
+        let space = space_alone(&args.common.open(session)?, &args.groups, &file, varied)?;
         return show(&args.common, &space);
     }
     let Resolved { settings, extent, trials, seed } = args.groups.resolve(&file)?;
@@ -77,13 +92,14 @@ pub fn run(args: &SearchCommand) -> Result<()> {
         seed: args.sampler_seed.unwrap_or(seed),
         trials,
     };
-    let checkpoint = args.common.open()?;
+    let checkpoint = args.common.open(session)?;
     let space = space_of(&checkpoint, &settings, &arm)?;
     let bars = Bars::default();
     let stop = interrupt::graceful();
     let texts = prepare::texts(&checkpoint, &settings)?;
     let leading = space.most_protected();
-    let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, &bars)?;
+    let told: (&_, &dyn Progress) = (&session.writer, &bars);
+    let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, told)?;
     let (folder, record, objective) = prepared;
     let search = Search {
         objective: &objective,

@@ -7,13 +7,13 @@ use adapruner::{
     pipeline::TokensRecord,
     settings::{CalibrationSettings, RunSettings},
 };
-use adapruner_checkpoint::Digest;
+use adapruner_checkpoint::{Digest, atomic::Files};
 use adapruner_prune::Terms;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::CommonArgs;
+use super::{CommonArgs, Perform, Session};
 use crate::{
     args::{CalibrationArgs, EvalArgs, RunArgs},
     config_file::overlay,
@@ -82,8 +82,23 @@ struct Report {
     version: &'static str,
 }
 
-/// Runs the command.
-pub fn run(args: &StatsCommand) -> Result<()> {
+impl Perform for StatsCommand {
+    fn files(&self) -> Result<Files> {
+        let file = self.common.file()?;
+        let calibration = overlay(&self.calibration, &file.calibration)?;
+        let files = calibration.files(self.common.files());
+        let folder = self.data_dir.as_ref().or(file.eval.data_dir.as_ref());
+        let files = folder.into_iter().fold(files, |files, path| files.search("--data-dir", path));
+        let stats = calibration.stats.iter();
+        Ok(stats.fold(files, |files, stats| files.file("--stats", stats, self.force)))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &StatsCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
     let calibration = overlay(&args.calibration, &file.calibration)?;
@@ -98,11 +113,8 @@ pub fn run(args: &StatsCommand) -> Result<()> {
     let Some(path) = calibration.stats else {
         return Err(advised("stats: missing", "name a file to write: --stats FILE"));
     };
-    if path.exists() && !args.force {
-        return Err(adapruner_checkpoint::Error::Exists { path }.into());
-    }
     let placement = run.placement()?;
-    let checkpoint = args.common.open()?;
+    let checkpoint = args.common.open(session)?;
     let tokens = pipeline::calibration_tokens(&checkpoint, &settings)?;
     let terms = match args.terms {
         TermsChoice::Coarse => (Terms::Coarse, false),
@@ -118,7 +130,7 @@ pub fn run(args: &StatsCommand) -> Result<()> {
         &Bars::default(),
     )?;
     let seconds = start.elapsed().as_secs_f64();
-    pipeline::write_statistics(&bank, &path, args.force)?;
+    pipeline::write_statistics(&bank, session.writer.file(&path)?)?;
     let header = bank.header();
     let report = Report {
         stats_bytes: std::fs::metadata(&path).map_or(0, |m| m.len()),

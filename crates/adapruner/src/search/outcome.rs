@@ -13,6 +13,7 @@ use super::{
     configuration::Configuration,
     diagnose,
     dimension::Dimension,
+    folder::StudyFolder,
     objective::{Cost, Objective, TrialCost},
     pool::PoolSample,
     run::{COST, Search},
@@ -144,9 +145,7 @@ impl SearchResult {
     /// # Errors
     /// A file that is missing or damaged.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+        StudyFolder::read_json(path)
     }
 }
 
@@ -309,8 +308,7 @@ impl Search<'_> {
             command: command.to_owned(),
         };
         result.warnings = diagnose::warnings(self, &trials, &result, &plan);
-        let json = serde_json::to_string_pretty(&result)? + "\n";
-        self.folder.write(&path, json.as_bytes())?;
+        self.folder.write_json(&path, &result)?;
         Ok(result)
     }
 

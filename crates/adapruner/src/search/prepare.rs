@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, atomic::Writer, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, batch_tokens, flops};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
@@ -153,11 +153,11 @@ pub fn prepare(
     settings: &SearchSettings,
     texts: &Texts,
     leading: usize,
-    progress: &dyn Progress,
+    (writer, progress): (&Writer, &dyn Progress),
 ) -> Result<(StudyFolder, SearchRecord, Objective)> {
     let limit = settings.memory.unwrap_or_else(memory::available);
     let residency = residency(checkpoint, settings, texts, leading, limit)?;
-    let folder = StudyFolder::create(&settings.folder)?;
+    let folder = StudyFolder::create(writer.state(&settings.folder)?)?;
     let alone = folder.alone(Exclusive::Preparing)?;
     let mut record = record_of(checkpoint, settings, texts)?;
     if folder.record().exists() {
@@ -299,7 +299,7 @@ pub fn stored(
 }
 
 fn save(folder: &StudyFolder, record: &SearchRecord) -> Result<()> {
-    folder.write(&folder.record(), (serde_json::to_string_pretty(record)? + "\n").as_bytes())
+    folder.write_json(&folder.record(), record)
 }
 
 fn record_of(

@@ -16,6 +16,6 @@ mod record;
 mod stage;
 
 pub use self::{
-    record::{Fingerprint, Finished, RunRecord, recorded},
+    record::{Fingerprint, Finished, RECORD, RUN, RunRecord, recorded},
     stage::{Pipeline, Stage, StageName},
 };
