@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`config`] | [`ModelConfig`]: architecture, sizes and the widths of every layer |
 //! | [`checkpoint`] | [`Checkpoint`] and [`TensorSource`]: lazily mapped tensors under Hugging Face names |
+//! | [`input`] | the one place that opens what a user names; caps on sizes |
 //! | [`mapped`] | files as read-only memory maps |
 //! | [`names`] | the canonical tensor names and the shapes a configuration demands of them |
 //! | [`open`] | which reader a path or hub id belongs to |
@@ -30,6 +31,7 @@ pub mod gguf;
 pub mod hf;
 #[cfg(feature = "hub")]
 mod hub;
+pub mod input;
 pub mod mapped;
 pub mod names;
 pub mod open;
