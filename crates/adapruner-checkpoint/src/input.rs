@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | settings of a run (TOML) | [`SETTINGS`] | 1 MiB |
 //! | definition of a task (TOML) | [`TASK`] | 1 MiB |
-//! | adapter configuration | [`ADAPTER_CONFIG`] | 1 MiB |
+//! | adapter configuration | [`ADAPTER_CONFIG`] | 4 MiB |
 //! | `config.json`, `generation_config.json`, index of weights | [`MODEL_JSON`] | 64 MiB |
 //! | `tokenizer.json` and the other files of a tokenizer | [`TOKENIZER`] | 128 MiB |
 //! | pruning plan | [`PLAN`] | 256 MiB |
@@ -60,7 +60,7 @@ pub const SETTINGS: Cap = Cap::new("a file of settings", MIB);
 /// The definition of a task.
 pub const TASK: Cap = Cap::new("the definition of a task", MIB);
 /// The configuration of an adapter.
-pub const ADAPTER_CONFIG: Cap = Cap::new("the configuration of an adapter", MIB);
+pub const ADAPTER_CONFIG: Cap = Cap::new("the configuration of an adapter", 4 * MIB);
 /// A model's configuration or the index of its weights.
 pub const MODEL_JSON: Cap = Cap::new("a JSON file of a model", 64 * MIB);
 /// A file of a tokenizer; tokenizers of 262 144 tokens have 33 MB.

@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use crate::{
     digest::Digest,
     error::{Error, Result},
-    input,
+    input::{self, Cap},
 };
 
 /// Bytes that are digested before they are released.
@@ -31,6 +31,14 @@ impl MappedFile {
     /// A file that is missing, unreadable, empty or not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
         Self::of(input::open(path)?, path)
+    }
+
+    /// Maps a plain file of at most so many bytes.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); a file that is larger.
+    pub fn open_capped(path: &Path, cap: Cap) -> Result<Self> {
+        Self::of(input::open_capped(path, cap)?.0, path)
     }
 
     /// Maps a plain file of any size that was opened, or made, as `path`.

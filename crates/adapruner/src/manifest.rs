@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use adapruner_checkpoint::{
-    Checkpoint, Digest,
+    Checkpoint, Digest, input,
     mapped::MappedFile,
     output::OutputFile,
     sealed::{self, Seal},
@@ -202,7 +202,7 @@ impl Manifest {
 /// # Errors
 /// Bytes that are neither, or that were changed since they were written.
 pub fn read_plan(path: &Path) -> Result<PrunePlan> {
-    let bytes = &MappedFile::open(path)?[..];
+    let bytes = &MappedFile::open_capped(path, input::PLAN)?[..];
     if sealed::check(bytes) != Seal::None {
         // A manifest; a plan alone has no seal.
         sealed::from_json::<serde::de::IgnoredAny>(path, bytes)?;

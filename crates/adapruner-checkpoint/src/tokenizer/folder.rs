@@ -1,16 +1,16 @@
 //! The tokenizer's files in a Hugging Face folder.
 
-use std::{fs::File, io::Read, path::Path};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 use super::{NamedTokens, Source, TextTokenizer};
-use crate::error::{Error, Result};
-
-/// Largest file read here; tokenizers of 262 144 tokens have 33 MB.
-const MAX_FILE: u64 = 128 << 20;
+use crate::{
+    error::{Error, Result},
+    input,
+};
 
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const CONFIG: &str = "tokenizer_config.json";
@@ -74,17 +74,7 @@ pub(super) fn read(dir: &Path) -> Result<TextTokenizer> {
 
 /// A file of bounded size; `None` where there is none.
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path, "open")(e)),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Error::format(path, format!("larger than {MAX_FILE} bytes")));
-    }
-    Ok(Some(bytes))
+    input::read_if_there(path, input::TOKENIZER)
 }
 
 /// What must be known before the library may see a file.

@@ -14,7 +14,7 @@ use adapruner::{
         pool,
         prepare::{self, Texts},
     },
-    settings::{EvalSettings, TextSettings},
+    settings::TextSettings,
     zero_shot::{Questions, TaskSettings},
 };
 use adapruner_checkpoint::{atomic::Files, text::TokenSet};
@@ -221,9 +221,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     let model = args.model.as_ref().unwrap_or(&record.model.path);
     let checkpoint = session.open("--model", model)?;
     let spread = |text: &TextSettings, windows| -> Result<TokenSet> {
-        let window = record.evaluation.window;
-        let whole = EvalSettings { text: text.clone(), window, limit: None, batch_tokens: None };
-        Ok(pipeline::eval_tokens(&checkpoint, &whole)?.spread(windows))
+        pipeline::spread_tokens(&checkpoint, text, record.evaluation.window, windows)
     };
     let eval = spread(&settings.text, record.evaluation.windows)?;
     let tests = settings.tests.iter().map(|text| spread(text, settings.test_windows));

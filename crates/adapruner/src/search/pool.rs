@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use adapruner_checkpoint::{
-    Checkpoint,
+    Checkpoint, input,
     text::{Cut, TokenSet},
 };
 use anyhow::{Context, Result, ensure};
@@ -65,8 +65,7 @@ pub(super) fn lines(checkpoint: &Checkpoint, pool: &TokenSet) -> Result<Vec<u8>>
 /// # Errors
 /// A file that is missing or damaged (which line).
 pub fn read(path: &Path) -> Result<Vec<PoolSample>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = input::read_text(path, input::LOG)?;
     let lines = text.lines().enumerate();
     lines
         .map(|(at, line)| {
