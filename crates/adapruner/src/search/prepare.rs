@@ -27,7 +27,7 @@ use crate::{
     memory, pipeline,
     pipeline::TokensRecord,
     progress::Progress,
-    settings::{EvalSettings, TextSettings},
+    settings::TextSettings,
 };
 
 /// Most samples of the pool that attention sublayers are measured on.
