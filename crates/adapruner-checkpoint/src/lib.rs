@@ -14,6 +14,7 @@
 //! | [`text`] | text files and named sets as token windows |
 //! | [`dataset`] | files of data sets on the hub, and records of parquet files |
 //! | [`output`] | what the writers hand back: files, digests, warnings |
+//! | [`fence`] | calls into libraries that panic on hostile input |
 //! | [`digest`] | content digests that go into every artifact |
 //! | [`atomic`] | outputs that appear whole or not at all |
 
@@ -24,6 +25,7 @@ mod convert;
 pub mod dataset;
 pub mod digest;
 pub mod error;
+pub mod fence;
 pub mod gguf;
 pub mod hf;
 #[cfg(feature = "hub")]
