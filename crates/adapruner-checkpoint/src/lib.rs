@@ -14,7 +14,9 @@
 //! | [`tokenizer`] | [`TextTokenizer`](tokenizer::TextTokenizer): tokenizer.json or GGUF metadata |
 //! | [`text`] | text files and named sets as token windows |
 //! | [`dataset`] | files of data sets on the hub, and records of parquet files |
+//! | [`os_path`] | paths of any bytes in JSON |
 //! | [`output`] | what the writers hand back: files, digests, warnings |
+//! | [`fence`] | calls into libraries that panic on hostile input |
 //! | [`digest`] | content digests that go into every artifact |
 //! | [`atomic`] | the one place that writes: outputs apart from what is read, whole or not at all |
 //! | [`sealed`] | files that carry the digest of their own bytes |
@@ -27,6 +29,7 @@ mod convert;
 pub mod dataset;
 pub mod digest;
 pub mod error;
+pub mod fence;
 pub mod gguf;
 pub mod hf;
 #[cfg(feature = "hub")]
@@ -35,6 +38,7 @@ pub mod input;
 pub mod mapped;
 pub mod names;
 pub mod open;
+pub mod os_path;
 pub mod output;
 pub mod provenance;
 mod replaced;

@@ -28,6 +28,7 @@ pub const FILE_NAME: &str = "manifest.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelRecord {
     /// Where it was opened.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub path: PathBuf,
     /// Digest of its content.
     pub digest: Digest,
@@ -119,6 +120,7 @@ pub struct RecoveryRecord {
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterRecord {
     /// Its folder.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub path: PathBuf,
     /// Digest of its tensors' file.
     pub digest: Digest,

@@ -190,33 +190,3 @@ mod tests {
         }
     }
 }
-
-// SHIM until encode_pieces is there.
-trait Shim {
-    fn encode_pieces<T: AsRef<str>, E: From<Error>>(
-        &self,
-        parts: impl IntoIterator<Item = Result<T, E>>,
-        special: bool,
-        visit: impl FnMut(&[u32]) -> Result<ControlFlow<()>, E>,
-    ) -> Result<ControlFlow<()>, E>;
-}
-impl Shim for TextTokenizer {
-    fn encode_pieces<T: AsRef<str>, E: From<Error>>(
-        &self,
-        parts: impl IntoIterator<Item = Result<T, E>>,
-        special: bool,
-        mut visit: impl FnMut(&[u32]) -> Result<ControlFlow<()>, E>,
-    ) -> Result<ControlFlow<()>, E> {
-        let mut all = String::new();
-        for part in parts {
-            all.push_str(part?.as_ref());
-        }
-        let ids = if special { self.encode(&all)? } else { self.encode_plain(&all)? };
-        for piece in ids.chunks(1000) {
-            if visit(piece)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-}

@@ -25,6 +25,7 @@ const LABEL: &str = "label";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DataFile {
     /// Where it stands.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub file: PathBuf,
     /// Digest of its bytes.
     pub digest: Digest,

@@ -35,7 +35,7 @@ pub struct CompareModelsCommand {
     models: Vec<PathBuf>,
     /// Text to measure perplexity on, as for eval; may be given several times
     #[arg(long, value_name = "FILE|SET")]
-    text: Vec<String>,
+    text: Vec<PathBuf>,
     /// Tokens of a window [default: 128]
     #[arg(long, value_name = "TOKENS")]
     window: Option<usize>,

@@ -74,11 +74,11 @@ pub struct CorrelateCommand {
     ratios: Vec<Real>,
     /// The study's search-evaluation text, as given to search
     #[arg(long, value_name = "FILE|SET")]
-    text: String,
+    text: PathBuf,
     /// Text to measure on besides, in windows of the same length; may be given
     /// several times
     #[arg(long, value_name = "FILE|SET")]
-    test: Vec<String>,
+    test: Vec<PathBuf>,
     /// Windows of each of these texts, spread evenly
     #[arg(long, value_name = "N", default_value_t = 64)]
     test_windows: usize,
@@ -145,7 +145,7 @@ impl CorrelateCommand {
         }
         ratios.sort_by(f64::total_cmp);
         ratios.dedup();
-        let text = |text: &String| TextSettings {
+        let text = |text: &PathBuf| TextSettings {
             text: text.clone(),
             field: self.field.clone(),
             data_dir: self.data_dir.clone(),

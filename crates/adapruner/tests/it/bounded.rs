@@ -4,13 +4,13 @@
 use std::{
     fs::{self, File},
     io::{BufWriter, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 
-use crate::program::{fail, json, succeed, tiny};
+use crate::program::{fail, json, tiny};
 
 const MIB: u64 = 1 << 20;
 
@@ -103,7 +103,7 @@ fn files_beyond_the_cap_of_their_kind_are_refused() {
 
 /// Writes a file of `mib` MiB of the fixture's text.
 fn long(path: &Path, before: &str, mib: u64, after: &str) {
-    let text = fs::read_to_string(tiny().join("text.txt")).unwrap().replace('\n', " ");
+    let text = fs::read_to_string(tiny().join("text.txt")).unwrap().replace(['\n', '"'], " ");
     let mut file = BufWriter::new(File::create(path).unwrap());
     file.write_all(before.as_bytes()).unwrap();
     let mut written = 0;
