@@ -79,7 +79,7 @@ pub struct CompareModelsCommand {
 impl CompareModelsCommand {
     /// Fills in the defaults, for these models.
     fn resolve(&self, models: &[Checkpoint]) -> ComparisonSettings {
-        let text = |text: &String| EvalArgs {
+        let text = |text: &PathBuf| EvalArgs {
             text: Some(text.clone()),
             window: self.window,
             limit: self.limit,
