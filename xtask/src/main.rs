@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `bench` | measures this program and PyTorch in turns on the same model, or a whole search |
 
+#![expect(clippy::disallowed_methods, reason = "tools for developers read what they were told to")]
+
 use adapruner_kernels::{Allocator, keep_freed_pages, keep_to_one_pool};
 use clap::Parser;
 

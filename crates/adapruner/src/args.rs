@@ -77,9 +77,9 @@ impl RunArgs {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Text to measure on")]
 pub struct EvalArgs {
-    /// Text, JSONL, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
-    /// (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation"
-    /// choose the split)
+    /// Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or
+    /// token ids (*.json), or a named set: wikitext2, ptb, c4 (":test" and
+    /// ":validation" choose the split)
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub text: Option<PathBuf>,

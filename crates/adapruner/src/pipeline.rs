@@ -27,8 +27,10 @@ use crate::{
     advice::advised,
     memory,
     progress::Progress,
-    settings::{CalibrationSettings, EvalSettings, PruneSettings, SampleSettings, ScoreSettings,
-        TextSettings},
+    settings::{
+        CalibrationSettings, EvalSettings, PruneSettings, SampleSettings, ScoreSettings,
+        TextSettings,
+    },
 };
 
 /// What a set of tokens was made from, for manifests and results.

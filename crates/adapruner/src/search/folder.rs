@@ -201,7 +201,10 @@ impl StudyFolder {
         for entry in fs::read_dir(self.workers()).into_iter().flatten().flatten() {
             let path = entry.path();
             let signed = path.extension().is_none();
-            #[expect(clippy::disallowed_methods, reason = "a lock of this program; nothing is read")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a lock of this program; nothing is read"
+            )]
             let lock = File::open(&path);
             if signed && matches!(lock.map(|file| file.try_lock()), Ok(Ok(()))) {
                 let _ = fs::remove_file(&path);

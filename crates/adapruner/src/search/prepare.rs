@@ -22,11 +22,7 @@ use super::{
     settings::SearchSettings,
 };
 use crate::{
-    VERSION,
-    manifest::ModelRecord,
-    memory, pipeline,
-    pipeline::TokensRecord,
-    progress::Progress,
+    VERSION, manifest::ModelRecord, memory, pipeline, pipeline::TokensRecord, progress::Progress,
     settings::TextSettings,
 };
 
