@@ -2,7 +2,7 @@
 //! configuration file has as tables. `resolve` makes settings of them: defaults
 //! are filled in there and nowhere else.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
 use adapruner::{
     outputs::{Format, OutputSettings},
@@ -48,6 +48,20 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// What was given, as arguments.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let Self { device, dtype, matmul_precision, threads } = self;
+        let given = [
+            ("--device", device.as_ref().map(|value| value.0.to_string())),
+            ("--dtype", dtype.as_ref().map(|value| value.0.to_string())),
+            ("--matmul-precision", matmul_precision.as_ref().map(|value| value.0.to_string())),
+            ("--threads", threads.map(|value| value.to_string())),
+        ];
+        let given =
+            given.into_iter().filter_map(|(name, value)| Some([name.into(), value?.into()]));
+        given.flatten().collect()
+    }
+
     /// Fills in the defaults, and makes the threads of this process: the calling
     /// one is the first of them, so that work need not wait for others to wake.
     pub fn resolve(&self) -> Result<RunSettings> {
@@ -456,14 +470,23 @@ pub struct OutputArgs {
     #[arg(long, value_name = "TYPE")]
     pub gguf_type: Option<Named<TensorKind>>,
     /// Replace an earlier output of this program
-    #[arg(long)]
-    pub force: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub force: Option<bool>,
 }
 
 impl OutputArgs {
     /// What is written.
     pub fn files(&self, files: Files) -> Files {
-        self.out.iter().fold(files, |files, out| files.folder("--out", out, self.force))
+        self.out
+            .iter()
+            .fold(files, |files, out| files.folder("--out", out, self.force.unwrap_or(false)))
     }
 
     /// Fills in the defaults; `None` where no folder is named.
@@ -479,7 +502,7 @@ impl OutputArgs {
             formats,
             save_dtype: self.save_dtype.map_or_else(Default::default, |t| t.0),
             gguf_type: self.gguf_type.map(|t| t.0),
-            force: self.force,
+            force: self.force.unwrap_or(false),
         })
     }
 }

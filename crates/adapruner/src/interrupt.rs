@@ -1,6 +1,7 @@
 //! Ctrl-C: half-written outputs are removed before the program ends; a search
 //! finishes cleanly first.
 
+use crate::terminal::say;
 use std::{
     io::Read,
     process,
@@ -17,16 +18,17 @@ static GRACEFUL: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// From now on an interrupt or termination leaves the disk as it was.
-#[expect(clippy::print_stderr, reason = "the way out of an interrupt")]
 pub fn install() {
     let handler = || {
         if GRACEFUL.load(Ordering::Relaxed) && !STOP.swap(true, Ordering::Relaxed) {
-            eprintln!("\ninterrupted: coming to an end; once more ends it now");
+            say("\ninterrupted: coming to an end; once more ends it now");
             return;
         }
         let _held = adapruner_checkpoint::atomic::discard_all();
         if !GRACEFUL.load(Ordering::Relaxed) {
-            eprintln!("\ninterrupted, nothing was written");
+            // A stage of a run speaks for itself alone.
+            let of_run = std::env::var_os(PARENT).is_some();
+            say(if of_run { "\ninterrupted" } else { "\ninterrupted, nothing was written" });
         }
         process::exit(INTERRUPTED);
     };

@@ -80,8 +80,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "TOKENS")]
     pub cutoff: Option<usize>,
     /// Learn the prompts too
-    #[arg(long)]
-    pub train_on_prompt: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub train_on_prompt: Option<bool>,
     /// Records kept for validation: a share (0.05) or a number (200) [default:
     /// 0.05]
     #[arg(long, value_name = "SHARE|N")]
@@ -103,8 +110,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub targets: Option<Vec<Named<Target>>>,
     /// Scale updates by ALPHA / √R (rsLoRA)
-    #[arg(long)]
-    pub rslora: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub rslora: Option<bool>,
     /// Sequences of a step [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "batch_tokens")]
     pub batch_size: Option<usize>,
@@ -140,8 +154,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "N")]
     pub max_minutes: Option<Real>,
     /// Compute each block again in the backward pass: slower, in less memory
-    #[arg(long)]
-    pub checkpointing: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub checkpointing: Option<bool>,
     /// Steps from one validation to the next [default: 50]
     #[arg(long, value_name = "N")]
     pub validate_every: Option<u64>,
@@ -180,8 +201,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "DIR")]
     pub work: Option<PathBuf>,
     /// Keep that folder once the output is written
-    #[arg(long)]
-    pub keep_work: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub keep_work: Option<bool>,
     /// Most memory, in GiB: a training that needs more is refused before it
     /// begins [default: what is there]
     #[arg(long, value_name = "GIB")]
@@ -237,7 +265,7 @@ impl RecoverArgs {
             data: TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() },
             records: DataOptions {
                 cutoff: self.cutoff.unwrap_or(CUTOFF),
-                train_on_prompt: self.train_on_prompt,
+                train_on_prompt: self.train_on_prompt.unwrap_or(false),
                 validation: self.validation.map_or(Validation::Share(0.05), |v| v.0),
                 seed,
             },
@@ -248,7 +276,7 @@ impl RecoverArgs {
             train: self.train(method, seed)?,
             teacher: self.teacher.clone(),
             work: self.work.clone().unwrap_or_else(|| work_beside(&output.out)),
-            keep_work: self.keep_work,
+            keep_work: self.keep_work.unwrap_or(false),
             memory: self.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
             output,
         })
@@ -264,7 +292,7 @@ impl RecoverArgs {
             alpha: number(self.alpha, LORA.1),
             dropout: number(self.dropout, LORA.2),
             targets,
-            rslora: self.rslora,
+            rslora: self.rslora.unwrap_or(false),
         }
     }
 
@@ -304,7 +332,7 @@ impl RecoverArgs {
             },
             max_steps: self.max_steps,
             max_seconds: self.max_minutes.map(minutes),
-            checkpointing: self.checkpointing,
+            checkpointing: self.checkpointing.unwrap_or(false),
             validate_every: self.validate_every.unwrap_or(50),
             patience: self.patience,
             save_every: self.save_every.unwrap_or(50),

@@ -67,8 +67,15 @@ pub struct SearchArgs {
     #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     pub memory: Option<Real>,
     /// Go on though texts share passages
-    #[arg(long)]
-    pub allow_overlap: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub allow_overlap: Option<bool>,
 }
 
 /// The paper's number of trials.
@@ -204,7 +211,7 @@ impl SearchGroups {
             patience: search.patience,
             workers,
             memory: search.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
-            allow_overlap: search.allow_overlap,
+            allow_overlap: search.allow_overlap.unwrap_or(false),
             run: run.resolve()?,
         };
         Ok(Resolved {

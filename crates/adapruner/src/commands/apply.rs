@@ -7,7 +7,7 @@ use adapruner::{
     manifest::{Manifest, StudyRecord, read_plan},
     outputs::{self, OutputSettings},
     search::{SearchRecord, StoredStudy, StudyFolder, transfer},
-    settings::CompensationSettings,
+    settings::{CompensationSettings, RunSettings},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files};
 use adapruner_prune::{PlanOptions, PrunePlan, apply};
@@ -75,6 +75,7 @@ struct Settings<'a> {
     study: &'a Option<PathBuf>,
     compensation: &'a Option<CompensationSettings>,
     output: &'a OutputSettings,
+    run: &'a RunSettings,
 }
 
 /// A plan, and the study it comes from.
@@ -145,6 +146,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         study: &args.study,
         compensation: &compensation,
         output: &output,
+        run: &run,
     };
     let mut manifest = Manifest::new("apply", &settings, &checkpoint)?;
     manifest.parameters = pruned.config.parameters();

@@ -117,7 +117,7 @@ fn run(args: &CompareCommand, session: &Session) -> Result<()> {
         return Ok(());
     }
     let tests = Tests::new(&texts.tests);
-    let samples = pool::read(&folder.pool())?;
+    let samples = pool::read(&folder, &record)?;
     let mut runs = Vec::new();
     for (search, study) in &searches {
         let result = search.sum_up(study, &tests, &samples, &command_line(), &bars)?;

@@ -122,7 +122,7 @@ fn run(args: &SearchCommand, session: &Session) -> Result<()> {
     let ended = ended?;
     let interrupted = ended == Ended::Interrupted;
     let tests = Tests::new(if interrupted { &[] } else { &texts.tests });
-    let samples = pool::read(&folder.pool())?;
+    let samples = pool::read(&folder, &record)?;
     let result = search.sum_up(&study, &tests, &samples, &command_line(), &bars)?;
     let report = Report {
         result: &result,

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use adapruner_checkpoint::{Checkpoint, atomic::Writer, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, Digest, atomic::Writer, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, batch_tokens, flops};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
@@ -257,7 +257,7 @@ pub fn stored(
     ] {
         ensure!(then == now, "{}: the {what} was {then}, now {now}", name());
     }
-    let pool = pool::tokens(&folder.pool(), &record.pool)?;
+    let pool = pool::tokens(folder, record)?;
     let bank = pipeline::read_statistics(&folder.bank())?;
     let origin = Origin {
         model_digest: digest,
@@ -322,6 +322,7 @@ fn record_of(
         layout: settings.plan.layout,
         multiple_of: settings.plan.multiple_of,
         kv_mode: settings.plan.kv_mode,
+        pool_file: None,
         bank: None,
         prepared: None,
     })
@@ -378,7 +379,9 @@ fn bank(
         flops: flops::observed(&checkpoint.config, samples, tokens / samples, true),
     });
     folder.write(&folder.bank(), &bank.to_bytes()?)?;
-    folder.write(&folder.pool(), &pool::lines(checkpoint, &texts.pool)?)?;
+    let pool = pool::lines(checkpoint, &texts.pool)?;
+    folder.write(&folder.pool(), &pool)?;
+    record.pool_file = Some(Digest::of_bytes(&pool));
     save(folder, record)?;
     Ok(bank)
 }

@@ -48,6 +48,9 @@ pub struct SearchRecord {
     pub multiple_of: usize,
     /// How heads are removed.
     pub kv_mode: KvMode,
+    /// Digest of `pool.jsonl`; studies of before version 0.2 have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_file: Option<Digest>,
     /// Cost of the bank; `None` while it is being collected.
     pub bank: Option<Cost>,
     /// What was measured before the first trial; `None` while that is under way.

@@ -77,7 +77,7 @@ fn anew(
 ) -> Result<Applied> {
     let mut notes = Vec::new();
     let digest = checkpoint.digest()?;
-    let samples = pool::read(&folder.pool())?;
+    let samples = pool::read(folder, record)?;
     let chosen: Vec<&PoolSample> =
         configuration.samples.iter().filter_map(|&at| samples.get(at)).collect();
     ensure!(
