@@ -210,9 +210,7 @@ impl ActiveTrial<'_> {
     /// If the storage cannot be used.
     pub fn should_prune(&self) -> Result<bool> {
         // Of a remote storage, what came with the last answer: it is never waited for.
-        let remote = self.study.storage.is_remote();
-        let trials = if remote { self.study.known_trials() } else { self.study.trials() }?;
-        let trials = self.study.as_here(trials);
+        let trials = self.study.as_here(self.study.recent_trials()?);
         let own = trials.iter().find(|trial| trial.number == self.number);
         let fault = |message: &str| Error::Trial { number: self.number, message: message.into() };
         let trial = own.ok_or_else(|| fault("expected a trial of the study, found none"))?;

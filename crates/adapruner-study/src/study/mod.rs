@@ -152,6 +152,16 @@ impl Study {
         self.storage.known_trials(self.id)
     }
 
+    /// All trials: as they are now where the storage is at hand, as of the last call
+    /// where it is remote, which is as fresh as what the last trial was told.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be read.
+    pub fn recent_trials(&self) -> Result<Vec<Arc<Trial>>> {
+        if self.storage.is_remote() { self.known_trials() } else { self.trials() }
+    }
+
     /// The running trials, and how long nothing was heard of their workers.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ use crate::{
     pipeline_args::template,
     printer::{Printer, bytes, table},
     terminal::say,
+    workers::{STAGE_LOCK, ask_to_end, wait_for},
 };
 
 /// Search, prune, recover, evaluate and report, from one configuration file.
@@ -81,6 +82,10 @@ pub fn run(args: &RunCommand) -> Result<()> {
     let model = ModelRecord::of(&Checkpoint::open(&pipeline.model)?)?;
     std::fs::create_dir_all(&pipeline.out)
         .with_context(|| format!("{}: cannot make the folder", pipeline.out.display()))?;
+    // Of a run that was killed, the stage may still be about to end.
+    let _alone = wait_for(&pipeline.out.join("run.lock"), "another run")?;
+    let stage_lock = pipeline.out.join("stage.lock");
+    drop(wait_for(&stage_lock, "the stage of an earlier run")?);
     let path = pipeline.out.join("run.json");
     let tables = serde_json::to_value(&file)?;
     let mut record = match RunRecord::read(&path)? {
@@ -93,7 +98,7 @@ pub fn run(args: &RunCommand) -> Result<()> {
         if record.done(stage, &fingerprint).is_some() {
             skipped.push(stage.name.to_string());
         } else {
-            let finished = execute(stage, fingerprint)?;
+            let finished = execute(stage, fingerprint, &stage_lock)?;
             record.finish(stage.name, finished);
             record.write(&path)?;
         }
@@ -109,7 +114,7 @@ fn command_line(stage: &Stage) -> String {
 }
 
 /// Runs a stage in a process of its own, which ends when this one does.
-fn execute(stage: &Stage, fingerprint: Fingerprint) -> Result<Finished> {
+fn execute(stage: &Stage, fingerprint: Fingerprint, lock: &Path) -> Result<Finished> {
     let stop = interrupt::graceful();
     let start = Instant::now();
     say(&command_line(stage));
@@ -117,6 +122,7 @@ fn execute(stage: &Stage, fingerprint: Fingerprint) -> Result<Finished> {
     let mut child = Command::new(program)
         .args(&stage.arguments)
         .env(PARENT, "1")
+        .env(STAGE_LOCK, lock)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -126,9 +132,11 @@ fn execute(stage: &Stage, fingerprint: Fingerprint) -> Result<Finished> {
         let mut said = String::new();
         stdout.read_to_string(&mut said).map(|_| said)
     });
+    let mut asked = false;
     let status = loop {
-        if stop.load(Ordering::Relaxed) {
-            drop(child.stdin.take());
+        if stop.load(Ordering::Relaxed) && !asked {
+            ask_to_end(&mut child);
+            asked = true;
         }
         match child.try_wait().with_context(|| format!("{}: cannot wait", stage.name))? {
             Some(status) => break status,
