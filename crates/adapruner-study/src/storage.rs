@@ -138,12 +138,8 @@ pub trait Storage: Send + Sync {
     /// Begins what `decide` says, with the attributes `user` of the user, as one
     /// step: between what `decide` saw last and the beginning, no other worker has
     /// begun more than it allows.
-    fn begin(
-        &self,
-        study: StudyId,
-        user: &Attrs,
-        decide: &mut Decide<'_>,
-    ) -> Result<Option<Begun>>;
+    fn begin(&self, study: StudyId, user: &Attrs, decide: &mut Decide<'_>)
+    -> Result<Option<Begun>>;
 
     /// Queues a trial with the parameters that it shall have, and gives its
     /// number.

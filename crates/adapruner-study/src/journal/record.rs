@@ -205,7 +205,8 @@ fn state_code(state: TrialState) -> u8 {
 pub(crate) fn is_claim(line: &[u8]) -> bool {
     let Some(rest) = line.strip_prefix(b"{\"op_code\":") else { return true };
     let rest = rest.strip_prefix(b" ").unwrap_or(rest);
-    let starts = |part: &[u8]| part.starts_with(b"\"state\":0") || part.starts_with(b"\"state\": 0");
+    let starts =
+        |part: &[u8]| part.starts_with(b"\"state\":0") || part.starts_with(b"\"state\": 0");
     rest.starts_with(b"4,")
         || rest.starts_with(b"6,") && (0..rest.len()).any(|at| starts(&rest[at..]))
 }

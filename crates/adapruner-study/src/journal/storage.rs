@@ -19,7 +19,9 @@ use super::replay::{
 use super::{json, time};
 use crate::distribution::{Distribution, ParamValue};
 use crate::error::{Error, Result};
-use crate::storage::{Attrs as AttrMap, Beginning, Begun, Change, Decide, Seen, Silence, Storage, StudyId};
+use crate::storage::{
+    Attrs as AttrMap, Beginning, Begun, Change, Decide, Seen, Silence, Storage, StudyId,
+};
 use crate::trial::{Direction, Trial, TrialState};
 
 /// How far apart the signs of life of a trial are, at the least.
@@ -659,7 +661,9 @@ fn running(user: &AttrMap, system: AttrMap) -> NewTrial {
 fn check_end(number: u64, state: TrialState, value: Option<f64>) -> Result<()> {
     let failed = |message: String| Err(Error::Trial { number, message });
     match (state, value) {
-        (TrialState::Running | TrialState::Waiting, _) => failed(format!("cannot end as {state:?}")),
+        (TrialState::Running | TrialState::Waiting, _) => {
+            failed(format!("cannot end as {state:?}"))
+        }
         (TrialState::Complete, None) => failed("is complete without a value".into()),
         (TrialState::Failed, Some(value)) => {
             failed(format!("failed, expected no value, found {value}"))

@@ -408,7 +408,6 @@ impl Study {
         self.storage.set_user_attr(self.id, None, key, value)
     }
 
-
     /// The study's attributes that its user set.
     ///
     /// # Errors

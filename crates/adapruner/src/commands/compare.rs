@@ -87,7 +87,8 @@ pub fn run(args: &CompareCommand) -> Result<()> {
         };
         let study = search.open()?;
         tracing::info!("{}", study.name());
-        let ended = search.run(&study, stop, &leave, if args.groups.worker { &() } else { &bars })?;
+        let ended =
+            search.run(&study, stop, &leave, if args.groups.worker { &() } else { &bars })?;
         if ended == Ended::Interrupted {
             workers.join()?;
             interrupt::exit();

@@ -294,9 +294,9 @@ impl Search<'_> {
         };
         let trials = study.trials()?;
         let count = |state| trials.iter().filter(|trial| trial.state == state).count() as u64;
-        let infeasible = trials.iter().filter(|trial| {
-            trial.state == TrialState::Pruned && trial.is_infeasible()
-        });
+        let infeasible = trials
+            .iter()
+            .filter(|trial| trial.state == TrialState::Pruned && trial.is_infeasible());
         let infeasible = infeasible.count() as u64;
         let mut result = SearchResult {
             adapruner: VERSION.to_owned(),

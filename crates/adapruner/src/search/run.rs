@@ -454,8 +454,7 @@ impl Waiting {
         }
         let silences = study.silences()?;
         let is_silent = |of: &Silence| of.silent.is_none_or(|silent| silent > 2 * ALIVE);
-        let now: Vec<(u64, bool)> =
-            silences.iter().map(|of| (of.number, is_silent(of))).collect();
+        let now: Vec<(u64, bool)> = silences.iter().map(|of| (of.number, is_silent(of))).collect();
         if now == self.said || now.is_empty() {
             return Ok(());
         }
@@ -542,8 +541,9 @@ fn violation(error: &anyhow::Error) -> Option<f64> {
         Some(adapruner_prune::Error::Option { .. } | adapruner_prune::Error::Score { .. }) => {
             Some(1.0)
         }
-        Some(_) | None => matches!(cause.downcast_ref(), Some(adapruner_eval::Error::Loss { .. }))
-            .then_some(1.0),
+        Some(_) | None => {
+            matches!(cause.downcast_ref(), Some(adapruner_eval::Error::Loss { .. })).then_some(1.0)
+        }
     })
 }
 

@@ -118,7 +118,8 @@ impl Targets {
     fn new<'a>(direction: Direction, trials: impl Iterator<Item = &'a Trial>) -> Self {
         let mut values = Vec::new();
         let mut reports: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
-        let complete = |trial: &&Trial| trial.state == TrialState::Complete && !trial.is_infeasible();
+        let complete =
+            |trial: &&Trial| trial.state == TrialState::Complete && !trial.is_infeasible();
         for trial in trials.filter(complete) {
             values.push(badness(trial.value, direction));
             for (step, report) in &trial.intermediate {
@@ -378,6 +379,19 @@ mod tests {
         // Five standard errors of a mean of 4000, about.
         assert!((a / b - 1.0).abs() < 0.15, "{a} {b}");
         assert!((a / sum - 1.0).abs() < 0.15, "{a} {sum}");
+    }
+
+    /// However long the history, no matrix is larger than the smaller space.
+    #[test]
+    fn the_smaller_space_is_worked_in() {
+        let mut stream = Stream::new(2, 0, "size");
+        for (trials, effects) in [(3, 5), (5, 5), (400, 5)] {
+            let row = |_| (0..effects).map(|_| stream.normal()).collect();
+            let rows: Vec<Vec<f64>> = (0..trials).map(row).collect();
+            let posterior = Posterior::new(rows, vec![0.5; trials]);
+            assert_eq!(posterior.factor.size(), trials.min(effects));
+            assert_eq!(posterior.mean.len(), effects);
+        }
     }
 
     #[test]
