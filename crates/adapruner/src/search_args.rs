@@ -28,15 +28,16 @@ pub struct SearchArgs {
     #[arg(long, value_name = "DIR")]
     pub study: Option<PathBuf>,
     /// Keep the trials in Redis, redis://HOST:PORT, so that workers on many
-    /// machines share them; each machine has a --study folder of its own
+    /// machines share them; each machine has a --study folder of its own. Start
+    /// the server with --appendonly yes: it may then be restarted at any time
     #[arg(long, value_name = "URL")]
     pub storage: Option<String>,
     /// What is searched at all: full (samples, metric and where the model is
     /// cut) or paper (samples and metric) [default: full]
     #[arg(long, value_name = "SPACE")]
     pub space: Option<Named<Extent>>,
-    /// Trials, complete or stopped early, those of earlier runs among them
-    /// [default: 150]
+    /// Trials, complete, stopped early or infeasible, those of earlier runs and
+    /// of other workers among them [default: 150]
     #[arg(long, value_name = "N")]
     pub trials: Option<u64>,
     /// Start no trial after so many minutes

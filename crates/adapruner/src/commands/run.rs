@@ -14,7 +14,7 @@ use adapruner::{
     advice::advised,
     compare_models::{Comparison, markdown},
     manifest::ModelRecord,
-    whole::{Fingerprint, Finished, RECORD, RUN, RunRecord, Stage, recorded},
+    whole::{self, Fingerprint, Finished, RECORD, RUN, RUN_LOCK, RunRecord, Stage, recorded},
 };
 use adapruner_checkpoint::atomic::Files;
 use anyhow::{Context, Result, bail};
@@ -28,6 +28,7 @@ use crate::{
     pipeline_args::template,
     printer::{Printer, bytes, table},
     terminal::say,
+    workers::{STAGE_LOCK, ask_to_end, wait_for},
 };
 
 /// Search, prune, recover, evaluate and report, from one configuration file.
@@ -99,6 +100,11 @@ fn run(args: &RunCommand, session: &Session) -> Result<()> {
         return printer.result(&lines, |lines| lines.join("\n"));
     }
     let model = ModelRecord::of(&session.open("model", &pipeline.model)?)?;
+    let folder = session.writer.state(&pipeline.out)?;
+    // Of a run that was killed, the stage may still be about to end.
+    let _alone = wait_for(&pipeline.out.join(RUN_LOCK), "another run")?;
+    let stage_lock = pipeline.out.join(whole::STAGE_LOCK);
+    drop(wait_for(&stage_lock, "the stage of an earlier run")?);
     let path = pipeline.out.join(RECORD);
     let tables = serde_json::to_value(&file)?;
     let mut record = match RunRecord::read(&path)? {
@@ -114,12 +120,11 @@ fn run(args: &RunCommand, session: &Session) -> Result<()> {
         }
         fingerprints.push(print);
     }
-    let folder = session.writer.state(&pipeline.out)?;
     for (stage, fingerprint) in stages.iter().zip(fingerprints) {
         if record.done(stage, &fingerprint).is_some() {
             skipped.push(stage.name.to_string());
         } else {
-            let finished = execute(stage, fingerprint, session.verify)?;
+            let finished = execute(stage, fingerprint, (&stage_lock, session.verify))?;
             record.finish(stage.name, finished);
             record.write(&folder)?;
         }
@@ -147,7 +152,11 @@ fn command_line(stage: &Stage) -> String {
 }
 
 /// Runs a stage in a process of its own, which ends when this one does.
-fn execute(stage: &Stage, fingerprint: Fingerprint, verify: bool) -> Result<Finished> {
+fn execute(
+    stage: &Stage,
+    fingerprint: Fingerprint,
+    (lock, verify): (&Path, bool),
+) -> Result<Finished> {
     let stop = interrupt::graceful();
     let start = Instant::now();
     say(&command_line(stage));
@@ -156,6 +165,7 @@ fn execute(stage: &Stage, fingerprint: Fingerprint, verify: bool) -> Result<Fini
         .args(&stage.arguments)
         .args((!verify).then_some("--no-verify"))
         .env(PARENT, "1")
+        .env(STAGE_LOCK, lock)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -165,9 +175,11 @@ fn execute(stage: &Stage, fingerprint: Fingerprint, verify: bool) -> Result<Fini
         let mut said = String::new();
         stdout.read_to_string(&mut said).map(|_| said)
     });
+    let mut asked = false;
     let status = loop {
-        if stop.load(Ordering::Relaxed) {
-            drop(child.stdin.take());
+        if stop.load(Ordering::Relaxed) && !asked {
+            ask_to_end(&mut child);
+            asked = true;
         }
         match child.try_wait().with_context(|| format!("{}: cannot wait", stage.name))? {
             Some(status) => break status,

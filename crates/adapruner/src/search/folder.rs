@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use adapruner_checkpoint::{
@@ -47,6 +47,10 @@ pub struct StudyFolder {
     /// Where it may be written to.
     state: Option<StateDir>,
 }
+
+/// How far apart the signs of life of a trial are in a journal, at the least: less
+/// than how often its worker gives one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(4);
 
 /// Trial attribute that names the worker.
 pub(super) const WORKER: &str = "worker";
@@ -160,7 +164,10 @@ impl StudyFolder {
     /// be reached.
     pub fn storage(&self, url: Option<&str>) -> Result<Arc<dyn Storage>> {
         match url {
-            None => Ok(Arc::new(JournalStorage::file(self.journal())?)),
+            None => {
+                let storage = JournalStorage::file(self.journal())?;
+                Ok(Arc::new(storage.with_heartbeat_interval(SIGN_OF_LIFE)))
+            }
             Some(url) => redis(url),
         }
     }
@@ -313,7 +320,7 @@ impl Drop for Worker {
 #[cfg(feature = "redis")]
 fn redis(url: &str) -> Result<Arc<dyn Storage>> {
     let backend = adapruner_study::journal::RedisBackend::open(url, "")?;
-    Ok(Arc::new(JournalStorage::open(backend)?))
+    Ok(Arc::new(JournalStorage::open(backend)?.with_heartbeat_interval(SIGN_OF_LIFE)))
 }
 
 #[cfg(not(feature = "redis"))]

@@ -220,14 +220,17 @@ impl Objective {
     /// than trials do, and this way any part of them estimates the whole. Over all
     /// chunks it is the plain mean.
     ///
+    /// `None` once `stop` says so, which is asked before each block.
+    ///
     /// # Errors
     /// Weights that are damaged, a loss that is not finite, what `report` returns.
     pub fn measure(
         &self,
         plan: &PrunePlan,
         cost: &mut TrialCost,
+        stop: &dyn Fn() -> bool,
         mut report: impl FnMut(usize, f64) -> Result<bool>,
-    ) -> Result<Measured> {
+    ) -> Result<Option<Measured>> {
         let decoder = timed(&mut cost.slice, || {
             let pruned = apply(&self.dense, plan)?;
             Ok(self.beside.load_beside(&pruned)?)
@@ -238,8 +241,9 @@ impl Objective {
         'groups: while done < self.chunks() {
             let group = done..(done + self.windows.together(done)).min(self.chunks());
             let losses = timed(&mut cost.evaluate, || {
-                Ok(self.windows.nll(&decoder, unchanged, group.clone())?)
+                Ok(self.windows.nll_unless(&decoder, unchanged, group.clone(), stop)?)
             })?;
+            let Some(losses) = losses else { return Ok(None) };
             let group_tokens: u64 = group.clone().map(|chunk| self.windows.tokens(chunk)).sum();
             let window = self.windows.window();
             cost.evaluate.tokens += group_tokens;
@@ -259,7 +263,7 @@ impl Objective {
                 }
             }
         }
-        Ok(Measured { loss: sum / tokens as f64, complete: done == self.chunks() })
+        Ok(Some(Measured { loss: sum / tokens as f64, complete: done == self.chunks() }))
     }
 
     /// The pruned model of a configuration, as a checkpoint.

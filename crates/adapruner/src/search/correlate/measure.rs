@@ -316,10 +316,11 @@ impl Correlate<'_> {
                 let cost = &mut TrialCost::default();
                 let plan = objective.plan_at(&wanted.configuration, wanted.ratio, cost)?;
                 let all = objective.chunks() as u64;
-                let measured = objective.measure(&plan, cost, |chunk, _| {
+                let measured = objective.measure(&plan, cost, &|| false, |chunk, _| {
                     progress.at("", chunk as u64 + 1, all);
                     Ok(true)
                 })?;
+                let measured = measured.context("the evaluation text was not run to its end")?;
                 (measured.loss, apply(&objective.dense, &plan)?)
             }
         };
