@@ -144,6 +144,25 @@ pub struct CalibrationArgs {
     /// Statistics file: read if it is there and fits, else written
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
+    /// Most memory, in GiB; commands that collect statistics have it as an option of
+    /// their own.
+    #[arg(skip)]
+    pub memory: Option<Real>,
+}
+
+/// GiB as bytes.
+///
+/// # Errors
+/// A number that is not above 0.
+pub fn memory_bytes(gib: Option<Real>) -> Result<Option<u64>> {
+    let Some(Real(gib)) = gib else { return Ok(None) };
+    if !(gib > 0.0 && gib.is_finite()) {
+        return Err(advised(
+            format!("memory: a number above 0 expected, {gib} found"),
+            "--memory 8 means 8 GiB",
+        ));
+    }
+    Ok(Some((gib * f64::from(1 << 30)) as u64))
 }
 
 /// LLM-Pruner's calibration set.
@@ -158,15 +177,21 @@ impl CalibrationArgs {
     }
 
     /// Fills in the defaults; `None` where no text is named.
-    pub fn resolve(&self, eval: &EvalArgs) -> Option<CalibrationSettings> {
-        let text = eval.text_settings(self.calibration.clone()?);
-        Some(CalibrationSettings {
+    ///
+    /// # Errors
+    /// A memory that is not above 0.
+    pub fn resolve(&self, eval: &EvalArgs) -> Result<Option<CalibrationSettings>> {
+        let memory = memory_bytes(self.memory)?;
+        let Some(calibration) = self.calibration.clone() else { return Ok(None) };
+        let text = eval.text_settings(calibration);
+        Ok(Some(CalibrationSettings {
             text: TextSettings { field: self.calibration_field.clone(), ..text },
             samples: self.samples.unwrap_or(SAMPLES.0),
             sample_tokens: self.sample_tokens.unwrap_or(SAMPLES.1),
             seed: self.seed(),
             batch_tokens: eval.batch_tokens,
-        })
+            memory,
+        }))
     }
 }
 
@@ -388,7 +413,7 @@ impl CompensationArgs {
             sample_tokens: Some(self.compensate_tokens.unwrap_or(FIT.1)),
             ..calibration.clone()
         };
-        let Some(samples) = text.resolve(eval) else {
+        let Some(samples) = text.resolve(eval)? else {
             return Err(advised(
                 "compensate-text: missing, and there is no calibration text either",
                 "name a text to fit on: --compensate-text FILE",

@@ -20,6 +20,25 @@ pub fn available() -> u64 {
     }
 }
 
+/// Of what the machine has free, so much is left to others.
+const SPARED: u64 = 8;
+
+/// Bytes that this process may take beside what it holds: what is left of `limit`
+/// bytes in all, or seven eighths of what the machine has free.
+pub fn budget(limit: Option<u64>) -> u64 {
+    match limit {
+        Some(limit) => limit.saturating_sub(held()),
+        None => available() / SPARED * (SPARED - 1),
+    }
+}
+
+/// Bytes of physical memory that this process holds, without the pages of mapped
+/// files, which go back to the system where it needs them; 0 where it does not tell.
+fn held() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    kilobytes(&status, "RssAnon:").unwrap_or(0)
+}
+
 /// Most bytes of physical memory this process has held at once, mapped files
 /// included.
 pub fn peak() -> Option<u64> {
@@ -47,5 +66,20 @@ mod tests {
     #[test]
     fn there_is_memory() {
         assert!(available() > 0);
+    }
+
+    #[test]
+    fn what_is_held_counts_towards_a_limit() {
+        assert_eq!(budget(Some(1)), 0);
+        let limit = 1 << 40;
+        let before = budget(Some(limit));
+        assert!(before > 0 && before <= limit);
+        // A page at a time is written, so that it is really held.
+        let held = vec![1_u8; 64 << 20];
+        if before < limit {
+            assert!(budget(Some(limit)) + (48 << 20) < before);
+        }
+        assert_eq!(held.iter().map(|&b| u64::from(b)).sum::<u64>(), 64 << 20);
+        assert!(budget(None) < available() + (1 << 30));
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use adapruner::progress::Progress;
+use adapruner::{caution::Caution, progress::Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
@@ -27,6 +27,11 @@ pub fn init_messages(verbose: u8) {
         .with_target(false)
         .without_time()
         .init();
+}
+
+/// Warns of something, with advice on a line of its own.
+pub fn warn(caution: &Caution) {
+    tracing::warn!("{}\nhint: {}", caution.message, caution.hint);
 }
 
 /// Says what is about to be done.

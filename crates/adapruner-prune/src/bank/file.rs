@@ -4,15 +4,18 @@
 //! `batch_mix` `[U]`, all F32, absent where they were not collected; the
 //! metadata key [`HEADER_KEY`] holds the header.
 
-use std::collections::HashMap;
+use std::io::{self, Write};
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors};
 
 use super::{BankArrays, BankHeader, StatsBank};
 use crate::error::{Error, Result};
 
 /// Metadata key of the header.
 const HEADER_KEY: &str = "adapruner.statistics";
+
+/// Numbers that are turned into bytes at once.
+const PIECE: usize = 1 << 16;
 
 /// Longest header that is read, in bytes.
 const HEADER_LIMIT: usize = 64 << 20;
@@ -23,11 +26,20 @@ impl StatsBank {
     /// # Errors
     /// Sizes that the format cannot hold.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let malformed = |e: &dyn std::fmt::Display| Error::Bank(format!("cannot be written: {e}"));
-        let header = serde_json::to_string(self.header()).map_err(|e| malformed(&e))?;
-        let (samples, vectors) = (self.samples(), self.layout().len());
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes).map_err(|e| Error::Bank(format!("cannot be written: {e}")))?;
+        Ok(bytes)
+    }
+
+    /// Writes the bytes of [`StatsBank::to_bytes`] to `to`, without another copy of the
+    /// bank in memory.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn write_to(&self, to: &mut dyn Write) -> io::Result<()> {
         let arrays = self.arrays();
-        let bytes: Vec<(&str, Vec<usize>, Vec<u8>)> = [
+        let (samples, vectors) = (self.samples(), self.layout().len());
+        let tensors: Vec<(&str, Vec<usize>, &[f32])> = [
             ("signed", vec![samples, vectors], &arrays.signed),
             ("element", vec![samples, vectors], &arrays.element),
             ("fisher", vec![samples, vectors], &arrays.fisher),
@@ -36,19 +48,31 @@ impl StatsBank {
         ]
         .into_iter()
         .filter(|(_, _, values)| !values.is_empty())
-        .map(|(name, shape, values)| {
-            (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        })
+        .map(|(name, shape, values)| (name, shape, values.as_slice()))
         .collect();
-        let views = bytes
-            .iter()
-            .map(|(name, shape, data)| {
-                Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data)?))
-            })
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(|e| malformed(&e))?;
-        let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
-        safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(&e))
+        let metadata = serde_json::json!({ HEADER_KEY: serde_json::to_string(self.header())? });
+        let mut header = serde_json::Map::from_iter([("__metadata__".to_owned(), metadata)]);
+        let mut start = 0;
+        for (name, shape, values) in &tensors {
+            let end = start + size_of_val(*values);
+            let place = serde_json::json!({
+                "dtype": "F32", "shape": shape, "data_offsets": [start, end]
+            });
+            header.insert((*name).to_owned(), place);
+            start = end;
+        }
+        let mut header = serde_json::to_string(&header)?;
+        // The numbers begin at a multiple of 8.
+        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+        to.write_all(&(header.len() as u64).to_le_bytes())?;
+        to.write_all(header.as_bytes())?;
+        let mut piece = Vec::with_capacity(PIECE * size_of::<f32>());
+        for values in tensors.iter().flat_map(|(_, _, values)| values.chunks(PIECE)) {
+            piece.clear();
+            values.iter().for_each(|value| piece.extend_from_slice(&value.to_le_bytes()));
+            to.write_all(&piece)?;
+        }
+        Ok(())
     }
 
     /// Reads what [`StatsBank::to_bytes`] wrote.
