@@ -30,7 +30,10 @@ pub use bank::{
     BankHeader, CollectOptions, Origin, StatsBank, Terms, collect,
     memory::{Collection, Footprint, streamed_weights},
 };
-pub use compensate::{CompensateOptions, Compensated, Form, Refit, compensate, compensated_config};
+pub use compensate::{
+    CompensateFootprint, CompensateOptions, Compensated, Form, Refit, compensate,
+    compensated_config,
+};
 pub use error::{Error, Result, UnitKind};
 pub use plan::{
     Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, Unmet, plan,

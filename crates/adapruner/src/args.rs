@@ -200,10 +200,16 @@ impl CalibrationArgs {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Importance")]
 pub struct ImportanceArgs {
-    /// Measure: param_first, vectorize, param_second, param_mix (LLM-Pruner's),
-    /// sample_first, adapruner, magnitude_l1, magnitude_l2 or random; adapruner
-    /// takes settings, adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean
-    /// [default: param_first]
+    /// Measure [default: param_first]. With weights w, gradient g_s of sample s, ḡ and F̄
+    /// the means over samples of g_s and g_s², Σ over a row or column: LLM-Pruner's
+    /// param_first Σ|w·ḡ|, vectorize |Σ w·ḡ|, param_second Σ w²·F̄ and param_mix
+    /// Σ|w·ḡ − ½·w²·F̄|; sample_first, the mean over samples of Σ|w·g_s|; the controls
+    /// magnitude_l1, magnitude_l2 and random; or
+    /// adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean, the blend
+    /// alpha1·C + (1 − alpha1)·F of C = |Σ w·ḡ − beta_coarse·Σ ½·w²·F̄| and F = mean over
+    /// samples of Σ|w·g_s| + beta_fine·Σ ½·w²·F̄, each normalised within its layer. The first
+    /// order of F is sample_first's, not param_first's: absolute values are taken of each
+    /// sample's gradient, not of their mean
     #[arg(long, value_name = "MEASURE")]
     pub importance: Option<Named<Importance>>,
     /// How the rows and columns of a unit become one number: sum, mean, max or

@@ -39,9 +39,14 @@ pub struct Cut {
 
 /// Bytes of the weights that [`collected`] reads block by block, with what it maps.
 pub fn streamed(checkpoint: &Checkpoint, placement: &Placement) -> u64 {
-    let stored = checkpoint.tensors.names().into_iter();
-    let stored = stored.filter_map(|name| checkpoint.tensors.meta(&name)).map(|meta| meta.bytes);
-    streamed_weights(&checkpoint.config, placement, stored.max().unwrap_or(0))
+    streamed_weights(&checkpoint.config, placement, largest_stored(checkpoint))
+}
+
+/// Bytes of a model's largest tensor where it is stored.
+pub fn largest_stored(checkpoint: &Checkpoint) -> u64 {
+    let names = checkpoint.tensors.names().into_iter();
+    let bytes = names.filter_map(|name| checkpoint.tensors.meta(&name)).map(|meta| meta.bytes);
+    bytes.max().unwrap_or(0)
 }
 
 /// Cuts a collection so that it takes at most `memory` bytes, `weights` of them for

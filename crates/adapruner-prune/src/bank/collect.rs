@@ -1,7 +1,10 @@
 //! Collecting a [`StatsBank`] in one backward pass over the calibration samples.
 //!
 //! The terms of a sample come from its own gradients alone, so it does not matter
-//! which samples run together. The terms of the whole set, `Σ |w·ḡ|` and
+//! which samples run together: groups and kept blocks change no bit at all, other
+//! micro-batches none where our own kernels make the products (the gemm crate, which
+//! makes those of up to four rows, of fewer than 16 columns and on processors without
+//! AVX2, may round otherwise beside other rows). The terms of the whole set, `Σ |w·ḡ|` and
 //! `Σ |w·ḡ − ½·w²·F̄|`, need `Σ_s w·g_s` and `Σ_s (w·g_s)²` of every element over all
 //! samples before the absolute value: two f32 numbers a weight, added sample by
 //! sample in the order of the list, whatever the micro-batches and groups. They are

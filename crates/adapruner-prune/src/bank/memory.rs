@@ -3,7 +3,7 @@
 //!
 //! | part | bytes |
 //! |---|---|
-//! | weights | as the caller says: all, or the largest of one block, embedding and head; with packed forms |
+//! | weights | as the caller says: all, or those of one block and of the embedding ([`streamed_weights`]); with packed forms |
 //! | bank | `4·S·U` for each per-sample term, `8·U` for those of the whole set |
 //! | block states | `4·G·H·(k + 1)`: the inputs of `k` kept blocks and one gradient, for the `G` tokens of the largest group; 8 for every token id |
 //! | activations | one micro-batch through one block and back ([`backward_token_bytes`]) |
@@ -96,16 +96,17 @@ fn product(factors: impl IntoIterator<Item = u64>) -> u64 {
     factors.into_iter().fold(1, u64::saturating_mul)
 }
 
-/// Bytes of the weights that a pass over a model holds at once which is read block by
-/// block: the largest of one block, the embedding and the head, with packed forms;
-/// and the pages of the largest tensor's `stored` bytes while it is converted.
+/// Bytes of the weights of a pass over a model that is read block by block: the largest
+/// block, and the embedding or head, whose pages stay with the process when the blocks
+/// are read; with packed forms, and with the pages of the largest tensor's `stored` bytes
+/// while it is converted.
 pub fn streamed_weights(config: &ModelConfig, placement: &Placement, stored: u64) -> u64 {
     let packed = placement.packed_bytes();
     let size = (placement.dtype.size_in_bytes() + packed.forward + packed.back + packed.few) as u64;
     let costs = Costs::new(config);
     let block = config.layers.iter().map(|widths| costs.layer(widths)).max().unwrap_or(0);
     let head = (config.vocab_size as u64).saturating_mul(config.hidden_size as u64);
-    block.max(head).saturating_mul(size).saturating_add(stored)
+    block.saturating_add(head).saturating_mul(size).saturating_add(stored)
 }
 
 impl Collection<'_> {

@@ -9,6 +9,7 @@ mod hub_tasks;
 mod interrupt;
 mod latency;
 mod main_job;
+mod memory;
 mod program;
 mod recover;
 mod reference;
