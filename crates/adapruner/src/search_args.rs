@@ -14,7 +14,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::{CalibrationArgs, EvalArgs, PlanArgs, RunArgs},
+    args::{CalibrationArgs, EvalArgs, PlanArgs, RunArgs, memory_bytes},
     config_file::{ConfigFile, overlay},
     typed::{Named, Real},
 };
@@ -63,8 +63,9 @@ pub struct SearchArgs {
     /// Local processes that work on the study [default: 1]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
-    /// Most memory, in GiB: a search that needs more is refused before it begins
-    /// [default: what is there]
+    /// Most memory, in GiB: the pool's samples run in groups that fit it, and a search
+    /// that needs more is refused before it begins [default: what the machine has
+    /// free]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     pub memory: Option<Real>,
     /// Go on though texts share passages
@@ -185,7 +186,7 @@ impl SearchGroups {
                 advised("study: missing", "name a folder for the study: --study DIR")
             })?,
             storage: search.storage.clone(),
-            pool: pool.resolve(&eval).ok_or_else(|| {
+            pool: pool.resolve(&eval)?.ok_or_else(|| {
                 advised("calibration: missing", "name a text for the pool: --calibration FILE")
             })?,
             eval: eval
@@ -211,7 +212,7 @@ impl SearchGroups {
             minutes: search.max_minutes.map(|minutes| minutes.0),
             patience: search.patience,
             workers,
-            memory: search.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
+            memory: memory_bytes(search.memory.or(calibration.memory))?,
             allow_overlap: search.allow_overlap.unwrap_or(false),
             run: run.resolve()?,
         };

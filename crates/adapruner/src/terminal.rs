@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use adapruner::progress::Progress;
+use adapruner::{caution::Caution, progress::Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
@@ -29,6 +29,11 @@ pub fn init_messages(verbose: u8) {
         .log_internal_errors(false)
         .without_time()
         .init();
+}
+
+/// Warns of something, with advice on a line of its own.
+pub fn warn(caution: &Caution) {
+    tracing::warn!("{}\nhint: {}", caution.message, caution.hint);
 }
 
 /// Says something on stderr; one that is full or closed ends nothing.

@@ -25,7 +25,7 @@ use std::{
 
 use adapruner_checkpoint::{
     Digest,
-    atomic::{StateDir, StateKind},
+    atomic::{StagedFile, StateDir, StateKind},
     sealed,
 };
 use adapruner_study::{JournalStorage, Storage, Trial, TrialState};
@@ -133,10 +133,18 @@ impl StudyFolder {
     /// # Errors
     /// A full disk, no permission, a folder that was opened to be read.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        Ok(self.begin(path)?.write(bytes)?)
+    }
+
+    /// Begins a file in the place of an older one.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub fn begin(&self, path: &Path) -> Result<StagedFile> {
         let state = self.state.as_ref().with_context(|| {
             format!("{}: the study was opened to be read (a bug)", self.root.display())
         })?;
-        Ok(state.write(path.strip_prefix(&self.root)?, bytes)?)
+        Ok(state.file(path.strip_prefix(&self.root)?)?)
     }
 
     /// Writes a value as JSON with the digest of the file in it.

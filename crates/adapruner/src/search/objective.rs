@@ -4,14 +4,15 @@ use std::{collections::BTreeSet, time::Instant};
 
 use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, flops};
-use adapruner_model::Decoder;
+use adapruner_model::{Decoder, Residency};
 use adapruner_prune::{
-    CollectOptions, Evidence, PlanOptions, PrunePlan, StatsBank, Terms, apply, collect, plan, score,
+    Evidence, PlanOptions, PrunePlan, StatsBank, Terms, Unmet, apply, plan, score,
 };
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::configuration::{Configuration, OrderScales};
+use crate::{statistics, statistics::Wanted};
 
 /// Everything that trials share: nothing of it depends on a trial.
 pub struct Objective {
@@ -36,8 +37,10 @@ pub struct Objective {
     pub(super) windows: ChunkedWindows,
     /// Loss of the dense model on each chunk, in nats per predicted token.
     pub(super) dense_losses: Vec<f64>,
-    /// Most tokens that run together when statistics are collected.
-    pub(super) batch_tokens: usize,
+    /// Most tokens that run together when statistics are collected; `None` to choose.
+    pub(super) batch_tokens: Option<usize>,
+    /// Bytes that collecting statistics anew may take, beside what is held.
+    pub(super) memory: u64,
 }
 
 /// Seconds, tokens and operations of a piece of work.
@@ -131,6 +134,17 @@ impl Basis<'_> {
         let options = configuration.plan_options(self.options, self.cheapest, config.layers.len());
         timed(&mut cost.plan, || Ok(plan(&scores, config, digest, &options)?))
     }
+
+    /// What a configuration asks for and its plan does not reach.
+    pub fn unmet(
+        &self,
+        plan: &PrunePlan,
+        config: &ModelConfig,
+        configuration: &Configuration,
+    ) -> Vec<Unmet> {
+        let layers = config.layers.len();
+        plan.unmet(config, &configuration.plan_options(self.options, self.cheapest, layers))
+    }
 }
 
 fn timed<T>(cost: &mut Cost, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -200,16 +214,27 @@ impl Objective {
     fn collect(&self, samples: &[usize]) -> Result<StatsBank> {
         let chosen: Vec<Vec<u32>> =
             samples.iter().map(|&sample| self.pool.windows[sample].clone()).collect();
-        let options = CollectOptions {
+        let wanted = Wanted {
+            samples: &chosen,
             terms: Terms::Full,
             batch: true,
             batch_tokens: self.batch_tokens,
-            model_digest: self.digest,
             calibration_digest: self.pool.digest,
             seed: 0,
         };
-        let decoder = Decoder::load(&self.dense, self.beside.placement(), self.beside.residency())?;
-        Ok(collect(&decoder, &chosen, &options, &|_, _| ())?)
+        let (placement, residency) = (self.beside.placement(), self.beside.residency());
+        let weights = match residency {
+            // The tensors are held already; their packed forms are new.
+            Residency::Resident => {
+                let packed = placement.packed_bytes();
+                let packed = (packed.forward + packed.back + packed.few) as u64;
+                self.dense.config.parameters() * packed
+            }
+            Residency::Streamed => statistics::streamed(&self.dense, placement),
+        };
+        let cut = statistics::cut(&self.dense, &wanted, weights, self.memory)?;
+        let decoder = Decoder::load(&self.dense, placement, residency)?;
+        statistics::collected(&decoder, self.digest, &wanted, cut.cuts, &())
     }
 
     /// Prunes by a plan and measures chunk by chunk, some of them together. `report` is

@@ -10,6 +10,7 @@ mod hub_tasks;
 mod interrupt;
 mod latency;
 mod main_job;
+mod memory;
 mod overlap;
 mod program;
 mod recover;
