@@ -386,18 +386,15 @@ fn two_workers_share_a_study() {
 fn machines_share_a_study_in_redis() {
     use std::{net::TcpListener, process::Stdio, thread::sleep, time::Duration};
 
+    let Some(program) = adapruner_testing::require_redis() else { return };
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let folder = tempdir().unwrap();
-    let server = std::process::Command::new("redis-server")
+    let mut server = std::process::Command::new(program)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--dir"])
         .arg(folder.path())
         .stdout(Stdio::null())
-        .spawn();
-    let Ok(mut server) = server else {
-        use std::io::Write;
-        writeln!(std::io::stderr(), "skipped: redis-server is not installed").unwrap();
-        return;
-    };
+        .spawn()
+        .unwrap();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         sleep(Duration::from_millis(20));
     }

@@ -1,7 +1,6 @@
 //! Journals in Redis, where a server is installed.
 
 use std::cell::Cell;
-use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -26,24 +25,18 @@ impl Drop for Server {
     }
 }
 
-/// `None`, with the reason on stderr, where there is no server to start.
+/// `None` where there is no server to start.
 fn server() -> Option<Server> {
+    let program = adapruner_testing::require_redis()?;
     let folder = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let child = Command::new("redis-server")
+    let child = Command::new(program)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
         .arg("--dir")
         .arg(folder.path())
         .stdout(Stdio::null())
-        .spawn();
-    let child = match child {
-        Ok(child) => child,
-        Err(error) => {
-            let mut err = std::io::stderr().lock();
-            writeln!(err, "skipped: redis-server: {error}").unwrap();
-            return None;
-        }
-    };
+        .spawn()
+        .unwrap();
     let server = Server { child, url: format!("redis://127.0.0.1:{port}"), _folder: folder };
     let start = Instant::now();
     while let Err(error) = RedisBackend::open(&server.url, "") {
