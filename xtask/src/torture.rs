@@ -32,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -56,8 +56,10 @@ pub struct Args {
     /// Parts that are run.
     #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<Part>,
-    /// Commands and files that are left out, by the names of the table; the table
-    /// says so.
+    /// Only these commands and files, by the names of the table.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Commands and files that are left out; the table says so.
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
     /// Print the result as JSON.
@@ -97,10 +99,11 @@ impl Part {
 
 /// What a part works with.
 struct Ground<'a> {
-    world: &'a World,
+    world: &'a mut World,
     program: &'a Program,
     rng: ChaCha8Rng,
     until: Instant,
+    only: &'a [String],
     without: &'a [String],
 }
 
@@ -110,13 +113,19 @@ impl Ground<'_> {
         Instant::now() < self.until
     }
 
-    /// Whether something is left out, which the table then says.
-    fn leaves_out(&self, part: &str, name: &str, tally: &mut Tally) -> bool {
-        let out = self.without.iter().any(|left| left == name);
-        if out {
-            tally.leave_out(part, name);
-        }
-        out
+    /// What of `all` is to be done, by name; what is left out is in the table.
+    fn chosen<'b, T>(
+        &self,
+        part: &str,
+        all: &'b [T],
+        name: impl Fn(&T) -> &'static str,
+        tally: &mut Tally,
+    ) -> Vec<&'b T> {
+        let named = |list: &[String], one: &T| list.iter().any(|listed| listed == name(one));
+        let only = all.iter().filter(|one| self.only.is_empty() || named(self.only, one));
+        let (out, chosen): (Vec<_>, Vec<_>) = only.partition(|one| named(self.without, one));
+        out.into_iter().for_each(|one| tally.leave_out(part, name(one)));
+        chosen
     }
 }
 
@@ -127,18 +136,18 @@ impl Ground<'_> {
 /// anything that did not hold.
 pub fn run(args: &Args) -> Result<()> {
     let program = Program::new(&args.program)?;
-    let world = World::new(&args.model, &program, args.keep.clone())
-        .context("the program does not do its work undisturbed")?;
+    let mut world = World::new(&args.model, args.keep.clone())?;
     let parts = if args.parts.is_empty() { Part::ALL.to_vec() } else { args.parts.clone() };
     let all: f64 = parts.iter().map(|part| part.weight()).sum();
     let mut tally = Tally::new(args.seed);
     for part in parts {
         let share = Duration::from_secs_f64(60.0 * args.minutes.max(0.0) * part.weight() / all);
         let mut context = Ground {
-            world: &world,
+            world: &mut world,
             program: &program,
             rng: ChaCha8Rng::seed_from_u64(args.seed.wrapping_mul(8) + part as u64),
             until: Instant::now() + share,
+            only: &args.only,
             without: &args.without,
         };
         match part {

@@ -9,12 +9,18 @@
 //! Every skip writes one line to stderr and appends it to the file that
 //! `ADAPRUNER_SKIPPED` names; `./test` prints that file when it ends. No test
 //! returns early in any other way.
+//!
+//! Beside that, [`mutations`]: damaged inputs for readers of foreign bytes.
+
+mod mutate;
 
 use std::{
     env, fs,
     io::Write,
     path::{Path, PathBuf},
 };
+
+pub use self::mutate::mutations;
 
 /// Environment variable that names the file of skips.
 pub const SKIPPED: &str = "ADAPRUNER_SKIPPED";

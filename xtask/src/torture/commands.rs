@@ -69,12 +69,7 @@ pub const RECOVER: &str = "recover {in}/model --data {in}/text.txt --cutoff 48 -
 /// All of them.
 pub const COMMANDS: &[Command] = &[
     command("inspect", "inspect {in}/model --digest", &[], true),
-    command(
-        "eval",
-        "eval {in}/model --text {in}/text.txt --window 32 --limit 8",
-        &[],
-        true,
-    ),
+    command("eval", "eval {in}/model --text {in}/text.txt --window 32 --limit 8", &[], true),
     command("generate", "generate {in}/model --raw --prompt The --max-tokens 24", &[], true),
     command(
         "sample",

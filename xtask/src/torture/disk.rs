@@ -15,6 +15,7 @@ use rand::RngExt as _;
 use super::{
     Ground,
     commands::{COMMANDS, Command},
+    process::Program,
     tally::Tally,
     world::World,
 };
@@ -50,11 +51,11 @@ impl Drop for Disk {
 /// # Errors
 /// A refusal of the operating system.
 pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
-    loop {
-        for command in COMMANDS.iter().filter(|command| !command.outputs.is_empty()) {
-            if ground.leaves_out(PART, command.name, tally) {
-                continue;
-            }
+    let commands = ground.chosen(PART, COMMANDS, |command| command.name, tally);
+    let writing: Vec<_> =
+        commands.into_iter().filter(|command| !command.outputs.is_empty()).collect();
+    while !writing.is_empty() {
+        for command in &writing {
             let (failures, how) = round(ground, command)?;
             tally.count(PART, command.name, failures);
             tally.note(PART, command.name, how);
@@ -63,19 +64,21 @@ pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
             }
         }
     }
+    Ok(())
 }
 
 /// Bytes that an undisturbed run of the command leaves, once more.
-fn needed(world: &World, ground: &Ground<'_>, command: &Command) -> Result<(u64, u64)> {
+fn needed(world: &World, program: &Program, command: &Command) -> Result<(u64, u64)> {
     let room = world.room(command.copies)?;
     let before = world.size(room.path())?;
-    ground.program.run(&world.words(command, room.path()))?;
+    program.run(&world.words(command, room.path()))?;
     Ok((before, world.size(room.path())?.saturating_sub(before)))
 }
 
 fn round(ground: &mut Ground<'_>, command: &Command) -> Result<(Vec<String>, &'static str)> {
-    let (world, program) = (ground.world, ground.program);
-    let (before, written) = needed(world, ground, command)?;
+    ground.world.ready(command, ground.program)?;
+    let (world, program) = (&*ground.world, ground.program);
+    let (before, written) = needed(world, program, command)?;
     let share = ground.rng.random_range(0.0..1.0);
     // Pages of 4 KiB: every file and folder takes whole ones.
     let free = (written as f64 * share / 1024.0) as u64;

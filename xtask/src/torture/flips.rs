@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -33,9 +33,12 @@ struct File {
     reader: &'static str,
 }
 
+/// The work folder of a training, beside its output.
+const WORK: &str = "out.work";
 const READ_MODEL: &str = "eval {room}/pruned --text {in}/text.txt --window 32 --limit 1";
 const READ_GGUF: &str = "eval {room}/pruned/model.gguf --text {in}/text.txt --window 32 --limit 1";
-const READ_ADAPTER: &str = "merge {in}/model --adapter {room}/recovered/adapter --out {room}/merged";
+const READ_ADAPTER: &str =
+    "merge {in}/model --adapter {room}/recovered/adapter --out {room}/merged";
 const READ_STATS: &str = "prune {in}/model --ratio 0.2 --calibration {in}/calibration.txt \
     --samples 12 --sample-tokens 16 --stats {room}/stats.safetensors --out {room}/out";
 
@@ -45,9 +48,19 @@ const FILES: &[File] = &[
     file("config.json", &["pruned"], "pruned/config.json", READ_MODEL),
     file("tokenizer.json", &["pruned"], "pruned/tokenizer.json", READ_MODEL),
     file("tokenizer_config.json", &["pruned"], "pruned/tokenizer_config.json", READ_MODEL),
-    file("manifest.json", &["pruned"], "pruned/manifest.json", "apply {in}/model --plan {room}/pruned/manifest.json --out {room}/out"),
+    file(
+        "manifest.json",
+        &["pruned"],
+        "pruned/manifest.json",
+        "apply {in}/model --plan {room}/pruned/manifest.json --out {room}/out",
+    ),
     file("model.gguf", &["pruned"], "pruned/model.gguf", READ_GGUF),
-    file("adapter weights", &["recovered"], "recovered/adapter/adapter_model.safetensors", READ_ADAPTER),
+    file(
+        "adapter weights",
+        &["recovered"],
+        "recovered/adapter/adapter_model.safetensors",
+        READ_ADAPTER,
+    ),
     file("adapter config", &["recovered"], "recovered/adapter/adapter_config.json", READ_ADAPTER),
     file("bank", &["study"], "study/bank.safetensors", ""),
     file("journal", &["study"], "study/journal.log", ""),
@@ -73,26 +86,29 @@ const fn file(
 /// # Errors
 /// A refusal of the operating system.
 pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
-    let work = killed_training(ground)?;
-    loop {
-        for file in FILES {
-            if ground.leaves_out(PART, file.name, tally) {
-                continue;
-            }
-            let failures = round(ground, file, work.path())?;
+    let chosen = ground.chosen(PART, FILES, |file| file.name, tally);
+    let of_training = |file: &&File| file.path.starts_with(WORK);
+    let work = match chosen.iter().any(|file| of_training(file)) {
+        true => Some(killed_training(ground)?),
+        false => None,
+    };
+    while !chosen.is_empty() {
+        for file in &chosen {
+            let failures = round(ground, file, work.as_ref())?;
             tally.count(PART, file.name, failures);
             if !ground.goes_on() {
                 return Ok(());
             }
         }
     }
+    Ok(())
 }
 
 /// A training that was killed in the middle, with all that its work folder holds.
 fn killed_training(ground: &Ground<'_>) -> Result<Room> {
     let room = ground.world.room(&[])?;
     let words = ground.world.line(RECOVER, room.path());
-    let work = room.path().join("out.work");
+    let work = room.path().join(WORK);
     let state = |name: &str| work.join(name).is_file();
     for _ in 0..20 {
         let mut process = ground.program.start(&words, None)?;
@@ -113,11 +129,14 @@ fn killed_training(ground: &Ground<'_>) -> Result<Room> {
     anyhow::bail!("no training could be killed between its first state and its end")
 }
 
-fn round(ground: &mut Ground<'_>, file: &File, work: &Path) -> Result<Vec<String>> {
-    let (world, program) = (ground.world, ground.program);
+fn round(ground: &mut Ground<'_>, file: &File, work: Option<&Room>) -> Result<Vec<String>> {
+    ground.world.provide(file.copies, ground.program)?;
+    let (world, program) = (&*ground.world, ground.program);
     let room = world.room(file.copies)?;
-    if file.path.starts_with("out.work") {
-        copy(&work.join("out.work"), &room.path().join("out.work"))?;
+    if let Some(work) = work
+        && file.path.starts_with(WORK)
+    {
+        copy(&work.path().join(WORK), &room.path().join(WORK))?;
     }
     if file.copies == ["whole"] {
         // Paths of the stock's room are in it: made anew for this one.

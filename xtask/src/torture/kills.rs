@@ -21,11 +21,9 @@ const ENDS: u32 = 4;
 /// # Errors
 /// A refusal of the operating system.
 pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
-    loop {
-        for command in COMMANDS {
-            if ground.leaves_out(PART, command.name, tally) {
-                continue;
-            }
+    let chosen = ground.chosen(PART, COMMANDS, |command| command.name, tally);
+    while !chosen.is_empty() {
+        for command in &chosen {
             let failures = round(ground, command)?;
             tally.count(PART, command.name, failures);
             if !ground.goes_on() {
@@ -33,10 +31,12 @@ pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
             }
         }
     }
+    Ok(())
 }
 
 fn round(ground: &mut Ground<'_>, command: &Command) -> Result<Vec<String>> {
-    let (world, program) = (ground.world, ground.program);
+    ground.world.ready(command, ground.program)?;
+    let (world, program) = (&*ground.world, ground.program);
     let room = world.room(command.copies)?;
     let words = world.words(command, room.path());
     let mut failures = Vec::new();
@@ -55,7 +55,8 @@ fn round(ground: &mut Ground<'_>, command: &Command) -> Result<Vec<String>> {
         process.signal(signal)?;
         let process = process.wait()?;
         let code = process.judge(&[0, 130], Some(signal));
-        failures.extend(code.map(|code| format!("{code}\n      after {signal:?} at {seconds:.3} s")));
+        failures
+            .extend(code.map(|code| format!("{code}\n      after {signal:?} at {seconds:.3} s")));
         failures.extend(world.changed_inputs()?);
         failures.extend(world.broken_outputs(command, room.path())?);
         if process.well() || !failures.is_empty() {

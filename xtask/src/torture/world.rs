@@ -11,12 +11,22 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use super::{
-    commands::{COMMANDS, Command, Output, RUN, TRIALS, Whole, named},
+    commands::{Command, Output, RUN, TRIALS, Whole, named},
     process::Program,
 };
 
 /// Digests of files by their path in a folder.
 type Digests = BTreeMap<PathBuf, Digest>;
+
+/// What is kept of undisturbed commands, for others to start from: its name, the
+/// command, and where that writes it.
+const STOCK: &[(&str, &str, &str)] = &[
+    ("study", "search", "study"),
+    ("recovered", "recover", "out"),
+    ("pruned", "prune", "out"),
+    ("stats.safetensors", "stats", "stats.safetensors"),
+    ("whole", "run", "whole"),
+];
 
 /// What is tortured.
 pub struct World {
@@ -30,11 +40,11 @@ pub struct World {
 }
 
 impl World {
-    /// Copies the model and runs every command once, undisturbed.
+    /// Copies the model and the tasks beside it.
     ///
     /// # Errors
-    /// A command that fails.
-    pub fn new(model: &Path, program: &Program, keep: Option<PathBuf>) -> Result<Self> {
+    /// A folder that is not there, a full disk.
+    pub fn new(model: &Path, keep: Option<PathBuf>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("adapruner-torture").tempdir()?;
         let inputs = dir.path().join("in");
         fs::create_dir_all(inputs.join("model"))?;
@@ -55,7 +65,7 @@ impl World {
         let half = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
         fs::write(inputs.join("training.txt"), &text[half..])?;
         fs::write(inputs.join("text.txt"), &text[..half])?;
-        let mut world = Self {
+        let world = Self {
             inputs: digests(&inputs)?,
             right: BTreeMap::new(),
             seconds: BTreeMap::new(),
@@ -63,20 +73,37 @@ impl World {
             dir,
         };
         fs::create_dir(world.stock())?;
-        // Those whose outputs others start from.
-        for name in ["search", "recover"] {
-            world.learn(named(name), program)?;
-        }
-        for command in COMMANDS {
-            if !world.seconds.contains_key(command.name) {
-                world.learn(command, program)?;
-            }
-        }
         Ok(world)
     }
 
     fn stock(&self) -> PathBuf {
         self.dir.path().join("stock")
+    }
+
+    /// Sees to it that the command has run once, undisturbed, and that what it
+    /// starts from is in the stock.
+    ///
+    /// # Errors
+    /// A command that fails.
+    pub fn ready(&mut self, command: &Command, program: &Program) -> Result<()> {
+        self.provide(command.copies, program)?;
+        if self.seconds.contains_key(command.name) {
+            return Ok(());
+        }
+        let learned = self.learn(command, program);
+        learned.context("the program does not do its work undisturbed")
+    }
+
+    /// Sees to it that these are in the stock.
+    ///
+    /// # Errors
+    /// A command that fails.
+    pub fn provide(&mut self, copies: &[&str], program: &Program) -> Result<()> {
+        for copy in copies {
+            let (_, maker, _) = STOCK.iter().find(|(name, ..)| name == copy).expect("stock");
+            self.ready(named(maker), program)?;
+        }
+        Ok(())
     }
 
     /// Runs a command undisturbed and keeps what it wrote.
@@ -89,21 +116,15 @@ impl World {
             let files = digests(&room.path().join(output.path))?;
             for (file, digest) in files {
                 if is_comparable(output, &file) {
-                    let path = Path::new(output.path).join(file);
+                    let path: PathBuf = Path::new(output.path).iter().chain(&file).collect();
                     self.right.insert((command.name.to_owned(), path), digest);
                 }
             }
         }
-        match command.name {
-            "search" => copy(&room.path().join("study"), &self.stock().join("study"))?,
-            "recover" => copy(&room.path().join("out"), &self.stock().join("recovered"))?,
-            "prune" => copy(&room.path().join("out"), &self.stock().join("pruned"))?,
-            "stats" => {
-                let name = "stats.safetensors";
-                fs::copy(room.path().join(name), self.stock().join(name))?;
+        for (name, maker, made) in STOCK {
+            if *maker == command.name {
+                copy(&room.path().join(made), &self.stock().join(name))?;
             }
-            "run" => copy(&room.path().join("whole"), &self.stock().join("whole"))?,
-            _ => {}
         }
         Ok(())
     }
@@ -195,10 +216,10 @@ impl World {
                 continue;
             }
             let of_output = |path: &Path| path.starts_with(output.path);
-            let expected =
-                self.right.iter().filter(|((name, path), _)| {
-                    name == command.name && of_output(path)
-                });
+            let expected = self
+                .right
+                .iter()
+                .filter(|((name, path), _)| name == command.name && of_output(path));
             for ((_, file), digest) in expected {
                 match Digest::of_file(&room.join(file)) {
                     Ok(found) if found == *digest => {}
@@ -317,6 +338,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Of the files below a folder; of a file alone under an empty path.
 fn digests(path: &Path) -> Result<Digests> {
     let mut found = Digests::new();
     for file in files(path)? {
