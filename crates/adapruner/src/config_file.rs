@@ -116,6 +116,20 @@ mod tests {
     }
 
     #[test]
+    fn mutated_files_are_read_or_refused() {
+        let file = "[run]\ndtype = \"bf16\"\nthreads = 3\n[plan]\nratio = 0.2\nprotect = \"4,2\"\n\
+                    [calibration]\nsamples = 24\n[search]\ntrials = 4\nearly-stop = \"wilcoxon\"\n\
+                    [space]\nsamples = [8, 64]\nnormalisation = [\"mean\", \"rank\"]\n\
+                    [recover]\ntargets = \"q,down\"\nvalidation = 0.05\nrate = 1e-4\n\
+                    [pipeline]\nstages = [\"search\", \"prune\"]\ntests = [\"a.txt\"]\n";
+        parse(file).unwrap();
+        for bytes in adapruner_testing::mutations(&[file.as_bytes().to_vec()], 1).take(4000) {
+            // Never a panic.
+            let _ = std::str::from_utf8(&bytes).map(parse);
+        }
+    }
+
+    #[test]
     fn unknown_keys_and_bad_values_are_errors() {
         for text in [
             "[run]\ncolour = 1\n",

@@ -84,16 +84,3 @@ pub fn entries(dir: &Path) -> BTreeSet<PathBuf> {
     }
     out
 }
-
-/// Whether there is a Redis server to start. Where there is none the test is
-/// skipped, said on stderr; where `CI` is true it fails.
-#[cfg(feature = "redis")]
-pub fn require_redis() -> bool {
-    use std::{io::Write, process::Stdio};
-
-    let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
-    let Err(error) = found else { return true };
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "redis-server: {error}");
-    writeln!(std::io::stderr(), "skipped: redis-server: {error}").unwrap();
-    false
-}

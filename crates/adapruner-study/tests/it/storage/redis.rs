@@ -17,7 +17,7 @@ use adapruner_study::{
 use serde_json::json;
 
 use super::conformance::conformance;
-use super::server::{Server, link, require_redis};
+use super::server::{Server, link};
 
 /// Long enough for a machine that does much else.
 const LONG: Duration = Duration::from_secs(30);
@@ -139,7 +139,7 @@ fn assert_success(child: Child) {
 
 #[test]
 fn redis_conforms() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let server = Server::start(false);
@@ -157,7 +157,7 @@ fn redis_conforms() {
 
 #[test]
 fn keys_are_those_of_optuna() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let server = Server::start(false);
@@ -177,7 +177,7 @@ fn keys_are_those_of_optuna() {
 
 #[test]
 fn a_server_that_stays_away_is_an_error_without_the_password() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let server = Server::start(false);
@@ -196,7 +196,7 @@ fn a_server_that_stays_away_is_an_error_without_the_password() {
 /// Every worker asks while others do; whoever is first, the last place goes once.
 #[test]
 fn no_more_trials_are_begun_than_were_asked_for() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let server = Server::start(false);
@@ -240,7 +240,7 @@ fn no_more_trials_are_begun_than_were_asked_for() {
 
 #[test]
 fn nothing_is_lost_or_doubled_over_restarts() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let mut server = Server::start(true);
@@ -261,7 +261,7 @@ fn nothing_is_lost_or_doubled_over_restarts() {
 
 #[test]
 fn nothing_is_lost_or_doubled_where_answers_are() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let server = Server::start(false);
@@ -283,7 +283,7 @@ fn nothing_is_lost_or_doubled_where_answers_are() {
 
 #[test]
 fn the_latency_is_paid_a_few_times_a_trial() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let server = Server::start(false);
@@ -310,7 +310,7 @@ fn the_latency_is_paid_a_few_times_a_trial() {
 
 #[test]
 fn a_dead_worker_is_told_of_and_given_up_and_the_others_go_on() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let server = Server::start(false);
@@ -342,7 +342,7 @@ fn a_dead_worker_is_told_of_and_given_up_and_the_others_go_on() {
 
 #[test]
 fn a_server_that_was_away_makes_nobody_silent() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let mut server = Server::start(true);
@@ -367,7 +367,7 @@ fn a_server_that_was_away_makes_nobody_silent() {
 
 #[test]
 fn a_server_that_lost_records_is_found_out() {
-    if !require_redis() {
+    if adapruner_testing::require_redis().is_none() {
         return;
     }
     let mut server = Server::start(false);

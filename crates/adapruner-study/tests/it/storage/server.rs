@@ -12,16 +12,6 @@ use std::time::{Duration, Instant};
 
 use adapruner_study::journal::RedisBackend;
 
-/// Whether there is a server to start. Where there is none the test is skipped,
-/// said on stderr; where `CI` is true it fails.
-pub fn require_redis() -> bool {
-    let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
-    let Err(error) = found else { return true };
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "redis-server: {error}");
-    writeln!(std::io::stderr(), "skipped: redis-server: {error}").unwrap();
-    false
-}
-
 /// A server, stopped when dropped.
 pub struct Server {
     child: Child,
