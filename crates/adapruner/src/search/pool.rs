@@ -1,6 +1,8 @@
 //! `pool.jsonl`: the samples of a pool, readable, and with what is needed to use
 //! them on another model.
 
+use std::path::Path;
+
 use adapruner_checkpoint::{
     Checkpoint, Digest,
     text::{Cut, TokenSet},
@@ -75,6 +77,14 @@ pub fn read(folder: &StudyFolder, record: &SearchRecord) -> Result<Vec<PoolSampl
             path.display()
         );
     }
+    parse(path, &text)
+}
+
+/// The samples in the text of the file; `path` is for messages.
+///
+/// # Errors
+/// A line that is no sample (which).
+pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolSample>> {
     let lines = text.lines().enumerate();
     lines
         .map(|(at, line)| {

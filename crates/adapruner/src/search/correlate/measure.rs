@@ -13,7 +13,7 @@ use std::{
 use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
 use adapruner_eval::{flops, metrics::Metric, zero_shot::literature_metric};
 use adapruner_prune::{Error as PruneError, apply};
-use anyhow::{Error, Result};
+use anyhow::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
