@@ -68,6 +68,17 @@ pub struct SearchArgs {
     /// free]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     pub memory: Option<Real>,
+    /// Where the folder holds another search, move that to STUDY.1 (or the next
+    /// free number) and begin anew, with its statistics where they fit
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub anew: Option<bool>,
     /// Go on though texts share passages
     #[arg(
         long,
@@ -214,6 +225,7 @@ impl SearchGroups {
             workers,
             memory: memory_bytes(search.memory.or(calibration.memory))?,
             allow_overlap: search.allow_overlap.unwrap_or(false),
+            anew: search.anew.unwrap_or(false),
             run: run.resolve()?,
         };
         Ok(Resolved {

@@ -25,13 +25,15 @@ use std::{
 
 use adapruner_checkpoint::{
     Digest,
-    atomic::{StagedFile, StateDir, StateKind},
+    atomic::{StagedFile, StateDir, StateKind, Writer},
     sealed,
 };
 use adapruner_study::{JournalStorage, Storage, Trial, TrialState};
 use anyhow::{Context, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+
+use crate::advice::advised;
 
 /// The folder of a study, as the one place that writes knows it.
 pub static STUDY: StateKind = StateKind {
@@ -202,6 +204,8 @@ impl StudyFolder {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let file = format!("{}-{nanos:x}", process::id());
         let path = self.workers().join(&file);
+        // Nobody takes the new file for that of a dead worker before it is locked.
+        let _starting = self.alone(Exclusive::Starting)?;
         self.clear_workers();
         let mut lock = open_lock(&path)?;
         lock.lock().with_context(|| format!("{}: cannot lock", path.display()))?;
@@ -210,16 +214,55 @@ impl StudyFolder {
         Ok(Worker { name, path, _file: lock })
     }
 
+    /// The files of workers, and whether each is at work.
+    fn signed_on(&self) -> impl Iterator<Item = (PathBuf, bool)> {
+        let entries = fs::read_dir(self.workers()).into_iter().flatten().flatten();
+        let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_none());
+        files.map(|path| {
+            let free = matches!(File::open(&path).map(|file| file.try_lock()), Ok(Ok(())));
+            (path, !free)
+        })
+    }
+
     /// Removes the files of workers that were killed: nobody holds their locks.
     fn clear_workers(&self) {
-        let Ok(_starting) = self.alone(Exclusive::Starting) else { return };
-        for entry in fs::read_dir(self.workers()).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let signed = path.extension().is_none();
-            if signed && matches!(File::open(&path).map(|file| file.try_lock()), Ok(Ok(()))) {
+        for (path, at_work) in self.signed_on() {
+            if !at_work {
                 let _ = fs::remove_file(&path);
             }
         }
+    }
+
+    /// Moves the folder aside as it is and begins it anew; the old one.
+    ///
+    /// # Errors
+    /// A worker that is at work in it, no permission.
+    pub fn set_aside(self, writer: &Writer) -> Result<(Self, Self)> {
+        let _starting = self.alone(Exclusive::Starting)?;
+        if self.signed_on().any(|(_, at_work)| at_work) {
+            return Err(advised(
+                format!("{}: a search is at work in it", self.root.display()),
+                "wait for its end, or stop it",
+            ));
+        }
+        let root = self.root.clone();
+        let state = self.state.context("the study was opened to be read (a bug)")?;
+        let old = Self { root: state.set_aside()?, state: None };
+        Ok((Self::create(writer.state(&root)?)?, old))
+    }
+
+    /// Takes over the statistics of another folder, the pool with them.
+    ///
+    /// # Errors
+    /// A full disk, no permission.
+    pub(super) fn take_statistics(&self, from: &Self) -> Result<()> {
+        for (from, to) in [(from.bank(), self.bank()), (from.pool(), self.pool())] {
+            let staged = self.begin(&to)?;
+            fs::copy(&from, staged.path())
+                .with_context(|| format!("{}: cannot write", to.display()))?;
+            staged.commit()?;
+        }
+        Ok(())
     }
 
     /// What tells this folder from others on the same machine.
@@ -333,7 +376,7 @@ fn redis(url: &str) -> Result<Arc<dyn Storage>> {
 
 #[cfg(not(feature = "redis"))]
 fn redis(_: &str) -> Result<Arc<dyn Storage>> {
-    Err(crate::advice::advised(
+    Err(advised(
         "storage: this build has no Redis",
         "build with --features redis, or leave --storage out",
     ))

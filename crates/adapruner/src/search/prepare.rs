@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     VERSION,
+    advice::advised,
     manifest::ModelRecord,
     memory, pipeline,
     pipeline::TokensRecord,
@@ -164,19 +165,38 @@ pub fn prepare(
         let weights = statistics::streamed(checkpoint, &settings.run.placement()?);
         statistics::cut(checkpoint, &wanted(settings, texts), weights, limit)?;
     }
-    let folder = StudyFolder::create(writer.state(&settings.folder)?)?;
-    let alone = folder.alone(Exclusive::Preparing)?;
+    let mut folder = StudyFolder::create(writer.state(&settings.folder)?)?;
+    let mut alone = folder.alone(Exclusive::Preparing)?;
     let mut record = record_of(checkpoint, settings, texts)?;
     if folder.record().exists() {
         let found = SearchRecord::read(&folder.record())?;
         let differences = found.differences(&record);
-        ensure!(
-            differences.is_empty(),
-            "{}: holds another search: {}",
-            settings.folder.display(),
-            differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-        );
-        record = found;
+        if differences.is_empty() {
+            record = found;
+        } else {
+            let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
+            let other = format!(
+                "{}: holds another search: {}",
+                settings.folder.display(),
+                differences.join("; ")
+            );
+            if !settings.anew {
+                return Err(advised(
+                    other,
+                    "give another --study, or --anew to move this one aside and begin anew",
+                ));
+            }
+            let (new, old) = folder.set_aside(writer)?;
+            tracing::warn!("{other}; that is now {}", old.root().display());
+            folder = new;
+            alone = folder.alone(Exclusive::Preparing)?;
+            if found.bank.is_some() && found.shares_statistics(&record) {
+                folder.take_statistics(&old)?;
+                record.bank = found.bank;
+                record.pool_file = found.pool_file;
+            }
+            save(&folder, &record)?;
+        }
     } else {
         ensure!(
             !folder.journal().exists(),

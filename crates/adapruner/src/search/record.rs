@@ -147,6 +147,21 @@ impl SearchRecord {
         differing.map(|((what, then), now)| Difference { what, then, now }).collect()
     }
 
+    /// Whether the statistics of another record serve this one: they are of the
+    /// same model and samples, made in the same way.
+    pub fn shares_statistics(&self, other: &Self) -> bool {
+        let of = |record: &Self| {
+            (
+                record.model.digest,
+                record.pool.tokens_digest,
+                record.pool_seed,
+                record.dtype.clone(),
+                record.matmul_precision.clone(),
+            )
+        };
+        of(self) == of(other)
+    }
+
     /// What every plan of the search has in common.
     pub fn plan_options(&self) -> PlanOptions {
         PlanOptions {

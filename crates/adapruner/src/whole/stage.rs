@@ -199,7 +199,7 @@ impl Pipeline {
         };
         let (arguments, output) = match name {
             StageName::Search => {
-                let search = of("search", &self.model).with("--study", self.study());
+                let search = of("search", &self.model).with("--study", self.study()).and("--anew");
                 (search.each("--test", &self.tests), None)
             }
             StageName::Prune if self.has(StageName::Search) => {

@@ -91,6 +91,31 @@ fn what_is_done_is_not_done_again_and_what_changed_is() {
 }
 
 #[test]
+fn another_ratio_is_searched_beside_the_old_study() {
+    let (dir, config) = configuration(r#""search", "prune""#);
+    run(dir.path());
+    let study = |name: &str| dir.path().join("out").join(name);
+    let old = fs::read(study("study/journal.log")).unwrap();
+    fs::write(dir.path().join("run.toml"), config.replace("ratio = 0.2", "ratio = 0.3")).unwrap();
+    let again = run(dir.path());
+    assert_eq!(again["skipped"], serde_json::json!([]));
+    let reached = again["stages"][0]["result"]["plan"]["reached_ratio"].as_f64().unwrap();
+    assert!((reached - 0.3).abs() < 0.02, "{reached}");
+    // The old study is as it was; its statistics were not collected again.
+    assert_eq!(fs::read(study("study.1/journal.log")).unwrap(), old);
+    assert!(fs::read(study("study/journal.log")).unwrap() != old);
+    let bank = |name: &str| fs::read(study(name).join("bank.safetensors")).unwrap();
+    assert_eq!(bank("study"), bank("study.1"));
+    // By hand it is refused, with what to do.
+    let (model, texts) = (tiny(), [tiny().join("calibration.txt"), tiny().join("text.txt")]);
+    let paths = [("m", &*model), ("c", &*texts[0]), ("t", &*texts[1]), ("s", &*study("study"))];
+    let line = "search {m} --ratio 0.1 --calibration {c} --samples 24 --sample-tokens 16 --text {t} \
+                --window 32 --limit 6 --trials 4 --allow-overlap --study {s}";
+    let said = fail(line, &paths);
+    assert!(said.contains("holds another search") && said.contains("--anew"), "{said}");
+}
+
+#[test]
 fn all_stages_follow_each_other() {
     let (dir, config) = configuration(r#""search", "prune", "recover", "evaluate", "report""#);
     fs::write(dir.path().join("run.toml"), config.replace("tests =", "limit = 4\ntests ="))
