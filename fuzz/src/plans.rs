@@ -1,15 +1,20 @@
 //! Readers of plans and statistics.
 
-use adapruner::manifest::read_plan;
+use std::path::Path;
+
+use adapruner::manifest::plan_of;
 use adapruner_checkpoint::{
     Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling, names::Projection,
 };
 use adapruner_prune::{PrunePlan, StatsBank, bank::Term};
 
+use crate::room::resealed;
+
 /// A plan, or a manifest: what is read is written back the same and judged
 /// against a model.
 pub(crate) fn plan(json: &[u8]) {
-    let Ok(plan) = read_plan(json) else { return };
+    let json = resealed(json);
+    let Ok(plan) = plan_of(Path::new("plan"), &json) else { return };
     let written = plan.to_json().expect("a plan that was read can be written");
     let read = PrunePlan::from_json(written.as_bytes()).expect("and read again");
     assert_eq!(read, plan);
@@ -50,7 +55,8 @@ fn config(plan: &PrunePlan) -> ModelConfig {
 
 /// A bank: what is read can be asked and is written back the same.
 pub(crate) fn statistics(bytes: &[u8]) {
-    let Ok(bank) = StatsBank::from_bytes(bytes) else { return };
+    let bytes = resealed(bytes);
+    let Ok(bank) = StatsBank::from_bytes(&bytes) else { return };
     for term in [Term::Signed, Term::Element, Term::Fisher] {
         let _ = bank.mean(term, &bank.all_samples());
         for layer in 0..bank.layout().layers() {

@@ -2,6 +2,7 @@
 
 use std::{cell::OnceCell, fs, path::PathBuf};
 
+use adapruner_checkpoint::sealed;
 use tempfile::TempDir;
 
 thread_local! {
@@ -15,6 +16,14 @@ macro_rules! seed {
     };
 }
 pub(crate) use seed;
+
+/// The same bytes with a seal that fits them, where they have one: what is
+/// fuzzed is what lies behind the check of the digest.
+pub(crate) fn resealed(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let _ = sealed::seal(&mut bytes);
+    bytes
+}
 
 /// A folder of this thread's own for `target`, with `files` in it.
 ///

@@ -1,12 +1,14 @@
 //! Readers of what searches and runs keep.
 
+use std::path::Path;
+
 use adapruner::{
     search::{SearchRecord, StoredStudy, StudyFolder, pool as pools},
     whole::RunRecord,
 };
 use adapruner_study::{Direction, JournalStorage, Storage};
 
-use crate::room::{file, folder, seed};
+use crate::room::{file, folder, resealed, seed};
 
 /// A journal: what is read can be asked, and its studies go on or are refused.
 pub(crate) fn journal(bytes: &[u8]) {
@@ -33,7 +35,7 @@ pub(crate) fn journal(bytes: &[u8]) {
 
 /// `search.json`.
 pub(crate) fn search_record(bytes: &[u8]) {
-    let path = file("search_record", "search.json", bytes);
+    let path = file("search_record", "search.json", &resealed(bytes));
     let Ok(record) = SearchRecord::read(&path) else { return };
     assert!(record.differences(&record).is_empty());
     let _ = record.plan_options();
@@ -44,10 +46,11 @@ pub(crate) fn search_record(bytes: &[u8]) {
 
 /// `pool.jsonl`.
 pub(crate) fn pool(bytes: &[u8]) {
-    let _ = pools::read(&file("pool", "pool.jsonl", bytes));
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = pools::parse(Path::new("pool.jsonl"), text);
 }
 
 /// `run.json`.
 pub(crate) fn run_record(bytes: &[u8]) {
-    let _ = RunRecord::read(&file("run_record", "run.json", bytes));
+    let _ = RunRecord::read(&file("run_record", "run.json", &resealed(bytes)));
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::atomic::Relation;
+
 /// The result of an operation on model or text files.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -70,6 +72,23 @@ pub enum Error {
         /// The output path.
         path: PathBuf,
     },
+    /// An output is, contains or lies in what the command reads or writes besides.
+    #[error(
+        "{path}: {role} {relation} {other}, which is {other_role}",
+        path = path.display(), other = other.display()
+    )]
+    Overlap {
+        /// What the output is called on the command line.
+        role: String,
+        /// The output path.
+        path: PathBuf,
+        /// How the two lie to each other.
+        relation: Relation,
+        /// The other one's part, as "read as MODEL".
+        other_role: String,
+        /// The other path.
+        other: PathBuf,
+    },
     /// A named model or text could not be found or fetched.
     #[error("{name}: {message}")]
     NotFound {
@@ -137,6 +156,7 @@ impl Error {
             | Self::Unsupported { path, .. }
             | Self::Tokenizer { path, .. }
             | Self::Text { path, .. }
+            | Self::Overlap { path, .. }
             | Self::Exists { path } => *path = to(path),
             Self::NotFound { .. } | Self::Candle(_) => {}
             Self::Advised { error, .. } => {
@@ -153,6 +173,9 @@ impl Error {
         match self {
             Self::Advised { hint, .. } => Some(hint),
             Self::Exists { .. } => Some("give another --out, or --force to replace it"),
+            Self::Overlap { .. } => {
+                Some("write to a place apart from everything else; nothing was changed")
+            }
             #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign, open enum")]
             Self::Io { source, action, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied

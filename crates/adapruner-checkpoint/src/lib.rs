@@ -15,7 +15,9 @@
 //! | [`dataset`] | files of data sets on the hub, and records of parquet files |
 //! | [`output`] | what the writers hand back: files, digests, warnings |
 //! | [`digest`] | content digests that go into every artifact |
-//! | [`atomic`] | outputs that appear whole or not at all |
+//! | [`atomic`] | the one place that writes: outputs apart from what is read, whole or not at all |
+//! | [`sealed`] | files that carry the digest of their own bytes |
+//! | [`provenance`] | what a folder's manifest says of its files, and whether it still holds |
 
 pub mod atomic;
 pub mod checkpoint;
@@ -32,8 +34,10 @@ pub mod mapped;
 pub mod names;
 pub mod open;
 pub mod output;
+pub mod provenance;
 mod replaced;
 mod resident;
+pub mod sealed;
 pub mod text;
 pub mod tokenizer;
 

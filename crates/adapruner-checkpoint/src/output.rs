@@ -27,6 +27,18 @@ pub struct OutputFile {
     pub digest: Digest,
 }
 
+impl OutputFile {
+    /// A file that is there, by its name alone.
+    ///
+    /// # Errors
+    /// One that cannot be read.
+    pub fn of(path: &Path) -> Result<Self> {
+        let bytes = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, bytes, digest: Digest::of_file(path)? })
+    }
+}
+
 /// What a writer made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {

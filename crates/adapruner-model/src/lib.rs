@@ -31,6 +31,8 @@ pub mod train;
 pub use changes::Adapters;
 pub use decoder::{Decoder, KvCache, Residency};
 pub use error::{Error, Result};
-pub use gradient::{GradientObserver, ProjectionGrad, observe_gradients, parameter_gradients};
+pub use gradient::{
+    GradientObserver, PassCuts, ProjectionGrad, observe_gradients, parameter_gradients,
+};
 pub use packed::Branches;
 pub use placement::{DTypeChoice, DeviceChoice, Placement};

@@ -4,10 +4,11 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 8 | `ADPTEACH` |
+//! | 8 | `ADPTEAC2` |
 //! | 8 | length of the header, little-endian |
 //! | … | header: JSON, what the file was made from |
 //! | `8·k` a row | `k` u32 ids, `k` f32 log-probabilities |
+//! | 32 | BLAKE3 digest of all bytes before it |
 
 use std::{
     fs::File,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use adapruner_checkpoint::{
-    Checkpoint, Error as FileError, atomic::StagedFile, mapped::MappedFile,
+    Checkpoint, Digest, Error as FileError, atomic::StateDir, mapped::MappedFile,
     tokenizer::TextTokenizer,
 };
 use adapruner_model::{Decoder, train::Term};
@@ -32,7 +33,9 @@ use crate::{
     },
 };
 
-const MAGIC: &[u8; 8] = b"ADPTEACH";
+const MAGIC: &[u8; 8] = b"ADPTEAC2";
+/// Bytes of the digest at the end.
+const DIGEST: usize = 32;
 /// Longest header that is read, in bytes.
 const LONGEST_HEADER: usize = 1 << 20;
 
@@ -47,11 +50,7 @@ struct Header {
 ///
 /// # Errors
 /// A teacher whose files cannot be read.
-pub fn record(
-    teacher: &Checkpoint,
-    data: &adapruner_checkpoint::Digest,
-    options: &Distillation,
-) -> Result<Record> {
+pub fn record(teacher: &Checkpoint, data: &Digest, options: &Distillation) -> Result<Record> {
     Ok(Record::from([
         ("teacher".to_owned(), teacher.digest()?.to_string()),
         ("data".to_owned(), data.to_string()),
@@ -149,7 +148,17 @@ impl TeacherCache {
         let file = MappedFile::open(path)?;
         let refuse =
             |message: &str| Error::format(path, message).advise("remove it: it is computed again");
-        let rest = file.strip_prefix(MAGIC).ok_or_else(|| refuse("no teacher's probabilities"))?;
+        let Some((content, digest)) = file.split_last_chunk::<DIGEST>() else {
+            return Err(refuse("no teacher's probabilities"));
+        };
+        let rest = content
+            .strip_prefix(MAGIC)
+            .ok_or_else(|| refuse("no teacher's probabilities of this version"))?;
+        if Digest::of_bytes(content).as_bytes() != digest {
+            return Err(refuse(
+                "damaged: its content is not what was written (its digest differs)",
+            ));
+        }
         let (length, rest) =
             rest.split_first_chunk().ok_or_else(|| refuse("ends in its first bytes"))?;
         let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
@@ -180,7 +189,7 @@ impl TeacherCache {
     /// # Errors
     /// A teacher that cannot run, a disk that is full.
     pub fn make(
-        path: &Path,
+        (folder, name): (&StateDir, &str),
         record: &Record,
         source: &Source<'_>,
         tokens: usize,
@@ -188,9 +197,14 @@ impl TeacherCache {
         told: &mut dyn FnMut(u64, u64),
     ) -> Result<bool> {
         let Source { teacher, examples, options } = *source;
-        let staged = StagedFile::new(path, true, &[])?;
+        let path = &folder.join(name);
+        let staged = folder.file(name)?;
         let file = File::create(staged.path()).map_err(FileError::io(path, "create"))?;
-        let mut file = Writer { path: path.into(), file: BufWriter::new(file) };
+        let mut file = Writer {
+            path: path.clone(),
+            file: BufWriter::new(file),
+            hasher: blake3::Hasher::new(),
+        };
         let k = options.top.min(teacher.config().vocab_size);
         let rows = examples.iter().map(Example::targets).sum();
         let header = Header { record: record.clone(), k, rows };
@@ -221,6 +235,8 @@ impl TeacherCache {
             done += part.len() as u64;
             told(done, examples.len() as u64);
         }
+        let digest = *file.hasher.finalize().as_bytes();
+        file.put(&digest)?;
         file.file.flush().map_err(FileError::io(path, "write"))?;
         drop(file);
         staged.commit()?;
@@ -268,10 +284,12 @@ impl TeacherCache {
 struct Writer {
     path: PathBuf,
     file: BufWriter<File>,
+    hasher: blake3::Hasher,
 }
 
 impl Writer {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
         Ok(self.file.write_all(bytes).map_err(FileError::io(&self.path, "write"))?)
     }
 }

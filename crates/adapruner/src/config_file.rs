@@ -81,8 +81,7 @@ pub fn overlay<T: Serialize + DeserializeOwned>(typed: &T, file: &T) -> Result<T
         (merged.as_object_mut(), serde_json::to_value(typed)?)
     {
         for (key, value) in typed {
-            let silent = value.is_null() || value == serde_json::Value::Bool(false);
-            if !silent || !merged.contains_key(&key) {
+            if !value.is_null() || !merged.contains_key(&key) {
                 merged.insert(key, value);
             }
         }
@@ -108,9 +107,12 @@ mod tests {
     }
 
     #[test]
-    fn switches_of_the_file_stay_on() {
+    fn switches_of_the_file_stay_on_unless_typed_off() {
         let file = parse("[output]\nforce = true\n").unwrap();
-        assert!(overlay(&OutputArgs::default(), &file.output).unwrap().force);
+        let merged = overlay(&OutputArgs::default(), &file.output).unwrap();
+        assert_eq!(merged.force, Some(true));
+        let typed = OutputArgs { force: Some(false), ..OutputArgs::default() };
+        assert_eq!(overlay(&typed, &file.output).unwrap().force, Some(false));
     }
 
     #[test]

@@ -31,8 +31,8 @@ fn main() -> ExitCode {
     let cli = commands::Cli::parse();
     terminal::init_messages(cli.verbose);
     interrupt::install();
-    interrupt::end_with_parent();
-    match commands::run(cli) {
+    interrupt::follow_parent();
+    match workers::hold_stage().and_then(|_held| commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }

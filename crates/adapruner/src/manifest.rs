@@ -1,9 +1,14 @@
 //! `manifest.json`: what an output was made from and what it holds, so that
 //! anyone can make it again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use adapruner_checkpoint::{Checkpoint, Digest, output::OutputFile};
+use adapruner_checkpoint::{
+    Checkpoint, Digest,
+    mapped::MappedFile,
+    output::OutputFile,
+    sealed::{self, Seal},
+};
 use adapruner_prune::PrunePlan;
 use adapruner_recover::{data::Counts, train::Outcome};
 use anyhow::Result;
@@ -195,8 +200,20 @@ impl Manifest {
 /// The plan in a file: a plan, or a manifest that holds one.
 ///
 /// # Errors
-/// Bytes that are neither.
-pub fn read_plan(bytes: &[u8]) -> Result<PrunePlan> {
+/// Bytes that are neither, or that were changed since they were written.
+pub fn read_plan(path: &Path) -> Result<PrunePlan> {
+    plan_of(path, &MappedFile::open(path)?)
+}
+
+/// [`read_plan`] of a file's bytes; `path` is for messages.
+///
+/// # Errors
+/// Those of [`read_plan`].
+pub fn plan_of(path: &Path, bytes: &[u8]) -> Result<PrunePlan> {
+    if sealed::check(bytes) != Seal::None {
+        // A manifest; a plan alone has no seal.
+        sealed::from_json::<serde::de::IgnoredAny>(path, bytes)?;
+    }
     let held = serde_json::from_slice::<Holder>(bytes).ok().and_then(|holder| holder.plan);
     Ok(match held {
         Some(plan) => PrunePlan::from_json(plan.get().as_bytes())?,

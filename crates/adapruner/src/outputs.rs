@@ -1,17 +1,14 @@
 //! A model folder: Hugging Face files, `model.gguf`, and the manifest that says
 //! what they were made from.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use adapruner_checkpoint::{
     Checkpoint, Error,
     atomic::StagedDir,
     gguf::{self, TensorKind},
     hf::{self, StoreType},
+    sealed,
 };
 use anyhow::Result;
 use serde::Serialize;
@@ -81,15 +78,6 @@ fn optional_name<S: serde::Serializer>(
     }
 }
 
-/// Begins an output folder, so that one that cannot be written is known before
-/// any work is done.
-///
-/// # Errors
-/// A folder that exists, no parent folder, no permission.
-pub fn begin(settings: &OutputSettings, model: &Path) -> Result<StagedDir> {
-    Ok(StagedDir::new(&settings.out, settings.force, &[model])?)
-}
-
 /// Writes `checkpoint` and its manifest, checks that it opens again, and only
 /// then makes the folder visible.
 ///
@@ -125,8 +113,8 @@ pub fn finish(
         check_written(&found, checkpoint)?;
     }
     let path = staged.path().join(FILE_NAME);
-    let json = serde_json::to_string_pretty(&manifest)?;
-    std::fs::write(&path, json + "\n").map_err(Error::io(&settings.out, "write"))?;
+    let json = sealed::json(&manifest)?;
+    std::fs::write(&path, json).map_err(Error::io(&settings.out, "write"))?;
     staged.commit()?;
     Ok(manifest)
 }

@@ -2,10 +2,14 @@
 //! made; none prints, and only [`statistics`] writes a file (the bank it was
 //! told to keep).
 
-use std::{path::Path, time::Instant};
+use std::{io::Write, path::Path, time::Instant};
 
 use adapruner_checkpoint::{
-    Checkpoint, Digest, atomic::StagedFile, mapped::MappedFile, text, text::TokenSet,
+    Checkpoint, Digest,
+    atomic::{StagedFile, Writer},
+    mapped::MappedFile,
+    text,
+    text::TokenSet,
 };
 use adapruner_eval::{Perplexity, batch_tokens, perplexity};
 use adapruner_model::{
@@ -13,8 +17,7 @@ use adapruner_model::{
     generate::{Sampling, generate},
 };
 use adapruner_prune::{
-    BankHeader, CollectOptions, Evidence, Origin, PrunePlan, Scores, StatsBank, Terms, collect,
-    plan, score,
+    BankHeader, Evidence, Origin, PrunePlan, Scores, StatsBank, Terms, plan, score,
 };
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,7 @@ use crate::{
     memory,
     progress::Progress,
     settings::{CalibrationSettings, EvalSettings, PruneSettings, SampleSettings, ScoreSettings},
+    statistics::{Cut, Wanted, collect_streamed},
 };
 
 /// What a set of tokens was made from, for manifests and results.
@@ -181,11 +185,11 @@ pub fn evaluate(
     })
 }
 
-/// Collects the statistics of a calibration set, block by block: peak memory is
-/// that of the mapped weights, the block inputs and one block.
+/// Collects the statistics of a calibration set, block by block, the samples in
+/// groups that fit the memory of `settings`.
 ///
 /// # Errors
-/// Damaged weights, a loss that is not finite, or no memory.
+/// Too little memory, damaged weights, a loss that is not finite.
 pub fn collect_statistics(
     checkpoint: &Checkpoint,
     tokens: &TokenSet,
@@ -193,22 +197,16 @@ pub fn collect_statistics(
     (terms, batch): (Terms, bool),
     placement: &Placement,
     progress: &dyn Progress,
-) -> Result<StatsBank> {
-    let options = CollectOptions {
+) -> Result<(StatsBank, Cut)> {
+    let wanted = Wanted {
+        samples: &tokens.windows,
         terms,
         batch,
-        // A backward pass keeps about four times what a forward pass does.
-        batch_tokens: settings.batch_tokens.unwrap_or_else(|| {
-            batch_tokens(&checkpoint.config, settings.sample_tokens, memory::available() / 16)
-        }),
-        model_digest: checkpoint.digest()?,
+        batch_tokens: settings.batch_tokens,
         calibration_digest: tokens.digest,
         seed: settings.seed,
     };
-    let decoder = Decoder::load(checkpoint, placement, Residency::Streamed)?;
-    Ok(collect(&decoder, &tokens.windows, &options, &|done, all| {
-        progress.at("statistics", done as u64, all as u64);
-    })?)
+    collect_streamed(checkpoint, placement, &wanted, memory::budget(settings.memory), progress)
 }
 
 /// Reads statistics from a file.
@@ -224,10 +222,13 @@ pub fn read_statistics(path: &Path) -> Result<StatsBank> {
 ///
 /// # Errors
 /// A file that exists and is not to be replaced, a full disk, no permission.
-pub fn write_statistics(bank: &StatsBank, path: &Path, force: bool) -> Result<()> {
-    let staged = StagedFile::new(path, force, &[])?;
-    std::fs::write(staged.path(), bank.to_bytes()?)
-        .with_context(|| format!("{}: cannot write", path.display()))?;
+pub fn write_statistics(bank: &StatsBank, staged: StagedFile) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(staged.path())?);
+        bank.write_to(&mut file)?;
+        file.flush()
+    };
+    write().with_context(|| format!("{}: cannot write", staged.target().display()))?;
     Ok(staged.commit()?)
 }
 
@@ -249,7 +250,7 @@ pub fn statistics(
     calibration: &CalibrationSettings,
     settings: &PruneSettings,
     placement: &Placement,
-    progress: &dyn Progress,
+    (writer, progress): (&Writer, &dyn Progress),
 ) -> Result<StatsBank> {
     if let Some(path) = settings.statistics.as_deref().filter(|path| path.exists()) {
         let bank = read_statistics(path)?;
@@ -264,9 +265,10 @@ pub fn statistics(
         return Ok(bank);
     }
     let terms = needed_terms(&settings.score);
-    let bank = collect_statistics(checkpoint, tokens, calibration, terms, placement, progress)?;
+    let (bank, _) =
+        collect_statistics(checkpoint, tokens, calibration, terms, placement, progress)?;
     if let Some(path) = &settings.statistics {
-        write_statistics(&bank, path, false)?;
+        write_statistics(&bank, writer.file(path)?)?;
     }
     Ok(bank)
 }
@@ -305,11 +307,11 @@ pub fn prune(
     tokens: Option<&TokenSet>,
     settings: &PruneSettings,
     placement: &Placement,
-    progress: &dyn Progress,
+    told: (&Writer, &dyn Progress),
 ) -> Result<Planned> {
     let bank = match (tokens, &settings.calibration) {
         (Some(tokens), Some(calibration)) => {
-            Some(statistics(checkpoint, tokens, calibration, settings, placement, progress)?)
+            Some(statistics(checkpoint, tokens, calibration, settings, placement, told)?)
         }
         (Some(_), None) | (None, Some(_) | None) => None,
     };

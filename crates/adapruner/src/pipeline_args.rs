@@ -56,7 +56,7 @@ impl PipelineArgs {
             limit: self.limit,
             window: file.eval.window,
             data_dir: file.eval.data_dir.clone(),
-            threads: file.run.threads,
+            run: file.run.arguments(),
             // Adapters alone are no model that a later stage could open.
             formats: file.output.format.as_deref().map_or_else(
                 || Format::Hf.to_string(),

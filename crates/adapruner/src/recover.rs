@@ -1,13 +1,12 @@
 //! Training after pruning: data, teacher, adapter or parameters, in a work
 //! folder from which a training that was stopped goes on.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
-};
+use std::{fs::File, path::PathBuf, sync::atomic::AtomicBool};
 
-use adapruner_checkpoint::{Checkpoint, Error as FileError};
+use adapruner_checkpoint::{
+    Checkpoint, Error as FileError,
+    atomic::{MARK, StateDir},
+};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_recover::{
@@ -76,46 +75,25 @@ pub struct RecoverSettings {
 
 /// A work folder that this process alone works in.
 pub struct Work {
-    folder: PathBuf,
+    folder: StateDir,
     _lock: File,
 }
 
 impl Work {
-    /// Opens or makes the folder.
+    /// Takes the folder for this process alone.
     ///
     /// # Errors
     /// A folder that cannot be written, or that another process works in.
-    pub fn open(folder: &Path) -> Result<Self> {
-        if !folder.is_dir() {
-            std::fs::create_dir(folder).map_err(FileError::io(folder, "create"))?;
-        }
+    pub fn open(folder: StateDir) -> Result<Self> {
         let path = folder.join(LOCK);
         let lock = File::create(&path).map_err(FileError::io(&path, "create"))?;
         if lock.try_lock().is_err() {
             return Err(advised(
-                format!("{}: another process trains in this folder", folder.display()),
+                format!("{}: another process trains in this folder", folder.root().display()),
                 "wait for it, or give another --work",
             ));
         }
-        let work = Self { folder: folder.to_path_buf(), _lock: lock };
-        work.clear().map_err(FileError::io(folder, "clear"))?;
-        Ok(work)
-    }
-
-    /// Removes what a process that was killed had half written: our own staged files, and
-    /// those that the safetensors crate writes before it renames them.
-    fn clear(&self) -> std::io::Result<()> {
-        for entry in std::fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let staged = name.starts_with('.') && name.ends_with(".partial");
-            let of_crate = name.strip_prefix(".tmp").is_some_and(|rest| rest.len() == 6);
-            if (staged || of_crate) && entry.file_type()?.is_file() {
-                std::fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
+        Ok(Self { folder, _lock: lock })
     }
 
     /// The log of the training.
@@ -126,21 +104,23 @@ impl Work {
     /// Removes the files that a training made, and the folder if it is empty
     /// then.
     pub fn remove(self) {
-        for name in [train::STATE, train::BEST, train::LOG, TEACHER, LOCK] {
+        for name in [train::STATE, train::BEST, train::LOG, TEACHER, MARK, LOCK] {
             // What cannot be removed does no harm: the output is there.
             let _ = std::fs::remove_file(self.folder.join(name));
         }
-        let _ = std::fs::remove_dir(&self.folder);
+        let _ = std::fs::remove_dir(self.folder.root());
     }
 }
 
 impl Drop for Work {
     /// A folder in which nothing was saved is as good as none.
     fn drop(&mut self) {
-        let entries = std::fs::read_dir(&self.folder).map(|entries| entries.count());
-        if matches!(entries, Ok(1)) && self.folder.join(LOCK).is_file() {
-            let _ = std::fs::remove_file(self.folder.join(LOCK));
-            let _ = std::fs::remove_dir(&self.folder);
+        let names = std::fs::read_dir(self.folder.root()).into_iter().flatten().flatten();
+        if names.into_iter().all(|entry| entry.file_name() == LOCK || entry.file_name() == MARK) {
+            for name in [LOCK, MARK] {
+                let _ = std::fs::remove_file(self.folder.join(name));
+            }
+            let _ = std::fs::remove_dir(self.folder.root());
         }
     }
 }
@@ -182,11 +162,13 @@ pub fn data(checkpoint: &Checkpoint, settings: &RecoverSettings) -> Result<Datas
 pub fn train(
     checkpoint: &Checkpoint,
     data: &Dataset,
+    teacher: Option<&Checkpoint>,
     settings: &RecoverSettings,
     work: &Work,
     (placement, stop): (&Placement, &AtomicBool),
     progress: &dyn Progress,
 ) -> Result<Option<Recovered>> {
+    let source = teacher;
     settings.train.check()?;
     let mut record = Record::from([
         ("model".to_owned(), checkpoint.digest()?.to_string()),
@@ -205,12 +187,8 @@ pub fn train(
         Method::Full => None,
     };
     let learned = adapter.as_ref().map_or(checkpoint.config.parameters(), Adapter::parameters);
-    let source = match &settings.teacher {
-        Some(path) => Some(Checkpoint::open(path)?),
-        None => None,
-    };
     let matches = settings.train.distillation.is_some_and(|d| d.hidden.is_some());
-    let along = source.as_ref().filter(|_| matches);
+    let along = source.filter(|_| matches);
     if let Some(source) = along {
         distill::check_blocks(checkpoint, source)?;
     }
@@ -220,7 +198,7 @@ pub fn train(
     let foreseen = Foreseen::new(&checkpoint.config, bytes, learned, data, &settings.train, config);
     foreseen.check(settings.memory.unwrap_or_else(memory::available))?;
     let (mut teacher, mut cache) = (None, None);
-    if let Some(source) = &source {
+    if let Some(source) = source {
         teacher = Some(ModelRecord::of(source)?);
         record.insert("teacher".into(), source.digest()?.to_string());
         let told = (placement, stop, progress);
@@ -273,6 +251,7 @@ fn probabilities(
     distill::check_vocabulary(&student.tokenizer, teacher)?;
     let record = distill::record(teacher, &data.digest, options)?;
     let path = work.folder.join(TEACHER);
+    let here = (&work.folder, TEACHER);
     if let Some(cache) = TeacherCache::open(&path, &record, &data.train)? {
         return Ok(Some(cache));
     }
@@ -280,7 +259,7 @@ fn probabilities(
     let mut told = |done, all| progress.at("asking the teacher", done, all);
     let source = distill::Source { teacher: &decoder, examples: &data.train, options };
     let tokens = settings.train.micro_tokens;
-    if !TeacherCache::make(&path, &record, &source, tokens, stop, &mut told)? {
+    if !TeacherCache::make(here, &record, &source, tokens, stop, &mut told)? {
         return Ok(None);
     }
     Ok(TeacherCache::open(&path, &record, &data.train)?)

@@ -1,18 +1,23 @@
 //! Arguments of `recover`, which the configuration file has as a table too.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use adapruner::{
     outputs::OutputSettings,
     recover::{Method, RecoverSettings},
     settings::{RunSettings, TextSettings},
 };
-use adapruner_checkpoint::names::Projection;
+use adapruner_checkpoint::{atomic::Files, names::Projection};
 use adapruner_recover::{
     adamw::AdamW,
     data::{DataOptions, Validation, batches::BatchSize},
     lora::{LoraOptions, Target},
     schedule::Decay,
+    train::FOLDER,
     train::options::{Distillation, TrainOptions},
 };
 use anyhow::Result;
@@ -75,8 +80,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "TOKENS")]
     pub cutoff: Option<usize>,
     /// Learn the prompts too
-    #[arg(long)]
-    pub train_on_prompt: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub train_on_prompt: Option<bool>,
     /// Records kept for validation: a share (0.05) or a number (200) [default:
     /// 0.05]
     #[arg(long, value_name = "SHARE|N")]
@@ -98,8 +110,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub targets: Option<Vec<Named<Target>>>,
     /// Scale updates by ALPHA / √R (rsLoRA)
-    #[arg(long)]
-    pub rslora: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub rslora: Option<bool>,
     /// Sequences of a step [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "batch_tokens")]
     pub batch_size: Option<usize>,
@@ -135,8 +154,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "N")]
     pub max_minutes: Option<Real>,
     /// Compute each block again in the backward pass: slower, in less memory
-    #[arg(long)]
-    pub checkpointing: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub checkpointing: Option<bool>,
     /// Steps from one validation to the next [default: 50]
     #[arg(long, value_name = "N")]
     pub validate_every: Option<u64>,
@@ -175,8 +201,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "DIR")]
     pub work: Option<PathBuf>,
     /// Keep that folder once the output is written
-    #[arg(long)]
-    pub keep_work: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub keep_work: Option<bool>,
     /// Most memory, in GiB: a training that needs more is refused before it
     /// begins [default: what is there]
     #[arg(long, value_name = "GIB")]
@@ -192,11 +225,31 @@ const BATCH: (usize, u64) = (64, 2);
 /// LLM-Pruner's learning rate, and one that all parameters bear.
 const RATES: (f64, f64) = (1e-4, 1e-5);
 
+/// The work folder of an output.
+fn work_beside(out: &Path) -> PathBuf {
+    let mut work = out.as_os_str().to_owned();
+    work.push(".work");
+    work.into()
+}
+
 fn number(given: Option<Real>, default: f64) -> f64 {
     given.map_or(default, |real| real.0)
 }
 
 impl RecoverArgs {
+    /// What is read and written besides the output folder `out`.
+    pub fn files(&self, files: Files, out: Option<&Path>) -> Files {
+        let files = self.data.iter().fold(files, |files, data| files.read("--data", data));
+        let teacher = self.teacher.iter();
+        let files = teacher.fold(files, |files, teacher| files.read("--teacher", teacher));
+        let files =
+            self.data_dir.iter().fold(files, |files, folder| files.search("--data-dir", folder));
+        match self.work.clone().or_else(|| out.map(work_beside)) {
+            Some(work) => files.state("--work", work, &FOLDER),
+            None => files,
+        }
+    }
+
     /// Fills in the defaults.
     ///
     /// # Errors
@@ -207,14 +260,12 @@ impl RecoverArgs {
         };
         let method = self.method.map_or_else(Default::default, |m| m.0);
         let seed = self.seed.unwrap_or(42);
-        let mut work = output.out.clone().into_os_string();
-        work.push(".work");
         Ok(RecoverSettings {
             run,
             data: TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() },
             records: DataOptions {
                 cutoff: self.cutoff.unwrap_or(CUTOFF),
-                train_on_prompt: self.train_on_prompt,
+                train_on_prompt: self.train_on_prompt.unwrap_or(false),
                 validation: self.validation.map_or(Validation::Share(0.05), |v| v.0),
                 seed,
             },
@@ -224,8 +275,8 @@ impl RecoverArgs {
             },
             train: self.train(method, seed)?,
             teacher: self.teacher.clone(),
-            work: self.work.clone().unwrap_or_else(|| work.into()),
-            keep_work: self.keep_work,
+            work: self.work.clone().unwrap_or_else(|| work_beside(&output.out)),
+            keep_work: self.keep_work.unwrap_or(false),
             memory: self.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
             output,
         })
@@ -241,7 +292,7 @@ impl RecoverArgs {
             alpha: number(self.alpha, LORA.1),
             dropout: number(self.dropout, LORA.2),
             targets,
-            rslora: self.rslora,
+            rslora: self.rslora.unwrap_or(false),
         }
     }
 
@@ -281,7 +332,7 @@ impl RecoverArgs {
             },
             max_steps: self.max_steps,
             max_seconds: self.max_minutes.map(minutes),
-            checkpointing: self.checkpointing,
+            checkpointing: self.checkpointing.unwrap_or(false),
             validate_every: self.validate_every.unwrap_or(50),
             patience: self.patience,
             save_every: self.save_every.unwrap_or(50),

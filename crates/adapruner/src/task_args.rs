@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use adapruner::zero_shot::TaskSettings;
+use adapruner_checkpoint::atomic::Files;
 use adapruner_eval::zero_shot::Selection;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -34,14 +35,30 @@ pub struct TaskArgs {
     #[arg(long, value_name = "FILE")]
     pub log_samples: Option<PathBuf>,
     /// Replace that file if it exists
-    #[arg(long)]
-    pub force: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub force: Option<bool>,
 }
 
 /// Seed where none is given.
 const SEED: u64 = 42;
 
 impl TaskArgs {
+    /// What is read and written.
+    pub fn files(&self, files: Files) -> Files {
+        let tasks = self.task_file.iter().flatten();
+        let files = tasks.fold(files, |files, task| files.read("--task-file", task));
+        let log = self.log_samples.iter();
+        let force = self.force.unwrap_or(false);
+        log.fold(files, |files, log| files.file("--log-samples", log, force))
+    }
+
     /// Fills in the defaults; `None` where no task is named.
     ///
     /// # Errors

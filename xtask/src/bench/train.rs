@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use adapruner_checkpoint::Digest;
+use adapruner_checkpoint::{Digest, atomic::StateDir};
 use adapruner_model::Decoder;
 use adapruner_recover::{
     adamw::AdamW,
@@ -10,7 +10,7 @@ use adapruner_recover::{
     lora::{Adapter, LoraOptions, Target, projections},
     schedule::Decay,
     train::{
-        Training, Watch,
+        FOLDER, Training, Watch,
         log::Entry,
         options::{Record, TrainOptions},
         trainee::Trainee,
@@ -92,7 +92,7 @@ impl Lessons {
             options: &self.options,
             record: Record::new(),
             teacher: None,
-            folder: folder.path(),
+            folder: &StateDir::open(folder.path(), &FOLDER)?,
         };
         let outcome = training.run(&AtomicBool::new(false), &mut first)?;
         Ok((outcome.position.tokens as usize, first.0.context("no step was made")?))

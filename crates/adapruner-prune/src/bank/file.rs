@@ -2,13 +2,18 @@
 //!
 //! Tensors: `signed`, `element`, `fisher` `[S, U]` and `batch_first`,
 //! `batch_mix` `[U]`, all F32, absent where they were not collected; the
-//! metadata key [`HEADER_KEY`] holds the header.
+//! metadata key [`HEADER_KEY`] holds the header. The file carries a digest of
+//! itself ([`sealed`]).
 
-use std::collections::HashMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use adapruner_checkpoint::sealed::{self, Floats, Seal, Sealed};
+use safetensors::{Dtype, SafeTensors};
 
-use super::{BankArrays, BankHeader, StatsBank};
+use super::{BankArrays, BankHeader, StatsBank, UNSEALED_VERSION};
 use crate::error::{Error, Result};
 
 /// Metadata key of the header.
@@ -23,11 +28,20 @@ impl StatsBank {
     /// # Errors
     /// Sizes that the format cannot hold.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let malformed = |e: &dyn std::fmt::Display| Error::Bank(format!("cannot be written: {e}"));
-        let header = serde_json::to_string(self.header()).map_err(|e| malformed(&e))?;
-        let (samples, vectors) = (self.samples(), self.layout().len());
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes).map_err(|e| Error::Bank(format!("cannot be written: {e}")))?;
+        Ok(bytes)
+    }
+
+    /// Writes the bytes of [`StatsBank::to_bytes`] to `to`, without another copy of the
+    /// bank in memory.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn write_to(&self, to: &mut dyn Write) -> io::Result<()> {
         let arrays = self.arrays();
-        let bytes: Vec<(&str, Vec<usize>, Vec<u8>)> = [
+        let (samples, vectors) = (self.samples(), self.layout().len());
+        let tensors: Vec<Floats<'_>> = [
             ("signed", vec![samples, vectors], &arrays.signed),
             ("element", vec![samples, vectors], &arrays.element),
             ("fisher", vec![samples, vectors], &arrays.fisher),
@@ -36,26 +50,19 @@ impl StatsBank {
         ]
         .into_iter()
         .filter(|(_, _, values)| !values.is_empty())
-        .map(|(name, shape, values)| {
-            (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        })
+        .map(|(name, shape, values)| Floats { name: name.to_owned(), shape, values })
         .collect();
-        let views = bytes
-            .iter()
-            .map(|(name, shape, data)| {
-                Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data)?))
-            })
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(|e| malformed(&e))?;
-        let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
-        safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(&e))
+        let header = serde_json::to_string(self.header())?;
+        let metadata = BTreeMap::from([(HEADER_KEY.to_owned(), header)]);
+        sealed::safetensors(to, &tensors, &metadata, Sealed::Yes)
     }
 
     /// Reads what [`StatsBank::to_bytes`] wrote.
     ///
     /// # Errors
-    /// Bytes that are no such file, a version this program does not know, shapes
-    /// that do not follow from the header.
+    /// Bytes that are no such file or were changed since they were written, a
+    /// version this program does not know, shapes that do not follow from the
+    /// header.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let malformed = |e: safetensors::SafeTensorError| {
             Error::Bank(format!("not a safetensors file of statistics: {e}"))
@@ -74,6 +81,15 @@ impl StatsBank {
         }
         let header: BankHeader = serde_json::from_str(header)
             .map_err(|e| Error::Bank(format!("the header is malformed: {e}")))?;
+        match sealed::check(bytes) {
+            Seal::Whole => {}
+            Seal::None if header.version == UNSEALED_VERSION => {}
+            Seal::None | Seal::Broken => {
+                let message = "damaged: the content is not what was written (its own digest \
+                               differs); collect it again";
+                return Err(Error::Bank(message.into()));
+            }
+        }
         let tensors = SafeTensors::deserialize(bytes).map_err(malformed)?;
         let read = |name: &str, per_sample: bool| -> Result<Vec<f32>> {
             let Ok(view) = tensors.tensor(name) else { return Ok(Vec::new()) };

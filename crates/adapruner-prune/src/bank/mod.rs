@@ -23,6 +23,7 @@
 mod collect;
 mod file;
 mod fused;
+pub mod memory;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -39,8 +40,10 @@ use crate::{
     layout::VectorLayout,
 };
 
-/// Version of the statistics' layout; a reader refuses any other.
-pub const BANK_VERSION: u32 = 1;
+/// Version of the statistics' layout, sealed by a digest of the whole file.
+pub const BANK_VERSION: u32 = 2;
+/// The version before files were sealed, which is read as well.
+pub(crate) const UNSEALED_VERSION: u32 = 1;
 
 /// Vectors whose terms one task sums over samples.
 const SUMMED: usize = 4096;
@@ -158,7 +161,7 @@ impl StatsBank {
     /// A version this program does not know, no samples, or arrays whose lengths
     /// do not follow from the header.
     pub fn new(header: BankHeader, arrays: BankArrays) -> Result<Self> {
-        if header.version != BANK_VERSION {
+        if header.version != BANK_VERSION && header.version != UNSEALED_VERSION {
             return Err(Error::Bank(format!(
                 "expected version {BANK_VERSION}, found version {}",
                 header.version

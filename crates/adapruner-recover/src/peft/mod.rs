@@ -9,19 +9,16 @@
 
 mod config;
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use adapruner_checkpoint::{
-    Digest, Error as FileError, ModelConfig,
+    Error as FileError, ModelConfig,
     mapped::MappedFile,
     names::{self, Projection},
     output::OutputFile,
+    sealed::{self, Floats, Sealed},
 };
-use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
     error::{Error, Result},
@@ -142,60 +139,22 @@ pub fn write(adapter: &Adapter, folder: &Path) -> Result<Vec<OutputFile>> {
     let config = folder.join(CONFIG);
     std::fs::write(&config, config::json(adapter)).map_err(FileError::io(&config, "write"))?;
     let path = folder.join(WEIGHTS);
-    let views = adapter.updates.iter().flat_map(|(&(layer, projection), update)| {
+    let tensors = adapter.updates.iter().flat_map(|(&(layer, projection), update)| {
         let Update { a, b, rank, .. } = update;
-        let shape = |values: &[f32], first: bool| {
-            if first { vec![*rank, values.len() / rank] } else { vec![values.len() / rank, *rank] }
+        let named = |side, shape, values| Floats {
+            name: tensor_name(layer, projection, side),
+            shape,
+            values,
         };
         [
-            (tensor_name(layer, projection, Side::A), Floats { shape: shape(a, true), values: a }),
-            (tensor_name(layer, projection, Side::B), Floats { shape: shape(b, false), values: b }),
+            named(Side::A, vec![*rank, a.len() / rank], &a[..]),
+            named(Side::B, vec![b.len() / rank, *rank], &b[..]),
         ]
     });
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    save(&path, views, metadata)?;
-    [config, path].iter().map(|path| listed(path)).collect()
-}
-
-/// A file that was written, with its digest.
-fn listed(path: &Path) -> Result<OutputFile> {
-    let bytes = std::fs::metadata(path).map_err(FileError::io(path, "read"))?.len();
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(OutputFile { name, bytes, digest: Digest::of_file(path)? })
-}
-
-/// Numbers as a safetensors file holds them.
-pub(crate) struct Floats<'a> {
-    pub(crate) shape: Vec<usize>,
-    pub(crate) values: &'a [f32],
-}
-
-impl View for Floats<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|v| v.to_le_bytes()).collect()
-    }
-
-    fn data_len(&self) -> usize {
-        self.values.len() * 4
-    }
-}
-
-/// Writes a safetensors file, one tensor in memory at a time.
-pub(crate) fn save<'a>(
-    path: &Path,
-    views: impl IntoIterator<Item = (String, Floats<'a>)>,
-    metadata: HashMap<String, String>,
-) -> Result<()> {
-    safetensors::serialize_to_file(views, Some(metadata), path)
-        .map_err(|e| FileError::io(path, "write")(std::io::Error::other(e.to_string())).into())
+    let tensors: Vec<Floats<'_>> = tensors.collect();
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    sealed::write_safetensors((&path, &path), &tensors, &metadata, Sealed::No)?;
+    [config, path].iter().map(|path| Ok(OutputFile::of(path)?)).collect()
 }
 
 /// The numbers of a tensor of floats; an error in words for others, and for

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use adapruner_checkpoint::{Error as FileError, atomic::StagedFile};
+use adapruner_checkpoint::{Error as FileError, atomic::StateDir};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -54,15 +54,14 @@ impl Log {
     ///
     /// # Errors
     /// A file that cannot be read or written.
-    pub fn open(path: &Path, steps: u64) -> Result<Self> {
-        let kept = if path.exists() { kept(path, steps)? } else { Vec::new() };
-        let staged = StagedFile::new(path, true, &[])?;
+    pub fn open((folder, name): (&StateDir, &str), steps: u64) -> Result<Self> {
+        let path = folder.join(name);
+        let kept = if path.exists() { kept(&path, steps)? } else { Vec::new() };
         let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
-        std::fs::write(staged.path(), text).map_err(FileError::io(path, "write"))?;
-        staged.commit()?;
+        folder.write(name, text.as_bytes())?;
         let file =
-            OpenOptions::new().append(true).open(path).map_err(FileError::io(path, "open"))?;
-        Ok(Self { path: path.to_path_buf(), file })
+            OpenOptions::new().append(true).open(&path).map_err(FileError::io(&path, "open"))?;
+        Ok(Self { path, file })
     }
 
     /// Appends a step.

@@ -24,11 +24,12 @@ pub mod trainee;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
+use adapruner_checkpoint::atomic::{StateDir, StateKind};
 use adapruner_model::{
     Decoder,
     train::{HiddenMatch, Lesson, PassOptions},
@@ -54,6 +55,11 @@ pub const STATE: &str = "state.safetensors";
 pub const BEST: &str = "best.safetensors";
 /// The log.
 pub const LOG: &str = "log.jsonl";
+
+/// The folder of a training. `teacher.bin` is what a caller keeps its
+/// [`TeacherCache`](crate::distill::TeacherCache) in.
+pub static FOLDER: StateKind =
+    StateKind { name: "training", known_by: &[STATE], owned: &[STATE, BEST, LOG, "teacher.bin"] };
 
 /// A loss so many times the first step's has exploded (where it is also above
 /// what knowing nothing costs, `ln V`).
@@ -103,8 +109,8 @@ pub struct Training<'a, 'b> {
     pub record: Record,
     /// Who is learned from, for a distillation.
     pub teacher: Option<Teacher<'a>>,
-    /// Where its files are; a folder that is there.
-    pub folder: &'a Path,
+    /// Where its files are.
+    pub folder: &'a StateDir,
 }
 
 /// Told of every step and of how many there are; validations are told as parts
@@ -140,7 +146,11 @@ impl<'a> Training<'a, '_> {
         let path = self.path(STATE);
         let saved = state::read(&path, &mut self.trainee.parameters, &self.record, Part::All)?;
         let mut position = saved.clone().unwrap_or_default();
-        let mut log = Log::open(&self.path(LOG), position.step)?;
+        if position.best.is_some() {
+            // Better now than after hours.
+            state::check(&self.path(BEST))?;
+        }
+        let mut log = Log::open((self.folder, LOG), position.step)?;
         let clock = Clock { before: position.seconds, since: Instant::now() };
         let mut validation_before = None;
         if saved.is_none() {
@@ -194,8 +204,13 @@ impl<'a> Training<'a, '_> {
 
     fn save(&self, position: &mut Position, clock: &Clock) -> Result<()> {
         position.seconds = clock.seconds();
-        let path = self.path(STATE);
-        state::write(&path, &self.trainee.parameters, position, &self.record, Part::All)
+        state::write(
+            (self.folder, STATE),
+            &self.trainee.parameters,
+            position,
+            &self.record,
+            Part::All,
+        )
     }
 
     /// Takes back the parameters of the best validation.
@@ -205,7 +220,7 @@ impl<'a> Training<'a, '_> {
             Some(best) if best.step != position.step && ended != Ended::Interrupted => {
                 let parameters = &mut self.trainee.parameters;
                 let found = state::read(&path, parameters, &self.record, Part::Values)?;
-                Ok(found.map_or(position.step, |found| found.step))
+                Ok(found.ok_or_else(|| state::missing(&path))?.step)
             }
             Some(_) | None => Ok(position.step),
         }
@@ -357,9 +372,8 @@ impl<'a> Training<'a, '_> {
         if position.best.is_none_or(|best| loss < best.loss) {
             position.best = Some(found);
             position.stale = 0;
-            let path = self.path(BEST);
             let parameters = &self.trainee.parameters;
-            state::write(&path, parameters, position, &self.record, Part::Values)?;
+            state::write((self.folder, BEST), parameters, position, &self.record, Part::Values)?;
         } else {
             position.stale += 1;
         }

@@ -5,12 +5,13 @@
 //! and step, so the step is the position in the data and the state of every
 //! generator.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
-use adapruner_checkpoint::{atomic::StagedFile, mapped::MappedFile};
+use adapruner_checkpoint::{
+    atomic::StateDir,
+    mapped::MappedFile,
+    sealed::{self, Floats, Must, Sealed},
+};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
@@ -18,13 +19,15 @@ use super::options::Record;
 use crate::{
     adamw::Parameter,
     error::{Error, Result},
-    peft::{Floats, numbers, save},
+    peft::numbers,
 };
 
 /// The metadata key of the file.
 const KEY: &str = "adapruner";
 /// The version of this format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 4;
+/// The version before files were sealed, which is read.
+const UNSEALED: u32 = 1;
 
 /// The best validation so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -70,30 +73,37 @@ pub enum Part {
     Values,
 }
 
-/// Writes a state.
+/// Writes a state into a training's folder.
 ///
 /// # Errors
 /// A refusal of the operating system; the file is then as it was.
 pub fn write(
-    path: &Path,
+    (folder, name): (&StateDir, &str),
     parameters: &BTreeMap<String, Parameter>,
     position: &Position,
     record: &Record,
     part: Part,
 ) -> Result<()> {
-    let staged = StagedFile::new(path, true, &[])?;
+    let path = folder.join(name);
     let header = Header { version: VERSION, record: record.clone(), position: position.clone() };
-    let header = serde_json::to_string(&header).map_err(|e| Error::format(path, e.to_string()))?;
-    let views = parameters.iter().flat_map(|(name, parameter)| {
-        let view = |values| Floats { shape: parameter.shape.clone(), values };
-        let mut views = vec![(format!("value.{name}"), view(&parameter.values))];
+    let header = serde_json::to_string(&header).map_err(|e| Error::format(&path, e.to_string()))?;
+    let tensors = parameters.iter().flat_map(|(name, parameter)| {
+        let Parameter { shape, values, first, second, .. } = parameter;
+        let named = |kind: &str, values| Floats {
+            name: format!("{kind}.{name}"),
+            shape: shape.clone(),
+            values,
+        };
+        let mut tensors = vec![named("value", &values[..])];
         if part == Part::All {
-            views.push((format!("first.{name}"), view(&parameter.first)));
-            views.push((format!("second.{name}"), view(&parameter.second)));
+            tensors.extend([named("first", &first[..]), named("second", &second[..])]);
         }
-        views
+        tensors
     });
-    save(staged.path(), views, HashMap::from([(KEY.to_owned(), header)]))?;
+    let tensors: Vec<Floats<'_>> = tensors.collect();
+    let metadata = BTreeMap::from([(KEY.to_owned(), header)]);
+    let staged = folder.file(name)?;
+    sealed::write_safetensors((staged.path(), &path), &tensors, &metadata, Sealed::Yes)?;
     Ok(staged.commit()?)
 }
 
@@ -113,14 +123,7 @@ pub fn read(
     }
     let file = MappedFile::open(path)?;
     let refuse = |message: String| Error::format(path, message);
-    let (_, metadata) = SafeTensors::read_metadata(&file).map_err(|e| refuse(e.to_string()))?;
-    let header = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
-    let header = header.ok_or_else(|| refuse("no state of a training".into()))?;
-    let header: Header = serde_json::from_str(header).map_err(|e| refuse(e.to_string()))?;
-    if header.version != VERSION {
-        let message = format!("version {VERSION} expected, {} found", header.version);
-        return Err(refuse(message));
-    }
+    let header = header(path, &file)?;
     check_record(path, record, &header.record)?;
     let tensors = SafeTensors::deserialize(&file).map_err(|e| refuse(e.to_string()))?;
     for (name, parameter) in parameters.iter_mut() {
@@ -141,6 +144,39 @@ pub fn read(
         }
     }
     Ok(Some(header.position))
+}
+
+/// Refuses a file that was changed since it was written.
+///
+/// # Errors
+/// One that is missing, malformed or changed.
+pub fn check(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Err(missing(path));
+    }
+    header(path, &MappedFile::open(path)?).map(drop)
+}
+
+/// The error for a file that the state counts on.
+pub fn missing(path: &Path) -> Error {
+    let error = Error::format(path, "missing, though the state of the training names it");
+    error.advise("put it back, or begin anew in another --work")
+}
+
+/// The header of a whole file.
+fn header(path: &Path, file: &[u8]) -> Result<Header> {
+    let refuse = |message: String| Error::format(path, message);
+    let (_, metadata) = SafeTensors::read_metadata(file).map_err(|e| refuse(e.to_string()))?;
+    let header = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
+    let header = header.ok_or_else(|| refuse("no state of a training".into()))?;
+    let header: Header = serde_json::from_str(header).map_err(|e| refuse(e.to_string()))?;
+    let must = match header.version {
+        UNSEALED => Must::MayLack,
+        VERSION => Must::Have,
+        other => return Err(refuse(format!("version {VERSION} expected, {other} found"))),
+    };
+    sealed::demand(path, file, must)?;
+    Ok(header)
 }
 
 /// Refuses a file of another record, by the first thing that differs.

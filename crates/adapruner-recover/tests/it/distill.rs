@@ -23,7 +23,7 @@ use candle_core::{DType, Device};
 
 use crate::{
     common::{F32, checkpoint, decoder, said},
-    training::{adapter, dataset, entries, examples, options, train},
+    training::{adapter, dataset, entries, examples, folder_of, options, train},
 };
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -32,13 +32,15 @@ fn data() -> Dataset {
     dataset(examples(6, 250), Vec::new())
 }
 
-fn cache(path: &Path, data: &Dataset, options: &Distillation) -> TeacherCache {
+fn cache(folder: &Path, data: &Dataset, options: &Distillation) -> TeacherCache {
     let teacher = checkpoint("tiny");
     let record = distill::record(&teacher, &data.digest, options).unwrap();
     let teacher = decoder(&teacher);
     let source = Source { teacher: &teacher, examples: &data.train, options };
     let mut told = Vec::new();
-    let made = TeacherCache::make(path, &record, &source, 16, &NEVER, &mut |done, all| {
+    let path = &folder.join("teacher.bin");
+    let place = (&folder_of(folder), "teacher.bin");
+    let made = TeacherCache::make(place, &record, &source, 16, &NEVER, &mut |done, all| {
         told.push((done, all))
     });
     assert!(made.unwrap());
@@ -52,7 +54,7 @@ fn first_step(data: &Dataset, distillation: Distillation) -> (f64, f64, f64) {
     let base = decoder(&checkpoint);
     let mut trainee = Trainee::lora(&base, adapter(&checkpoint, 0.0));
     let folder = tempfile::tempdir().unwrap();
-    let cache = cache(&folder.path().join("teacher.bin"), data, &distillation);
+    let cache = cache(folder.path(), data, &distillation);
     let options = TrainOptions {
         distillation: Some(distillation),
         max_steps: Some(1),
@@ -65,7 +67,7 @@ fn first_step(data: &Dataset, distillation: Distillation) -> (f64, f64, f64) {
         options: &options,
         record: Record::new(),
         teacher: Some(Teacher { probabilities: &cache, hidden: None }),
-        folder: folder.path(),
+        folder: &folder_of(folder.path()),
     };
     training.run(&NEVER, &mut ()).unwrap();
     let entry = entries(folder.path()).remove(0);
@@ -100,7 +102,7 @@ fn a_cache_is_bound_to_teacher_data_and_temperature() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("teacher.bin");
     let options = Distillation { temperature: 1.0, mix: 0.5, top: 4, hidden: None };
-    drop(cache(&path, &data, &options));
+    drop(cache(folder.path(), &data, &options));
     let open = |teacher: &str, data: &Dataset, options: &Distillation, examples: &[Example]| {
         let record = distill::record(&checkpoint(teacher), &data.digest, options).unwrap();
         TeacherCache::open(&path, &record, examples)
@@ -123,6 +125,13 @@ fn a_cache_is_bound_to_teacher_data_and_temperature() {
     for cut in [1, 9, 20, whole.len() - 1] {
         std::fs::write(&path, &whole[..cut]).unwrap();
         assert!(open("tiny", &data, &options, &data.train).is_err(), "cut at {cut}");
+    }
+    for bit in (0..whole.len() * 8).step_by(97) {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, flipped).unwrap();
+        let message = said(open("tiny", &data, &options, &data.train).map(drop));
+        assert!(message.contains("teacher.bin"), "bit {bit}: {message}");
     }
 }
 
@@ -158,7 +167,7 @@ fn matched(
         true => Trainee::full(&base, &student).unwrap(),
         false => Trainee::lora(&base, adapter(&student, 0.1)),
     };
-    let cache = cache(&folder.join("teacher.bin"), &data, &MATCHED);
+    let cache = cache(folder, &data, &MATCHED);
     let options = change(TrainOptions {
         distillation: Some(MATCHED),
         max_steps: Some(20),
@@ -175,7 +184,7 @@ fn matched(
         options: &options,
         record: Record::new(),
         teacher: Some(Teacher { probabilities: &cache, hidden: Some(&whole) }),
-        folder,
+        folder: &folder_of(folder),
     };
     let outcome = training.run(&NEVER, watch);
     (outcome, entries(folder))

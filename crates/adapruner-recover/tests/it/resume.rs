@@ -12,16 +12,17 @@ use adapruner_recover::{
     adamw::Parameter,
     data::{Dataset, batches::BatchSize},
     train::{
-        Ended, Outcome, STATE, Training, Watch,
+        BEST, Ended, Outcome, STATE, Training, Watch,
         log::Entry,
         options::{Record, TrainOptions},
+        state,
         trainee::Trainee,
     },
 };
 
 use crate::{
     common::{checkpoint, decoder, said},
-    training::{adapter, dataset, entries, examples, options, train},
+    training::{adapter, dataset, entries, examples, folder_of, options, train},
 };
 
 fn longer() -> TrainOptions {
@@ -79,8 +80,14 @@ fn watched(
 ) -> adapruner_recover::Result<Outcome> {
     let (data, options) = (data(), longer());
     let record = Record::from([("model".into(), "made".into())]);
-    let mut training =
-        Training { trainee, data: &data, options: &options, record, teacher: None, folder };
+    let mut training = Training {
+        trainee,
+        data: &data,
+        options: &options,
+        record,
+        teacher: None,
+        folder: &folder_of(folder),
+    };
     training.run(stop, watch)
 }
 
@@ -161,6 +168,50 @@ fn damaged_states_are_errors() {
         let result = train(&mut fresh(&base, &checkpoint), &data(), &options, folder.path());
         assert!(result.is_err(), "cut at {cut}");
     }
+    for bit in (0..whole.len() * 8).step_by(1009) {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, flipped).unwrap();
+        let message = said(state::check(&path));
+        assert!(message.contains(STATE), "bit {bit}: {message}");
+    }
+}
+
+#[test]
+fn best_parameters_that_were_damaged_are_never_kept() {
+    let checkpoint = checkpoint("tiny");
+    let base = decoder(&checkpoint);
+    let folder = tempfile::tempdir().unwrap();
+    let data = || dataset(examples(6, 250), examples(2, 250));
+    let options = TrainOptions { validate_every: 1, save_every: 1, ..options() };
+    let stop = AtomicBool::new(false);
+    let mut trainee = fresh(&base, &checkpoint);
+    let mut training = Training {
+        trainee: &mut trainee,
+        data: &data(),
+        options: &options,
+        record: Record::from([("model".into(), "made".into())]),
+        teacher: None,
+        folder: &folder_of(folder.path()),
+    };
+    training.run(&stop, &mut At { step: 2, stop: Some(&stop) }).unwrap();
+    let path = folder.path().join(BEST);
+    let whole = std::fs::read(&path).unwrap();
+    for bit in [8 * 9, 8 * (whole.len() / 2) + 3, 8 * whole.len() - 1] {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, flipped).unwrap();
+        let mut trainee = fresh(&base, &checkpoint);
+        let message = said(train(&mut trainee, &data(), &options, folder.path()));
+        assert!(message.contains(BEST), "bit {bit}: {message}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let mut trainee = fresh(&base, &checkpoint);
+    let message = said(train(&mut trainee, &data(), &options, folder.path()));
+    assert!(message.contains(BEST) && message.contains("missing"), "{message}");
+    std::fs::write(&path, whole).unwrap();
+    let mut trainee = fresh(&base, &checkpoint);
+    train(&mut trainee, &data(), &options, folder.path()).unwrap();
 }
 
 #[test]
@@ -213,7 +264,7 @@ fn validations_without_gain_end_the_training_and_the_best_is_kept() {
         options: &options,
         record: Record::new(),
         teacher: None,
-        folder: folder.path(),
+        folder: &folder_of(folder.path()),
     };
     let loss = training.validate(&mut ()).unwrap().unwrap();
     assert_eq!(loss.to_bits(), best.loss.to_bits());

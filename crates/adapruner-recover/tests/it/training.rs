@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::atomic::AtomicBool};
 
-use adapruner_checkpoint::{Checkpoint, Digest, names::Projection};
+use adapruner_checkpoint::{Checkpoint, Digest, atomic::StateDir, names::Projection};
 use adapruner_model::{
     Decoder,
     train::{Lesson, PassOptions, Term, adapter_gradients},
@@ -15,7 +15,7 @@ use adapruner_recover::{
     peft::{self, Side, tensor_name},
     schedule::{Decay, Schedule},
     train::{
-        Ended, Outcome, Training,
+        Ended, FOLDER, Outcome, Training,
         log::Entry,
         options::{Record, TrainOptions},
         trainee::Trainee,
@@ -62,8 +62,14 @@ pub fn train(
     folder: &Path,
 ) -> adapruner_recover::Result<Outcome> {
     let record = Record::from([("model".into(), "made".into())]);
-    let mut training = Training { trainee, data, options, record, teacher: None, folder };
+    let mut training =
+        Training { trainee, data, options, record, teacher: None, folder: &folder_of(folder) };
     training.run(&AtomicBool::new(false), &mut ())
+}
+
+/// The folder of a training.
+pub fn folder_of(folder: &Path) -> StateDir {
+    StateDir::open(folder, &FOLDER).unwrap()
 }
 
 pub fn entries(folder: &Path) -> Vec<Entry> {
@@ -279,7 +285,7 @@ fn validation_is_the_mean_over_all_learned_tokens_however_they_run() {
                 options: &options,
                 record: Record::new(),
                 teacher: None,
-                folder: folder.path(),
+                folder: &folder_of(folder.path()),
             };
             let found = training.validate(&mut ()).unwrap().unwrap();
             let error = (found - expected).abs() / expected;

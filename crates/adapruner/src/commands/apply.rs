@@ -5,18 +5,17 @@ use std::path::{Path, PathBuf};
 use adapruner::{
     compensation,
     manifest::{Manifest, StudyRecord, read_plan},
-    outputs,
-    outputs::OutputSettings,
+    outputs::{self, OutputSettings},
     search::{SearchRecord, StoredStudy, StudyFolder, transfer},
-    settings::CompensationSettings,
+    settings::{CompensationSettings, RunSettings},
 };
-use adapruner_checkpoint::{Checkpoint, mapped::MappedFile};
+use adapruner_checkpoint::{Checkpoint, atomic::Files};
 use adapruner_prune::{PlanOptions, PrunePlan, apply};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommonArgs, required};
+use super::{CommonArgs, Perform, Session, required};
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, OutputArgs, RunArgs},
     config_file::{ConfigFile, overlay},
@@ -76,6 +75,7 @@ struct Settings<'a> {
     study: &'a Option<PathBuf>,
     compensation: &'a Option<CompensationSettings>,
     output: &'a OutputSettings,
+    run: &'a RunSettings,
 }
 
 /// A plan, and the study it comes from.
@@ -94,15 +94,32 @@ impl ApplyCommand {
     }
 }
 
-/// Runs the command.
-pub fn run(args: &ApplyCommand) -> Result<()> {
+impl Perform for ApplyCommand {
+    fn files(&self) -> Result<Files> {
+        let file = self.common.file()?;
+        let files = self.common.files();
+        let files = self.plan.iter().fold(files, |files, path| files.read("--plan", path));
+        let files = self.study.iter().fold(files, |files, path| files.read("--study", path));
+        let files = overlay(&self.compensation, &file.compensation)?.files(files);
+        let files = file.calibration.files(files);
+        let folder = self.data_dir.as_ref().or(file.eval.data_dir.as_ref());
+        let files = folder.into_iter().fold(files, |files, path| files.search("--data-dir", path));
+        Ok(overlay(&self.output, &file.output)?.files(files))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let output = required(overlay(&args.output, &file.output)?.resolve())?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
     let compensation = args.compensation(&file)?;
     let bars = Bars::default();
-    let checkpoint = args.common.open()?;
-    let staged = outputs::begin(&output, &checkpoint.origin)?;
+    let checkpoint = args.common.open(session)?;
+    let staged = session.writer.folder(&output.out)?;
     let fit = match &compensation {
         Some(fit) => Some((compensation::tokens(&checkpoint, fit)?, fit)),
         None => None,
@@ -129,6 +146,7 @@ pub fn run(args: &ApplyCommand) -> Result<()> {
         study: &args.study,
         compensation: &compensation,
         output: &output,
+        run: &run,
     };
     let mut manifest = Manifest::new("apply", &settings, &checkpoint)?;
     manifest.parameters = pruned.config.parameters();
@@ -145,8 +163,7 @@ pub fn run(args: &ApplyCommand) -> Result<()> {
 }
 
 fn plan_of(path: &Path) -> Result<PrunePlan> {
-    let bytes = MappedFile::open(path)?;
-    read_plan(&bytes).with_context(|| path.display().to_string())
+    read_plan(path).with_context(|| path.display().to_string())
 }
 
 /// The plan of a study's trial on this model.

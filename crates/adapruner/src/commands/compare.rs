@@ -1,15 +1,19 @@
 //! `compare`: several ways of searching, side by side.
 
-use adapruner::search::{
-    Arm, Ended, Search, SearchSettings, Tests,
-    compare::{ArmSpec, Row, Run, table as rows_of},
-    pool, prepare,
+use adapruner::{
+    progress::Progress,
+    search::{
+        Arm, Ended, Search, SearchSettings, Tests,
+        compare::{ArmSpec, Row, Run, table as rows_of},
+        pool, prepare,
+    },
 };
+use adapruner_checkpoint::atomic::Files;
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::CommonArgs;
+use super::{CommonArgs, Perform, Session};
 use crate::{
     interrupt,
     search_args::{Resolved, SearchGroups, command_line, space_of},
@@ -55,12 +59,21 @@ struct Report<'a> {
     settings: &'a SearchSettings,
 }
 
-/// Runs the command.
-pub fn run(args: &CompareCommand) -> Result<()> {
+impl Perform for CompareCommand {
+    fn files(&self) -> Result<Files> {
+        self.groups.files(self.common.files(), &self.common.file()?)
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &CompareCommand, session: &Session) -> Result<()> {
     ensure!(args.seeds > 0, "seeds: at least 1 expected, 0 found");
     let file = args.common.file()?;
     let Resolved { settings, extent, trials, seed } = args.groups.resolve(&file)?;
-    let checkpoint = args.common.open()?;
+    let checkpoint = args.common.open(session)?;
     let arms: Vec<Arm> = args
         .arms
         .iter()
@@ -70,13 +83,11 @@ pub fn run(args: &CompareCommand) -> Result<()> {
         arms.iter().map(|arm| space_of(&checkpoint, &settings, arm)).collect::<Result<Vec<_>>>()?;
     let leading = spaces.iter().map(|space| space.most_protected()).max().unwrap_or(0);
     let bars = Bars::default();
-    let stop = interrupt::graceful();
     let texts = prepare::texts(&checkpoint, &settings)?;
-    let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, &bars)?;
+    let told: (&_, &dyn Progress) = (&session.writer, &bars);
+    let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, told)?;
     let (folder, record, objective) = prepared;
-    if args.groups.worker {
-        interrupt::stop_with_parent();
-    }
+    let (stop, leave) = (interrupt::graceful(), || interrupt::exit());
     let workers = Workers::start(if args.groups.worker { 0 } else { settings.workers - 1 })?;
     let mut searches = Vec::new();
     for (arm, space) in arms.iter().zip(spaces) {
@@ -90,7 +101,8 @@ pub fn run(args: &CompareCommand) -> Result<()> {
         };
         let study = search.open()?;
         tracing::info!("{}", study.name());
-        let ended = search.run(&study, stop, if args.groups.worker { &() } else { &bars })?;
+        let ended =
+            search.run(&study, stop, &leave, if args.groups.worker { &() } else { &bars })?;
         if ended == Ended::Interrupted {
             workers.join()?;
             interrupt::exit();
@@ -103,7 +115,7 @@ pub fn run(args: &CompareCommand) -> Result<()> {
         return Ok(());
     }
     let tests = Tests::new(&texts.tests);
-    let samples = pool::read(&folder.pool())?;
+    let samples = pool::read(&folder, &record)?;
     let mut runs = Vec::new();
     for (search, study) in &searches {
         let result = search.sum_up(study, &tests, &samples, &command_line(), &bars)?;

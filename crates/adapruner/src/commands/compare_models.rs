@@ -8,13 +8,13 @@ use adapruner::{
     settings::RunSettings,
     zero_shot::{Questions, TaskSettings},
 };
-use adapruner_checkpoint::{Checkpoint, atomic::StagedFile};
+use adapruner_checkpoint::{Checkpoint, atomic::Files};
 use adapruner_eval::zero_shot::Selection;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::latency::LatencyArgs;
+use super::{MODEL, Perform, Session, latency::LatencyArgs};
 use crate::{
     args::{EvalArgs, RunArgs},
     printer::Printer,
@@ -111,18 +111,30 @@ struct Report<'a> {
     version: &'static str,
 }
 
-/// Runs the command.
-pub fn run(args: &CompareModelsCommand) -> Result<()> {
+impl Perform for CompareModelsCommand {
+    fn files(&self) -> Result<Files> {
+        let files = self.models.iter().fold(Files::new(), |files, path| files.read(MODEL, path));
+        let files = self.text.iter().fold(files, |files, text| files.read("--text", text));
+        let tasks = self.task_file.iter();
+        let files = tasks.fold(files, |files, task| files.read("--task-file", task));
+        let folders = self.data_dir.iter();
+        let files = folders.fold(files, |files, folder| files.search("--data-dir", folder));
+        Ok(self.out.iter().fold(files, |files, out| files.file("--out", out, self.force)))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &CompareModelsCommand, session: &Session) -> Result<()> {
     let run = args.run.resolve()?;
     let placement = run.placement()?;
     let models =
-        args.models.iter().map(|path| Checkpoint::open(path)).collect::<Result<Vec<_>, _>>()?;
+        args.models.iter().map(|path| session.open(MODEL, path)).collect::<Result<Vec<_>>>()?;
     let settings = args.resolve(&models);
     let questions = settings.tasks.as_ref().map(Questions::read).transpose()?;
-    let origins: Vec<_> = models.iter().map(|model| &model.origin).collect();
-    let origins: Vec<_> = origins.iter().map(|origin| origin.as_path()).collect();
-    let out = args.out.as_ref();
-    let out = out.map(|path| StagedFile::new(path, args.force, &origins)).transpose()?;
+    let out = args.out.as_ref().map(|path| session.writer.file(path)).transpose()?;
     let bars = Bars::default();
     let comparison = compare(&models, &settings, questions.as_ref(), &placement, &bars)?;
     let report = Report { comparison, settings: &settings, run: &run, version: VERSION };
@@ -132,9 +144,7 @@ pub fn run(args: &CompareModelsCommand) -> Result<()> {
         } else {
             markdown(&report.comparison)
         };
-        let target = out.target().display().to_string();
-        std::fs::write(out.path(), text).with_context(|| format!("{target}: cannot write"))?;
-        out.commit()?;
+        out.write(text.as_bytes())?;
     }
     Printer::new(args.json).result(&report, |report| markdown(&report.comparison))
 }

@@ -2,11 +2,12 @@
 
 use std::io::{Write, stdout};
 
+use adapruner_checkpoint::atomic::Files;
 use anyhow::Result;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::Cli;
+use super::{Cli, Perform, Session};
 
 /// Print a completion script for a shell.
 ///
@@ -17,8 +18,17 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Runs the command.
-pub fn run(args: &CompletionsArgs) -> Result<()> {
+impl Perform for CompletionsArgs {
+    fn files(&self) -> Result<Files> {
+        Ok(Files::new())
+    }
+
+    fn run(&self, _: &Session) -> Result<()> {
+        run(self)
+    }
+}
+
+fn run(args: &CompletionsArgs) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "adapruner", &mut script);
     let mut out = stdout().lock();

@@ -6,7 +6,7 @@ use adapruner::{
     VERSION, pipeline,
     pipeline::TokensRecord,
     search::{
-        SearchRecord, StoredStudy, StudyFolder,
+        STUDY, SearchRecord, StoredStudy, StudyFolder,
         correlate::{
             CORRELATE_VERSION, Correlate, CorrelateSettings, Correlations, Outcome, Within, Work,
             judge, spread, wanted,
@@ -17,12 +17,13 @@ use adapruner::{
     settings::{EvalSettings, TextSettings},
     zero_shot::{Questions, TaskSettings},
 };
-use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_checkpoint::{atomic::Files, text::TokenSet};
 use adapruner_eval::{correlation::Correlation, zero_shot::Selection};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use super::{Perform, Session};
 use crate::{
     args::RunArgs,
     failure::advised,
@@ -187,11 +188,28 @@ struct Plan {
     work: Work,
 }
 
-/// Runs the command.
-pub fn run(args: &CorrelateCommand) -> Result<()> {
+impl Perform for CorrelateCommand {
+    fn files(&self) -> Result<Files> {
+        let files = Files::new().state("STUDY", &self.study, &STUDY);
+        let files = self.model.iter().fold(files, |files, path| files.read("--model", path));
+        let files = files.read("--text", &self.text);
+        let files = self.test.iter().fold(files, |files, text| files.read("--test", text));
+        let tasks = self.task_file.iter();
+        let files = tasks.fold(files, |files, task| files.read("--task-file", task));
+        let folders = self.data_dir.iter();
+        Ok(folders.fold(files, |files, folder| files.search("--data-dir", folder)))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     let settings = args.resolve()?;
     let placement = settings.run.placement()?;
-    let folder = StudyFolder::open(&settings.folder)?;
+    StudyFolder::open(&settings.folder)?;
+    let folder = StudyFolder::create(session.writer.state(&settings.folder)?)?;
     let record = SearchRecord::read(&folder.record())?;
     let studies = StoredStudy::all(&folder, args.storage.as_deref())?;
     let study = StoredStudy::pick(studies, settings.study.as_deref())?;
@@ -200,7 +218,8 @@ pub fn run(args: &CorrelateCommand) -> Result<()> {
     let ratios = if settings.ratios.is_empty() { &own[..] } else { &settings.ratios };
     let wanted = wanted(&trials, ratios);
     let questions = Questions::read(&settings.tasks)?;
-    let checkpoint = Checkpoint::open(args.model.as_ref().unwrap_or(&record.model.path))?;
+    let model = args.model.as_ref().unwrap_or(&record.model.path);
+    let checkpoint = session.open("--model", model)?;
     let spread = |text: &TextSettings, windows| -> Result<TokenSet> {
         let window = record.evaluation.window;
         let whole = EvalSettings { text: text.clone(), window, limit: None, batch_tokens: None };
@@ -208,7 +227,7 @@ pub fn run(args: &CorrelateCommand) -> Result<()> {
     };
     let eval = spread(&settings.text, record.evaluation.windows)?;
     let tests = settings.tests.iter().map(|text| spread(text, settings.test_windows));
-    let pool = pool::tokens(&folder.pool(), &record.pool)?;
+    let pool = pool::tokens(&folder, &record)?;
     let texts = Texts { pool, eval, tests: tests.collect::<Result<Vec<_>>>()? };
     texts.check_tests(args.allow_overlap)?;
     let bars = Bars::default();

@@ -6,15 +6,18 @@ use adapruner::{
     settings::{EvalSettings, RunSettings},
     zero_shot::{Questions, TaskSettings, ZeroShot, zero_shot},
 };
-use adapruner_checkpoint::{Checkpoint, atomic::StagedFile};
+use adapruner_checkpoint::{
+    Checkpoint,
+    atomic::{Files, StagedFile},
+};
 use adapruner_eval::{metrics::Metric, zero_shot::Mean};
 use adapruner_model::Placement;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::CommonArgs;
+use super::{CommonArgs, Perform, Session};
 use crate::{
     args::{EvalArgs, RunArgs},
     config_file::overlay,
@@ -69,8 +72,19 @@ enum Settings<'a> {
     },
 }
 
-/// Runs the command.
-pub fn run(args: &EvalCommand) -> Result<()> {
+impl Perform for EvalCommand {
+    fn files(&self) -> Result<Files> {
+        let file = self.common.file()?;
+        let files = overlay(&self.eval, &file.eval)?.files(self.common.files());
+        Ok(overlay(&self.tasks, &file.tasks)?.files(files))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &EvalCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
     let eval = overlay(&args.eval, &file.eval)?;
@@ -88,10 +102,8 @@ pub fn run(args: &EvalCommand) -> Result<()> {
     };
     let placement = run.placement()?;
     let questions = tasks.as_ref().map(Questions::read).transpose()?;
-    let checkpoint = args.common.open()?;
-    let log = asked.log_samples.as_deref();
-    let log =
-        log.map(|path| StagedFile::new(path, asked.force, &[&checkpoint.origin])).transpose()?;
+    let checkpoint = args.common.open(session)?;
+    let log = asked.log_samples.as_deref().map(|path| session.writer.file(path)).transpose()?;
 
     let evaluation =
         text.as_ref().map(|text| measure(&checkpoint, text, &placement)).transpose()?;
@@ -162,9 +174,7 @@ fn write_answers(log: StagedFile, answered: Option<&ZeroShot>) -> Result<()> {
         lines.push_str(&serde_json::to_string(answer)?);
         lines.push('\n');
     }
-    let target = log.target().display().to_string();
-    std::fs::write(log.path(), lines).with_context(|| format!("{target}: cannot write"))?;
-    Ok(log.commit()?)
+    Ok(log.write(lines.as_bytes())?)
 }
 
 /// What an evaluation says, row by row.

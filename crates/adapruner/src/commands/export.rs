@@ -1,10 +1,11 @@
 //! `export`: a model in other formats.
 
 use adapruner::{manifest::Manifest, outputs};
+use adapruner_checkpoint::atomic::Files;
 use anyhow::Result;
 use clap::Args;
 
-use super::{CommonArgs, required};
+use super::{CommonArgs, Perform, Session, required};
 use crate::{
     args::OutputArgs,
     config_file::overlay,
@@ -23,12 +24,21 @@ pub struct ExportCommand {
     output: OutputArgs,
 }
 
-/// Runs the command.
-pub fn run(args: &ExportCommand) -> Result<()> {
+impl Perform for ExportCommand {
+    fn files(&self) -> Result<Files> {
+        Ok(overlay(&self.output, &self.common.file()?.output)?.files(self.common.files()))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &ExportCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let output = required(overlay(&args.output, &file.output)?.resolve())?;
-    let checkpoint = args.common.open()?;
-    let staged = outputs::begin(&output, &checkpoint.origin)?;
+    let checkpoint = args.common.open(session)?;
+    let staged = session.writer.folder(&output.out)?;
     let manifest = Manifest::new("export", &output, &checkpoint)?;
     let manifest = outputs::finish(staged, &checkpoint, &output, manifest, &Bars::default())?;
     args.common.printer().result(&manifest, |manifest| table(&rows(manifest)))

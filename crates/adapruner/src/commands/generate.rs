@@ -11,12 +11,12 @@ use adapruner::{
     generate::{Answer, Ended, GenerateSettings, Prompt, generate, prompt},
     settings::RunSettings,
 };
-use adapruner_checkpoint::Digest;
+use adapruner_checkpoint::{Digest, atomic::Files};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::CommonArgs;
+use super::{CommonArgs, Perform, Session};
 use crate::{args::RunArgs, config_file::overlay, failure::advised};
 
 /// Largest prompt in bytes.
@@ -81,8 +81,18 @@ struct Report<'a> {
     version: &'static str,
 }
 
-/// Runs the command.
-pub fn run(args: &GenerateCommand) -> Result<()> {
+impl Perform for GenerateCommand {
+    fn files(&self) -> Result<Files> {
+        let prompt = self.prompt_file.iter();
+        Ok(prompt.fold(self.common.files(), |files, path| files.read("--prompt-file", path)))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &GenerateCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
     let placement = run.placement()?;
@@ -97,7 +107,7 @@ pub fn run(args: &GenerateCommand) -> Result<()> {
         top_p: args.top_p,
         seed: args.seed,
     };
-    let checkpoint = args.common.open()?;
+    let checkpoint = args.common.open(session)?;
     let prompt = prompt(&checkpoint, &settings)?;
     let printer = args.common.printer();
     let mut last = 0;

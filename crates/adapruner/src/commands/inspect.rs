@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use adapruner::VERSION;
-use adapruner_checkpoint::{Checkpoint, Digest, LayerWidths, ModelConfig, names};
+use adapruner_checkpoint::{Checkpoint, Digest, LayerWidths, ModelConfig, atomic::Files, names};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::CommonArgs;
+use super::{CommonArgs, Perform, Session};
 use crate::printer::{bytes, grouped, table};
 
 /// Show what a model is made of; weights are not read.
@@ -39,9 +39,18 @@ struct Report {
     version: &'static str,
 }
 
-/// Runs the command.
-pub fn run(args: &InspectArgs) -> Result<()> {
-    let checkpoint = args.common.open()?;
+impl Perform for InspectArgs {
+    fn files(&self) -> Result<Files> {
+        Ok(self.common.files())
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &InspectArgs, session: &Session) -> Result<()> {
+    let checkpoint = args.common.open(session)?;
     let report = Report {
         model: args.common.model.display().to_string(),
         parameters: checkpoint.config.parameters(),

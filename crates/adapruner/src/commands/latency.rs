@@ -11,12 +11,12 @@ use adapruner::{
     memory,
     settings::RunSettings,
 };
-use adapruner_checkpoint::Checkpoint;
+use adapruner_checkpoint::{Checkpoint, atomic::Files};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::CommonArgs;
+use super::{CommonArgs, MODEL, Perform, Session};
 use crate::{
     args::RunArgs,
     config_file::overlay,
@@ -96,14 +96,24 @@ struct Against<'a> {
     peak_memory_bytes: Option<u64>,
 }
 
-/// Runs the command.
-pub fn run(args: &LatencyCommand) -> Result<()> {
+impl Perform for LatencyCommand {
+    fn files(&self) -> Result<Files> {
+        let against = self.against.iter();
+        Ok(against.fold(self.common.files(), |files, path| files.read("--against", path)))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &LatencyCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
     let placement = run.placement()?;
     // The other model first: ratios are taken of the first.
     let paths: Vec<&Path> = args.against.iter().chain([&args.common.model]).map(|p| &**p).collect();
-    let models = paths.iter().map(|p| Checkpoint::open(p)).collect::<Result<Vec<_>, _>>()?;
+    let models = paths.iter().map(|p| session.open(MODEL, p)).collect::<Result<Vec<_>>>()?;
     let settings = args.latency.resolve(&models);
     let alone = paths.len() == 1;
     let apart = |path: &&Path| peak_apart(path, &settings, &run);

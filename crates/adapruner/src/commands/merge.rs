@@ -6,13 +6,13 @@ use adapruner::{
     manifest::{AdapterRecord, Manifest},
     outputs,
 };
-use adapruner_checkpoint::Digest;
+use adapruner_checkpoint::{Digest, atomic::Files};
 use adapruner_recover::{merge, peft};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommonArgs, export, required};
+use super::{CommonArgs, Perform, Session, export, required};
 use crate::{args::OutputArgs, config_file::overlay, printer::table, terminal::Bars};
 
 /// Merge a LoRA adapter, as PEFT has it, into its model.
@@ -35,14 +35,25 @@ struct Settings<'a> {
     output: &'a outputs::OutputSettings,
 }
 
-/// Runs the command.
-pub fn run(args: &MergeCommand) -> Result<()> {
+impl Perform for MergeCommand {
+    fn files(&self) -> Result<Files> {
+        let output = overlay(&self.output, &self.common.file()?.output)?;
+        Ok(output.files(self.common.files().read("--adapter", &self.adapter)))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &MergeCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let output = required(overlay(&args.output, &file.output)?.resolve())?;
-    let checkpoint = args.common.open()?;
+    let checkpoint = args.common.open(session)?;
+    session.check(&args.adapter)?;
     let adapter = peft::read(&args.adapter, &checkpoint.config)?;
     let merged = merge::merge(&checkpoint, &adapter)?;
-    let staged = outputs::begin(&output, &checkpoint.origin)?;
+    let staged = session.writer.folder(&output.out)?;
     let settings = Settings { adapter: &args.adapter, output: &output };
     let mut manifest = Manifest::new("merge", &settings, &checkpoint)?;
     manifest.adapter = Some(AdapterRecord {

@@ -5,6 +5,8 @@ mod compare;
 mod compare_models;
 mod completions;
 mod correlate;
+#[cfg(test)]
+mod declared;
 mod eval;
 mod export;
 mod generate;
@@ -19,10 +21,14 @@ mod sample;
 mod search;
 mod stats;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adapruner::outputs::OutputSettings;
-use adapruner_checkpoint::Checkpoint;
+use adapruner_checkpoint::{
+    Checkpoint,
+    atomic::{Files, Writer},
+    provenance,
+};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
@@ -38,6 +44,10 @@ pub struct Cli {
     /// Say more on stderr; twice for everything
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Open outputs of this program though they were edited: do not hold them
+    /// against the digests in their manifest.json
+    #[arg(long, global = true)]
+    pub no_verify: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -72,6 +82,65 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
+/// A subcommand. [`perform`] is the only way to run one.
+trait Perform {
+    /// Everything that it reads and writes, by what was typed and what the
+    /// configuration file says; nothing is opened yet.
+    ///
+    /// # Errors
+    /// What is missing or contradicts itself.
+    fn files(&self) -> Result<Files>;
+
+    /// Runs it. Outputs come from the context alone.
+    ///
+    /// # Errors
+    /// Whatever it could not do.
+    fn run(&self, session: &Session) -> Result<()>;
+}
+
+/// What a command may do.
+struct Session {
+    /// Makes the outputs that the command declared.
+    writer: Writer,
+    /// Whether models are held against the digests in their manifests.
+    verify: bool,
+}
+
+impl Session {
+    /// Opens a model; `role` is what the command line calls it.
+    ///
+    /// # Errors
+    /// One that was changed since this program wrote it, that overlaps with an
+    /// output, or that cannot be opened.
+    fn open(&self, role: &str, path: &Path) -> Result<Checkpoint> {
+        self.check(path)?;
+        let checkpoint = Checkpoint::open(path)?;
+        // One that was fetched lies elsewhere.
+        self.writer.check_read(role, &checkpoint.origin)?;
+        Ok(checkpoint)
+    }
+
+    /// Holds a file or folder against the manifest beside it.
+    ///
+    /// # Errors
+    /// What was changed since.
+    fn check(&self, path: &Path) -> Result<()> {
+        if self.verify && path.exists() {
+            provenance::verify(path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Claims a command's files and runs it.
+fn perform(command: &dyn Perform, verify: bool) -> Result<()> {
+    let writer = command.files()?.claim()?;
+    command.run(&Session { writer, verify })
+}
+
+/// What the command line calls the model.
+const MODEL: &str = "MODEL";
+
 /// What every command that reads a model takes.
 #[derive(Debug, Clone, Args)]
 pub struct CommonArgs {
@@ -89,8 +158,17 @@ pub struct CommonArgs {
 }
 
 impl CommonArgs {
-    fn open(&self) -> Result<Checkpoint> {
-        Ok(Checkpoint::open(&self.model)?)
+    fn open(&self, session: &Session) -> Result<Checkpoint> {
+        session.open(MODEL, &self.model)
+    }
+
+    /// What is read.
+    fn files(&self) -> Files {
+        let files = Files::new().read(MODEL, &self.model);
+        match &self.config {
+            Some(config) => files.read("--config", config),
+            None => files,
+        }
     }
 
     fn printer(&self) -> Printer {
@@ -107,25 +185,31 @@ impl CommonArgs {
 /// # Errors
 /// Whatever the subcommand could not do.
 pub fn run(cli: Cli) -> Result<()> {
-    match cli.command {
-        Command::Inspect(args) => inspect::run(&args),
-        Command::Eval(args) => eval::run(&args),
-        Command::Generate(args) => generate::run(&args),
-        Command::Latency(args) => latency::run(&args),
-        Command::CompareModels(args) => compare_models::run(&args),
-        Command::Sample(args) => sample::run(&args),
-        Command::Stats(args) => stats::run(&args),
-        Command::Prune(args) => prune::run(&args),
-        Command::Search(args) => search::run(&args),
-        Command::Compare(args) => compare::run(&args),
-        Command::Correlate(args) => correlate::run(&args),
-        Command::Report(args) => report::run(&args),
-        Command::Run(args) => run::run(&args),
-        Command::Apply(args) => apply::run(&args),
-        Command::Recover(args) => recover::run(&args),
-        Command::Merge(args) => merge::run(&args),
-        Command::Export(args) => export::run(&args),
-        Command::Completions(args) => completions::run(&args),
+    perform(cli.command.as_perform(), !cli.no_verify)
+}
+
+impl Command {
+    fn as_perform(&self) -> &dyn Perform {
+        match self {
+            Self::Inspect(command) => command,
+            Self::Eval(command) => &**command,
+            Self::Generate(command) => &**command,
+            Self::Latency(command) => &**command,
+            Self::CompareModels(command) => &**command,
+            Self::Sample(command) => &**command,
+            Self::Stats(command) => &**command,
+            Self::Prune(command) => &**command,
+            Self::Search(command) => &**command,
+            Self::Compare(command) => &**command,
+            Self::Correlate(command) => &**command,
+            Self::Report(command) => command,
+            Self::Run(command) => command,
+            Self::Apply(command) => &**command,
+            Self::Recover(command) => &**command,
+            Self::Merge(command) => command,
+            Self::Export(command) => command,
+            Self::Completions(command) => command,
+        }
     }
 }
 

@@ -5,13 +5,17 @@ use adapruner::{
     memory, outputs,
     recover::{self, RecoverSettings, Recovered, Work},
 };
-use adapruner_checkpoint::{Checkpoint, Error as FileError};
+use adapruner_checkpoint::{
+    Checkpoint, Error as FileError,
+    atomic::{Files, StagedDir},
+    output::OutputFile,
+};
 use adapruner_recover::{memory::Foreseen, peft, train::Ended};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommonArgs, required};
+use super::{CommonArgs, Perform, Session, required};
 use crate::{
     args::{OutputArgs, RunArgs},
     config_file::overlay,
@@ -68,20 +72,36 @@ impl RecoverCommand {
     }
 }
 
-/// Runs the command.
-pub fn run(args: &RecoverCommand) -> Result<()> {
+impl Perform for RecoverCommand {
+    fn files(&self) -> Result<Files> {
+        let file = self.common.file()?;
+        let output = overlay(&self.output, &file.output)?;
+        let files = overlay(&self.recover, &file.recover)?
+            .files(self.common.files(), output.out.as_deref());
+        Ok(output.files(files))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     let settings = args.settings()?;
     let bars = Bars::default();
     let placement = settings.run.placement()?;
-    let checkpoint = args.common.open()?;
+    let checkpoint = args.common.open(session)?;
     // Known before any work whether it can be written; begun again at the end,
     // so that a training that is killed leaves no hidden folder.
-    drop(outputs::begin(&settings.output, &checkpoint.origin)?);
+    drop(session.writer.folder(&settings.output.out)?);
     let data = recover::data(&checkpoint, &settings)?;
-    let work = Work::open(&settings.work)?;
+    let teacher = settings.teacher.as_ref();
+    let teacher = teacher.map(|path| session.open("--teacher", path)).transpose()?;
+    let work = Work::open(session.writer.state(&settings.work)?)?;
     let stop = interrupt::graceful();
     let told = (&placement, stop);
-    let recovered = recover::train(&checkpoint, &data, &settings, &work, told, &bars)?;
+    let recovered =
+        recover::train(&checkpoint, &data, teacher.as_ref(), &settings, &work, told, &bars)?;
     interrupt::at_once();
     let Some(recovered) = recovered else { interrupt::exit() };
     let Recovered { record, foreseen, .. } = &recovered;
@@ -93,7 +113,8 @@ pub fn run(args: &RecoverCommand) -> Result<()> {
         peak_memory_bytes: None,
     };
     if ended != Ended::Interrupted {
-        report.manifest = Some(write(&checkpoint, recovered, &settings, &work, &bars)?);
+        let staged = session.writer.folder(&settings.output.out)?;
+        report.manifest = Some(write(&checkpoint, recovered, &settings, (&work, staged), &bars)?);
         if !settings.keep_work {
             work.remove();
         }
@@ -110,10 +131,9 @@ fn write(
     checkpoint: &Checkpoint,
     recovered: Recovered,
     settings: &RecoverSettings,
-    work: &Work,
+    (work, staged): (&Work, StagedDir),
     bars: &Bars,
 ) -> Result<Manifest> {
-    let staged = outputs::begin(&settings.output, &checkpoint.origin)?;
     let mut manifest = Manifest::new("recover", settings, checkpoint)?;
     if let Some(adapter) = &recovered.adapter {
         let folder = staged.path().join(ADAPTER);
@@ -125,6 +145,7 @@ fn write(
     }
     let log = staged.path().join(recover::OUTPUT_LOG);
     std::fs::copy(work.log(), &log).map_err(FileError::io(&log, "write"))?;
+    manifest.files.push(OutputFile::of(&log)?);
     manifest.recovery = Some(recovered.record);
     outputs::finish(staged, &recovered.model, &settings.output, manifest, bars)
 }

@@ -6,11 +6,12 @@ use adapruner::{
     recovered,
     search::{StudyFolder, page::page},
 };
-use adapruner_checkpoint::atomic::StagedFile;
-use anyhow::{Context, Result};
+use adapruner_checkpoint::atomic::Files;
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
+use super::{Perform, Session};
 use crate::printer::{Printer, bytes, table};
 
 /// Make a page of a study: what was found, how, and what it cost.
@@ -52,16 +53,26 @@ struct Written {
     trials: usize,
 }
 
-/// Runs the command.
-pub fn run(args: &ReportCommand) -> Result<()> {
-    let staged = StagedFile::new(&args.out, args.force, &[])?;
+impl Perform for ReportCommand {
+    fn files(&self) -> Result<Files> {
+        let files = Files::new().read("STUDY", &self.study);
+        let recovery = self.recovery.iter();
+        let files = recovery.fold(files, |files, path| files.read("--recovery", path));
+        Ok(files.file("--out", &self.out, self.force))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &ReportCommand, session: &Session) -> Result<()> {
+    let staged = session.writer.file(&args.out)?;
     let folder = StudyFolder::open(&args.study)?;
     let mut page = page(&folder, args.storage.as_deref(), adapruner_study::journal::timestamp())?;
     page.recovery = args.recovery.as_deref().map(recovered::shown).transpose()?;
     let html = adapruner_report::render(&page);
-    std::fs::write(staged.path(), &html)
-        .with_context(|| format!("{}: cannot write", args.out.display()))?;
-    staged.commit()?;
+    staged.write(html.as_bytes())?;
     let written = Written {
         out: args.out.display().to_string(),
         bytes: html.len() as u64,

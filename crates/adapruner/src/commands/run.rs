@@ -1,6 +1,7 @@
 //! `run`: the whole of AdaPruner from one file.
 
 use std::{
+    ffi::OsString,
     io::Read,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,19 +14,21 @@ use adapruner::{
     advice::advised,
     compare_models::{Comparison, markdown},
     manifest::ModelRecord,
-    whole::{Fingerprint, Finished, RunRecord, Stage, recorded},
+    whole::{self, Fingerprint, Finished, RECORD, RUN, RUN_LOCK, RunRecord, Stage, recorded},
 };
-use adapruner_checkpoint::{Checkpoint, atomic::StagedFile};
+use adapruner_checkpoint::atomic::Files;
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, Parser};
 use serde::Serialize;
 
+use super::{Cli, Perform, Session};
 use crate::{
     config_file::ConfigFile,
     interrupt::{self, PARENT},
     pipeline_args::template,
     printer::{Printer, bytes, table},
     terminal::say,
+    workers::{STAGE_LOCK, ask_to_end, wait_for},
 };
 
 /// Search, prune, recover, evaluate and report, from one configuration file.
@@ -65,11 +68,29 @@ struct Report<'a> {
     skipped: Vec<String>,
 }
 
-/// Runs the command.
-pub fn run(args: &RunCommand) -> Result<()> {
+impl Perform for RunCommand {
+    fn files(&self) -> Result<Files> {
+        if let Some(model) = &self.init {
+            let files = Files::new().read("--init", model);
+            return Ok(files.file("CONFIG", &self.config, self.force));
+        }
+        let file = ConfigFile::read(Some(&self.config))?;
+        let pipeline = file.pipeline.resolve(&self.config, &file)?;
+        let files = Files::new().read("CONFIG", &self.config).read("model", &pipeline.model);
+        let tests = pipeline.tests.iter();
+        let files = tests.fold(files, |files, test| files.read("tests", test));
+        Ok(files.state("out", &pipeline.out, &RUN))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &RunCommand, session: &Session) -> Result<()> {
     let printer = Printer::new(args.json);
     if let Some(model) = &args.init {
-        return init(args, model, printer);
+        return init(args, model, (session, printer));
     }
     let file = ConfigFile::read(Some(&args.config))?;
     let pipeline = file.pipeline.resolve(&args.config, &file)?;
@@ -78,29 +99,51 @@ pub fn run(args: &RunCommand) -> Result<()> {
         let lines: Vec<String> = stages.iter().map(command_line).collect();
         return printer.result(&lines, |lines| lines.join("\n"));
     }
-    let model = ModelRecord::of(&Checkpoint::open(&pipeline.model)?)?;
-    std::fs::create_dir_all(&pipeline.out)
-        .with_context(|| format!("{}: cannot make the folder", pipeline.out.display()))?;
-    let path = pipeline.out.join("run.json");
+    let model = ModelRecord::of(&session.open("model", &pipeline.model)?)?;
+    let folder = session.writer.state(&pipeline.out)?;
+    // Of a run that was killed, the stage may still be about to end.
+    let _alone = wait_for(&pipeline.out.join(RUN_LOCK), "another run")?;
+    let stage_lock = pipeline.out.join(whole::STAGE_LOCK);
+    drop(wait_for(&stage_lock, "the stage of an earlier run")?);
+    let path = pipeline.out.join(RECORD);
     let tables = serde_json::to_value(&file)?;
     let mut record = match RunRecord::read(&path)? {
         Some(earlier) => RunRecord { config: tables.clone(), model: model.clone(), ..earlier },
         None => RunRecord::new(model.clone(), tables.clone()),
     };
-    let (mut before, mut skipped) = (None, Vec::new());
+    let (mut fingerprints, mut skipped) = (Vec::new(), Vec::new());
     for stage in &stages {
-        let fingerprint = Fingerprint::of(stage, &model.digest, &tables, before.as_ref())?;
+        let print = Fingerprint::of(stage, &model.digest, &tables, fingerprints.last())?;
+        if record.done(stage, &print).is_none() {
+            // What cannot be written is known before hours of work.
+            claim(stage)?;
+        }
+        fingerprints.push(print);
+    }
+    for (stage, fingerprint) in stages.iter().zip(fingerprints) {
         if record.done(stage, &fingerprint).is_some() {
             skipped.push(stage.name.to_string());
         } else {
-            let finished = execute(stage, fingerprint)?;
+            let finished = execute(stage, fingerprint, (&stage_lock, session.verify))?;
             record.finish(stage.name, finished);
-            record.write(&path)?;
+            record.write(&folder)?;
         }
-        before = Some(fingerprint);
     }
     let report = Report { out: &pipeline.out, record: &record, skipped };
     printer.result(&report, text)
+}
+
+/// Checks what a stage reads and writes as the stage itself will.
+///
+/// # Errors
+/// Overlaps, outputs that may not be replaced.
+fn claim(stage: &Stage) -> Result<()> {
+    let program = std::iter::once(OsString::from("adapruner"));
+    let words = program.chain(stage.arguments.iter().cloned());
+    let cli = Cli::try_parse_from(words).with_context(|| format!("{}: its command", stage.name))?;
+    let files = cli.command.as_perform().files()?;
+    files.claim().with_context(|| stage.name.to_string())?;
+    Ok(())
 }
 
 /// A command as one would type it.
@@ -109,14 +152,20 @@ fn command_line(stage: &Stage) -> String {
 }
 
 /// Runs a stage in a process of its own, which ends when this one does.
-fn execute(stage: &Stage, fingerprint: Fingerprint) -> Result<Finished> {
+fn execute(
+    stage: &Stage,
+    fingerprint: Fingerprint,
+    (lock, verify): (&Path, bool),
+) -> Result<Finished> {
     let stop = interrupt::graceful();
     let start = Instant::now();
     say(&command_line(stage));
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(program)
         .args(&stage.arguments)
+        .args((!verify).then_some("--no-verify"))
         .env(PARENT, "1")
+        .env(STAGE_LOCK, lock)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -126,9 +175,11 @@ fn execute(stage: &Stage, fingerprint: Fingerprint) -> Result<Finished> {
         let mut said = String::new();
         stdout.read_to_string(&mut said).map(|_| said)
     });
+    let mut asked = false;
     let status = loop {
-        if stop.load(Ordering::Relaxed) {
-            drop(child.stdin.take());
+        if stop.load(Ordering::Relaxed) && !asked {
+            ask_to_end(&mut child);
+            asked = true;
         }
         match child.try_wait().with_context(|| format!("{}: cannot wait", stage.name))? {
             Some(status) => break status,
@@ -160,13 +211,10 @@ fn execute(stage: &Stage, fingerprint: Fingerprint) -> Result<Finished> {
 }
 
 /// Writes a configuration for a model.
-fn init(args: &RunCommand, model: &Path, printer: Printer) -> Result<()> {
-    let checkpoint = Checkpoint::open(model)?;
-    let staged = StagedFile::new(&args.config, args.force, &[&checkpoint.origin])?;
+fn init(args: &RunCommand, model: &Path, (session, printer): (&Session, Printer)) -> Result<()> {
+    let checkpoint = session.open("--init", model)?;
     let text = template(model, &checkpoint.config);
-    std::fs::write(staged.path(), &text)
-        .with_context(|| format!("{}: cannot write", args.config.display()))?;
-    staged.commit()?;
+    session.writer.file(&args.config)?.write(text.as_bytes())?;
     printer.result(&args.config.display().to_string(), |path| {
         table(&[
             ("written", format!("{path} ({})", bytes(text.len() as u64))),

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use adapruner::{VERSION, pipeline, settings::SampleSettings};
-use adapruner_checkpoint::{Digest, atomic::StagedFile};
-use anyhow::{Context, Result};
+use adapruner_checkpoint::{Digest, atomic::Files};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::CommonArgs;
+use super::{CommonArgs, Perform, Session};
 use crate::{
     args::RunArgs,
     config_file::overlay,
@@ -60,19 +60,26 @@ struct Report<'a> {
     version: &'static str,
 }
 
-/// Runs the command.
-pub fn run(args: &SampleCommand) -> Result<()> {
+impl Perform for SampleCommand {
+    fn files(&self) -> Result<Files> {
+        Ok(self.common.files().file("--out", &self.out, self.force))
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &SampleCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let placement = overlay(&args.run, &file.run)?.resolve()?.placement()?;
     let SampleCommand { samples, sample_tokens, temperature, seed, .. } = *args;
     let settings = SampleSettings { samples, sample_tokens, temperature, seed };
-    let checkpoint = args.common.open()?;
-    let staged = StagedFile::new(&args.out, args.force, &[&checkpoint.origin])?;
+    let checkpoint = args.common.open(session)?;
+    let staged = session.writer.file(&args.out)?;
     let rows = pipeline::sample(&checkpoint, &settings, &placement, &Bars::default())?;
     let json = serde_json::to_string(&rows)? + "\n";
-    std::fs::write(staged.path(), &json)
-        .with_context(|| format!("{}: cannot write", args.out.display()))?;
-    staged.commit()?;
+    staged.write(json.as_bytes())?;
     let first = rows.first().map_or(&[][..], |row| &row[..row.len().min(32)]);
     let report = Report {
         written: args.out.display().to_string(),

@@ -2,16 +2,18 @@
 
 use adapruner::{
     memory,
+    progress::Progress,
     search::{
         Arm, Ended, SamplerChoice, Search, SearchResult, SearchSettings, SearchSpace, Tests,
         Varied, outcome::TestResult, pool, prepare,
     },
 };
+use adapruner_checkpoint::atomic::Files;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::CommonArgs;
+use super::{CommonArgs, Perform, Session};
 use crate::{
     interrupt,
     printer::{bytes, grouped, table},
@@ -61,12 +63,25 @@ struct Report<'a> {
     settings: &'a SearchSettings,
 }
 
-/// Runs the command.
-pub fn run(args: &SearchCommand) -> Result<()> {
+impl Perform for SearchCommand {
+    fn files(&self) -> Result<Files> {
+        let file = self.common.file()?;
+        if self.show_space {
+            return Ok(self.common.files());
+        }
+        self.groups.files(self.common.files(), &file)
+    }
+
+    fn run(&self, session: &Session) -> Result<()> {
+        run(self, session)
+    }
+}
+
+fn run(args: &SearchCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     if args.show_space {
         let varied = (args.varied.0, args.sampler_seed);
-        let space = space_alone(&args.common.open()?, &args.groups, &file, varied)?;
+        let space = space_alone(&args.common.open(session)?, &args.groups, &file, varied)?;
         return show(&args.common, &space);
     }
     let Resolved { settings, extent, trials, seed } = args.groups.resolve(&file)?;
@@ -77,13 +92,13 @@ pub fn run(args: &SearchCommand) -> Result<()> {
         seed: args.sampler_seed.unwrap_or(seed),
         trials,
     };
-    let checkpoint = args.common.open()?;
+    let checkpoint = args.common.open(session)?;
     let space = space_of(&checkpoint, &settings, &arm)?;
     let bars = Bars::default();
-    let stop = interrupt::graceful();
     let texts = prepare::texts(&checkpoint, &settings)?;
     let leading = space.most_protected();
-    let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, &bars)?;
+    let told: (&_, &dyn Progress) = (&session.writer, &bars);
+    let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, told)?;
     let (folder, record, objective) = prepared;
     let search = Search {
         objective: &objective,
@@ -94,19 +109,24 @@ pub fn run(args: &SearchCommand) -> Result<()> {
         space,
     };
     let study = search.open()?;
+    // Until here there was nothing to bring to an end.
+    let (stop, leave) = (interrupt::graceful(), || interrupt::exit());
     if args.groups.worker {
-        interrupt::stop_with_parent();
-        search.run(&study, stop, &())?;
+        search.run(&study, stop, &leave, &())?;
         return Ok(());
     }
     let workers = Workers::start(settings.workers - 1)?;
-    let ended = search.run(&study, stop, &bars);
+    let ended = search.run(&study, stop, &leave, &bars);
     workers.join()?;
     interrupt::at_once();
     let ended = ended?;
     let interrupted = ended == Ended::Interrupted;
+    if interrupted && study.best_trial()?.is_none() {
+        // Nothing to sum up; the same command goes on.
+        interrupt::exit();
+    }
     let tests = Tests::new(if interrupted { &[] } else { &texts.tests });
-    let samples = pool::read(&folder.pool())?;
+    let samples = pool::read(&folder, &record)?;
     let result = search.sum_up(&study, &tests, &samples, &command_line(), &bars)?;
     let report = Report {
         result: &result,
@@ -155,9 +175,10 @@ fn text(report: &Report<'_>) -> String {
         (
             "trials",
             format!(
-                "{} complete, {} stopped early, {} failed ({})",
+                "{} complete, {} stopped early, {} infeasible, {} failed ({})",
                 report.result.complete,
                 report.result.stopped_early,
+                report.result.infeasible,
                 report.result.failed,
                 report.ended
             ),

@@ -20,30 +20,48 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use adapruner_checkpoint::{Digest, atomic::StagedFile};
+use adapruner_checkpoint::{
+    Digest,
+    atomic::{StagedFile, StateDir, StateKind},
+    sealed,
+};
 use adapruner_study::{JournalStorage, Storage, Trial, TrialState};
 use anyhow::{Context, Result};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+
+/// The folder of a study, as the one place that writes knows it.
+pub static STUDY: StateKind = StateKind {
+    name: "study",
+    known_by: &["search.json"],
+    owned: &["search.json", "journal.log", "bank.safetensors", "pool.jsonl", "results", "workers"],
+};
 
 /// A study's folder.
 #[derive(Debug, Clone)]
 pub struct StudyFolder {
     root: PathBuf,
+    /// Where it may be written to.
+    state: Option<StateDir>,
 }
+
+/// How far apart the signs of life of a trial are in a journal, at the least: less
+/// than how often its worker gives one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(4);
 
 /// Trial attribute that names the worker.
 pub(super) const WORKER: &str = "worker";
 
 impl StudyFolder {
-    /// A folder that is there.
+    /// A folder that is there, to be read.
     ///
     /// # Errors
     /// None of that name, or one without a study.
     pub fn open(root: &Path) -> Result<Self> {
-        let folder = Self { root: root.to_owned() };
+        let folder = Self { root: root.to_owned(), state: None };
         anyhow::ensure!(
             folder.record().is_file(),
             "{}: no study: expected a folder with search.json",
@@ -52,17 +70,16 @@ impl StudyFolder {
         Ok(folder)
     }
 
-    /// The folder, made where there is none.
+    /// The folder, to be written to.
     ///
     /// # Errors
-    /// No parent folder, no permission, a full disk.
-    pub fn create(root: &Path) -> Result<Self> {
-        let folder = Self { root: root.to_owned() };
-        for path in [root.to_owned(), folder.workers()] {
-            match fs::create_dir(&path) {
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
-                other => other.with_context(|| format!("{}: cannot create", path.display()))?,
-            }
+    /// No permission, a full disk.
+    pub fn create(state: StateDir) -> Result<Self> {
+        let folder = Self { root: state.root().to_owned(), state: Some(state) };
+        let path = folder.workers();
+        match fs::create_dir(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            other => other.with_context(|| format!("{}: cannot create", path.display()))?,
         }
         Ok(folder)
     }
@@ -114,18 +131,38 @@ impl StudyFolder {
     /// Writes a file whole or not at all, in the place of an older one.
     ///
     /// # Errors
-    /// A full disk, no permission.
+    /// A full disk, no permission, a folder that was opened to be read.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        if let Some(parent) = path.parent()
-            && !parent.is_dir()
-        {
-            fs::create_dir_all(parent)
-                .with_context(|| format!("{}: cannot create", parent.display()))?;
-        }
-        let staged = StagedFile::new(path, true, &[])?;
-        fs::write(staged.path(), bytes)
-            .with_context(|| format!("{}: cannot write", path.display()))?;
-        Ok(staged.commit()?)
+        Ok(self.begin(path)?.write(bytes)?)
+    }
+
+    /// Begins a file in the place of an older one.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub fn begin(&self, path: &Path) -> Result<StagedFile> {
+        let state = self.state.as_ref().with_context(|| {
+            format!("{}: the study was opened to be read (a bug)", self.root.display())
+        })?;
+        Ok(state.file(path.strip_prefix(&self.root)?)?)
+    }
+
+    /// Writes a value as JSON with the digest of the file in it.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<()> {
+        self.write(path, &sealed::json(value)?)
+    }
+
+    /// Reads what [`write_json`](Self::write_json) wrote.
+    ///
+    /// # Errors
+    /// A file that is missing, was changed since it was written, or holds
+    /// something else.
+    pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+        let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        Ok(sealed::from_json(path, &bytes)?)
     }
 
     /// The trials' storage: the folder's journal, or Redis at `url`.
@@ -135,7 +172,10 @@ impl StudyFolder {
     /// be reached.
     pub fn storage(&self, url: Option<&str>) -> Result<Arc<dyn Storage>> {
         match url {
-            None => Ok(Arc::new(JournalStorage::file(self.journal())?)),
+            None => {
+                let storage = JournalStorage::file(self.journal())?;
+                Ok(Arc::new(storage.with_heartbeat_interval(SIGN_OF_LIFE)))
+            }
             Some(url) => redis(url),
         }
     }
@@ -162,11 +202,24 @@ impl StudyFolder {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let file = format!("{}-{nanos:x}", process::id());
         let path = self.workers().join(&file);
+        self.clear_workers();
         let mut lock = open_lock(&path)?;
         lock.lock().with_context(|| format!("{}: cannot lock", path.display()))?;
         writeln!(lock, "{}", process::id())?;
         let name = format!("{}/{}/{file}", hostname(), self.place()?);
         Ok(Worker { name, path, _file: lock })
+    }
+
+    /// Removes the files of workers that were killed: nobody holds their locks.
+    fn clear_workers(&self) {
+        let Ok(_starting) = self.alone(Exclusive::Starting) else { return };
+        for entry in fs::read_dir(self.workers()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let signed = path.extension().is_none();
+            if signed && matches!(File::open(&path).map(|file| file.try_lock()), Ok(Ok(()))) {
+                let _ = fs::remove_file(&path);
+            }
+        }
     }
 
     /// What tells this folder from others on the same machine.
@@ -275,7 +328,7 @@ impl Drop for Worker {
 #[cfg(feature = "redis")]
 fn redis(url: &str) -> Result<Arc<dyn Storage>> {
     let backend = adapruner_study::journal::RedisBackend::open(url, "")?;
-    Ok(Arc::new(JournalStorage::open(backend)?))
+    Ok(Arc::new(JournalStorage::open(backend)?.with_heartbeat_interval(SIGN_OF_LIFE)))
 }
 
 #[cfg(not(feature = "redis"))]

@@ -44,7 +44,7 @@ pub mod stored;
 pub mod transfer;
 
 pub use configuration::Configuration;
-pub use folder::StudyFolder;
+pub use folder::{STUDY, StudyFolder};
 pub use objective::Objective;
 pub use outcome::{SearchResult, Tests};
 pub use record::SearchRecord;

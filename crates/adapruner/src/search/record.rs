@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, path::Path};
 use adapruner_checkpoint::Digest;
 use adapruner_kernels::MatmulPrecision;
 use adapruner_prune::{KvMode, Layout, PlanOptions};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::objective::Cost;
+use super::{folder::StudyFolder, objective::Cost};
 use crate::{manifest::ModelRecord, pipeline::TokensRecord};
 
 /// Version of the form of `search.json`.
@@ -48,6 +48,9 @@ pub struct SearchRecord {
     pub multiple_of: usize,
     /// How heads are removed.
     pub kv_mode: KvMode,
+    /// Digest of `pool.jsonl`; studies of before version 0.2 have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_file: Option<Digest>,
     /// Cost of the bank; `None` while it is being collected.
     pub bank: Option<Cost>,
     /// What was measured before the first trial; `None` while that is under way.
@@ -86,15 +89,26 @@ impl SearchRecord {
         struct Version {
             version: u32,
         }
-        let name = || path.display().to_string();
-        let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", name()))?;
-        let Version { version } = serde_json::from_slice(&bytes).with_context(name)?;
+        let name = path.display();
+        let Version { version } = StudyFolder::read_json(path)?;
         ensure!(
             version == RECORD_VERSION,
-            "{}: expected version {RECORD_VERSION}, found version {version}",
-            name()
+            "{name}: expected version {RECORD_VERSION}, found version {version}"
         );
-        serde_json::from_slice(&bytes).with_context(name)
+        let record: Self = StudyFolder::read_json(path)?;
+        if let Some(prepared) = &record.prepared {
+            let (losses, windows) = (prepared.dense_losses.len(), record.evaluation.windows);
+            let chunks = windows.div_ceil(record.chunk.max(1));
+            ensure!(
+                losses == chunks,
+                "{name}: expected the dense model's losses on {chunks} chunks, found {losses}"
+            );
+            let layers = prepared.removable_attention.iter().map(|(layer, _)| *layer);
+            if let Some(layer) = layers.filter(|layer| *layer >= record.layers).max() {
+                bail!("{name}: attention of layer {layer}, of {} layers", record.layers);
+            }
+        }
+        Ok(record)
     }
 
     /// What it is that must agree wherever a study is worked on: digests and

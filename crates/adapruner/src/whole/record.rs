@@ -6,13 +6,32 @@ use std::{
     path::Path,
 };
 
-use adapruner_checkpoint::{Digest, atomic::StagedFile};
+use adapruner_checkpoint::{
+    Digest,
+    atomic::{StateDir, StateKind},
+    sealed,
+};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Stage, StageName};
 use crate::{VERSION, manifest::ModelRecord};
+
+/// File name of the record in a run's folder.
+pub const RECORD: &str = "run.json";
+
+/// Locked by a run at work.
+pub const RUN_LOCK: &str = "run.lock";
+/// Locked by a stage at work.
+pub const STAGE_LOCK: &str = "stage.lock";
+
+/// The folder of a whole run.
+pub static RUN: StateKind = StateKind {
+    name: "run",
+    known_by: &[RECORD],
+    owned: &[RECORD, RUN_LOCK, STAGE_LOCK, "study", "pruned", "recovered", "report.html"],
+};
 
 /// Digest of all that decides what a stage makes: version, model, command, the
 /// tables it reads, the files that these name, and the stages before it.
@@ -105,9 +124,7 @@ impl RunRecord {
     /// A file that cannot be read or is no such record.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         match std::fs::read(path) {
-            Ok(bytes) => Ok(Some(
-                serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?,
-            )),
+            Ok(bytes) => Ok(Some(sealed::from_json(path, &bytes)?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("{}: cannot read", path.display())),
         }
@@ -117,11 +134,8 @@ impl RunRecord {
     ///
     /// # Errors
     /// A full disk, no permission.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let staged = StagedFile::new(path, true, &[])?;
-        std::fs::write(staged.path(), serde_json::to_string_pretty(self)? + "\n")
-            .with_context(|| format!("{}: cannot write", path.display()))?;
-        Ok(staged.commit()?)
+    pub fn write(&self, folder: &StateDir) -> Result<()> {
+        Ok(folder.write(RECORD, &sealed::json(self)?)?)
     }
 
     /// What came of a stage, if it is done and nothing it was made from has

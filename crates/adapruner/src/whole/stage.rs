@@ -87,8 +87,8 @@ pub struct Pipeline {
     pub window: Option<usize>,
     /// Folder of named texts and of the tasks' data.
     pub data_dir: Option<PathBuf>,
-    /// Threads; `None` for one a core.
-    pub threads: Option<usize>,
+    /// Where and how exactly models run, as arguments.
+    pub run: Vec<OsString>,
     /// Formats that models are written in, as `--format` takes them.
     pub formats: String,
 }
@@ -217,8 +217,8 @@ impl Pipeline {
                 let mut compare = compare
                     .each("--text", &self.tests)
                     .with_number("--window", self.window)
-                    .with_number("--limit", self.limit)
-                    .with_number("--threads", self.threads);
+                    .with_number("--limit", self.limit);
+                compare.0.extend(self.run.iter().cloned());
                 if !self.tasks.is_empty() {
                     compare = compare.with("--tasks", self.tasks.join(","));
                 }
@@ -259,7 +259,7 @@ mod tests {
             limit: None,
             window: None,
             data_dir: None,
-            threads: None,
+            run: Vec::new(),
             formats: "hf".into(),
         }
     }

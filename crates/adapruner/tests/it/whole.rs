@@ -144,6 +144,73 @@ fn a_stage_that_fails_is_named_and_those_before_it_stay() {
     assert!(commands.lines().count() == 2 && commands.contains("apply"), "{commands}");
 }
 
+/// What a search found, and what was pruned by it.
+fn made(dir: &Path) -> (Value, Value, Vec<u8>) {
+    let record = run(dir);
+    let search = &record["stages"][0]["result"];
+    let weights = fs::read(dir.join("out/pruned/model.safetensors")).unwrap();
+    (search["best"].clone(), search["plan_digest"].clone(), weights)
+}
+
+/// A stage ends with the run that was killed, and the next run waits until it has.
+#[test]
+fn a_run_that_is_killed_and_begun_again_finds_the_same() {
+    let stages = r#""search", "prune""#;
+    let many = |config: String| config.replace("trials = 4", "trials = 40\nchunk = 1");
+    let (undisturbed, config) = configuration(stages);
+    fs::write(undisturbed.path().join("run.toml"), many(config)).unwrap();
+    let whole = made(undisturbed.path());
+    for kill_after in [1, 8, 20, 30] {
+        let (dir, config) = configuration(stages);
+        let path = dir.path().join("run.toml");
+        fs::write(&path, many(config)).unwrap();
+        let mut killed = command(words("run {config}", &[("config", &path)]))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let journal = dir.path().join("out/study/journal.log");
+        let ended = || {
+            let text = fs::read_to_string(&journal).unwrap_or_default();
+            text.lines().filter(|line| line.starts_with("{\"op_code\":6")).count()
+        };
+        while ended() < kill_after {
+            assert!(killed.try_wait().unwrap().is_none(), "it ended before it was killed");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        assert_eq!(made(dir.path()), whole, "killed after {kill_after} trials");
+    }
+}
+
+#[test]
+fn a_run_waits_for_the_stage_of_an_earlier_one() {
+    use std::io::{BufRead, BufReader};
+
+    let (dir, _) = configuration(r#""search""#);
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    for name in ["run.lock", "stage.lock"] {
+        let held = fs::File::create(out.join(name)).unwrap();
+        held.lock().unwrap();
+        let path = dir.path().join("run.toml");
+        let mut waits = command(words("run {config}", &[("config", &path)]))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(waits.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let first = said.next().unwrap();
+        assert!(first.contains(name) && first.contains("waiting for its end"), "{first}");
+        assert!(waits.try_wait().unwrap().is_none());
+        assert!(!out.join("study/journal.log").exists() || name == "stage.lock");
+        drop(held);
+        said.for_each(drop);
+        assert!(waits.wait().unwrap().success());
+    }
+}
+
 #[test]
 fn files_that_do_not_say_enough_are_refused() {
     for (stages, expected) in [

@@ -118,7 +118,9 @@ impl Targets {
     fn new<'a>(direction: Direction, trials: impl Iterator<Item = &'a Trial>) -> Self {
         let mut values = Vec::new();
         let mut reports: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
-        for trial in trials.filter(|trial| trial.state == TrialState::Complete) {
+        let complete =
+            |trial: &&Trial| trial.state == TrialState::Complete && !trial.is_infeasible();
+        for trial in trials.filter(complete) {
             values.push(badness(trial.value, direction));
             for (step, report) in &trial.intermediate {
                 reports.entry(*step).or_default().push(badness(Some(*report), direction));
@@ -137,9 +139,10 @@ impl Targets {
     /// The badness of a complete trial within the fences. Of a pruned one an
     /// estimate, at least the median: its own if it has one, else the median of
     /// complete trials, and by how much its reports were worse than theirs at
-    /// the same steps, on average.
+    /// the same steps, on average. An infeasible one is as bad as any can be.
     fn of(&self, trial: &Trial) -> Option<f64> {
         let value = match trial.state {
+            TrialState::Complete | TrialState::Pruned if trial.is_infeasible() => f64::INFINITY,
             TrialState::Complete => badness(trial.value, self.direction),
             TrialState::Pruned => {
                 let median = quantile(&self.values, 0.5)?;
@@ -378,6 +381,19 @@ mod tests {
         assert!((a / sum - 1.0).abs() < 0.15, "{a} {sum}");
     }
 
+    /// However long the history, no matrix is larger than the smaller space.
+    #[test]
+    fn the_smaller_space_is_worked_in() {
+        let mut stream = Stream::new(2, 0, "size");
+        for (trials, effects) in [(3, 5), (5, 5), (400, 5)] {
+            let row = |_| (0..effects).map(|_| stream.normal()).collect();
+            let rows: Vec<Vec<f64>> = (0..trials).map(row).collect();
+            let posterior = Posterior::new(rows, vec![0.5; trials]);
+            assert_eq!(posterior.factor.size(), trials.min(effects));
+            assert_eq!(posterior.mean.len(), effects);
+        }
+    }
+
     #[test]
     fn pruned_trials_are_no_better_than_the_median() {
         let mut trials: Vec<Trial> = (0..5)
@@ -403,6 +419,12 @@ mod tests {
         assert_eq!(valued(0.5, &[90.0]), Some(3.0));
         assert_eq!(valued(f64::INFINITY, &[2.0]), Some(4.0));
         assert_eq!(targets.of(&trials[5]), Some(4.0));
+        // An infeasible one is at the fence, however good its value and reports are.
+        let mut infeasible = trial(9, TrialState::Pruned, Some(0.5), &[2.0]);
+        infeasible.system_attrs.insert("constraints".into(), serde_json::json!([-1.0, 0.25]));
+        assert_eq!(targets.of(&infeasible), Some(4.0));
+        infeasible.state = TrialState::Complete;
+        assert_eq!(targets.of(&infeasible), Some(4.0));
         assert_eq!(targets.of(&trial(9, TrialState::Failed, None, &[])), None);
     }
 

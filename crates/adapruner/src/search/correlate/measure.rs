@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{CORRELATE_VERSION, Wanted};
 use crate::{
-    pipeline,
+    VERSION, pipeline,
     progress::Progress,
     search::{
         SearchRecord, StudyFolder,
@@ -107,6 +107,9 @@ impl Point {
 /// A point as it is kept.
 #[derive(Serialize, Deserialize)]
 struct Kept {
+    /// Version of the program; those before 0.2 did not say.
+    #[serde(default)]
+    adapruner: Option<String>,
     /// All that it depends on.
     basis: Value,
     point: Point,
@@ -264,8 +267,8 @@ impl Correlate<'_> {
             let point = self.point(one, &part)?;
             let basis = self.basis(one)?;
             let path = self.folder.point(&self.file(one, &basis)?);
-            let kept = Kept { basis, point };
-            self.folder.write(&path, (serde_json::to_string_pretty(&kept)? + "\n").as_bytes())?;
+            let kept = Kept { adapruner: Some(VERSION.to_owned()), basis, point };
+            self.folder.write_json(&path, &kept)?;
             done += 1;
             part.finish();
             Ok(Some(kept.point))
@@ -313,10 +316,11 @@ impl Correlate<'_> {
                 let cost = &mut TrialCost::default();
                 let plan = objective.plan_at(&wanted.configuration, wanted.ratio, cost)?;
                 let all = objective.chunks() as u64;
-                let measured = objective.measure(&plan, cost, |chunk, _| {
+                let measured = objective.measure(&plan, cost, &|| false, |chunk, _| {
                     progress.at("", chunk as u64 + 1, all);
                     Ok(true)
                 })?;
+                let measured = measured.context("the evaluation text was not run to its end")?;
                 (measured.loss, apply(&objective.dense, &plan)?)
             }
         };
@@ -363,14 +367,10 @@ fn task_figures(answered: &ZeroShot) -> Vec<TaskFigure> {
 
 /// A kept point, where there is one.
 fn read(path: &Path) -> Result<Option<Kept>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(error).with_context(|| format!("{}: cannot read", path.display()));
-        }
-    };
-    serde_json::from_slice(&bytes).map(Some).with_context(|| path.display().to_string())
+    if !path.exists() {
+        return Ok(None);
+    }
+    StudyFolder::read_json(path).map(Some)
 }
 
 /// Whether an error is one of this model alone: a plan that cannot be made, a

@@ -21,7 +21,7 @@ mod shown;
 use std::path::{Path, PathBuf};
 
 use adapruner_eval::zero_shot::Selection;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub use choose::{Wanted, spread, wanted};
@@ -30,6 +30,7 @@ pub use measure::{Correlate, Figures, Finished, Outcome, Point, Work};
 
 use crate::{
     pipeline::TokensRecord,
+    search::StudyFolder,
     settings::{RunSettings, TextSettings},
     zero_shot::TaskSettings,
 };
@@ -101,13 +102,11 @@ impl Correlations {
     /// # Errors
     /// A file that is missing, damaged or of another version.
     pub fn read(path: &Path) -> Result<Self> {
-        let name = || path.display().to_string();
-        let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", name()))?;
-        let found: Self = serde_json::from_slice(&bytes).with_context(name)?;
+        let found: Self = StudyFolder::read_json(path)?;
         anyhow::ensure!(
             found.version == CORRELATE_VERSION,
             "{}: expected version {CORRELATE_VERSION}, found version {}",
-            name(),
+            path.display(),
             found.version
         );
         Ok(found)
