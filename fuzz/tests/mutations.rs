@@ -7,7 +7,7 @@ use adapruner_fuzz::TARGETS;
 use adapruner_testing::mutations;
 
 /// Mutations of a seed.
-const EACH: usize = 150;
+const EACH: usize = 100;
 
 fn corpus() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus")

@@ -117,11 +117,42 @@ mod tests {
 
     #[test]
     fn mutated_files_are_read_or_refused() {
-        let file = "[run]\ndtype = \"bf16\"\nthreads = 3\n[plan]\nratio = 0.2\nprotect = \"4,2\"\n\
-                    [calibration]\nsamples = 24\n[search]\ntrials = 4\nearly-stop = \"wilcoxon\"\n\
-                    [space]\nsamples = [8, 64]\nnormalisation = [\"mean\", \"rank\"]\n\
-                    [recover]\ntargets = \"q,down\"\nvalidation = 0.05\nrate = 1e-4\n\
-                    [pipeline]\nstages = [\"search\", \"prune\"]\ntests = [\"a.txt\"]\n";
+        let file = r#"
+[pipeline]
+model = "model"
+out = "smaller"
+stages = ["search", "prune"]
+tests = ["ptb:test"]
+[run]
+dtype = "bf16"
+threads = 2
+matmul-precision = "high"
+[plan]
+ratio = 0.2
+layout = "uniform"
+multiple-of = 32
+[calibration]
+calibration = "c4"
+samples = 128
+[eval]
+limit = 32
+[search]
+trials = 150
+workers = 2
+[space]
+samples = [8, 64]
+normalisation = ["mean", "rank"]
+beta-coarse = false
+[compensation]
+compensate = "fit"
+[recover]
+cutoff = 256
+max-minutes = 45
+match-hidden = 1
+method = "full"
+[output]
+format = ["hf", "gguf"]
+"#;
         parse(file).unwrap();
         for bytes in adapruner_testing::mutations(&[file.as_bytes().to_vec()], 1).take(4000) {
             // Never a panic.

@@ -82,7 +82,7 @@ pub const COMMANDS: &[Command] = &[
         "stats {in}/model --calibration {in}/calibration.txt --samples 12 --sample-tokens 16 \
          --stats {room}/stats.safetensors",
         &[output("stats.safetensors", Whole::Same)],
-        true,
+        false,
     ),
     command(
         "prune",
@@ -152,7 +152,7 @@ pub const COMMANDS: &[Command] = &[
         "compare-models",
         "compare-models {in}/model {in}/model --text {in}/text.txt --window 32 --limit 4 \
          --no-latency --out {room}/models.md",
-        &[],
+        &[output("models.md", Whole::Same)],
         false,
     ),
 ];

@@ -88,7 +88,7 @@ const fn file(
 pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
     let chosen = ground.chosen(PART, FILES, |file| file.name, tally);
     let of_training = |file: &&File| file.path.starts_with(WORK);
-    let work = match chosen.iter().any(|file| of_training(file)) {
+    let work = match chosen.iter().any(of_training) {
         true => Some(killed_training(ground)?),
         false => None,
     };

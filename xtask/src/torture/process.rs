@@ -42,6 +42,14 @@ impl Signal {
             Self::Terminate => "TERM",
         }
     }
+
+    fn number(self) -> i32 {
+        match self {
+            Self::Kill => 9,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+        }
+    }
 }
 
 /// How a process ended.
@@ -74,12 +82,12 @@ impl Ended {
         matches!(self.end, End::Code(0))
     }
 
-    /// What does not hold, unless it ended with one of `codes` or by `signal`.
+    /// What does not hold, unless it ended with one of `codes` or by `signal`,
+    /// as every process does that has not come to catching signals yet.
     pub fn judge(&self, codes: &[i32], signal: Option<Signal>) -> Option<String> {
-        const SIGKILL: i32 = 9;
         let fine = match self.end {
             End::Code(code) => codes.contains(&code),
-            End::Signal(number) => signal == Some(Signal::Kill) && number == SIGKILL,
+            End::Signal(number) => signal.is_some_and(|signal| signal.number() == number),
             End::Hung => false,
         };
         (!fine).then(|| self.say(&format!("expected exit code {codes:?}")))
