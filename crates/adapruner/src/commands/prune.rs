@@ -183,6 +183,7 @@ pub fn run(args: &PruneCommand) -> Result<()> {
         }
         None => None,
     };
+    let warnings = manifest.as_ref().map_or(warnings, |manifest| manifest.warnings.clone());
     let peak_memory_bytes = memory::peak();
     let report =
         Report { plan: table, full_plan, manifest, evaluation, warnings, peak_memory_bytes };
