@@ -69,14 +69,14 @@ pub fn cut(checkpoint: &Checkpoint, wanted: &Wanted<'_>, weights: u64, memory: u
 }
 
 fn refused(error: PruneError) -> Error {
-    match error {
-        PruneError::Memory { .. } => advised(
-            error.to_string(),
-            "a larger --memory, fewer --samples, a smaller --batch-tokens where one was given; \
-             stats: --no-batch or --terms coarse",
-        ),
-        other => other.into(),
+    if !matches!(error, PruneError::Memory { .. }) {
+        return error.into();
     }
+    advised(
+        error.to_string(),
+        "a larger --memory, fewer --samples, a smaller --batch-tokens where one was given; stats: \
+         --no-batch or --terms coarse",
+    )
 }
 
 /// Collects statistics with a decoder.

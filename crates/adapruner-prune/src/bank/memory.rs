@@ -5,7 +5,7 @@
 //! |---|---|
 //! | weights | as the caller says: all, or those of one block and of the embedding ([`streamed_weights`]); with packed forms |
 //! | bank | `4·S·U` for each per-sample term, `8·U` for those of the whole set |
-//! | block states | `4·G·H·(k + 1)`: the inputs of `k` kept blocks and one gradient, for the `G` tokens of the largest group; 8 for every token id |
+//! | block states | `4·G·H·(k + 1)`: the inputs of `k` kept blocks and one gradient, for the `G` tokens of the largest group, and 64 KiB for each of its tensors, to which the allocator rounds them up; 8 for every token id |
 //! | activations | one micro-batch through one block and back ([`backward_token_bytes`]) |
 //! | elements | with the terms of the whole set, 8 for every weight of a block that comes in several micro-batches; of all blocks where there are several groups |
 //!
@@ -30,6 +30,9 @@ const ENOUGH: usize = 2048;
 /// Share of the memory that the activations of a micro-batch may take, unless one
 /// sample needs more.
 const ACTIVATIONS: u64 = 4;
+
+/// What the allocator rounds a tensor of a micro-batch up by, at most.
+const SLICE: u64 = 1 << 16;
 
 /// Bytes of an f32.
 const F32: u64 = size_of::<f32>() as u64;
@@ -114,11 +117,6 @@ impl Collection<'_> {
         self.config.layers.len().max(1)
     }
 
-    /// Bytes of a token's block states: the inputs of `kept` blocks and a gradient.
-    fn state_bytes(&self, kept: usize) -> u64 {
-        product([F32, self.config.hidden_size as u64, kept as u64 + 1])
-    }
-
     /// Bytes of all token ids, as they came and as tensors.
     fn id_bytes(&self) -> u64 {
         product([2 * size_of::<u32>() as u64, sum(self.lengths.iter().map(|&t| t as u64))])
@@ -127,7 +125,6 @@ impl Collection<'_> {
     /// What the collection takes if its pass is cut by `cuts`.
     pub fn footprint(&self, cuts: &PassCuts) -> Footprint {
         let Self { config, lengths, .. } = *self;
-        let tokens_of = |tokens: &[usize]| sum(tokens.iter().map(|&tokens| tokens as u64));
         let batches: Vec<usize> = cuts
             .micro_batches(lengths)
             .into_iter()
@@ -135,7 +132,10 @@ impl Collection<'_> {
             .collect();
         let groups = cuts.groups(&batches);
         let batch = batches.iter().map(|&tokens| tokens as u64).max().unwrap_or(0);
-        let group = groups.iter().map(|range| tokens_of(&batches[range.clone()])).max();
+        let state = |&tokens: &usize| {
+            sum([product([F32, config.hidden_size as u64, tokens as u64]), SLICE])
+        };
+        let group = groups.iter().map(|range| sum(batches[range.clone()].iter().map(state))).max();
         let kept = cuts.kept_blocks.clamp(1, self.layers());
 
         let widest = config.layers.iter().map(|w| w.ffn.max(w.query_heads * config.head_dim)).max();
@@ -165,7 +165,7 @@ impl Collection<'_> {
         Footprint {
             weights: self.weights,
             bank,
-            states: sum([product([self.state_bytes(kept), group.unwrap_or(0)]), self.id_bytes()]),
+            states: sum([product([kept as u64 + 1, group.unwrap_or(0)]), self.id_bytes()]),
             activations: batch.saturating_mul(of_token),
             elements: elements.saturating_mul(2 * F32),
         }
@@ -214,10 +214,15 @@ impl Collection<'_> {
     fn candidates(&self, batch_tokens: usize, memory: u64) -> Vec<PassCuts> {
         let whole = PassCuts::whole(batch_tokens);
         let one = PassCuts { group_tokens: 1, ..whole };
-        // As many tokens as fit beside the rest.
+        // As many tokens as fit beside the rest, each with its part of a micro-batch's slice.
+        let kept = self.layers() as u64 + 1;
+        let least = whole.micro_batches(self.lengths).into_iter();
+        let least = least.map(|range| self.lengths[range.start] * range.len()).min();
+        let slices = (kept * SLICE).div_ceil(least.unwrap_or(1).max(1) as u64);
+        let of_token = product([F32, self.config.hidden_size as u64, kept]) + slices;
         let rest = Footprint { states: self.id_bytes(), ..self.footprint(&one) };
         let free = memory.saturating_sub(rest.total());
-        let tokens = free / self.state_bytes(self.layers()).max(1);
+        let tokens = free / of_token.max(1);
         let group_tokens = usize::try_from(tokens).unwrap_or(usize::MAX).max(1);
         let fewer = |cuts: PassCuts| {
             (1..self.layers()).rev().map(move |kept_blocks| PassCuts { kept_blocks, ..cuts })

@@ -39,7 +39,7 @@ fn a_7b_shape_takes_what_the_readme_says() {
     let vectors = VectorLayout::new(&config.layers, config.head_dim).unwrap().len() as u64;
     assert_eq!(vectors, 32 * (4 * 4096 + 3 * 11_008));
     assert_eq!(all.bank, 128 * vectors * 12);
-    assert_eq!(all.states, 8192 * 4096 * 33 * 4 + 8 * 8192);
+    assert_eq!(all.states, 33 * (8192 * 4096 * 4 + 4 * 65_536) + 8 * 8192);
     assert_eq!(all.activations, 2048 * backward_token_bytes(&config));
     assert_eq!(all.elements, 0);
     assert!((4.4..4.5).contains(&(all.states as f64 / GB)), "{all:?}");
@@ -50,7 +50,7 @@ fn a_7b_shape_takes_what_the_readme_says() {
     let Error::Memory { samples: 128, footprint, limit: 1 } = &least else { panic!("{least:?}") };
     let one = pool.footprint(&PassCuts { batch_tokens: 64, group_tokens: 64, kept_blocks: 1 });
     assert_eq!(*footprint, one);
-    assert!((4.1..4.15).contains(&(footprint.total() as f64 / GB)), "{footprint:?}");
+    assert!((4.05..4.1).contains(&(footprint.total() as f64 / GB)), "{footprint:?}");
     let text = least.to_string();
     assert!(text.contains(&footprint.total().to_string()) && text.contains("1 may be"), "{text}");
     assert!(least.hint().is_some());
@@ -147,13 +147,15 @@ proptest! {
                     .collect();
                 let groups = cuts.groups(&batches);
                 if groups.len() > 1 && cuts.kept_blocks >= layers {
-                    // One token more than the group may have takes more than there is.
-                    let state = 4 * config.hidden_size as u64 * (layers as u64 + 1);
-                    let largest = groups.iter().map(|g| batches[g.clone()].iter().sum::<usize>());
-                    let largest = largest.max().unwrap() as u64;
-                    let beside = found.total() - largest * state;
-                    let next = cuts.group_tokens as u64 + 1;
-                    prop_assert!(beside + next * state > memory);
+                    // One token more than a group may have takes more than there is, with
+                    // the slice of the smallest micro-batch.
+                    let kept = layers as u64 + 1;
+                    let least = *batches.iter().min().unwrap() as u64;
+                    let of_token = kept * 4 * config.hidden_size as u64
+                        + (kept * 65_536).div_ceil(least);
+                    let ids = 8 * lengths.iter().sum::<usize>() as u64;
+                    let beside = found.total() - found.states + ids;
+                    prop_assert!(beside + (cuts.group_tokens as u64 + 1) * of_token > memory);
                 }
             }
             Err(Error::Memory { footprint, limit, .. }) => {

@@ -198,6 +198,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         }
         None => None,
     };
+    let warnings = manifest.as_ref().map_or(warnings, |manifest| manifest.warnings.clone());
     let peak_memory_bytes = memory::peak();
     let report =
         Report { plan: table, full_plan, manifest, evaluation, warnings, peak_memory_bytes };

@@ -27,30 +27,43 @@ fn number(report: &Value, path: &str) -> f64 {
 /// foreseen falls with it, and the peak of the process stays near it.
 #[test]
 fn less_memory_gives_the_same_statistics() {
-    const MIB: f64 = (1 << 20) as f64;
     let (model, dir) = (tiny(), tempdir().unwrap());
     let ids = dir.path().join("ids.json");
-    write_ids(&ids, 256, 256);
+    write_ids(&ids, 64, 256);
+    let collect = |name: &str, options: &str| {
+        let bank = dir.path().join(name);
+        let paths = [("model", model.as_path()), ("ids", ids.as_path()), ("bank", bank.as_path())];
+        let line = format!(
+            "stats {{model}} --calibration {{ids}} --samples 64 --sample-tokens 256 --force \
+             --threads 2 --batch-tokens 1024 --stats {{bank}} {options} --json"
+        );
+        let output = crate::program::command(words(&line, &paths)).output().unwrap();
+        let report = (output.status.code() == Some(0)).then(|| {
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            (report, std::fs::read(&bank).unwrap())
+        });
+        report.ok_or_else(|| stderr(&output))
+    };
     for terms in ["", "--no-batch", "--terms coarse"] {
-        let collect = |name: &str, options: &str| {
-            let bank = dir.path().join(name);
-            let paths =
-                [("model", model.as_path()), ("ids", ids.as_path()), ("bank", bank.as_path())];
-            let line = format!(
-                "stats {{model}} --calibration {{ids}} --samples 256 --sample-tokens 256 --force \
-                 --threads 2 --stats {{bank}} {terms} {options}"
-            );
-            (json(&line, &paths), std::fs::read(&bank).unwrap())
-        };
-        let (whole, bytes) = collect("whole", "");
-        // 65 536 tokens of 64 numbers, of four blocks, an output and a gradient.
+        let (whole, bytes) = collect("whole", terms).unwrap();
+        // 16 micro-batches of 1024 tokens of 64 numbers; four blocks and a gradient.
         let states = number(&whole, "/memory_foreseen/states");
-        assert_eq!(states, (65_536 * 64 * 5 * 4 + 65_536 * 8) as f64, "{terms}");
-        let (less, same) = collect("less", "--memory 0.11");
-        let foreseen = number(&less, "/memory_foreseen_bytes");
-        assert!(number(&less, "/memory_foreseen/states") < states, "{terms}: {less}");
-        assert!(foreseen < 0.11 * 1024.0 * MIB, "{terms}: {foreseen}");
-        assert!(same == bytes, "{terms}: another bank");
+        assert_eq!(states, (5 * 16 * (1024 * 64 * 4 + 65_536) + 16_384 * 8) as f64, "{terms}");
+        // What the program itself holds differs between machines, so that one of these is
+        // too little for all block inputs and enough for some.
+        let mut cut = 0;
+        for memory in [0.048, 0.04, 0.032] {
+            match collect("less", &format!("{terms} --memory {memory}")) {
+                Ok((less, same)) => {
+                    assert!(same == bytes, "{terms}, {memory}: another bank");
+                    let foreseen = number(&less, "/memory_foreseen_bytes");
+                    assert!(foreseen < memory * f64::from(1 << 30), "{memory}: {less}");
+                    cut += usize::from(number(&less, "/memory_foreseen/states") < states);
+                }
+                Err(refused) => assert!(refused.contains("need at least"), "{refused}"),
+            }
+        }
+        assert!(cut > 0, "{terms}: no memory led to smaller groups");
     }
 }
 
@@ -60,7 +73,7 @@ fn less_memory_gives_the_same_statistics() {
 fn what_is_foreseen_is_what_is_used() {
     let (model, dir) = (tiny(), tempdir().unwrap());
     let ids = dir.path().join("ids.json");
-    write_ids(&ids, 1024, 256);
+    write_ids(&ids, 192, 256);
     let peak = |samples: usize| {
         let bank = dir.path().join(format!("{samples}"));
         let paths = [("model", model.as_path()), ("ids", ids.as_path()), ("bank", bank.as_path())];
@@ -71,9 +84,9 @@ fn what_is_foreseen_is_what_is_used() {
         let report = json(&line, &paths);
         (number(&report, "/peak_memory_bytes"), number(&report, "/memory_foreseen_bytes"))
     };
-    let ((small, of_small), (large, of_large)) = (peak(8), peak(1024));
+    let ((small, of_small), (large, of_large)) = (peak(8), peak(192));
     let (added, foreseen) = (large - small, of_large - of_small);
-    assert!(foreseen > 3e8, "{foreseen}");
+    assert!(foreseen > 5e7, "{foreseen}");
     let factor = foreseen / added;
     assert!((1.0 / 1.5..1.5).contains(&factor), "{foreseen} foreseen, {added} used: {factor}");
 }
