@@ -5,7 +5,11 @@ use std::{fmt, path::Path, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    input,
+    mapped::MappedFile,
+};
 
 /// A 256-bit BLAKE3 digest, shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -18,27 +22,26 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a file's content, read by memory map on all threads.
+    /// The digest of a plain file's content, read by memory map on all threads.
     ///
     /// # Errors
     /// Where the file cannot be read.
     pub fn of_file(path: &Path) -> Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path).map_err(Error::io(path, "read"))?;
-        Ok(Self(*hasher.finalize().as_bytes()))
+        let file = input::open(path)?;
+        if file.metadata().map_err(Error::io(path, "read"))?.len() == 0 {
+            return Ok(Self::of_bytes(&[]));
+        }
+        Ok(MappedFile::of(file, path)?.digest())
     }
 
     /// The digest of labelled parts: each label and part enters with its
     /// length, so that no two lists of parts are confused.
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
-        let mut hasher = blake3::Hasher::new();
+        let mut digest = Parts::default();
         for (label, part) in parts {
-            for bytes in [label.as_bytes(), part] {
-                hasher.update(&(bytes.len() as u64).to_le_bytes());
-                hasher.update(bytes);
-            }
+            digest.add(label, part);
         }
-        Self(*hasher.finalize().as_bytes())
+        digest.finish()
     }
 
     /// A digest that was computed piece by piece.
@@ -49,6 +52,36 @@ impl Digest {
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// The digest of labelled parts, made part by part: [`Digest::of_parts`]
+/// without having all of them at once.
+#[derive(Debug, Default)]
+pub struct Parts(blake3::Hasher);
+
+impl Parts {
+    /// Adds a part.
+    pub fn add(&mut self, label: &str, part: &[u8]) {
+        self.begin(label, part.len() as u64);
+        self.push(part);
+    }
+
+    /// Begins a part of so many bytes, which are [pushed](Self::push) next.
+    pub fn begin(&mut self, label: &str, bytes: u64) {
+        self.0.update(&(label.len() as u64).to_le_bytes());
+        self.0.update(label.as_bytes());
+        self.0.update(&bytes.to_le_bytes());
+    }
+
+    /// The next bytes of the part that was begun.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all parts.
+    pub fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
     }
 }
 

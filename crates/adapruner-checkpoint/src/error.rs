@@ -167,6 +167,11 @@ impl Error {
         self
     }
 
+    /// Whether the file that was to be opened is not there.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// What the user can do about it, on a line of its own; `None` where the
     /// message says it all.
     pub fn hint(&self) -> Option<&'static str> {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`config`] | [`ModelConfig`]: architecture, sizes and the widths of every layer |
 //! | [`checkpoint`] | [`Checkpoint`] and [`TensorSource`]: lazily mapped tensors under Hugging Face names |
+//! | [`input`] | the one place that opens what a user names; caps on sizes |
 //! | [`mapped`] | files as read-only memory maps |
 //! | [`names`] | the canonical tensor names and the shapes a configuration demands of them |
 //! | [`open`] | which reader a path or hub id belongs to |
@@ -13,7 +14,9 @@
 //! | [`tokenizer`] | [`TextTokenizer`](tokenizer::TextTokenizer): tokenizer.json or GGUF metadata |
 //! | [`text`] | text files and named sets as token windows |
 //! | [`dataset`] | files of data sets on the hub, and records of parquet files |
+//! | [`os_path`] | paths of any bytes in JSON |
 //! | [`output`] | what the writers hand back: files, digests, warnings |
+//! | [`fence`] | calls into libraries that panic on hostile input |
 //! | [`digest`] | content digests that go into every artifact |
 //! | [`atomic`] | the one place that writes: outputs apart from what is read, whole or not at all |
 //! | [`sealed`] | files that carry the digest of their own bytes |
@@ -26,13 +29,16 @@ mod convert;
 pub mod dataset;
 pub mod digest;
 pub mod error;
+pub mod fence;
 pub mod gguf;
 pub mod hf;
 #[cfg(feature = "hub")]
 mod hub;
+pub mod input;
 pub mod mapped;
 pub mod names;
 pub mod open;
+pub mod os_path;
 pub mod output;
 pub mod provenance;
 mod replaced;

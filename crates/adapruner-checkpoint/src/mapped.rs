@@ -11,6 +11,7 @@ use memmap2::Mmap;
 use crate::{
     digest::Digest,
     error::{Error, Result},
+    input::{self, Cap},
 };
 
 /// Bytes that are digested before they are released.
@@ -29,12 +30,23 @@ impl MappedFile {
     /// # Errors
     /// A file that is missing, unreadable, empty or not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
-        let metadata = file.metadata().map_err(Error::io(path, "read"))?;
-        if !metadata.is_file() {
-            return Err(Error::format(path, "not a regular file"));
-        }
-        if metadata.len() == 0 {
+        Self::of(input::open(path)?, path)
+    }
+
+    /// Maps a plain file of at most so many bytes.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); a file that is larger.
+    pub fn open_capped(path: &Path, cap: Cap) -> Result<Self> {
+        Self::of(input::open_capped(path, cap)?.0, path)
+    }
+
+    /// Maps a plain file of any size that was opened, or made, as `path`.
+    ///
+    /// # Errors
+    /// An empty file, or one that cannot be mapped.
+    pub(crate) fn of(file: File, path: &Path) -> Result<Self> {
+        if file.metadata().map_err(Error::io(path, "read"))?.len() == 0 {
             return Err(Error::format(path, "empty file"));
         }
         #[expect(
@@ -85,7 +97,7 @@ impl MappedFile {
     pub fn digest(&self) -> Digest {
         let mut hasher = blake3::Hasher::new();
         for (index, piece) in self.map.chunks(PIECE).enumerate() {
-            hasher.update(piece);
+            hasher.update_rayon(piece);
             self.release(index * PIECE..index * PIECE + piece.len());
         }
         Digest::from_bytes(*hasher.finalize().as_bytes())
@@ -101,6 +113,7 @@ impl Deref for MappedFile {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "asks the system about this process")]
 mod tests {
     use super::*;
 

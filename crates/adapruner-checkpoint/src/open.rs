@@ -2,9 +2,9 @@
 
 pub(crate) mod check;
 
-use std::{fs::File, io::Read, path::Path};
+use std::{io::Read, path::Path};
 
-use crate::{Checkpoint, Error, Result, gguf, hf};
+use crate::{Checkpoint, Error, Result, gguf, hf, input};
 
 /// Opens whatever `path` names.
 ///
@@ -29,7 +29,7 @@ fn is_gguf(path: &Path) -> Result<bool> {
         return Ok(true);
     }
     let mut magic = Vec::new();
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    let file = input::open(path)?;
     file.take(4).read_to_end(&mut magic).map_err(Error::io(path, "read"))?;
     Ok(magic == gguf::header::MAGIC)
 }

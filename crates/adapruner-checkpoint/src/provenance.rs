@@ -9,12 +9,10 @@ use crate::{
     atomic::MANIFEST,
     digest::Digest,
     error::{Error, Result},
+    input,
     output::OutputFile,
     sealed::{self, Seal},
 };
-
-/// Largest manifest that is read, in bytes.
-const LIMIT: u64 = 256 << 20;
 
 /// The files that this program wrote into a folder, by its manifest.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,12 +32,12 @@ impl Provenance {
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MANIFEST);
         match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() && metadata.len() <= LIMIT => {}
+            Ok(metadata) if metadata.is_file() && metadata.len() <= input::RECORD.bytes() => {}
             Ok(_) => return Ok(None),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(&path, "read")(error)),
         }
-        let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let bytes = input::read(&path, input::RECORD)?;
         match sealed::from_json(&path, &bytes) {
             Ok(record) => Ok(Some(record)),
             Err(error) if sealed::check(&bytes) == Seal::Broken => Err(error),

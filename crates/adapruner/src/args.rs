@@ -95,7 +95,8 @@ pub struct EvalArgs {
     /// (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation"
     /// choose the split)
     #[arg(long, value_name = "FILE|SET")]
-    pub text: Option<String>,
+    #[serde(with = "adapruner_checkpoint::os_path")]
+    pub text: Option<PathBuf>,
     /// Tokens of a window; windows do not overlap, the rest is dropped
     /// [default: 128]
     #[arg(long, value_name = "TOKENS")]
@@ -108,6 +109,7 @@ pub struct EvalArgs {
     pub field: Option<String>,
     /// Folder in which named sets are looked for before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub data_dir: Option<PathBuf>,
     /// Tokens that run together [default: chosen from memory]
     #[arg(long, value_name = "N")]
@@ -135,7 +137,7 @@ impl EvalArgs {
     }
 
     /// How `text` is read.
-    pub fn text_settings(&self, text: String) -> TextSettings {
+    pub fn text_settings(&self, text: PathBuf) -> TextSettings {
         TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() }
     }
 }
@@ -148,7 +150,8 @@ pub struct CalibrationArgs {
     /// Text that calibration samples are drawn from, as for --text; token ids
     /// (*.json) are taken as they are
     #[arg(long, value_name = "FILE|SET")]
-    pub calibration: Option<String>,
+    #[serde(with = "adapruner_checkpoint::os_path")]
+    pub calibration: Option<PathBuf>,
     /// Number of calibration samples [default: 10]
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
@@ -163,6 +166,7 @@ pub struct CalibrationArgs {
     pub calibration_field: Option<String>,
     /// Statistics file: read if it is there and fits, else written
     #[arg(long, value_name = "FILE")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub stats: Option<PathBuf>,
     /// Most memory, in GiB; commands that collect statistics have it as an option of
     /// their own.
@@ -419,7 +423,8 @@ pub struct CompensationArgs {
     pub compensate: Option<Named<Compensate>>,
     /// Text to fit on, as for --text [default: the calibration text]
     #[arg(long, value_name = "FILE|SET")]
-    pub compensate_text: Option<String>,
+    #[serde(with = "adapruner_checkpoint::os_path")]
+    pub compensate_text: Option<PathBuf>,
     /// Number of samples to fit on; all their tokens should be many times the
     /// channels that a layer keeps [default: 128]
     #[arg(long, value_name = "N")]
@@ -487,6 +492,7 @@ impl CompensationArgs {
 pub struct OutputArgs {
     /// Folder to write
     #[arg(long, value_name = "DIR")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub out: Option<PathBuf>,
     /// hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both
     /// [default: hf]

@@ -133,10 +133,10 @@ pub fn compare(
             notes.push(format!(
                 "{}: not all models see the same tokens, so perplexities per token cannot be \
                  compared",
-                text.text.text
+                text.text.text.display()
             ));
         }
-        let name = format!("perplexity, {}, windows of {}", text.text.text, text.window);
+        let name = format!("perplexity, {}, windows of {}", text.text.text.display(), text.window);
         rows.push(Row::new(name, Kind::Perplexity, perplexities));
     }
     if let (Some(tasks), Some(questions)) = (&settings.tasks, questions) {

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use adapruner_checkpoint::input;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use adapruner::search::GivenSpace;
@@ -18,8 +19,6 @@ use crate::{
     task_args::TaskArgs,
 };
 
-/// Largest file that is read, in bytes.
-const LIMIT: u64 = 1 << 20;
 
 /// The tables of the file. Every command reads the ones it has a use for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -60,12 +59,7 @@ impl ConfigFile {
     pub fn read(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self::default()) };
         let name = || path.display().to_string();
-        let size = std::fs::metadata(path).with_context(|| format!("{}: cannot read", name()))?;
-        if size.len() > LIMIT {
-            bail!("{}: {} bytes, expected at most {LIMIT}", name(), size.len());
-        }
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", name()))?;
+        let text = input::read_text(path, input::SETTINGS)?;
         toml::from_str(&text).with_context(name)
     }
 }

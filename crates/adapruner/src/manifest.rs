@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use adapruner_checkpoint::{
-    Checkpoint, Digest,
+    Checkpoint, Digest, input,
     mapped::MappedFile,
     output::OutputFile,
     sealed::{self, Seal},
@@ -28,6 +28,7 @@ pub const FILE_NAME: &str = "manifest.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelRecord {
     /// Where it was opened.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub path: PathBuf,
     /// Digest of its content.
     pub digest: Digest,
@@ -119,6 +120,7 @@ pub struct RecoveryRecord {
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterRecord {
     /// Its folder.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub path: PathBuf,
     /// Digest of its tensors' file.
     pub digest: Digest,
@@ -202,7 +204,7 @@ impl Manifest {
 /// # Errors
 /// Bytes that are neither, or that were changed since they were written.
 pub fn read_plan(path: &Path) -> Result<PrunePlan> {
-    plan_of(path, &MappedFile::open(path)?)
+    plan_of(path, &MappedFile::open_capped(path, input::PLAN)?)
 }
 
 /// [`read_plan`] of a file's bytes; `path` is for messages.

@@ -1,5 +1,7 @@
 //! Memory at hand and memory used, where the system tells.
 
+#![expect(clippy::disallowed_methods, reason = "asks the system, not a file of the user")]
+
 use std::{fs, sync::OnceLock};
 
 /// What is assumed where the system does not tell: 4 GiB.

@@ -56,6 +56,7 @@ impl FromStr for Format {
 #[derive(Debug, Clone, Serialize)]
 pub struct OutputSettings {
     /// The folder.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub out: PathBuf,
     /// Formats, each once.
     pub formats: Vec<Format>,

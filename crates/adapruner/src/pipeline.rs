@@ -26,7 +26,10 @@ use crate::{
     advice::advised,
     memory,
     progress::Progress,
-    settings::{CalibrationSettings, EvalSettings, PruneSettings, SampleSettings, ScoreSettings},
+    settings::{
+        CalibrationSettings, EvalSettings, PruneSettings, SampleSettings, ScoreSettings,
+        TextSettings,
+    },
     statistics::{Cut, Wanted, collect_streamed},
 };
 
@@ -91,6 +94,20 @@ pub struct Evaluation {
 pub fn eval_tokens(checkpoint: &Checkpoint, settings: &EvalSettings) -> Result<TokenSet> {
     let text = text::read(&settings.text.text, &settings.text.options())?;
     Ok(TokenSet::windows(&text, &checkpoint.tokenizer, settings.window, settings.limit)?)
+}
+
+/// So many windows of a text to measure on, spread evenly over it.
+///
+/// # Errors
+/// Those of [`eval_tokens`].
+pub fn spread_tokens(
+    checkpoint: &Checkpoint,
+    text: &TextSettings,
+    window: usize,
+    windows: usize,
+) -> Result<TokenSet> {
+    let text = text::read(&text.text, &text.options())?;
+    Ok(TokenSet::spread(&text, &checkpoint.tokenizer, window, windows)?)
 }
 
 /// The samples of a calibration set.

@@ -19,8 +19,10 @@ use crate::{config_file::ConfigFile, typed::Named};
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PipelineArgs {
     /// The dense model.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub model: Option<PathBuf>,
     /// Folder of everything that is made.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub out: Option<PathBuf>,
     /// Stages; all of them where none is named.
     pub stages: Option<Vec<Named<StageName>>>,

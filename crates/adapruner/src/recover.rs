@@ -62,8 +62,10 @@ pub struct RecoverSettings {
     /// How.
     pub train: TrainOptions,
     /// A model to learn from besides.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub teacher: Option<PathBuf>,
     /// Folder of the state, the log and the teacher's probabilities.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub work: PathBuf,
     /// Whether it stays once the output is written.
     pub keep_work: bool,

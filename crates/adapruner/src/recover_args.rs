@@ -69,12 +69,14 @@ pub struct RecoverArgs {
     /// "output" (Alpaca), with "messages" (conversations, by the model's chat
     /// template) or with a text field; or a text or named set, as for eval
     #[arg(long, value_name = "FILE|SET")]
-    pub data: Option<String>,
+    #[serde(with = "adapruner_checkpoint::os_path")]
+    pub data: Option<PathBuf>,
     /// Field or column of plain text records [default: text]
     #[arg(long, value_name = "NAME")]
     pub field: Option<String>,
     /// Folder in which named sets are looked for before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub data_dir: Option<PathBuf>,
     /// Most tokens of a sequence; what is longer is cut, and said [default: 256]
     #[arg(long, value_name = "TOKENS")]
@@ -181,6 +183,7 @@ pub struct RecoverArgs {
     pub seed: Option<u64>,
     /// Learn from this model's probabilities too: the one before pruning
     #[arg(long, value_name = "MODEL")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub teacher: Option<PathBuf>,
     /// Divisor of the logits of both when learning from a teacher [default: 1]
     #[arg(long, value_name = "T")]
@@ -199,6 +202,7 @@ pub struct RecoverArgs {
     /// Folder of the state, log and teacher's probabilities; a training that was
     /// stopped goes on from it [default: --out with .work behind]
     #[arg(long, value_name = "DIR")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub work: Option<PathBuf>,
     /// Keep that folder once the output is written
     #[arg(

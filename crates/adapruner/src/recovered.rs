@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapruner_checkpoint::mapped::MappedFile;
+use adapruner_checkpoint::{input, mapped::MappedFile};
 use adapruner_recover::train::{
     Ended,
     log::{self, Entry},
@@ -42,7 +42,7 @@ enum Method {
 /// A folder that no training wrote, or files in it that are damaged.
 pub fn shown(folder: &Path) -> Result<Recovery> {
     let path = folder.join(FILE_NAME);
-    let bytes = MappedFile::open(&path)?;
+    let bytes = MappedFile::open_capped(&path, input::RECORD)?;
     let Manifest { settings, recovery } =
         serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
     let Some(RecoveryRecord { data, teacher, learned_parameters, outcome }) = recovery else {

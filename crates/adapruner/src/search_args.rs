@@ -26,6 +26,7 @@ use crate::{
 pub struct SearchArgs {
     /// Folder of the study: resumed where it exists
     #[arg(long, value_name = "DIR")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub study: Option<PathBuf>,
     /// Keep the trials in Redis, redis://HOST:PORT, so that workers on many
     /// machines share them; each machine has a --study folder of its own. Start
@@ -56,7 +57,8 @@ pub struct SearchArgs {
     /// Text that the best trial is reported on and the search never sees; may be
     /// given several times
     #[arg(long, value_name = "FILE|SET")]
-    pub test: Option<Vec<String>>,
+    #[serde(with = "adapruner_checkpoint::os_path")]
+    pub test: Option<Vec<PathBuf>>,
     /// Windows of each of these texts, spread evenly [default: 128]
     #[arg(long, value_name = "N")]
     pub test_windows: Option<usize>,

@@ -48,10 +48,12 @@ fn display<T: std::fmt::Display, S: serde::Serializer>(
 #[derive(Debug, Clone, Serialize)]
 pub struct TextSettings {
     /// A file or a named set.
-    pub text: String,
+    #[serde(with = "adapruner_checkpoint::os_path")]
+    pub text: PathBuf,
     /// Field or column of the text, where records have several.
     pub field: Option<String>,
     /// Folder in which named sets are looked for.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub data_dir: Option<PathBuf>,
 }
 
@@ -122,6 +124,7 @@ pub struct PruneSettings {
     /// The calibration set, for importances that need one.
     pub calibration: Option<CalibrationSettings>,
     /// Statistics file: read if it is there, else written.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub statistics: Option<PathBuf>,
     /// How units are scored.
     pub score: ScoreSettings,

@@ -24,6 +24,7 @@ pub struct TaskArgs {
     pub tasks: Option<Vec<String>>,
     /// A task of your own, defined in a TOML file; may be given several times
     #[arg(long, value_name = "FILE")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub task_file: Option<Vec<PathBuf>>,
     /// Ask N questions of each task, drawn by --seed
     #[arg(long, value_name = "N", conflicts_with = "limit")]
@@ -33,6 +34,7 @@ pub struct TaskArgs {
     pub seed: Option<u64>,
     /// Write every answer to a JSONL file
     #[arg(long, value_name = "FILE")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub log_samples: Option<PathBuf>,
     /// Replace that file if it exists
     #[arg(

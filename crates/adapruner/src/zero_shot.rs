@@ -28,8 +28,10 @@ pub struct TaskSettings {
     /// Names of tasks that come with the program.
     pub tasks: Vec<String>,
     /// Definitions of others.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub task_files: Vec<PathBuf>,
     /// Folder in which their data is looked for.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub data_dir: Option<PathBuf>,
     /// Which questions of each task.
     pub selection: Selection,

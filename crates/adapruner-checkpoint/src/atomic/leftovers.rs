@@ -61,7 +61,9 @@ pub(super) fn clear(folder: &Path) {
 
 /// Whether nobody works on what process `process` made.
 fn is_dead(path: &PathBuf, process: u32) -> bool {
-    let unlocked = match File::open(path).map(|file| file.try_lock()) {
+    #[expect(clippy::disallowed_methods, reason = "a lock of this program; nothing is read")]
+    let opened = File::open(path);
+    let unlocked = match opened.map(|file| file.try_lock()) {
         Ok(Ok(())) => true,
         Ok(Err(TryLockError::WouldBlock)) => false,
         Ok(Err(TryLockError::Error(_))) | Err(_) => false,

@@ -1,7 +1,6 @@
 //! Folders of state: what a study or a training keeps, replaced file by file.
 
 use std::{
-    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -10,7 +9,10 @@ use super::{
     leftovers, replace,
     stage::{Kind, StagedFile, Target},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    input,
+};
 
 /// A kind of state, told by the files of its folder.
 #[derive(Debug)]
@@ -146,10 +148,10 @@ impl StateDir {
 /// What a folder's mark says, if it has one.
 fn mark(root: &Path) -> Result<Option<String>> {
     let path = root.join(MARK);
-    let file = match File::open(&path) {
+    let file = match input::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(&path, "open")(error)),
+        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) => return Err(error),
     };
     let mut text = String::new();
     file.take(LONGEST_MARK).read_to_string(&mut text).map_err(Error::io(&path, "read"))?;

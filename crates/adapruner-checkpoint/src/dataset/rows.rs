@@ -19,10 +19,13 @@ use parquet::{
 use serde_json::{Number, Value};
 
 use super::nesting::{Step, put, steps};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    input,
+};
 
 /// Bytes of a file, at most.
-const LARGEST: u64 = 1 << 30;
+const LARGEST: u64 = input::TASK_DATA.bytes();
 /// Rows of a file, at most.
 const ROWS: usize = 1 << 20;
 /// Values of all columns that are read, missing ones counted, at most.
@@ -48,15 +51,7 @@ const ENTRY: usize = 4;
 /// of another type or with lists in lists; a compression this build does not
 /// read; more rows or text than the data of a task can have.
 pub fn records(path: &Path, fields: &[&str]) -> Result<Vec<Value>> {
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
-    let metadata = file.metadata().map_err(Error::io(path, "read"))?;
-    if !metadata.is_file() {
-        return Err(Error::format(path, "not a regular file"));
-    }
-    let bytes = metadata.len();
-    if bytes > LARGEST {
-        return Err(Error::format(path, format!("{bytes} bytes, expected at most {LARGEST}")));
-    }
+    let (file, bytes) = input::open_capped(path, input::TASK_DATA)?;
     // Some damaged pages end in a failed assertion of the parquet crate.
     // Nothing it had in hand is used after that.
     std::panic::catch_unwind(AssertUnwindSafe(|| read(path, file, bytes, fields)))

@@ -5,7 +5,7 @@ pub mod source;
 pub mod write;
 mod write_config;
 
-use std::{io::Read, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 pub use source::SafetensorsSource;
 pub use write::{HfOptions, StoreType, write};
@@ -15,13 +15,11 @@ use crate::{
     checkpoint::Checkpoint,
     digest::Digest,
     error::{Error, Result},
+    input,
     names,
     open::check,
     tokenizer::TextTokenizer,
 };
-
-/// Largest JSON file read here; indices of the largest models have a few MB.
-const MAX_JSON: u64 = 64 << 20;
 
 /// Opens a Hugging Face folder.
 ///
@@ -80,12 +78,7 @@ fn no_config(folder: &Path) -> Error {
 
 /// Reads a JSON file of bounded size; its content and its digest.
 fn read_json(path: &Path) -> Result<(serde_json::Value, Digest)> {
-    let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
-    if bytes.len() as u64 > MAX_JSON {
-        return Err(Error::format(path, format!("larger than {MAX_JSON} bytes")));
-    }
+    let bytes = input::read(path, input::MODEL_JSON)?;
     let json = serde_json::from_slice(&bytes)
         .map_err(|e| Error::format(path, format!("not valid JSON: {e}")))?;
     Ok((json, Digest::of_bytes(&bytes)))

@@ -8,6 +8,7 @@
 //! | what is read | documents | joined by |
 //! |---|---|---|
 //! | any other file | the file, as one | |
+//! | `*.csv`, `*.tsv` | one column, named by the header | `\n\n` |
 //! | `*.raw`, `wiki.*.tokens` | lines; a blank one is empty, the others keep their `\n` | `\n\n` |
 //! | `ptb.*.txt` | lines, stripped | `\n\n` |
 //! | `*.jsonl`, `*.ndjson`, `*.json` | one field of every record | `\n\n` |
@@ -18,27 +19,57 @@
 //!
 //! The WikiText and PTB forms give the rows that the Hugging Face data sets
 //! hold, so that the joined text is the one of the literature.
+//!
+//! # Memory
+//!
+//! A text is read and tokenised piece by piece; neither a line nor a document
+//! nor the file is ever held whole. What is held, whatever the text's size:
+//!
+//! | | bytes |
+//! |---|---|
+//! | reading and tokenising | some tens of MiB (see [`TextTokenizer::encode_pieces`]) |
+//! | content of up to 16 MiB | itself, once |
+//! | content beyond | none: plain text stays in its file, other content goes to a temporary file without a name, as large as the text |
+//! | of a document, or a paragraph where samples are drawn | 12, of at most 2²⁴ |
+//! | of a token in a window or sample that is kept | 4 |
+//! | of a token while samples or spread windows are chosen | 4, of at most 2²³ tokens; texts of more are tokenised twice |
+//! | of a parquet file | the page that is read, at most 2 GiB by the format, about 1 MiB as it is usually written |
+//!
+//! The whole text is read for its digest and to see that it is well formed; it is
+//! tokenised no further than the last window that is kept.
 
 mod json;
 mod lines;
 mod named;
 mod overlap;
 mod parquet;
+mod passage;
+mod pieces;
 mod sample;
+mod store;
+mod table;
 mod tokens;
-mod unpack;
 
 use std::{
-    borrow::Cow,
+    ffi::OsStr,
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
+pub use json::records::{self, JsonRecord};
 pub use named::SETS;
+pub use passage::Passage;
+pub use pieces::unpacked_name;
 pub use tokens::{Cut, Source, TokenSet};
-pub use unpack::{Bytes, unpacked_name};
 
+use self::{
+    pieces::Pieces,
+    store::{Form, Store, Writer},
+};
+#[cfg(doc)]
+use crate::tokenizer::TextTokenizer;
 use crate::{
     digest::Digest,
     error::{Error, Result},
@@ -46,8 +77,6 @@ use crate::{
 
 /// The field or column that holds the text, unless another is named.
 pub const DEFAULT_FIELD: &str = "text";
-/// What is read whole at the most: more is no calibration or evaluation text.
-const MAX_BYTES: u64 = 4 << 30;
 
 /// A part of a named set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,68 +140,77 @@ pub struct TextOptions {
     pub split: Option<Split>,
 }
 
-/// A text as read, before any tokenizer.
+/// A text as read, before any tokenizer: documents in order, or rows of token
+/// ids as they were given. Clones share the content.
 #[derive(Debug, Clone)]
 pub struct Text {
     /// The file's name, or set and split (`wikitext2:test`).
     pub name: String,
     /// The files it was read from.
     pub files: Vec<PathBuf>,
-    /// What was read.
-    pub content: Content,
     /// The digest of the content as read; the same content under another file
     /// name, or in another container, has the same digest.
     pub digest: Digest,
+    store: Arc<Store>,
     /// Only so many documents make the text of perplexity; `None` for all.
-    pub(crate) head: Option<usize>,
-}
-
-/// What a text consists of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// Documents in order.
-    Documents {
-        /// The documents; some may be empty.
-        documents: Vec<String>,
-        /// What stands between two documents where they are made one text.
-        joiner: &'static str,
-    },
-    /// Token ids as they were given, a document a row.
-    Ids(Vec<Vec<u32>>),
-}
-
-impl Content {
-    fn digest(&self) -> Digest {
-        match self {
-            Self::Documents { documents, joiner } => {
-                let documents = documents.iter().map(|d| ("document", d.as_bytes()));
-                Digest::of_parts([("joiner", joiner.as_bytes())].into_iter().chain(documents))
-            }
-            Self::Ids(rows) => tokens::digest(rows),
-        }
-    }
-
-    /// Whether there is nothing in it but white space.
-    fn is_blank(&self) -> bool {
-        match self {
-            Self::Documents { documents, .. } => documents.iter().all(|d| d.trim().is_empty()),
-            Self::Ids(rows) => rows.iter().all(Vec::is_empty),
-        }
-    }
+    head: Option<usize>,
 }
 
 impl Text {
-    fn new(
-        name: String,
-        files: Vec<PathBuf>,
-        content: Content,
-        head: Option<usize>,
-    ) -> Result<Self> {
-        let text = Self { digest: content.digest(), name, files, content, head };
-        if text.content.is_blank() {
+    fn new(name: String, files: Vec<PathBuf>, store: Store, head: Option<usize>) -> Result<Self> {
+        let text = Self { digest: store.digest, name, files, store: Arc::new(store), head };
+        if (0..text.len()).all(|document| text.store.is_blank(document)) {
             return Err(text.error("the text is empty"));
         }
         Ok(text)
+    }
+
+    /// Number of documents, or of rows of ids.
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Whether there are none, which no text that was read is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What stands between two documents where they are made one text; `None`
+    /// for token ids.
+    pub fn joiner(&self) -> Option<&'static str> {
+        match self.store.form {
+            Form::Text => Some(self.store.joiner),
+            Form::Ids => None,
+        }
+    }
+
+    /// The documents; rows of ids are such too.
+    pub fn passages(&self) -> impl Iterator<Item = Passage> {
+        (0..self.len()).map(|document| self.passage(document))
+    }
+
+    fn passage(&self, document: usize) -> Passage {
+        let blank = self.store.is_blank(document);
+        Passage::new(&self.store, self.store.range(document), blank)
+    }
+
+    /// A paragraph of plain text, by its first and last byte.
+    fn paragraph(&self, (first, last): (u32, u32)) -> Passage {
+        Passage::new(&self.store, first as usize..last as usize + 1, false)
+    }
+
+    /// All documents, joined.
+    fn all(&self) -> Passage {
+        Passage::new(&self.store, self.store.joined(self.len()), false)
+    }
+
+    /// Documents joined to the text of the perplexity protocol.
+    fn joined(&self) -> Passage {
+        let documents = match self.len() {
+            1 => 1,
+            all => self.head.unwrap_or(all).min(all),
+        };
+        Passage::new(&self.store, self.store.joined(documents), false)
     }
 
     /// An [`Error::Text`] for this text.
@@ -183,15 +221,6 @@ impl Text {
         };
         Error::Text { path, message: message.into() }
     }
-
-    /// Documents joined to the text of the perplexity protocol.
-    fn joined<'a>(&self, documents: &'a [String], joiner: &str) -> Cow<'a, str> {
-        let head = self.head.unwrap_or(documents.len()).min(documents.len());
-        match documents {
-            [document] => Cow::Borrowed(document),
-            documents => Cow::Owned(documents[..head].join(joiner)),
-        }
-    }
 }
 
 /// Reads the text that `spec` names: one of [`SETS`], with or without a split
@@ -200,10 +229,13 @@ impl Text {
 ///
 /// # Errors
 /// Neither a set nor a file; a file that is empty, too large, not UTF-8 (a byte
-/// order mark is left out) or not in the format its name promises; a split
-/// with a file; a set that is in neither place.
-pub fn read(spec: &str, options: &TextOptions) -> Result<Text> {
-    if let Some((set, split)) = named::find(spec, options.split)? {
+/// order mark is left out) or not in the format its name promises; a pipe or a
+/// device; a split with a file; a set that is in neither place.
+pub fn read(spec: impl AsRef<OsStr>, options: &TextOptions) -> Result<Text> {
+    let spec = spec.as_ref();
+    if let Some(name) = spec.to_str()
+        && let Some((set, split)) = named::find(name, options.split)?
+    {
         return named::read(set, split, options);
     }
     let path = Path::new(spec);
@@ -218,60 +250,118 @@ pub fn read(spec: &str, options: &TextOptions) -> Result<Text> {
             Err(error.advise("give a file in it, or a set's name with the folder as --data-dir"))
         }
         Ok(_) => {
-            let content = read_file(path, options.field.as_deref().unwrap_or(DEFAULT_FIELD))?;
-            let name = path.file_name().map_or_else(|| spec.into(), |n| n.to_string_lossy());
-            Text::new(name.into_owned(), vec![path.into()], content, None)
+            let field = options.field.as_deref().unwrap_or(DEFAULT_FIELD);
+            let store = match Format::of(path)? {
+                Format::Plain if !pieces::is_packed(path) => Store::of_file(path)?,
+                _ => {
+                    let mut collector = Collector::default();
+                    read_file(path, field, &mut collector)?;
+                    collector.finish()?
+                }
+            };
+            let name = path.file_name().unwrap_or(spec).to_string_lossy().into_owned();
+            Text::new(name, vec![path.into()], store, None)
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(named::unknown(spec)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(named::unknown(&spec.to_string_lossy()))
+        }
         Err(e) => Err(Error::io(path, "open")(e)),
     }
 }
 
-/// A file's content, in the format that its name says.
-fn read_file(path: &Path, field: &str) -> Result<Content> {
-    const ROWS: &str = "\n\n";
-    let name = unpacked_name(path);
-    let (stem, extension) = name.rsplit_once('.').unwrap_or((&name, ""));
-    if extension == "bz2" || extension == "xz" {
-        let error = Error::unsupported(path, format!("compressed text (.{extension})"));
-        return Err(error.advise("unpack it first"));
-    }
-    if extension == "parquet" {
-        let documents = parquet::documents(path, field)?;
-        return Ok(Content::Documents { documents, joiner: ROWS });
-    }
-    let bytes = Bytes::open(path)?;
-    let text = utf8(path, &bytes)?;
-    let wiki = stem.starts_with("wiki.") || stem.starts_with("wiki-");
-    let ptb = stem.starts_with("ptb.") && extension == "txt";
-    Ok(match extension {
-        "jsonl" | "ndjson" | "json" => json::content(path, text, field, ROWS)?,
-        "raw" => Content::Documents { documents: lines::wikitext(text), joiner: ROWS },
-        "tokens" if wiki => Content::Documents { documents: lines::wikitext(text), joiner: ROWS },
-        _ if ptb => Content::Documents { documents: lines::stripped(text), joiner: ROWS },
-        _ => Content::Documents { documents: vec![text.to_owned()], joiner: "" },
-    })
+/// What stands between the rows of a file.
+const ROWS: &str = "\n\n";
+
+/// What a file's name says of its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Plain,
+    WikiText,
+    Stripped,
+    Json,
+    Table { delimiter: u8 },
+    Parquet,
 }
 
-fn check_size(path: &Path) -> Result<()> {
-    let bytes = std::fs::metadata(path).map_err(Error::io(path, "open"))?.len();
-    if bytes > MAX_BYTES {
-        let message = format!("{bytes} bytes: at most {MAX_BYTES} are read as one text");
-        let error = Error::Text { path: path.into(), message };
-        return Err(error.advise("give a part of it"));
+impl Format {
+    fn of(path: &Path) -> Result<Self> {
+        let name = unpacked_name(path);
+        let (stem, extension) = name.rsplit_once('.').unwrap_or((&name, ""));
+        let wiki = stem.starts_with("wiki.") || stem.starts_with("wiki-");
+        Ok(match extension {
+            "bz2" | "xz" => {
+                let error = Error::unsupported(path, format!("compressed text (.{extension})"));
+                return Err(error.advise("unpack it first"));
+            }
+            "parquet" => Self::Parquet,
+            "jsonl" | "ndjson" | "json" => Self::Json,
+            "csv" => Self::Table { delimiter: b',' },
+            "tsv" => Self::Table { delimiter: b'\t' },
+            "raw" => Self::WikiText,
+            "tokens" if wiki => Self::WikiText,
+            "txt" if stem.starts_with("ptb.") => Self::Stripped,
+            _ => Self::Plain,
+        })
     }
-    Ok(())
 }
 
-/// The text of a file, without a byte order mark.
-fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(Error::format(path, "UTF-16 text").advise("convert it to UTF-8"));
+/// Takes a file's content, in the format that its name says.
+fn read_file(path: &Path, field: &str, to: &mut Collector) -> Result<()> {
+    to.path = path.to_path_buf();
+    match Format::of(path)? {
+        Format::Parquet => parquet::documents(path, field, to.documents(ROWS)),
+        Format::Json => json::content(Pieces::open(path)?, field, ROWS, to),
+        Format::Table { delimiter } => {
+            table::column(Pieces::open(path)?, delimiter, field, to.documents(ROWS))
+        }
+        Format::WikiText => lines::wikitext(Pieces::open(path)?, to.documents(ROWS)),
+        Format::Stripped => lines::stripped(Pieces::open(path)?, to.documents(ROWS)),
+        Format::Plain => {
+            let (mut pieces, to) = (Pieces::open(path)?, to.documents(""));
+            while pieces.load()? {
+                to.push(pieces.piece())?;
+            }
+            to.end()
+        }
     }
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        let at = e.valid_up_to();
-        let message = format!("not UTF-8: byte {:#04x} at offset {at}", bytes[at]);
-        Error::format(path, message).advise("convert it to UTF-8")
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+/// Takes the documents of one file or several.
+#[derive(Default)]
+struct Collector {
+    path: PathBuf,
+    /// Of a named set: what joins its documents, and its name.
+    set: Option<(&'static str, String)>,
+    writer: Option<Writer>,
+}
+
+impl Collector {
+    /// Takes the documents of a named set.
+    fn of_set(joiner: &'static str, name: &str) -> Self {
+        Self { set: Some((joiner, name.to_owned())), ..Self::default() }
+    }
+
+    /// Where documents go, which are joined by `joiner` unless a set says
+    /// otherwise.
+    fn documents(&mut self, joiner: &'static str) -> &mut Writer {
+        let joiner = self.set.as_ref().map_or(joiner, |(joiner, _)| joiner);
+        let new = || Writer::new(&self.path, Form::Text, joiner);
+        let writer = self.writer.get_or_insert_with(new);
+        writer.now(&self.path);
+        writer
+    }
+
+    /// Where token ids go.
+    fn ids(&mut self) -> Result<&mut Writer> {
+        if let Some((_, name)) = &self.set {
+            let message = format!("token ids; expected the text of {name}");
+            return Err(Error::format(&self.path, message));
+        }
+        Ok(self.writer.get_or_insert_with(|| Writer::new(&self.path, Form::Ids, "")))
+    }
+
+    fn finish(self) -> Result<Store> {
+        let empty = Writer::new(&self.path, Form::Text, ROWS);
+        self.writer.unwrap_or(empty).finish()
+    }
 }

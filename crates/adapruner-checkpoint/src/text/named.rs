@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Content, DEFAULT_FIELD, Split, Text, TextOptions, read_file};
+use super::{Collector, DEFAULT_FIELD, Split, Text, TextOptions, read_file};
 use crate::error::{Error, Result};
 
 const PLACES_HINT: &str = "give --data-dir (or ADAPRUNER_DATA), the folder with the original \
@@ -183,17 +183,11 @@ fn read_by(
         }
     };
     let field = options.field.as_deref().unwrap_or(set.field);
-    let mut documents = Vec::new();
+    let mut collector = Collector::of_set(set.joiner, &name);
     for file in &files {
-        match read_file(file, field)? {
-            Content::Documents { documents: more, .. } => documents.extend(more),
-            Content::Ids(_) => {
-                let message = format!("token ids; expected the text of {name}");
-                return Err(Error::format(file, message));
-            }
-        }
+        read_file(file, field, &mut collector)?;
     }
-    Text::new(name, files, Content::Documents { documents, joiner: set.joiner }, set.head)
+    Text::new(name, files, collector.finish()?, set.head)
 }
 
 /// A file name with the split filled in.
@@ -255,7 +249,7 @@ fn matching(place: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(Error::io(&folder, "read"))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         let middle = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
         if middle.is_some() && path.is_file() {
             files.push(path);

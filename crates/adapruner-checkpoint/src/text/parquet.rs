@@ -14,10 +14,11 @@ use parquet::{
     schema::types::SchemaDescriptor,
 };
 
-use super::{MAX_BYTES, check_size};
+use super::store::Writer;
 use crate::{
     dataset::is_readable,
     error::{Error, Result},
+    input,
 };
 
 /// Column names that an error lists at the most.
@@ -29,27 +30,22 @@ const EXPANSION: u64 = 1000;
 /// Bytes that even the smallest file may unpack to.
 const ALWAYS: u64 = 256 << 20;
 
-/// The strings of the column `field`, in order.
+/// The strings of the column `field`, in order, a page of them at a time.
 ///
 /// # Errors
 /// A file that is no parquet file or damaged, that has no such column, or one
 /// that is nested or holds other things than strings; a row without a value; a
 /// compression this build does not read; more text than its size can explain.
-pub(super) fn documents(path: &Path, field: &str) -> Result<Vec<String>> {
-    check_size(path)?;
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
-    let metadata = file.metadata().map_err(Error::io(path, "read"))?;
-    if !metadata.is_file() {
-        return Err(Error::format(path, "not a regular file"));
-    }
+pub(super) fn documents(path: &Path, field: &str, to: &mut Writer) -> Result<()> {
+    let (file, bytes) = input::open_capped(path, input::TEXT)?;
     // The parquet crate checks much, but not all: some damaged pages end in a
     // failed assertion or a slice out of bounds. Nothing it had in hand is used
     // after that.
-    std::panic::catch_unwind(AssertUnwindSafe(|| column(path, file, metadata.len(), field)))
+    std::panic::catch_unwind(AssertUnwindSafe(|| column(path, file, bytes, field, to)))
         .unwrap_or_else(|_| Err(Error::format(path, "parquet: damaged file")))
 }
 
-fn column(path: &Path, file: File, bytes: u64, field: &str) -> Result<Vec<String>> {
+fn column(path: &Path, file: File, bytes: u64, field: &str, to: &mut Writer) -> Result<()> {
     let malformed = |e: ParquetError| Error::format(path, format!("parquet: {e}"));
     let reader = SerializedFileReader::new(file).map_err(malformed)?;
     let schema = reader.metadata().file_metadata().schema_descr();
@@ -57,14 +53,15 @@ fn column(path: &Path, file: File, bytes: u64, field: &str) -> Result<Vec<String
     let mut strings = Strings {
         path,
         field,
-        documents: Vec::new(),
-        left: bytes.saturating_mul(EXPANSION).clamp(ALWAYS, MAX_BYTES),
+        first: to.documents(),
+        to,
+        left: bytes.saturating_mul(EXPANSION).clamp(ALWAYS, input::TEXT.bytes()),
     };
     for number in 0..reader.num_row_groups() {
         let group = reader.get_row_group(number).map_err(malformed)?;
         strings.read(group.as_ref(), index)?;
     }
-    Ok(strings.documents)
+    Ok(())
 }
 
 /// The place of the column `field` among the leaf columns.
@@ -100,12 +97,19 @@ fn string_column(path: &Path, schema: &SchemaDescriptor, field: &str) -> Result<
 struct Strings<'a> {
     path: &'a Path,
     field: &'a str,
-    documents: Vec<String>,
+    to: &'a mut Writer,
+    /// Documents of the files before.
+    first: usize,
     /// Bytes that may still come.
     left: u64,
 }
 
 impl Strings<'_> {
+    /// The row that comes next.
+    fn row(&self) -> usize {
+        self.to.documents() - self.first
+    }
+
     fn read(&mut self, group: &dyn RowGroupReader, index: usize) -> Result<()> {
         let (path, field) = (self.path, self.field);
         let malformed =
@@ -136,7 +140,7 @@ impl Strings<'_> {
             }
             if found < rows {
                 let missing = levels.iter().position(|level| *level == 0).unwrap_or(0);
-                let row = self.documents.len() + missing;
+                let row = self.row() + missing;
                 let message = format!("row {row}: column {field:?} has no value");
                 return Err(Error::format(path, message));
             }
@@ -147,7 +151,7 @@ impl Strings<'_> {
     }
 
     fn push(&mut self, value: &ByteArray) -> Result<()> {
-        let (field, row) = (self.field, self.documents.len());
+        let (field, row) = (self.field, self.row());
         let document = std::str::from_utf8(value.data()).map_err(|e| {
             let at = e.valid_up_to();
             let message = format!("row {row}: column {field:?} is not UTF-8 at offset {at}");
@@ -158,7 +162,7 @@ impl Strings<'_> {
             let message = format!("column {field:?} unpacks to too much text, by row {row}");
             Error::Text { path: self.path.into(), message }.advise("give a part of it")
         })?;
-        self.documents.push(document.to_owned());
-        Ok(())
+        self.to.push(document)?;
+        self.to.end()
     }
 }

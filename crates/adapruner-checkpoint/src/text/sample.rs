@@ -6,15 +6,19 @@
 //! is one document, its paragraphs.
 //!
 //! Where too few documents are long enough (sentences, a handful of books), all
-//! samples are cut from the joined text instead, tokenised once: at places that
+//! samples are cut from the joined text instead, as a whole: at places that
 //! do not overlap, each arrangement of them as likely as any other, in random
 //! order. [`Cut`] of the set tells which way it went.
+
+use std::ops::Range;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Content, Text, lines,
+    Passage, Text,
+    lines::Paragraphs,
+    store::MOST_DOCUMENTS,
     tokens::{Cut, Source, TokenSet, check_length, check_vocabulary, too_short},
 };
 use crate::{error::Result, tokenizer::TextTokenizer};
@@ -42,73 +46,116 @@ impl TokenSet {
         if samples == 0 {
             return Err(text.error("0 samples: at least 1"));
         }
-        let (documents, joiner) = match &text.content {
-            Content::Documents { documents, joiner } => (documents, joiner),
-            Content::Ids(rows) => return given(text, rows, tokenizer, samples, tokens),
+        let Some(joiner) = text.joiner() else {
+            return given(text, tokenizer, samples, tokens);
         };
-        let units: Vec<&str> = match documents.as_slice() {
-            [whole] if joiner.is_empty() => lines::paragraphs(whole),
-            documents => documents.iter().map(String::as_str).collect(),
+        let drawn = match text.len() {
+            1 if joiner.is_empty() => {
+                let paragraphs = paragraphs(text)?;
+                let place = |at: usize| text.paragraph(paragraphs[at]);
+                let order = (0..paragraphs.len() as u32).collect();
+                drawn(order, place, tokenizer, samples, tokens, seed)?
+            }
+            documents => {
+                let filled = |at: &u32| !text.passage(*at as usize).is_blank();
+                let order = (0..documents as u32).filter(filled).collect();
+                let place = |at| text.passage(at);
+                drawn(order, place, tokenizer, samples, tokens, seed)?
+            }
         };
-        if let Some((windows, sources)) = drawn(&units, tokenizer, samples, tokens, seed)? {
-            return Ok(Self::new(text, windows, sources, Cut::Documents, 0));
+        if let Some((windows, sources)) = drawn {
+            return Ok(Self::new(text, windows, sources, Cut::Documents, None));
         }
         tracing::info!(
             "{}: fewer than {samples} documents have {tokens} tokens; samples are cut from the \
              joined text",
             text.name
         );
-        let ids = tokenizer.encode(&documents.join(joiner))?;
+        let joined = text.all();
+        let counted = joined.counted(tokenizer)?;
         let needed = samples.saturating_mul(tokens);
-        if ids.len() < needed {
-            let found = ids.len();
+        let found = counted.tokens;
+        if found < needed {
             let message =
                 format!("{found} tokens, {samples} samples of {tokens} tokens need {needed}");
             return Err(too_short(text, message));
         }
-        let starts = separate_places(ids.len(), samples, tokens, seed);
-        let windows = starts.iter().map(|&start| ids[start..start + tokens].to_vec()).collect();
+        let starts = separate_places(found, samples, tokens, seed);
+        let mut ascending = starts.clone();
+        ascending.sort_unstable();
+        let mut cut = counted.stretches(&ascending, tokens)?;
+        let window = |start: &usize| {
+            ascending.binary_search(start).map(|at| std::mem::take(&mut cut[at])).unwrap_or_default()
+        };
+        let windows = starts.iter().map(window).collect();
         let sources = starts.into_iter().map(|start| Source { document: 0, start }).collect();
-        Ok(Self::new(text, windows, sources, Cut::Joined, 0))
+        Ok(Self::new(text, windows, sources, Cut::Joined, None))
     }
+}
+
+/// Where a paragraph begins and its last byte.
+type Paragraph = (u32, u32);
+
+/// The paragraphs of plain text.
+///
+/// # Errors
+/// More of them than a text may have.
+fn paragraphs(text: &Text) -> Result<Vec<Paragraph>> {
+    let (mut paragraphs, mut out) = (Paragraphs::default(), Vec::new());
+    // A text has at most 2³² bytes.
+    let place = |block: Range<usize>| (block.start as u32, (block.end - 1) as u32);
+    let all = text.all();
+    for piece in all.parts() {
+        paragraphs.push(piece?, |block| out.push(place(block)));
+        if out.len() > MOST_DOCUMENTS {
+            let error = text.error(format!("more than {MOST_DOCUMENTS} paragraphs"));
+            return Err(error.advise("give a part of it"));
+        }
+    }
+    paragraphs.end(|block| out.push(place(block)));
+    Ok(out)
 }
 
 /// The first rows of given ids.
 fn given(
     text: &Text,
-    rows: &[Vec<u32>],
     tokenizer: &TextTokenizer,
     samples: usize,
     tokens: usize,
 ) -> Result<TokenSet> {
-    if rows.len() < samples {
-        let message = format!("{} rows of token ids, {samples} samples are needed", rows.len());
+    if text.len() < samples {
+        let message = format!("{} rows of token ids, {samples} samples are needed", text.len());
         return Err(text.error(message).advise("give an array of arrays, a row for each sample"));
     }
-    let rows = &rows[..samples];
-    if let Some((number, row)) = rows.iter().enumerate().find(|(_, row)| row.len() < tokens) {
-        let message = format!("row {number} has {} tokens, a sample needs {tokens}", row.len());
-        return Err(too_short(text, message));
+    let rows = || text.passages().take(samples);
+    for (number, row) in rows().enumerate() {
+        let found = row.given();
+        if found < tokens {
+            let message = format!("row {number} has {found} tokens, a sample needs {tokens}");
+            return Err(too_short(text, message));
+        }
     }
-    check_vocabulary(text, rows, tokenizer.vocab_size())?;
-    let windows = rows.iter().map(|row| row[..tokens].to_vec()).collect();
+    check_vocabulary(text, rows(), tokenizer)?;
+    let first = |row: Passage| row.counted(tokenizer)?.stretches(&[0], tokens);
+    let windows = rows().map(first).collect::<Result<Vec<_>>>()?.concat();
     let sources = (0..samples).map(|document| Source { document, start: 0 }).collect();
-    Ok(TokenSet::new(text, windows, sources, Cut::Rows, 0))
+    Ok(TokenSet::new(text, windows, sources, Cut::Rows, None))
 }
 
-/// One window each from documents in random order; `None` where too few are
-/// long enough.
-#[expect(clippy::type_complexity, reason = "windows and their sources, used once")]
+/// Windows and their sources.
+type Drawn = (Vec<Vec<u32>>, Vec<Source>);
+
+/// One window each from the documents `order`, drawn at random; `None` where too
+/// few are long enough.
 fn drawn(
-    documents: &[&str],
+    mut order: Vec<u32>,
+    passage: impl Fn(usize) -> Passage,
     tokenizer: &TextTokenizer,
     samples: usize,
     tokens: usize,
     seed: u64,
-) -> Result<Option<(Vec<Vec<u32>>, Vec<Source>)>> {
+) -> Result<Option<Drawn>> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut order: Vec<usize> =
-        (0..documents.len()).filter(|&i| !documents[i].trim().is_empty()).collect();
     if order.len() < samples {
         return Ok(None);
     }
@@ -117,13 +164,14 @@ fn drawn(
     for next in 0..order.len() {
         let drawn = next + below(&mut rng, order.len() - next);
         order.swap(next, drawn);
-        let document = order[next];
-        let ids = tokenizer.encode(documents[document])?;
-        if ids.len() < tokens {
+        let document = order[next] as usize;
+        let passage = passage(document);
+        let counted = passage.counted(tokenizer)?;
+        if counted.tokens < tokens {
             continue;
         }
-        let start = below(&mut rng, ids.len() - tokens + 1);
-        windows.push(ids[start..start + tokens].to_vec());
+        let start = below(&mut rng, counted.tokens - tokens + 1);
+        windows.append(&mut counted.stretches(&[start], tokens)?);
         sources.push(Source { document, start });
         if windows.len() == samples {
             return Ok(Some((windows, sources)));

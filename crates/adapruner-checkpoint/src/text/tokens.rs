@@ -1,8 +1,10 @@
 //! Token windows and where they were cut.
 
-use super::{Content, Text};
+use std::ops::ControlFlow;
+
+use super::{Passage, Text};
 use crate::{
-    digest::Digest,
+    digest::{Digest, Parts},
     error::{Error, Result},
     tokenizer::TextTokenizer,
 };
@@ -22,9 +24,9 @@ pub struct TokenSet {
     pub text_digest: Digest,
     /// The digest of the windows' ids.
     pub digest: Digest,
-    /// Tokens of the text after the last window of [`windows`](Self::windows);
-    /// 0 for [`samples`](Self::samples), which do not read a text to its end.
-    pub dropped: usize,
+    /// Tokens of the text after its last whole window; `None` where the text was
+    /// not tokenised to its end (a limit, samples).
+    pub dropped: Option<usize>,
 }
 
 /// Where a window was cut.
@@ -49,9 +51,14 @@ pub enum Cut {
 
 /// The digest of rows of ids.
 pub(super) fn digest(rows: &[Vec<u32>]) -> Digest {
-    let bytes: Vec<Vec<u8>> =
-        rows.iter().map(|row| row.iter().flat_map(|id| id.to_le_bytes()).collect()).collect();
-    Digest::of_parts(bytes.iter().map(|row| ("row", row.as_slice())))
+    let mut digest = Parts::default();
+    let mut bytes = Vec::new();
+    for row in rows {
+        bytes.clear();
+        bytes.extend(row.iter().flat_map(|id| id.to_le_bytes()));
+        digest.add("row", &bytes);
+    }
+    digest.finish()
 }
 
 impl TokenSet {
@@ -59,7 +66,7 @@ impl TokenSet {
     /// tokenised once with the tokenizer's own special tokens, cut into
     /// windows of `window` tokens that do not overlap; the remainder is dropped.
     /// Given ids are concatenated and cut the same way. `limit` keeps the first
-    /// windows only.
+    /// windows only, and the text is tokenised no further.
     ///
     /// Of the named set `c4` the first 1100 documents are the text, as in GPTQ
     /// and its successors.
@@ -73,45 +80,56 @@ impl TokenSet {
         window: usize,
         limit: Option<usize>,
     ) -> Result<Self> {
-        check_length(text, "window", window)?;
-        if limit == Some(0) {
-            return Err(text.error("a limit of 0 windows leaves nothing"));
-        }
-        let ids = match &text.content {
-            Content::Documents { documents, joiner } => {
-                tokenizer.encode(&text.joined(documents, joiner))?
+        check_windows(text, tokenizer, window, limit)?;
+        let limit = limit.unwrap_or(usize::MAX);
+        let (mut windows, mut open, mut tokens) = (Vec::new(), Vec::new(), 0);
+        text.joined().encode(tokenizer, |mut ids| -> Result<_> {
+            tokens += ids.len();
+            while !ids.is_empty() && windows.len() < limit {
+                let (own, rest) = ids.split_at(ids.len().min(window - open.len()));
+                open.extend_from_slice(own);
+                ids = rest;
+                if open.len() == window {
+                    windows.push(std::mem::take(&mut open));
+                }
             }
-            Content::Ids(rows) => {
-                check_vocabulary(text, rows, tokenizer.vocab_size())?;
-                rows.concat()
-            }
-        };
-        if ids.len() < window {
-            let found = ids.len();
-            return Err(too_short(text, format!("{found} tokens, one window needs {window}")));
+            Ok(if windows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        if windows.is_empty() {
+            return Err(no_window(text, tokens, window));
         }
-        let windows: Vec<Vec<u32>> = ids
-            .chunks_exact(window)
-            .take(limit.unwrap_or(usize::MAX))
-            .map(<[u32]>::to_vec)
-            .collect();
-        let sources = (0..windows.len()).map(|i| Source { document: 0, start: i * window });
-        let dropped = ids.len() - windows.len() * window;
-        Ok(Self::new(text, windows, sources.collect(), Cut::Joined, dropped))
+        let dropped = (windows.len() < limit).then_some(open.len());
+        let starts = (0..windows.len()).map(|i| i * window);
+        let sources = starts.map(|start| Source { document: 0, start }).collect();
+        Ok(Self::new(text, windows, sources, Cut::Joined, dropped))
     }
 
-    /// So many of the windows, spread evenly over the text; all of them where
-    /// there are no more.
-    #[must_use]
-    pub fn spread(&self, windows: usize) -> Self {
-        let all = self.windows.len();
-        if windows >= all {
-            return self.clone();
+    /// So many of the windows that [`windows`](Self::windows) cuts, spread evenly
+    /// over the text; all of them where there are no more.
+    ///
+    /// # Errors
+    /// Those of [`windows`](Self::windows).
+    pub fn spread(
+        text: &Text,
+        tokenizer: &TextTokenizer,
+        window: usize,
+        windows: usize,
+    ) -> Result<Self> {
+        check_windows(text, tokenizer, window, Some(windows))?;
+        let joined = text.joined();
+        let counted = joined.counted(tokenizer)?;
+        let all = counted.tokens / window;
+        if all == 0 {
+            return Err(no_window(text, counted.tokens, window));
         }
-        let picked = (0..windows).map(|i| i * all / windows);
-        let (kept, sources): (Vec<_>, Vec<_>) =
-            picked.map(|at| (self.windows[at].clone(), self.sources[at])).unzip();
-        Self { digest: digest(&kept), windows: kept, sources, ..self.clone() }
+        let kept = windows.min(all);
+        // In 128 bits no product of two numbers of windows overflows.
+        let place = |at: usize| (at as u128 * all as u128 / kept as u128) as usize * window;
+        let starts: Vec<usize> = (0..kept).map(place).collect();
+        let windows = counted.stretches(&starts, window)?;
+        let sources = starts.into_iter().map(|start| Source { document: 0, start }).collect();
+        let dropped = Some(counted.tokens % window);
+        Ok(Self::new(text, windows, sources, Cut::Joined, dropped))
     }
 
     /// Windows that were cut before, each a row of its own.
@@ -123,7 +141,7 @@ impl TokenSet {
             text_digest,
             digest: digest(&windows),
             windows,
-            dropped: 0,
+            dropped: None,
         }
     }
 
@@ -132,7 +150,7 @@ impl TokenSet {
         windows: Vec<Vec<u32>>,
         sources: Vec<Source>,
         cut: Cut,
-        dropped: usize,
+        dropped: Option<usize>,
     ) -> Self {
         Self {
             name: text.name.clone(),
@@ -155,19 +173,51 @@ pub(super) fn check_length(text: &Text, what: &str, tokens: usize) -> Result<()>
     Ok(())
 }
 
+/// Refuses what [`TokenSet::windows`] cannot cut, before the text is tokenised.
+fn check_windows(
+    text: &Text,
+    tokenizer: &TextTokenizer,
+    window: usize,
+    limit: Option<usize>,
+) -> Result<()> {
+    check_length(text, "window", window)?;
+    if limit == Some(0) {
+        return Err(text.error("a limit of 0 windows leaves nothing"));
+    }
+    check_vocabulary(text, text.passages(), tokenizer)
+}
+
 /// Refuses given ids that the tokenizer does not know.
-pub(super) fn check_vocabulary(text: &Text, rows: &[Vec<u32>], vocabulary: usize) -> Result<()> {
-    for (number, row) in rows.iter().enumerate() {
-        if let Some((at, id)) = row.iter().enumerate().find(|(_, id)| **id as usize >= vocabulary) {
-            let message = format!(
-                "row {number}, place {at}: id {id} is beyond the vocabulary of {vocabulary}"
-            );
-            return Err(text
-                .error(message)
-                .advise("the ids must be those of this model's tokenizer"));
-        }
+pub(super) fn check_vocabulary(
+    text: &Text,
+    rows: impl Iterator<Item = Passage>,
+    tokenizer: &TextTokenizer,
+) -> Result<()> {
+    if text.joiner().is_some() {
+        return Ok(());
+    }
+    let vocabulary = tokenizer.vocab_size();
+    for (number, row) in rows.enumerate() {
+        let mut before = 0;
+        row.encode(tokenizer, |ids| {
+            if let Some(at) = ids.iter().position(|id| *id as usize >= vocabulary) {
+                let (place, id) = (before + at, ids[at]);
+                let message = format!(
+                    "row {number}, place {place}: id {id} is beyond the vocabulary of {vocabulary}"
+                );
+                return Err(text
+                    .error(message)
+                    .advise("the ids must be those of this model's tokenizer"));
+            }
+            before += ids.len();
+            Ok(ControlFlow::Continue(()))
+        })?;
     }
     Ok(())
+}
+
+fn no_window(text: &Text, tokens: usize, window: usize) -> Error {
+    too_short(text, format!("{tokens} tokens, one window needs {window}"))
 }
 
 pub(super) fn too_short(text: &Text, message: String) -> Error {

@@ -1,25 +1,36 @@
 //! The tokenizer's files in a Hugging Face folder.
 
-use std::{fs::File, io::Read, path::Path};
+use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
-use super::{NamedTokens, Source, TextTokenizer};
-use crate::error::{Error, Result};
-
-/// Largest file read here; tokenizers of 262 144 tokens have 33 MB.
-const MAX_FILE: u64 = 128 << 20;
+use super::{
+    NamedTokens, Source, TextTokenizer,
+    added::Beside,
+    check::{self, Outline},
+    from_gguf::SPACE,
+};
+use crate::{
+    error::{Error, Result},
+    fence::{fenced, fenced_deep},
+    input,
+};
 
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const CONFIG: &str = "tokenizer_config.json";
 const TOKENS_MAP: &str = "special_tokens_map.json";
+const ADDED: &str = "added_tokens.json";
 const TEMPLATE: &str = "chat_template.jinja";
 
 /// Classes whose Python code replaces the post-processor of `tokenizer.json`
 /// by BOS and EOS as their configuration says.
-const LLAMA_CLASSES: [&str; 2] = ["LlamaTokenizer", "LlamaTokenizerFast"];
+pub(super) const LLAMA_CLASSES: [&str; 2] = ["LlamaTokenizer", "LlamaTokenizerFast"];
+/// The class that takes `tokenizer.json` as it is.
+const FAST_CLASS: &str = "PreTrainedTokenizerFast";
+/// The tokens that they name where no file does.
+const LLAMA_DEFAULTS: [(&str, &str); 3] =
+    [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")];
 
 pub(super) fn read(dir: &Path) -> Result<TextTokenizer> {
     let path = dir.join(TOKENIZER);
@@ -31,9 +42,8 @@ pub(super) fn read(dir: &Path) -> Result<TextTokenizer> {
     let mut inner = load(&path, &bytes)?;
     let mut files = vec![(TOKENIZER.to_owned(), bytes)];
 
-    let mut config = Json::Null;
-    let mut map = Json::Null;
-    for (name, json) in [(CONFIG, &mut config), (TOKENS_MAP, &mut map)] {
+    let (mut config, mut map, mut added) = (Json::Null, Json::Null, Json::Null);
+    for (name, json) in [(CONFIG, &mut config), (TOKENS_MAP, &mut map), (ADDED, &mut added)] {
         if let Some(bytes) = read_file(&dir.join(name))? {
             *json = serde_json::from_slice(&bytes)
                 .map_err(|e| Error::format(dir.join(name), format!("not valid JSON: {e}")))?;
@@ -50,15 +60,17 @@ pub(super) fn read(dir: &Path) -> Result<TextTokenizer> {
 
     let class = config["tokenizer_class"].as_str().unwrap_or_default();
     let llama = LLAMA_CLASSES.contains(&class);
-    let id = |role: &str, default: Option<&str>| {
-        let name = text(&config[role]).or_else(|| text(&map[role])).or(default);
-        name.and_then(|name| inner.token_to_id(name))
-    };
+    let defaults: &[_] = if llama { &LLAMA_DEFAULTS } else { &[] };
+    let beside = Beside { config: &config, map: &map, added: &added, defaults };
+    let refuse = |message: String| Error::Tokenizer { path: dir.join(CONFIG), message };
+    let complete = fenced(|| beside.add_to(&mut inner));
+    complete.and_then(|added| added).map_err(refuse)?;
+    let id = |role: &str| beside.role(role).and_then(|name| inner.token_to_id(name));
     let named = NamedTokens {
-        bos: id("bos_token", llama.then_some("<s>")),
-        eos: id("eos_token", llama.then_some("</s>")),
-        pad: id("pad_token", None),
-        unk: id("unk_token", llama.then_some("<unk>")),
+        bos: id("bos_token"),
+        eos: id("eos_token"),
+        pad: id("pad_token"),
+        unk: id("unk_token"),
     };
     if llama {
         let flag = |key: &str, default| config[key].as_bool().unwrap_or(default);
@@ -72,51 +84,86 @@ pub(super) fn read(dir: &Path) -> Result<TextTokenizer> {
     TextTokenizer::new(inner, &path, Source::Folder(files), named, chat_template)
 }
 
+/// The files to write for a tokenizer that was read from `files`.
+///
+/// transformers 5 builds a SentencePiece tokenizer of its own under Llama's class
+/// names and takes nothing but the vocabulary from `tokenizer.json`. Where the
+/// file says otherwise (byte-level BPE, say), the class becomes the one that
+/// takes the file as it is, and what the class added to a text is written out.
+pub(super) fn written(
+    tokenizer: &TextTokenizer,
+    files: &[(String, Vec<u8>)],
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut files = files.to_vec();
+    let Some(at) = files.iter().position(|(name, _)| name == CONFIG) else { return Ok(files) };
+    let parse = |bytes: &[u8]| serde_json::from_slice(bytes).map_err(|e| tokenizer.error(e));
+    let mut config: Json = parse(&files[at].1)?;
+    let class = config["tokenizer_class"].as_str().unwrap_or_default();
+    if !LLAMA_CLASSES.contains(&class) {
+        return Ok(files);
+    }
+    let Some((_, bytes)) = files.first() else { return Ok(files) };
+    let mut json: Json = parse(bytes)?;
+    if is_llama(&json) {
+        return Ok(files);
+    }
+    tracing::warn!(
+        "{}: tokenizer class {class} does not fit tokenizer.json; written as {FAST_CLASS}",
+        tokenizer.path.display()
+    );
+    let NamedTokens { bos, eos, pad, unk } = tokenizer.named;
+    config["tokenizer_class"] = FAST_CLASS.into();
+    config["add_bos_token"] = tokenizer.adds_bos.into();
+    config["add_eos_token"] = tokenizer.adds_eos.into();
+    for (role, id) in [("bos", bos), ("eos", eos), ("pad", pad), ("unk", unk)] {
+        let key = format!("{role}_token");
+        if let Some(text) = id.and_then(|id| tokenizer.inner.id_to_token(id))
+            && config[&key].is_null()
+        {
+            config[&key] = text.into();
+        }
+    }
+    let (bos, eos) = (bos.filter(|_| tokenizer.adds_bos), eos.filter(|_| tokenizer.adds_eos));
+    json["post_processor"] = post_processor(&tokenizer.inner, bos, eos);
+    files[0].1 = json.to_string().into_bytes();
+    files[at].1 = format!("{config:#}\n").into_bytes();
+    Ok(files)
+}
+
+/// Whether a `tokenizer.json` is what transformers builds under Llama's class
+/// names: BPE with bytes to fall back on, each space a mark, one more in front.
+fn is_llama(json: &Json) -> bool {
+    let (normalizer, pre_tokenizer) = (&json["normalizer"], &json["pre_tokenizer"]);
+    let replace = |part: &Json| {
+        part["type"] == "Replace" && part["pattern"]["String"] == " " && part["content"] == SPACE
+    };
+    let prepend = |part: &Json| part["type"] == "Prepend" && part["prepend"] == SPACE;
+    let normalized = match normalizer["normalizers"].as_array().map(Vec::as_slice) {
+        Some([first, second]) => prepend(first) && replace(second) && pre_tokenizer.is_null(),
+        Some(_) | None => false,
+    };
+    let cut = normalizer.is_null()
+        && pre_tokenizer["type"] == "Metaspace"
+        && pre_tokenizer["replacement"] == SPACE
+        && pre_tokenizer["split"] == false
+        && pre_tokenizer["prepend_scheme"] != "never";
+    json["model"]["byte_fallback"] == true && (normalized || cut)
+}
+
 /// A file of bounded size; `None` where there is none.
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path, "open")(e)),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Error::format(path, format!("larger than {MAX_FILE} bytes")));
-    }
-    Ok(Some(bytes))
+    input::read_if_there(path, input::TOKENIZER)
 }
 
-/// What must be known before the library may see a file.
-#[derive(Deserialize)]
-struct Outline {
-    model: ModelOutline,
-}
-
-#[derive(Deserialize)]
-struct ModelOutline {
-    #[serde(default)]
-    dropout: Option<f32>,
-    #[serde(default)]
-    continuing_subword_prefix: Option<String>,
-    #[serde(default)]
-    merges: Option<serde::de::IgnoredAny>,
-}
-
-/// The tokenizer of a `tokenizer.json`.
+/// The tokenizer of a `tokenizer.json`, checked before the library sees it.
 pub(super) fn load(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
     let refuse = |message: String| Error::Tokenizer { path: path.into(), message };
     let outline: Outline = serde_json::from_slice(bytes).map_err(|e| refuse(e.to_string()))?;
-    let model = outline.model;
-    // The library cuts the prefix off merges without looking.
-    let prefix = model.continuing_subword_prefix.unwrap_or_default();
-    if model.merges.is_some() && !prefix.is_empty() {
-        return Err(refuse("BPE with continuing_subword_prefix is not supported".into()));
-    }
-    if model.dropout.is_some_and(|p| p != 0.0) {
-        return Err(refuse("BPE with dropout encodes at random, which is not supported".into()));
-    }
-    Tokenizer::from_bytes(bytes).map_err(|e| refuse(e.to_string()))
+    outline.check().map_err(refuse)?;
+    let loaded = fenced_deep(|| Tokenizer::from_bytes(bytes).map_err(|e| e.to_string()));
+    let tokenizer = loaded.and_then(|loaded| loaded).map_err(refuse)?;
+    check::tried(&tokenizer).map_err(refuse)?;
+    Ok(tokenizer)
 }
 
 /// `post_processor` of tokenizer.json that adds these tokens, as transformers
@@ -150,11 +197,6 @@ pub(super) fn template_processing(bos: Option<(u32, String)>, eos: Option<(u32, 
         "pair": pair,
         "special_tokens": tokens.collect::<serde_json::Map<_, _>>(),
     })
-}
-
-/// A token's text: a string, or an object that holds it.
-fn text(token: &Json) -> Option<&str> {
-    token.as_str().or_else(|| token["content"].as_str())
 }
 
 /// The template of a `chat_template` entry: itself, or the one named `default`

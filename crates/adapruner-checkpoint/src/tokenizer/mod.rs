@@ -8,32 +8,43 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`chat`] | conversations as text, by the model's Jinja template |
+//! | `added` | added tokens that stand beside `tokenizer.json` |
+//! | `check`, `charsmap` | what a `tokenizer.json` may hold |
 //! | `folder` | the files of a Hugging Face folder |
 //! | `keys` | the `tokenizer.*` metadata, checked |
 //! | `from_gguf` | metadata → tokenizer.json, tokenizer_config.json |
 //! | `to_gguf` | tokenizer.json → metadata |
+//! | `pieces` | text of any length, piece by piece |
 //! | `pre` | the pre-tokenizers that llama.cpp knows by name |
 //! | `spm` | SentencePiece: scores → merges → scores |
 
+mod added;
+mod charsmap;
 pub mod chat;
+mod check;
 mod folder;
 mod from_gguf;
 mod keys;
+mod pieces;
 mod pre;
 mod spm;
 mod to_gguf;
 
 use std::{
     collections::HashSet,
-    ops::Range,
+    ops::{ControlFlow, Range},
     path::{Path, PathBuf},
 };
 
 use tokenizers::Tokenizer;
 
-use self::chat::ChatTemplate;
+use self::{
+    chat::ChatTemplate,
+    pieces::{Limits, Pieces},
+};
 use crate::{
     error::{Error, Result},
+    fence::fenced,
     gguf::Metadata,
 };
 
@@ -55,6 +66,8 @@ pub struct TextTokenizer {
     special_ids: Vec<u32>,
     chat_template: Option<String>,
     vocab_size: usize,
+    /// Ids that are added before and after a text by default.
+    ends: [Vec<u32>; 2],
     adds_bos: bool,
     adds_eos: bool,
 }
@@ -118,11 +131,16 @@ impl TextTokenizer {
         let mut special_ids: Vec<u32> =
             added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         special_ids.sort_unstable();
-        let empty = inner.encode_fast("", true).map_err(|e| refuse(e.to_string()))?;
-        let ends = empty.get_ids();
-        let adds_bos = named.bos.is_some() && ends.first().copied() == named.bos;
-        let rest = if adds_bos { &ends[1..] } else { ends };
-        let adds_eos = named.eos.is_some() && rest.last().copied() == named.eos;
+        let ends = ends(&inner).map_err(refuse)?;
+        if let Some(id) = ends.iter().flatten().find(|id| inner.id_to_token(**id).is_none()) {
+            let message = "which is none of its own";
+            return Err(refuse(format!("post_processor: it adds the token {id}, {message}")));
+        }
+        let [before, after] = &ends;
+        let adds_bos = named.bos.is_some() && before.first().copied() == named.bos;
+        let rest = if adds_bos { &before[1..] } else { &before[..] };
+        let last = after.last().or(rest.last()).copied();
+        let adds_eos = named.eos.is_some() && last == named.eos;
         Ok(Self {
             inner,
             path: path.to_path_buf(),
@@ -131,6 +149,7 @@ impl TextTokenizer {
             special_ids,
             chat_template,
             vocab_size,
+            ends,
             adds_bos,
             adds_eos,
         })
@@ -147,10 +166,11 @@ impl TextTokenizer {
 
     /// Ids of `text`, with the special tokens that the tokenizer adds by
     /// default (BOS for Llama). Control tokens written out in the text become
-    /// their ids.
+    /// their ids. Long texts are encoded piece by piece, with the same ids.
     ///
     /// # Errors
-    /// Where the tokenizer fails on this text.
+    /// Where the tokenizer fails on this text; a run of 2 MiB without a place
+    /// to cut.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(text, true)
     }
@@ -158,9 +178,74 @@ impl TextTokenizer {
     /// Ids of `text` alone, without special tokens around them.
     ///
     /// # Errors
-    /// Where the tokenizer fails on this text.
+    /// Those of [`encode`](Self::encode).
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(text, false)
+    }
+
+    /// Encodes a text of any length in bounded memory: takes its parts one
+    /// after the other, in any sizes, and hands their ids to `visit` as soon as
+    /// they are certain, some tens of thousands at a time. All that `visit` is
+    /// handed is together what [`encode`](Self::encode) (`special`) or
+    /// [`encode_plain`](Self::encode_plain) gives for the whole text. No part is
+    /// taken after `visit` returns [`ControlFlow::Break`], and that is what is
+    /// returned then.
+    ///
+    /// Memory beside the parts: some tens of MiB, a few hundred for a text with
+    /// runs of up to 2 MiB that cannot be cut.
+    ///
+    /// ```
+    /// # use std::{ops::ControlFlow, path::Path};
+    /// # use adapruner_checkpoint::{Error, tokenizer::TextTokenizer};
+    /// # let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tokenizers/smollm");
+    /// let tokenizer = TextTokenizer::from_hf_folder(&folder)?;
+    /// let mut ids = Vec::new();
+    /// let parts = ["The quick bro", "wn fox"].into_iter().map(Ok::<_, Error>);
+    /// let _ = tokenizer.encode_pieces(parts, true, |piece| {
+    ///     ids.extend_from_slice(piece);
+    ///     Ok(if ids.len() < 1000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    /// })?;
+    /// assert_eq!(ids, tokenizer.encode("The quick brown fox")?);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the parts and of `visit`; where the tokenizer fails on a piece
+    /// or a run of 2 MiB has no place to cut, with the byte of the text where.
+    pub fn encode_pieces<T: AsRef<str>, E: From<Error>>(
+        &self,
+        parts: impl IntoIterator<Item = Result<T, E>>,
+        special: bool,
+        mut visit: impl FnMut(&[u32]) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
+        self.encode_pieces_of(Limits::DEFAULT, parts, special, &mut visit)
+    }
+
+    fn encode_pieces_of<T: AsRef<str>, E: From<Error>>(
+        &self,
+        limits: Limits,
+        parts: impl IntoIterator<Item = Result<T, E>>,
+        special: bool,
+        visit: &mut pieces::Visit<'_, E>,
+    ) -> Result<ControlFlow<()>, E> {
+        let [before, after] = &self.ends;
+        let mut on = |ids: &[u32]| match ids.is_empty() {
+            true => Ok(ControlFlow::Continue(())),
+            false => visit(ids),
+        };
+        if special && on(before)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let mut pieces = Pieces::new(self, limits);
+        for part in parts {
+            if pieces.push(part?.as_ref(), &mut on)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        if pieces.finish(&mut on)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if special { on(after) } else { Ok(ControlFlow::Continue(())) }
     }
 
     /// Ids of `text` alone with the bytes of it that each stands for. Bytes of
@@ -168,16 +253,39 @@ impl TextTokenizer {
     /// whole.
     ///
     /// # Errors
-    /// Where the tokenizer fails on this text.
+    /// A text of more than 2 MiB; where the tokenizer fails on this text.
     pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
-        let encoding = self.inner.encode(text, false).map_err(|e| self.error(e))?;
+        let (bytes, most) = (text.len(), Limits::DEFAULT.most);
+        if bytes > most {
+            let message = format!("a text of {bytes} bytes, at most {most} expected");
+            return Err(self.error(message));
+        }
+        self.offsets_window(text).map_err(|e| self.error(e))
+    }
+
+    /// Ids of a text of bounded length with their bytes; an error in words.
+    fn offsets_window(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, String> {
+        let encoding = fenced(|| self.inner.encode(text, false))?.map_err(|e| e.to_string())?;
         let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
         Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
     }
 
     fn encoded(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|e| self.error(e))?;
-        Ok(encoding.get_ids().to_vec())
+        if text.len() <= Limits::DEFAULT.whole() {
+            return self.encoded_window(text, special).map_err(|e| self.error(e));
+        }
+        let mut ids = Vec::new();
+        let _ = self.encode_pieces([Ok::<_, Error>(text)], special, |piece| {
+            ids.extend_from_slice(piece);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(ids)
+    }
+
+    /// Ids of a text of bounded length; an error in words.
+    fn encoded_window(&self, text: &str, special: bool) -> Result<Vec<u32>, String> {
+        let encoding = fenced(|| self.inner.encode_fast(text, special));
+        Ok(encoding?.map_err(|e| e.to_string())?.get_ids().to_vec())
     }
 
     /// Text of `ids`, without that of control tokens if `skip_special`.
@@ -189,7 +297,8 @@ impl TextTokenizer {
             let size = self.vocab_size;
             return Err(self.error(format!("no token has id {id}, only those below {size}")));
         }
-        self.inner.decode(ids, skip_special).map_err(|e| self.error(e))
+        let text = fenced(|| self.inner.decode(ids, skip_special));
+        text.map_err(|e| self.error(e))?.map_err(|e| self.error(e))
     }
 
     /// The token that begins a text.
@@ -246,13 +355,14 @@ impl TextTokenizer {
     ///
     /// Those that it was read from, byte for byte; made from the metadata if
     /// that was a GGUF file, so that `transformers.AutoTokenizer` opens them
-    /// and encodes as this tokenizer does.
+    /// and encodes as this tokenizer does. A class that transformers 5 builds a
+    /// tokenizer of its own for, unlike `tokenizer.json`, is replaced.
     ///
     /// # Errors
     /// None for a tokenizer that was read.
     pub fn hf_files(&self) -> Result<Vec<(String, Vec<u8>)>> {
         match &self.source {
-            Source::Folder(files) => Ok(files.clone()),
+            Source::Folder(files) => folder::written(self, files),
             Source::Gguf { metadata, context } => {
                 from_gguf::files(&self.path, metadata, *context, self.adds_bos, self.adds_eos)
             }
@@ -287,6 +397,33 @@ impl TextTokenizer {
             Source::Gguf { .. } => None,
         }
     }
+}
+
+/// The ids that a tokenizer adds before and after a text by default; an error in
+/// words where it adds others.
+fn ends(inner: &Tokenizer) -> Result<[Vec<u32>; 2], String> {
+    let ids = |text: &str, special| {
+        let encoding = fenced(|| inner.encode_fast(text, special));
+        Ok::<_, String>(encoding?.map_err(|e| e.to_string())?.get_ids().to_vec())
+    };
+    // Any text that has ids shows where those that are added stand.
+    for text in ["a", "1", "é", " ", "人"] {
+        let (all, own) = (ids(text, true)?, ids(text, false)?);
+        if own.is_empty() {
+            continue;
+        }
+        let added = all.len().checked_sub(own.len());
+        // The empty text says how much of it is before, should that be unclear.
+        let places = (0..=added.unwrap_or(0)).filter(|&at| all[at..].starts_with(&own));
+        let empty = ids("", true)?;
+        let place =
+            places.into_iter().find(|&at| [&all[..at], &all[at + own.len()..]].concat() == empty);
+        let Some(at) = place.filter(|_| added.is_some()) else {
+            return Err("post_processor: it does not only put tokens around a text".into());
+        };
+        return Ok([all[..at].to_vec(), all[at + own.len()..].to_vec()]);
+    }
+    Ok([ids("", true)?, Vec::new()])
 }
 
 /// The text of a token that only fills up the vocabulary.

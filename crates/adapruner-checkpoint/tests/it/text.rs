@@ -7,13 +7,17 @@ mod named;
 mod overlap;
 mod parquet;
 mod samples;
+mod table;
 mod windows;
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use adapruner_checkpoint::{
     Error, Result,
-    text::{Content, Text, TextOptions, read},
+    text::{Passage, Text, TextOptions, read},
     tokenizer::TextTokenizer,
 };
 use tempfile::TempDir;
@@ -41,7 +45,7 @@ impl Files {
 
 /// Reads a file with the options' defaults.
 fn read_path(path: &Path) -> Result<Text> {
-    read(path.to_str().unwrap(), &TextOptions::default())
+    read(path, &TextOptions::default())
 }
 
 /// What a file of that name and content is read as.
@@ -63,21 +67,29 @@ fn after_path(error: &Error) -> String {
 
 /// Documents and joiner of a text.
 #[track_caller]
-fn documents(text: &Text) -> (Vec<&str>, &'static str) {
-    match &text.content {
-        Content::Documents { documents, joiner } => {
-            (documents.iter().map(String::as_str).collect(), joiner)
-        }
-        Content::Ids(rows) => panic!("ids: {rows:?}"),
-    }
+fn documents(text: &Text) -> (Vec<String>, &'static str) {
+    let joiner = text.joiner().expect("documents, not ids");
+    (text.passages().map(|passage| passage.to_text().unwrap()).collect(), joiner)
+}
+
+/// Documents and joiner, to compare with.
+fn expected(documents: &[&str], joiner: &'static str) -> (Vec<String>, &'static str) {
+    (documents.iter().map(|&document| document.to_owned()).collect(), joiner)
 }
 
 #[track_caller]
-fn ids(text: &Text) -> &[Vec<u32>] {
-    match &text.content {
-        Content::Ids(rows) => rows,
-        Content::Documents { documents, .. } => panic!("documents: {documents:?}"),
-    }
+fn ids(text: &Text) -> Vec<Vec<u32>> {
+    assert_eq!(text.joiner(), None, "ids, not documents");
+    let row = |passage: Passage| {
+        let mut row = Vec::new();
+        let each = |ids: &[u32]| -> Result<_> {
+            row.extend_from_slice(ids);
+            Ok(ControlFlow::Continue(()))
+        };
+        passage.encode(&tokenizer(), each).unwrap();
+        row
+    };
+    text.passages().map(row).collect()
 }
 
 /// The tokenizer of the small model: 512 ids, byte-level, no special tokens

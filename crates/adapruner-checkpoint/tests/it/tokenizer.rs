@@ -1,5 +1,6 @@
 //! Tokenizers of every family, from folders and GGUF files, and written again.
 
+mod beside;
 mod chat;
 mod families;
 mod hostile;

@@ -32,7 +32,7 @@ pub mod wikitext;
 
 use std::path::{Path, PathBuf};
 
-use adapruner_checkpoint::dataset::HubData;
+use adapruner_checkpoint::{dataset::HubData, input};
 use serde::Deserialize;
 
 pub(crate) use self::pystr::strip_end;
@@ -54,8 +54,6 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("openbookqa", include_str!("definitions/openbookqa.toml")),
 ];
 
-/// Bytes of a definition, at most.
-const LARGEST: u64 = 1 << 20;
 
 /// Names of the tasks that come with the program; `wikitext` is another kind.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -177,12 +175,7 @@ impl Task {
     /// lacks some, or whose templates are none.
     pub fn from_file(path: &Path) -> Result<Self> {
         let fail = |message: String| Error::Data { path: path.into(), message };
-        let read = |e: std::io::Error| fail(format!("cannot read: {e}"));
-        let size = std::fs::metadata(path).map_err(read)?.len();
-        if size > LARGEST {
-            return Err(fail(format!("{size} bytes, expected at most {LARGEST}")));
-        }
-        let text = std::fs::read_to_string(path).map_err(read)?;
+        let text = input::read_text(path, input::TASK)?;
         let mut task = definition::parse(&text).map_err(fail)?;
         task.folder = path.parent().map(Path::to_path_buf);
         Ok(task)

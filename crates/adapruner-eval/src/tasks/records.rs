@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use adapruner_checkpoint::{
     Digest,
     dataset::{self, HubFile},
+    input,
     mapped::MappedFile,
 };
 use serde::Serialize;
@@ -15,8 +16,8 @@ use crate::error::{Error, Result};
 
 /// Bytes of a record, at most.
 const LONGEST: usize = 4 << 20;
-/// Bytes of a file, at most.
-const LARGEST: usize = 1 << 30;
+/// Records of a file, at most.
+const MOST: usize = 1 << 20;
 /// Field that a label becomes.
 const LABEL: &str = "label";
 
@@ -24,6 +25,7 @@ const LABEL: &str = "label";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DataFile {
     /// Where it stands.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub file: PathBuf,
     /// Digest of its bytes.
     pub digest: Digest,
@@ -136,12 +138,8 @@ impl Labels {
 
 /// Maps a file.
 pub(super) fn open(path: &Path) -> Result<(MappedFile, DataFile)> {
-    let file = MappedFile::open(path)?;
-    if file.len() > LARGEST {
-        let message = format!("{} bytes, expected at most {LARGEST}", file.len());
-        return Err(Error::Data { path: path.into(), message });
-    }
-    let data = DataFile { file: path.into(), digest: Digest::of_bytes(&file), hub: None };
+    let file = MappedFile::open_capped(path, input::TASK_DATA)?;
+    let data = DataFile { file: path.into(), digest: file.digest(), hub: None };
     Ok((file, data))
 }
 
@@ -158,6 +156,9 @@ fn lines<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<(usize, &'a str)>> {
         let text = std::str::from_utf8(bytes)
             .map_err(|e| refuse(format!("not UTF-8 at offset {}", e.valid_up_to())))?;
         if !text.trim().is_empty() {
+            if out.len() == MOST {
+                return Err(refuse(format!("more than {MOST} records")));
+            }
             out.push((line, text));
         }
     }

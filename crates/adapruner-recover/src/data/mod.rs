@@ -18,10 +18,18 @@ pub mod chat;
 pub mod prompt;
 pub mod records;
 
-use std::{collections::BTreeSet, fmt, ops::Range, path::Path, str::FromStr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    ops::{ControlFlow, Range},
+    path::Path,
+    str::FromStr,
+};
 
 use adapruner_checkpoint::{
     Digest,
+    digest::Parts,
+    text::Passage,
     tokenizer::{
         TextTokenizer,
         chat::{ChatTemplate, Message},
@@ -218,12 +226,10 @@ impl Dataset {
         counts.learned = train.iter().map(Example::targets).sum();
         counts.validation_sequences = validation.len();
         counts.validation_learned = validation.iter().map(Example::targets).sum();
-        let parts: Vec<(&str, Vec<u8>)> = train
-            .iter()
-            .map(|e| ("train", e.bytes()))
-            .chain(validation.iter().map(|e| ("validation", e.bytes())))
-            .collect();
-        let digest = Digest::of_parts(parts.iter().map(|(label, part)| (*label, part.as_slice())));
+        let mut digest = Parts::default();
+        train.iter().for_each(|example| digest.add("train", &example.bytes()));
+        validation.iter().for_each(|example| digest.add("validation", &example.bytes()));
+        let digest = digest.finish();
         Ok(Self { name: records.name.clone(), train, validation, counts, digest })
     }
 
@@ -311,6 +317,7 @@ impl Reader<'_> {
             }
             Record::Chat(messages) => self.chat(messages),
             Record::Text(text) => self.text(text),
+            Record::Passage(passage) => self.passage(passage),
             Record::Ids(ids) => self.ids(ids),
         }
     }
@@ -379,14 +386,50 @@ impl Reader<'_> {
         Ok(self.windows(&ids))
     }
 
+    /// Text or ids in a file, which are never held whole.
+    fn passage(&self, passage: &Passage) -> Result<Tokenised, Refused> {
+        if passage.is_blank() && !passage.is_ids() {
+            return Ok(Tokenised { empty: true, ..Tokenised::default() });
+        }
+        let mut tokenised = Tokenised::default();
+        let (mut open, mut last, mut before) = (Vec::new(), None, 0);
+        passage.encode(self.tokenizer, |ids| -> Result<_, Refused> {
+            if passage.is_ids() {
+                self.check_ids(ids, before)?;
+            }
+            before += ids.len();
+            last = ids.last().copied().or(last);
+            open.extend_from_slice(ids);
+            let whole = open.len() / self.options.cutoff * self.options.cutoff;
+            tokenised.examples.append(&mut self.windows(&open[..whole]).examples);
+            open.drain(..whole);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if let Some(eos) = self.tokenizer.eos_id()
+            && last != Some(eos)
+            && !passage.is_ids()
+        {
+            open.push(eos);
+        }
+        tokenised.examples.append(&mut self.windows(&open).examples);
+        Ok(tokenised)
+    }
+
     fn ids(&self, ids: &[u32]) -> Result<Tokenised, Refused> {
+        self.check_ids(ids, 0)?;
+        Ok(self.windows(ids))
+    }
+
+    /// Refuses ids that the model does not have; `before` are those before them.
+    fn check_ids(&self, ids: &[u32], before: usize) -> Result<(), Refused> {
         let vocabulary = self.tokenizer.vocab_size();
-        if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocabulary) {
+        if let Some(at) = ids.iter().position(|id| *id as usize >= vocabulary) {
+            let (place, id) = (before + at, ids[at]);
             let message =
-                format!("place {at}: id {id} is beyond the vocabulary of {vocabulary} tokens");
+                format!("place {place}: id {id} is beyond the vocabulary of {vocabulary} tokens");
             return Err(Refused::Message(message));
         }
-        Ok(self.windows(ids))
+        Ok(())
     }
 
     /// Windows of the cutoff's length; a last one of a single token, which

@@ -8,12 +8,17 @@
 //!
 //! `*.json` holds one array of records, `*.jsonl` and `*.ndjson` one record a
 //! line; everything else is plain text, read as every text of this program is.
+//! Of a file one record is read at a time; plain text stays where it is until it
+//! is tokenised.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use adapruner_checkpoint::{
-    Error as FileError,
-    text::{self, Content, DEFAULT_FIELD, TextOptions},
+    text::{self, DEFAULT_FIELD, JsonRecord, Passage, TextOptions},
     tokenizer::chat::Message,
 };
 use serde_json::{Map, Value};
@@ -39,6 +44,8 @@ pub enum Record {
     Chat(Vec<Message>),
     /// Text without a prompt.
     Text(String),
+    /// The same, in a file.
+    Passage(Passage),
     /// Token ids as they were given.
     Ids(Vec<u32>),
 }
@@ -58,102 +65,50 @@ pub struct Records {
 ///
 /// # Errors
 /// A file that is missing or malformed, with line or record and field.
-pub fn read(spec: &str, options: &TextOptions) -> Result<Records> {
-    let path = Path::new(spec);
-    let unpacked = text::unpacked_name(path);
-    let extension = unpacked.rsplit_once('.').map(|(_, extension)| extension);
+pub fn read(spec: impl AsRef<OsStr>, options: &TextOptions) -> Result<Records> {
+    let path = Path::new(spec.as_ref());
+    if !text::records::is_json(path) || !path.exists() {
+        return plain(spec.as_ref(), options);
+    }
     let field = options.field.as_deref().unwrap_or(DEFAULT_FIELD);
-    let records = match extension {
-        Some("jsonl" | "ndjson") if path.exists() => lines(path, field)?,
-        Some("json") if path.exists() => {
-            let file = text::Bytes::open(path)?;
-            let whole = utf8(path, &file)?;
-            if whole.trim_start().starts_with('[') {
-                array(path, whole, field)?
-            } else {
-                one_after_another(path, whole, field)?
-            }
-        }
-        Some(_) | None => return plain(spec, options),
-    };
+    let mut records = Vec::new();
+    text::records::read(path, |found| -> Result<()> {
+        let JsonRecord { place, value, unreadable } = found;
+        let read = readable(&value, &unreadable, field).and_then(|()| record(value, field));
+        let fail = |message| Error::Record { path: path.into(), place: place.clone(), message };
+        let record = read.map_err(fail)?;
+        records.push((place, record));
+        Ok(())
+    })?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Records { name, path: path.to_path_buf(), records })
 }
 
 /// Everything that holds no JSON records.
-fn plain(spec: &str, options: &TextOptions) -> Result<Records> {
+fn plain(spec: &OsStr, options: &TextOptions) -> Result<Records> {
     let text = text::read(spec, options)?;
-    let records = match text.content {
-        Content::Documents { documents, .. } => {
-            documents.into_iter().map(Record::Text).collect::<Vec<_>>()
-        }
-        Content::Ids(rows) => rows.into_iter().map(Record::Ids).collect(),
+    let place = |(at, passage)| (format!("document {at}"), Record::Passage(passage));
+    let records = text.passages().enumerate().map(place).collect();
+    Ok(Records { name: text.name, path: spec.into(), records })
+}
+
+/// Refuses a record of which a field is used that JSON cannot hold.
+fn readable(
+    value: &Value,
+    unreadable: &BTreeMap<String, String>,
+    field: &str,
+) -> Result<(), String> {
+    let used: &[&str] = if value.get("messages").is_some() {
+        &["messages"]
+    } else if value.get("instruction").is_some() {
+        &["instruction", "input", "output"]
+    } else {
+        &[field]
     };
-    let places = (0..).map(|at| format!("document {at}"));
-    Ok(Records { name: text.name, path: spec.into(), records: places.zip(records).collect() })
-}
-
-fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        let message = format!("not UTF-8 at offset {}", e.valid_up_to());
-        Error::from(FileError::format(path, message).advise("convert it to UTF-8"))
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
-}
-
-fn lines(path: &Path, field: &str) -> Result<Vec<(String, Record)>> {
-    let file = text::Bytes::open(path)?;
-    let mut out = Vec::new();
-    for (at, line) in utf8(path, &file)?.lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let place = format!("line {}", at + 1);
-        let fail = |message| Error::Record { path: path.into(), place: place.clone(), message };
-        let value = serde_json::from_str(line).map_err(|e| fail(short(&e)))?;
-        let record = record(value, field).map_err(fail)?;
-        out.push((place, record));
+    match unreadable.iter().find(|(name, _)| used.contains(&name.as_str())) {
+        Some((name, why)) => Err(format!("field {name:?}: {why}")),
+        None => Ok(()),
     }
-    Ok(out)
-}
-
-fn array(path: &Path, whole: &str, field: &str) -> Result<Vec<(String, Record)>> {
-    let values: Vec<Value> = serde_json::from_str(whole).map_err(|e| Error::Record {
-        path: path.into(),
-        place: format!("line {}, column {}", e.line(), e.column()),
-        message: short(&e),
-    })?;
-    let numbered = values.into_iter().enumerate();
-    numbered.map(|(at, value)| placed(path, at, value, field)).collect()
-}
-
-fn one_after_another(path: &Path, whole: &str, field: &str) -> Result<Vec<(String, Record)>> {
-    let stream = serde_json::Deserializer::from_str(whole).into_iter::<Value>().enumerate();
-    stream
-        .map(|(at, value)| {
-            let value = value.map_err(|e| Error::Record {
-                path: path.into(),
-                place: format!("line {}, column {}", e.line(), e.column()),
-                message: short(&e),
-            })?;
-            placed(path, at, value, field)
-        })
-        .collect()
-}
-
-fn placed(path: &Path, at: usize, value: Value, field: &str) -> Result<(String, Record)> {
-    let place = format!("record {at}");
-    match record(value, field) {
-        Ok(record) => Ok((place, record)),
-        Err(message) => Err(Error::Record { path: path.into(), place, message }),
-    }
-}
-
-/// The message of a JSON error without its place.
-fn short(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    message.strip_suffix(&place).unwrap_or(&message).to_owned()
 }
 
 fn kind(value: &Value) -> &'static str {

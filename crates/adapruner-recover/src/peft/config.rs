@@ -2,16 +2,13 @@
 
 use std::path::Path;
 
-use adapruner_checkpoint::{Error as FileError, names::Projection};
+use adapruner_checkpoint::{input, names::Projection};
 use serde_json::{Map, Value, json};
 
 use crate::{
     error::{Error, Result},
     lora::{Adapter, MAX_RANK, Target},
 };
-
-/// Largest file that is read, in bytes.
-const LIMIT: u64 = 4 << 20;
 
 /// Settings that make an adapter more than plain LoRA, unless they are absent,
 /// null, false or empty.
@@ -48,11 +45,7 @@ pub struct AdapterConfig {
 
 impl AdapterConfig {
     pub fn read(path: &Path) -> Result<Self> {
-        let size = std::fs::metadata(path).map_err(FileError::io(path, "open"))?.len();
-        if size > LIMIT {
-            return Err(Error::format(path, format!("{size} bytes, expected at most {LIMIT}")));
-        }
-        let text = std::fs::read(path).map_err(FileError::io(path, "read"))?;
+        let text = input::read(path, input::ADAPTER_CONFIG)?;
         let json: Map<String, Value> =
             serde_json::from_slice(&text).map_err(|e| Error::format(path, e.to_string()))?;
         Self::of(&json).map_err(|message| {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use adapruner_checkpoint::{Error as FileError, atomic::StateDir};
+use adapruner_checkpoint::{Error as FileError, atomic::StateDir, input};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ impl Log {
 /// # Errors
 /// A file that cannot be read, or a line that is no step.
 pub fn read(path: &Path) -> Result<Vec<Entry>> {
-    let file = File::open(path).map_err(FileError::io(path, "open"))?;
+    let file = input::open_capped(path, input::LOG)?.0;
     let entry = |(at, line): (usize, std::io::Result<String>)| {
         let line = line.map_err(FileError::io(path, "read"))?;
         let refuse = |e: serde_json::Error| Error::format(path, format!("line {}: {e}", at + 1));
@@ -93,7 +93,7 @@ pub fn read(path: &Path) -> Result<Vec<Entry>> {
 /// The lines of the first `steps` steps; a last line that was cut short by a
 /// kill is none.
 fn kept(path: &Path, steps: u64) -> Result<Vec<String>> {
-    let file = File::open(path).map_err(FileError::io(path, "open"))?;
+    let file = input::open_capped(path, input::LOG)?.0;
     let mut kept = Vec::new();
     for line in BufReader::new(file).lines() {
         let line = line.map_err(FileError::io(path, "read"))?;

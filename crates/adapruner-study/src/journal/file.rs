@@ -29,12 +29,19 @@ impl FileBackend {
     pub fn open(path: &Path) -> Result<Self> {
         let io = |action, source| Error::Io { path: path.into(), action, source };
         let full = std::path::absolute(path).map_err(|error| io("find", error))?;
+        let found = std::fs::metadata(&full).map(|found| found.is_file());
+        if matches!(found, Ok(false)) {
+            let refused = std::io::Error::other("not a regular file");
+            return Err(io("open", refused));
+        }
         let file = OpenOptions::new().append(true).create(true).open(&full);
         file.map_err(|error| io("open", error))?;
         #[cfg(unix)]
         if let Some(folder) = full.parent() {
             // So that the name of the file is as durable as what is in it.
-            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            #[expect(clippy::disallowed_methods, reason = "a folder; nothing is read")]
+            let opened = File::open(folder);
+            let synced = opened.and_then(|folder| folder.sync_all());
             synced.map_err(|error| io("make durable", error))?;
         }
         Ok(Self { path: full, grace: GRACE })
@@ -95,6 +102,7 @@ impl Backend for FileBackend {
     }
 
     fn read_from(&mut self, offset: u64) -> Result<Vec<Line>> {
+        #[expect(clippy::disallowed_methods, reason = "a plain file, as `new` saw to")]
         let mut file = File::open(&self.path).map_err(self.io("open"))?;
         let length = file.metadata().map_err(self.io("read"))?.len();
         let Some(size) = length.checked_sub(offset) else {

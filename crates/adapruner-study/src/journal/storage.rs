@@ -710,6 +710,7 @@ fn no_trial(number: u64, trials: usize) -> Error {
 }
 
 /// A name that no other worker has; the machine and process are for people.
+#[expect(clippy::disallowed_methods, reason = "asks the system, not a file of the user")]
 fn worker() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "host" } else { host.trim() };

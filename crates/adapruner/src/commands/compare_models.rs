@@ -35,7 +35,7 @@ pub struct CompareModelsCommand {
     models: Vec<PathBuf>,
     /// Text to measure perplexity on, as for eval; may be given several times
     #[arg(long, value_name = "FILE|SET")]
-    text: Vec<String>,
+    text: Vec<PathBuf>,
     /// Tokens of a window [default: 128]
     #[arg(long, value_name = "TOKENS")]
     window: Option<usize>,
@@ -79,7 +79,7 @@ pub struct CompareModelsCommand {
 impl CompareModelsCommand {
     /// Fills in the defaults, for these models.
     fn resolve(&self, models: &[Checkpoint]) -> ComparisonSettings {
-        let text = |text: &String| EvalArgs {
+        let text = |text: &PathBuf| EvalArgs {
             text: Some(text.clone()),
             window: self.window,
             limit: self.limit,

@@ -14,7 +14,7 @@ use adapruner::{
         pool,
         prepare::{self, Texts},
     },
-    settings::{EvalSettings, TextSettings},
+    settings::TextSettings,
     zero_shot::{Questions, TaskSettings},
 };
 use adapruner_checkpoint::{atomic::Files, text::TokenSet};
@@ -74,11 +74,11 @@ pub struct CorrelateCommand {
     ratios: Vec<Real>,
     /// The study's search-evaluation text, as given to search
     #[arg(long, value_name = "FILE|SET")]
-    text: String,
+    text: PathBuf,
     /// Text to measure on besides, in windows of the same length; may be given
     /// several times
     #[arg(long, value_name = "FILE|SET")]
-    test: Vec<String>,
+    test: Vec<PathBuf>,
     /// Windows of each of these texts, spread evenly
     #[arg(long, value_name = "N", default_value_t = 64)]
     test_windows: usize,
@@ -145,7 +145,7 @@ impl CorrelateCommand {
         }
         ratios.sort_by(f64::total_cmp);
         ratios.dedup();
-        let text = |text: &String| TextSettings {
+        let text = |text: &PathBuf| TextSettings {
             text: text.clone(),
             field: self.field.clone(),
             data_dir: self.data_dir.clone(),
@@ -221,9 +221,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     let model = args.model.as_ref().unwrap_or(&record.model.path);
     let checkpoint = session.open("--model", model)?;
     let spread = |text: &TextSettings, windows| -> Result<TokenSet> {
-        let window = record.evaluation.window;
-        let whole = EvalSettings { text: text.clone(), window, limit: None, batch_tokens: None };
-        Ok(pipeline::eval_tokens(&checkpoint, &whole)?.spread(windows))
+        pipeline::spread_tokens(&checkpoint, text, record.evaluation.window, windows)
     };
     let eval = spread(&settings.text, record.evaluation.windows)?;
     let tests = settings.tests.iter().map(|text| spread(text, settings.test_windows));

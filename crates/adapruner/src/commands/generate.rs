@@ -1,7 +1,6 @@
 //! `generate`: text that continues a prompt.
 
 use std::{
-    fs::File,
     io::{IsTerminal, Read, stdin},
     path::{Path, PathBuf},
 };
@@ -11,7 +10,7 @@ use adapruner::{
     generate::{Answer, Ended, GenerateSettings, Prompt, generate, prompt},
     settings::RunSettings,
 };
-use adapruner_checkpoint::{Digest, atomic::Files};
+use adapruner_checkpoint::{Digest, atomic::Files, input};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
@@ -150,9 +149,7 @@ fn said(args: &GenerateCommand) -> Result<String> {
     }
     let mut text = match &args.prompt_file {
         Some(path) => {
-            let file =
-                File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
-            bounded(file, path)?
+            bounded(input::open(path)?, path)?
         }
         None if stdin().is_terminal() => {
             let hint = "say it: --prompt TEXT, or give it to stdin";

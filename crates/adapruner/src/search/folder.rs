@@ -26,7 +26,7 @@ use std::{
 use adapruner_checkpoint::{
     Digest,
     atomic::{StagedFile, StateDir, StateKind, Writer},
-    sealed,
+    input, sealed,
 };
 use adapruner_study::{JournalStorage, Storage, Trial, TrialState};
 use anyhow::{Context, Result};
@@ -163,7 +163,7 @@ impl StudyFolder {
     /// A file that is missing, was changed since it was written, or holds
     /// something else.
     pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-        let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        let bytes = input::read(path, input::RECORD)?;
         Ok(sealed::from_json(path, &bytes)?)
     }
 
@@ -219,7 +219,9 @@ impl StudyFolder {
         let entries = fs::read_dir(self.workers()).into_iter().flatten().flatten();
         let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_none());
         files.map(|path| {
-            let free = matches!(File::open(&path).map(|file| file.try_lock()), Ok(Ok(())));
+            #[expect(clippy::disallowed_methods, reason = "a lock of this program; nothing is read")]
+            let lock = File::open(&path);
+            let free = matches!(lock.map(|file| file.try_lock()), Ok(Ok(())));
             (path, !free)
         })
     }
@@ -302,7 +304,9 @@ impl StudyFolder {
         if host != hostname() || shared && of != place {
             return Life::Unknown;
         }
-        match File::open(self.workers().join(file)).map(|file| file.try_lock()) {
+        #[expect(clippy::disallowed_methods, reason = "a lock of this program; nothing is read")]
+        let lock = File::open(self.workers().join(file));
+        match lock.map(|file| file.try_lock()) {
             Ok(Err(TryLockError::WouldBlock)) => Life::AtWork,
             Ok(Ok(()) | Err(TryLockError::Error(_))) | Err(_) => Life::Gone,
         }
@@ -326,6 +330,7 @@ enum Life {
 }
 
 /// This machine's name; empty where the system does not tell.
+#[expect(clippy::disallowed_methods, reason = "asks the system, not a file of the user")]
 fn hostname() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().replace('/', "-")

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use adapruner_checkpoint::{
-    Checkpoint, Digest,
+    Checkpoint, Digest, input,
     text::{Cut, TokenSet},
 };
 use anyhow::{Context, Result, ensure};
@@ -67,8 +67,7 @@ pub(super) fn lines(checkpoint: &Checkpoint, pool: &TokenSet) -> Result<Vec<u8>>
 /// (which line).
 pub fn read(folder: &StudyFolder, record: &SearchRecord) -> Result<Vec<PoolSample>> {
     let path = &folder.pool();
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = input::read_text(path, input::LOG)?;
     if let Some(expected) = record.pool_file {
         let found = Digest::of_bytes(text.as_bytes());
         ensure!(

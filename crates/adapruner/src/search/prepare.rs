@@ -26,7 +26,7 @@ use crate::{
     memory, pipeline,
     pipeline::TokensRecord,
     progress::Progress,
-    settings::{EvalSettings, TextSettings},
+    settings::TextSettings,
     statistics,
     statistics::{Wanted, collect_streamed},
 };
@@ -70,8 +70,7 @@ impl Texts {
 pub fn texts(checkpoint: &Checkpoint, settings: &SearchSettings) -> Result<Texts> {
     let pool = pipeline::calibration_tokens(checkpoint, &settings.pool)?;
     let spread = |text: &TextSettings, windows: usize| -> Result<TokenSet> {
-        let whole = EvalSettings { text: text.clone(), limit: None, ..settings.eval.clone() };
-        Ok(pipeline::eval_tokens(checkpoint, &whole)?.spread(windows))
+        pipeline::spread_tokens(checkpoint, text, settings.eval.window, windows)
     };
     let eval = spread(&settings.eval.text, settings.eval.limit.unwrap_or(usize::MAX))?;
     let tests = settings

@@ -88,6 +88,7 @@ pub struct SearchSettings {
     /// Where models run.
     pub run: RunSettings,
     /// The study's folder.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub folder: PathBuf,
     /// Redis that holds the trials instead; may contain a password.
     #[serde(skip)]

@@ -9,9 +9,9 @@ use std::{
 use adapruner_checkpoint::{
     Digest,
     atomic::{StateDir, StateKind},
-    sealed,
+    input, sealed,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -123,11 +123,8 @@ impl RunRecord {
     /// # Errors
     /// A file that cannot be read or is no such record.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        match std::fs::read(path) {
-            Ok(bytes) => Ok(Some(sealed::from_json(path, &bytes)?)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("{}: cannot read", path.display())),
-        }
+        let bytes = input::read_if_there(path, input::RECORD)?;
+        Ok(bytes.map(|bytes| sealed::from_json(path, &bytes)).transpose()?)
     }
 
     /// Writes it, whole or not at all.

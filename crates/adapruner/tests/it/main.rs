@@ -1,6 +1,7 @@
 //! The program as people run it, on the fixture models.
 
 mod bad_input;
+mod bounded;
 mod compare_models;
 mod config_file;
 mod correlate;

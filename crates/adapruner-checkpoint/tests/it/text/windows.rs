@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use adapruner_checkpoint::{
-    text::{Cut, Source, TokenSet},
+    text::{Cut, Source, TextOptions, TokenSet, read},
     tokenizer::TextTokenizer,
 };
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ fn documents_are_joined_and_tokenised_once() {
     let ids = TOKENIZER.encode(joined).unwrap();
     let set = TokenSet::windows(&wiki, &TOKENIZER, 4, None).unwrap();
     assert_eq!(set.windows.concat(), ids[..ids.len() / 4 * 4]);
-    assert_eq!(set.dropped, ids.len() % 4);
+    assert_eq!(set.dropped, Some(ids.len() % 4));
     assert_eq!(set.cut, Cut::Joined);
     assert_eq!(set.text_digest, wiki.digest);
     assert_eq!(set.name, "wiki.test.raw");
@@ -30,11 +30,11 @@ fn only_the_head_of_c4_is_the_text_of_perplexity() {
     let files = Files::new();
     let rows: String = (0..1200).map(|i| format!("{{\"text\": \"d{i}\"}}\n")).collect();
     files.write("c4/c4-validation.00000-of-00008.json", rows);
-    let options = adapruner_checkpoint::text::TextOptions {
+    let options = TextOptions {
         data_dir: Some(files.0.path().to_owned()),
         ..Default::default()
     };
-    let text = adapruner_checkpoint::text::read("c4", &options).unwrap();
+    let text = read("c4", &options).unwrap();
     assert_eq!(documents(&text).0.len(), 1200);
     let joined = (0..1100).map(|i| format!("d{i}")).collect::<Vec<_>>().join(" ");
     let ids = TOKENIZER.encode(&joined).unwrap();
@@ -48,7 +48,7 @@ fn given_ids_are_concatenated() {
     let set = TokenSet::windows(&text, &TOKENIZER, 3, None).unwrap();
     assert_eq!(set.windows, [[1, 2, 3], [4, 5, 6]]);
     assert_eq!(set.sources, [0, 3].map(|start| Source { document: 0, start }));
-    assert_eq!(set.dropped, 1);
+    assert_eq!(set.dropped, Some(1));
 }
 
 #[test]
@@ -81,6 +81,25 @@ fn what_cannot_be_cut_is_refused() {
     assert_eq!(after_path(&error), "row 1, place 1: id 512 is beyond the vocabulary of 512");
 }
 
+#[test]
+fn windows_are_spread_over_the_whole_text() {
+    let text = tales();
+    let all = TokenSet::windows(&text, &TOKENIZER, 64, None).unwrap();
+    let count = all.windows.len();
+    for windows in [1, 2, 7, count - 1, count, count + 1, usize::MAX] {
+        let set = TokenSet::spread(&text, &TOKENIZER, 64, windows).unwrap();
+        let kept = windows.min(count);
+        assert_eq!((set.windows.len(), set.dropped), (kept, all.dropped));
+        for (at, (window, source)) in set.windows.iter().zip(&set.sources).enumerate() {
+            let of = at * count / kept;
+            assert_eq!((window, source), (&all.windows[of], &all.sources[of]), "{windows}: {at}");
+        }
+    }
+    assert_eq!(TokenSet::spread(&text, &TOKENIZER, 64, count).unwrap(), all);
+    let none = TokenSet::spread(&text, &TOKENIZER, 64, 0).unwrap_err();
+    assert_eq!(after_path(&none), "a limit of 0 windows leaves nothing");
+}
+
 proptest! {
     #[test]
     fn windows_and_remainder_are_the_whole_text(
@@ -88,11 +107,12 @@ proptest! {
         limit in prop::option::of(1usize..60),
     ) {
         let text = tales();
-        let ids = TOKENIZER.encode(documents(&text).0[0]).unwrap();
+        let ids = TOKENIZER.encode(&documents(&text).0[0]).unwrap();
         let set = TokenSet::windows(&text, &TOKENIZER, window, limit).unwrap();
         let count = (ids.len() / window).min(limit.unwrap_or(usize::MAX));
         prop_assert_eq!(set.windows.len(), count);
-        prop_assert_eq!(set.dropped, ids.len() - count * window);
+        let whole = limit.is_none_or(|limit| count < limit);
+        prop_assert_eq!(set.dropped, whole.then_some(ids.len() - count * window));
         prop_assert_eq!(set.windows.concat(), &ids[..count * window]);
         for (i, (cut, source)) in set.windows.iter().zip(&set.sources).enumerate() {
             prop_assert_eq!(cut.len(), window);

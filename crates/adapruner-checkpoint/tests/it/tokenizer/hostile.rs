@@ -208,6 +208,162 @@ fn broken_folders_are_refused() {
     assert!(open().unwrap_err().to_string().contains("chat_template.jinja: not UTF-8"));
 }
 
+fn file(family: &str) -> serde_json::Value {
+    let bytes = fs::read(crate::readers::fixture("tokenizers").join(family).join("tokenizer.json"));
+    serde_json::from_slice(&bytes.unwrap()).unwrap()
+}
+
+/// Each of these panics or fills the memory in the library.
+#[test]
+fn parts_that_the_library_fails_on_are_refused_by_name() {
+    let replace = |pattern: serde_json::Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+    let sequence =
+        |steps: Vec<serde_json::Value>| json!({"type": "Sequence", "normalizers": steps});
+    let mut nested = json!({"type": "NFC"});
+    for _ in 0..30 {
+        nested = sequence(vec![nested]);
+    }
+    let growing = (0..30).map(|_| replace(json!({"String": "e"}), "ee")).collect();
+    let template = |single: Vec<serde_json::Value>, ids: Vec<u32>| {
+        json!({
+            "type": "TemplateProcessing", "single": single, "pair": [],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": ids, "tokens": vec!["<s>"; ids.len()]}},
+        })
+    };
+    let (text, token) = (
+        json!({"Sequence": {"id": "A", "type_id": 0}}),
+        json!({"SpecialToken": {"id": "<s>", "type_id": 0}}),
+    );
+    let cases = [
+        (
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": ""}),
+            "normalizer (Precompiled): precompiled_charsmap: it is empty",
+        ),
+        (
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="}),
+            "normalizer (Precompiled): precompiled_charsmap: a trie of 4294967295 bytes, but only 0 follow",
+        ),
+        (
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "?"}),
+            "normalizer (Precompiled): precompiled_charsmap: ",
+        ),
+        (
+            "normalizer",
+            replace(json!({"String": ""}), "x"),
+            "normalizer (Replace): pattern: a text expected, an empty one found",
+        ),
+        (
+            "normalizer",
+            replace(json!({"Regex": ""}), "x"),
+            "normalizer (Replace): pattern: a regular expression expected",
+        ),
+        (
+            "normalizer",
+            replace(json!({"Regex": "(".repeat(100)}), "x"),
+            "at most 64 nested groups expected",
+        ),
+        (
+            "normalizer",
+            replace(json!({"Regex": "a|".repeat(10_000)}), "x"),
+            "20000 bytes, at most 16384 expected",
+        ),
+        (
+            "normalizer",
+            sequence(growing),
+            "normalizer.normalizers[6] (Replace): it can make 128 bytes of one",
+        ),
+        (
+            "normalizer",
+            replace(json!({"Regex": "x*"}), &"y".repeat(65)),
+            "it can make 65 bytes of one",
+        ),
+        (
+            "normalizer",
+            json!({"type": "Prepend", "prepend": "x".repeat(5000)}),
+            "normalizer (Prepend): prepend: 5000 bytes",
+        ),
+        ("normalizer", nested, "at most 8 nested sequences expected"),
+        ("normalizer", sequence(vec![json!({"type": "NFC"}); 300]), "at most 256 steps expected"),
+        (
+            "pre_tokenizer",
+            json!({"type": "FixedLength", "length": 0}),
+            "pre_tokenizer (FixedLength): length: at least 1 expected",
+        ),
+        (
+            "pre_tokenizer",
+            json!({"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated", "invert": false}),
+            "pre_tokenizer (Split): pattern: a text expected",
+        ),
+        (
+            "pre_tokenizer",
+            json!({"type": "Split", "pattern": {"Regex": "(?:a|aa)+[^a]"}, "behavior": "Isolated", "invert": false}),
+            "",
+        ),
+        (
+            "decoder",
+            json!({"type": "Sequence", "decoders": [replace(json!({"String": "a"}), &"x".repeat(99))]}),
+            "decoder.decoders[0] (Replace): it can make 99 bytes",
+        ),
+        (
+            "decoder",
+            json!({"type": "Strip", "content": "Ġ", "start": 0, "stop": 9}),
+            "decoder: it fails on a text: ",
+        ),
+        (
+            "post_processor",
+            template(vec![text.clone(), text.clone()], vec![0]),
+            "post_processor (TemplateProcessing): single: the text once expected, 2 times found",
+        ),
+        (
+            "post_processor",
+            template(vec![token.clone()], vec![0]),
+            "post_processor (TemplateProcessing): single: the text once expected, 0 times found",
+        ),
+        (
+            "post_processor",
+            template(vec![token.clone(); 99], vec![0]),
+            "post_processor (TemplateProcessing): single: 99 parts, at most 64 expected",
+        ),
+        (
+            "post_processor",
+            template(vec![token.clone(), text.clone()], vec![0; 99]),
+            "single: 100 parts, at most 64 expected",
+        ),
+        (
+            "post_processor",
+            template(vec![token, text], vec![999]),
+            "post_processor: it adds the token 999, which is none of its own",
+        ),
+        (
+            "added_tokens",
+            json!([{"id": 400, "content": "x".repeat(5000), "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}]),
+            "added_tokens[0]: 5000 bytes",
+        ),
+    ];
+    for (part, value, expected) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let mut json = file("gpt-2");
+        json[part] = value;
+        fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        match TextTokenizer::from_hf_folder(folder.path()) {
+            Ok(tokenizer) => {
+                assert_eq!(expected, "", "{part}");
+                // What is left fails behind the fence, as an error.
+                let text = tokenizer.encode(&"a".repeat(40_000)).unwrap_err().to_string();
+                assert!(text.contains("tokenizer.json: tokenizer: "), "{text}");
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!expected.is_empty() && text.contains(expected), "{expected}: {text}");
+                assert!(text.contains("tokenizer.json: tokenizer: "), "{text}");
+            }
+        }
+    }
+}
+
 /// Metadata of small arbitrary arrays: refused or usable, never a panic.
 fn arbitrary() -> impl Strategy<Value = Metadata> {
     let token = prop_oneof![

@@ -137,6 +137,11 @@ fn changed(family: &str, change: impl FnOnce(&mut Json)) -> (TempDir, TextTokeni
     let mut json = serde_json::from_slice(&files[0].1).unwrap();
     change(&mut json);
     files[0].1 = serde_json::to_vec(&json).unwrap();
+    // The flags of added tokens there would win.
+    let (_, config) = files.iter_mut().find(|(name, _)| name == "tokenizer_config.json").unwrap();
+    let mut beside: Json = serde_json::from_slice(config).unwrap();
+    beside.as_object_mut().unwrap().remove("added_tokens_decoder");
+    *config = serde_json::to_vec(&beside).unwrap();
     let folder = folder_of(&files);
     let tokenizer = TextTokenizer::from_hf_folder(folder.path()).unwrap();
     (folder, tokenizer)

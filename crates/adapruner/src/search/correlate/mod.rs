@@ -44,6 +44,7 @@ pub struct CorrelateSettings {
     /// Where models run.
     pub run: RunSettings,
     /// The study's folder.
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub folder: PathBuf,
     /// Which study of it; `None` for the one with the best trial.
     pub study: Option<String>,
