@@ -15,6 +15,7 @@
 //! | [`dataset`] | files of data sets on the hub, and records of parquet files |
 //! | [`output`] | what the writers hand back: files, digests, warnings |
 //! | [`fence`] | calls into libraries that panic on hostile input |
+//! | [`lfs`] | Git LFS pointers in place of files |
 //! | [`digest`] | content digests that go into every artifact |
 //! | [`atomic`] | outputs that appear whole or not at all |
 
@@ -30,6 +31,7 @@ pub mod gguf;
 pub mod hf;
 #[cfg(feature = "hub")]
 mod hub;
+pub mod lfs;
 pub mod mapped;
 pub mod names;
 pub mod open;

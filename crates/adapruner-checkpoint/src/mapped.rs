@@ -11,6 +11,7 @@ use memmap2::Mmap;
 use crate::{
     digest::Digest,
     error::{Error, Result},
+    lfs,
 };
 
 /// Bytes that are digested before they are released.
@@ -27,7 +28,8 @@ impl MappedFile {
     /// Maps `path`.
     ///
     /// # Errors
-    /// A file that is missing, unreadable, empty or not a regular file.
+    /// A file that is missing, unreadable, empty, not a regular file or a Git LFS
+    /// pointer.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
         let metadata = file.metadata().map_err(Error::io(path, "read"))?;
@@ -48,6 +50,7 @@ impl MappedFile {
         // the known price of a map, and no bytes are trusted before they are
         // checked.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
+        lfs::check(path, &map)?;
         Ok(Self { path: path.to_path_buf(), map })
     }
 

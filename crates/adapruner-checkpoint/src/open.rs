@@ -4,7 +4,7 @@ pub(crate) mod check;
 
 use std::{fs::File, io::Read, path::Path};
 
-use crate::{Checkpoint, Error, Result, gguf, hf};
+use crate::{Checkpoint, Error, Result, gguf, hf, lfs};
 
 /// Opens whatever `path` names.
 ///
@@ -30,8 +30,9 @@ fn is_gguf(path: &Path) -> Result<bool> {
     }
     let mut magic = Vec::new();
     let file = File::open(path).map_err(Error::io(path, "open"))?;
-    file.take(4).read_to_end(&mut magic).map_err(Error::io(path, "read"))?;
-    Ok(magic == gguf::header::MAGIC)
+    file.take(64).read_to_end(&mut magic).map_err(Error::io(path, "read"))?;
+    lfs::check(path, &magic)?;
+    Ok(magic.starts_with(&gguf::header::MAGIC))
 }
 
 /// A path that does not exist: a hub id if it looks like one.

@@ -48,7 +48,7 @@ const ENTRY: usize = 4;
 /// of another type or with lists in lists; a compression this build does not
 /// read; more rows or text than the data of a task can have.
 pub fn records(path: &Path, fields: &[&str]) -> Result<Vec<Value>> {
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    let file = crate::lfs::open(path)?;
     let metadata = file.metadata().map_err(Error::io(path, "read"))?;
     if !metadata.is_file() {
         return Err(Error::format(path, "not a regular file"));

@@ -15,7 +15,7 @@ use crate::{
     checkpoint::Checkpoint,
     digest::Digest,
     error::{Error, Result},
-    names,
+    lfs, names,
     open::check,
     tokenizer::TextTokenizer,
 };
@@ -42,12 +42,13 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
         files.push(("tokenizer.json".to_owned(), Digest::of_file(&tokenizer_path)?));
     }
     let mut source = SafetensorsSource::open(folder, files)?;
+    source.strip_prefixes()?;
     source.retain(|name| !is_surplus(name, config.tie_word_embeddings));
     check::tensors(folder, &config, &source)?;
     source.check_dtypes()?;
 
-    let tokenizer = TextTokenizer::from_hf_folder(folder)?;
-    check::tokenizer(folder, &tokenizer, config.vocab_size)?;
+    let mut tokenizer = TextTokenizer::from_hf_folder(folder)?;
+    check::tokenizer(folder, &mut tokenizer, config.vocab_size)?;
     let generation_path = folder.join("generation_config.json");
     let generation_config = match generation_path.exists() {
         true => Some(read_json(&generation_path)?.0),
@@ -86,6 +87,7 @@ fn read_json(path: &Path) -> Result<(serde_json::Value, Digest)> {
     if bytes.len() as u64 > MAX_JSON {
         return Err(Error::format(path, format!("larger than {MAX_JSON} bytes")));
     }
+    lfs::check(path, &bytes)?;
     let json = serde_json::from_slice(&bytes)
         .map_err(|e| Error::format(path, format!("not valid JSON: {e}")))?;
     Ok((json, Digest::of_bytes(&bytes)))

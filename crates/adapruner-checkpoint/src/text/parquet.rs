@@ -37,7 +37,7 @@ const ALWAYS: u64 = 256 << 20;
 /// compression this build does not read; more text than its size can explain.
 pub(super) fn documents(path: &Path, field: &str) -> Result<Vec<String>> {
     check_size(path)?;
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    let file = crate::lfs::open(path)?;
     let metadata = file.metadata().map_err(Error::io(path, "read"))?;
     if !metadata.is_file() {
         return Err(Error::format(path, "not a regular file"));

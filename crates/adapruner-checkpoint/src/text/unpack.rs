@@ -1,7 +1,6 @@
 //! The bytes of text files, unpacked where they are compressed.
 
 use std::{
-    fs::File,
     io::{BufReader, Read},
     ops::Deref,
     path::Path,
@@ -86,7 +85,7 @@ impl Packing {
     /// A file that cannot be read, is damaged or cut off, or unpacks to more than a text
     /// may have.
     fn unpack(self, path: &Path) -> Result<Vec<u8>> {
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        let file = crate::lfs::open(path)?;
         let metadata = file.metadata().map_err(Error::io(path, "read"))?;
         if !metadata.is_file() {
             return Err(Error::format(path, "not a regular file"));

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     fence::{fenced, fenced_deep},
+    lfs,
 };
 
 /// Largest file read here; tokenizers of 262 144 tokens have 33 MB.
@@ -164,6 +165,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(Error::format(path, format!("larger than {MAX_FILE} bytes")));
     }
+    lfs::check(path, &bytes)?;
     Ok(Some(bytes))
 }
 
