@@ -362,7 +362,7 @@ const SAMPLE_BATCH: usize = 32;
 
 /// Draws token sequences from a model itself. Each begins after the token that
 /// opens a text (or, where the model has none, one that ends it), which is not
-/// part of it; special tokens are never drawn.
+/// part of it; special tokens and rows of the embedding without a token are never drawn.
 ///
 /// # Errors
 /// No sequences, a model without such a token, more tokens than its context, a
@@ -387,6 +387,7 @@ pub fn sample(
         })?;
     let mut banned = config.eos_token_ids.clone();
     banned.extend(checkpoint.tokenizer.special_ids());
+    banned.extend(checkpoint.tokenizer.unassigned_ids(config.vocab_size));
     let decoder = Decoder::load(checkpoint, placement, residency(checkpoint, placement))?;
     let mut rows = Vec::with_capacity(samples);
     let all = samples as u64 * sample_tokens as u64;

@@ -138,7 +138,10 @@ fn write(
     if let Some(adapter) = &recovered.adapter {
         let folder = staged.path().join(ADAPTER);
         std::fs::create_dir(&folder).map_err(FileError::io(&folder, "create"))?;
-        for mut file in peft::write(adapter, &folder)? {
+        // Found from any folder; a hub id stays one.
+        let base = checkpoint.origin.canonicalize().unwrap_or_else(|_| checkpoint.origin.clone());
+        let base = base.to_string_lossy();
+        for mut file in peft::write(adapter, &checkpoint.config, &base, &folder)? {
             file.name = format!("{ADAPTER}/{}", file.name);
             manifest.files.push(file);
         }
