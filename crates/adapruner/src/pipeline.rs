@@ -89,6 +89,14 @@ pub fn eval_tokens(checkpoint: &Checkpoint, settings: &EvalSettings) -> Result<T
     Ok(TokenSet::windows(&text, &checkpoint.tokenizer, settings.window, settings.limit)?)
 }
 
+/// The windows of texts that a model will be measured on.
+///
+/// # Errors
+/// A text that cannot be read or has too few tokens.
+pub fn test_tokens(checkpoint: &Checkpoint, tests: &[EvalSettings]) -> Result<Vec<TokenSet>> {
+    tests.iter().map(|test| eval_tokens(checkpoint, test)).collect()
+}
+
 /// The samples of a calibration set.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    args::EvalArgs,
     failure::advised,
     typed::{Named, Real},
 };
@@ -62,7 +63,8 @@ impl fmt::Display for MethodChoice {
 pub struct RecoverArgs {
     /// Training data: JSON or JSONL records with "instruction", "input" and
     /// "output" (Alpaca), with "messages" (conversations, by the model's chat
-    /// template) or with a text field; or a text or named set, as for eval
+    /// template, to which strftime_now says 26 July 2024) or with a text field;
+    /// or a text or named set, as for eval
     #[arg(long, value_name = "FILE|SET")]
     pub data: Option<String>,
     /// Field or column of plain text records [default: text]
@@ -71,6 +73,13 @@ pub struct RecoverArgs {
     /// Folder in which named sets are looked for before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
     pub data_dir: Option<PathBuf>,
+    /// Text that the model will be measured on: data that share passages with it
+    /// are refused; may be given several times
+    #[arg(long, value_name = "FILE|SET")]
+    pub test: Option<Vec<String>>,
+    /// Train even on data that share passages with a test text
+    #[arg(long)]
+    pub allow_overlap: bool,
     /// Most tokens of a sequence; what is longer is cut, and said [default: 256]
     #[arg(long, value_name = "TOKENS")]
     pub cutoff: Option<usize>,
@@ -116,7 +125,8 @@ pub struct RecoverArgs {
     /// How it goes down: linear, cosine or constant [default: linear]
     #[arg(long, value_name = "SCHEDULE")]
     pub schedule: Option<Named<Decay>>,
-    /// Steps over which the learning rate rises from 0 [default: 10]
+    /// Steps over which the learning rate rises from 0, at most half of the
+    /// training [default: 10]
     #[arg(long, value_name = "N")]
     pub warmup: Option<u64>,
     /// Decay of the weights (AdamW) [default: 0]
@@ -206,18 +216,16 @@ impl RecoverArgs {
             return Err(advised("data: missing", "name the training data: --data FILE"));
         };
         let method = self.method.map_or_else(Default::default, |m| m.0);
-        let seed = self.seed.unwrap_or(42);
+        let seed = self.seed();
         let mut work = output.out.clone().into_os_string();
         work.push(".work");
+        let eval = EvalArgs { data_dir: self.data_dir.clone(), ..EvalArgs::default() };
         Ok(RecoverSettings {
             run,
             data: TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() },
-            records: DataOptions {
-                cutoff: self.cutoff.unwrap_or(CUTOFF),
-                train_on_prompt: self.train_on_prompt,
-                validation: self.validation.map_or(Validation::Share(0.05), |v| v.0),
-                seed,
-            },
+            records: self.records(),
+            tests: eval.tests(self.test.iter().flatten()),
+            allow_overlap: self.allow_overlap,
             method: match method {
                 MethodChoice::Lora => Method::Lora(self.lora()),
                 MethodChoice::Full => Method::Full,
@@ -229,6 +237,20 @@ impl RecoverArgs {
             memory: self.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
             output,
         })
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed.unwrap_or(42)
+    }
+
+    /// How records become sequences.
+    pub fn records(&self) -> DataOptions {
+        DataOptions {
+            cutoff: self.cutoff.unwrap_or(CUTOFF),
+            train_on_prompt: self.train_on_prompt,
+            validation: self.validation.map_or(Validation::Share(0.05), |v| v.0),
+            seed: self.seed(),
+        }
     }
 
     fn lora(&self) -> LoraOptions {

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use adapruner_model::ProjectionGrad;
+use adapruner_model::{ProjectionGrad, wide::sum_in_f64};
 
 /// `Σ w·g_s` and `Σ (w·g_s)²` over the samples so far, `[out, in]` each.
 #[derive(Default)]
@@ -68,13 +68,7 @@ pub(super) fn coarse_sums(grad: &ProjectionGrad<'_>) -> Result<Vec<Vec<f64>>> {
         .collect()
 }
 
-/// Sums along an axis, in f64 where the device has it and finished there
-/// otherwise.
+/// Sums along an axis.
 fn sums(values: &Tensor, axis: usize) -> Result<Vec<f64>> {
-    let values = if values.device().is_metal() {
-        values.sum(axis)?.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F64)?
-    } else {
-        values.to_dtype(DType::F64)?.sum(axis)?
-    };
-    values.to_vec1()
+    sum_in_f64(values, axis)?.to_vec1()
 }

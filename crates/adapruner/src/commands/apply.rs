@@ -7,6 +7,7 @@ use adapruner::{
     manifest::{Manifest, StudyRecord, read_plan},
     outputs,
     outputs::OutputSettings,
+    pipeline,
     search::{SearchRecord, StoredStudy, StudyFolder, transfer},
     settings::CompensationSettings,
 };
@@ -64,6 +65,13 @@ pub struct ApplyCommand {
     /// Folder in which named sets are looked for before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA", help_heading = "Compensation")]
     data_dir: Option<PathBuf>,
+    /// Text that the model will be measured on: a text to fit on that shares
+    /// passages with it is refused; may be given several times
+    #[arg(long, value_name = "FILE|SET", help_heading = "Compensation")]
+    test: Vec<String>,
+    /// Fit even on text that shares passages with a test text
+    #[arg(long, help_heading = "Compensation")]
+    allow_overlap: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -107,6 +115,14 @@ pub fn run(args: &ApplyCommand) -> Result<()> {
         Some(fit) => Some((compensation::tokens(&checkpoint, fit)?, fit)),
         None => None,
     };
+    if let Some((samples, _)) = &fit {
+        let typed = EvalArgs { data_dir: args.data_dir.clone(), ..EvalArgs::default() };
+        let tests = overlay(&typed, &file.eval)?.tests(args.test.iter());
+        for test in pipeline::test_tokens(&checkpoint, &tests)? {
+            let role = ("the text that is fitted on,", samples);
+            pipeline::check_overlap(&test, role, args.allow_overlap)?;
+        }
+    }
     let (made, from) = match (&args.plan, &args.study) {
         (Some(path), _) => (Made { plan: plan_of(path)?, study: None }, path),
         (None, Some(path)) => (of_study(args, path, &checkpoint, &run.placement()?, &bars)?, path),

@@ -12,10 +12,13 @@ use std::{
 use adapruner::{
     advice::advised,
     compare_models::{Comparison, markdown},
+    compensation,
     manifest::ModelRecord,
-    whole::{Fingerprint, Finished, RunRecord, Stage, recorded},
+    pipeline, recover,
+    settings::TextSettings,
+    whole::{Fingerprint, Finished, Pipeline, RunRecord, Stage, StageName, recorded},
 };
-use adapruner_checkpoint::{Checkpoint, atomic::StagedFile};
+use adapruner_checkpoint::{Checkpoint, atomic::StagedFile, text::TokenSet};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
@@ -25,6 +28,7 @@ use crate::{
     interrupt::{self, PARENT},
     pipeline_args::template,
     printer::{Printer, bytes, table},
+    recover_args::RecoverArgs,
     terminal::say,
 };
 
@@ -51,6 +55,10 @@ pub struct RunCommand {
     /// Show the commands, run nothing
     #[arg(long, conflicts_with = "init")]
     dry_run: bool,
+    /// Go on though training data or a text that is fitted or calibrated on share
+    /// passages with a test text
+    #[arg(long, conflicts_with = "init")]
+    allow_overlap: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -72,21 +80,27 @@ pub fn run(args: &RunCommand) -> Result<()> {
         return init(args, model, printer);
     }
     let file = ConfigFile::read(Some(&args.config))?;
-    let pipeline = file.pipeline.resolve(&args.config, &file)?;
+    let mut pipeline = file.pipeline.resolve(&args.config, &file)?;
+    pipeline.allow_overlap |= args.allow_overlap;
     let stages = pipeline.commands();
     if args.dry_run {
         let lines: Vec<String> = stages.iter().map(command_line).collect();
         return printer.result(&lines, |lines| lines.join("\n"));
     }
-    let model = ModelRecord::of(&Checkpoint::open(&pipeline.model)?)?;
-    std::fs::create_dir_all(&pipeline.out)
-        .with_context(|| format!("{}: cannot make the folder", pipeline.out.display()))?;
+    let checkpoint = Checkpoint::open(&pipeline.model)?;
+    let model = ModelRecord::of(&checkpoint)?;
     let path = pipeline.out.join("run.json");
     let tables = serde_json::to_value(&file)?;
     let mut record = match RunRecord::read(&path)? {
         Some(earlier) => RunRecord { config: tables.clone(), model: model.clone(), ..earlier },
         None => RunRecord::new(model.clone(), tables.clone()),
     };
+    if !all_done(&record, &stages, &tables)? {
+        check_tests(&checkpoint, &pipeline, &file)?;
+    }
+    drop(checkpoint);
+    std::fs::create_dir_all(&pipeline.out)
+        .with_context(|| format!("{}: cannot make the folder", pipeline.out.display()))?;
     let (mut before, mut skipped) = (None, Vec::new());
     for stage in &stages {
         let fingerprint = Fingerprint::of(stage, &model.digest, &tables, before.as_ref())?;
@@ -101,6 +115,51 @@ pub fn run(args: &RunCommand) -> Result<()> {
     }
     let report = Report { out: &pipeline.out, record: &record, skipped };
     printer.result(&report, text)
+}
+
+/// Whether nothing is left to be run.
+fn all_done(record: &RunRecord, stages: &[Stage], tables: &serde_json::Value) -> Result<bool> {
+    let mut before = None;
+    for stage in stages {
+        let fingerprint = Fingerprint::of(stage, &record.model.digest, tables, before.as_ref())?;
+        if record.done(stage, &fingerprint).is_none() {
+            return Ok(false);
+        }
+        before = Some(fingerprint);
+    }
+    Ok(true)
+}
+
+/// Refuses test texts that share passages with what a later stage learns from,
+/// before the first stage has run for hours.
+fn check_tests(checkpoint: &Checkpoint, pipeline: &Pipeline, file: &ConfigFile) -> Result<()> {
+    if pipeline.allow_overlap || pipeline.tests.is_empty() {
+        return Ok(());
+    }
+    let has = |stage| pipeline.stages.contains(&stage);
+    let tests = pipeline::test_tokens(checkpoint, &file.eval.tests(pipeline.tests.iter()))?;
+    let check = |role: &str, samples: &TokenSet| {
+        tests.iter().try_for_each(|test| pipeline::check_overlap(test, (role, samples), false))
+    };
+    if has(StageName::Prune) {
+        if let Some(fit) = file.compensation.resolve(&file.calibration, &file.eval)? {
+            check("the text that is fitted on,", &compensation::tokens(checkpoint, &fit)?)?;
+        }
+        // A search checks its pool itself, which it draws in its own way.
+        let calibration = file.calibration.resolve(&file.eval);
+        if let Some(calibration) = calibration.filter(|_| !has(StageName::Search)) {
+            let samples = pipeline::calibration_tokens(checkpoint, &calibration)?;
+            check("the calibration set", &samples)?;
+        }
+    }
+    if let (true, Some(data)) = (has(StageName::Recover), &file.recover.data) {
+        let RecoverArgs { field, data_dir, .. } = &file.recover;
+        let data =
+            TextSettings { text: data.clone(), field: field.clone(), data_dir: data_dir.clone() };
+        let data = recover::read_data(checkpoint, &data, &file.recover.records())?;
+        recover::check_tests(&tests, &data, file.recover.allow_overlap)?;
+    }
+    Ok(())
 }
 
 /// A command as one would type it.

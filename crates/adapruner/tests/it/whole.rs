@@ -37,7 +37,7 @@ compensate = "fit"
 compensate-samples = 24
 compensate-tokens = 16
 [recover]
-data = "{test}"
+data = "{data}"
 cutoff = 32
 max-steps = 2
 batch-size = 4
@@ -46,6 +46,7 @@ batch-size = 4
         out.display(),
         text("calibration.txt"),
         test = text("text.txt"),
+        data = text("calibration.txt"),
     );
     fs::write(dir.path().join("run.toml"), &config).unwrap();
     (dir, config)
@@ -88,6 +89,36 @@ fn what_is_done_is_not_done_again_and_what_changed_is() {
     // An output that is gone is made again, and what was made from it.
     fs::remove_dir_all(dir.path().join("out/pruned")).unwrap();
     assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search"]));
+}
+
+#[test]
+fn a_test_text_that_is_learned_from_is_refused_before_work() {
+    let (dir, config) = configuration(r#""prune", "recover", "evaluate""#);
+    let path = dir.path().join("run.toml");
+    let (test, other) = (tiny().join("text.txt"), tiny().join("calibration.txt"));
+    let (test, other) = (test.display().to_string(), other.display().to_string());
+    for (from, to, role) in [
+        (format!("data = \"{other}\""), format!("data = \"{test}\""), "the training data text.txt"),
+        (
+            "compensate = \"fit\"".to_owned(),
+            format!("compensate = \"fit\"\ncompensate-text = \"{test}\""),
+            "the text that is fitted on, text.txt",
+        ),
+        (format!("calibration = \"{other}\""), format!("calibration = \"{test}\""), "text.txt"),
+    ] {
+        let changed = config.replace(&from, &to);
+        assert_ne!(changed, config);
+        fs::write(&path, changed).unwrap();
+        let error = fail("run {config}", &[("config", &path)]);
+        assert!(error.contains("windows share passages with") && error.contains(role), "{error}");
+        assert!(error.contains("--allow-overlap"), "{error}");
+        assert!(!dir.path().join("out").exists());
+    }
+    // Unless it is wanted.
+    let all = config.replace(&format!("data = \"{other}\""), &format!("data = \"{test}\""));
+    fs::write(&path, all.replace("[pipeline]", "[pipeline]\nallow-overlap = true")).unwrap();
+    let said = succeed("run {config} --dry-run", &[("config", &path)]);
+    assert!(said.contains("recover") && said.contains("--allow-overlap"), "{said}");
 }
 
 #[test]
