@@ -439,7 +439,9 @@ impl Reader<'_> {
         let within = |bytes: &Range<usize>, part: &Range<usize>| {
             part.contains(&bytes.start) && bytes.end > part.start
         };
-        let among = |bytes, parts: &[Range<usize>]| parts.iter().any(|part| within(bytes, part));
+        let among = |bytes: &Range<usize>, parts: &[Range<usize>]| {
+            parts.iter().any(|part| within(bytes, part))
+        };
         let said = |bytes: &Range<usize>| match self.options.train_on_prompt {
             true => !among(bytes, &rendered.withheld),
             false => among(bytes, &rendered.learned),

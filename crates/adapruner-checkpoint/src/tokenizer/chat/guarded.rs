@@ -83,7 +83,8 @@ const COMPARING_FILTERS: &[&str] = &[
 /// A source that is no template; with its line.
 pub(super) fn guarded(name: &str, source: &str, syntax: SyntaxConfig) -> Result<String, Error> {
     let tree = parse(source, name, syntax)?;
-    let mut printer = Printer { out: String::with_capacity(2 * source.len()), line: 1 };
+    let mut printer =
+        Printer { out: String::with_capacity(2 * source.len()), line: 1, escapes: false };
     printer.statement(&tree);
     Ok(printer.out)
 }
@@ -103,6 +104,8 @@ struct Printer {
     out: String,
     /// The line at the end of `out`.
     line: usize,
+    /// Whether expressions may be escaped, which plain text is not.
+    escapes: bool,
 }
 
 impl Printer {
@@ -137,7 +140,7 @@ impl Printer {
             Stmt::EmitRaw(raw) => {
                 self.put("{{ ");
                 self.string(raw.raw);
-                self.put(" }}");
+                self.put(if self.escapes { "|safe }}" } else { " }}" });
             }
             Stmt::EmitExpr(emit) => {
                 self.open("{{", emit.span());
@@ -217,7 +220,9 @@ impl Printer {
                 self.put("autoescape ");
                 self.expression(&escape.enabled);
                 self.put(" %}");
+                let around = std::mem::replace(&mut self.escapes, true);
                 self.statements(&escape.body);
+                self.escapes = around;
                 self.tag("endautoescape");
             }
             Stmt::FilterBlock(block) => {
