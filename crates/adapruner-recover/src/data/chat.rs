@@ -22,6 +22,9 @@ const MEANT: [&str; 8] = [
 /// Fields of a turn that hold text which is said.
 const SAID: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
+/// An answer that begins like nothing that a prompt opens.
+const OTHER: &str = "\u{e000}";
+
 /// A turn, and whether it is learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn {
@@ -100,10 +103,16 @@ pub fn render(template: &ChatTemplate, conversation: &Conversation) -> Result<Re
         let before = &messages[..at];
         let answered = text(&messages[..=at], false)?;
         let prompt = text(before, true)?;
-        let opened = text(before, false).ok().filter(|_| at > 0);
-        let Some(start) = start(&answered, &prompt, opened.as_deref(), message)
-            .filter(|_| rendered.text.starts_with(&answered))
-        else {
+        let start = if answered.starts_with(&prompt) {
+            Some(prompt.len())
+        } else if before.is_empty() {
+            None
+        } else {
+            let other = [before, &[Message::new("assistant", OTHER)]].concat();
+            let other = text(&other, false).and_then(|other| Ok((other, text(before, false)?)));
+            other.ok().and_then(|(other, before)| parting(&answered, &prompt, &other, &before))
+        };
+        let Some(start) = start.filter(|_| rendered.text.starts_with(&answered)) else {
             why.get_or_insert(at);
             rendered.changed += usize::from(turns[at].learned);
             continue;
@@ -131,31 +140,14 @@ pub fn render(template: &ChatTemplate, conversation: &Conversation) -> Result<Re
     }
 }
 
-/// Where the answer begins in `answered`; `opened` is the prompt without what
-/// opens the answer. `None` where the answer cannot be told from its prompt.
-fn start(answered: &str, prompt: &str, opened: Option<&str>, message: &Message) -> Option<usize> {
-    if answered.starts_with(prompt) {
-        return Some(prompt.len());
-    }
-    let opened = opened.filter(|opened| prompt.len() > opened.len())?;
-    if !answered.starts_with(opened) || !prompt.starts_with(opened) {
-        return None;
-    }
-    let shared: usize = answered
-        .chars()
-        .zip(prompt.chars())
-        .take_while(|(a, b)| a == b)
-        .map(|(a, _)| a.len_utf8())
-        .sum();
+/// How far the prompt opens an answer: to where it and the rendering of another
+/// answer part. `None` where the answer cannot be told from its prompt.
+fn parting(answered: &str, prompt: &str, other: &str, before: &str) -> Option<usize> {
+    let equal = other.chars().zip(prompt.chars()).take_while(|(a, b)| a == b);
+    let shared: usize = equal.map(|(a, _)| a.len_utf8()).sum();
     // Something must open the answer in both.
-    if shared <= opened.len() {
-        return None;
-    }
-    // An answer may begin like what the prompt opens (`<th`), and is whole then.
-    let content = message.content.as_deref().unwrap_or_default().trim();
-    let content = content.rsplit("</think>").next().unwrap_or_default().trim();
-    let found = answered[opened.len()..].find(content).map(|at| opened.len() + at);
-    Some(found.filter(|found| !content.is_empty() && *found < shared).unwrap_or(shared))
+    let opens = shared > before.len() && prompt.starts_with(before);
+    (opens && answered.starts_with(&prompt[..shared])).then_some(shared)
 }
 
 fn says_nothing(message: &Message) -> bool {

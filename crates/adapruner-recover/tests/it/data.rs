@@ -252,7 +252,7 @@ fn records_are_told_apart_by_their_fields() {
     .unwrap();
     let kinds: Vec<Record> = kinds.records.into_iter().map(|(_, record)| record).collect();
     assert_eq!(kinds[0], Record::Text("t".into()));
-    assert_eq!(kinds[1], Record::Chat(Vec::new()));
+    assert_eq!(kinds[1], Record::Chat(Vec::new().into()));
     assert!(matches!(&kinds[2], Record::Instruction { output, .. } if output == "o"));
     assert_eq!(kinds[3], Record::Ids(vec![1, 2]));
 }
@@ -390,7 +390,7 @@ fn what_changes_a_record_and_is_not_read_is_refused() {
         (turn("\"weight\": 0.5"), ["turn 1", "0.5 found"]),
         (turn("\"train\": false"), ["turn 1", "\"train\""]),
         (turn("\"function_call\": {\"name\": \"f\"}"), ["turn 1", "\"function_call\""]),
-        (turn("\"content\": \"\\ud800\""), ["turn 1", "\"content\": lone leading surrogate"]),
+        (turn("\"content\": \"\\ud800\""), ["turn 1", "\"content\": unexpected end of hex escape"]),
     ] {
         let message = said(read("a.jsonl", &text));
         for part in parts {

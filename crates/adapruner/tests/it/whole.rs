@@ -109,7 +109,11 @@ fn a_test_text_that_is_learned_from_is_refused_before_work() {
         let changed = config.replace(&from, &to);
         assert_ne!(changed, config);
         fs::write(&path, changed).unwrap();
-        let error = fail("run {config}", &[("config", &path)]);
+        let output = command(words("run {config}", &[("config", &path)])).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = stderr(&output);
+        let error = error.lines().skip_while(|line| !line.starts_with("error: "));
+        let error = error.collect::<Vec<_>>().join("\n");
         assert!(error.contains("windows share passages with") && error.contains(role), "{error}");
         assert!(error.contains("--allow-overlap"), "{error}");
         assert!(!dir.path().join("out").exists());
@@ -138,10 +142,10 @@ fn all_stages_follow_each_other() {
     recoveries_that_are_none_are_refused(dir.path());
     // Another text under the same name is learned anew.
     let training = dir.path().join("training.txt");
-    let text = fs::read_to_string(tiny().join("text.txt")).unwrap();
+    let text = fs::read_to_string(tiny().join("calibration.txt")).unwrap();
     fs::write(&training, &text).unwrap();
     let config = fs::read_to_string(&path).unwrap();
-    let data = format!("data = \"{}\"", tiny().join("text.txt").display());
+    let data = format!("data = \"{}\"", tiny().join("calibration.txt").display());
     assert!(config.contains(&data), "{config}");
     let data_here = format!("data = \"{}\"", training.display());
     fs::write(&path, config.replace(&data, &data_here)).unwrap();
