@@ -128,7 +128,12 @@ pub fn render(template: &ChatTemplate, conversation: &Conversation) -> Result<Re
                 "turn {at}: tool_calls: the chat template leaves out the call of {name:?}"
             ));
         }
-        rendered.partial += usize::from(!holds(said, message));
+        // The prompt may open what the answer begins with.
+        let opened = || {
+            let before = text(before, false).ok().filter(|before| answered.starts_with(before));
+            &answered[before.map_or(start, |before| before.len().min(start))..]
+        };
+        rendered.partial += usize::from(!holds(said, message) && !holds(opened(), message));
         rendered.learned.push(span);
     }
     match why {

@@ -302,7 +302,7 @@ fn answers_are_found_behind_a_prompt_that_opens_more() {
     // A template that keeps the reasoning: the prompt's part of it is not learned.
     let keeps = R1.replace("c.split('</think>')[-1]", "c");
     let (learned, partial, _) = learned_of(&keeps, &one("<think>\\nhm</think>Yes.")).unwrap();
-    assert_eq!((learned, partial), (vec!["hm</think>Yes.</s>".to_owned()], 1 - 1));
+    assert_eq!((learned, partial), (vec!["hm</think>Yes.</s>".to_owned()], 0));
 }
 
 #[test]

@@ -36,10 +36,9 @@ impl Size {
         if self.bytes > MAX_BYTES {
             return Err(refused(format!("a value of more than {MAX_BYTES} bytes")));
         }
-        match value.kind() {
-            ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {}
-            // Strings, numbers and functions hold no values; the enum is open.
-            _ => return Ok(()),
+        // Strings, numbers and functions hold no values.
+        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+            return Ok(());
         }
         let Some(object) = value.as_object() else { return Ok(()) };
         if depth > 0 && is_namespace(value) {
@@ -78,11 +77,10 @@ pub(super) fn install(environment: &mut Environment<'_>) {
 /// The value itself if it is of a bounded size. What can be gone through only
 /// once becomes a list, because it is gone through here.
 fn bounded(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
-    let value = match value.kind() {
-        ValueKind::Iterable => {
-            Value::from(value.try_iter()?.take(MAX_VALUES + 1).collect::<Vec<_>>())
-        }
-        _ => value,
+    let value = if value.kind() == ValueKind::Iterable {
+        Value::from(value.try_iter()?.take(MAX_VALUES + 1).collect::<Vec<_>>())
+    } else {
+        value
     };
     let mut size = Size::default();
     let found = size.add(&value, 0);

@@ -214,10 +214,12 @@ fn without_generation_tags(source: &str, syntax: SyntaxConfig) -> String {
     let (mut copied, mut opens) = (0, false);
     // A source that is no template is refused when it is parsed.
     for (token, span) in tokenize(source, false, syntax).map_while(std::result::Result::ok) {
-        let name = match token {
-            Token::Ident("generation") if opens => "with",
-            Token::Ident("endgeneration") if opens => "endwith",
-            _ => "",
+        let name = if opens && matches!(token, Token::Ident("generation")) {
+            "with"
+        } else if opens && matches!(token, Token::Ident("endgeneration")) {
+            "endwith"
+        } else {
+            ""
         };
         opens = matches!(token, Token::BlockStart);
         if !name.is_empty() {

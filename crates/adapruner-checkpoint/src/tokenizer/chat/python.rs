@@ -65,7 +65,7 @@ fn percent(left: &Value, right: Value) -> Result<Value, Error> {
     if let Some(text) = left.as_str() {
         let values = match right.downcast_object_ref::<Tuple>() {
             Some(tuple) => tuple.iter().cloned().collect(),
-            None if right.kind() == ValueKind::Map => {
+            None if right.kind() == ValueKind::Map && text.contains("%(") => {
                 let object = right.as_object();
                 let pairs = object.and_then(|object| object.try_iter_pairs());
                 let pairs = pairs.into_iter().flatten();

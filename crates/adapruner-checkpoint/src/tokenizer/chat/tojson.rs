@@ -71,6 +71,7 @@ pub(super) fn tojson(
 }
 
 impl Writer {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign, open enum")]
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if self.out.len() > MAX_BYTES {
             return Err(refused(&format!("tojson: more than {MAX_BYTES} bytes")));
@@ -184,6 +185,7 @@ impl Writer {
 }
 
 /// A key as Python writes it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign, open enum")]
 fn key_of(key: &Value) -> Result<String, Error> {
     if let Some(text) = key.as_str() {
         return Ok(text.to_owned());
