@@ -164,7 +164,11 @@ fn plain(path: &Path, kind: FileType) -> Result<()> {
     }
     let found = name(kind);
     let error = Error::format(path, format!("{found}, not a regular file"));
-    Err(if kind.is_dir() { error } else { error.advise("give a file; write what it yields to one") })
+    Err(if kind.is_dir() {
+        error
+    } else {
+        error.advise("give a file; write what it yields to one")
+    })
 }
 
 #[cfg(unix)]

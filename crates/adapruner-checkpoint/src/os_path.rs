@@ -93,7 +93,8 @@ fn hexadecimal(path: &OsStr) -> String {
 #[cfg(unix)]
 fn os_string(_lossy: String, digits: &str) -> Result<OsString, String> {
     use std::os::unix::ffi::OsStringExt;
-    let refused = || format!("expected the bytes of a path as hexadecimal digits, found {digits:?}");
+    let refused =
+        || format!("expected the bytes of a path as hexadecimal digits, found {digits:?}");
     let byte = |pair: &[u8]| {
         let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2);
         pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or_else(refused)

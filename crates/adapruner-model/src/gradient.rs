@@ -35,7 +35,7 @@ use std::{
 
 use adapruner_checkpoint::{ModelConfig, names::Projection};
 use adapruner_kernels::GradTap;
-use candle_core::{DType, Result as CandleResult, Tensor, Var};
+use candle_core::{Result as CandleResult, Tensor, Var};
 
 use crate::{
     backward::{Ran, gradient_of},
@@ -43,6 +43,7 @@ use crate::{
     decoder::{Decoder, next_token_nll},
     error::{Error, Result},
     train::{Lesson, PassOptions, Term, full_gradients},
+    wide::in_f64,
 };
 
 /// What a projection saw in the backward pass of one micro-batch.
@@ -250,7 +251,7 @@ fn forward_states(
 
 /// Per-sample mean losses of a micro-batch from its `[S, T−1]` token losses.
 fn sample_losses(nll: &Tensor, batch: &MicroBatch) -> Result<Vec<f64>> {
-    let rows = nll.detach().to_dtype(DType::F64)?.mean(1)?.to_vec1::<f64>()?;
+    let rows = in_f64(&nll.detach())?.mean(1)?.to_vec1::<f64>()?;
     match rows.iter().position(|loss| !loss.is_finite()) {
         Some(at) => Err(Error::Loss { sample: batch.samples.start + at, loss: rows[at] }),
         None => Ok(rows),

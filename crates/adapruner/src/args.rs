@@ -136,6 +136,12 @@ impl EvalArgs {
         })
     }
 
+    /// Texts to measure on, whole.
+    pub fn tests<'a>(&self, texts: impl Iterator<Item = &'a String>) -> Vec<EvalSettings> {
+        let of = |text: &String| Self { text: Some(text.clone()), limit: None, ..self.clone() };
+        texts.filter_map(|text| of(text).resolve()).collect()
+    }
+
     /// How `text` is read.
     pub fn text_settings(&self, text: PathBuf) -> TextSettings {
         TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() }

@@ -19,7 +19,6 @@ use crate::{
     task_args::TaskArgs,
 };
 
-
 /// The tables of the file. Every command reads the ones it has a use for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -110,6 +110,14 @@ pub fn spread_tokens(
     Ok(TokenSet::spread(&text, &checkpoint.tokenizer, window, windows)?)
 }
 
+/// The windows of texts that a model will be measured on.
+///
+/// # Errors
+/// A text that cannot be read or has too few tokens.
+pub fn test_tokens(checkpoint: &Checkpoint, tests: &[EvalSettings]) -> Result<Vec<TokenSet>> {
+    tests.iter().map(|test| eval_tokens(checkpoint, test)).collect()
+}
+
 /// The samples of a calibration set.
 ///
 /// # Errors

@@ -15,8 +15,7 @@ use crate::{
     checkpoint::Checkpoint,
     digest::Digest,
     error::{Error, Result},
-    input,
-    names,
+    input, names,
     open::check,
     tokenizer::TextTokenizer,
 };

@@ -113,10 +113,8 @@ impl Paragraphs {
     }
 
     fn end_line(&mut self, each: &mut impl FnMut(Range<usize>)) {
-        let line = std::mem::replace(
-            &mut self.line,
-            Line { start: self.at, end: self.at, filled: false },
-        );
+        let line =
+            std::mem::replace(&mut self.line, Line { start: self.at, end: self.at, filled: false });
         if line.filled {
             let start = self.block.as_ref().map_or(line.start, |block| block.start);
             self.block = Some(start..line.end);
@@ -168,8 +166,13 @@ mod tests {
         for before in PIECE - 3..PIECE + 3 {
             let (text, space) = ("x".repeat(before), " ".repeat(before));
             let file = format!("{text}\r\n{text}\n{space}\r\n{text}\rb\n{space}");
-            let expected =
-                [format!("{text}\n"), format!("{text}\n"), "".into(), format!("{text}\rb\n"), "".into()];
+            let expected = [
+                format!("{text}\n"),
+                format!("{text}\n"),
+                "".into(),
+                format!("{text}\rb\n"),
+                "".into(),
+            ];
             assert!(rows(&file, wikitext) == expected, "{before}");
             let file = format!("{space}a{space}b{space}\r\n{space}\n{text}");
             assert!(rows(&file, stripped) == [format!("a{space}b"), "".into(), text], "{before}");

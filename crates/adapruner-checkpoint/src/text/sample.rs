@@ -85,7 +85,10 @@ impl TokenSet {
         ascending.sort_unstable();
         let mut cut = counted.stretches(&ascending, tokens)?;
         let window = |start: &usize| {
-            ascending.binary_search(start).map(|at| std::mem::take(&mut cut[at])).unwrap_or_default()
+            ascending
+                .binary_search(start)
+                .map(|at| std::mem::take(&mut cut[at]))
+                .unwrap_or_default()
         };
         let windows = starts.iter().map(window).collect();
         let sources = starts.into_iter().map(|start| Source { document: 0, start }).collect();

@@ -408,8 +408,9 @@ impl Spool {
 /// The error of an operation on the temporary file.
 fn failed(action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |error| {
-        Error::io(std::env::temp_dir(), action)(error)
-            .advise("texts are unpacked in the folder for temporary files; free space, or set TMPDIR")
+        Error::io(std::env::temp_dir(), action)(error).advise(
+            "texts are unpacked in the folder for temporary files; free space, or set TMPDIR",
+        )
     }
 }
 

@@ -93,7 +93,11 @@ impl TokenSet {
                     windows.push(std::mem::take(&mut open));
                 }
             }
-            Ok(if windows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            Ok(if windows.len() < limit {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            })
         })?;
         if windows.is_empty() {
             return Err(no_window(text, tokens, window));

@@ -22,7 +22,7 @@ mod added;
 mod charsmap;
 pub mod chat;
 mod check;
-mod folder;
+pub(crate) mod folder;
 mod from_gguf;
 mod keys;
 mod pieces;
@@ -65,6 +65,8 @@ pub struct TextTokenizer {
     named: NamedTokens,
     special_ids: Vec<u32>,
     chat_template: Option<String>,
+    /// The file that the template stands in, where it is another.
+    template_file: Option<PathBuf>,
     vocab_size: usize,
     /// Rows of the model's embedding, where a model is known.
     model_vocab: Option<usize>,
@@ -94,8 +96,9 @@ struct NamedTokens {
 
 impl TextTokenizer {
     /// Reads `tokenizer.json` of a Hugging Face folder, with
-    /// `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `chat_template.jinja` where they are.
+    /// `tokenizer_config.json`, `special_tokens_map.json` and the files of chat
+    /// templates (`chat_template.jinja`, `additional_chat_templates/`,
+    /// `chat_template.json`) where they are.
     ///
     /// # Errors
     /// A file that is missing, malformed or absurdly large.
@@ -150,6 +153,7 @@ impl TextTokenizer {
             named,
             special_ids,
             chat_template,
+            template_file: None,
             vocab_size,
             model_vocab: None,
             ends,
@@ -415,7 +419,8 @@ impl TextTokenizer {
         };
         let tokens =
             [("bos_token", bos), ("eos_token", eos), ("pad_token", pad), ("unk_token", unk)];
-        ChatTemplate::new(&self.path, source, tokens.into_iter().filter_map(token)).map(Some)
+        let path = self.template_file.as_ref().unwrap_or(&self.path);
+        ChatTemplate::new(path, source, tokens.into_iter().filter_map(token)).map(Some)
     }
 
     /// The files of this tokenizer in a Hugging Face folder, by name.

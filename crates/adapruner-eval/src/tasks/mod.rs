@@ -54,7 +54,6 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("openbookqa", include_str!("definitions/openbookqa.toml")),
 ];
 
-
 /// Names of the tasks that come with the program; `wikitext` is another kind.
 pub fn names() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|(name, _)| *name)

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use adapruner_model::ProjectionGrad;
+use adapruner_model::{ProjectionGrad, wide::sum_in_f64};
 
 /// `Σ w·g_s` and `Σ (w·g_s)²` over the samples so far, `[out, in]` each.
 #[derive(Default)]
@@ -73,13 +73,7 @@ fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.device().is_cpu() { adapruner_kernels::matmul(a, b) } else { a.matmul(b) }
 }
 
-/// Sums along an axis, in f64 where the device has it and finished there
-/// otherwise.
+/// Sums along an axis.
 fn sums(values: &Tensor, axis: usize) -> Result<Vec<f64>> {
-    let values = if values.device().is_metal() {
-        values.sum(axis)?.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F64)?
-    } else {
-        values.to_dtype(DType::F64)?.sum(axis)?
-    };
-    values.to_vec1()
+    sum_in_f64(values, axis)?.to_vec1()
 }

@@ -148,9 +148,7 @@ fn said(args: &GenerateCommand) -> Result<String> {
         return Ok(prompt.clone());
     }
     let mut text = match &args.prompt_file {
-        Some(path) => {
-            bounded(input::open(path)?, path)?
-        }
+        Some(path) => bounded(input::open(path)?, path)?,
         None if stdin().is_terminal() => {
             let hint = "say it: --prompt TEXT, or give it to stdin";
             return Err(advised("prompt: missing", hint));

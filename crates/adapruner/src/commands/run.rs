@@ -13,10 +13,16 @@ use std::{
 use adapruner::{
     advice::advised,
     compare_models::{Comparison, markdown},
+    compensation,
     manifest::ModelRecord,
-    whole::{self, Fingerprint, Finished, RECORD, RUN, RUN_LOCK, RunRecord, Stage, recorded},
+    pipeline, recover,
+    settings::TextSettings,
+    whole::{
+        self, Fingerprint, Finished, Pipeline, RECORD, RUN, RUN_LOCK, RunRecord, Stage, StageName,
+        recorded,
+    },
 };
-use adapruner_checkpoint::atomic::Files;
+use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use serde::Serialize;
@@ -27,6 +33,7 @@ use crate::{
     interrupt::{self, PARENT},
     pipeline_args::template,
     printer::{Printer, bytes, table},
+    recover_args::RecoverArgs,
     terminal::say,
     workers::{STAGE_LOCK, ask_to_end, wait_for},
 };
@@ -54,6 +61,10 @@ pub struct RunCommand {
     /// Show the commands, run nothing
     #[arg(long, conflicts_with = "init")]
     dry_run: bool,
+    /// Go on though training data or a text that is fitted or calibrated on share
+    /// passages with a test text
+    #[arg(long, conflicts_with = "init")]
+    allow_overlap: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -93,33 +104,41 @@ fn run(args: &RunCommand, session: &Session) -> Result<()> {
         return init(args, model, (session, printer));
     }
     let file = ConfigFile::read(Some(&args.config))?;
-    let pipeline = file.pipeline.resolve(&args.config, &file)?;
+    let mut pipeline = file.pipeline.resolve(&args.config, &file)?;
+    pipeline.allow_overlap |= args.allow_overlap;
     let stages = pipeline.commands();
     if args.dry_run {
         let lines: Vec<String> = stages.iter().map(command_line).collect();
         return printer.result(&lines, |lines| lines.join("\n"));
     }
-    let model = ModelRecord::of(&session.open("model", &pipeline.model)?)?;
-    let folder = session.writer.state(&pipeline.out)?;
-    // Of a run that was killed, the stage may still be about to end.
-    let _alone = wait_for(&pipeline.out.join(RUN_LOCK), "another run")?;
-    let stage_lock = pipeline.out.join(whole::STAGE_LOCK);
-    drop(wait_for(&stage_lock, "the stage of an earlier run")?);
+    let checkpoint = session.open("model", &pipeline.model)?;
+    let model = ModelRecord::of(&checkpoint)?;
     let path = pipeline.out.join(RECORD);
     let tables = serde_json::to_value(&file)?;
     let mut record = match RunRecord::read(&path)? {
         Some(earlier) => RunRecord { config: tables.clone(), model: model.clone(), ..earlier },
         None => RunRecord::new(model.clone(), tables.clone()),
     };
-    let (mut fingerprints, mut skipped) = (Vec::new(), Vec::new());
+    let (mut fingerprints, mut open) = (Vec::new(), false);
     for stage in &stages {
         let print = Fingerprint::of(stage, &model.digest, &tables, fingerprints.last())?;
         if record.done(stage, &print).is_none() {
             // What cannot be written is known before hours of work.
             claim(stage)?;
+            open = true;
         }
         fingerprints.push(print);
     }
+    if open {
+        check_tests(&checkpoint, &pipeline, &file)?;
+    }
+    drop(checkpoint);
+    let folder = session.writer.state(&pipeline.out)?;
+    // Of a run that was killed, the stage may still be about to end.
+    let _alone = wait_for(&pipeline.out.join(RUN_LOCK), "another run")?;
+    let stage_lock = pipeline.out.join(whole::STAGE_LOCK);
+    drop(wait_for(&stage_lock, "the stage of an earlier run")?);
+    let mut skipped = Vec::new();
     for (stage, fingerprint) in stages.iter().zip(fingerprints) {
         if record.done(stage, &fingerprint).is_some() {
             skipped.push(stage.name.to_string());
@@ -143,6 +162,38 @@ fn claim(stage: &Stage) -> Result<()> {
     let cli = Cli::try_parse_from(words).with_context(|| format!("{}: its command", stage.name))?;
     let files = cli.command.as_perform().files()?;
     files.claim().with_context(|| stage.name.to_string())?;
+    Ok(())
+}
+
+/// Refuses test texts that share passages with what a later stage learns from,
+/// before the first stage has run for hours.
+fn check_tests(checkpoint: &Checkpoint, pipeline: &Pipeline, file: &ConfigFile) -> Result<()> {
+    if pipeline.allow_overlap || pipeline.tests.is_empty() {
+        return Ok(());
+    }
+    let has = |stage| pipeline.stages.contains(&stage);
+    let tests = pipeline::test_tokens(checkpoint, &file.eval.tests(pipeline.tests.iter()))?;
+    let check = |role: &str, samples: &TokenSet| {
+        tests.iter().try_for_each(|test| pipeline::check_overlap(test, (role, samples), false))
+    };
+    if has(StageName::Prune) {
+        if let Some(fit) = file.compensation.resolve(&file.calibration, &file.eval)? {
+            check("the text that is fitted on,", &compensation::tokens(checkpoint, &fit)?)?;
+        }
+        // A search checks its pool itself, which it draws in its own way.
+        let calibration = file.calibration.resolve(&file.eval);
+        if let Some(calibration) = calibration.filter(|_| !has(StageName::Search)) {
+            let samples = pipeline::calibration_tokens(checkpoint, &calibration)?;
+            check("the calibration set", &samples)?;
+        }
+    }
+    if let (true, Some(data)) = (has(StageName::Recover), &file.recover.data) {
+        let RecoverArgs { field, data_dir, .. } = &file.recover;
+        let data =
+            TextSettings { text: data.clone(), field: field.clone(), data_dir: data_dir.clone() };
+        let data = recover::read_data(checkpoint, &data, &file.recover.records())?;
+        recover::check_tests(&tests, &data, file.recover.allow_overlap)?;
+    }
     Ok(())
 }
 

@@ -219,7 +219,10 @@ impl StudyFolder {
         let entries = fs::read_dir(self.workers()).into_iter().flatten().flatten();
         let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_none());
         files.map(|path| {
-            #[expect(clippy::disallowed_methods, reason = "a lock of this program; nothing is read")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a lock of this program; nothing is read"
+            )]
             let lock = File::open(&path);
             let free = matches!(lock.map(|file| file.try_lock()), Ok(Ok(())));
             (path, !free)

@@ -50,12 +50,7 @@ fn devices_and_pipes_are_refused_by_name() {
             "stats {model} --calibration {odd} --stats {out}",
             "recover {model} --data {odd} --out {out} --max-steps 1",
         ] {
-            let paths = [
-                ("odd", odd.as_path()),
-                ("model", &model),
-                ("text", &text),
-                ("out", &out),
-            ];
+            let paths = [("odd", odd.as_path()), ("model", &model), ("text", &text), ("out", &out)];
             let error = fail(line, &paths);
             assert!(error.contains(&format!("{kind}, not a regular file")), "{line}: {error}");
             assert!(!out.exists(), "{line}");

@@ -37,7 +37,7 @@ compensate = "fit"
 compensate-samples = 24
 compensate-tokens = 16
 [recover]
-data = "{test}"
+data = "{data}"
 cutoff = 32
 max-steps = 2
 batch-size = 4
@@ -46,6 +46,7 @@ batch-size = 4
         out.display(),
         text("calibration.txt"),
         test = text("text.txt"),
+        data = text("calibration.txt"),
     );
     fs::write(dir.path().join("run.toml"), &config).unwrap();
     (dir, config)
@@ -116,6 +117,40 @@ fn another_ratio_is_searched_beside_the_old_study() {
 }
 
 #[test]
+fn a_test_text_that_is_learned_from_is_refused_before_work() {
+    let (dir, config) = configuration(r#""prune", "recover", "evaluate""#);
+    let path = dir.path().join("run.toml");
+    let (test, other) = (tiny().join("text.txt"), tiny().join("calibration.txt"));
+    let (test, other) = (test.display().to_string(), other.display().to_string());
+    for (from, to, role) in [
+        (format!("data = \"{other}\""), format!("data = \"{test}\""), "the training data text.txt"),
+        (
+            "compensate = \"fit\"".to_owned(),
+            format!("compensate = \"fit\"\ncompensate-text = \"{test}\""),
+            "the text that is fitted on, text.txt",
+        ),
+        (format!("calibration = \"{other}\""), format!("calibration = \"{test}\""), "text.txt"),
+    ] {
+        let changed = config.replace(&from, &to);
+        assert_ne!(changed, config);
+        fs::write(&path, changed).unwrap();
+        let output = command(words("run {config}", &[("config", &path)])).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = stderr(&output);
+        let error = error.lines().skip_while(|line| !line.starts_with("error: "));
+        let error = error.collect::<Vec<_>>().join("\n");
+        assert!(error.contains("windows share passages with") && error.contains(role), "{error}");
+        assert!(error.contains("--allow-overlap"), "{error}");
+        assert!(!dir.path().join("out").exists());
+    }
+    // Unless it is wanted.
+    let all = config.replace(&format!("data = \"{other}\""), &format!("data = \"{test}\""));
+    fs::write(&path, all.replace("[pipeline]", "[pipeline]\nallow-overlap = true")).unwrap();
+    let said = succeed("run {config} --dry-run", &[("config", &path)]);
+    assert!(said.contains("recover") && said.contains("--allow-overlap"), "{said}");
+}
+
+#[test]
 fn all_stages_follow_each_other() {
     let (dir, config) = configuration(r#""search", "prune", "recover", "evaluate", "report""#);
     fs::write(dir.path().join("run.toml"), config.replace("tests =", "limit = 4\ntests ="))
@@ -132,10 +167,10 @@ fn all_stages_follow_each_other() {
     recoveries_that_are_none_are_refused(dir.path());
     // Another text under the same name is learned anew.
     let training = dir.path().join("training.txt");
-    let text = fs::read_to_string(tiny().join("text.txt")).unwrap();
+    let text = fs::read_to_string(tiny().join("calibration.txt")).unwrap();
     fs::write(&training, &text).unwrap();
     let config = fs::read_to_string(&path).unwrap();
-    let data = format!("data = \"{}\"", tiny().join("text.txt").display());
+    let data = format!("data = \"{}\"", tiny().join("calibration.txt").display());
     assert!(config.contains(&data), "{config}");
     let data_here = format!("data = \"{}\"", training.display());
     fs::write(&path, config.replace(&data, &data_here)).unwrap();

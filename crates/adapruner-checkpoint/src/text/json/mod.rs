@@ -56,12 +56,7 @@ enum Elements {
 }
 
 /// An array of records, of ids, or of arrays of ids.
-fn array(
-    json: &mut Scanner,
-    field: &str,
-    joiner: &'static str,
-    to: &mut Collector,
-) -> Result<()> {
+fn array(json: &mut Scanner, field: &str, joiner: &'static str, to: &mut Collector) -> Result<()> {
     let mut kind = None;
     json.elements(|json| {
         let found = match json.peek()? {

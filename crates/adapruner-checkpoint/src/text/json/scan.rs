@@ -163,10 +163,7 @@ impl Scanner {
     }
 
     /// The elements of an array, whose first byte comes next: `each` reads one.
-    pub(super) fn elements(
-        &mut self,
-        mut each: impl FnMut(&mut Self) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn elements(&mut self, mut each: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
         self.demand(b'[')?;
         if self.skip_space()? == Some(b']') {
             return self.take(1);

@@ -85,10 +85,7 @@ fn what_is_too_large_is_not_read() {
         let path = files.path(name);
         let file = File::create(&path).unwrap();
         file.set_len((4 << 30) + 1).unwrap();
-        assert_eq!(
-            message(read_path(&path)),
-            "4294967297 bytes: a text has at most 4294967296"
-        );
+        assert_eq!(message(read_path(&path)), "4294967297 bytes: a text has at most 4294967296");
     }
 }
 

@@ -45,10 +45,7 @@ fn bad_records_are_named_by_line_and_field() {
             r#"{"text": 5}"#,
             "line 3, column 10: expected a string in field \"text\", found the number 5",
         ),
-        (
-            r#"{"text": null}"#,
-            "line 3, column 10: expected a string in field \"text\", found null",
-        ),
+        (r#"{"text": null}"#, "line 3, column 10: expected a string in field \"text\", found null"),
         (
             r#"{"text": NaN}"#,
             "line 3, column 10: expected a string in field \"text\", found NaN or Infinity",
@@ -121,7 +118,10 @@ fn fields_that_are_not_read_may_hold_what_json_cannot() {
         (r#"{"a": nul, "text": ""}"#, "column 10: expected null"),
         (r#"{"a": 1., "text": ""}"#, "column 9: a number without digits"),
         (r#"{"a": "\x", "text": ""}"#, "column 9: an escape that JSON does not have"),
-        (r#"{"a": "\u12g4", "text": ""}"#, "column 12: expected four digits of base 16 after \\u, found 'g'"),
+        (
+            r#"{"a": "\u12g4", "text": ""}"#,
+            "column 12: expected four digits of base 16 after \\u, found 'g'",
+        ),
         ("{\"a\": \"\t\"}", "column 8: a control character 0x09 within a string"),
     ] {
         assert_eq!(message(read_as("a.jsonl", bad)), format!("line 1, {expected}"), "{bad}");

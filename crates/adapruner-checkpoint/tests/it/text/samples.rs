@@ -76,8 +76,7 @@ const PLACED: [(usize, usize); 3] = [(0, 31), (0, 1), (0, 16)];
 fn paragraphs_are_the_documents_of_plain_text() {
     let text = tales();
     let whole = documents(&text).0.concat();
-    let paragraphs: Vec<&str> =
-        whole.split("\n\n").map(|p| p.trim_end_matches('\n')).collect();
+    let paragraphs: Vec<&str> = whole.split("\n\n").map(|p| p.trim_end_matches('\n')).collect();
     let set = sample(&text, 12, 64, 3);
     assert_eq!(set.cut, Cut::Documents);
     assert_sources(&set, &paragraphs);

@@ -17,7 +17,10 @@ const TABLE: &str = "\u{feff}id,text,note\r\n1,\"a, \"\"b\"\"\né\",x\r\n\r\n2,,
 
 #[test]
 fn a_column_is_found_by_its_name() {
-    assert_eq!(documents(&read_as("a.csv", TABLE).unwrap()), expected(&["a, \"b\"\né", "", "c d"], "\n\n"));
+    assert_eq!(
+        documents(&read_as("a.csv", TABLE).unwrap()),
+        expected(&["a, \"b\"\né", "", "c d"], "\n\n")
+    );
     assert_eq!(documents(&read_field(TABLE, "note").unwrap()), expected(&["x", "", "y"], "\n\n"));
     let tabs = "text\tid\na, b\t1\n\"c\td\"\t2\n";
     assert_eq!(documents(&read_as("A.TSV", tabs).unwrap()), expected(&["a, b", "c\td"], "\n\n"));

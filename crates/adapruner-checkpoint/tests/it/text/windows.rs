@@ -30,10 +30,7 @@ fn only_the_head_of_c4_is_the_text_of_perplexity() {
     let files = Files::new();
     let rows: String = (0..1200).map(|i| format!("{{\"text\": \"d{i}\"}}\n")).collect();
     files.write("c4/c4-validation.00000-of-00008.json", rows);
-    let options = TextOptions {
-        data_dir: Some(files.0.path().to_owned()),
-        ..Default::default()
-    };
+    let options = TextOptions { data_dir: Some(files.0.path().to_owned()), ..Default::default() };
     let text = read("c4", &options).unwrap();
     assert_eq!(documents(&text).0.len(), 1200);
     let joined = (0..1100).map(|i| format!("d{i}")).collect::<Vec<_>>().join(" ");
