@@ -255,6 +255,7 @@ impl Dataset {
             .collect::<Result<_>>()?;
         let ends = |(_, record): &(String, Record)| match record {
             Record::Instruction { .. } | Record::Text(_) => true,
+            Record::Passage(passage) => !passage.is_ids(),
             Record::Chat(_) | Record::Ids(_) => false,
         };
         let endless = end.is_none() && records.records.iter().any(ends);
@@ -490,7 +491,7 @@ impl Reader<'_> {
             open.drain(..whole);
             Ok(ControlFlow::Continue(()))
         })?;
-        if let Some(eos) = self.tokenizer.eos_id()
+        if let Some(eos) = self.end
             && last != Some(eos)
             && !passage.is_ids()
         {
