@@ -138,7 +138,7 @@ impl EvalArgs {
 
     /// Texts to measure on, whole.
     pub fn tests<'a>(&self, texts: impl Iterator<Item = &'a String>) -> Vec<EvalSettings> {
-        let of = |text: &String| Self { text: Some(text.clone()), limit: None, ..self.clone() };
+        let of = |text: &String| Self { text: Some(text.clone().into()), limit: None, ..self.clone() };
         texts.filter_map(|text| of(text).resolve()).collect()
     }
 

@@ -181,7 +181,7 @@ fn check_tests(checkpoint: &Checkpoint, pipeline: &Pipeline, file: &ConfigFile) 
             check("the text that is fitted on,", &compensation::tokens(checkpoint, &fit)?)?;
         }
         // A search checks its pool itself, which it draws in its own way.
-        let calibration = file.calibration.resolve(&file.eval);
+        let calibration = file.calibration.resolve(&file.eval)?;
         if let Some(calibration) = calibration.filter(|_| !has(StageName::Search)) {
             let samples = pipeline::calibration_tokens(checkpoint, &calibration)?;
             check("the calibration set", &samples)?;
@@ -192,7 +192,7 @@ fn check_tests(checkpoint: &Checkpoint, pipeline: &Pipeline, file: &ConfigFile) 
         let data =
             TextSettings { text: data.clone(), field: field.clone(), data_dir: data_dir.clone() };
         let data = recover::read_data(checkpoint, &data, &file.recover.records())?;
-        recover::check_tests(&tests, &data, file.recover.allow_overlap)?;
+        recover::check_tests(&tests, &data, file.recover.allow_overlap.unwrap_or(false))?;
     }
     Ok(())
 }
