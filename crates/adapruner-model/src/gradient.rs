@@ -117,6 +117,12 @@ impl PassCuts {
         ranges
     }
 
+    /// Times that a group runs forward through a block of a model with `layers` blocks,
+    /// beside once in the backward pass.
+    pub fn forward_blocks(&self, layers: usize) -> usize {
+        kept_states(layers, self.kept_blocks).iter().map(|kept| kept.end - 1).sum()
+    }
+
     /// The groups of micro-batches of `tokens` tokens each: in order, ranges of them.
     pub fn groups(&self, tokens: &[usize]) -> Vec<Range<usize>> {
         let mut groups: Vec<Range<usize>> = Vec::new();
@@ -279,8 +285,8 @@ pub fn observe_gradients(
     let tokens: Vec<usize> = batches.iter().map(|b| b.samples.len() * b.tokens).collect();
     let groups = cuts.groups(&tokens);
     let kept = kept_states(layers, cuts.kept_blocks);
-    let forward: usize = kept.iter().map(|kept| kept.end - 1).sum();
-    let (steps, done) = (groups.len() * (forward + layers), Cell::new(0));
+    let steps = groups.len() * (cuts.forward_blocks(layers) + layers);
+    let done = Cell::new(0);
     let step = || {
         done.set(done.get() + 1);
         progress(done.get(), steps);
@@ -418,5 +424,8 @@ mod tests {
         assert_eq!(kept_states(5, 5), std::slice::from_ref(&(0..6)));
         assert_eq!(kept_states(5, 2), [3..6, 1..3, 0..1]);
         assert_eq!(kept_states(2, 0), [1..3, 0..1]);
+        let forward =
+            |kept_blocks| PassCuts { kept_blocks, ..PassCuts::whole(1) }.forward_blocks(5);
+        assert_eq!((forward(5), forward(4), forward(2), forward(1)), (5, 5, 7, 5 + 3 + 2 + 1));
     }
 }

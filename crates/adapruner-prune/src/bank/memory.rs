@@ -31,6 +31,11 @@ const ENOUGH: usize = 2048;
 /// sample needs more.
 const ACTIVATIONS: u64 = 4;
 
+/// Tokens that a micro-batch costs beside its own.
+const SMALL: f64 = 64.0;
+/// Tokens that reading a block costs.
+const READING: f64 = 128.0;
+
 /// What the allocator rounds a tensor of a micro-batch up by, at most.
 const SLICE: u64 = 1 << 16;
 
@@ -171,14 +176,8 @@ impl Collection<'_> {
         }
     }
 
-    /// Cuts the pass so that it takes at most `memory` bytes.
-    ///
-    /// Of the cuts that fit, the one that costs the least time: all samples in one
-    /// group with the inputs of all blocks kept; else several groups, as large as
-    /// fit (with the terms of the whole set the inputs of fewer blocks instead, and
-    /// groups where even those of one do not fit); else one micro-batch at a time and
-    /// the inputs of as many blocks as fit, with micro-batches of one sample at
-    /// the last.
+    /// Cuts the pass so that it takes at most `memory` bytes: of the cuts that fit, the
+    /// one that costs the least time.
     ///
     /// # Errors
     /// [`Error::Memory`] where none fits.
@@ -194,45 +193,53 @@ impl Collection<'_> {
             })
             .collect(),
         };
+        let mut best: Option<(f64, PassCuts)> = None;
         let mut least: Option<Footprint> = None;
-        for batch_tokens in sizes {
-            for cuts in self.candidates(batch_tokens, memory) {
-                let footprint = self.footprint(&cuts);
-                if footprint.total() <= memory {
-                    return Ok(cuts);
-                }
+        for cuts in sizes.into_iter().flat_map(|size| self.candidates(size, memory)) {
+            let (footprint, cost) = (self.footprint(&cuts), self.cost(&cuts));
+            if footprint.total() > memory {
                 if least.is_none_or(|least| footprint.total() < least.total()) {
                     least = Some(footprint);
                 }
+            } else if best.is_none_or(|(found, _)| cost < found) {
+                best = Some((cost, cuts));
             }
         }
         let footprint = least.unwrap_or_else(|| self.footprint(&PassCuts::whole(1)));
-        Err(Error::Memory { samples: self.lengths.len(), footprint, limit: memory })
+        let refused = Error::Memory { samples: self.lengths.len(), footprint, limit: memory };
+        best.map(|(_, cuts)| cuts).ok_or(refused)
     }
 
-    /// Cuts for micro-batches of `batch_tokens`, the quickest first.
+    /// Cuts for micro-batches of `batch_tokens`: with the inputs of any number of blocks
+    /// kept, one group, and groups that are as large as fits.
     fn candidates(&self, batch_tokens: usize, memory: u64) -> Vec<PassCuts> {
-        let whole = PassCuts::whole(batch_tokens);
-        let one = PassCuts { group_tokens: 1, ..whole };
-        // As many tokens as fit beside the rest, each with its part of a micro-batch's slice.
-        let kept = self.layers() as u64 + 1;
-        let least = whole.micro_batches(self.lengths).into_iter();
-        let least = least.map(|range| self.lengths[range.start] * range.len()).min();
-        let slices = (kept * SLICE).div_ceil(least.unwrap_or(1).max(1) as u64);
-        let of_token = product([F32, self.config.hidden_size as u64, kept]) + slices;
-        let rest = Footprint { states: self.id_bytes(), ..self.footprint(&one) };
-        let free = memory.saturating_sub(rest.total());
-        let tokens = free / of_token.max(1);
-        let group_tokens = usize::try_from(tokens).unwrap_or(usize::MAX).max(1);
-        let fewer = |cuts: PassCuts| {
-            (1..self.layers()).rev().map(move |kept_blocks| PassCuts { kept_blocks, ..cuts })
+        let batches = PassCuts::whole(batch_tokens).micro_batches(self.lengths).into_iter();
+        let least = batches.map(|range| self.lengths[range.start] * range.len()).min();
+        let of = |kept_blocks: usize| {
+            let whole = PassCuts { batch_tokens, group_tokens: usize::MAX, kept_blocks };
+            // As many tokens as fit beside the rest, each with its part of the slices of the
+            // smallest micro-batch.
+            let kept = kept_blocks as u64 + 1;
+            let slices = (kept * SLICE).div_ceil(least.unwrap_or(1).max(1) as u64);
+            let of_token = product([F32, self.config.hidden_size as u64, kept]) + slices;
+            let rest = self.footprint(&PassCuts { group_tokens: 1, ..whole });
+            let rest = Footprint { states: self.id_bytes(), ..rest };
+            let tokens = memory.saturating_sub(rest.total()) / of_token.max(1);
+            let group_tokens = usize::try_from(tokens).unwrap_or(usize::MAX).max(1);
+            [whole, PassCuts { group_tokens, ..whole }]
         };
-        let mut out = vec![whole];
-        if self.batch {
-            out.extend(fewer(whole));
-        }
-        out.push(PassCuts { group_tokens, ..whole });
-        out.extend(fewer(one));
-        out
+        (1..=self.layers()).rev().flat_map(of).collect()
+    }
+
+    /// What a pass costs, in tokens that run through all blocks once: backward as much as
+    /// three times forward, small micro-batches more than large ones, and every reading of
+    /// the weights as much as some tokens.
+    fn cost(&self, cuts: &PassCuts) -> f64 {
+        let batches = cuts.micro_batches(self.lengths).into_iter();
+        let batches: Vec<usize> = batches.map(|r| self.lengths[r.start] * r.len()).collect();
+        let forward = cuts.forward_blocks(self.layers()) as f64 / self.layers() as f64;
+        let compute: f64 = batches.iter().map(|&tokens| tokens as f64 + SMALL).sum();
+        let groups = cuts.groups(&batches).len() as f64;
+        compute * (forward + 3.0) + groups * READING * (forward + 1.0)
     }
 }
