@@ -5,6 +5,8 @@
 //! | `bench` | measures this program and PyTorch in turns on the same model, or a whole search |
 //! | `torture` | kills commands, flips bits, fills disks, and looks whether anything is lost |
 
+#![expect(clippy::disallowed_methods, reason = "tools for developers read what they were told to")]
+
 use adapruner_kernels::{Allocator, keep_freed_pages, keep_to_one_pool};
 use clap::Parser;
 

@@ -22,6 +22,8 @@
 //! | [`sealed`] | files that carry the digest of their own bytes |
 //! | [`provenance`] | what a folder's manifest says of its files, and whether it still holds |
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests read what they wrote"))]
+
 pub mod atomic;
 pub mod checkpoint;
 pub mod config;

@@ -114,7 +114,6 @@ impl Deref for MappedFile {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "asks the system about this process")]
 mod tests {
     use super::*;
 

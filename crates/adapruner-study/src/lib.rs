@@ -39,6 +39,8 @@
 //! | `testing` | what every sampler and pruner must stand (feature `testing`) |
 //! | [`error`] | what can go wrong |
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests read what they wrote"))]
+
 pub mod distribution;
 pub mod effects;
 pub mod error;

@@ -91,9 +91,9 @@ impl RunArgs {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Text to measure on")]
 pub struct EvalArgs {
-    /// Text, JSONL, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
-    /// (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation"
-    /// choose the split)
+    /// Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or
+    /// token ids (*.json), or a named set: wikitext2, ptb, c4 (":test" and
+    /// ":validation" choose the split)
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub text: Option<PathBuf>,
@@ -138,7 +138,8 @@ impl EvalArgs {
 
     /// Texts to measure on, whole.
     pub fn tests<'a>(&self, texts: impl Iterator<Item = &'a String>) -> Vec<EvalSettings> {
-        let of = |text: &String| Self { text: Some(text.clone().into()), limit: None, ..self.clone() };
+        let of =
+            |text: &String| Self { text: Some(text.clone().into()), limit: None, ..self.clone() };
         texts.filter_map(|text| of(text).resolve()).collect()
     }
 

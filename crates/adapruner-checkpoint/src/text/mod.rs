@@ -33,7 +33,7 @@
 //! | of a document, or a paragraph where samples are drawn | 12, of at most 2²⁴ |
 //! | of a token in a window or sample that is kept | 4 |
 //! | of a token while samples or spread windows are chosen | 4, of at most 2²³ tokens; texts of more are tokenised twice |
-//! | of a parquet file | the page that is read, at most 2 GiB by the format, about 1 MiB as it is usually written |
+//! | of a parquet file | the page that is read: about 1 MiB as it is usually written, at most 2 GiB (the format) and what the file may unpack to |
 //!
 //! The whole text is read for its digest and to see that it is well formed; it is
 //! tokenised no further than the last window that is kept.

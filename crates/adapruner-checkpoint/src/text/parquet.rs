@@ -124,6 +124,11 @@ impl Strings<'_> {
             );
             return Err(Error::unsupported(path, message).advise("write it again with snappy"));
         }
+        // What it says of itself, before any page of it is unpacked.
+        let unpacked = group.metadata().column(index).uncompressed_size();
+        if u64::try_from(unpacked).is_ok_and(|bytes| bytes > self.left) {
+            return Err(self.too_much());
+        }
         let column = group.get_column_reader(index).map_err(malformed)?;
         let ColumnReader::ByteArrayColumnReader(mut column) = column else {
             return Err(Error::format(path, format!("column {field:?} holds no strings")));
@@ -150,6 +155,12 @@ impl Strings<'_> {
         }
     }
 
+    fn too_much(&self) -> Error {
+        let (field, row) = (self.field, self.row());
+        let message = format!("column {field:?} unpacks to too much text, by row {row}");
+        Error::Text { path: self.path.into(), message }.advise("give a part of it")
+    }
+
     fn push(&mut self, value: &ByteArray) -> Result<()> {
         let (field, row) = (self.field, self.row());
         let document = std::str::from_utf8(value.data()).map_err(|e| {
@@ -158,10 +169,7 @@ impl Strings<'_> {
             Error::format(self.path, message)
         })?;
         let bytes = (document.len() + size_of::<String>()) as u64;
-        self.left = self.left.checked_sub(bytes).ok_or_else(|| {
-            let message = format!("column {field:?} unpacks to too much text, by row {row}");
-            Error::Text { path: self.path.into(), message }.advise("give a part of it")
-        })?;
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| self.too_much())?;
         self.to.push(document)?;
         self.to.end()
     }

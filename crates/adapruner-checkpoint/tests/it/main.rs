@@ -1,5 +1,7 @@
 //! Integration tests of the checkpoint crate, one binary, a module per topic.
 
+#![expect(clippy::disallowed_methods, reason = "tests read what they wrote")]
+
 mod dataset;
 mod readers;
 mod text;

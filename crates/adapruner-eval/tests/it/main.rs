@@ -1,5 +1,7 @@
 //! Figures of the fixture models against transformers and lm-evaluation-harness.
 
+#![expect(clippy::disallowed_methods, reason = "tests read what they wrote")]
+
 mod hostile;
 mod hub;
 mod tasks;

@@ -1,6 +1,8 @@
 //! Studies, samplers and pruners, against Optuna and against what is asked of
 //! every implementation.
 
+#![expect(clippy::disallowed_methods, reason = "tests read what they wrote")]
+
 mod conformance;
 mod effects;
 mod importance;

@@ -166,3 +166,84 @@ fn skippable(mut file: File, bytes: u64) {
     file.write_all(&u32::try_from(bytes).unwrap().to_le_bytes()).unwrap();
     file.write_all(&vec![0; bytes as usize]).unwrap();
 }
+
+/// Paths that are not UTF-8, in every role.
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_of_any_bytes_are_paths() {
+    use std::{
+        ffi::{OsStr, OsString},
+        os::unix::ffi::OsStringExt,
+    };
+    let dir = tempdir().unwrap();
+    let odd = |name: &str| dir.path().join(OsString::from_vec([name.as_bytes(), b"\xff"].concat()));
+    let (model, text, out) = (odd("model"), odd("text"), odd("out"));
+    copy(&model);
+    fs::copy(tiny().join("text.txt"), &text).unwrap();
+    let run = |args: &[&OsStr]| {
+        let output = crate::program::command(args).output().unwrap();
+        assert!(output.status.success(), "{}", crate::program::stderr(&output));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let word = OsStr::new;
+    let found = run(&[
+        word("eval"),
+        model.as_os_str(),
+        word("--text"),
+        text.as_os_str(),
+        word("--limit=2"),
+        word("--json"),
+    ]);
+    assert_eq!(found["text"], "text\u{fffd}");
+    let line = "--ratio=0.2 --samples=4 --json --allow-overlap --limit=2";
+    let mut args = vec![
+        word("prune"),
+        model.as_os_str(),
+        word("--calibration"),
+        text.as_os_str(),
+        word("--text"),
+        text.as_os_str(),
+        word("--out"),
+        out.as_os_str(),
+    ];
+    args.extend(line.split(' ').map(word));
+    run(&args);
+    // What the manifest holds of it leads to the same file.
+    let manifest = fs::read(out.join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let held = &manifest["model"]["path"];
+    assert!(held["bytes"].as_str().is_some_and(|bytes| bytes.ends_with("6d6f64656cff")), "{held}");
+    run(&[word("inspect"), out.as_os_str(), word("--json")]);
+}
+
+/// Training on a text holds its tokens, and none of the text.
+#[cfg(target_os = "linux")]
+#[test]
+fn training_data_are_read_in_bounded_memory() {
+    const LENGTH: u64 = 8;
+    let dir = tempdir().unwrap();
+    let (data, out) = (dir.path().join("long.txt"), dir.path().join("out"));
+    long(&data, "", LENGTH, "");
+    let line = "recover {model} --data {data} --out {out} --max-steps 1 --batch-size 1";
+    let peak = |data: &Path, out: &Path| {
+        let paths = [("model", tiny()), ("data", data.to_owned()), ("out", out.to_owned())];
+        let paths: Vec<(&str, &Path)> = paths.iter().map(|(n, p)| (*n, p.as_path())).collect();
+        let mut command = crate::program::command(crate::program::words(line, &paths));
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        let status = format!("/proc/{}/status", child.id());
+        let mut most = 0;
+        while child.try_wait().unwrap().is_none() {
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+            most = most.max(kib.unwrap_or(0_u64) << 10);
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert!(child.wait().unwrap().success());
+        most
+    };
+    let least = peak(&tiny().join("text.txt"), &dir.path().join("first"));
+    let more = peak(&data, &out).saturating_sub(least);
+    // Five bytes of a token, a token of at least two bytes, some for lists that grow.
+    assert!(more < 8 * LENGTH * MIB + 64 * MIB, "{} MiB more", more / MIB);
+}

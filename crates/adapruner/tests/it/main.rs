@@ -1,5 +1,7 @@
 //! The program as people run it, on the fixture models.
 
+#![expect(clippy::disallowed_methods, reason = "tests read what they wrote")]
+
 mod bad_input;
 mod bounded;
 mod compare_models;

@@ -169,3 +169,16 @@ fn a_file_that_unpacks_out_of_proportion_is_refused() {
     let found = message(read_path(&path));
     assert!(found.starts_with("column \"text\" unpacks to too much text, by row 67"), "{found}");
 }
+
+/// One value whose page alone is more than the file may unpack to.
+#[test]
+fn a_page_out_of_proportion_is_not_unpacked() {
+    let files = Files::new();
+    let path = files.path("a.parquet");
+    let long = " ".repeat(257 << 20);
+    let zstd = Compression::ZSTD(ZstdLevel::default());
+    write(&path, &[vec![Some("a")], vec![Some(long.as_str())]], zstd);
+    assert!(std::fs::metadata(&path).unwrap().len() < 40_000);
+    let found = message(read_path(&path));
+    assert_eq!(found, "column \"text\" unpacks to too much text, by row 1");
+}
