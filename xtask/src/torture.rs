@@ -47,7 +47,7 @@ pub struct Args {
     /// Folder of a model with calibration.txt and text.txt beside its files.
     #[arg(long, default_value = "fixtures/models/tiny")]
     model: PathBuf,
-    /// How long; each part gets its share, and at least one round.
+    /// How long; each part gets its share, and tries everything at least once.
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
     /// Seed of all choices.

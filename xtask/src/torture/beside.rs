@@ -66,14 +66,16 @@ const PAIRS: &[Pair] = &[
 /// A refusal of the operating system.
 pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
     let chosen = ground.chosen(PART, PAIRS, |pair| pair.name, tally);
-    while !chosen.is_empty() {
+    let mut all_tried = chosen.is_empty();
+    while !all_tried || ground.goes_on() && !chosen.is_empty() {
         for pair in &chosen {
             let failures = round(ground, pair)?;
             tally.count(PART, pair.name, failures);
-            if !ground.goes_on() {
+            if all_tried && !ground.goes_on() {
                 return Ok(());
             }
         }
+        all_tried = true;
     }
     Ok(())
 }

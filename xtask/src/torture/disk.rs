@@ -54,15 +54,17 @@ pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
     let commands = ground.chosen(PART, COMMANDS, |command| command.name, tally);
     let writing: Vec<_> =
         commands.into_iter().filter(|command| !command.outputs.is_empty()).collect();
-    while !writing.is_empty() {
+    let mut all_tried = writing.is_empty();
+    while !all_tried || ground.goes_on() && !writing.is_empty() {
         for command in &writing {
             let (failures, how) = round(ground, command)?;
             tally.count(PART, command.name, failures);
             tally.note(PART, command.name, how);
-            if !ground.goes_on() {
+            if all_tried && !ground.goes_on() {
                 return Ok(());
             }
         }
+        all_tried = true;
     }
     Ok(())
 }

@@ -92,14 +92,16 @@ pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
         true => Some(killed_training(ground)?),
         false => None,
     };
-    while !chosen.is_empty() {
+    let mut all_tried = chosen.is_empty();
+    while !all_tried || ground.goes_on() && !chosen.is_empty() {
         for file in &chosen {
             let failures = round(ground, file, work.as_ref())?;
             tally.count(PART, file.name, failures);
-            if !ground.goes_on() {
+            if all_tried && !ground.goes_on() {
                 return Ok(());
             }
         }
+        all_tried = true;
     }
     Ok(())
 }

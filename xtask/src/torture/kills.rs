@@ -22,14 +22,16 @@ const ENDS: u32 = 4;
 /// A refusal of the operating system.
 pub fn run(ground: &mut Ground<'_>, tally: &mut Tally) -> Result<()> {
     let chosen = ground.chosen(PART, COMMANDS, |command| command.name, tally);
-    while !chosen.is_empty() {
+    let mut all_tried = chosen.is_empty();
+    while !all_tried || ground.goes_on() && !chosen.is_empty() {
         for command in &chosen {
             let failures = round(ground, command)?;
             tally.count(PART, command.name, failures);
-            if !ground.goes_on() {
+            if all_tried && !ground.goes_on() {
                 return Ok(());
             }
         }
+        all_tried = true;
     }
     Ok(())
 }
