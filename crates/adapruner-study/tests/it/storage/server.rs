@@ -18,7 +18,8 @@ pub fn require_redis() -> bool {
     let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
     let Err(error) = found else { return true };
     assert!(std::env::var("CI").as_deref() != Ok("true"), "redis-server: {error}");
-    writeln!(std::io::stderr(), "skipped: redis-server: {error}").unwrap();
+    let mut err = std::io::stderr().lock();
+    writeln!(err, "skipped: redis-server: {error}").unwrap();
     false
 }
 
