@@ -245,9 +245,11 @@ impl RedisBackend {
             return Err(self.gone("expected two numbers and records, found something else"));
         };
         let end = u64::try_from(last.saturating_add(1)).unwrap_or(0);
-        let texts = texts.into_iter().map(|text| match text {
-            Value::BulkString(text) => Ok(text),
-            other => Err(self.gone(&format!("expected a record, found {other:?}"))),
+        let texts = texts.into_iter().map(|text| {
+            if let Value::BulkString(text) = text {
+                return Ok(text);
+            }
+            Err(self.gone(&format!("expected a record, found {text:?}")))
         });
         Ok((added == 1, end, texts.collect::<Result<_>>()?))
     }
@@ -337,11 +339,8 @@ impl Backend for RedisBackend {
 
 /// Whether trying again cannot help.
 fn is_final(error: &RedisError) -> bool {
-    match error.retry_method() {
-        RetryMethod::NoRetry => true,
-        RetryMethod::Reconnect => error.kind() == ::redis::ErrorKind::AuthenticationFailed,
-        _ => false,
-    }
+    let refused = error.kind() == ::redis::ErrorKind::AuthenticationFailed;
+    refused || matches!(error.retry_method(), RetryMethod::NoRetry)
 }
 
 fn failed(server: &str, action: &'static str, error: &RedisError) -> Error {

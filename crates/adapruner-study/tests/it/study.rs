@@ -91,17 +91,20 @@ fn infeasible_trials_count_and_are_never_the_best() {
 /// Half of the space cannot be evaluated: the sampler learns to stay out of it.
 #[test]
 fn infeasible_regions_are_left() {
-    let study = study(12);
     let objective = |trial: &mut ActiveTrial<'_>| -> Result<Outcome, Error> {
         let (x, y) = (trial.float("x", 0.0, 1.0)?, trial.float("y", 0.0, 1.0)?);
         Ok(if x > 0.5 { Outcome::Infeasible(x - 0.5) } else { Outcome::Complete(y) })
     };
-    study.optimize(&Optimize::new().finished(60), objective).unwrap();
-    let trials = study.trials().unwrap();
-    assert_eq!(trials.len(), 60);
-    let late = trials[20..].iter().filter(|trial| trial.is_infeasible()).count();
-    // By chance it would be twenty.
-    assert!(late <= 8, "{late} of 40");
+    let late = |seed| {
+        let study = study(seed);
+        study.optimize(&Optimize::new().finished(60), objective).unwrap();
+        let trials = study.trials().unwrap();
+        assert_eq!(trials.len(), 60);
+        trials[20..].iter().filter(|trial| trial.is_infeasible()).count()
+    };
+    let late: usize = (12..17).map(late).sum();
+    // By chance it would be a hundred, give or take seven.
+    assert!(late < 60, "{late} of 200");
 }
 
 #[test]

@@ -438,7 +438,7 @@ fn a_machine_that_dies_is_told_of() {
     let long = here.dir.path().join("long.txt");
     std::fs::write(&long, text.repeat(300)).unwrap();
     let line = LINE.replace("{text}", long.to_str().unwrap());
-    let line = line.replace("--limit 6", "--limit 3000 --chunk 1000000 --threads 1");
+    let line = line.replace("--limit 6", "--limit 3000 --chunk 1000000 --threads 1 --memory 999");
     let line = format!("search {line} {} --json --trials", redis.storage);
     let mut dies = command(there.words(&format!("{line} 3")));
     let mut dies = dies.stdout(Stdio::null()).spawn().unwrap();

@@ -246,7 +246,10 @@ fn slow(small: &Small, samples: usize, windows: usize) -> String {
         LINE.replace("{pool}", &long("calibration.txt")).replace("{text}", &long("text.txt"));
     let line = line.replace("--samples 24", &format!("--samples {samples}"));
     let line = line.replace("--sample-tokens 16", "--sample-tokens 32");
-    line.replace("--limit 6", &format!("--limit {windows} --chunk 1000000 --threads 1"))
+    line.replace(
+        "--limit 6",
+        &format!("--limit {windows} --chunk 1000000 --threads 1 --memory 999"),
+    )
 }
 
 /// Interrupts a search once `begun` says so; what it printed.
@@ -268,7 +271,7 @@ fn interrupt_once(small: &Small, line: &str, begun: impl Fn() -> bool) -> std::p
 #[test]
 fn an_interrupt_ends_the_preparation_at_once() {
     let small = Small::new();
-    let line = format!("search {} --trials 3", slow(&small, 6000, 6));
+    let line = format!("search {} --trials 3", slow(&small, 3000, 6));
     let record = small.study.join("search.json");
     let output = interrupt_once(&small, &line, || record.is_file());
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
@@ -282,7 +285,7 @@ fn an_interrupt_ends_the_preparation_at_once() {
 #[test]
 fn an_interrupt_before_a_trial_is_complete_is_one() {
     let small = Small::new();
-    let line = format!("search {} --trials 3", slow(&small, 24, 4000));
+    let line = format!("search {} --trials 3", slow(&small, 24, 2000));
     let journal = small.study.join("journal.log");
     let begun = || {
         let text = std::fs::read_to_string(&journal).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use adapruner_checkpoint::Digest;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -204,23 +205,25 @@ fn a_stage_that_fails_is_named_and_those_before_it_stay() {
     assert!(commands.lines().count() == 2 && commands.contains("apply"), "{commands}");
 }
 
-/// What a search found, and what was pruned by it.
-fn made(dir: &Path) -> (Value, Value, Vec<u8>) {
+/// What a search found, but for the numbers of trials, of which those that were
+/// given up have some; and what was pruned by it.
+fn made(dir: &Path) -> (Value, Value, Value, Digest) {
     let record = run(dir);
     let search = &record["stages"][0]["result"];
-    let weights = fs::read(dir.join("out/pruned/model.safetensors")).unwrap();
-    (search["best"].clone(), search["plan_digest"].clone(), weights)
+    let weights = Digest::of_file(&dir.join("out/pruned/model.safetensors")).unwrap();
+    let (best, plan) = (&search["best"], search["plan_digest"].clone());
+    (best["configuration"].clone(), best["loss"].clone(), plan, weights)
 }
 
 /// A stage ends with the run that was killed, and the next run waits until it has.
 #[test]
 fn a_run_that_is_killed_and_begun_again_finds_the_same() {
     let stages = r#""search", "prune""#;
-    let many = |config: String| config.replace("trials = 4", "trials = 40\nchunk = 1");
+    let many = |config: String| config.replace("trials = 4", "trials = 16\nchunk = 1");
     let (undisturbed, config) = configuration(stages);
     fs::write(undisturbed.path().join("run.toml"), many(config)).unwrap();
     let whole = made(undisturbed.path());
-    for kill_after in [1, 8, 20, 30] {
+    for kill_after in [1, 6, 12] {
         let (dir, config) = configuration(stages);
         let path = dir.path().join("run.toml");
         fs::write(&path, many(config)).unwrap();
