@@ -18,13 +18,21 @@ use crate::{
         self,
         source::{INDEX, SINGLE},
     },
+    tokenizer::folder::TEMPLATES,
 };
 
 /// Files that a model must have beside its weights.
 const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// Files that a model may have.
-const OPTIONAL: [&str; 3] =
-    ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"];
+const OPTIONAL: [&str; 5] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+/// Chat templates beside the usual one that are fetched at the most.
+const MAX_TEMPLATES: usize = 16;
 /// Tries after the first one that failed half way.
 const RETRIES: usize = 3;
 
@@ -114,22 +122,44 @@ fn fetch(id: &str, builder: ApiBuilder, cache: &Cache) -> Result<PathBuf> {
             Err(e) => return Err(refused(id, SINGLE, &e)),
         }
     }
-    for name in OPTIONAL {
-        match repo.get(name) {
-            Ok(_) => {}
-            Err(e) if is_absent(&e) => {}
-            Err(e) => {
-                // No network: the rest would wait in vain as well.
-                tracing::warn!("{id}: {name} could not be fetched: {e}");
-                break;
-            }
-        }
-    }
+    fetch_optional(id, &repo);
     let folder = config.as_deref().and_then(Path::parent);
     folder.map(Path::to_path_buf).ok_or_else(|| Error::NotFound {
         name: id.to_owned(),
         message: "nothing was fetched".to_owned(),
     })
+}
+
+/// Fetches what a model may have beside its weights.
+fn fetch_optional(id: &str, repo: &ApiRepo) {
+    // Without a network the rest would wait in vain as well.
+    let unreachable = |what: &str, e: &ApiError| {
+        tracing::warn!("{id}: {what} could not be fetched: {e}");
+    };
+    for name in OPTIONAL {
+        match repo.get(name) {
+            Ok(_) => {}
+            Err(e) if is_absent(&e) => {}
+            Err(e) => return unreachable(name, &e),
+        }
+    }
+    let listed = match repo.info() {
+        Ok(info) => info.siblings,
+        // A mirror may have the files alone.
+        Err(e) if is_absent(&e) => return,
+        Err(e) => return unreachable(TEMPLATES, &e),
+    };
+    let plain = |name: &str| {
+        name.strip_prefix(TEMPLATES)
+            .and_then(|name| name.strip_prefix('/')?.strip_suffix(".jinja"))
+            .is_some_and(|name| !name.is_empty() && !name.contains(['/', '\\']))
+    };
+    let names = listed.into_iter().map(|file| file.rfilename).filter(|name| plain(name));
+    for name in names.take(MAX_TEMPLATES) {
+        if let Err(e) = repo.get(&name) {
+            return unreachable(&name, &e);
+        }
+    }
 }
 
 fn fetch_shards(id: &str, index: &Path, repo: &ApiRepo) -> Result<()> {
@@ -195,7 +225,10 @@ mod tests {
     const ROOTS: [&str; 2] =
         ["/owner/model/resolve/main/", "/datasets/owner/data/resolve/refs%2Fconvert%2Fparquet/"];
 
-    /// Answers one request for a file under [`ROOTS`] (or a part of it) as the
+    /// Where the model's files are listed.
+    const LISTING: &str = "/api/models/owner/model/revision/main";
+
+    /// Answers one request for the listing, or for a file under [`ROOTS`] (or a part of it) as the
     /// hub does.
     fn answer(mut stream: TcpStream, files: &HashMap<&str, &str>) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream.try_clone()?);
@@ -215,7 +248,16 @@ mod tests {
         }
         let path = request.split(' ').nth(1).unwrap_or_default();
         let file = ROOTS.iter().find_map(|root| path.strip_prefix(root));
-        let file = file.and_then(|f| files.get(f));
+        let listing = serde_json::json!({
+            "sha": "0123abcd",
+            "siblings": files.keys().map(|name| serde_json::json!({"rfilename": name}))
+                .collect::<Vec<_>>(),
+        });
+        let listing = listing.to_string();
+        let file = match path == LISTING {
+            true => Some(listing.as_str()),
+            false => file.and_then(|f| files.get(f)).copied(),
+        };
         let response = match file {
             None => {
                 "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".into()
@@ -293,6 +335,29 @@ mod tests {
             // What is in the cache needs no network.
             assert_eq!(fetch_from(&nowhere(), folder.path()).unwrap(), snapshot);
         }
+    }
+
+    #[test]
+    fn chat_templates_come_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = [
+            "chat_template.jinja",
+            "chat_template.json",
+            "additional_chat_templates/tool_use.jinja",
+            "additional_chat_templates/rag.jinja",
+        ];
+        let mut files =
+            vec![("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", "w")];
+        files.extend(names.map(|name| (name, "{{ 1 }}")));
+        files.push(("additional_chat_templates/deeper/x.jinja", "x"));
+        files.push(("additional_chat_templates/notes.txt", "x"));
+        let snapshot = fetch_from(&serve(&files), folder.path()).unwrap();
+        for name in names {
+            assert_eq!(std::fs::read_to_string(snapshot.join(name)).unwrap(), "{{ 1 }}", "{name}");
+        }
+        let others = std::fs::read_dir(snapshot.join("additional_chat_templates")).unwrap();
+        assert_eq!(others.count(), 2);
+        assert_eq!(fetch_from(&nowhere(), folder.path()).unwrap(), snapshot);
     }
 
     #[test]

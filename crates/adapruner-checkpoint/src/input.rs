@@ -24,7 +24,7 @@
 
 use std::{
     fs::{File, FileType},
-    io::Read,
+    io::{Read, Seek},
     path::Path,
 };
 
@@ -80,16 +80,30 @@ pub const TEXT: Cap = Cap::new("a text", 4096 * MIB);
 ///
 /// # Errors
 /// A file that is missing or unreadable; a folder, pipe, device or socket, by
-/// name.
+/// name; a Git LFS pointer.
 pub fn open(path: &Path) -> Result<File> {
     let kind = std::fs::metadata(path).map_err(Error::io(path, "open"))?.file_type();
     // Opening a pipe would wait for a writer.
     plain(path, kind)?;
     #[expect(clippy::disallowed_methods, reason = "the one place that opens input files")]
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
     plain(path, file.metadata().map_err(Error::io(path, "read"))?.file_type())?;
+    let mut start = Vec::new();
+    let limit = POINTER.len() as u64;
+    file.by_ref().take(limit).read_to_end(&mut start).map_err(Error::io(path, "read"))?;
+    if start == POINTER {
+        let error = Error::format(path, "a Git LFS pointer, not the file that it stands for");
+        return Err(
+            error.advise("fetch the files: git lfs install, then git lfs pull in that folder")
+        );
+    }
+    file.rewind().map_err(Error::io(path, "read"))?;
     Ok(file)
 }
+
+/// The first line of every Git LFS pointer, a small text file that stands where a
+/// large file belongs.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// Opens a plain file of at most so many bytes; the file and its size.
 ///

@@ -28,7 +28,8 @@ impl MappedFile {
     /// Maps `path`.
     ///
     /// # Errors
-    /// A file that is missing, unreadable, empty or not a regular file.
+    /// A file that is missing, unreadable, empty, not a regular file or a Git LFS
+    /// pointer.
     pub fn open(path: &Path) -> Result<Self> {
         Self::of(input::open(path)?, path)
     }

@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufWriter, Seek, SeekFrom, Write},
+    io::{BufWriter, Write},
     ops::Range,
     path::Path,
 };
@@ -145,6 +145,20 @@ pub fn json(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Writes a file with a seal to `to`: `content` is called with a blank seal, so
+/// that its digest is known, and again with that digest.
+///
+/// # Errors
+/// Those of `content`.
+pub fn write(
+    to: &mut dyn Write,
+    content: impl Fn(&mut dyn Write, &str) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let mut hasher = blake3::Hasher::new();
+    content(&mut hasher, BLANK)?;
+    content(to, &Digest::from_bytes(*hasher.finalize().as_bytes()).to_string())
+}
+
 /// What a JSON file says of the program that wrote it.
 #[derive(Deserialize)]
 struct Maker {
@@ -186,11 +200,31 @@ pub enum Sealed {
     No,
 }
 
-/// Writes F32 tensors and metadata to `path` as a safetensors file, one tensor
-/// in memory at a time. `shown` is the path for messages.
+/// Writes F32 tensors and metadata to `to` as a safetensors file, a piece of a
+/// tensor in memory at a time.
 ///
 /// # Shapes
 /// Each tensor has as many numbers as its shape says.
+///
+/// # Errors
+/// Those of `to`.
+pub fn safetensors(
+    to: &mut dyn Write,
+    tensors: &[Floats<'_>],
+    metadata: &BTreeMap<String, String>,
+    sealed: Sealed,
+) -> std::io::Result<()> {
+    match sealed {
+        Sealed::No => content(to, tensors, metadata),
+        Sealed::Yes => write(to, |to, seal| {
+            let mut metadata = metadata.clone();
+            metadata.insert(KEY.to_owned(), seal.to_owned());
+            content(to, tensors, &metadata)
+        }),
+    }
+}
+
+/// [`safetensors`] to the file `path`; `shown` is the path for messages.
 ///
 /// # Errors
 /// A refusal of the operating system.
@@ -200,32 +234,26 @@ pub fn write_safetensors(
     metadata: &BTreeMap<String, String>,
     sealed: Sealed,
 ) -> Result<()> {
-    let mut metadata = metadata.clone();
-    if sealed == Sealed::Yes {
-        metadata.insert(KEY.to_owned(), BLANK.to_owned());
-    }
-    let head = header(tensors, &metadata);
-    let failed = || Error::io(shown, "write");
     let file = File::create(path).map_err(Error::io(shown, "create"))?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
-    let mut hasher = blake3::Hasher::new();
-    file.write_all(&head).map_err(failed())?;
-    hasher.update(&head);
-    let mut bytes = Vec::new();
-    for tensor in tensors {
-        for piece in tensor.values.chunks(1 << 18) {
-            bytes.clear();
-            bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
-            file.write_all(&bytes).map_err(failed())?;
-            hasher.update(&bytes);
-        }
-    }
-    file.flush().map_err(failed())?;
-    if let (Sealed::Yes, Some(digits)) = (sealed, digits(&head)) {
-        let digest = Digest::from_bytes(*hasher.finalize().as_bytes()).to_string();
-        file.seek(SeekFrom::Start(digits.start as u64)).map_err(failed())?;
-        file.write_all(digest.as_bytes()).map_err(failed())?;
-        file.flush().map_err(failed())?;
+    let written = safetensors(&mut file, tensors, metadata, sealed).and_then(|()| file.flush());
+    written.map_err(Error::io(shown, "write"))
+}
+
+/// Numbers that are turned into bytes at once.
+const PIECE: usize = 1 << 16;
+
+fn content(
+    to: &mut dyn Write,
+    tensors: &[Floats<'_>],
+    metadata: &BTreeMap<String, String>,
+) -> std::io::Result<()> {
+    to.write_all(&header(tensors, metadata))?;
+    let mut bytes = Vec::with_capacity(PIECE * size_of::<f32>());
+    for piece in tensors.iter().flat_map(|tensor| tensor.values.chunks(PIECE)) {
+        bytes.clear();
+        piece.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        to.write_all(&bytes)?;
     }
     Ok(())
 }

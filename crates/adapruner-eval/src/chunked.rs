@@ -139,14 +139,36 @@ impl ChunkedWindows {
         unchanged: usize,
         chunks: Range<usize>,
     ) -> Result<Vec<f64>> {
+        // Never stopped, so always there.
+        Ok(self.nll_unless(decoder, unchanged, chunks, &|| false)?.unwrap_or_default())
+    }
+
+    /// As [`ChunkedWindows::nll`]; `None` once `stop` says so, which is asked before each
+    /// block.
+    ///
+    /// # Errors
+    /// Those of [`ChunkedWindows::nll`].
+    pub fn nll_unless(
+        &self,
+        decoder: &Decoder,
+        unchanged: usize,
+        chunks: Range<usize>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<f64>>> {
         let of_all = self.windows_of(chunks.clone());
         if of_all.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let part = |t: &Tensor| t.narrow(0, of_all.start, of_all.len());
         let from = unchanged.min(self.leading());
         let layers = decoder.config().layers.len();
-        let hidden = decoder.through(&part(&self.entering[from])?, from..layers)?;
+        let mut hidden = part(&self.entering[from])?;
+        for layer in from..layers {
+            if stop() {
+                return Ok(None);
+            }
+            hidden = decoder.through(&hidden, layer..layer + 1)?;
+        }
         let losses = decoder.nll_of_hidden(&hidden, &part(&self.ids)?)?;
         let losses = losses.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         let of_chunk = |windows: Range<usize>| {
@@ -162,6 +184,8 @@ impl ChunkedWindows {
             Ok(sum / (windows.len() * (self.window - 1)) as f64)
         };
         let windows = chunks.map(|chunk| self.windows_of(chunk..chunk + 1));
-        windows.filter(|windows| !windows.is_empty()).map(of_chunk).collect()
+        let losses: Result<Vec<f64>> =
+            windows.filter(|windows| !windows.is_empty()).map(of_chunk).collect();
+        losses.map(Some)
     }
 }

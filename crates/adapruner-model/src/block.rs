@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use adapruner_checkpoint::{Checkpoint, names, names::Projection};
+use adapruner_checkpoint::{Activation, Checkpoint, names, names::Projection};
 use adapruner_kernels::{
     GradTap, LowRank,
     packed::Packed,
@@ -145,6 +145,11 @@ impl Block {
         let norm = |name: String| {
             checkpoint.tensors.load(&name, placement.activations(), &placement.device)
         };
+        // The feed-forward sublayer is made for this activation; another one does not
+        // compile before it has its own.
+        match config.activation {
+            Activation::Silu => {}
+        }
         let attention = if config.layers[layer].has_attention() {
             Some(Attention {
                 norm: norm(names::input_norm(layer))?,

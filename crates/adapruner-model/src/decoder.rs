@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use adapruner_checkpoint::{Checkpoint, ModelConfig, names};
+use adapruner_checkpoint::{Activation, Checkpoint, ModelConfig, names};
 use adapruner_kernels::Head;
 use candle_core::{DType, Result as CandleResult, Tensor};
 use rayon::prelude::*;
@@ -103,6 +103,10 @@ impl Decoder {
         done: &(dyn Fn(usize, &mut Block) -> CandleResult<()> + Sync),
     ) -> Result<Self> {
         let config = checkpoint.config.clone();
+        // The blocks compute this one.
+        match config.activation {
+            Activation::Silu => {}
+        }
         let rotary = Arc::new(RotaryTable::new(
             &config.rope,
             config.head_dim,

@@ -15,6 +15,7 @@
 //! | [`train`] | the pass of fine-tuning: gradients of adapters or of all parameters |
 //! | [`generate`] | sampling text, batched, with a key-value cache |
 //! | [`packed`] | sequences of any lengths in one pass, common beginnings run once |
+//! | [`wide`] | tensors as f64, on devices that have none too |
 
 mod backward;
 pub mod block;
@@ -27,10 +28,13 @@ pub mod packed;
 pub mod placement;
 pub mod rotary;
 pub mod train;
+pub mod wide;
 
 pub use changes::Adapters;
 pub use decoder::{Decoder, KvCache, Residency};
 pub use error::{Error, Result};
-pub use gradient::{GradientObserver, ProjectionGrad, observe_gradients, parameter_gradients};
+pub use gradient::{
+    GradientObserver, PassCuts, ProjectionGrad, observe_gradients, parameter_gradients,
+};
 pub use packed::Branches;
 pub use placement::{DTypeChoice, DeviceChoice, Placement};

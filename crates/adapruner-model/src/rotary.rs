@@ -82,7 +82,7 @@ impl RotaryTable {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let (cos, sin) = match made.take() {
             Some(tables) if tables.0.dim(0)? >= end => made.insert(tables),
-            _ => {
+            Some(_) | None => {
                 let rows = end.next_power_of_two().max(FIRST);
                 made.insert((self.table(rows, f64::cos)?, self.table(rows, f64::sin)?))
             }

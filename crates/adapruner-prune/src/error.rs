@@ -4,6 +4,8 @@ use std::{borrow::Cow, fmt};
 
 use adapruner_checkpoint::Digest;
 
+use crate::bank::memory::Footprint;
+
 /// The result of an operation on statistics, scores or plans.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -63,6 +65,19 @@ pub enum Error {
         expected: String,
         /// In the statistics.
         found: String,
+    },
+    /// Statistics that do not fit into memory, however the pass is cut.
+    #[error(
+        "memory: the statistics of {samples} samples need at least {} bytes ({footprint}), \
+         {limit} may be used", footprint.total()
+    )]
+    Memory {
+        /// Number of samples.
+        samples: usize,
+        /// The least that they take.
+        footprint: Footprint,
+        /// Bytes that may be used.
+        limit: u64,
     },
     /// An importance or reduction that cannot be parsed or used.
     #[error("importance {importance}: {message}")]
@@ -135,6 +150,11 @@ impl Error {
             }
             Self::OtherStatistics { .. } => Some(
                 "collect the statistics again for this model, calibration set and way of running"
+                    .into(),
+            ),
+            Self::Memory { .. } => Some(
+                "allow more memory, take fewer or shorter samples, or collect coarse terms or none \
+                 of the whole set"
                     .into(),
             ),
             Self::Score { .. } => Some("weights or statistics may be damaged".into()),

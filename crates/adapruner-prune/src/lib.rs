@@ -26,10 +26,16 @@ pub mod plan;
 pub mod scores;
 
 pub use apply::{apply, mask};
-pub use bank::{BankHeader, CollectOptions, Origin, StatsBank, Terms, collect};
-pub use compensate::{CompensateOptions, Compensated, Form, Refit, compensate, compensated_config};
+pub use bank::{
+    BankHeader, CollectOptions, Origin, StatsBank, Terms, collect,
+    memory::{Collection, Footprint, streamed_weights},
+};
+pub use compensate::{
+    CompensateFootprint, CompensateOptions, Compensated, Form, Refit, compensate,
+    compensated_config,
+};
 pub use error::{Error, Result, UnitKind};
 pub use plan::{
-    Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, plan,
+    Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, Unmet, plan,
 };
 pub use scores::{Blend, Evidence, Importance, Normalisation, Reduction, Scores, score};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::distribution::{Distribution, ParamValue};
 use crate::error::{Error, Result};
-use crate::sampler::subset::linear::LinearModel;
+use crate::sampler::subset::linear::{LinearModel, Products};
 use crate::sampler::tpe::Layout;
 use crate::sampler::{common_space, counts};
 use crate::trial::{Direction, Trial};
@@ -79,7 +79,8 @@ pub fn item_effects(
             "expected at most {MOST_CELLS} inclusions, found {found} trials of {pool} items"
         )));
     }
-    let model = LinearModel::new(direction, &layout.pools(), &layout.axes, &observations);
+    let model =
+        LinearModel::new(direction, &layout.pools(), &layout.axes, &observations, Products::None);
     let deviation = model.deviation();
     if !(deviation.is_finite() && deviation > 0.0) {
         let found = observations.len();

@@ -21,6 +21,100 @@ pub struct StudyId(pub u64);
 /// Attributes by key.
 pub type Attrs = BTreeMap<String, Value>;
 
+/// A change of a trial that is not finished.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// Sets a parameter. Its distribution must be of the same kind, with the
+    /// same choices or pool, in all trials ([`Error::Space`](crate::Error::Space)
+    /// otherwise).
+    Param {
+        /// Name of the parameter.
+        name: String,
+        /// What it can be.
+        distribution: Distribution,
+        /// What it is.
+        value: ParamValue,
+    },
+    /// The value at a step; NaN and infinities as well.
+    Report {
+        /// The step.
+        step: u64,
+        /// The value there.
+        value: f64,
+    },
+    /// Sets an attribute of the user.
+    UserAttr {
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: Value,
+    },
+    /// Sets an attribute for samplers and pruners.
+    SystemAttr {
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: Value,
+    },
+    /// Ends it: a complete one with a value, a pruned one perhaps, a failed one
+    /// without. A value is never NaN.
+    Finish {
+        /// How.
+        state: TrialState,
+        /// The objective's value.
+        value: Option<f64>,
+    },
+}
+
+/// What a worker begins, once it has seen what there is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Beginning {
+    /// The oldest queued trial, or a new one where none is queued, unless other
+    /// workers have begun more than `others` trials since.
+    Next {
+        /// How many trials of others do not matter; `None` for any number.
+        others: Option<u64>,
+    },
+    /// A new trial with these system attributes; if there are some, only where no
+    /// other worker has begun any since.
+    New {
+        /// Its system attributes.
+        system: Attrs,
+    },
+}
+
+/// A trial that was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Its number.
+    pub number: u64,
+    /// Whether it was queued.
+    pub queued: bool,
+}
+
+/// What [`Storage::begin`] tells of a study before a trial begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Its trials, by number.
+    pub trials: &'a [Arc<Trial>],
+    /// Its system attributes.
+    pub system: &'a Attrs,
+}
+
+/// Decides what is begun; `None` for nothing. May be asked again, where another
+/// worker was faster.
+pub type Decide<'a> = dyn FnMut(Seen<'_>) -> Option<Beginning> + 'a;
+
+/// A running trial and its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// Number of the trial.
+    pub number: u64,
+    /// How long nothing was heard of its worker; `None` where that cannot be
+    /// known, as its worker is of another implementation.
+    pub silent: Option<Duration>,
+}
+
 /// Studies and their trials.
 ///
 /// # Errors
@@ -41,6 +135,12 @@ pub trait Storage: Send + Sync {
     /// Begins a trial and gives its number.
     fn create_trial(&self, study: StudyId) -> Result<u64>;
 
+    /// Begins what `decide` says, with the attributes `user` of the user, as one
+    /// step: between what `decide` saw last and the beginning, no other worker has
+    /// begun more than it allows.
+    fn begin(&self, study: StudyId, user: &Attrs, decide: &mut Decide<'_>)
+    -> Result<Option<Begun>>;
+
     /// Queues a trial with the parameters that it shall have, and gives its
     /// number.
     fn enqueue_trial(
@@ -49,12 +149,21 @@ pub trait Storage: Send + Sync {
         params: BTreeMap<String, (Distribution, ParamValue)>,
     ) -> Result<u64>;
 
+    /// Queues a trial as [`enqueue_trial`](Self::enqueue_trial), unless the study
+    /// has one already, queued or begun.
+    fn enqueue_first(
+        &self,
+        study: StudyId,
+        params: BTreeMap<String, (Distribution, ParamValue)>,
+    ) -> Result<Option<u64>>;
+
     /// Begins the oldest queued trial, if any. Of several workers one gets it.
     fn claim_waiting(&self, study: StudyId) -> Result<Option<u64>>;
 
-    /// Sets a parameter. Its distribution must be of the same kind, with the
-    /// same choices or pool, in all trials ([`Error::Space`](crate::Error::Space)
-    /// otherwise).
+    /// Makes changes of a trial, in this order and together.
+    fn change(&self, study: StudyId, number: u64, changes: &[Change]) -> Result<()>;
+
+    /// Makes the change [`Change::Param`].
     fn set_param(
         &self,
         study: StudyId,
@@ -62,20 +171,26 @@ pub trait Storage: Send + Sync {
         name: &str,
         distribution: &Distribution,
         value: &ParamValue,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        let (distribution, value) = (distribution.clone(), value.clone());
+        self.change(study, number, &[Change::Param { name: name.into(), distribution, value }])
+    }
 
-    /// Notes the value that a trial has at a step; NaN and infinities as well.
-    fn report(&self, study: StudyId, number: u64, step: u64, value: f64) -> Result<()>;
+    /// Makes the change [`Change::Report`].
+    fn report(&self, study: StudyId, number: u64, step: u64, value: f64) -> Result<()> {
+        self.change(study, number, &[Change::Report { step, value }])
+    }
 
-    /// Ends a trial: a complete one with a value, a pruned one perhaps, a failed
-    /// one without. A value is never NaN.
+    /// Makes the change [`Change::Finish`].
     fn finish(
         &self,
         study: StudyId,
         number: u64,
         state: TrialState,
         value: Option<f64>,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        self.change(study, number, &[Change::Finish { state, value }])
+    }
 
     /// Sets an attribute of a trial, or of the study if `number` is `None`.
     fn set_user_attr(
@@ -98,6 +213,15 @@ pub trait Storage: Send + Sync {
 
     /// All trials by number, as they are now. Cheap: shared, not copied.
     fn trials(&self, study: StudyId) -> Result<Vec<Arc<Trial>>>;
+
+    /// The trials as of the last call that read the storage; reads nothing.
+    fn known_trials(&self, study: StudyId) -> Result<Vec<Arc<Trial>>>;
+
+    /// Whether every call waits for a network, so that few calls are best.
+    fn is_remote(&self) -> bool;
+
+    /// The running trials, and how long nothing was heard of their workers.
+    fn silences(&self, study: StudyId) -> Result<Vec<Silence>>;
 
     /// The study's own attributes: the user's, and the system's.
     fn study_attrs(&self, study: StudyId) -> Result<(Attrs, Attrs)>;

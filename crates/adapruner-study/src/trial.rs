@@ -64,3 +64,25 @@ pub struct Trial {
     /// When it ended, in milliseconds since 1970 (UTC).
     pub ended_ms: Option<i64>,
 }
+
+/// System attribute: how much each constraint is violated, as Optuna keeps it; a
+/// list, or `constraints:NAME` for each.
+pub(crate) const CONSTRAINTS: &str = "constraints";
+
+impl Trial {
+    /// By how much it violates its constraints: the sum of what is positive, as
+    /// Optuna computes it.
+    pub fn violation(&self) -> f64 {
+        let listed = self.system_attrs.get(CONSTRAINTS).and_then(|list| list.as_array());
+        let named = self.system_attrs.iter().filter(|(key, _)| {
+            key.strip_prefix(CONSTRAINTS).is_some_and(|rest| rest.starts_with(':'))
+        });
+        let all = listed.into_iter().flatten().chain(named.map(|(_, value)| value));
+        all.filter_map(|value| value.as_f64()).filter(|value| *value > 0.0).sum()
+    }
+
+    /// Whether it is finished and violates a constraint.
+    pub fn is_infeasible(&self) -> bool {
+        self.state.is_finished() && self.violation() > 0.0
+    }
+}

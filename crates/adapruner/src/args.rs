@@ -2,7 +2,7 @@
 //! configuration file has as tables. `resolve` makes settings of them: defaults
 //! are filled in there and nowhere else.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
 use adapruner::{
     outputs::{Format, OutputSettings},
@@ -48,6 +48,20 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// What was given, as arguments.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let Self { device, dtype, matmul_precision, threads } = self;
+        let given = [
+            ("--device", device.as_ref().map(|value| value.0.to_string())),
+            ("--dtype", dtype.as_ref().map(|value| value.0.to_string())),
+            ("--matmul-precision", matmul_precision.as_ref().map(|value| value.0.to_string())),
+            ("--threads", threads.map(|value| value.to_string())),
+        ];
+        let given =
+            given.into_iter().filter_map(|(name, value)| Some([name.into(), value?.into()]));
+        given.flatten().collect()
+    }
+
     /// Fills in the defaults, and makes the threads of this process: the calling
     /// one is the first of them, so that work need not wait for others to wake.
     pub fn resolve(&self) -> Result<RunSettings> {
@@ -122,6 +136,13 @@ impl EvalArgs {
         })
     }
 
+    /// Texts to measure on, whole.
+    pub fn tests<'a>(&self, texts: impl Iterator<Item = &'a String>) -> Vec<EvalSettings> {
+        let of =
+            |text: &String| Self { text: Some(text.clone().into()), limit: None, ..self.clone() };
+        texts.filter_map(|text| of(text).resolve()).collect()
+    }
+
     /// How `text` is read.
     pub fn text_settings(&self, text: PathBuf) -> TextSettings {
         TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() }
@@ -154,6 +175,25 @@ pub struct CalibrationArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub stats: Option<PathBuf>,
+    /// Most memory, in GiB; commands that collect statistics have it as an option of
+    /// their own.
+    #[arg(skip)]
+    pub memory: Option<Real>,
+}
+
+/// GiB as bytes.
+///
+/// # Errors
+/// A number that is not above 0.
+pub fn memory_bytes(gib: Option<Real>) -> Result<Option<u64>> {
+    let Some(Real(gib)) = gib else { return Ok(None) };
+    if !(gib > 0.0 && gib.is_finite()) {
+        return Err(advised(
+            format!("memory: a number above 0 expected, {gib} found"),
+            "--memory 8 means 8 GiB",
+        ));
+    }
+    Ok(Some((gib * f64::from(1 << 30)) as u64))
 }
 
 /// LLM-Pruner's calibration set.
@@ -183,15 +223,21 @@ impl CalibrationArgs {
     }
 
     /// Fills in the defaults; `None` where no text is named.
-    pub fn resolve(&self, eval: &EvalArgs) -> Option<CalibrationSettings> {
-        let text = eval.text_settings(self.calibration.clone()?);
-        Some(CalibrationSettings {
+    ///
+    /// # Errors
+    /// A memory that is not above 0.
+    pub fn resolve(&self, eval: &EvalArgs) -> Result<Option<CalibrationSettings>> {
+        let memory = memory_bytes(self.memory)?;
+        let Some(calibration) = self.calibration.clone() else { return Ok(None) };
+        let text = eval.text_settings(calibration);
+        Ok(Some(CalibrationSettings {
             text: TextSettings { field: self.calibration_field.clone(), ..text },
             samples: self.samples.unwrap_or(SAMPLES.0),
             sample_tokens: self.sample_tokens.unwrap_or(SAMPLES.1),
             seed: self.seed(),
             batch_tokens: eval.batch_tokens,
-        })
+            memory,
+        }))
     }
 }
 
@@ -200,10 +246,16 @@ impl CalibrationArgs {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Importance")]
 pub struct ImportanceArgs {
-    /// Measure: param_first, vectorize, param_second, param_mix (LLM-Pruner's),
-    /// sample_first, adapruner, magnitude_l1, magnitude_l2 or random; adapruner
-    /// takes settings, adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean
-    /// [default: param_first]
+    /// Measure [default: param_first]. With weights w, gradient g_s of sample s, ḡ and F̄
+    /// the means over samples of g_s and g_s², Σ over a row or column: LLM-Pruner's
+    /// param_first Σ|w·ḡ|, vectorize |Σ w·ḡ|, param_second Σ w²·F̄ and param_mix
+    /// Σ|w·ḡ − ½·w²·F̄|; sample_first, the mean over samples of Σ|w·g_s|; the controls
+    /// magnitude_l1, magnitude_l2 and random; or
+    /// adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean, the blend
+    /// alpha1·C + (1 − alpha1)·F of C = |Σ w·ḡ − beta_coarse·Σ ½·w²·F̄| and F = mean over
+    /// samples of Σ|w·g_s| + beta_fine·Σ ½·w²·F̄, each normalised within its layer. The first
+    /// order of F is sample_first's, not param_first's: absolute values are taken of each
+    /// sample's gradient, not of their mean
     #[arg(long, value_name = "MEASURE")]
     pub importance: Option<Named<Importance>>,
     /// How the rows and columns of a unit become one number: sum, mean, max or
@@ -420,7 +472,7 @@ impl CompensationArgs {
             sample_tokens: Some(self.compensate_tokens.unwrap_or(FIT.1)),
             ..calibration.clone()
         };
-        let Some(samples) = text.resolve(eval) else {
+        let Some(samples) = text.resolve(eval)? else {
             return Err(advised(
                 "compensate-text: missing, and there is no calibration text either",
                 "name a text to fit on: --compensate-text FILE",
@@ -462,14 +514,23 @@ pub struct OutputArgs {
     #[arg(long, value_name = "TYPE")]
     pub gguf_type: Option<Named<TensorKind>>,
     /// Replace an earlier output of this program
-    #[arg(long)]
-    pub force: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub force: Option<bool>,
 }
 
 impl OutputArgs {
     /// What is written.
     pub fn files(&self, files: Files) -> Files {
-        self.out.iter().fold(files, |files, out| files.folder("--out", out, self.force))
+        self.out
+            .iter()
+            .fold(files, |files, out| files.folder("--out", out, self.force.unwrap_or(false)))
     }
 
     /// Fills in the defaults; `None` where no folder is named.
@@ -485,7 +546,7 @@ impl OutputArgs {
             formats,
             save_dtype: self.save_dtype.map_or_else(Default::default, |t| t.0),
             gguf_type: self.gguf_type.map(|t| t.0),
-            force: self.force,
+            force: self.force.unwrap_or(false),
         })
     }
 }

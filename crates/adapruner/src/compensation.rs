@@ -7,13 +7,15 @@ use adapruner_checkpoint::{Checkpoint, hf::opens_with_biases, text::TokenSet};
 use adapruner_eval::batch_tokens;
 use adapruner_model::Placement;
 use adapruner_prune::{
-    CompensateOptions, Compensated, Form, PrunePlan, Refit, apply, compensated_config,
+    CompensateFootprint, CompensateOptions, Compensated, Form, PrunePlan, Refit, apply,
+    compensated_config,
 };
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
     advice::advised, memory, pipeline, pipeline::TokensRecord, progress::Progress, settings,
+    statistics,
 };
 
 /// What was fitted, and on what.
@@ -77,7 +79,7 @@ pub fn tokens(
 /// Applies `plan` and fits what remains on `tokens`.
 ///
 /// # Errors
-/// A plan for another model, biases where no format carries them, damaged weights,
+/// Too little memory, a plan for another model, biases where no format carries them, damaged weights,
 /// activations that are not finite, or no memory.
 pub fn compensate(
     dense: &Checkpoint,
@@ -88,7 +90,8 @@ pub fn compensate(
     progress: &dyn Progress,
 ) -> Result<(Checkpoint, CompensationRecord)> {
     let form = settings.form;
-    let config = compensated_config(&dense.config, &apply(dense, plan)?.config, form);
+    let pruned = apply(dense, plan)?.config;
+    let config = compensated_config(&dense.config, &pruned, form);
     if form == Form::Bias && !opens_with_biases(&config) {
         return Err(advised(
             format!(
@@ -99,13 +102,27 @@ pub fn compensate(
             "give --compensate=fit, or --layout per-layer",
         ));
     }
+    let budget = memory::budget(settings.samples.memory);
+    let all = tokens.windows.iter().map(Vec::len).sum();
+    let stored = statistics::largest_stored(dense);
+    let footprint =
+        CompensateFootprint::new((&dense.config, &pruned), all, form, placement, stored);
+    if footprint.total() > budget {
+        return Err(advised(
+            format!(
+                "memory: the compensation needs about {} bytes ({footprint}), {budget} may be used",
+                footprint.total()
+            ),
+            "a larger --memory, fewer --compensate-samples, or --compensate=bias",
+        ));
+    }
     let window = settings.samples.sample_tokens;
     let options = CompensateOptions {
         form,
         batch_tokens: settings
             .samples
             .batch_tokens
-            .unwrap_or_else(|| batch_tokens(&dense.config, window, memory::available() / 8)),
+            .unwrap_or_else(|| batch_tokens(&dense.config, window, budget / 8)),
     };
     let Compensated { checkpoint, refits } = adapruner_prune::compensate(
         dense,

@@ -74,8 +74,7 @@ pub fn overlay<T: Serialize + DeserializeOwned>(typed: &T, file: &T) -> Result<T
         (merged.as_object_mut(), serde_json::to_value(typed)?)
     {
         for (key, value) in typed {
-            let silent = value.is_null() || value == serde_json::Value::Bool(false);
-            if !silent || !merged.contains_key(&key) {
+            if !value.is_null() || !merged.contains_key(&key) {
                 merged.insert(key, value);
             }
         }
@@ -101,9 +100,57 @@ mod tests {
     }
 
     #[test]
-    fn switches_of_the_file_stay_on() {
+    fn switches_of_the_file_stay_on_unless_typed_off() {
         let file = parse("[output]\nforce = true\n").unwrap();
-        assert!(overlay(&OutputArgs::default(), &file.output).unwrap().force);
+        let merged = overlay(&OutputArgs::default(), &file.output).unwrap();
+        assert_eq!(merged.force, Some(true));
+        let typed = OutputArgs { force: Some(false), ..OutputArgs::default() };
+        assert_eq!(overlay(&typed, &file.output).unwrap().force, Some(false));
+    }
+
+    #[test]
+    fn mutated_files_are_read_or_refused() {
+        let file = r#"
+[pipeline]
+model = "model"
+out = "smaller"
+stages = ["search", "prune"]
+tests = ["ptb:test"]
+[run]
+dtype = "bf16"
+threads = 2
+matmul-precision = "high"
+[plan]
+ratio = 0.2
+layout = "uniform"
+multiple-of = 32
+[calibration]
+calibration = "c4"
+samples = 128
+[eval]
+limit = 32
+[search]
+trials = 150
+workers = 2
+[space]
+samples = [8, 64]
+normalisation = ["mean", "rank"]
+beta-coarse = false
+[compensation]
+compensate = "fit"
+[recover]
+cutoff = 256
+max-minutes = 45
+match-hidden = 1
+method = "full"
+[output]
+format = ["hf", "gguf"]
+"#;
+        parse(file).unwrap();
+        for bytes in adapruner_testing::mutations(&[file.as_bytes().to_vec()], 1).take(4000) {
+            // Never a panic.
+            let _ = std::str::from_utf8(&bytes).map(parse);
+        }
     }
 
     #[test]

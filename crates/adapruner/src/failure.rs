@@ -2,13 +2,13 @@
 
 use std::{io, process::ExitCode};
 
+use crate::terminal::say;
 use adapruner::advice::Advised;
 pub use adapruner::advice::advised;
 use anyhow::Error;
 
 /// Prints an error and says how the program ends; a reader that went away is no
 /// error.
-#[expect(clippy::print_stderr, reason = "the way out of errors")]
 pub fn report(error: &Error) -> ExitCode {
     let broken_pipe = error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
@@ -16,9 +16,9 @@ pub fn report(error: &Error) -> ExitCode {
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {}", one_line(error));
+    say(&format!("error: {}", one_line(error)));
     if let Some(hint) = hint(error) {
-        eprintln!("hint: {hint}");
+        say(&format!("hint: {hint}"));
     }
     ExitCode::from(1)
 }

@@ -160,6 +160,7 @@ pub fn generate(
     let room = context - taken + 1;
     let mut ends = config.eos_token_ids.clone();
     ends.extend(checkpoint.tokenizer.eos_id());
+    let banned = checkpoint.tokenizer.unassigned_ids(config.vocab_size);
     let decoder = Decoder::load(checkpoint, placement, residency(checkpoint, placement))?;
     let mut answers = Vec::with_capacity(settings.samples.min(1024));
     for sample in 0..settings.samples {
@@ -169,7 +170,8 @@ pub fn generate(
             top_p: settings.top_p,
             seed: settings.seed,
             first_stream: sample,
-            banned: Vec::new(),
+            // Rows of the embedding that stand for no token.
+            banned: banned.clone(),
         };
         let start = Instant::now();
         let mut text = TextStream::new(&checkpoint.tokenizer);

@@ -1,6 +1,7 @@
 //! Ctrl-C: half-written outputs are removed before the program ends; a search
 //! finishes cleanly first.
 
+use crate::terminal::say;
 use std::{
     io::Read,
     process,
@@ -9,7 +10,7 @@ use std::{
 };
 
 /// Exit code of an interrupted program, as shells have it.
-const INTERRUPTED: i32 = 130;
+pub const INTERRUPTED: i32 = 130;
 
 /// Whether the first interrupt is left to the command.
 static GRACEFUL: AtomicBool = AtomicBool::new(false);
@@ -17,16 +18,18 @@ static GRACEFUL: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// From now on an interrupt or termination leaves the disk as it was.
-#[expect(clippy::print_stderr, reason = "the way out of an interrupt")]
 pub fn install() {
     let handler = || {
         if GRACEFUL.load(Ordering::Relaxed) && !STOP.swap(true, Ordering::Relaxed) {
-            eprintln!("\ninterrupted: coming to an end; once more ends it now");
+            say("\ninterrupted: coming to an end; once more ends it now");
             return;
         }
         let _held = adapruner_checkpoint::atomic::discard_all();
         if !GRACEFUL.load(Ordering::Relaxed) {
-            eprintln!("\ninterrupted, nothing was written");
+            // A stage of a run speaks for itself alone.
+            let of_run = std::env::var_os(PARENT).is_some();
+            let half = "\ninterrupted: what was half written is removed";
+            say(if of_run { "\ninterrupted" } else { half });
         }
         process::exit(INTERRUPTED);
     };
@@ -46,39 +49,32 @@ pub fn at_once() {
     GRACEFUL.store(false, Ordering::Relaxed);
 }
 
-/// Sets the flag once the process at the other end of stdin is gone.
-pub fn stop_with_parent() {
-    thread::spawn(|| {
-        wait_for_end_of_stdin();
-        STOP.store(true, Ordering::Relaxed);
-    });
-}
-
-/// Set for processes that end with the one that started them.
+/// Set for processes that another process of this program started, with a pipe as
+/// stdin: a byte on it asks to come to an end as an interrupt does, and its end
+/// says that the other process is gone, however it ended.
 pub const PARENT: &str = "ADAPRUNER_PARENT";
 
-/// Where another process of this program started this one: once that is gone or
-/// wants no more, ends as at an interrupt.
-pub fn end_with_parent() {
+/// Where another process of this program started this one: follows its word, and
+/// ends at once when it is gone. What a command keeps for a resumption it writes
+/// as it goes; half-written outputs are removed.
+pub fn follow_parent() {
     if std::env::var_os(PARENT).is_none() {
         return;
     }
     thread::spawn(|| {
-        wait_for_end_of_stdin();
-        STOP.store(true, Ordering::Relaxed);
-        if !GRACEFUL.load(Ordering::Relaxed) {
-            let _held = adapruner_checkpoint::atomic::discard_all();
-            exit();
+        let mut byte = [0];
+        loop {
+            match std::io::stdin().read(&mut byte) {
+                Ok(1..) if GRACEFUL.load(Ordering::Relaxed) => STOP.store(true, Ordering::Relaxed),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => exit(),
+            }
         }
     });
 }
 
-fn wait_for_end_of_stdin() {
-    let mut byte = [0];
-    while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
-}
-
-/// Ends the program as one that was interrupted.
+/// Ends the program as one that was interrupted; half-written outputs are removed.
 pub fn exit() -> ! {
+    let _held = adapruner_checkpoint::atomic::discard_all();
     process::exit(INTERRUPTED)
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`settings`] | resolved, validated settings, as they are written into manifests |
 //! | [`pipeline`] | the stages, each from settings and what the stage before made |
+//! | [`statistics`] | statistics collected within the memory there is |
 //! | [`compensation`] | what remains fitted to make up for what was removed |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
@@ -13,6 +14,7 @@
 //! | [`recovered`] | a training that is over, as a page shows it |
 //! | [`search`] | the search for samples, metric and cut |
 //! | [`advice`] | errors with advice |
+//! | [`caution`] | what to be wary of in a result, and a next step |
 //! | [`progress`] | how stages tell how far they are |
 //! | [`generate`] | text that continues a prompt |
 //! | [`latency`] | how fast models read and write |
@@ -21,6 +23,7 @@
 //! | [`whole`] | everything after one another, as `run` does |
 
 pub mod advice;
+pub mod caution;
 pub mod compare_models;
 pub mod compensation;
 pub mod generate;
@@ -34,6 +37,7 @@ pub mod recover;
 pub mod recovered;
 pub mod search;
 pub mod settings;
+pub mod statistics;
 pub mod whole;
 pub mod zero_shot;
 

@@ -27,12 +27,19 @@ static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     keep_freed_pages();
+    // A panic behind a fence is reported as the error that it becomes.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !adapruner_checkpoint::fence::active() {
+            report(panic);
+        }
+    }));
     keep_to_one_pool();
     let cli = commands::Cli::parse();
     terminal::init_messages(cli.verbose);
     interrupt::install();
-    interrupt::end_with_parent();
-    match commands::run(cli) {
+    interrupt::follow_parent();
+    match workers::hold_stage().and_then(|_held| commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }

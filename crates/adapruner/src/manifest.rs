@@ -204,7 +204,14 @@ impl Manifest {
 /// # Errors
 /// Bytes that are neither, or that were changed since they were written.
 pub fn read_plan(path: &Path) -> Result<PrunePlan> {
-    let bytes = &MappedFile::open_capped(path, input::PLAN)?[..];
+    plan_of(path, &MappedFile::open_capped(path, input::PLAN)?)
+}
+
+/// [`read_plan`] of a file's bytes; `path` is for messages.
+///
+/// # Errors
+/// Those of [`read_plan`].
+pub fn plan_of(path: &Path, bytes: &[u8]) -> Result<PrunePlan> {
     if sealed::check(bytes) != Seal::None {
         // A manifest; a plan alone has no seal.
         sealed::from_json::<serde::de::IgnoredAny>(path, bytes)?;

@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "asks the system, not a file of the user")]
 
-use std::fs;
+use std::{fs, sync::OnceLock};
 
 /// What is assumed where the system does not tell: 4 GiB.
 const UNKNOWN: u64 = 4 << 30;
@@ -20,6 +20,32 @@ pub fn available() -> u64 {
         (Some(a), None) | (None, Some(a)) => a,
         (None, None) => UNKNOWN,
     }
+}
+
+/// Of what the machine has free, so much is left to others.
+const SPARED: u64 = 8;
+
+/// Bytes that a stage may take beside what the process held when this was first asked:
+/// what is left of `limit` bytes in all, or seven eighths of what the machine has free.
+///
+/// The allocator keeps freed pages, so what earlier stages took is there to be used
+/// again and does not count against a later one; a stage that leaves more than a few
+/// numbers behind has to count them itself.
+pub fn budget(limit: Option<u64>) -> u64 {
+    static BEFORE: OnceLock<u64> = OnceLock::new();
+    let now = held();
+    let before = *BEFORE.get_or_init(|| now);
+    match limit {
+        Some(limit) => limit.saturating_sub(before),
+        None => (available() + now.saturating_sub(before)) / SPARED * (SPARED - 1),
+    }
+}
+
+/// Bytes of physical memory that this process holds, without the pages of mapped
+/// files, which go back to the system where it needs them; 0 where it does not tell.
+fn held() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    kilobytes(&status, "RssAnon:").unwrap_or(0)
 }
 
 /// Most bytes of physical memory this process has held at once, mapped files
@@ -49,5 +75,17 @@ mod tests {
     #[test]
     fn there_is_memory() {
         assert!(available() > 0);
+    }
+
+    #[test]
+    fn what_was_held_before_counts_towards_a_limit_and_what_stages_left_does_not() {
+        const LIMIT: u64 = 1 << 40;
+        assert_eq!(budget(Some(1)), 0);
+        let first = budget(Some(LIMIT));
+        assert!(first > 0 && first <= LIMIT);
+        let held = vec![1_u8; 64 << 20];
+        assert_eq!(budget(Some(LIMIT)), first);
+        assert_eq!(held.iter().map(|&b| u64::from(b)).sum::<u64>(), 64 << 20);
+        assert!(budget(None) > 0);
     }
 }

@@ -2,7 +2,7 @@
 //! made; none prints, and only [`statistics`] writes a file (the bank it was
 //! told to keep).
 
-use std::{path::Path, time::Instant};
+use std::{io::Write, path::Path, time::Instant};
 
 use adapruner_checkpoint::{
     Checkpoint, Digest,
@@ -17,8 +17,7 @@ use adapruner_model::{
     generate::{Sampling, generate},
 };
 use adapruner_prune::{
-    BankHeader, CollectOptions, Evidence, Origin, PrunePlan, Scores, StatsBank, Terms, collect,
-    plan, score,
+    BankHeader, Evidence, Origin, PrunePlan, Scores, StatsBank, Terms, plan, score,
 };
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -31,6 +30,7 @@ use crate::{
         CalibrationSettings, EvalSettings, PruneSettings, SampleSettings, ScoreSettings,
         TextSettings,
     },
+    statistics::{Cut, Wanted, collect_streamed},
 };
 
 /// What a set of tokens was made from, for manifests and results.
@@ -108,6 +108,14 @@ pub fn spread_tokens(
 ) -> Result<TokenSet> {
     let text = text::read(&text.text, &text.options())?;
     Ok(TokenSet::spread(&text, &checkpoint.tokenizer, window, windows)?)
+}
+
+/// The windows of texts that a model will be measured on.
+///
+/// # Errors
+/// A text that cannot be read or has too few tokens.
+pub fn test_tokens(checkpoint: &Checkpoint, tests: &[EvalSettings]) -> Result<Vec<TokenSet>> {
+    tests.iter().map(|test| eval_tokens(checkpoint, test)).collect()
 }
 
 /// The samples of a calibration set.
@@ -202,11 +210,11 @@ pub fn evaluate(
     })
 }
 
-/// Collects the statistics of a calibration set, block by block: peak memory is
-/// that of the mapped weights, the block inputs and one block.
+/// Collects the statistics of a calibration set, block by block, the samples in
+/// groups that fit the memory of `settings`.
 ///
 /// # Errors
-/// Damaged weights, a loss that is not finite, or no memory.
+/// Too little memory, damaged weights, a loss that is not finite.
 pub fn collect_statistics(
     checkpoint: &Checkpoint,
     tokens: &TokenSet,
@@ -214,22 +222,16 @@ pub fn collect_statistics(
     (terms, batch): (Terms, bool),
     placement: &Placement,
     progress: &dyn Progress,
-) -> Result<StatsBank> {
-    let options = CollectOptions {
+) -> Result<(StatsBank, Cut)> {
+    let wanted = Wanted {
+        samples: &tokens.windows,
         terms,
         batch,
-        // A backward pass keeps about four times what a forward pass does.
-        batch_tokens: settings.batch_tokens.unwrap_or_else(|| {
-            batch_tokens(&checkpoint.config, settings.sample_tokens, memory::available() / 16)
-        }),
-        model_digest: checkpoint.digest()?,
+        batch_tokens: settings.batch_tokens,
         calibration_digest: tokens.digest,
         seed: settings.seed,
     };
-    let decoder = Decoder::load(checkpoint, placement, Residency::Streamed)?;
-    Ok(collect(&decoder, &tokens.windows, &options, &|done, all| {
-        progress.at("statistics", done as u64, all as u64);
-    })?)
+    collect_streamed(checkpoint, placement, &wanted, memory::budget(settings.memory), progress)
 }
 
 /// Reads statistics from a file.
@@ -246,7 +248,13 @@ pub fn read_statistics(path: &Path) -> Result<StatsBank> {
 /// # Errors
 /// A file that exists and is not to be replaced, a full disk, no permission.
 pub fn write_statistics(bank: &StatsBank, staged: StagedFile) -> Result<()> {
-    Ok(staged.write(&bank.to_bytes()?)?)
+    let write = || -> std::io::Result<()> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(staged.path())?);
+        bank.write_to(&mut file)?;
+        file.flush()
+    };
+    write().with_context(|| format!("{}: cannot write", staged.target().display()))?;
+    Ok(staged.commit()?)
 }
 
 /// Which terms a way of scoring needs.
@@ -282,7 +290,8 @@ pub fn statistics(
         return Ok(bank);
     }
     let terms = needed_terms(&settings.score);
-    let bank = collect_statistics(checkpoint, tokens, calibration, terms, placement, progress)?;
+    let (bank, _) =
+        collect_statistics(checkpoint, tokens, calibration, terms, placement, progress)?;
     if let Some(path) = &settings.statistics {
         write_statistics(&bank, writer.file(path)?)?;
     }
@@ -361,7 +370,7 @@ const SAMPLE_BATCH: usize = 32;
 
 /// Draws token sequences from a model itself. Each begins after the token that
 /// opens a text (or, where the model has none, one that ends it), which is not
-/// part of it; special tokens are never drawn.
+/// part of it; special tokens and rows of the embedding without a token are never drawn.
 ///
 /// # Errors
 /// No sequences, a model without such a token, more tokens than its context, a
@@ -386,6 +395,7 @@ pub fn sample(
         })?;
     let mut banned = config.eos_token_ids.clone();
     banned.extend(checkpoint.tokenizer.special_ids());
+    banned.extend(checkpoint.tokenizer.unassigned_ids(config.vocab_size));
     let decoder = Decoder::load(checkpoint, placement, residency(checkpoint, placement))?;
     let mut rows = Vec::with_capacity(samples);
     let all = samples as u64 * sample_tokens as u64;

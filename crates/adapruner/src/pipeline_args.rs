@@ -28,6 +28,8 @@ pub struct PipelineArgs {
     pub stages: Option<Vec<Named<StageName>>>,
     /// Texts to measure on, that no earlier stage sees.
     pub tests: Vec<String>,
+    /// Go on though earlier stages see passages of these texts.
+    pub allow_overlap: bool,
     /// Tasks to ask.
     pub tasks: Vec<String>,
     /// Windows of each text and questions of each task; all where none is said.
@@ -54,11 +56,12 @@ impl PipelineArgs {
             stages: stages
                 .map_or_else(|| StageName::ALL.to_vec(), |s| s.iter().map(|s| s.0).collect()),
             tests: self.tests.clone(),
+            allow_overlap: self.allow_overlap,
             tasks: self.tasks.clone(),
             limit: self.limit,
             window: file.eval.window,
             data_dir: file.eval.data_dir.clone(),
-            threads: file.run.threads,
+            run: file.run.arguments(),
             // Adapters alone are no model that a later stage could open.
             formats: file.output.format.as_deref().map_or_else(
                 || Format::Hf.to_string(),

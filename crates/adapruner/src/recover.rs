@@ -6,6 +6,7 @@ use std::{fs::File, path::PathBuf, sync::atomic::AtomicBool};
 use adapruner_checkpoint::{
     Checkpoint, Error as FileError,
     atomic::{MARK, StateDir},
+    text::TokenSet,
 };
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
@@ -27,8 +28,9 @@ use crate::{
     manifest::{DataRecord, ModelRecord, RecoveryRecord},
     memory,
     outputs::OutputSettings,
+    pipeline,
     progress::Progress,
-    settings::{RunSettings, TextSettings},
+    settings::{EvalSettings, RunSettings, TextSettings},
 };
 
 /// File name of the log in the output.
@@ -37,6 +39,8 @@ pub const OUTPUT_LOG: &str = "training.jsonl";
 const TEACHER: &str = "teacher.bin";
 /// File name of the lock of a work folder.
 const LOCK: &str = "lock";
+/// Tokens of a sequence that can hold a passage of another text.
+const PASSAGE: usize = 32;
 
 /// What is learned.
 #[derive(Debug, Clone, Serialize)]
@@ -57,6 +61,10 @@ pub struct RecoverSettings {
     pub data: TextSettings,
     /// How its records become sequences.
     pub records: DataOptions,
+    /// Texts that the model will be measured on, and that the data must not hold.
+    pub tests: Vec<EvalSettings>,
+    /// Whether they may.
+    pub allow_overlap: bool,
     /// What is learned.
     pub method: Method,
     /// How.
@@ -142,10 +150,11 @@ pub struct Recovered {
 /// The training data of a model.
 ///
 /// # Errors
-/// Data that are missing, malformed or empty.
+/// Data that are missing, malformed or empty, or share passages with a test text.
 pub fn data(checkpoint: &Checkpoint, settings: &RecoverSettings) -> Result<Dataset> {
-    let records = records::read(&settings.data.text, &settings.data.options())?;
-    let data = Dataset::new(&records, &checkpoint.tokenizer, &settings.records)?;
+    let data = read_data(checkpoint, &settings.data, &settings.records)?;
+    let tests = pipeline::test_tokens(checkpoint, &settings.tests)?;
+    check_tests(&tests, &data, settings.allow_overlap)?;
     let (longest, most) = (data.longest(), checkpoint.config.max_position_embeddings);
     if longest > most {
         return Err(advised(
@@ -154,6 +163,57 @@ pub fn data(checkpoint: &Checkpoint, settings: &RecoverSettings) -> Result<Datas
         ));
     }
     Ok(data)
+}
+
+/// The training data as sequences.
+///
+/// # Errors
+/// Data that are missing, malformed or empty.
+pub fn read_data(
+    checkpoint: &Checkpoint,
+    data: &TextSettings,
+    options: &DataOptions,
+) -> Result<Dataset> {
+    let records = records::read(&data.text, &data.options())?;
+    Ok(Dataset::for_model(&records, checkpoint, options)?)
+}
+
+/// Refuses test texts that share passages with training data, unless that is
+/// allowed.
+///
+/// # Errors
+/// The first that does.
+pub fn check_tests(tests: &[TokenSet], data: &Dataset, allowed: bool) -> Result<()> {
+    let all = data.train.iter().chain(&data.validation).map(|example| &example.ids);
+    // Shorter ones hold no passage, and would make shorter runs count for all.
+    let rows = all.filter(|ids| ids.len() >= PASSAGE).cloned().collect();
+    let rows = TokenSet::of_rows(&data.name, data.digest, rows);
+    tests
+        .iter()
+        .try_for_each(|test| pipeline::check_overlap(test, ("the training data", &rows), allowed))
+}
+
+/// What a reader of the outputs should know of a training.
+///
+/// # Errors
+/// A log that cannot be read.
+pub fn warnings(record: &RecoveryRecord, work: &Work) -> Result<Vec<String>> {
+    let mut warnings = record.data.counts.warnings();
+    let kept = record.outcome.kept_step;
+    let moves = |entry: &Entry| entry.learning_rate > 0.0 && entry.gradient_norm > 0.0;
+    let steps = train::log::read(&work.log())?;
+    if kept == 0 && !steps.is_empty() {
+        warnings.push(
+            "no validation was better than before: what is written is the model as it was".into(),
+        );
+    } else if !steps.iter().any(|entry| entry.step <= kept && moves(entry)) {
+        warnings.push(
+            "nothing was learned, no step changed a parameter: what is written is the model as \
+             it was"
+                .into(),
+        );
+    }
+    Ok(warnings)
 }
 
 /// Trains; `None` where it was told to stop before the first step.

@@ -25,6 +25,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    args::EvalArgs,
     failure::advised,
     typed::{Named, Real},
 };
@@ -67,7 +68,8 @@ impl fmt::Display for MethodChoice {
 pub struct RecoverArgs {
     /// Training data: JSON or JSONL records with "instruction", "input" and
     /// "output" (Alpaca), with "messages" (conversations, by the model's chat
-    /// template) or with a text field; or a text or named set, as for eval
+    /// template, to which strftime_now says 26 July 2024) or with a text field;
+    /// or a text or named set, as for eval
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub data: Option<PathBuf>,
@@ -78,12 +80,33 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub data_dir: Option<PathBuf>,
+    /// Text that the model will be measured on: data that share passages with it
+    /// are refused; may be given several times
+    #[arg(long, value_name = "FILE|SET")]
+    pub test: Option<Vec<String>>,
+    /// Train even on data that share passages with a test text
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub allow_overlap: Option<bool>,
     /// Most tokens of a sequence; what is longer is cut, and said [default: 256]
     #[arg(long, value_name = "TOKENS")]
     pub cutoff: Option<usize>,
     /// Learn the prompts too
-    #[arg(long)]
-    pub train_on_prompt: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub train_on_prompt: Option<bool>,
     /// Records kept for validation: a share (0.05) or a number (200) [default:
     /// 0.05]
     #[arg(long, value_name = "SHARE|N")]
@@ -105,8 +128,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub targets: Option<Vec<Named<Target>>>,
     /// Scale updates by ALPHA / √R (rsLoRA)
-    #[arg(long)]
-    pub rslora: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub rslora: Option<bool>,
     /// Sequences of a step [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "batch_tokens")]
     pub batch_size: Option<usize>,
@@ -123,7 +153,8 @@ pub struct RecoverArgs {
     /// How it goes down: linear, cosine or constant [default: linear]
     #[arg(long, value_name = "SCHEDULE")]
     pub schedule: Option<Named<Decay>>,
-    /// Steps over which the learning rate rises from 0 [default: 10]
+    /// Steps over which the learning rate rises from 0, at most half of the
+    /// training [default: 10]
     #[arg(long, value_name = "N")]
     pub warmup: Option<u64>,
     /// Decay of the weights (AdamW) [default: 0]
@@ -142,8 +173,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "N")]
     pub max_minutes: Option<Real>,
     /// Compute each block again in the backward pass: slower, in less memory
-    #[arg(long)]
-    pub checkpointing: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub checkpointing: Option<bool>,
     /// Steps from one validation to the next [default: 50]
     #[arg(long, value_name = "N")]
     pub validate_every: Option<u64>,
@@ -184,8 +222,15 @@ pub struct RecoverArgs {
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub work: Option<PathBuf>,
     /// Keep that folder once the output is written
-    #[arg(long)]
-    pub keep_work: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub keep_work: Option<bool>,
     /// Most memory, in GiB: a training that needs more is refused before it
     /// begins [default: what is there]
     #[arg(long, value_name = "GIB")]
@@ -216,6 +261,8 @@ impl RecoverArgs {
     /// What is read and written besides the output folder `out`.
     pub fn files(&self, files: Files, out: Option<&Path>) -> Files {
         let files = self.data.iter().fold(files, |files, data| files.read("--data", data));
+        let tests = self.test.iter().flatten();
+        let files = tests.fold(files, |files, test| files.read("--test", test));
         let teacher = self.teacher.iter();
         let files = teacher.fold(files, |files, teacher| files.read("--teacher", teacher));
         let files =
@@ -235,16 +282,14 @@ impl RecoverArgs {
             return Err(advised("data: missing", "name the training data: --data FILE"));
         };
         let method = self.method.map_or_else(Default::default, |m| m.0);
-        let seed = self.seed.unwrap_or(42);
+        let seed = self.seed();
+        let eval = EvalArgs { data_dir: self.data_dir.clone(), ..EvalArgs::default() };
         Ok(RecoverSettings {
             run,
             data: TextSettings { text, field: self.field.clone(), data_dir: self.data_dir.clone() },
-            records: DataOptions {
-                cutoff: self.cutoff.unwrap_or(CUTOFF),
-                train_on_prompt: self.train_on_prompt,
-                validation: self.validation.map_or(Validation::Share(0.05), |v| v.0),
-                seed,
-            },
+            records: self.records(),
+            tests: eval.tests(self.test.iter().flatten()),
+            allow_overlap: self.allow_overlap.unwrap_or(false),
             method: match method {
                 MethodChoice::Lora => Method::Lora(self.lora()),
                 MethodChoice::Full => Method::Full,
@@ -252,10 +297,24 @@ impl RecoverArgs {
             train: self.train(method, seed)?,
             teacher: self.teacher.clone(),
             work: self.work.clone().unwrap_or_else(|| work_beside(&output.out)),
-            keep_work: self.keep_work,
+            keep_work: self.keep_work.unwrap_or(false),
             memory: self.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
             output,
         })
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed.unwrap_or(42)
+    }
+
+    /// How records become sequences.
+    pub fn records(&self) -> DataOptions {
+        DataOptions {
+            cutoff: self.cutoff.unwrap_or(CUTOFF),
+            train_on_prompt: self.train_on_prompt.unwrap_or(false),
+            validation: self.validation.map_or(Validation::Share(0.05), |v| v.0),
+            seed: self.seed(),
+        }
     }
 
     fn lora(&self) -> LoraOptions {
@@ -268,7 +327,7 @@ impl RecoverArgs {
             alpha: number(self.alpha, LORA.1),
             dropout: number(self.dropout, LORA.2),
             targets,
-            rslora: self.rslora,
+            rslora: self.rslora.unwrap_or(false),
         }
     }
 
@@ -308,7 +367,7 @@ impl RecoverArgs {
             },
             max_steps: self.max_steps,
             max_seconds: self.max_minutes.map(minutes),
-            checkpointing: self.checkpointing,
+            checkpointing: self.checkpointing.unwrap_or(false),
             validate_every: self.validate_every.unwrap_or(50),
             patience: self.patience,
             save_every: self.save_every.unwrap_or(50),

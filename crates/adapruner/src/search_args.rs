@@ -14,7 +14,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::{CalibrationArgs, EvalArgs, PlanArgs, RunArgs},
+    args::{CalibrationArgs, EvalArgs, PlanArgs, RunArgs, memory_bytes},
     config_file::{ConfigFile, overlay},
     typed::{Named, Real},
 };
@@ -29,15 +29,16 @@ pub struct SearchArgs {
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub study: Option<PathBuf>,
     /// Keep the trials in Redis, redis://HOST:PORT, so that workers on many
-    /// machines share them; each machine has a --study folder of its own
+    /// machines share them; each machine has a --study folder of its own. Start
+    /// the server with --appendonly yes: it may then be restarted at any time
     #[arg(long, value_name = "URL")]
     pub storage: Option<String>,
     /// What is searched at all: full (samples, metric and where the model is
     /// cut) or paper (samples and metric) [default: full]
     #[arg(long, value_name = "SPACE")]
     pub space: Option<Named<Extent>>,
-    /// Trials, complete or stopped early, those of earlier runs among them
-    /// [default: 150]
+    /// Trials, complete, stopped early or infeasible, those of earlier runs and
+    /// of other workers among them [default: 150]
     #[arg(long, value_name = "N")]
     pub trials: Option<u64>,
     /// Start no trial after so many minutes
@@ -64,13 +65,32 @@ pub struct SearchArgs {
     /// Local processes that work on the study [default: 1]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
-    /// Most memory, in GiB: a search that needs more is refused before it begins
-    /// [default: what is there]
+    /// Most memory, in GiB: the pool's samples run in groups that fit it, and a search
+    /// that needs more is refused before it begins [default: what the machine has
+    /// free]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     pub memory: Option<Real>,
+    /// Where the folder holds another search, move that to STUDY.1 (or the next
+    /// free number) and begin anew, with its statistics where they fit
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub anew: Option<bool>,
     /// Go on though texts share passages
-    #[arg(long)]
-    pub allow_overlap: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub allow_overlap: Option<bool>,
 }
 
 /// The paper's number of trials.
@@ -179,7 +199,7 @@ impl SearchGroups {
                 advised("study: missing", "name a folder for the study: --study DIR")
             })?,
             storage: search.storage.clone(),
-            pool: pool.resolve(&eval).ok_or_else(|| {
+            pool: pool.resolve(&eval)?.ok_or_else(|| {
                 advised("calibration: missing", "name a text for the pool: --calibration FILE")
             })?,
             eval: eval
@@ -205,8 +225,9 @@ impl SearchGroups {
             minutes: search.max_minutes.map(|minutes| minutes.0),
             patience: search.patience,
             workers,
-            memory: search.memory.map(|gib| (gib.0 * f64::from(1 << 30)) as u64),
-            allow_overlap: search.allow_overlap,
+            memory: memory_bytes(search.memory.or(calibration.memory))?,
+            allow_overlap: search.allow_overlap.unwrap_or(false),
+            anew: search.anew.unwrap_or(false),
             run: run.resolve()?,
         };
         Ok(Resolved {

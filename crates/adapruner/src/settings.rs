@@ -92,6 +92,9 @@ pub struct CalibrationSettings {
     pub seed: u64,
     /// Tokens that run together; `None` to choose from memory.
     pub batch_tokens: Option<usize>,
+    /// Most bytes of memory while statistics are collected; `None` for what the
+    /// machine has free.
+    pub memory: Option<u64>,
 }
 
 /// How what remains is fitted to make up for what was removed.

@@ -37,8 +37,15 @@ pub struct TaskArgs {
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub log_samples: Option<PathBuf>,
     /// Replace that file if it exists
-    #[arg(long)]
-    pub force: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub force: Option<bool>,
 }
 
 /// Seed where none is given.
@@ -50,7 +57,8 @@ impl TaskArgs {
         let tasks = self.task_file.iter().flatten();
         let files = tasks.fold(files, |files, task| files.read("--task-file", task));
         let log = self.log_samples.iter();
-        log.fold(files, |files, log| files.file("--log-samples", log, self.force))
+        let force = self.force.unwrap_or(false);
+        log.fold(files, |files, log| files.file("--log-samples", log, force))
     }
 
     /// Fills in the defaults; `None` where no task is named.

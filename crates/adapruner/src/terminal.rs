@@ -1,12 +1,12 @@
 //! Progress and messages on stderr.
 
 use std::{
-    io::{IsTerminal, stderr},
+    io::{IsTerminal, Write, stderr},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use adapruner::progress::Progress;
+use adapruner::{caution::Caution, progress::Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
@@ -25,14 +25,20 @@ pub fn init_messages(verbose: u8) {
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .with_target(false)
+        // These would panic where stderr is full.
+        .log_internal_errors(false)
         .without_time()
         .init();
 }
 
-/// Says what is about to be done.
-#[expect(clippy::print_stderr, reason = "what a long command says before it begins")]
+/// Warns of something, with advice on a line of its own.
+pub fn warn(caution: &Caution) {
+    tracing::warn!("{}\nhint: {}", caution.message, caution.hint);
+}
+
+/// Says something on stderr; one that is full or closed ends nothing.
 pub fn say(message: &str) {
-    eprintln!("{}", message.trim_end());
+    let _ = writeln!(stderr(), "{}", message.trim_end());
 }
 
 /// A bar for the stage at work, shown once it has taken two seconds; none where

@@ -6,7 +6,7 @@ use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig};
 use adapruner_eval::{ChunkedWindows, flops};
 use adapruner_kernels::{MatmulPrecision, f32_peak};
 use adapruner_model::{
-    Decoder, GradientObserver, Placement, ProjectionGrad, Residency, observe_gradients,
+    Decoder, GradientObserver, PassCuts, Placement, ProjectionGrad, Residency, observe_gradients,
 };
 use adapruner_prune::{
     CollectOptions, Evidence, Importance, PlanOptions, PrunePlan, Reduction, StatsBank, Terms,
@@ -120,7 +120,7 @@ impl GradientObserver for Nothing {
         Ok(())
     }
 
-    fn block_done(&self, _: usize) -> CandleResult<()> {
+    fn block_done(&self, _: usize, _: usize) -> CandleResult<()> {
         Ok(())
     }
 }
@@ -191,7 +191,8 @@ impl Ours {
             Pass::Perplexity => (tokens(&self.windows), self.perplexity()?),
             Pass::Gradients => {
                 let (decoder, samples) = (self.dense()?, &self.samples);
-                let losses = observe_gradients(decoder, samples, usize::MAX, &Nothing, &|_, _| {})?;
+                let cuts = PassCuts::whole(usize::MAX);
+                let losses = observe_gradients(decoder, samples, &cuts, &Nothing, &|_, _| {})?;
                 (tokens(samples), mean(&losses))
             }
             Pass::Bank => {
@@ -224,7 +225,7 @@ fn statistics(decoder: &Decoder, samples: &[Vec<u32>]) -> Result<StatsBank> {
     let options = CollectOptions {
         terms: Terms::Full,
         batch: true,
-        batch_tokens: usize::MAX,
+        cuts: PassCuts::whole(usize::MAX),
         model_digest: Digest::of_bytes(b""),
         calibration_digest: Digest::of_bytes(b""),
         seed: 0,

@@ -80,9 +80,8 @@ impl Material {
         let text = read(given("text", &search.text)?, &options)?;
         let calibration = read(given("calibration", &search.calibration)?, &options)?;
         let tokenizer = &checkpoint.tokenizer;
-        let windows = TokenSet::windows(&text, tokenizer, args.window, None)?;
         Ok(Self {
-            windows: windows.spread(args.trial_windows),
+            windows: TokenSet::spread(&text, tokenizer, args.window, args.trial_windows)?,
             pool: TokenSet::samples(
                 &calibration,
                 tokenizer,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    leftovers,
+    leftovers, replace,
     stage::{Kind, StagedFile, Target},
 };
 use crate::{
@@ -95,6 +95,25 @@ impl StateDir {
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Renames the folder to the first free of `NAME.1`, `NAME.2`, …; its new
+    /// path. Nobody else may be at work in it.
+    ///
+    /// # Errors
+    /// No permission.
+    pub fn set_aside(self) -> Result<PathBuf> {
+        let mut number = 1_u64;
+        loop {
+            let mut name = self.root.clone().into_os_string();
+            name.push(format!(".{number}"));
+            let aside = PathBuf::from(name);
+            match replace::create(&self.root, &aside) {
+                Ok(_) => return Ok(aside),
+                Err(Error::Exists { .. }) => number += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// A path in it.

@@ -218,7 +218,13 @@ impl<'a> Keys<'a> {
         if self.get("attention.causal").is_some_and(|v| v.as_bool() != Some(true)) {
             return Err(self.unsupported("attention.causal", "only causal attention is supported"));
         }
-        for key in ["embedding_scale", "residual_scale", "logit_scale", "attention.scale"] {
+        for key in [
+            "embedding_scale",
+            "residual_scale",
+            "logit_scale",
+            "attention.scale",
+            "rope.scaling.attn_factor",
+        ] {
             if let Some(scale) = self.optional_float(key)?.filter(|s| *s != 0.0 && *s != 1.0) {
                 return Err(self.unsupported(key, format!("a scale of {scale} is not supported")));
             }

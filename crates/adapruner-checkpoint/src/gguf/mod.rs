@@ -43,8 +43,8 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
     check::config(path, &config)?;
     let source = GgufSource::new(Arc::new(file), &header, config.head_dim)?;
     check::tensors(path, &config, &source)?;
-    let tokenizer = TextTokenizer::from_gguf(path, &header.metadata)?;
-    check::tokenizer(path, &tokenizer, config.vocab_size)?;
+    let mut tokenizer = TextTokenizer::from_gguf(path, &header.metadata)?;
+    check::tokenizer(path, &mut tokenizer, config.vocab_size)?;
     Ok(Checkpoint {
         config,
         tokenizer: Arc::new(tokenizer),

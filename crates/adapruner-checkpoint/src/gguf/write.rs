@@ -17,7 +17,7 @@ use super::{
 use crate::{
     checkpoint::Checkpoint,
     config::{ModelConfig, RopeScaling},
-    error::Result,
+    error::{Error, Result},
     names::{self, ExpectedTensor, Projection},
     open::check,
     output::{FileWriter, FloatType, OnProgress, Written, kept_type, prevailing_type},
@@ -67,7 +67,7 @@ pub fn write(
     let kind = options.kind.unwrap_or_else(|| source_kind(checkpoint));
     let mut warnings = per_layer_warnings(config);
     let metadata = metadata(checkpoint, kind, options, &mut warnings)?;
-    let places = places(config, kind);
+    let places = places(&checkpoint.origin, config, kind)?;
     warnings.extend(fallback_warnings(&places, kind));
 
     let divisors = rope_divisors(config).unwrap_or_default();
@@ -122,9 +122,11 @@ fn source_kind(checkpoint: &Checkpoint) -> TensorKind {
     }
 }
 
-fn places(config: &ModelConfig, wanted: TensorKind) -> Vec<Place> {
+fn places(origin: &Path, config: &ModelConfig, wanted: TensorKind) -> Result<Vec<Place>> {
     let place = |tensor: ExpectedTensor| {
-        let (gguf_name, projection) = gguf_name(&tensor.name);
+        let Some((gguf_name, projection)) = gguf_name(&tensor.name) else {
+            return Err(Error::tensor(origin, tensor.name, "has no name in GGUF"));
+        };
         let kind = stored_kind(wanted, &tensor, config.tie_word_embeddings);
         let elements: u64 = tensor.shape.iter().map(|&d| d as u64).product();
         let interleave = match projection {
@@ -139,29 +141,31 @@ fn places(config: &ModelConfig, wanted: TensorKind) -> Vec<Place> {
             | None => None,
         };
         let bytes = elements / kind.block_size() * kind.block_bytes();
-        Place { gguf_name, tensor, kind, bytes, interleave }
+        Ok(Place { gguf_name, tensor, kind, bytes, interleave })
     };
     names::expected_tensors(config).into_iter().map(place).collect()
 }
 
-/// GGUF's name of a canonical tensor, and the projection it belongs to.
-fn gguf_name(canonical: &str) -> (String, Option<Projection>) {
-    let fixed = match canonical {
-        names::EMBEDDING => "token_embd.weight",
-        names::FINAL_NORM => "output_norm.weight",
-        names::HEAD => "output.weight",
-        _ => "",
-    };
-    let inner = canonical.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-    let Some((layer, inner)) = inner else { return (fixed.to_owned(), None) };
-    let (module, part) = inner.rsplit_once('.').unwrap_or((inner, ""));
+/// GGUF's name of a canonical tensor, and the projection it belongs to; `None` for
+/// a name that a Llama model does not have.
+fn gguf_name(canonical: &str) -> Option<(String, Option<Projection>)> {
+    let fixed = |name: &str| Some((name.to_owned(), None));
+    match canonical {
+        names::EMBEDDING => return fixed("token_embd.weight"),
+        names::FINAL_NORM => return fixed("output_norm.weight"),
+        names::HEAD => return fixed("output.weight"),
+        _ => {}
+    }
+    let (layer, inner) = canonical.strip_prefix("model.layers.")?.split_once('.')?;
+    let (module, part) = inner.rsplit_once('.')?;
     let projection = Projection::ALL.into_iter().find(|p| p.module() == module);
-    let module = match projection {
-        Some(projection) => projection_name(projection),
-        None if module == "input_layernorm" => "attn_norm",
-        None => "ffn_norm",
+    let module = match (projection, module, part) {
+        (Some(projection), _, "weight" | "bias") => projection_name(projection),
+        (None, "input_layernorm", "weight") => "attn_norm",
+        (None, "post_attention_layernorm", "weight") => "ffn_norm",
+        (Some(_) | None, _, _) => return None,
     };
-    (format!("blk.{layer}.{module}.{part}"), projection)
+    Some((format!("blk.{layer}.{module}.{part}"), projection))
 }
 
 /// One line for each type that tensors fell back to.
@@ -208,16 +212,31 @@ mod tests {
     use super::{super::source::canonical_name, *};
 
     #[test]
+    fn other_names_have_none() {
+        for name in [
+            "",
+            "model.layers.0.self_attn.q_norm.weight",
+            "model.layers.0.pre_feedforward_layernorm.weight",
+            "model.layers.0.input_layernorm.bias",
+            "model.layers.0.self_attn.q_proj.scale",
+            "model.layers.0",
+            "model.rotary.inv_freq",
+        ] {
+            assert_eq!(gguf_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
     fn every_name_comes_back() {
         let names = [names::EMBEDDING, names::FINAL_NORM, names::HEAD].map(str::to_owned);
         let norms = [names::input_norm(3), names::ffn_norm(12)];
         for name in names.into_iter().chain(norms) {
-            let (gguf, projection) = gguf_name(&name);
+            let (gguf, projection) = gguf_name(&name).unwrap();
             assert_eq!((canonical_name(&gguf), projection), (Some((name, None)), None));
         }
         for p in Projection::ALL {
             for name in [p.weight(7), p.bias(0)] {
-                let (gguf, projection) = gguf_name(&name);
+                let (gguf, projection) = gguf_name(&name).unwrap();
                 assert_eq!((canonical_name(&gguf), projection), (Some((name, Some(p))), Some(p)));
             }
         }

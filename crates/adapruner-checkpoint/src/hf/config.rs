@@ -268,23 +268,46 @@ impl<'a> Keys<'a> {
     }
 
     fn rope(&self) -> Result<Rope> {
-        // transformers 5 writes one object for what were two keys.
-        let parameters = self.optional_object("rope_parameters")?;
-        let theta = match &parameters {
-            Some(parameters) => parameters.optional_float("rope_theta")?,
+        // transformers 5 writes one object for what were two keys. Where both are
+        // there it takes `rope_scaling`, unless that is empty, and of the other
+        // nothing.
+        let object = |key| {
+            let object = self.optional_object(key)?.filter(|keys| !keys.object.is_empty());
+            Ok::<_, Error>(object.map(|object| (key, object)))
+        };
+        let (scaling, parameters) = (object("rope_scaling")?, object("rope_parameters")?);
+        if let (Some((_, scaling)), Some((_, parameters))) = (&scaling, &parameters)
+            && scaling.object != parameters.object
+        {
+            tracing::warn!(
+                "{}: rope_scaling counts, rope_parameters beside it does not",
+                self.path.display()
+            );
+        }
+        let chosen = scaling.or(parameters);
+        let theta = match &chosen {
+            Some((_, chosen)) => chosen.optional_float("rope_theta")?,
             None => None,
         };
         let theta = match theta {
             Some(theta) => theta,
             None => self.optional_float("rope_theta")?.unwrap_or(10_000.0),
         };
-        let scaling = match parameters {
-            Some(parameters) => parameters.rope_scaling("rope_parameters")?,
-            None => match self.optional_object("rope_scaling")? {
-                Some(scaling) => scaling.rope_scaling("rope_scaling")?,
-                None => RopeScaling::None,
-            },
+        let scaling = match chosen {
+            Some((key, chosen)) => chosen.rope_scaling(key)?,
+            None => RopeScaling::None,
         };
+        // Beside the object it wins in transformers.
+        let original = "original_max_position_embeddings";
+        if let (Some(beside), RopeScaling::Llama3 { original_max_position_embeddings, .. }) =
+            (self.optional_size(original)?, &scaling)
+            && beside != *original_max_position_embeddings
+        {
+            let message = format!(
+                "{beside}, but {original_max_position_embeddings} in the rotary embedding's settings"
+            );
+            return Err(self.error(original, &message));
+        }
         Ok(Rope { theta, scaling })
     }
 
@@ -298,7 +321,7 @@ impl<'a> Keys<'a> {
             Some(kind) => kind,
             None => match self.optional_text("type")? {
                 Some(kind) => kind,
-                None if key == "rope_parameters" && self.get("rope_theta").is_some() => "default",
+                None if self.get("rope_theta").is_some() => "default",
                 None => return Err(self.error(key, "rope_type missing")),
             },
         };

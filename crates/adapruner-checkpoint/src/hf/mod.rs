@@ -39,12 +39,13 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
         files.push(("tokenizer.json".to_owned(), Digest::of_file(&tokenizer_path)?));
     }
     let mut source = SafetensorsSource::open(folder, files)?;
+    source.strip_prefixes()?;
     source.retain(|name| !is_surplus(name, config.tie_word_embeddings));
     check::tensors(folder, &config, &source)?;
     source.check_dtypes()?;
 
-    let tokenizer = TextTokenizer::from_hf_folder(folder)?;
-    check::tokenizer(folder, &tokenizer, config.vocab_size)?;
+    let mut tokenizer = TextTokenizer::from_hf_folder(folder)?;
+    check::tokenizer(folder, &mut tokenizer, config.vocab_size)?;
     let generation_path = folder.join("generation_config.json");
     let generation_config = match generation_path.exists() {
         true => Some(read_json(&generation_path)?.0),

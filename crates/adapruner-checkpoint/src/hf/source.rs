@@ -27,6 +27,9 @@ pub const INDEX: &str = "model.safetensors.index.json";
 
 /// Largest header of a safetensors file, as the format's own reader has it.
 const MAX_HEADER: u64 = 100_000_000;
+/// What `torch.compile`, data-parallel training and PEFT put before the names of
+/// a model's tensors.
+const PREFIXES: [&str; 3] = ["_orig_mod.", "module.", "base_model.model."];
 /// Most files of one model.
 const MAX_SHARDS: usize = 1 << 12;
 
@@ -80,6 +83,35 @@ impl SafetensorsSource {
     /// Drops the tensors that `keep` does not want.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.entries.retain(|name, _| keep(name));
+    }
+
+    /// Takes off what wrappers put before the names of all tensors.
+    ///
+    /// # Errors
+    /// A prefix before the names of some tensors only.
+    pub fn strip_prefixes(&mut self) -> Result<()> {
+        while let Some(prefix) = PREFIXES
+            .into_iter()
+            .find(|prefix| self.entries.keys().any(|name| name.starts_with(prefix)))
+        {
+            let all = self.entries.len();
+            let with = self.entries.keys().filter(|name| name.starts_with(prefix)).count();
+            if with < all {
+                let message = format!("{with} of {all} tensor names begin with {prefix:?}");
+                let error = Error::unsupported(&self.folder, message);
+                return Err(error.advise(
+                    "save the model itself rather than its wrapper; merge an adapter first",
+                ));
+            }
+            tracing::warn!(
+                "{}: {prefix:?} is taken off the names of all tensors",
+                self.folder.display()
+            );
+            let entries = std::mem::take(&mut self.entries);
+            let strip = |(name, entry): (String, Entry)| (name[prefix.len()..].to_owned(), entry);
+            self.entries = entries.into_iter().map(strip).collect();
+        }
+        Ok(())
     }
 
     /// Refuses stored types that cannot be read, before anything is loaded.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
-    error::Result,
+    error::{Error, Result},
     names::{self, ExpectedTensor},
     open::check,
     output::{
@@ -133,7 +133,12 @@ pub fn write(
 
     let mut files = Vec::new();
     let mut small = |name: &str, bytes: &[u8]| -> Result<()> {
-        files.push(write_file(&dir.join(name), bytes)?);
+        let path = dir.join(name);
+        if let Some(folder) = path.parent().filter(|folder| *folder != dir) {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+        }
+        // Named by its place in the folder: chat templates have one of their own.
+        files.push(OutputFile { name: name.to_owned(), ..write_file(&path, bytes)? });
         Ok(())
     };
     small("config.json", &pretty(&config_json(config, form, dtype)))?;

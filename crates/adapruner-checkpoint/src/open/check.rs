@@ -150,13 +150,7 @@ pub(crate) fn tensors(path: &Path, config: &ModelConfig, source: &dyn TensorSour
 /// Holds the tokenizer against the vocabulary, which may be larger (padded).
 ///
 /// # Errors
-/// A tokenizer with ids beyond the vocabulary.
-pub(crate) fn tokenizer(path: &Path, tokenizer: &TextTokenizer, vocab: usize) -> Result<()> {
-    let size = tokenizer.vocab_size();
-    if size <= vocab {
-        return Ok(());
-    }
-    let message =
-        format!("it has ids up to {}, but the model's vocabulary has only {vocab}", size - 1);
-    Err(Error::Tokenizer { path: path.to_path_buf(), message })
+/// A tokenizer with ids beyond the vocabulary that are no added tokens.
+pub(crate) fn tokenizer(path: &Path, tokenizer: &mut TextTokenizer, vocab: usize) -> Result<()> {
+    tokenizer.bind(vocab).map_err(|error| error.relocate(|_| path.to_path_buf()))
 }

@@ -1,6 +1,6 @@
 //! The tokenizer's files in a Hugging Face folder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
@@ -22,6 +22,13 @@ pub(super) const CONFIG: &str = "tokenizer_config.json";
 const TOKENS_MAP: &str = "special_tokens_map.json";
 const ADDED: &str = "added_tokens.json";
 const TEMPLATE: &str = "chat_template.jinja";
+/// The template as processors of images and sound keep it: an object that holds
+/// it.
+const TEMPLATE_JSON: &str = "chat_template.json";
+/// Folder of the templates that have names of their own.
+pub(crate) const TEMPLATES: &str = "additional_chat_templates";
+/// Most files that are read there.
+const MAX_TEMPLATES: usize = 64;
 
 /// Classes whose Python code replaces the post-processor of `tokenizer.json`
 /// by BOS and EOS as their configuration says.
@@ -50,13 +57,8 @@ pub(super) fn read(dir: &Path) -> Result<TextTokenizer> {
             files.push((name.to_owned(), bytes));
         }
     }
-    let mut chat_template = template(&config["chat_template"]).map(str::to_owned);
-    if let Some(bytes) = read_file(&dir.join(TEMPLATE))? {
-        let text = String::from_utf8(bytes.clone())
-            .map_err(|e| Error::format(dir.join(TEMPLATE), format!("not UTF-8: {e}")))?;
-        files.push((TEMPLATE.to_owned(), bytes));
-        chat_template = Some(text);
-    }
+    let templates = templates(dir, &config["chat_template"], &mut files)?;
+    let (template_file, chat_template) = templates.unzip();
 
     let class = config["tokenizer_class"].as_str().unwrap_or_default();
     let llama = LLAMA_CLASSES.contains(&class);
@@ -81,7 +83,54 @@ pub(super) fn read(dir: &Path) -> Result<TextTokenizer> {
             .map_err(|e| Error::Tokenizer { path: path.clone(), message: e.to_string() })?;
         inner.with_post_processor(processor);
     }
-    TextTokenizer::new(inner, &path, Source::Folder(files), named, chat_template)
+    let tokenizer = TextTokenizer::new(inner, &path, Source::Folder(files), named, chat_template)?;
+    Ok(TextTokenizer { template_file, ..tokenizer })
+}
+
+/// The chat template with the file it stands in, as transformers picks it:
+/// `chat_template.jinja` before `tokenizer_config.json`, and `chat_template.json`
+/// where there is neither. All files of templates are added to `files`.
+fn templates(
+    dir: &Path,
+    entry: &Json,
+    files: &mut Vec<(String, Vec<u8>)>,
+) -> Result<Option<(PathBuf, String)>> {
+    let config = || Some((dir.join(CONFIG), template(entry)?.to_owned()));
+    let mut found = None;
+    if let Some(bytes) = read_file(&dir.join(TEMPLATE))? {
+        let text = String::from_utf8(bytes.clone())
+            .map_err(|e| Error::format(dir.join(TEMPLATE), format!("not UTF-8: {e}")))?;
+        files.push((TEMPLATE.to_owned(), bytes));
+        found = Some((dir.join(TEMPLATE), text));
+    }
+    found = found.or_else(config);
+    if let Some(bytes) = read_file(&dir.join(TEMPLATE_JSON))? {
+        let path = dir.join(TEMPLATE_JSON);
+        let json: Json = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::format(&path, format!("not valid JSON: {e}")))?;
+        files.push((TEMPLATE_JSON.to_owned(), bytes));
+        found = found.or_else(|| Some((path, template(&json["chat_template"])?.to_owned())));
+    }
+    let folder = dir.join(TEMPLATES);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(found) };
+    let mut names = Vec::new();
+    for entry in entries.take(MAX_TEMPLATES) {
+        let entry = entry.map_err(Error::io(&folder, "read"))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        names.extend(name.ends_with(".jinja").then_some(name));
+    }
+    names.sort_unstable();
+    for name in names {
+        if let Some(bytes) = read_file(&folder.join(&name))? {
+            if name == "default.jinja" && found.is_none() {
+                let text = String::from_utf8(bytes.clone())
+                    .map_err(|e| Error::format(folder.join(&name), format!("not UTF-8: {e}")))?;
+                found = Some((folder.join(&name), text));
+            }
+            files.push((format!("{TEMPLATES}/{name}"), bytes));
+        }
+    }
+    Ok(found)
 }
 
 /// The files to write for a tokenizer that was read from `files`.

@@ -22,7 +22,7 @@ mod added;
 mod charsmap;
 pub mod chat;
 mod check;
-mod folder;
+pub(crate) mod folder;
 mod from_gguf;
 mod keys;
 mod pieces;
@@ -65,7 +65,11 @@ pub struct TextTokenizer {
     named: NamedTokens,
     special_ids: Vec<u32>,
     chat_template: Option<String>,
+    /// The file that the template stands in, where it is another.
+    template_file: Option<PathBuf>,
     vocab_size: usize,
+    /// Rows of the model's embedding, where a model is known.
+    model_vocab: Option<usize>,
     /// Ids that are added before and after a text by default.
     ends: [Vec<u32>; 2],
     adds_bos: bool,
@@ -92,8 +96,9 @@ struct NamedTokens {
 
 impl TextTokenizer {
     /// Reads `tokenizer.json` of a Hugging Face folder, with
-    /// `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `chat_template.jinja` where they are.
+    /// `tokenizer_config.json`, `special_tokens_map.json` and the files of chat
+    /// templates (`chat_template.jinja`, `additional_chat_templates/`,
+    /// `chat_template.json`) where they are.
     ///
     /// # Errors
     /// A file that is missing, malformed or absurdly large.
@@ -148,7 +153,9 @@ impl TextTokenizer {
             named,
             special_ids,
             chat_template,
+            template_file: None,
             vocab_size,
+            model_vocab: None,
             ends,
             adds_bos,
             adds_eos,
@@ -159,9 +166,62 @@ impl TextTokenizer {
         Error::Tokenizer { path: self.path.clone(), message: message.to_string() }
     }
 
-    /// Ids that the tokenizer can produce, one past the largest.
+    /// Binds the tokenizer to a model whose embedding has `vocab` rows. transformers
+    /// opens a model with more tokens as long as none of them is used: added
+    /// tokens beyond the embedding are left, and a text that holds one is an error.
+    ///
+    /// # Errors
+    /// Ids beyond the embedding that are no added tokens, or that the tokenizer
+    /// adds to every text.
+    pub(crate) fn bind(&mut self, vocab: usize) -> Result<()> {
+        let beyond = |id: &u32| *id as usize >= vocab;
+        let size = self.vocab_size;
+        if size <= vocab {
+            self.model_vocab = Some(vocab);
+            return Ok(());
+        }
+        let added = self.inner.get_added_tokens_decoder();
+        let mut own = self.inner.get_vocab(false).into_values();
+        if own.any(|id| beyond(&id) && !added.contains_key(&id))
+            || self.ends.iter().flatten().any(beyond)
+        {
+            let last = size - 1;
+            let message =
+                format!("it has ids up to {last}, but the model's vocabulary has only {vocab}");
+            return Err(self.error(message));
+        }
+        let names: Vec<&str> = added
+            .iter()
+            .filter(|(id, _)| beyond(id))
+            .map(|(_, token)| token.content.as_str())
+            .collect();
+        tracing::warn!(
+            "{}: {} added tokens ({}{}) are beyond the model's vocabulary of {vocab}; texts must not hold them",
+            self.path.display(),
+            names.len(),
+            names[0],
+            if names.len() > 1 { ", …" } else { "" }
+        );
+        let NamedTokens { bos, eos, pad, unk } = &mut self.named;
+        for role in [bos, eos, pad, unk] {
+            *role = role.filter(|id| !beyond(id));
+        }
+        self.special_ids.retain(|id| !beyond(id));
+        self.model_vocab = Some(vocab);
+        Ok(())
+    }
+
+    /// The ids below `vocab` that stand for nothing: rows that fill up an
+    /// embedding, and gaps.
+    pub fn unassigned_ids(&self, vocab: usize) -> Vec<u32> {
+        let known: HashSet<u32> = self.inner.get_vocab(true).into_values().collect();
+        let ids = (0..vocab).map_while(|id| u32::try_from(id).ok());
+        ids.filter(|id| !known.contains(id)).collect()
+    }
+
+    /// Ids that the tokenizer can produce for its model, one past the largest.
     pub fn vocab_size(&self) -> usize {
-        self.vocab_size
+        self.model_vocab.map_or(self.vocab_size, |vocab| vocab.min(self.vocab_size))
     }
 
     /// Ids of `text`, with the special tokens that the tokenizer adds by
@@ -266,6 +326,7 @@ impl TextTokenizer {
     /// Ids of a text of bounded length with their bytes; an error in words.
     fn offsets_window(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, String> {
         let encoding = fenced(|| self.inner.encode(text, false))?.map_err(|e| e.to_string())?;
+        self.check_ids(encoding.get_ids().iter().copied())?;
         let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
         Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
     }
@@ -284,8 +345,18 @@ impl TextTokenizer {
 
     /// Ids of a text of bounded length; an error in words.
     fn encoded_window(&self, text: &str, special: bool) -> Result<Vec<u32>, String> {
-        let encoding = fenced(|| self.inner.encode_fast(text, special));
-        Ok(encoding?.map_err(|e| e.to_string())?.get_ids().to_vec())
+        let encoding = fenced(|| self.inner.encode_fast(text, special))?;
+        let ids = encoding.map_err(|e| e.to_string())?.get_ids().to_vec();
+        self.check_ids(ids.iter().copied())?;
+        Ok(ids)
+    }
+
+    /// Refuses ids beyond the model's embedding; an error in words.
+    fn check_ids(&self, mut ids: impl Iterator<Item = u32>) -> Result<(), String> {
+        let Some(vocab) = self.model_vocab else { return Ok(()) };
+        let Some(id) = ids.find(|id| *id as usize >= vocab) else { return Ok(()) };
+        let token = self.inner.id_to_token(id).unwrap_or_default();
+        Err(format!("token {token:?} has id {id}, beyond the model's vocabulary of {vocab}"))
     }
 
     /// Text of `ids`, without that of control tokens if `skip_special`.
@@ -293,8 +364,8 @@ impl TextTokenizer {
     /// # Errors
     /// Ids that are none of the tokenizer's, or where it fails on them.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocab_size) {
-            let size = self.vocab_size;
+        let size = self.vocab_size();
+        if let Some(id) = ids.iter().find(|id| **id as usize >= size) {
             return Err(self.error(format!("no token has id {id}, only those below {size}")));
         }
         let text = fenced(|| self.inner.decode(ids, skip_special));
@@ -348,7 +419,8 @@ impl TextTokenizer {
         };
         let tokens =
             [("bos_token", bos), ("eos_token", eos), ("pad_token", pad), ("unk_token", unk)];
-        ChatTemplate::new(&self.path, source, tokens.into_iter().filter_map(token)).map(Some)
+        let path = self.template_file.as_ref().unwrap_or(&self.path);
+        ChatTemplate::new(path, source, tokens.into_iter().filter_map(token)).map(Some)
     }
 
     /// The files of this tokenizer in a Hugging Face folder, by name.
@@ -379,8 +451,8 @@ impl TextTokenizer {
     /// A vocabulary too small for the tokenizer; a tokenizer that llama.cpp
     /// has no name for or would apply differently.
     pub fn gguf_metadata(&self, vocab_size: usize) -> Result<Metadata> {
-        if vocab_size < self.vocab_size {
-            let own = self.vocab_size;
+        let own = self.vocab_size();
+        if vocab_size < own {
             let message = format!("{own} tokens do not fit into a vocabulary of {vocab_size}");
             return Err(self.error(message));
         }

@@ -98,10 +98,20 @@ proptest! {
     }
 }
 
+/// What this processor has no instructions for is tested elsewhere, which is said.
+#[test]
+fn arithmetics_that_do_not_run_here_are_said() {
+    for arithmetic in ALL.into_iter().filter(|a| !a.runs_here()) {
+        adapruner_testing::unsupported(&format!("{arithmetic:?}: not on this processor"));
+    }
+    assert!(Arithmetic::Scalar.runs_here());
+}
+
 /// Rounding the activations is all that sets the dot products apart.
 #[test]
 fn dot_products_equal_the_rounded_activations() {
     if !Arithmetic::Dot.runs_here() {
+        adapruner_testing::unsupported("Dot: not on this processor");
         return;
     }
     let (x, weight) = (numbers(&[40, 700], 1), weight(65, 700, 2));

@@ -15,6 +15,7 @@ use crate::{
     block::Pass,
     decoder::Decoder,
     error::{Error, Result},
+    wide::in_f64,
 };
 
 /// Sequences whose rows follow each other.
@@ -225,7 +226,7 @@ fn last(
         let ids = Tensor::from_slice(&term.ids, (count, term.k), device)?;
         let weights = Tensor::from_slice(&term.weights, (count, term.k), device)?;
         let losses = linear_soft_cross_entropy(&x, &head, &ids, &weights, term.temperature)?;
-        let values = losses.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let values = in_f64(&losses.detach())?.to_vec1::<f64>()?;
         if let Some(row) = values.iter().position(|loss| !loss.is_finite()) {
             return Err(Error::Loss { sample: rows.sequence_of(row), loss: values[row] });
         }
@@ -266,7 +267,7 @@ fn apart(h: &Tensor, t: &Tensor) -> Result<(f64, Tensor)> {
     // A target of zeros weighs much, not infinitely.
     let share = (t.sqr()?.sum_keepdim(D::Minus1)? + 1e-12)?.recip()?;
     let weighed = difference.broadcast_mul(&share)?;
-    let squares = (difference.to_dtype(DType::F64)? * weighed.to_dtype(DType::F64)?)?;
+    let squares = (in_f64(&difference)? * in_f64(&weighed)?)?;
     Ok((squares.sum_all()?.to_scalar()?, (weighed.to_dtype(h.dtype())? * 2.0)?))
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use adapruner_checkpoint::names::Projection;
 use adapruner_model::{
-    Decoder, Error, GradientObserver, ProjectionGrad, Residency, observe_gradients,
+    Decoder, Error, GradientObserver, PassCuts, ProjectionGrad, Residency, observe_gradients,
     parameter_gradients,
 };
 use candle_core::{DType, Result, Tensor, bail};
@@ -15,7 +15,7 @@ use crate::common::{Expected, F32, decoder, ids, near, with};
 #[derive(Default)]
 struct PerSample {
     gradients: Mutex<BTreeMap<(usize, Projection, usize), Tensor>>,
-    done: Mutex<Vec<usize>>,
+    done: Mutex<Vec<(usize, usize)>>,
 }
 
 impl GradientObserver for PerSample {
@@ -31,18 +31,66 @@ impl GradientObserver for PerSample {
         Ok(())
     }
 
-    fn block_done(&self, layer: usize) -> Result<()> {
-        self.done.lock().unwrap().push(layer);
+    fn block_done(&self, layer: usize, samples: usize) -> Result<()> {
+        self.done.lock().unwrap().push((layer, samples));
         Ok(())
     }
 }
 
 fn observe(decoder: &Decoder, samples: &[Vec<u32>], most: usize) -> (Vec<f64>, PerSample) {
     let seen = PerSample::default();
-    let losses = observe_gradients(decoder, samples, most, &seen, &|_, _| {}).unwrap();
-    let layers = decoder.config().layers.len();
-    assert_eq!(*seen.done.lock().unwrap(), (0..layers).rev().collect::<Vec<_>>());
+    let cuts = PassCuts::whole(most);
+    let losses = observe_gradients(decoder, samples, &cuts, &seen, &|_, _| {}).unwrap();
+    let done: Vec<_> = layers(decoder).map(|layer| (layer, samples.len())).collect();
+    assert_eq!(*seen.done.lock().unwrap(), done);
     (losses, seen)
+}
+
+/// Last layer first.
+fn layers(decoder: &Decoder) -> impl Iterator<Item = usize> + use<> {
+    (0..decoder.config().layers.len()).rev()
+}
+
+/// Everything that was seen, as bits.
+fn bits(seen: &PerSample) -> BTreeMap<(usize, Projection, usize), Vec<u32>> {
+    let of = |t: &Tensor| {
+        let values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    seen.gradients.lock().unwrap().iter().map(|(key, t)| (*key, of(t))).collect()
+}
+
+/// Groups of one micro-batch, of three and of all; the inputs of all blocks kept, of one,
+/// of some.
+#[test]
+fn groups_and_kept_blocks_change_no_bit() {
+    for (name, residency) in [("tiny", Residency::Resident), ("per_layer", Residency::Streamed)] {
+        let decoder = with(name, DType::F32, residency);
+        let vocabulary = decoder.config().vocab_size as u32;
+        let lengths = [12, 12, 12, 7, 7, 12, 9];
+        let samples: Vec<Vec<u32>> =
+            (0..).zip(lengths).map(|(at, len)| ids(len, vocabulary, at)).collect();
+        let (losses, all) = observe(&decoder, &samples, 1);
+        for (group_tokens, ends) in [(1, &[1, 2, 3, 4, 5, 6, 7][..]), (30, &[2, 5, 7]), (71, &[7])]
+        {
+            for kept_blocks in [1, 2, 3, usize::MAX] {
+                let cuts = PassCuts { batch_tokens: 1, group_tokens, kept_blocks };
+                let (seen, steps) = (PerSample::default(), Mutex::new(Vec::new()));
+                let progress = |done, all| steps.lock().unwrap().push((done, all));
+                let again = observe_gradients(&decoder, &samples, &cuts, &seen, &progress).unwrap();
+                assert_eq!(losses, again, "{name}, {cuts:?}");
+                assert!(bits(&seen) == bits(&all), "{name}, {cuts:?}");
+                let done: Vec<_> = ends
+                    .iter()
+                    .flat_map(|&end| layers(&decoder).map(move |layer| (layer, end)))
+                    .collect();
+                assert_eq!(*seen.done.lock().unwrap(), done, "{name}, {cuts:?}");
+                let steps = steps.into_inner().unwrap();
+                let expected: Vec<_> = (1..=steps.len()).map(|at| (at, steps.len())).collect();
+                assert_eq!(steps, expected, "{name}, {cuts:?}");
+            }
+        }
+    }
 }
 
 /// Equal and unequal lengths, one model with a layer without attention.
@@ -106,7 +154,8 @@ fn progress_counts_two_steps_a_block() {
     let steps = Mutex::new(Vec::new());
     let progress = |done, all| steps.lock().unwrap().push((done, all));
     let samples = [ids(9, 512, 1), ids(5, 512, 2)];
-    observe_gradients(&decoder, &samples, 64, &PerSample::default(), &progress).unwrap();
+    observe_gradients(&decoder, &samples, &PassCuts::whole(64), &PerSample::default(), &progress)
+        .unwrap();
     assert_eq!(steps.into_inner().unwrap(), (1..=8).map(|done| (done, 8)).collect::<Vec<_>>());
 }
 
@@ -117,7 +166,7 @@ impl GradientObserver for Refuses {
         bail!("seen enough")
     }
 
-    fn block_done(&self, _: usize) -> Result<()> {
+    fn block_done(&self, _: usize, _: usize) -> Result<()> {
         Ok(())
     }
 }
@@ -126,7 +175,8 @@ impl GradientObserver for Refuses {
 fn the_error_of_an_observer_ends_the_pass() {
     let decoder = decoder("tiny");
     let samples = [ids(9, 512, 1)];
-    let error = observe_gradients(&decoder, &samples, 64, &Refuses, &|_, _| {}).unwrap_err();
+    let error = observe_gradients(&decoder, &samples, &PassCuts::whole(64), &Refuses, &|_, _| {})
+        .unwrap_err();
     assert!(error.to_string().contains("seen enough"), "{error}");
 }
 
@@ -135,7 +185,7 @@ fn samples_without_a_prediction_are_errors() {
     let decoder = decoder("tiny");
     for samples in [vec![vec![1]], vec![vec![]], vec![vec![1, 2], vec![512, 1]]] {
         let seen = PerSample::default();
-        let found = observe_gradients(&decoder, &samples, 64, &seen, &|_, _| {});
+        let found = observe_gradients(&decoder, &samples, &PassCuts::whole(64), &seen, &|_, _| {});
         assert!(matches!(found, Err(Error::Tokens(_))), "{samples:?}");
         assert!(matches!(parameter_gradients(&decoder, &samples), Err(Error::Tokens(_))));
     }

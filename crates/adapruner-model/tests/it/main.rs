@@ -9,3 +9,4 @@ mod packed;
 mod placement;
 mod running;
 mod training;
+mod wide;

@@ -1,4 +1,18 @@
 //! Collecting a [`StatsBank`] in one backward pass over the calibration samples.
+//!
+//! The terms of a sample come from its own gradients alone, so it does not matter
+//! which samples run together: groups and kept blocks change no bit at all, other
+//! micro-batches none where our own kernels make the products (the gemm crate, which
+//! makes those of up to four rows, of fewer than 16 columns and on processors without
+//! AVX2, may round otherwise beside other rows). The terms of the whole set, `Σ |w·ḡ|` and
+//! `Σ |w·ḡ − ½·w²·F̄|`, need `Σ_s w·g_s` and `Σ_s (w·g_s)²` of every element over all
+//! samples before the absolute value: two f32 numbers a weight, added sample by
+//! sample in the order of the list, whatever the micro-batches and groups. They are
+//! reduced and dropped when the last sample was seen. Within one group that is two
+//! numbers for every weight of one block; with several groups all blocks are under
+//! way at once, so it is two for every weight of all blocks (8 bytes a weight). That
+//! is why [`super::memory`] keeps the inputs of fewer blocks before it makes several
+//! groups of samples whose set terms are collected.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +22,7 @@ use std::{
 
 use adapruner_checkpoint::{Digest, names::Projection};
 use adapruner_kernels::MatmulPrecision;
-use adapruner_model::{Decoder, GradientObserver, ProjectionGrad, observe_gradients};
+use adapruner_model::{Decoder, GradientObserver, PassCuts, ProjectionGrad, observe_gradients};
 use candle_core::{DType, Result as CandleResult, Storage, Tensor, WithDType, bail};
 
 use super::{BANK_VERSION, BankArrays, BankHeader, StatsBank, Terms, fused, portable};
@@ -25,8 +39,9 @@ pub struct CollectOptions {
     /// Whether the terms of the whole set of samples are collected as well
     /// (needs [`Terms::Full`]).
     pub batch: bool,
-    /// Most tokens that run together.
-    pub batch_tokens: usize,
+    /// What runs and is kept together; the bank does not depend on groups and kept
+    /// blocks.
+    pub cuts: PassCuts,
     /// Digest of the model.
     pub model_digest: Digest,
     /// Digest of the calibration samples.
@@ -37,9 +52,8 @@ pub struct CollectOptions {
 
 /// Collects the Taylor terms of every structural vector for every sample.
 ///
-/// One forward and one backward pass; `progress` is told (steps done, steps in
-/// all). Memory beyond the pass itself: the bank, and with `batch` and samples
-/// that do not fit one micro-batch two numbers for every weight of a block.
+/// One forward and one backward pass for each group of samples; `progress` is told
+/// (steps done, steps in all). [`super::memory`] says what it takes in memory.
 ///
 /// # Errors
 /// No samples, contradicting options, or those of
@@ -57,7 +71,7 @@ pub fn collect(
         options.terms,
         options.batch,
     )?;
-    let losses = observe_gradients(decoder, samples, options.batch_tokens, &collector, progress)?;
+    let losses = observe_gradients(decoder, samples, &options.cuts, &collector, progress)?;
     let header = BankHeader {
         version: BANK_VERSION,
         model_digest: options.model_digest,
@@ -240,14 +254,17 @@ impl GradientObserver for Collector {
         }
     }
 
-    fn block_done(&self, layer: usize) -> CandleResult<()> {
+    fn block_done(&self, layer: usize, samples: usize) -> CandleResult<()> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match state.pending.iter().find(|((of, _), _)| *of == layer) {
+        let short = |((of, _), pending): &(&(usize, Projection), &Pending)| {
+            *of == layer && (pending.seen != samples || samples == self.samples)
+        };
+        match state.pending.iter().find(short) {
             None => Ok(()),
             Some(((_, projection), pending)) => bail!(
-                "layer {layer}, {projection}: gradients of {} samples were seen, expected {}",
-                pending.seen,
-                self.samples
+                "layer {layer}, {projection}: gradients of {} samples were seen, expected \
+                 {samples}",
+                pending.seen
             ),
         }
     }

@@ -5,10 +5,13 @@
 //! metadata key [`HEADER_KEY`] holds the header. The file carries a digest of
 //! itself ([`sealed`]).
 
-use std::collections::HashMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
-use adapruner_checkpoint::sealed::{self, Seal};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use adapruner_checkpoint::sealed::{self, Floats, Seal, Sealed};
+use safetensors::{Dtype, SafeTensors};
 
 use super::{BankArrays, BankHeader, StatsBank, UNSEALED_VERSION};
 use crate::error::{Error, Result};
@@ -25,11 +28,20 @@ impl StatsBank {
     /// # Errors
     /// Sizes that the format cannot hold.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let malformed = |e: &dyn std::fmt::Display| Error::Bank(format!("cannot be written: {e}"));
-        let header = serde_json::to_string(self.header()).map_err(|e| malformed(&e))?;
-        let (samples, vectors) = (self.samples(), self.layout().len());
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes).map_err(|e| Error::Bank(format!("cannot be written: {e}")))?;
+        Ok(bytes)
+    }
+
+    /// Writes the bytes of [`StatsBank::to_bytes`] to `to`, without another copy of the
+    /// bank in memory.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn write_to(&self, to: &mut dyn Write) -> io::Result<()> {
         let arrays = self.arrays();
-        let bytes: Vec<(&str, Vec<usize>, Vec<u8>)> = [
+        let (samples, vectors) = (self.samples(), self.layout().len());
+        let tensors: Vec<Floats<'_>> = [
             ("signed", vec![samples, vectors], &arrays.signed),
             ("element", vec![samples, vectors], &arrays.element),
             ("fisher", vec![samples, vectors], &arrays.fisher),
@@ -38,24 +50,11 @@ impl StatsBank {
         ]
         .into_iter()
         .filter(|(_, _, values)| !values.is_empty())
-        .map(|(name, shape, values)| {
-            (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        })
+        .map(|(name, shape, values)| Floats { name: name.to_owned(), shape, values })
         .collect();
-        let views = bytes
-            .iter()
-            .map(|(name, shape, data)| {
-                Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data)?))
-            })
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(|e| malformed(&e))?;
-        let metadata = HashMap::from([
-            (HEADER_KEY.to_owned(), header),
-            (sealed::KEY.to_owned(), sealed::BLANK.to_owned()),
-        ]);
-        let mut bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(&e))?;
-        sealed::seal(&mut bytes).map_err(|e| malformed(&e))?;
-        Ok(bytes)
+        let header = serde_json::to_string(self.header())?;
+        let metadata = BTreeMap::from([(HEADER_KEY.to_owned(), header)]);
+        sealed::safetensors(to, &tensors, &metadata, Sealed::Yes)
     }
 
     /// Reads what [`StatsBank::to_bytes`] wrote.

@@ -23,6 +23,7 @@
 mod collect;
 mod file;
 mod fused;
+pub mod memory;
 mod portable;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use adapruner_model::ProjectionGrad;
+use adapruner_model::{ProjectionGrad, wide::sum_in_f64};
 
 /// `Σ w·g_s` and `Σ (w·g_s)²` over the samples so far, `[out, in]` each.
 #[derive(Default)]
@@ -59,22 +59,21 @@ pub(super) fn coarse_sums(grad: &ProjectionGrad<'_>) -> Result<Vec<Vec<f64>>> {
     let input = grad.input.to_dtype(DType::F32)?.contiguous()?;
     let grad_output = grad.grad_output.to_dtype(DType::F32)?.contiguous()?;
     let product = if grad.projection.prunes_columns() {
-        (input * grad_output.matmul(&weight)?)?
+        (input * product(&grad_output, &weight)?)?
     } else {
-        (input.matmul(&weight.t()?)? * grad_output)?
+        (product(&input, &weight.t()?)? * grad_output)?
     };
     (0..grad.samples.len())
         .map(|sample| sums(&product.narrow(0, sample * grad.tokens, grad.tokens)?, 0))
         .collect()
 }
 
-/// Sums along an axis, in f64 where the device has it and finished there
-/// otherwise.
+/// `a · b`; on the CPU with the same bits in a row whatever rows are beside it.
+fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.device().is_cpu() { adapruner_kernels::matmul(a, b) } else { a.matmul(b) }
+}
+
+/// Sums along an axis.
 fn sums(values: &Tensor, axis: usize) -> Result<Vec<f64>> {
-    let values = if values.device().is_metal() {
-        values.sum(axis)?.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F64)?
-    } else {
-        values.to_dtype(DType::F64)?.sum(axis)?
-    };
-    values.to_vec1()
+    sum_in_f64(values, axis)?.to_vec1()
 }

@@ -77,7 +77,7 @@ fn collect(seen: &[Seen], terms: Terms, batch: bool, batches: &[Range<usize>]) -
                 .unwrap();
         }
     }
-    collector.block_done(0).unwrap();
+    collector.block_done(0, SAMPLES).unwrap();
     collector.into_arrays()
 }
 
@@ -253,7 +253,7 @@ fn samples_that_never_come_are_missed() {
             tokens: TOKENS,
         })
         .unwrap();
-    let message = collector.block_done(0).unwrap_err().to_string();
+    let message = collector.block_done(0, SAMPLES + 1).unwrap_err().to_string();
     assert!(message.contains("q_proj") && message.contains("expected 6"), "{message}");
 }
 

@@ -4,7 +4,8 @@
 //! weight for each of the `R` rows. `b = argmin Σ w·‖E − b‖² = Σ w·E / Σ w`. Sums
 //! are f64.
 
-use candle_core::{DType, Result as CandleResult, Tensor};
+use adapruner_model::wide::in_f64;
+use candle_core::{Result as CandleResult, Tensor};
 
 /// Sums of one bias.
 pub(super) struct MeanResidual {
@@ -36,8 +37,8 @@ impl MeanResidual {
     /// # Shapes
     /// `residual` `[R, H]`, `weights` `[R, 1]`.
     pub(super) fn add(&mut self, residual: &Tensor, weights: &Tensor) -> CandleResult<()> {
-        let rows = residual.to_dtype(DType::F64)?.to_vec2::<f64>()?;
-        let weights = weights.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let rows = in_f64(residual)?.to_vec2::<f64>()?;
+        let weights = in_f64(weights)?.flatten_all()?.to_vec1::<f64>()?;
         for (row, weight) in rows.iter().zip(weights) {
             for (total, value) in self.total.iter_mut().zip(row) {
                 *total += weight * value;

@@ -22,13 +22,14 @@
 //!
 //! Memory: the stream, what one sublayer's last matrix reads on all samples, one
 //! block of either model, the Gram matrix of one sublayer (f64) and the matrices
-//! that were fitted (f32).
+//! that were fitted (f32); [`CompensateFootprint`] counts them.
 //!
 //! Axes: `B` sequences, `T` tokens, `R` rows (`B·T`), `H` hidden, `F` features of
 //! a fit: feed-forward channels or heads times their width.
 
 mod bias;
 mod cholesky;
+mod memory;
 mod normal;
 
 use std::{collections::BTreeMap, fmt};
@@ -41,6 +42,7 @@ use adapruner_model::{
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 use serde::Serialize;
 
+pub use self::memory::CompensateFootprint;
 use self::{
     bias::{Mean, MeanResidual},
     normal::{NormalEquations, Solution},

@@ -229,6 +229,7 @@ impl<'a> Planner<'a> {
         let options = self.options;
         PrunePlan {
             requested_ratio: options.ratio,
+            requested_attention_share: options.attention_share,
             layout: options.layout,
             multiple_of: options.multiple_of,
             ..PrunePlan::keeping(self.config, model_digest, layers.collect())

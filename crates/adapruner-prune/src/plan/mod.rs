@@ -12,6 +12,7 @@ mod build;
 mod ladder;
 mod options;
 mod table;
+mod unmet;
 
 use std::collections::BTreeMap;
 
@@ -22,8 +23,12 @@ pub use self::{
     build::plan,
     options::{Allocation, Curve, KvMode, Layout, PlanOptions},
     table::{PlanRow, PlanTable},
+    unmet::Unmet,
 };
-use crate::error::{Error, Result};
+use crate::{
+    cost::Costs,
+    error::{Error, Result},
+};
 
 /// Version of the plan's form; a reader refuses any other.
 pub const PLAN_VERSION: u32 = 1;
@@ -75,6 +80,14 @@ pub struct PrunePlan {
     pub requested_ratio: f64,
     /// The ratio that the plan removes.
     pub reached_ratio: f64,
+    /// Share of what is removed that was to come from attention, where one was asked
+    /// for; plans of early versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_attention_share: Option<f64>,
+    /// Share of what is removed that comes from attention; plans of early versions do
+    /// not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached_attention_share: Option<f64>,
     /// Parameters of the model.
     pub parameters_before: u64,
     /// Parameters of the pruned model.
@@ -91,7 +104,9 @@ impl PrunePlan {
     /// A plan that keeps these units of a model of this configuration, whatever
     /// ratio that makes.
     pub fn keeping(config: &ModelConfig, model_digest: Digest, layers: Vec<LayerPlan>) -> Self {
-        let widths = layers.iter().map(LayerPlan::widths).collect();
+        let widths: Vec<LayerWidths> = layers.iter().map(LayerPlan::widths).collect();
+        let pairs = config.layers.iter().copied().zip(widths.iter().copied());
+        let share = unmet::attention_share(&Costs::new(config), pairs);
         let before = config.parameters();
         let after = config.with_layers(widths).parameters();
         let ratio = before.saturating_sub(after) as f64 / before as f64;
@@ -100,6 +115,8 @@ impl PrunePlan {
             model_digest,
             requested_ratio: ratio,
             reached_ratio: ratio,
+            requested_attention_share: None,
+            reached_attention_share: Some(share),
             parameters_before: before,
             parameters_after: after,
             layout: Layout::PerLayer,
@@ -225,6 +242,14 @@ impl PrunePlan {
                 self.reached_ratio
             ));
         }
+        let share = self.attention_share(config);
+        if let Some(found) = self.reached_attention_share
+            && (share - found).abs() > 1e-9
+        {
+            return malformed(format!(
+                "reached attention share: the indices make {share}, but the plan says {found}"
+            ));
+        }
         Ok(())
     }
 
@@ -247,6 +272,16 @@ impl PrunePlan {
                 "reached ratio: expected a number from 0 to below 1, found {}",
                 self.reached_ratio
             ));
+        }
+        for (what, share) in [
+            ("requested", self.requested_attention_share),
+            ("reached", self.reached_attention_share),
+        ] {
+            if let Some(share) = share.filter(|share| !(0.0..=1.0).contains(share)) {
+                return malformed(format!(
+                    "{what} attention share: expected a number from 0 to 1, found {share}"
+                ));
+            }
         }
         if self.multiple_of == 0 {
             return malformed("multiple_of: expected at least 1, found 0".into());

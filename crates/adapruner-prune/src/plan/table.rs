@@ -36,6 +36,14 @@ pub struct PlanTable {
     pub requested_ratio: f64,
     /// The ratio that is removed.
     pub reached_ratio: f64,
+    /// Share of what is removed that was to come from attention, where one was asked
+    /// for.
+    #[serde(default)]
+    pub requested_attention_share: Option<f64>,
+    /// Share of what is removed that comes from attention; results of early versions
+    /// do not say.
+    #[serde(default)]
+    pub reached_attention_share: Option<f64>,
 }
 
 impl PrunePlan {
@@ -63,6 +71,8 @@ impl PrunePlan {
             parameters_after: self.parameters_after,
             requested_ratio: self.requested_ratio,
             reached_ratio: self.reached_ratio,
+            requested_attention_share: self.requested_attention_share,
+            reached_attention_share: Some(self.attention_share(config)),
         })
     }
 }
@@ -103,7 +113,14 @@ impl fmt::Display for PlanTable {
             "removed {:.2} % of all parameters (asked for {:.2} %)",
             100.0 * self.reached_ratio,
             100.0 * self.requested_ratio
-        )
+        )?;
+        if let Some(reached) = self.reached_attention_share {
+            write!(f, ", {:.1} % of that from attention", 100.0 * reached)?;
+        }
+        match self.requested_attention_share {
+            Some(asked) => write!(f, " (asked for {:.1} %)", 100.0 * asked),
+            None => Ok(()),
+        }
     }
 }
 

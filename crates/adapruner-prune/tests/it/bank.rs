@@ -5,7 +5,7 @@ use adapruner_prune::{
     Error, Origin, StatsBank, Terms,
     bank::{BankArrays, Term},
 };
-use candle_core::DType;
+use candle_core::{DType, Device};
 use proptest::prelude::*;
 
 use crate::common::{config, digest, header, random_bank, widths};
@@ -57,6 +57,30 @@ fn a_bank_survives_its_bytes() {
     let read = StatsBank::from_bytes(&coarse.to_bytes().unwrap()).unwrap();
     assert_eq!(read, coarse);
     assert!(matches!(read.mean(Term::Element, &[0]), Err(Error::MissingTerms { .. })));
+}
+
+/// The safetensors crate reads what is written here, name by name.
+#[test]
+fn the_bytes_are_a_safetensors_file() {
+    let bank = random_bank(&config(vec![widths(6, 2, 9), widths(0, 0, 5)]), 3, 4);
+    let bytes = bank.to_bytes().unwrap();
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
+    assert_eq!(tensors.len(), 5);
+    let vectors = bank.layout().len();
+    for (name, shape, values) in [
+        ("signed", &[3, vectors][..], &bank.arrays().signed),
+        ("element", &[3, vectors], &bank.arrays().element),
+        ("fisher", &[3, vectors], &bank.arrays().fisher),
+        ("batch_first", &[vectors], &bank.arrays().batch_first),
+        ("batch_mix", &[vectors], &bank.arrays().batch_mix),
+    ] {
+        assert_eq!(tensors[name].dims(), shape, "{name}");
+        let found = tensors[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(&found, values, "{name}");
+    }
+    let mut written = Vec::new();
+    bank.write_to(&mut written).unwrap();
+    assert_eq!(written, bytes);
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use std::sync::Mutex;
 
 use adapruner_checkpoint::{Digest, ModelConfig, names::Projection};
-use adapruner_model::{Decoder, Placement, Residency, parameter_gradients};
+use adapruner_model::{Decoder, PassCuts, Placement, Residency, parameter_gradients};
 use adapruner_prune::{
-    CollectOptions, Evidence, Importance, Reduction, StatsBank, Terms, bank::Term, collect, score,
+    CollectOptions, Evidence, Importance, Reduction, StatsBank, Terms,
+    bank::{BankArrays, Term},
+    collect, score,
 };
 use candle_core::{DType, Device};
 
@@ -27,7 +29,7 @@ fn options(terms: Terms, batch: bool, batch_tokens: usize) -> CollectOptions {
     CollectOptions {
         terms,
         batch,
-        batch_tokens,
+        cuts: PassCuts::whole(batch_tokens),
         model_digest: digest(),
         calibration_digest: Digest::of_bytes(b"a text"),
         seed: 42,
@@ -159,6 +161,56 @@ fn micro_batches_make_no_difference() {
     assert!(close(&a.fisher, &b.fisher, &a.fisher));
     assert!(close(&a.batch_first, &b.batch_first, &a.batch_first));
     assert!(close(&a.batch_mix, &b.batch_mix, &a.batch_mix));
+}
+
+/// Groups of one sample, of three and of all, with the inputs of all blocks kept, of one
+/// or two: the same bank to the bit, the terms of the whole set included.
+#[test]
+fn groups_and_kept_blocks_change_no_bit() {
+    let samples = samples();
+    for (terms, batch) in [(Terms::Full, true), (Terms::Full, false), (Terms::Coarse, false)] {
+        // Samples one by one: 8, 8, 8, 5 and 5 tokens.
+        let all = bank(&samples, &options(terms, batch, 1));
+        for (group_tokens, groups) in [(1, 5), (24, 2), (usize::MAX, 1)] {
+            let lengths = [8, 8, 8, 5, 5];
+            for kept_blocks in [1, 2, usize::MAX] {
+                let cuts = PassCuts { batch_tokens: 1, group_tokens, kept_blocks };
+                assert_eq!(cuts.groups(&lengths).len(), groups);
+                let cut = bank(&samples, &CollectOptions { cuts, ..options(terms, batch, 1) });
+                assert_eq!(cut.header(), all.header(), "{cuts:?}");
+                assert!(bits(&cut) == bits(&all), "{terms:?}, {batch}, {cuts:?}");
+            }
+        }
+    }
+}
+
+/// On widths beyond a few columns, the bits do not depend on micro-batches either, so
+/// that memory decides over nothing but time.
+#[test]
+fn micro_batches_change_no_bit_of_wider_models() {
+    let config = config(vec![widths(8, 4, 40), widths(8, 8, 33)]);
+    let checkpoint = random_checkpoint(&config, 3);
+    let decoder = Decoder::load(&checkpoint, &Placement::cpu(), Residency::Streamed).unwrap();
+    let mut samples = random_ids(&config, 5, 16, 1);
+    samples.extend(random_ids(&config, 2, 12, 2));
+    for (terms, batch) in [(Terms::Full, true), (Terms::Coarse, false)] {
+        let of = |batch_tokens, group_tokens| {
+            let cuts = PassCuts { batch_tokens, group_tokens, kept_blocks: 1 };
+            let options = CollectOptions { cuts, ..options(terms, batch, 1) };
+            bits(&collect(&decoder, &samples, &options, &|_, _| {}).unwrap())
+        };
+        let one = of(1, 1);
+        for (batch_tokens, group_tokens) in [(32, 1), (48, 60), (1 << 20, 1 << 20)] {
+            assert!(of(batch_tokens, group_tokens) == one, "{terms:?}, {batch_tokens}");
+        }
+    }
+}
+
+/// All numbers of a bank, bit by bit.
+fn bits(bank: &StatsBank) -> Vec<Vec<u32>> {
+    let BankArrays { signed, element, fisher, batch_first, batch_mix } = bank.arrays();
+    let of = |values: &Vec<f32>| values.iter().map(|v| v.to_bits()).collect();
+    [signed, element, fisher, batch_first, batch_mix].map(of).into()
 }
 
 #[test]

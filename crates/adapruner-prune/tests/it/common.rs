@@ -1,6 +1,7 @@
 //! Small models, banks and scores.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     sync::{Arc, OnceLock},
 };
@@ -10,13 +11,14 @@ use adapruner_checkpoint::{
     TensorMeta, TensorSource, names, tokenizer::TextTokenizer,
 };
 use adapruner_prune::{
-    Scores, StatsBank, Terms,
+    Error, PlanOptions, PrunePlan, Scores, StatsBank, Terms,
     bank::{BANK_VERSION, BankArrays, BankHeader},
     layout::VectorLayout,
+    plan,
     scores::LayerScores,
 };
 use candle_core::{DType, Device, Tensor};
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestRunner};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -110,6 +112,56 @@ pub fn any_config() -> impl Strategy<Value = ModelConfig> {
             ..config(layers)
         },
     )
+}
+
+/// Holds `property` to `cases` values of `strategy`, and says of how many it found that
+/// there was something to try.
+pub fn tried<S: Strategy>(
+    cases: u32,
+    strategy: S,
+    property: impl Fn(S::Value) -> Result<bool, TestCaseError>,
+) -> u32 {
+    let count = Cell::new(0);
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) };
+    let found = TestRunner::new(config).run(&strategy, |value| {
+        count.set(count.get() + u32::from(property(value)?));
+        Ok(())
+    });
+    if let Err(failure) = found {
+        panic!("{failure}");
+    }
+    count.get()
+}
+
+/// A plan for `options`, or for the largest ratio below that the error offers; none only
+/// where nothing can be removed at all, or what is dropped by name is more than was asked.
+pub fn plan_or_largest(
+    config: &ModelConfig,
+    seed: u64,
+    options: &PlanOptions,
+) -> Result<Option<PrunePlan>, TestCaseError> {
+    let scores = random_scores(config, seed);
+    match plan(&scores, config, digest(), options) {
+        Ok(plan) => Ok(Some(plan)),
+        Err(Error::Unreachable { ratio, largest, .. }) => {
+            prop_assert_eq!(ratio, options.ratio);
+            prop_assert!((0.0..ratio).contains(&largest), "{} of {}", largest, ratio);
+            if largest == 0.0 {
+                return Ok(None);
+            }
+            let options = PlanOptions { ratio: largest, ..options.clone() };
+            match plan(&scores, config, digest(), &options) {
+                Ok(plan) => Ok(Some(plan)),
+                Err(error) => Err(TestCaseError::fail(format!("{largest} was offered: {error}"))),
+            }
+        }
+        Err(Error::Option { option: "drop-attention", .. })
+            if !options.drop_attention.is_empty() =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(TestCaseError::fail(error.to_string())),
+    }
 }
 
 /// Tensors held in memory.

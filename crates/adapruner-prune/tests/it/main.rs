@@ -5,6 +5,8 @@ mod bank;
 mod collect;
 mod common;
 mod compensate;
+mod memory;
 mod plan;
 mod plan_files;
 mod scores;
+mod unmet;

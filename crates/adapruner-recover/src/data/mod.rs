@@ -27,18 +27,16 @@ use std::{
 };
 
 use adapruner_checkpoint::{
-    Digest,
+    Checkpoint, Digest,
     digest::Parts,
     text::Passage,
-    tokenizer::{
-        TextTokenizer,
-        chat::{ChatTemplate, Message},
-    },
+    tokenizer::{TextTokenizer, chat::ChatTemplate},
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use chat::Conversation;
 use records::{Record, Records};
 
 /// How much of the records is kept for validation.
@@ -154,6 +152,43 @@ pub struct Counts {
     pub validation_sequences: usize,
     /// Tokens of theirs that are predicted.
     pub validation_learned: usize,
+    /// Learned turns of which the chat template leaves something out.
+    #[serde(default)]
+    pub partial_turns: usize,
+    /// Turns of the assistant that are not learned because the chat template
+    /// renders them otherwise once the conversation goes on.
+    #[serde(default)]
+    pub changed_turns: usize,
+    /// Whether no token is known to end a text, so that no end is learned.
+    #[serde(default)]
+    pub endless: bool,
+}
+
+impl Counts {
+    /// What a reader of the outputs should know.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.partial_turns > 0 {
+            warnings.push(format!(
+                "the chat template leaves out a part of {} learned turns (reasoning, as a rule): \
+                 that part is not learned",
+                self.partial_turns
+            ));
+        }
+        if self.changed_turns > 0 {
+            warnings.push(format!(
+                "{} turns of the assistant are not learned: the chat template renders them \
+                 otherwise once the conversation goes on",
+                self.changed_turns
+            ));
+        }
+        if self.endless {
+            warnings.push(
+                "no file of the model names the token that ends a text: no end is learned".into(),
+            );
+        }
+        warnings
+    }
 }
 
 /// Sequences to train and validate on.
@@ -183,23 +218,56 @@ impl Dataset {
         tokenizer: &TextTokenizer,
         options: &DataOptions,
     ) -> Result<Self> {
+        Self::of(records, tokenizer, tokenizer.eos_id(), options)
+    }
+
+    /// The same for a model: where its tokenizer names no token that ends a
+    /// text, the first of `generation_config.json` or `config.json` does, at
+    /// which generation stops.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn for_model(
+        records: &Records,
+        checkpoint: &Checkpoint,
+        options: &DataOptions,
+    ) -> Result<Self> {
+        let tokenizer = &checkpoint.tokenizer;
+        let end = tokenizer.eos_id().or_else(|| end_of_model(checkpoint));
+        Self::of(records, tokenizer, end, options)
+    }
+
+    fn of(
+        records: &Records,
+        tokenizer: &TextTokenizer,
+        end: Option<u32>,
+        options: &DataOptions,
+    ) -> Result<Self> {
         if options.cutoff < 2 {
             let message = format!("at least 2 tokens expected, {} found", options.cutoff);
             return Err(Error::option("cutoff", message));
         }
-        let reader = Reader { tokenizer, options, template: template(records, tokenizer)? };
+        let reader = Reader { tokenizer, end, options, template: template(records, tokenizer)? };
         let read: Vec<Tokenised> = records
             .records
             .par_iter()
             .map(|(place, record)| reader.read(record).map_err(|e| e.at(&records.path, place)))
             .collect::<Result<_>>()?;
-        let mut counts = Counts { records: read.len(), ..Counts::default() };
+        let ends = |(_, record): &(String, Record)| match record {
+            Record::Instruction { .. } | Record::Text(_) => true,
+            Record::Passage(passage) => !passage.is_ids(),
+            Record::Chat(_) | Record::Ids(_) => false,
+        };
+        let endless = end.is_none() && records.records.iter().any(ends);
+        let mut counts = Counts { records: read.len(), endless, ..Counts::default() };
         let mut units = Vec::new();
         for one in read {
             counts.empty += usize::from(one.empty);
             counts.nothing_to_learn += usize::from(!one.empty && one.examples.is_empty());
             counts.cut += usize::from(one.tokens_cut > 0);
             counts.tokens_cut += one.tokens_cut;
+            counts.partial_turns += one.partial;
+            counts.changed_turns += one.changed;
             if !one.examples.is_empty() {
                 units.push(one.examples);
             }
@@ -240,6 +308,15 @@ impl Dataset {
     }
 }
 
+/// The token at which a model stops, where it is one of its tokenizer's.
+fn end_of_model(checkpoint: &Checkpoint) -> Option<u32> {
+    let named = checkpoint.generation_config.as_ref().map(|json| &json["eos_token_id"]);
+    let named = named.and_then(|id| id.as_array().map_or(Some(id), |ids| ids.first())?.as_u64());
+    let named = named.and_then(|id| u32::try_from(id).ok());
+    let end = named.or_else(|| checkpoint.config.eos_token_ids.first().copied())?;
+    ((end as usize) < checkpoint.tokenizer.vocab_size()).then_some(end)
+}
+
 /// The units that are kept for validation.
 fn validation_units(units: usize, options: &DataOptions, path: &Path) -> Result<BTreeSet<usize>> {
     let count = match options.validation {
@@ -278,6 +355,8 @@ struct Tokenised {
     examples: Vec<Example>,
     empty: bool,
     tokens_cut: usize,
+    partial: usize,
+    changed: usize,
 }
 
 /// Why a record could not be tokenised.
@@ -305,6 +384,8 @@ impl Refused {
 
 struct Reader<'a> {
     tokenizer: &'a TextTokenizer,
+    /// The token that ends a text.
+    end: Option<u32>,
     options: &'a DataOptions,
     template: Option<ChatTemplate>,
 }
@@ -315,7 +396,7 @@ impl Reader<'_> {
             Record::Instruction { instruction, input, output } => {
                 self.instruction(instruction, input, output)
             }
-            Record::Chat(messages) => self.chat(messages),
+            Record::Chat(conversation) => self.chat(conversation),
             Record::Text(text) => self.text(text),
             Record::Passage(passage) => self.passage(passage),
             Record::Ids(ids) => self.ids(ids),
@@ -342,7 +423,7 @@ impl Reader<'_> {
                 own - usize::from(self.tokenizer.adds_eos())
             }
         };
-        if let Some(eos) = self.tokenizer.eos_id()
+        if let Some(eos) = self.end
             && ids.last() != Some(&eos)
             && ids.len() < self.options.cutoff
         {
@@ -352,11 +433,11 @@ impl Reader<'_> {
         Ok(self.cut(ids, learned))
     }
 
-    fn chat(&self, messages: &[Message]) -> Result<Tokenised, Refused> {
+    fn chat(&self, conversation: &Conversation) -> Result<Tokenised, Refused> {
         let Some(template) = &self.template else {
             return Err(Refused::Message("the model has no chat template".into()));
         };
-        let rendered = chat::render(template, messages).map_err(Refused::Message)?;
+        let rendered = chat::render(template, conversation).map_err(Refused::Message)?;
         if rendered.learned.is_empty() {
             return Ok(Tokenised { empty: true, ..Tokenised::default() });
         }
@@ -366,11 +447,16 @@ impl Reader<'_> {
         let within = |bytes: &Range<usize>, part: &Range<usize>| {
             part.contains(&bytes.start) && bytes.end > part.start
         };
-        let said = |bytes: &Range<usize>| {
-            self.options.train_on_prompt || rendered.learned.iter().any(|part| within(bytes, part))
+        let among = |bytes: &Range<usize>, parts: &[Range<usize>]| {
+            parts.iter().any(|part| within(bytes, part))
+        };
+        let said = |bytes: &Range<usize>| match self.options.train_on_prompt {
+            true => !among(bytes, &rendered.withheld),
+            false => among(bytes, &rendered.learned),
         };
         let (ids, learned) = tokens.iter().map(|(id, bytes)| (*id, said(bytes))).unzip();
-        Ok(self.cut(ids, learned))
+        let chat::Rendered { partial, changed, .. } = rendered;
+        Ok(Tokenised { partial, changed, ..self.cut(ids, learned) })
     }
 
     fn text(&self, text: &str) -> Result<Tokenised, Refused> {
@@ -378,7 +464,7 @@ impl Reader<'_> {
             return Ok(Tokenised { empty: true, ..Tokenised::default() });
         }
         let mut ids = self.tokenizer.encode(text)?;
-        if let Some(eos) = self.tokenizer.eos_id()
+        if let Some(eos) = self.end
             && ids.last() != Some(&eos)
         {
             ids.push(eos);
@@ -405,7 +491,7 @@ impl Reader<'_> {
             open.drain(..whole);
             Ok(ControlFlow::Continue(()))
         })?;
-        if let Some(eos) = self.tokenizer.eos_id()
+        if let Some(eos) = self.end
             && last != Some(eos)
             && !passage.is_ids()
         {
@@ -446,6 +532,6 @@ impl Reader<'_> {
         learned.truncate(self.options.cutoff);
         let example = Example::new(ids, learned);
         let examples = if example.targets() > 0 { vec![example] } else { Vec::new() };
-        Tokenised { examples, empty: false, tokens_cut }
+        Tokenised { examples, tokens_cut, ..Tokenised::default() }
     }
 }

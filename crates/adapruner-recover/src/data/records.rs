@@ -2,9 +2,15 @@
 //!
 //! | a record with | is |
 //! |---|---|
-//! | `messages` | a conversation: a list of `{role, content}` |
+//! | `messages` | a conversation: a list of `{role, content}`, perhaps with `tool_calls` and `weight` |
 //! | `instruction`, `output`, perhaps `input` | an instruction, as in Alpaca |
 //! | the text field (`text` unless another is named) | plain text |
+//!
+//! `tools`, `documents` and `chat_template_kwargs` beside `messages` are told to
+//! the chat template, as transformers and TRL do. What would change a record's
+//! meaning and is not read here (`history` beside `instruction`) is refused;
+//! other fields are passed over, whatever they hold: NaN and halves of surrogate
+//! pairs, which Python writes, do no harm there.
 //!
 //! `*.json` holds one array of records, `*.jsonl` and `*.ndjson` one record a
 //! line; everything else is plain text, read as every text of this program is.
@@ -12,8 +18,9 @@
 //! is tokenised.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
     ffi::OsStr,
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -21,12 +28,30 @@ use adapruner_checkpoint::{
     text::{self, DEFAULT_FIELD, JsonRecord, Passage, TextOptions},
     tokenizer::chat::Message,
 };
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
+use super::chat::{Conversation, Turn};
 use crate::error::{Error, Result};
 
 /// Field names that an error lists at the most.
 const LISTED: usize = 8;
+
+/// Fields beside `messages` that are not read and change what is learned.
+const NOT_OF_CHAT: [&str; 5] = ["system", "history", "functions", "function_call", "weight"];
+/// Fields beside `instruction` that are not read and change what is learned.
+const NOT_OF_INSTRUCTION: [&str; 6] =
+    ["system", "system_prompt", "history", "tools", "functions", "weight"];
+/// Fields of a turn that are not read and change what is learned.
+const NOT_OF_TURN: [&str; 6] =
+    ["function_call", "train", "training", "loss", "loss_weight", "prefix"];
+/// Fields that the chat template is told.
+const VARIABLES: [&str; 2] = ["tools", "documents"];
+/// The field whose own fields the chat template is told.
+const KWARGS: &str = "chat_template_kwargs";
 
 /// A record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +66,7 @@ pub enum Record {
         output: String,
     },
     /// A conversation.
-    Chat(Vec<Message>),
+    Chat(Conversation),
     /// Text without a prompt.
     Text(String),
     /// The same, in a file.
@@ -73,11 +98,13 @@ pub fn read(spec: impl AsRef<OsStr>, options: &TextOptions) -> Result<Records> {
     let field = options.field.as_deref().unwrap_or(DEFAULT_FIELD);
     let mut records = Vec::new();
     text::records::read(path, |found| -> Result<()> {
-        let JsonRecord { place, value, unreadable } = found;
-        let read = readable(&value, &unreadable, field).and_then(|()| record(value, field));
-        let fail = |message| Error::Record { path: path.into(), place: place.clone(), message };
-        let record = read.map_err(fail)?;
-        records.push((place, record));
+        let JsonRecord { place, json } = found;
+        let json = without_nan(&json);
+        let value = serde_json::from_str::<&RawValue>(&json).map_err(|e| short(&e));
+        match value.and_then(|value| record(value, field)) {
+            Ok(record) => records.push((place, record)),
+            Err(message) => return Err(Error::Record { path: path.into(), place, message }),
+        }
         Ok(())
     })?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -92,62 +119,156 @@ fn plain(spec: &OsStr, options: &TextOptions) -> Result<Records> {
     Ok(Records { name: text.name, path: spec.into(), records })
 }
 
-/// Refuses a record of which a field is used that JSON cannot hold.
-fn readable(
-    value: &Value,
-    unreadable: &BTreeMap<String, String>,
-    field: &str,
-) -> Result<(), String> {
-    let used: &[&str] = if value.get("messages").is_some() {
-        &["messages"]
-    } else if value.get("instruction").is_some() {
-        &["instruction", "input", "output"]
-    } else {
-        &[field]
-    };
-    match unreadable.iter().find(|(name, _)| used.contains(&name.as_str())) {
-        Some((name, why)) => Err(format!("field {name:?}: {why}")),
-        None => Ok(()),
+/// JSON as Python writes it, with a number that is out of any range in place of
+/// its NaN and infinities: refused where it is read, and nowhere else.
+fn without_nan(json: &str) -> Cow<'_, str> {
+    const NAMES: [&str; 2] = ["NaN", "Infinity"];
+    const STANDS_FOR: &str = "1e999";
+    if !NAMES.iter().any(|name| json.contains(name)) {
+        return json.into();
+    }
+    let (mut out, mut rest) = (String::with_capacity(json.len()), json);
+    let (mut quoted, mut escaped) = (false, false);
+    while let Some(c) = rest.chars().next() {
+        let name = NAMES.iter().find(|name| !quoted && rest.starts_with(**name));
+        if let Some(name) = name {
+            out.push_str(STANDS_FOR);
+            rest = &rest[name.len()..];
+            continue;
+        }
+        quoted ^= c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
+        out.push(c);
+        rest = &rest[c.len_utf8()..];
+    }
+    out.into()
+}
+
+/// The message of a JSON error without its place.
+fn short(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    message.strip_suffix(&place).unwrap_or(&message).to_owned()
+}
+
+fn kind(value: &RawValue) -> &'static str {
+    match value.get().as_bytes().first() {
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'"') => "a string",
+        Some(b'[') => "an array",
+        Some(b'{') => "an object",
+        Some(_) | None => "a number",
     }
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+/// Whether a value says nothing.
+fn is_empty(value: &RawValue) -> bool {
+    let text = value.get();
+    let inner = text.strip_prefix(['"', '[', '{']).and_then(|t| t.strip_suffix(['"', ']', '}']));
+    text == "null" || inner.is_some_and(|inner| inner.trim().is_empty())
+}
+
+/// The fields of an object in their order, each as it stands in the file.
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    fields.push(entry);
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        object.deserialize_map(Reader)
     }
+}
+
+impl<'a> Fields<'a> {
+    fn of(value: &'a RawValue) -> Result<Self, String> {
+        if kind(value) != "an object" {
+            return Err(format!("an object expected, {} found", kind(value)));
+        }
+        serde_json::from_str(value.get()).map_err(|e| short(&e))
+    }
+
+    /// The last of that name, as in Python.
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(other, _)| other == name).map(|(_, value)| *value)
+    }
+
+    fn string(&self, name: &str, may_lack: bool) -> Result<String, String> {
+        match self.get(name) {
+            Some(value) if kind(value) == "null" => Ok(String::new()),
+            Some(value) => text_of(name, value),
+            None if may_lack => Ok(String::new()),
+            None => Err(format!("field {name:?}: missing")),
+        }
+    }
+
+    /// Refuses what is there, is not read, and changes what is learned.
+    fn refuse(&self, names: &[&str], beside: &str) -> Result<(), String> {
+        for (name, value) in &self.0 {
+            let neutral = is_empty(value) || (name == "weight" && number(value) == Some(1.0));
+            if names.contains(&name.as_str()) && !neutral {
+                return Err(format!("field {name:?}: not supported {beside}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn number(value: &RawValue) -> Option<f64> {
+    serde_json::from_str(value.get()).ok()
+}
+
+fn text_of(name: &str, value: &RawValue) -> Result<String, String> {
+    if kind(value) != "a string" {
+        return Err(format!("field {name:?}: a string expected, {} found", kind(value)));
+    }
+    serde_json::from_str(value.get()).map_err(|e| format!("field {name:?}: {}", short(&e)))
 }
 
 /// What a record is, by its fields.
-fn record(value: Value, field: &str) -> Result<Record, String> {
-    let mut fields = match value {
-        Value::Object(fields) => fields,
-        Value::Array(ids) => {
-            return ids.into_iter().map(id).collect::<Result<_, _>>().map(Record::Ids);
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-            return Err(format!("an object expected, {} found", kind(&value)));
-        }
-    };
-    if let Some(messages) = fields.remove("messages") {
-        return messages_of(messages).map(Record::Chat);
+fn record(value: &RawValue, field: &str) -> Result<Record, String> {
+    if kind(value) == "an array" {
+        let ids: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(|e| short(&e))?;
+        return ids.into_iter().map(id).collect::<Result<_, _>>().map(Record::Ids);
     }
-    if fields.contains_key("instruction") {
+    let fields = Fields::of(value)?;
+    if let Some(messages) = fields.get("messages") {
+        fields.refuse(&NOT_OF_CHAT, "beside \"messages\"")?;
+        let variables = variables(&fields)?;
+        return Ok(Record::Chat(Conversation { turns: turns(messages)?, variables }));
+    }
+    if fields.get("instruction").is_some() {
+        let beside = "beside \"instruction\"; a conversation (\"messages\") can hold it";
+        fields.refuse(&NOT_OF_INSTRUCTION, beside)?;
         return Ok(Record::Instruction {
-            instruction: string(&mut fields, "instruction", false)?,
-            input: string(&mut fields, "input", true)?,
-            output: string(&mut fields, "output", false)?,
+            instruction: fields.string("instruction", false)?,
+            input: fields.string("input", true)?,
+            output: fields.string("output", false)?,
         });
     }
-    if fields.contains_key(field) {
-        return string(&mut fields, field, false).map(Record::Text);
+    if fields.get(field).is_some() {
+        fields.refuse(&["weight"], "beside a text")?;
+        return fields.string(field, false).map(Record::Text);
     }
-    let mut found: Vec<String> = fields.keys().take(LISTED).map(|k| format!("{k:?}")).collect();
-    if fields.len() > LISTED {
+    let names = fields.0.iter();
+    let mut found: Vec<String> = names.take(LISTED).map(|(name, _)| format!("{name:?}")).collect();
+    if fields.0.len() > LISTED {
         found.push("…".into());
     }
     let found = if found.is_empty() { "none".into() } else { found.join(", ") };
@@ -156,36 +277,74 @@ fn record(value: Value, field: &str) -> Result<Record, String> {
     ))
 }
 
-fn id(value: Value) -> Result<u32, String> {
-    let refused = || format!("a token id (0 to 4294967295) expected, {value} found");
-    value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(refused)
+fn id(value: &RawValue) -> Result<u32, String> {
+    let refused = |_| format!("a token id (0 to 4294967295) expected, {value} found");
+    serde_json::from_str(value.get()).map_err(refused)
 }
 
-fn string(fields: &mut Map<String, Value>, name: &str, may_lack: bool) -> Result<String, String> {
-    match fields.remove(name) {
-        Some(Value::String(text)) => Ok(text),
-        None if !may_lack => Err(format!("field {name:?}: missing")),
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(other) => Err(format!("field {name:?}: a string expected, {} found", kind(&other))),
-    }
-}
-
-fn messages_of(value: Value) -> Result<Vec<Message>, String> {
-    let Value::Array(turns) = value else {
-        return Err(format!("field \"messages\": an array expected, {} found", kind(&value)));
-    };
-    let turn = |(at, turn): (usize, Value)| {
-        let Value::Object(mut fields) = turn else {
-            let found = kind(&turn);
-            return Err(format!(
-                "field \"messages\", turn {at}: an object expected, {found} found"
-            ));
+/// What the chat template is told beside the turns.
+fn variables(fields: &Fields<'_>) -> Result<Vec<(String, String)>, String> {
+    let mut out = Vec::new();
+    for name in VARIABLES {
+        let Some(value) = fields.get(name).filter(|value| !is_empty(value)) else { continue };
+        // Data sets keep what is no column as JSON in a string.
+        let json = match kind(value) {
+            "a string" => text_of(name, value)?,
+            _ => value.get().to_owned(),
         };
-        let within = |e: String| format!("field \"messages\", turn {at}: {e}");
-        Ok(Message {
-            role: string(&mut fields, "role", false).map_err(within)?,
-            content: string(&mut fields, "content", false).map_err(within)?,
-        })
+        if json.trim() == "[]" {
+            continue;
+        }
+        if !json.trim_start().starts_with('[') {
+            return Err(format!("field {name:?}: an array expected, {} found", kind(value)));
+        }
+        out.push((name.to_owned(), json));
+    }
+    if let Some(kwargs) = fields.get(KWARGS).filter(|value| !is_empty(value)) {
+        let kwargs = Fields::of(kwargs).map_err(|e| format!("field {KWARGS:?}: {e}"))?;
+        out.extend(kwargs.0.into_iter().map(|(name, value)| (name, value.get().to_owned())));
+    }
+    Ok(out)
+}
+
+fn turns(value: &RawValue) -> Result<Vec<Turn>, String> {
+    if kind(value) != "an array" {
+        return Err(format!("field \"messages\": an array expected, {} found", kind(value)));
+    }
+    let turns: Vec<&RawValue> = serde_json::from_str(value.get())
+        .map_err(|e| format!("field \"messages\": {}", short(&e)))?;
+    let numbered = turns.into_iter().enumerate();
+    numbered
+        .map(|(at, value)| turn(value).map_err(|e| format!("field \"messages\", turn {at}: {e}")))
+        .collect()
+}
+
+fn turn(value: &RawValue) -> Result<Turn, String> {
+    let mut fields = Fields::of(value)?;
+    fields.refuse(&NOT_OF_TURN, "in a turn")?;
+    let role = fields.get("role").ok_or("field \"role\": missing")?;
+    let role = text_of("role", role)?;
+    let calls = fields.get("tool_calls").is_some_and(|calls| !is_empty(calls));
+    let content = match fields.get("content") {
+        Some(value) if kind(value) == "null" && calls => None,
+        Some(value) => Some(text_of("content", value)?),
+        None if calls => None,
+        None => return Err("field \"content\": missing".into()),
     };
-    turns.into_iter().enumerate().map(turn).collect()
+    let learned = match fields.get("weight").map(|weight| (weight, number(weight))) {
+        None => true,
+        Some((weight, _)) if kind(weight) == "null" => true,
+        Some((_, Some(0.0))) => false,
+        Some((_, Some(1.0))) if role == "assistant" => true,
+        Some((weight, _)) => {
+            return Err(format!(
+                "field \"weight\": 0, or 1 for a turn of the assistant, expected, {weight} found"
+            ));
+        }
+    };
+    fields.0.retain(|(name, value)| {
+        !matches!(name.as_str(), "role" | "content" | "weight") && !is_empty(value)
+    });
+    let fields = fields.0.into_iter().map(|(name, value)| (name, value.get().to_owned()));
+    Ok(Turn { message: Message { role, content, fields: fields.collect() }, learned })
 }

@@ -1,10 +1,11 @@
 //! `adapter_config.json`.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
-use adapruner_checkpoint::{input, names::Projection};
+use adapruner_checkpoint::{ModelConfig, input, names::Projection};
 use serde_json::{Map, Value, json};
 
+use super::targets::{self, Targets};
 use crate::{
     error::{Error, Result},
     lora::{Adapter, MAX_RANK, Target},
@@ -31,6 +32,12 @@ const REFUSED: [&str; 16] = [
     "ensure_weight_tying",
 ];
 
+/// Starts of `init_lora_weights` that change the base's weights: the adapter is
+/// none of the model as it was published.
+const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+/// Those that leave the base as it is.
+const KEEPS_BASE: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+
 /// What is read of the file.
 #[derive(Debug)]
 pub struct AdapterConfig {
@@ -41,6 +48,7 @@ pub struct AdapterConfig {
     /// In the file's order: the first that fits counts.
     ranks: Vec<(String, usize)>,
     alphas: Vec<(String, f64)>,
+    targets: Targets,
 }
 
 impl AdapterConfig {
@@ -75,6 +83,16 @@ impl AdapterConfig {
             Some(Value::String(bias)) if bias == "none" => {}
             Some(bias) => return Err(format!("bias: \"none\" expected, {bias} found")),
         }
+        match json.get("init_lora_weights") {
+            None | Some(Value::Null | Value::Bool(_)) => {}
+            Some(Value::String(way)) if KEEPS_BASE.contains(&way.as_str()) => {}
+            Some(Value::String(way)) if CHANGES_BASE.iter().any(|start| way.starts_with(start)) => {
+                return Err(format!(
+                    "init_lora_weights: {way:?} changes the base model's weights, which is not supported"
+                ));
+            }
+            Some(way) => return Err(format!("init_lora_weights: {way} is not supported")),
+        }
         let flag = |key: &str| json.get(key).and_then(Value::as_bool).unwrap_or(false);
         let rank = rank_of("r", json.get("r").unwrap_or(&Value::Null))?;
         let alpha = number_of("lora_alpha", json.get("lora_alpha").unwrap_or(&Value::Null))?;
@@ -89,7 +107,26 @@ impl AdapterConfig {
             lora_dropout,
             ranks: pattern(json, "rank_pattern", rank_of)?,
             alphas: pattern(json, "alpha_pattern", number_of)?,
+            targets: Targets::of(json)?,
         })
+    }
+
+    /// The modules of `model` that the adapter has updates of.
+    ///
+    /// # Errors
+    /// In words: modules that the model does not have, patterns that fit none.
+    pub fn modules(&self, model: &ModelConfig) -> Result<BTreeSet<(usize, Projection)>, String> {
+        let modules = self.targets.modules(model)?;
+        let names = |(key, name): (&str, &String)| {
+            let fits = |&(layer, projection): &(usize, Projection)| fits(name, layer, projection);
+            match modules.iter().any(fits) {
+                true => Ok(()),
+                false => Err(format!("{key}: {name:?} fits no module that the adapter has")),
+            }
+        };
+        self.ranks.iter().map(|(name, _)| ("rank_pattern", name)).try_for_each(names)?;
+        self.alphas.iter().map(|(name, _)| ("alpha_pattern", name)).try_for_each(names)?;
+        Ok(modules)
     }
 
     /// The rank that a module's update has.
@@ -136,12 +173,16 @@ fn pattern<T>(
 }
 
 fn matched<T: Copy>(table: &[(String, T)], layer: usize, projection: Projection) -> Option<T> {
-    let module = format!("model.layers.{layer}.{}", projection.module());
-    let fits = |name: &str| match name.strip_prefix('^') {
+    table.iter().find(|(name, _)| fits(name, layer, projection)).map(|(_, value)| *value)
+}
+
+/// Whether a key of a table of module names means a module.
+fn fits(name: &str, layer: usize, projection: Projection) -> bool {
+    let module = targets::module(layer, projection);
+    match name.strip_prefix('^') {
         Some(whole) => module == whole,
         None => module.strip_suffix(name).is_some_and(|r| r.is_empty() || r.ends_with('.')),
-    };
-    table.iter().find(|(name, _)| fits(name)).map(|(_, value)| *value)
+    }
 }
 
 /// The most frequent of some values; the first of equals.
@@ -156,18 +197,31 @@ fn plain(number: f64) -> Value {
     if number.fract() == 0.0 && number.abs() < 1e15 { json!(number as i64) } else { json!(number) }
 }
 
-/// The configuration of an adapter.
-pub fn json(adapter: &Adapter) -> String {
+/// The modules of an adapter as `target_modules` writes them: by their short names
+/// where all of `model` with these names have an update, else one by one.
+fn target_modules(adapter: &Adapter, model: &ModelConfig) -> Vec<String> {
+    let projections: BTreeSet<Projection> = adapter.updates.keys().map(|(_, p)| *p).collect();
+    let named = model.layers.iter().enumerate().flat_map(|(layer, widths)| {
+        let there = move |p: &&Projection| widths.has_attention() || !p.is_attention();
+        projections.iter().filter(there).map(move |p| (layer, *p))
+    });
+    let mut targets: Vec<String> = match named.eq(adapter.updates.keys().copied()) {
+        true => projections.iter().map(|p| Target(*p).name().to_owned()).collect(),
+        false => adapter.updates.keys().map(|(layer, p)| targets::module(*layer, *p)).collect(),
+    };
+    targets.sort_unstable();
+    targets
+}
+
+/// The configuration of an adapter of a model of `model`'s widths, opened from
+/// `base`.
+pub fn json(adapter: &Adapter, model: &ModelConfig, base: &str) -> String {
     let ranks: Vec<usize> = adapter.updates.values().map(|u| u.rank).collect();
     let alphas: Vec<f64> = adapter.updates.values().map(|u| u.alpha).collect();
     let (rank, alpha) = (prevailing(&ranks).unwrap_or(1), prevailing(&alphas).unwrap_or(1.0));
-    let mut targets: Vec<&str> =
-        adapter.updates.keys().map(|(_, projection)| Target(*projection).name()).collect();
-    targets.sort_unstable();
-    targets.dedup();
     let (mut rank_pattern, mut alpha_pattern) = (Map::new(), Map::new());
     for ((layer, projection), update) in &adapter.updates {
-        let module = format!("model.layers.{layer}.{}", projection.module());
+        let module = targets::module(*layer, *projection);
         if update.rank != rank {
             rank_pattern.insert(module.clone(), json!(update.rank));
         }
@@ -178,7 +232,7 @@ pub fn json(adapter: &Adapter) -> String {
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": null,
+        "base_model_name_or_path": base,
         "inference_mode": true,
         "r": rank,
         "lora_alpha": plain(alpha),
@@ -189,7 +243,7 @@ pub fn json(adapter: &Adapter) -> String {
         "fan_in_fan_out": false,
         "init_lora_weights": true,
         "modules_to_save": null,
-        "target_modules": targets,
+        "target_modules": target_modules(adapter, model),
         "rank_pattern": rank_pattern,
         "alpha_pattern": alpha_pattern,
     });

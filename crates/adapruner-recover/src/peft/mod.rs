@@ -8,6 +8,7 @@
 //! Axes: `r` rank, `in` inputs and `out` outputs of a projection.
 
 mod config;
+mod targets;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -70,9 +71,14 @@ fn parsed(name: &str) -> Option<(usize, Projection, Side)> {
 ///
 /// # Errors
 /// Files that are missing or malformed, an adapter that does more than plain
-/// LoRA, tensors that the model has no place for or of another shape than its.
+/// LoRA, tensors that the model has no place for or of another shape than its,
+/// and other tensors than the configuration says.
 pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
-    let config = AdapterConfig::read(&folder.join(CONFIG))?;
+    let config_path = folder.join(CONFIG);
+    let config = AdapterConfig::read(&config_path)?;
+    let modules = config.modules(model).map_err(|message| {
+        Error::format(&config_path, message).advise("the adapter must be one of this very model")
+    })?;
     let path = folder.join(WEIGHTS);
     let file = MappedFile::open(&path).map_err(|e| {
         e.advise("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
@@ -97,6 +103,10 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
             let message = format!("the model has no such projection (it has {layers} layers)");
             return Err(refuse(message).advise("the adapter must be one of this very model"));
         }
+        if !modules.contains(&(layer, projection)) {
+            let message = format!("{CONFIG} gives this module no update");
+            return Err(refuse(message).advise("tensors and configuration must be of one adapter"));
+        }
         let rank = config.rank(layer, projection);
         let [out, inputs] = names::projection_shape(model, layer, projection);
         let expected = match side {
@@ -113,8 +123,16 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
     if found.is_empty() {
         return Err(Error::format(&path, "no tensors"));
     }
+    let missing = |(layer, projection): (usize, Projection), side| {
+        let message = format!("missing, though {CONFIG} gives its module an update");
+        Error::tensor(&path, tensor_name(layer, projection, side), message)
+            .advise("the file is a part of an adapter, or of another one")
+    };
+    if let Some(module) = modules.iter().find(|module| !found.contains_key(module)) {
+        return Err(missing(*module, Side::A));
+    }
     let updates = found.into_iter().map(|((layer, projection), sides)| {
-        let missing = |side| Error::tensor(&path, tensor_name(layer, projection, side), "missing");
+        let missing = |side| missing((layer, projection), side);
         let [a, b] = sides;
         let update = Update {
             a: a.ok_or_else(|| missing(Side::A))?,
@@ -131,13 +149,21 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
     })
 }
 
-/// Writes an adapter so that `PeftModel.from_pretrained` reads it.
+/// Writes an adapter of a model of `model`'s widths so that
+/// `PeftModel.from_pretrained` reads it. `base` is the folder or hub id that
+/// `AutoPeftModelForCausalLM` finds the model by.
 ///
 /// # Errors
 /// A refusal of the operating system.
-pub fn write(adapter: &Adapter, folder: &Path) -> Result<Vec<OutputFile>> {
+pub fn write(
+    adapter: &Adapter,
+    model: &ModelConfig,
+    base: &str,
+    folder: &Path,
+) -> Result<Vec<OutputFile>> {
     let config = folder.join(CONFIG);
-    std::fs::write(&config, config::json(adapter)).map_err(FileError::io(&config, "write"))?;
+    std::fs::write(&config, config::json(adapter, model, base))
+        .map_err(FileError::io(&config, "write"))?;
     let path = folder.join(WEIGHTS);
     let tensors = adapter.updates.iter().flat_map(|(&(layer, projection), update)| {
         let Update { a, b, rank, .. } = update;

@@ -41,7 +41,7 @@ use crate::{
     data::{Dataset, Example, batches},
     distill::Teacher,
     error::{Error, Result},
-    schedule::Schedule,
+    schedule::{Schedule, Spent},
 };
 use course::Course;
 use log::{Entry, Log};
@@ -287,7 +287,13 @@ impl<'a> Training<'a, '_> {
         let hidden = hidden / learned as f64;
         let loss = own + teacher + hidden;
         self.check_loss(step, loss, position)?;
-        let rate = self.schedule(course.total).at(position.step);
+        let schedule = self.schedule(course.total);
+        let rate = match self.options.max_seconds {
+            Some(budget) => {
+                schedule.within(position.step, Spent { seconds: clock.seconds(), budget })
+            }
+            None => schedule.at(position.step),
+        };
         let gradient_norm = self.update(sums, learned, step, rate)?;
         let seconds = begun.elapsed().as_secs_f64();
         Ok(Some(Entry {

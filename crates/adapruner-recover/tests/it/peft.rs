@@ -49,8 +49,11 @@ fn patterns_of_ranks_and_alphas_are_read_and_written() {
         assert_eq!(update(1, Projection::Q).alpha, 6.0);
         assert_eq!(adapter.scale(update(0, Projection::O)), scale(10.0, 4, rslora));
         let out = tempfile::tempdir().unwrap();
-        let files = peft::write(&adapter, out.path()).unwrap();
+        let files = peft::write(&adapter, &checkpoint.config, "some/base", out.path()).unwrap();
         assert_eq!(files.len(), 2);
+        let text = std::fs::read_to_string(out.path().join(peft::CONFIG)).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(config["base_model_name_or_path"], "some/base");
         assert_eq!(peft::read(out.path(), &checkpoint.config).unwrap(), adapter);
         // The tensors are those of PEFT, name by name.
         let load = |path: &Path| {
@@ -132,6 +135,66 @@ fn what_is_more_than_plain_lora_is_refused_by_name() {
         assert!(message.contains(key), "{key}: {message}");
         assert!(message.contains("adapter_config.json"), "{key}: {message}");
     }
+}
+
+#[test]
+fn adapters_that_change_their_base_are_refused_by_name() {
+    let config = checkpoint("gqa3_untied").config;
+    for way in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "mica", "new"] {
+        let folder = changed("init_lora_weights", json!(way));
+        let message = said(peft::read(folder.path(), &config));
+        assert!(message.contains("init_lora_weights") && message.contains(way), "{message}");
+    }
+    for way in [json!("gaussian"), json!("eva"), json!("orthogonal"), json!(false), Value::Null] {
+        peft::read(changed("init_lora_weights", way).path(), &config).unwrap();
+    }
+}
+
+#[test]
+fn settings_that_do_not_fit_the_tensors_are_named() {
+    let config = checkpoint("gqa3_untied").config;
+    let missing = "lora_A.weight: missing, though adapter_config.json gives its module an update";
+    for (key, value, expected) in [
+        ("target_modules", json!([]), "target_modules: at least one module expected, [] found"),
+        ("target_modules", json!(["q_proj", "lm_head"]), "lm_head is not supported"),
+        ("target_modules", json!(["query_key_value"]), "they fit no projection of the model"),
+        ("target_modules", json!(["q_proj"]), "rank_pattern: \"k_proj\" fits no module"),
+        ("target_modules", json!("(?=x)"), "target_modules: the regular expression"),
+        ("exclude_modules", json!(["k_proj"]), "rank_pattern: \"k_proj\" fits no module"),
+        ("exclude_modules", json!(["v_proj"]), "v_proj.lora_A.weight: adapter_config.json gives"),
+        ("layers_to_transform", json!([99]), "layers_to_transform: the model has "),
+        ("layers_to_transform", json!(["a"]), "layers_to_transform: a layer expected"),
+        (
+            "layers_to_transform",
+            json!([0]),
+            "rank_pattern: \"layers.1.mlp.up_proj\" fits no module",
+        ),
+        ("rank_pattern", json!({"c_attn": 2}), "rank_pattern: \"c_attn\" fits no module"),
+        ("alpha_pattern", json!({"lm_head": 2}), "alpha_pattern: \"lm_head\" fits no module"),
+    ] {
+        let folder = changed(key, value);
+        let message = said(peft::read(folder.path(), &config));
+        assert!(message.contains(expected), "{key}: {message}");
+    }
+    // Half of the tensors.
+    let folder = changed("lora_dropout", json!(0.0));
+    let path = folder.path().join(peft::WEIGHTS);
+    let all = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let some: std::collections::HashMap<_, _> =
+        all.into_iter().filter(|(name, _)| name.contains("layers.0.")).collect();
+    candle_core::safetensors::save(&some, &path).unwrap();
+    let message = said(peft::read(folder.path(), &config));
+    assert!(message.contains("layers.1.") && message.contains(missing), "{message}");
+}
+
+#[test]
+fn an_adapter_of_some_modules_is_written_with_their_names() {
+    let config = checkpoint("gqa3_untied").config;
+    let mut adapter = peft::read(&adapter_folder("gqa3_untied", "start"), &config).unwrap();
+    adapter.updates.retain(|(layer, projection), _| (*layer == 0) == projection.is_attention());
+    let out = tempfile::tempdir().unwrap();
+    peft::write(&adapter, &config, "base", out.path()).unwrap();
+    assert_eq!(peft::read(out.path(), &config).unwrap(), adapter);
 }
 
 #[test]

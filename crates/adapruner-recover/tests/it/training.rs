@@ -13,7 +13,7 @@ use adapruner_recover::{
     lora::{Adapter, LoraOptions, Target},
     merge,
     peft::{self, Side, tensor_name},
-    schedule::{Decay, Schedule},
+    schedule::{Decay, Schedule, Spent},
     train::{
         Ended, FOLDER, Outcome, Training,
         log::Entry,
@@ -193,6 +193,25 @@ fn schedules_are_those_of_transformers() {
     for (step, right) in [(2, 2.0), (3, 1.707_106_8), (4, 1.0), (5, 0.292_893_2)] {
         assert!((at(Decay::Cosine, step) - right).abs() < 1e-6, "step {step}");
     }
+}
+
+#[test]
+fn no_training_is_warm_up_alone() {
+    let rates = |warmup, total| {
+        let schedule = Schedule { rate: 1.0, decay: Decay::Constant, warmup, total };
+        (0..total).map(|step| schedule.at(step)).collect::<Vec<_>>()
+    };
+    assert_eq!(rates(10, 1), [1.0]);
+    assert_eq!(rates(10, 2), [0.0, 1.0]);
+    assert_eq!(rates(10, 5), [0.0, 0.5, 1.0, 1.0, 1.0]);
+    // Under a budget of 100 seconds, at a pace of 1, 30 and 120 seconds a step.
+    let schedule = Schedule { rate: 1.0, decay: Decay::Constant, warmup: 10, total: 1000 };
+    let at = |step, seconds| schedule.within(step, Spent { seconds, budget: 100.0 });
+    assert_eq!((at(0, 1.0), at(4, 5.0), at(20, 21.0)), (0.0, 0.4, 1.0));
+    assert_eq!((at(0, 30.0), at(1, 60.0)), (0.6, 1.0));
+    assert_eq!(at(0, 120.0), 1.0);
+    // Half way through what it may take, the rate never falls behind.
+    assert_eq!(at(4, 30.0), 0.6);
 }
 
 fn logits(decoder: &Decoder, ids: &[u32]) -> Tensor {

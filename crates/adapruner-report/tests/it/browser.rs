@@ -10,7 +10,6 @@ use adapruner_report::{Page, Value, render};
 
 use crate::example;
 
-const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Tells the page around what the layout came to.
 const MEASURE: &str = "<script>addEventListener('load', () => parent.postMessage('measured ' + [\
@@ -27,15 +26,6 @@ fn framed(inner: &str, width: u32, height: u32) -> String {
          = event.data; }};</script><body style='margin:0;overflow:hidden'><iframe src='{inner}' \
          style='width:{width}px;height:{height}px;border:0;display:block'></iframe>"
     )
-}
-
-fn browser() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    NAMES
-        .iter()
-        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
-        .find(|file| file.is_file())
 }
 
 /// Runs the browser on a page and returns what it printed.
@@ -130,12 +120,8 @@ fn with_long_words(mut page: Page) -> Page {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "says why it was skipped")]
 fn chromium_shows_the_page_at_every_width() {
-    let Some(browser) = browser() else {
-        eprintln!("skipped: none of {} is installed", NAMES.join(", "));
-        return;
-    };
+    let Some(browser) = adapruner_testing::require_browser() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     // ADAPRUNER_REPORT_SHOTS keeps the pages and pictures, to be looked at.
     let kept = std::env::var_os("ADAPRUNER_REPORT_SHOTS").map(PathBuf::from);

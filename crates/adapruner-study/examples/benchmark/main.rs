@@ -122,22 +122,23 @@ fn main() -> Result<(), Failure> {
             writeln!(out, "{}", row(problem.name, "optuna, same run", &optuna))?;
         }
     }
-    if !wanted("subset") {
-        return Ok(());
-    }
     let strategies = [
         ("odds", SubsetStrategy::Odds),
         ("linear", SubsetStrategy::Linear),
         ("odds then linear", SubsetStrategy::default()),
     ];
-    let random = every_seed(seeds, |s| run(&problems::subset(s), RandomSampler::new(s), noise, s))?;
-    writeln!(out, "{}", row("subset", "random", &random))?;
-    for (name, strategy) in strategies {
-        let of = |s| run(&problems::subset(s), TpeSampler::new(s).with_subsets(strategy), noise, s);
-        writeln!(out, "{}", row("subset", name, &every_seed(seeds, of)?))?;
-    }
-    if let Some(published) = published(&problems::subset(0)) {
-        writeln!(out, "{published}")?;
+    let of_sets: [(&str, fn(u64) -> Problem); 2] =
+        [("subset", problems::subset), ("coupled", problems::coupled)];
+    for (name, problem) in of_sets.into_iter().filter(|(name, _)| wanted(name)) {
+        let random = every_seed(seeds, |s| run(&problem(s), RandomSampler::new(s), noise, s))?;
+        writeln!(out, "{}", row(name, "random", &random))?;
+        for (strategy_name, strategy) in strategies {
+            let of = |s| run(&problem(s), TpeSampler::new(s).with_subsets(strategy), noise, s);
+            writeln!(out, "{}", row(name, strategy_name, &every_seed(seeds, of)?))?;
+        }
+        if let Some(published) = published(&problem(0)) {
+            writeln!(out, "{published}")?;
+        }
     }
     Ok(())
 }

@@ -186,6 +186,50 @@ pub fn subset(instance: u64) -> Problem {
     }
 }
 
+/// As [`subset`], without redundancy, but what items are worth depends on the first
+/// coefficient: item i has the utility uᵢ + (2a − 1) vᵢ, both ~ N(0, 0.65²), so that
+/// the best set for one a is far from the best for another.
+pub fn coupled(instance: u64) -> Problem {
+    let mut rng = ChaCha8Rng::seed_from_u64(instance);
+    let mut uniform = move || (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+    let mut normal = || {
+        let radius = (-2.0 * (1.0 - uniform()).ln()).sqrt();
+        0.65 * radius * (std::f64::consts::TAU * uniform()).cos()
+    };
+    let items: Vec<(f64, f64)> = (0..POOL).map(|_| (normal(), normal())).collect();
+    let best = (0.2 + 0.6 * uniform(), 0.2 + 0.6 * uniform());
+    let utility = |a: f64, (u, v): &(f64, f64)| u + (2.0 * a - 1.0) * v;
+    let cost = move |a: f64, b: f64| {
+        let (a, b) = (a - best.0, b - best.1);
+        4.0 * (a * a + b * b + a * b)
+    };
+    // Given a, the best b lies between, and the best items are those of most utility.
+    let least = (0..=1000).map(|step| {
+        let a = f64::from(step) / 1000.0;
+        let b = (best.1 - 0.5 * (a - best.0)).clamp(0.0, 1.0);
+        let mut utilities: Vec<f64> = items.iter().map(|item| utility(a, item)).collect();
+        utilities.sort_by(|a, b| b.total_cmp(a));
+        cost(a, b) - utilities[..CHOSEN].iter().sum::<f64>()
+    });
+    let least = least.fold(f64::INFINITY, f64::min);
+    let value = move |params: &Params| {
+        let (ParamValue::Float(a), ParamValue::Float(b), ParamValue::Subset(set)) =
+            (&params["a"].1, &params["b"].1, &params["set"].1)
+        else {
+            return f64::NAN;
+        };
+        cost(*a, *b) - set.iter().map(|&i| utility(*a, &items[i])).sum::<f64>()
+    };
+    let space = Space::builder().float("a", 0.0, 1.0).float("b", 0.0, 1.0);
+    Problem {
+        name: "coupled",
+        space: space.subset("set", POOL, CHOSEN).build().expect("a set within the pool"),
+        least,
+        value: Box::new(value),
+        published: None,
+    }
+}
+
 /// The largest gain that exchanges of one item find from 30 starts.
 fn best_gain(gain: &impl Fn(&[usize]) -> f64, uniform: &mut impl FnMut() -> f64) -> f64 {
     let mut best = f64::NEG_INFINITY;

@@ -1,7 +1,9 @@
 //! Where the records of a journal are kept.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
+use super::record::is_claim;
 use crate::error::Result;
 
 /// One record's text.
@@ -11,6 +13,15 @@ pub struct Line {
     pub text: Vec<u8>,
     /// Where the next record begins: an offset for [`Backend::read_from`].
     pub end: u64,
+}
+
+/// What became of an [`exchange`](Backend::exchange).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// The records from the offset on, those that were added among them.
+    pub lines: Vec<Line>,
+    /// Whether the records were added: all, or none.
+    pub added: bool,
 }
 
 /// A list of records that only grows, shared by any number of processes.
@@ -29,8 +40,53 @@ pub trait Backend: Send {
     /// If they cannot be read, or there are fewer than there were.
     fn read_from(&mut self, offset: u64) -> Result<Vec<Line>>;
 
+    /// Adds records and reads from an offset on, as one step that no other
+    /// process comes between. With `others`, nothing is added if more than so
+    /// many trials were begun in the records from the offset on.
+    ///
+    /// The provided method is one step only where a single process uses the
+    /// journal.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`append`](Self::append) and [`read_from`](Self::read_from).
+    fn exchange(
+        &mut self,
+        records: &[String],
+        offset: u64,
+        others: Option<u64>,
+    ) -> Result<Exchange> {
+        let mut lines = self.read_from(offset)?;
+        if !within(&lines, others) {
+            return Ok(Exchange { lines, added: false });
+        }
+        if !records.is_empty() {
+            self.append(records)?;
+            lines.extend(self.read_from(lines.last().map_or(offset, |line| line.end))?);
+        }
+        Ok(Exchange { lines, added: true })
+    }
+
+    /// Whether every call waits for a network, so that few calls with much in
+    /// them are best.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    /// Since when the journal could be reached without a break, where that is
+    /// not from the beginning: before it, the silence of others tells nothing.
+    fn reachable_since(&self) -> Option<Instant> {
+        None
+    }
+
     /// What to call the record of a number, from 0, in a message.
     fn place(&self, number: u64) -> String;
+}
+
+/// Whether at most `others` trials were begun in these records.
+pub(super) fn within(lines: &[Line], others: Option<u64>) -> bool {
+    let begun = || lines.iter().filter(|line| is_claim(&line.text)).count() as u64;
+    others.is_none_or(|others| begun() <= others)
 }
 
 /// Records in memory, for one process, forgotten once read.

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::backend::{Backend, Line};
+use super::backend::{Backend, Exchange, Line, within};
 use super::lock::Lock;
 use crate::error::{Error, Result};
 
@@ -53,17 +53,10 @@ impl FileBackend {
         self
     }
 
-    fn io(&self, action: &'static str) -> impl Fn(std::io::Error) -> Error {
-        let path = self.path.clone();
-        move |source| Error::Io { path: path.clone(), action, source }
-    }
-}
-
-impl Backend for FileBackend {
-    fn append(&mut self, records: &[String]) -> Result<()> {
+    /// Adds records under the lock, which the caller holds.
+    fn add(&self, records: &[String]) -> Result<()> {
         let mut text = records.join("\n").into_bytes();
         text.push(b'\n');
-        let _lock = Lock::acquire(&self.path, self.grace)?;
         let file = OpenOptions::new().read(true).append(true).open(&self.path);
         let mut file = file.map_err(self.io("open"))?;
         let length = mend(&mut file).map_err(self.io("repair the end of"))?;
@@ -73,6 +66,39 @@ impl Backend for FileBackend {
             let _ = file.set_len(length);
             self.io("append to")(error)
         })
+    }
+
+    fn io(&self, action: &'static str) -> impl Fn(std::io::Error) -> Error {
+        let path = self.path.clone();
+        move |source| Error::Io { path: path.clone(), action, source }
+    }
+}
+
+impl Backend for FileBackend {
+    fn append(&mut self, records: &[String]) -> Result<()> {
+        let _lock = Lock::acquire(&self.path, self.grace)?;
+        self.add(records)
+    }
+
+    fn exchange(
+        &mut self,
+        records: &[String],
+        offset: u64,
+        others: Option<u64>,
+    ) -> Result<Exchange> {
+        if records.is_empty() {
+            return Ok(Exchange { lines: self.read_from(offset)?, added: true });
+        }
+        let lock = Lock::acquire(&self.path, self.grace)?;
+        if others.is_some() {
+            let lines = self.read_from(offset)?;
+            if !within(&lines, others) {
+                return Ok(Exchange { lines, added: false });
+            }
+        }
+        self.add(records)?;
+        drop(lock);
+        Ok(Exchange { lines: self.read_from(offset)?, added: true })
     }
 
     fn read_from(&mut self, offset: u64) -> Result<Vec<Line>> {

@@ -30,7 +30,7 @@ mod replay;
 mod storage;
 mod time;
 
-pub use backend::{Backend, Line, MemoryBackend};
+pub use backend::{Backend, Exchange, Line, MemoryBackend};
 pub(crate) use distribution::FIXED;
 pub use distribution::{distribution_from_json, distribution_to_json, fixed_param};
 pub use file::FileBackend;

@@ -199,6 +199,18 @@ fn state_code(state: TrialState) -> u8 {
     }
 }
 
+/// Whether a line may begin a trial: creates one, or takes one from the queue.
+/// Only by its first bytes, so that a script of a server can tell the same; what
+/// begins in another way than both implementations write it may be anything.
+pub(crate) fn is_claim(line: &[u8]) -> bool {
+    let Some(rest) = line.strip_prefix(b"{\"op_code\":") else { return true };
+    let rest = rest.strip_prefix(b" ").unwrap_or(rest);
+    let starts =
+        |part: &[u8]| part.starts_with(b"\"state\":0") || part.starts_with(b"\"state\": 0");
+    rest.starts_with(b"4,")
+        || rest.starts_with(b"6,") && (0..rest.len()).any(|at| starts(&rest[at..]))
+}
+
 /// Reads a line.
 pub(crate) fn read(line: &[u8]) -> Result<Record, String> {
     let value = json::parse(line)?;

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -420,24 +420,35 @@ impl TrialEntry {
         Ok(())
     }
 
-    /// Whether its worker, one of this implementation, was silent for longer
-    /// than `grace`. Clocks of several machines may differ, and clocks may be
-    /// set: what this process has heard itself counts more than they.
-    pub(crate) fn is_stale(
-        &self,
-        grace: std::time::Duration,
-        opened: Instant,
-        now_ms: i64,
-    ) -> bool {
+    /// How long its worker, one of this implementation, has been silent; `None` if
+    /// it does not run, or runs elsewhere. Clocks of several machines may differ,
+    /// and clocks may be set: what this process has heard itself counts more than
+    /// they.
+    pub(crate) fn silent(&self, watching: Watching, now_ms: i64) -> Option<Duration> {
         let ours = self.owner.as_ref().is_some_and(|owner| owner.starts_with(WORKER_PREFIX));
         if self.trial.state != TrialState::Running || !ours {
-            return false;
+            return None;
         }
-        let watched = self.alive.unwrap_or(opened).elapsed() > grace;
-        let silent_ms = now_ms.saturating_sub(self.alive_ms.unwrap_or(i64::MIN));
-        let dated = u128::try_from(silent_ms).is_ok_and(|ms| ms > grace.as_millis());
-        watched || self.alive.is_none() && dated
+        Some(match (watching.reachable_since, self.alive) {
+            // What was said before could not be heard.
+            (Some(since), alive) => alive.unwrap_or(watching.opened).max(since).elapsed(),
+            (None, Some(alive)) => alive.elapsed(),
+            (None, None) => {
+                let dated = now_ms.saturating_sub(self.alive_ms.unwrap_or(i64::MIN));
+                let dated = Duration::from_millis(u64::try_from(dated).unwrap_or(0));
+                watching.opened.elapsed().max(dated)
+            }
+        })
     }
+}
+
+/// From when on this process hears workers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watching {
+    /// When it opened the journal.
+    pub(crate) opened: Instant,
+    /// Since when it could reach the journal again, if there was a break.
+    pub(crate) reachable_since: Option<Instant>,
 }
 
 /// The value of one objective.

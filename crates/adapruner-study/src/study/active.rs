@@ -10,6 +10,7 @@ use crate::journal::{FIXED, fixed_param};
 use crate::pruner::PrunerView;
 use crate::sampler::{Params, View};
 use crate::space::Space;
+use crate::storage::Change;
 use crate::study::Study;
 use crate::trial::Trial;
 
@@ -50,13 +51,28 @@ impl ActiveTrial<'_> {
     /// asked for with another one, or the queued value is not of it; and if the
     /// storage cannot be written.
     pub fn suggest(&mut self, name: &str, distribution: &Distribution) -> Result<ParamValue> {
+        let (value, change) = self.decide(name, distribution)?;
+        if let Some(change) = change {
+            let changes = [change];
+            self.study.storage.change(self.study.id, self.number, &changes)?;
+        }
+        Ok(value)
+    }
+
+    /// A value as [`ActiveTrial::suggest`] gives it, and what the storage is to be
+    /// told of it.
+    fn decide(
+        &mut self,
+        name: &str,
+        distribution: &Distribution,
+    ) -> Result<(ParamValue, Option<Change>)> {
         let fault = |message: String| Error::Space { name: name.into(), message };
         distribution.validate(name)?;
         if let Some((known, value)) = self.params.get(name) {
             if known != distribution {
                 return Err(fault(format!("expected {known:?} again, found {distribution:?}")));
             }
-            return Ok(value.clone());
+            return Ok((value.clone(), None));
         }
         let joint = self.joint.get(name).filter(|(of, _)| of == distribution);
         let value = if let Some(value) = self.queued(name, distribution)? {
@@ -70,9 +86,10 @@ impl ActiveTrial<'_> {
                 View { direction: self.study.direction, trials: &self.history, draw: self.draw };
             self.study.sampler.single(&view, name, distribution)?
         };
-        self.study.storage.set_param(self.study.id, self.number, name, distribution, &value)?;
         self.params.insert(name.into(), (distribution.clone(), value.clone()));
-        Ok(value)
+        let (name, distribution) = (name.into(), distribution.clone());
+        let change = Change::Param { name, distribution, value: value.clone() };
+        Ok((value, Some(change)))
     }
 
     /// The value that was queued for a parameter.
@@ -165,7 +182,16 @@ impl ActiveTrial<'_> {
     ///
     /// As [`ActiveTrial::suggest`].
     pub fn suggest_space(&mut self, space: &Space) -> Result<Params> {
-        space.walk(|name, distribution| self.suggest(name, distribution))
+        let mut changes = Vec::new();
+        let params = space.walk(|name, distribution| {
+            let (value, change) = self.decide(name, distribution)?;
+            changes.extend(change);
+            Ok(value)
+        })?;
+        if !changes.is_empty() {
+            self.study.put(self.number, changes)?;
+        }
+        Ok(params)
     }
 
     /// Reports a value at a step; NaN and infinities may be reported.
@@ -174,7 +200,7 @@ impl ActiveTrial<'_> {
     ///
     /// If the trial is finished or the storage cannot be written.
     pub fn report(&self, step: u64, value: f64) -> Result<()> {
-        self.study.storage.report(self.study.id, self.number, step, value)
+        self.study.put(self.number, vec![Change::Report { step, value }])
     }
 
     /// Whether the pruner would stop it after what it has reported.
@@ -183,12 +209,14 @@ impl ActiveTrial<'_> {
     ///
     /// If the storage cannot be used.
     pub fn should_prune(&self) -> Result<bool> {
-        let trials = self.study.trials()?;
+        // Of a remote storage, what came with the last answer: it is never waited for.
+        let trials = self.study.as_here(self.study.recent_trials()?);
         let own = trials.iter().find(|trial| trial.number == self.number);
-        let trial = own.ok_or_else(|| Error::Trial {
-            number: self.number,
-            message: "expected a trial of the study, found none".into(),
-        })?;
+        let fault = |message: &str| Error::Trial { number: self.number, message: message.into() };
+        let trial = own.ok_or_else(|| fault("expected a trial of the study, found none"))?;
+        if trial.state.is_finished() {
+            return Err(fault("expected an unfinished trial, but it is finished"));
+        }
         let view = PrunerView {
             study: &self.study.name,
             direction: self.study.direction,
@@ -197,7 +225,7 @@ impl ActiveTrial<'_> {
         };
         let verdict = self.study.pruner.judge(&view);
         for (key, value) in verdict.attrs {
-            self.study.storage.set_system_attr(self.study.id, Some(self.number), &key, value)?;
+            self.study.put(self.number, vec![Change::SystemAttr { key, value }])?;
         }
         Ok(verdict.prune)
     }
@@ -208,7 +236,7 @@ impl ActiveTrial<'_> {
     ///
     /// If the trial is finished or the storage cannot be written.
     pub fn set_user_attr(&self, key: &str, value: Value) -> Result<()> {
-        self.study.storage.set_user_attr(self.study.id, Some(self.number), key, value)
+        self.study.put(self.number, vec![Change::UserAttr { key: key.into(), value }])
     }
 
     /// Notes that its worker is alive. [`Study::optimize`] does it by itself.

@@ -2,12 +2,13 @@
 
 mod active;
 mod optimize;
+mod unsent;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::journal::FIXED;
@@ -15,8 +16,10 @@ use crate::pruner::{NopPruner, Pruner};
 use crate::sampler::tpe::{badness, rank_values};
 use crate::sampler::{PROPOSED, Params, Sampler, View, counts, proposed_attr};
 use crate::space::Space;
-use crate::storage::{Storage, StudyId};
-use crate::trial::{Direction, Trial, TrialState};
+use crate::storage::{Attrs, Beginning, Change, Seen, Silence, Storage, StudyId};
+use crate::trial::{CONSTRAINTS, Direction, Trial, TrialState};
+
+use unsent::Here;
 
 pub use active::ActiveTrial;
 pub use optimize::{Clock, Optimize, StopReason, Summary, SystemClock};
@@ -40,7 +43,13 @@ pub enum Outcome {
     /// unless it is NaN: for objectives whose last report is none, as where the
     /// Wilcoxon pruner compares losses of single instances.
     PrunedAt(f64),
-    /// Without a value.
+    /// Outside of what is allowed or can be evaluated, by so much (positive; what
+    /// is not counts as 1): kept as Optuna keeps violated constraints, of a trial
+    /// that was stopped. It counts as a trial, is never the best one, and the
+    /// sampler ranks it behind all others, by how much it is outside.
+    Infeasible(f64),
+    /// Without a value, for reasons that say nothing of its parameters; the
+    /// sampler does not see it.
     Failed,
 }
 
@@ -68,6 +77,8 @@ pub struct Study {
     /// Held while a trial is created and its values proposed: one thread sees
     /// what the other was given.
     asking: Mutex<()>,
+    /// The trials that run here, and what the storage is yet to be told of them.
+    here: Here,
 }
 
 impl std::fmt::Debug for Study {
@@ -101,6 +112,7 @@ impl Study {
             sampler: Box::new(sampler),
             pruner: Box::new(NopPruner),
             asking: Mutex::new(()),
+            here: Here::default(),
         })
     }
 
@@ -130,7 +142,36 @@ impl Study {
         self.storage.trials(self.id)
     }
 
-    /// The best complete trial; of equal ones the first.
+    /// All trials as of the last call that read the storage; reads nothing. Where
+    /// workers run elsewhere, theirs may be further.
+    ///
+    /// # Errors
+    ///
+    /// If the study is no longer there.
+    pub fn known_trials(&self) -> Result<Vec<Arc<Trial>>> {
+        self.storage.known_trials(self.id)
+    }
+
+    /// All trials: as they are now where the storage is at hand, as of the last call
+    /// where it is remote, which is as fresh as what the last trial was told.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be read.
+    pub fn recent_trials(&self) -> Result<Vec<Arc<Trial>>> {
+        if self.storage.is_remote() { self.known_trials() } else { self.trials() }
+    }
+
+    /// The running trials, and how long nothing was heard of their workers.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be read.
+    pub fn silences(&self) -> Result<Vec<Silence>> {
+        self.storage.silences(self.id)
+    }
+
+    /// The best complete trial that is feasible; of equal ones the first.
     ///
     /// # Errors
     ///
@@ -145,14 +186,19 @@ impl Study {
     ///
     /// If a value is not of its distribution or the storage cannot be written.
     pub fn enqueue(&self, params: Params) -> Result<u64> {
-        for (name, (distribution, value)) in &params {
-            distribution.validate(name)?;
-            if !distribution.contains(value) {
-                let message = format!("expected a value of {distribution:?}, found {value:?}");
-                return Err(Error::Space { name: name.clone(), message });
-            }
-        }
+        check_queued(&params)?;
         self.storage.enqueue_trial(self.id, params)
+    }
+
+    /// Queues a trial as [`Study::enqueue`], unless the study has one already. Of
+    /// several workers one does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Study::enqueue`].
+    pub fn enqueue_first(&self, params: Params) -> Result<Option<u64>> {
+        check_queued(&params)?;
+        self.storage.enqueue_first(self.id, params)
     }
 
     /// Gives up trials whose worker was silent for longer than `grace`: they
@@ -162,9 +208,11 @@ impl Study {
     ///
     /// If the storage cannot be written.
     pub fn resume(&self, grace: Duration) -> Result<Vec<u64>> {
-        let stale = self.storage.fail_stale(self.id, grace)?;
-        self.draw_again(&stale)?;
-        Ok(stale)
+        let silences = self.storage.silences(self.id)?;
+        let silent = silences.iter().filter(|of| of.silent.is_some_and(|silent| silent > grace));
+        // First, so that nothing is lost if this process is killed in between.
+        self.draw_again(&silent.map(|of| of.number).collect::<Vec<_>>())?;
+        self.storage.fail_stale(self.id, grace)
     }
 
     /// Gives up those of the trials `numbers` that are running, whose workers are
@@ -192,6 +240,7 @@ impl Study {
         running.dedup();
         // First, so that nothing is lost if this process is killed in between.
         self.draw_again(&running)?;
+        running.iter().for_each(|number| self.here.forget(*number));
         self.storage.fail_running(self.id, &running)
     }
 
@@ -215,13 +264,18 @@ impl Study {
     ///
     /// If the storage cannot be used or the sampler cannot work with the history.
     pub fn ask(&self) -> Result<ActiveTrial<'_>> {
+        self.ask_unless(None)?.ok_or_else(|| self.none_begun())
+    }
+
+    /// As [`Study::ask`], unless `wanted` trials are under way or done.
+    fn ask_unless(&self, wanted: Option<u64>) -> Result<Option<ActiveTrial<'_>>> {
         let _one = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        let trial = self.start()?;
+        let Some(trial) = self.start(wanted, &Attrs::new())? else { return Ok(None) };
         if !trial.joint.is_empty() {
-            let proposed = proposed_attr(&trial.joint);
-            self.storage.set_system_attr(self.id, Some(trial.number), PROPOSED, proposed)?;
+            let value = proposed_attr(&trial.joint);
+            self.put(trial.number, vec![Change::SystemAttr { key: PROPOSED.into(), value }])?;
         }
-        Ok(trial)
+        Ok(Some(trial))
     }
 
     /// Starts a trial with values for all of a space.
@@ -231,56 +285,85 @@ impl Study {
     /// As [`Study::ask`]; and if a queued trial has values that are not of the
     /// space.
     pub fn ask_in(&self, space: &Space) -> Result<(ActiveTrial<'_>, Params)> {
-        let _one = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut trial = self.start()?;
-        let params = trial.suggest_space(space)?;
-        Ok((trial, params))
+        let begun = self.ask_within(None, &Attrs::new(), space)?;
+        begun.ok_or_else(|| self.none_begun())
     }
 
-    fn start(&self) -> Result<ActiveTrial<'_>> {
-        let stale = self.stale()?;
-        let lost = if stale.is_empty() { None } else { lost_from_queue(&self.trials()?, &stale) };
-        let claimed = match lost {
-            Some(_) => None,
-            None => self.storage.claim_waiting(self.id)?,
+    /// Starts a trial with values for all of a space and the attributes `user`,
+    /// unless `wanted` trials are under way or done (complete, stopped early or
+    /// infeasible). However many workers ask at once, no more than `wanted` are
+    /// begun. Trials that are given up do not count.
+    ///
+    /// # Errors
+    ///
+    /// As [`Study::ask_in`].
+    pub fn ask_within(
+        &self,
+        wanted: Option<u64>,
+        user: &Attrs,
+        space: &Space,
+    ) -> Result<Option<(ActiveTrial<'_>, Params)>> {
+        let _one = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut trial) = self.start(wanted, user)? else { return Ok(None) };
+        let params = trial.suggest_space(space)?;
+        Ok(Some((trial, params)))
+    }
+
+    fn none_begun(&self) -> Error {
+        Error::Study { name: self.name.clone(), message: "expected a new trial, found none".into() }
+    }
+
+    fn start(&self, wanted: Option<u64>, user: &Attrs) -> Result<Option<ActiveTrial<'_>>> {
+        let (mut lost, mut draw) = (None, None);
+        let mut decide = |seen: Seen<'_>| {
+            let others = match wanted {
+                None => None,
+                Some(wanted) => Some(wanted.checked_sub(taken(seen.trials) + 1)?),
+            };
+            let stale = stale(seen.system);
+            lost = if stale.is_empty() { None } else { lost_from_queue(seen.trials, &stale) };
+            draw = None;
+            let number = seen.trials.len() as u64;
+            let queued = seen.trials.iter().any(|trial| trial.state == TrialState::Waiting);
+            // Those that wait have their numbers kept for them.
+            let next = match (queued, &lost) {
+                (true, None) => number,
+                (false, _) | (_, Some(_)) => next_draw(seen.trials, number, &stale),
+            };
+            let mut system = Attrs::new();
+            if let Some(lost) = &lost {
+                system.insert(AGAIN.into(), Value::from(lost.number));
+            }
+            if next != number {
+                system.insert(DRAW.into(), Value::from(next));
+            }
+            if system.is_empty() {
+                return Some(Beginning::Next { others });
+            }
+            draw = Some(next);
+            Some(Beginning::New { system })
         };
-        let number = match claimed {
-            Some(number) => number,
-            None => self.storage.create_trial(self.id)?,
-        };
-        if let Some(lost) = &lost {
-            let again = Value::from(lost.number);
-            self.storage.set_system_attr(self.id, Some(number), AGAIN, again)?;
-        }
-        let mut trials = self.trials()?;
+        let Some(begun) = self.storage.begin(self.id, user, &mut decide)? else { return Ok(None) };
+        let number = begun.number;
+        self.here.enter(number);
+        let mut trials = self.storage.known_trials(self.id)?;
         let own = trials.iter().position(|trial| trial.number == number);
         let own = own.map(|at| trials.remove(at)).ok_or_else(|| Error::Trial {
             number,
             message: "expected the trial that was created, found none".into(),
         })?;
-        // Those that wait have their numbers kept for them.
-        let draw = if claimed.is_some() { number } else { next_draw(&trials, number, &stale) };
-        if draw != number {
-            self.storage.set_system_attr(self.id, Some(number), DRAW, Value::from(draw))?;
-        }
+        let draw = draw.unwrap_or(number);
         let view = View { direction: self.direction, trials: &trials, draw };
         let joint = self.sampler.joint(&view)?;
-        Ok(ActiveTrial {
+        Ok(Some(ActiveTrial {
             study: self,
             number,
             draw,
             history: trials,
             joint,
-            queued: claimed.map(|_| own).or(lost),
+            queued: begun.queued.then_some(own).or(lost),
             params: Params::new(),
-        })
-    }
-
-    /// Numbers of the trials whose draws are to be made again, once they are
-    /// failed.
-    fn stale(&self) -> Result<Vec<u64>> {
-        let (_, attrs) = self.storage.study_attrs(self.id)?;
-        Ok(attrs.keys().filter_map(|key| key.strip_prefix(STALE)?.parse().ok()).collect())
+        }))
     }
 
     /// Finishes a trial.
@@ -294,18 +377,26 @@ impl Study {
             Outcome::Complete(value) if value.is_nan() => (TrialState::Failed, None),
             Outcome::Complete(value) => (TrialState::Complete, Some(value)),
             Outcome::Failed => (TrialState::Failed, None),
+            Outcome::Infeasible(_) => (TrialState::Pruned, None),
             Outcome::PrunedAt(value) => {
                 (TrialState::Pruned, Some(value).filter(|value| !value.is_nan()))
             }
             Outcome::Pruned => {
-                let trials = self.trials()?;
+                let trials = self.as_here(self.trials()?);
                 let trial = trials.iter().find(|trial| trial.number == number);
                 let last = trial.and_then(|t| t.intermediate.last_key_value());
                 (TrialState::Pruned, last.map(|(_, v)| *v).filter(|v| !v.is_nan()))
             }
         };
-        self.storage.finish(self.id, number, state, value)?;
-        Ok(state)
+        let mut changes = Vec::new();
+        if let Outcome::Infeasible(by) = outcome {
+            let by = if by > 0.0 && by.is_finite() { by } else { 1.0 };
+            changes.push(Change::SystemAttr { key: CONSTRAINTS.into(), value: json!([by]) });
+        }
+        changes.push(Change::Finish { state, value });
+        let told = self.send(number, changes);
+        self.here.forget(number);
+        told.map(|()| state)
     }
 
     /// Sets an attribute of the study.
@@ -325,6 +416,28 @@ impl Study {
     pub fn user_attrs(&self) -> Result<BTreeMap<String, Value>> {
         Ok(self.storage.study_attrs(self.id)?.0)
     }
+}
+
+fn check_queued(params: &Params) -> Result<()> {
+    for (name, (distribution, value)) in params {
+        distribution.validate(name)?;
+        if !distribution.contains(value) {
+            let message = format!("expected a value of {distribution:?}, found {value:?}");
+            return Err(Error::Space { name: name.clone(), message });
+        }
+    }
+    Ok(())
+}
+
+/// Trials that are under way or done.
+fn taken(trials: &[Arc<Trial>]) -> u64 {
+    let running = |trial: &Trial| trial.state == TrialState::Running;
+    trials.iter().filter(|trial| running(trial) || counts(trial)).count() as u64
+}
+
+/// Numbers of the trials whose draws are to be made again, once they are failed.
+fn stale(system: &Attrs) -> Vec<u64> {
+    system.keys().filter_map(|key| key.strip_prefix(STALE)?.parse().ok()).collect()
 }
 
 fn is_given_up(trial: &Trial, stale: &[u64]) -> bool {
@@ -363,10 +476,10 @@ fn attr(trial: &Trial, key: &str) -> Option<u64> {
     trial.system_attrs.get(key).and_then(Value::as_u64)
 }
 
-/// The best complete trial; of equal ones the first.
+/// The best complete trial that is feasible; of equal ones the first.
 pub fn best_of(trials: &[Arc<Trial>], direction: Direction) -> Option<&Arc<Trial>> {
     let value = |trial: &Trial| badness(trial.value, direction);
-    let complete = trials.iter().filter(|t| t.state == TrialState::Complete);
+    let complete = trials.iter().filter(|t| t.state == TrialState::Complete && !t.is_infeasible());
     complete.filter(|t| !value(t).is_nan()).min_by(|a, b| rank_values(value(a), value(b)))
 }
 

@@ -1,14 +1,17 @@
 //! Running an objective until something says stop.
 
-use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::sampler::counts;
+use crate::study::unsent::OnDrop;
 use crate::study::{ActiveTrial, Outcome, Study, since_best};
 use crate::trial::Trial;
+
+/// How often it is looked whether the last trials of other processes have ended.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Tells the time.
 pub trait Clock: Sync {
@@ -91,7 +94,8 @@ impl<'a> Optimize<'a> {
     }
 
     /// Stops when the study has this many trials that are complete or pruned,
-    /// those of earlier calls among them: what a resumed study wants.
+    /// those of earlier calls among them: what a resumed study wants. All workers
+    /// together, also of other processes, begin no more than that.
     #[must_use]
     pub fn finished(mut self, trials: u64) -> Self {
         self.finished = Some(trials);
@@ -121,7 +125,7 @@ impl<'a> Optimize<'a> {
     }
 
     /// Notes this often that the running trials are alive, from a thread of its
-    /// own.
+    /// own ([`Study::attend`]).
     #[must_use]
     pub fn heartbeat(mut self, every: Duration) -> Self {
         self.heartbeat = Some(every);
@@ -172,10 +176,8 @@ struct Progress {
     /// Trials that are begun and not told, those that have no number yet among
     /// them.
     on_the_way: u64,
-    running: BTreeSet<u64>,
     stop: Option<StopReason>,
     error: Option<Error>,
-    over: bool,
 }
 
 impl Study {
@@ -204,22 +206,22 @@ impl Study {
             progress: Mutex::new(Progress::default()),
             changed: Condvar::new(),
         };
-        thread::scope(|scope| {
-            if let Some(every) = options.heartbeat {
-                let run = &run;
-                scope.spawn(move || run.beat(every));
-            }
-            let workers: Vec<_> =
-                (1..options.workers).map(|_| scope.spawn(|| run.work(&objective))).collect();
-            // Ends the heartbeat whatever happens to the workers.
-            let _end = OnDrop(|| run.end());
-            run.work(&objective);
-            for worker in workers {
-                if let Err(panic) = worker.join() {
-                    std::panic::resume_unwind(panic);
+        let work = || {
+            thread::scope(|scope| {
+                let workers: Vec<_> =
+                    (1..options.workers).map(|_| scope.spawn(|| run.work(&objective))).collect();
+                run.work(&objective);
+                for worker in workers {
+                    if let Err(panic) = worker.join() {
+                        std::panic::resume_unwind(panic);
+                    }
                 }
-            }
-        });
+            });
+        };
+        match options.heartbeat {
+            Some(every) => self.attend(every, work),
+            None => work(),
+        }
         let progress = run.progress.into_inner().unwrap_or_else(PoisonError::into_inner);
         match (progress.error, progress.stop) {
             (Some(error), _) => Err(error),
@@ -249,22 +251,9 @@ enum Step {
     Wait,
 }
 
-struct OnDrop<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
-}
-
 impl Run<'_> {
     fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn end(&self) {
-        self.progress().over = true;
-        self.changed.notify_all();
     }
 
     fn work<E, F>(&self, objective: &F)
@@ -297,7 +286,7 @@ impl Run<'_> {
     fn may_start(&self) -> Result<bool> {
         let mut progress = self.progress();
         loop {
-            if progress.stop.is_some() || progress.error.is_some() || progress.over {
+            if progress.stop.is_some() || progress.error.is_some() {
                 return Ok(false);
             }
             match self.next_step(&progress)? {
@@ -356,11 +345,19 @@ impl Run<'_> {
             self.progress().on_the_way -= 1;
             self.changed.notify_all();
         });
-        let mut trial = self.study.ask()?;
+        let Some(mut trial) = self.study.ask_unless(self.options.finished)? else {
+            // Others, elsewhere, have the last ones, which may fail.
+            drop(ended);
+            self.progress().started -= 1;
+            thread::sleep(PATIENCE);
+            return Ok(true);
+        };
         let number = trial.number();
-        self.progress().running.insert(number);
         let silent = OnDrop(|| {
-            self.progress().running.remove(&number);
+            if thread::panicking() {
+                // Or the others would wait for it; the panic is told in its own way.
+                let _ = self.study.tell(number, Outcome::Failed);
+            }
         });
         let result = objective(&mut trial);
         let outcome = *result.as_ref().unwrap_or(&Outcome::Failed);
@@ -379,31 +376,5 @@ impl Run<'_> {
             }
         }
         Ok(true)
-    }
-
-    /// Notes now and then that what runs is alive, until the end.
-    fn beat(&self, every: Duration) {
-        let mut last = Instant::now();
-        let mut progress = self.progress();
-        while !progress.over {
-            let left = every.saturating_sub(last.elapsed());
-            if !left.is_zero() {
-                let waited = self.changed.wait_timeout(progress, left);
-                progress = waited.unwrap_or_else(PoisonError::into_inner).0;
-                continue;
-            }
-            let running = progress.running.clone();
-            drop(progress);
-            for number in running {
-                let beaten = self.study.storage.heartbeat(self.study.id, number);
-                match beaten {
-                    // One that ended meanwhile needs none.
-                    Ok(()) | Err(Error::Trial { .. }) => {}
-                    Err(error) => self.fail(error),
-                }
-            }
-            last = Instant::now();
-            progress = self.progress();
-        }
     }
 }

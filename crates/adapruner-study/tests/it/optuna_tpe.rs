@@ -2,9 +2,10 @@
 //! (fixtures/generate/optuna_tpe.py).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use adapruner_study::sampler::tpe::{ParzenEstimator, good_count, split};
-use adapruner_study::{Direction, Distribution, ParamValue, Trial, TrialState};
+use adapruner_study::{Direction, Distribution, ParamValue, Trial, TrialState, best_of};
 use serde_json::Value;
 
 /// Densities far in the tails lose digits in different places.
@@ -92,6 +93,9 @@ fn history(case: &Value, space: &[(String, Distribution)]) -> Vec<Trial> {
         for (step, report) in recorded["reports"].as_object().unwrap() {
             trial.intermediate.insert(step.parse().unwrap(), number(report));
         }
+        if let Some(attrs) = recorded["system_attrs"].as_object() {
+            trial.system_attrs = attrs.clone().into_iter().collect();
+        }
         for ((name, of), x) in space.iter().zip(numbers(&recorded["params"])) {
             trial.params.insert(name.clone(), (of.clone(), value(of, x)));
         }
@@ -115,14 +119,31 @@ fn splits_kernels_and_densities_are_those_of_optuna() {
     for (n, expected) in expected.iter().enumerate() {
         assert_eq!(good_count(n) as u64, *expected, "of {n}");
     }
+    compare(&fixture);
+}
+
+/// Infeasible trials are ranked behind all others, by how much they violate
+/// (fixtures/generate/optuna_infeasible.py).
+#[test]
+fn infeasible_trials_are_the_worst_as_in_optuna() {
+    let fixture = fixture("infeasible.json");
+    compare(&fixture);
+    for case in fixture["cases"].as_array().unwrap() {
+        let trials: Vec<_> = history(case, &space(case)).into_iter().map(Arc::new).collect();
+        let best = best_of(&trials, direction(&case["direction"]));
+        assert_eq!(best.map(|best| best.number), case["best"].as_u64(), "{}", case["name"]);
+    }
+}
+
+fn space(case: &Value) -> Vec<(String, Distribution)> {
+    let of = |of: &Value| (of["name"].as_str().unwrap().into(), distribution(of));
+    case["space"].as_array().unwrap().iter().map(of).collect()
+}
+
+fn compare(fixture: &Value) {
     for case in fixture["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
-        let space: Vec<(String, Distribution)> = case["space"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|of| (of["name"].as_str().unwrap().into(), distribution(of)))
-            .collect();
+        let space = space(case);
         let distributions: Vec<&Distribution> = space.iter().map(|(_, of)| of).collect();
         let trials = history(case, &space);
         let finished =

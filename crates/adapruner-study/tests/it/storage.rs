@@ -6,9 +6,11 @@ pub mod optuna;
 mod processes;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod server;
 
 use adapruner_study::journal::MemoryBackend;
-use adapruner_study::{Direction, FileBackend, JournalStorage, MemoryStorage, Storage};
+use adapruner_study::{Direction, FileBackend, JournalStorage, MemoryStorage, Storage, Study};
 
 use conformance::conformance;
 
@@ -31,6 +33,30 @@ fn files_conform() {
         folders.borrow_mut().push(folder);
         storages
     });
+}
+
+/// Whoever asks first, no more trials are begun than were asked for.
+#[test]
+fn the_last_trial_goes_to_one_worker() {
+    let space = adapruner_study::Space::builder().float("x", 0.0, 1.0).build().unwrap();
+    for round in 0..8_u64 {
+        let (wanted, folder) = (3 + round % 3, tempfile::tempdir().unwrap());
+        let open = || {
+            let storage = JournalStorage::file(folder.path().join("journal.log")).unwrap();
+            let sampler = adapruner_study::RandomSampler::new(0);
+            Study::open(std::sync::Arc::new(storage), "s", Direction::Minimize, sampler).unwrap()
+        };
+        let one = || {
+            let study = open();
+            let ask = || study.ask_within(Some(wanted), &Default::default(), &space).unwrap();
+            std::iter::from_fn(|| ask().map(drop)).count() as u64
+        };
+        let begun: u64 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!((begun, open().trials().unwrap().len() as u64), (wanted, wanted));
+    }
 }
 
 #[test]

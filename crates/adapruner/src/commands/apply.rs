@@ -6,8 +6,9 @@ use adapruner::{
     compensation,
     manifest::{Manifest, StudyRecord, read_plan},
     outputs::{self, OutputSettings},
+    pipeline,
     search::{SearchRecord, StoredStudy, StudyFolder, transfer},
-    settings::CompensationSettings,
+    settings::{CompensationSettings, RunSettings},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files};
 use adapruner_prune::{PlanOptions, PrunePlan, apply};
@@ -63,6 +64,13 @@ pub struct ApplyCommand {
     /// Folder in which named sets are looked for before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA", help_heading = "Compensation")]
     data_dir: Option<PathBuf>,
+    /// Text that the model will be measured on: a text to fit on that shares
+    /// passages with it is refused; may be given several times
+    #[arg(long, value_name = "FILE|SET", help_heading = "Compensation")]
+    test: Vec<String>,
+    /// Fit even on text that shares passages with a test text
+    #[arg(long, help_heading = "Compensation")]
+    allow_overlap: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -75,6 +83,7 @@ struct Settings<'a> {
     study: &'a Option<PathBuf>,
     compensation: &'a Option<CompensationSettings>,
     output: &'a OutputSettings,
+    run: &'a RunSettings,
 }
 
 /// A plan, and the study it comes from.
@@ -101,6 +110,7 @@ impl Perform for ApplyCommand {
         let files = self.study.iter().fold(files, |files, path| files.read("--study", path));
         let files = overlay(&self.compensation, &file.compensation)?.files(files);
         let files = file.calibration.files(files);
+        let files = self.test.iter().fold(files, |files, test| files.read("--test", test));
         let folder = self.data_dir.as_ref().or(file.eval.data_dir.as_ref());
         let files = folder.into_iter().fold(files, |files, path| files.search("--data-dir", path));
         Ok(overlay(&self.output, &file.output)?.files(files))
@@ -123,6 +133,14 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         Some(fit) => Some((compensation::tokens(&checkpoint, fit)?, fit)),
         None => None,
     };
+    if let Some((samples, _)) = &fit {
+        let typed = EvalArgs { data_dir: args.data_dir.clone(), ..EvalArgs::default() };
+        let tests = overlay(&typed, &file.eval)?.tests(args.test.iter());
+        for test in pipeline::test_tokens(&checkpoint, &tests)? {
+            let role = ("the text that is fitted on,", samples);
+            pipeline::check_overlap(&test, role, args.allow_overlap)?;
+        }
+    }
     let (made, from) = match (&args.plan, &args.study) {
         (Some(path), _) => (Made { plan: plan_of(path)?, study: None }, path),
         (None, Some(path)) => (of_study(args, path, &checkpoint, &run.placement()?, &bars)?, path),
@@ -145,6 +163,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         study: &args.study,
         compensation: &compensation,
         output: &output,
+        run: &run,
     };
     let mut manifest = Manifest::new("apply", &settings, &checkpoint)?;
     manifest.parameters = pruned.config.parameters();

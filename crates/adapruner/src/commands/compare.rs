@@ -83,14 +83,11 @@ fn run(args: &CompareCommand, session: &Session) -> Result<()> {
         arms.iter().map(|arm| space_of(&checkpoint, &settings, arm)).collect::<Result<Vec<_>>>()?;
     let leading = spaces.iter().map(|space| space.most_protected()).max().unwrap_or(0);
     let bars = Bars::default();
-    let stop = interrupt::graceful();
     let texts = prepare::texts(&checkpoint, &settings)?;
     let told: (&_, &dyn Progress) = (&session.writer, &bars);
     let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, told)?;
     let (folder, record, objective) = prepared;
-    if args.groups.worker {
-        interrupt::stop_with_parent();
-    }
+    let (stop, leave) = (interrupt::graceful(), || interrupt::exit());
     let workers = Workers::start(if args.groups.worker { 0 } else { settings.workers - 1 })?;
     let mut searches = Vec::new();
     for (arm, space) in arms.iter().zip(spaces) {
@@ -104,7 +101,8 @@ fn run(args: &CompareCommand, session: &Session) -> Result<()> {
         };
         let study = search.open()?;
         tracing::info!("{}", study.name());
-        let ended = search.run(&study, stop, if args.groups.worker { &() } else { &bars })?;
+        let ended =
+            search.run(&study, stop, &leave, if args.groups.worker { &() } else { &bars })?;
         if ended == Ended::Interrupted {
             workers.join()?;
             interrupt::exit();
@@ -117,7 +115,7 @@ fn run(args: &CompareCommand, session: &Session) -> Result<()> {
         return Ok(());
     }
     let tests = Tests::new(&texts.tests);
-    let samples = pool::read(&folder.pool())?;
+    let samples = pool::read(&folder, &record)?;
     let mut runs = Vec::new();
     for (search, study) in &searches {
         let result = search.sum_up(study, &tests, &samples, &command_line(), &bars)?;

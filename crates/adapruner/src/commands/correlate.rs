@@ -225,7 +225,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     };
     let eval = spread(&settings.text, record.evaluation.windows)?;
     let tests = settings.tests.iter().map(|text| spread(text, settings.test_windows));
-    let pool = pool::tokens(&folder.pool(), &record.pool)?;
+    let pool = pool::tokens(&folder, &record)?;
     let texts = Texts { pool, eval, tests: tests.collect::<Result<Vec<_>>>()? };
     texts.check_tests(args.allow_overlap)?;
     let bars = Bars::default();

@@ -5,6 +5,8 @@ mod compare;
 mod compare_models;
 mod completions;
 mod correlate;
+#[cfg(test)]
+mod declared;
 mod eval;
 mod export;
 mod generate;

@@ -1,6 +1,7 @@
 //! `prune`: score, plan, apply and write in one go.
 
 use adapruner::{
+    caution::{Caution, Pruned, collapse},
     compensation,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     memory, outputs,
@@ -23,7 +24,8 @@ use crate::{
     config_file::overlay,
     failure::advised,
     printer::{bytes, table},
-    terminal::Bars,
+    terminal::{Bars, warn},
+    typed::Real,
 };
 
 /// Remove a share of a model's parameters and write what remains.
@@ -57,6 +59,11 @@ pub struct PruneCommand {
     allow_overlap: bool,
     #[command(flatten)]
     run: RunArgs,
+    /// Most memory that collecting statistics takes, in GiB: samples run in groups
+    /// that fit it, and what does not fit in any way is refused [default: what the
+    /// machine has free]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true, help_heading = "Running")]
+    memory: Option<Real>,
 }
 
 #[derive(Serialize)]
@@ -69,6 +76,9 @@ struct Report {
     manifest: Option<Manifest>,
     #[serde(skip_serializing_if = "Option::is_none")]
     evaluation: Option<BeforeAfter>,
+    /// What a reader should know, also without a manifest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     peak_memory_bytes: Option<u64>,
 }
 
@@ -76,7 +86,8 @@ impl PruneCommand {
     fn settings(&self) -> Result<PruneSettings> {
         let file = self.common.file()?;
         let eval = overlay(&self.eval, &file.eval)?;
-        let calibration = overlay(&self.calibration, &file.calibration)?;
+        let typed = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
+        let calibration = overlay(&typed, &file.calibration)?;
         let score = overlay(&self.importance, &file.importance)?.resolve();
         let output = overlay(&self.output, &file.output)?.resolve();
         if output.is_none() && !self.dry_run {
@@ -87,7 +98,7 @@ impl PruneCommand {
         }
         let settings = PruneSettings {
             run: overlay(&self.run, &file.run)?.resolve()?,
-            calibration: calibration.resolve(&eval),
+            calibration: calibration.resolve(&eval)?,
             statistics: calibration.stats.clone(),
             score,
             seed: calibration.seed(),
@@ -166,6 +177,13 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         None => None,
     };
     let table = planned.plan.table(&checkpoint.config)?;
+    let cautions = cautions(&checkpoint, &planned.plan, &settings, evaluation.as_ref());
+    cautions.iter().for_each(warn);
+    let warnings: Vec<String> = cautions
+        .iter()
+        .map(ToString::to_string)
+        .chain(fitted.iter().flat_map(|fitted| fitted.warnings()))
+        .collect();
     let full_plan = args.dry_run.then(|| planned.plan.clone());
     let manifest = match staged {
         Some((staged, output)) => {
@@ -174,15 +192,38 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
             manifest.statistics = statistics_record(&planned, calibration.as_ref());
             manifest.evaluation = evaluation.clone();
             manifest.plan = Some(planned.plan);
-            manifest.warnings = fitted.iter().flat_map(|fitted| fitted.warnings()).collect();
+            manifest.warnings = warnings.clone();
             manifest.compensation = fitted;
             Some(outputs::finish(staged, &pruned, output, manifest, &bars)?)
         }
         None => None,
     };
+    let warnings = manifest.as_ref().map_or(warnings, |manifest| manifest.warnings.clone());
+    let peak_memory_bytes = memory::peak();
     let report =
-        Report { plan: table, full_plan, manifest, evaluation, peak_memory_bytes: memory::peak() };
+        Report { plan: table, full_plan, manifest, evaluation, warnings, peak_memory_bytes };
     args.common.printer().result(&report, text)
+}
+
+/// What was asked for and not reached, and whether quality collapsed.
+fn cautions(
+    checkpoint: &Checkpoint,
+    plan: &PrunePlan,
+    settings: &PruneSettings,
+    evaluation: Option<&BeforeAfter>,
+) -> Vec<Caution> {
+    let config = &checkpoint.config;
+    let unmet = plan.unmet(config, &settings.plan).into_iter().map(Caution::from);
+    let pruned = Pruned {
+        plan: &settings.plan,
+        layers: config.layers.len(),
+        compensated: settings.compensation.is_some(),
+    };
+    let collapsed = evaluation.and_then(|BeforeAfter { before, after }| {
+        let perplexities = (before.loss.perplexity, after.loss.perplexity);
+        collapse(perplexities, &after.text, Some(&pruned))
+    });
+    unmet.chain(collapsed).collect()
 }
 
 fn measure(
@@ -238,9 +279,9 @@ fn text(report: &Report) -> String {
         for file in &manifest.files {
             rows.push(("written", format!("{} ({})", file.name, bytes(file.bytes))));
         }
-        for warning in &manifest.warnings {
-            rows.push(("warning", warning.clone()));
-        }
+    }
+    for warning in &report.warnings {
+        rows.push(("warning", warning.clone()));
     }
     if let Some(peak) = report.peak_memory_bytes {
         rows.push(("peak memory", bytes(peak)));

@@ -138,7 +138,10 @@ fn write(
     if let Some(adapter) = &recovered.adapter {
         let folder = staged.path().join(ADAPTER);
         std::fs::create_dir(&folder).map_err(FileError::io(&folder, "create"))?;
-        for mut file in peft::write(adapter, &folder)? {
+        // Found from any folder; a hub id stays one.
+        let base = checkpoint.origin.canonicalize().unwrap_or_else(|_| checkpoint.origin.clone());
+        let base = base.to_string_lossy();
+        for mut file in peft::write(adapter, &checkpoint.config, &base, &folder)? {
             file.name = format!("{ADAPTER}/{}", file.name);
             manifest.files.push(file);
         }
@@ -146,6 +149,8 @@ fn write(
     let log = staged.path().join(recover::OUTPUT_LOG);
     std::fs::copy(work.log(), &log).map_err(FileError::io(&log, "write"))?;
     manifest.files.push(OutputFile::of(&log)?);
+    manifest.warnings = recover::warnings(&recovered.record, work)?;
+    manifest.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     manifest.recovery = Some(recovered.record);
     outputs::finish(staged, &recovered.model, &settings.output, manifest, bars)
 }
@@ -209,11 +214,6 @@ fn text(report: &Report, settings: &RecoverSettings) -> String {
             "validation",
             format!("{before}{:.4} nats per token after step {}", best.loss, best.step),
         ));
-    }
-    if outcome.kept_step == 0 && outcome.ended != Ended::Interrupted {
-        let warning =
-            "no validation was better than before: what is written is the model as it was";
-        rows.push(("warning", warning.into()));
     }
     if let Some(manifest) = &report.manifest {
         for file in &manifest.files {

@@ -13,10 +13,16 @@ use std::{
 use adapruner::{
     advice::advised,
     compare_models::{Comparison, markdown},
+    compensation,
     manifest::ModelRecord,
-    whole::{Fingerprint, Finished, RECORD, RUN, RunRecord, Stage, recorded},
+    pipeline, recover,
+    settings::TextSettings,
+    whole::{
+        self, Fingerprint, Finished, Pipeline, RECORD, RUN, RUN_LOCK, RunRecord, Stage, StageName,
+        recorded,
+    },
 };
-use adapruner_checkpoint::atomic::Files;
+use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use serde::Serialize;
@@ -27,7 +33,9 @@ use crate::{
     interrupt::{self, PARENT},
     pipeline_args::template,
     printer::{Printer, bytes, table},
+    recover_args::RecoverArgs,
     terminal::say,
+    workers::{STAGE_LOCK, ask_to_end, wait_for},
 };
 
 /// Search, prune, recover, evaluate and report, from one configuration file.
@@ -53,6 +61,10 @@ pub struct RunCommand {
     /// Show the commands, run nothing
     #[arg(long, conflicts_with = "init")]
     dry_run: bool,
+    /// Go on though training data or a text that is fitted or calibrated on share
+    /// passages with a test text
+    #[arg(long, conflicts_with = "init")]
+    allow_overlap: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -92,34 +104,46 @@ fn run(args: &RunCommand, session: &Session) -> Result<()> {
         return init(args, model, (session, printer));
     }
     let file = ConfigFile::read(Some(&args.config))?;
-    let pipeline = file.pipeline.resolve(&args.config, &file)?;
+    let mut pipeline = file.pipeline.resolve(&args.config, &file)?;
+    pipeline.allow_overlap |= args.allow_overlap;
     let stages = pipeline.commands();
     if args.dry_run {
         let lines: Vec<String> = stages.iter().map(command_line).collect();
         return printer.result(&lines, |lines| lines.join("\n"));
     }
-    let model = ModelRecord::of(&session.open("model", &pipeline.model)?)?;
+    let checkpoint = session.open("model", &pipeline.model)?;
+    let model = ModelRecord::of(&checkpoint)?;
     let path = pipeline.out.join(RECORD);
     let tables = serde_json::to_value(&file)?;
     let mut record = match RunRecord::read(&path)? {
         Some(earlier) => RunRecord { config: tables.clone(), model: model.clone(), ..earlier },
         None => RunRecord::new(model.clone(), tables.clone()),
     };
-    let (mut fingerprints, mut skipped) = (Vec::new(), Vec::new());
+    let (mut fingerprints, mut open) = (Vec::new(), false);
     for stage in &stages {
         let print = Fingerprint::of(stage, &model.digest, &tables, fingerprints.last())?;
         if record.done(stage, &print).is_none() {
             // What cannot be written is known before hours of work.
             claim(stage)?;
+            open = true;
         }
         fingerprints.push(print);
     }
+    if open {
+        check_tests(&checkpoint, &pipeline, &file)?;
+    }
+    drop(checkpoint);
     let folder = session.writer.state(&pipeline.out)?;
+    // Of a run that was killed, the stage may still be about to end.
+    let _alone = wait_for(&pipeline.out.join(RUN_LOCK), "another run")?;
+    let stage_lock = pipeline.out.join(whole::STAGE_LOCK);
+    drop(wait_for(&stage_lock, "the stage of an earlier run")?);
+    let mut skipped = Vec::new();
     for (stage, fingerprint) in stages.iter().zip(fingerprints) {
         if record.done(stage, &fingerprint).is_some() {
             skipped.push(stage.name.to_string());
         } else {
-            let finished = execute(stage, fingerprint, session.verify)?;
+            let finished = execute(stage, fingerprint, (&stage_lock, session.verify))?;
             record.finish(stage.name, finished);
             record.write(&folder)?;
         }
@@ -141,13 +165,49 @@ fn claim(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Refuses test texts that share passages with what a later stage learns from,
+/// before the first stage has run for hours.
+fn check_tests(checkpoint: &Checkpoint, pipeline: &Pipeline, file: &ConfigFile) -> Result<()> {
+    if pipeline.allow_overlap || pipeline.tests.is_empty() {
+        return Ok(());
+    }
+    let has = |stage| pipeline.stages.contains(&stage);
+    let tests = pipeline::test_tokens(checkpoint, &file.eval.tests(pipeline.tests.iter()))?;
+    let check = |role: &str, samples: &TokenSet| {
+        tests.iter().try_for_each(|test| pipeline::check_overlap(test, (role, samples), false))
+    };
+    if has(StageName::Prune) {
+        if let Some(fit) = file.compensation.resolve(&file.calibration, &file.eval)? {
+            check("the text that is fitted on,", &compensation::tokens(checkpoint, &fit)?)?;
+        }
+        // A search checks its pool itself, which it draws in its own way.
+        let calibration = file.calibration.resolve(&file.eval)?;
+        if let Some(calibration) = calibration.filter(|_| !has(StageName::Search)) {
+            let samples = pipeline::calibration_tokens(checkpoint, &calibration)?;
+            check("the calibration set", &samples)?;
+        }
+    }
+    if let (true, Some(data)) = (has(StageName::Recover), &file.recover.data) {
+        let RecoverArgs { field, data_dir, .. } = &file.recover;
+        let data =
+            TextSettings { text: data.clone(), field: field.clone(), data_dir: data_dir.clone() };
+        let data = recover::read_data(checkpoint, &data, &file.recover.records())?;
+        recover::check_tests(&tests, &data, file.recover.allow_overlap.unwrap_or(false))?;
+    }
+    Ok(())
+}
+
 /// A command as one would type it.
 fn command_line(stage: &Stage) -> String {
     format!("adapruner {}", recorded(&stage.arguments).join(" "))
 }
 
 /// Runs a stage in a process of its own, which ends when this one does.
-fn execute(stage: &Stage, fingerprint: Fingerprint, verify: bool) -> Result<Finished> {
+fn execute(
+    stage: &Stage,
+    fingerprint: Fingerprint,
+    (lock, verify): (&Path, bool),
+) -> Result<Finished> {
     let stop = interrupt::graceful();
     let start = Instant::now();
     say(&command_line(stage));
@@ -156,6 +216,7 @@ fn execute(stage: &Stage, fingerprint: Fingerprint, verify: bool) -> Result<Fini
         .args(&stage.arguments)
         .args((!verify).then_some("--no-verify"))
         .env(PARENT, "1")
+        .env(STAGE_LOCK, lock)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -165,9 +226,11 @@ fn execute(stage: &Stage, fingerprint: Fingerprint, verify: bool) -> Result<Fini
         let mut said = String::new();
         stdout.read_to_string(&mut said).map(|_| said)
     });
+    let mut asked = false;
     let status = loop {
-        if stop.load(Ordering::Relaxed) {
-            drop(child.stdin.take());
+        if stop.load(Ordering::Relaxed) && !asked {
+            ask_to_end(&mut child);
+            asked = true;
         }
         match child.try_wait().with_context(|| format!("{}: cannot wait", stage.name))? {
             Some(status) => break status,

@@ -95,7 +95,6 @@ fn run(args: &SearchCommand, session: &Session) -> Result<()> {
     let checkpoint = args.common.open(session)?;
     let space = space_of(&checkpoint, &settings, &arm)?;
     let bars = Bars::default();
-    let stop = interrupt::graceful();
     let texts = prepare::texts(&checkpoint, &settings)?;
     let leading = space.most_protected();
     let told: (&_, &dyn Progress) = (&session.writer, &bars);
@@ -110,19 +109,24 @@ fn run(args: &SearchCommand, session: &Session) -> Result<()> {
         space,
     };
     let study = search.open()?;
+    // Until here there was nothing to bring to an end.
+    let (stop, leave) = (interrupt::graceful(), || interrupt::exit());
     if args.groups.worker {
-        interrupt::stop_with_parent();
-        search.run(&study, stop, &())?;
+        search.run(&study, stop, &leave, &())?;
         return Ok(());
     }
     let workers = Workers::start(settings.workers - 1)?;
-    let ended = search.run(&study, stop, &bars);
+    let ended = search.run(&study, stop, &leave, &bars);
     workers.join()?;
     interrupt::at_once();
     let ended = ended?;
     let interrupted = ended == Ended::Interrupted;
+    if interrupted && study.best_trial()?.is_none() {
+        // Nothing to sum up; the same command goes on.
+        interrupt::exit();
+    }
     let tests = Tests::new(if interrupted { &[] } else { &texts.tests });
-    let samples = pool::read(&folder.pool())?;
+    let samples = pool::read(&folder, &record)?;
     let result = search.sum_up(&study, &tests, &samples, &command_line(), &bars)?;
     let report = Report {
         result: &result,
@@ -171,9 +175,10 @@ fn text(report: &Report<'_>) -> String {
         (
             "trials",
             format!(
-                "{} complete, {} stopped early, {} failed ({})",
+                "{} complete, {} stopped early, {} infeasible, {} failed ({})",
                 report.result.complete,
                 report.result.stopped_early,
+                report.result.infeasible,
                 report.result.failed,
                 report.ended
             ),

@@ -8,7 +8,7 @@ use adapruner::{
     settings::{CalibrationSettings, RunSettings},
 };
 use adapruner_checkpoint::{Digest, atomic::Files};
-use adapruner_prune::Terms;
+use adapruner_prune::{Footprint, Terms};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -20,13 +20,14 @@ use crate::{
     failure::advised,
     printer::{bytes, grouped, table},
     terminal::Bars,
+    typed::Real,
 };
 
 /// Collect the Taylor statistics of a calibration set into a file.
 ///
-/// One forward and one backward pass, block by block: peak memory is the mapped
-/// weights, the block inputs and one block. `prune --stats FILE` then scores in
-/// milliseconds.
+/// One forward and one backward pass, block by block, the samples in groups that
+/// fit --memory; the numbers do not depend on the groups. `prune --stats FILE` then
+/// scores in milliseconds.
 ///
 /// Example: adapruner stats MODEL --calibration texts.jsonl --samples 128 --stats bank.safetensors
 #[derive(Debug, Args)]
@@ -43,6 +44,10 @@ pub struct StatsCommand {
     /// need
     #[arg(long)]
     no_batch: bool,
+    /// Most memory, in GiB: samples run in groups that fit it, and what does not fit
+    /// in any way is refused [default: what the machine has free]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
+    memory: Option<Real>,
     /// Tokens that run together [default: chosen from memory]
     #[arg(long, value_name = "N")]
     batch_tokens: Option<usize>,
@@ -64,6 +69,11 @@ enum TermsChoice {
 
 #[derive(Serialize)]
 struct Report {
+    /// What the collection was to take, part by part.
+    memory_foreseen: Footprint,
+    /// Bytes of it at the most.
+    memory_foreseen_bytes: u64,
+
     stats: String,
     stats_bytes: u64,
     model: String,
@@ -101,13 +111,14 @@ impl Perform for StatsCommand {
 fn run(args: &StatsCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
-    let calibration = overlay(&args.calibration, &file.calibration)?;
+    let typed = CalibrationArgs { memory: args.memory, ..args.calibration.clone() };
+    let calibration = overlay(&typed, &file.calibration)?;
     let typed = EvalArgs {
         batch_tokens: args.batch_tokens,
         data_dir: args.data_dir.clone(),
         ..EvalArgs::default()
     };
-    let settings = calibration.resolve(&overlay(&typed, &file.eval)?).ok_or_else(|| {
+    let settings = calibration.resolve(&overlay(&typed, &file.eval)?)?.ok_or_else(|| {
         advised("calibration: missing", "name a calibration text: --calibration FILE")
     })?;
     let Some(path) = calibration.stats else {
@@ -121,7 +132,7 @@ fn run(args: &StatsCommand, session: &Session) -> Result<()> {
         TermsChoice::Full => (Terms::Full, !args.no_batch),
     };
     let start = std::time::Instant::now();
-    let bank = pipeline::collect_statistics(
+    let (bank, cut) = pipeline::collect_statistics(
         &checkpoint,
         &tokens,
         &settings,
@@ -133,6 +144,8 @@ fn run(args: &StatsCommand, session: &Session) -> Result<()> {
     pipeline::write_statistics(&bank, session.writer.file(&path)?)?;
     let header = bank.header();
     let report = Report {
+        memory_foreseen: cut.footprint,
+        memory_foreseen_bytes: cut.footprint.total(),
         stats_bytes: std::fs::metadata(&path).map_or(0, |m| m.len()),
         stats: path.display().to_string(),
         model: args.common.model.display().to_string(),
@@ -161,6 +174,7 @@ fn text(r: &Report) -> String {
         ("mean loss", format!("{:.5} nats per predicted token", r.mean_loss)),
         ("vectors", format!("{} rows and columns", grouped(r.vectors as u64))),
         ("speed", format!("{:.0} tokens/s ({:.1} s)", r.tokens_per_second, r.seconds)),
+        ("foreseen", bytes(r.memory_foreseen_bytes)),
         ("peak memory", r.peak_memory_bytes.map_or_else(|| "unknown".to_owned(), bytes)),
         ("written", format!("{} ({})", r.stats, bytes(r.stats_bytes))),
     ])

@@ -3,19 +3,22 @@
 //! | sign | what it says |
 //! |---|---|
 //! | oscillation | the best trial is old, and losses spread as at the start: the sampler has learnt nothing |
-//! | collapse | a coefficient at the edge of its range, one side of the metric switched off, near-duplicate samples, a layer at its minimum |
+//! | collapse | a coefficient at the edge of its range, one side of the metric switched off, near-duplicate samples, a layer at its minimum, a perplexity that more than doubled |
+//! | nothing found | the best trial is the first one, the hand setting of the literature |
+//! | unmet | what was asked of every plan is not reached |
 
 use std::sync::Arc;
 
 use adapruner_prune::PrunePlan;
-use adapruner_study::{ParamValue, Trial, best_of, since_best};
+use adapruner_study::{ParamValue, Trial, TrialState, best_of, since_best};
 
 use super::{
     dimension::{Dimension, Kind},
-    outcome::SearchResult,
+    outcome::{SearchResult, TestResult},
     run::{DIRECTION, Search},
     space::Domain,
 };
+use crate::caution::{Caution, collapse};
 
 /// Trials below which nothing is said of convergence.
 const ENOUGH: usize = 60;
@@ -34,6 +37,12 @@ pub(super) fn warnings(
     plan: &PrunePlan,
 ) -> Vec<String> {
     let mut found = Vec::new();
+    found.extend(first_is_best(trials, search.space.baseline));
+    found.extend(unmet(search, result, plan));
+    for TestResult { text, dense, pruned } in &result.tests {
+        let said = collapse((*dense, *pruned), &text.text, None);
+        found.extend(said.map(|caution| caution.to_string()));
+    }
     found.extend(oscillation(trials));
     found.extend(edges(search, trials));
     found.extend(one_side(search, result));
@@ -58,6 +67,44 @@ pub(super) fn warnings(
         }
     }
     found
+}
+
+/// Whether no trial is better than the first that is complete.
+fn first_is_best(trials: &[Arc<Trial>], baseline: bool) -> Option<String> {
+    let first = trials.iter().filter(|trial| trial.state == TrialState::Complete);
+    let first = first.map(|trial| trial.number).min()?;
+    let best = best_of(trials, DIRECTION)?.number;
+    let tried = trials.iter().filter(|trial| trial.state.is_finished()).count();
+    (!baseline && tried > 1 && best == first).then(|| {
+        Caution {
+            message: format!(
+                "nothing found: the best of {tried} trials is trial {first}, the first one: no \
+                 better than the setting that the search begins with"
+            ),
+            hint: "give it more --trials, a larger evaluation text (--limit) or another range in \
+                   the table space of --config"
+                .to_owned(),
+        }
+        .to_string()
+    })
+}
+
+/// What was asked of every plan and is not reached by the best one; a share of attention
+/// only where the search did not choose it.
+fn unmet(search: &Search<'_>, result: &SearchResult, plan: &PrunePlan) -> Vec<String> {
+    let objective = search.objective;
+    let config = &objective.dense.config;
+    let options = result.best.configuration.plan_options(
+        &objective.plan,
+        &objective.cheapest,
+        config.layers.len(),
+    );
+    let chosen = search.space.searched().any(|dimension| dimension == Dimension::AttentionShare);
+    let unmet = plan.unmet(config, &options).into_iter();
+    unmet
+        .filter(|unmet| !(chosen && unmet.option == "attention-share"))
+        .map(|unmet| Caution::from(unmet).to_string())
+        .collect()
 }
 
 /// Whether the sampler has learnt anything: the running best stagnates while
@@ -149,13 +196,24 @@ fn one_side(search: &Search<'_>, result: &SearchResult) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use adapruner_study::{TrialState, testing::trial};
+    use adapruner_study::testing::trial;
 
     use super::*;
 
     fn trials(values: impl IntoIterator<Item = f64>) -> Vec<Arc<Trial>> {
         let complete = |(number, value)| trial(number, TrialState::Complete, Some(value));
         (0..).zip(values).map(complete).map(Arc::new).collect()
+    }
+
+    #[test]
+    fn a_search_that_found_nothing_better_than_its_first_trial_says_so() {
+        let said = first_is_best(&trials([1.0, 2.0, 3.0]), false).unwrap();
+        assert!(said.contains("best of 3 trials is trial 0"), "{said}");
+        assert_eq!(first_is_best(&trials([1.0, 2.0, 0.5]), false), None);
+        // One trial alone says nothing, nor do the draws of a baseline.
+        assert_eq!(first_is_best(&trials([1.0]), false), None);
+        assert_eq!(first_is_best(&trials([1.0, 2.0]), true), None);
+        assert_eq!(first_is_best(&[], false), None);
     }
 
     #[test]

@@ -20,18 +20,20 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use adapruner_checkpoint::{
     Digest,
-    atomic::{StateDir, StateKind},
+    atomic::{StagedFile, StateDir, StateKind, Writer},
     input, sealed,
 };
 use adapruner_study::{JournalStorage, Storage, Trial, TrialState};
 use anyhow::{Context, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+
+use crate::advice::advised;
 
 /// The folder of a study, as the one place that writes knows it.
 pub static STUDY: StateKind = StateKind {
@@ -47,6 +49,10 @@ pub struct StudyFolder {
     /// Where it may be written to.
     state: Option<StateDir>,
 }
+
+/// How far apart the signs of life of a trial are in a journal, at the least: less
+/// than how often its worker gives one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(4);
 
 /// Trial attribute that names the worker.
 pub(super) const WORKER: &str = "worker";
@@ -129,10 +135,18 @@ impl StudyFolder {
     /// # Errors
     /// A full disk, no permission, a folder that was opened to be read.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        Ok(self.begin(path)?.write(bytes)?)
+    }
+
+    /// Begins a file in the place of an older one.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub fn begin(&self, path: &Path) -> Result<StagedFile> {
         let state = self.state.as_ref().with_context(|| {
             format!("{}: the study was opened to be read (a bug)", self.root.display())
         })?;
-        Ok(state.write(path.strip_prefix(&self.root)?, bytes)?)
+        Ok(state.file(path.strip_prefix(&self.root)?)?)
     }
 
     /// Writes a value as JSON with the digest of the file in it.
@@ -160,7 +174,10 @@ impl StudyFolder {
     /// be reached.
     pub fn storage(&self, url: Option<&str>) -> Result<Arc<dyn Storage>> {
         match url {
-            None => Ok(Arc::new(JournalStorage::file(self.journal())?)),
+            None => {
+                let storage = JournalStorage::file(self.journal())?;
+                Ok(Arc::new(storage.with_heartbeat_interval(SIGN_OF_LIFE)))
+            }
             Some(url) => redis(url),
         }
     }
@@ -187,6 +204,8 @@ impl StudyFolder {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let file = format!("{}-{nanos:x}", process::id());
         let path = self.workers().join(&file);
+        // Nobody takes the new file for that of a dead worker before it is locked.
+        let _starting = self.alone(Exclusive::Starting)?;
         self.clear_workers();
         let mut lock = open_lock(&path)?;
         lock.lock().with_context(|| format!("{}: cannot lock", path.display()))?;
@@ -195,21 +214,60 @@ impl StudyFolder {
         Ok(Worker { name, path, _file: lock })
     }
 
-    /// Removes the files of workers that were killed: nobody holds their locks.
-    fn clear_workers(&self) {
-        let Ok(_starting) = self.alone(Exclusive::Starting) else { return };
-        for entry in fs::read_dir(self.workers()).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let signed = path.extension().is_none();
+    /// The files of workers, and whether each is at work.
+    fn signed_on(&self) -> impl Iterator<Item = (PathBuf, bool)> {
+        let entries = fs::read_dir(self.workers()).into_iter().flatten().flatten();
+        let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_none());
+        files.map(|path| {
             #[expect(
                 clippy::disallowed_methods,
                 reason = "a lock of this program; nothing is read"
             )]
             let lock = File::open(&path);
-            if signed && matches!(lock.map(|file| file.try_lock()), Ok(Ok(()))) {
+            let free = matches!(lock.map(|file| file.try_lock()), Ok(Ok(())));
+            (path, !free)
+        })
+    }
+
+    /// Removes the files of workers that were killed: nobody holds their locks.
+    fn clear_workers(&self) {
+        for (path, at_work) in self.signed_on() {
+            if !at_work {
                 let _ = fs::remove_file(&path);
             }
         }
+    }
+
+    /// Moves the folder aside as it is and begins it anew; the old one.
+    ///
+    /// # Errors
+    /// A worker that is at work in it, no permission.
+    pub fn set_aside(self, writer: &Writer) -> Result<(Self, Self)> {
+        let _starting = self.alone(Exclusive::Starting)?;
+        if self.signed_on().any(|(_, at_work)| at_work) {
+            return Err(advised(
+                format!("{}: a search is at work in it", self.root.display()),
+                "wait for its end, or stop it",
+            ));
+        }
+        let root = self.root.clone();
+        let state = self.state.context("the study was opened to be read (a bug)")?;
+        let old = Self { root: state.set_aside()?, state: None };
+        Ok((Self::create(writer.state(&root)?)?, old))
+    }
+
+    /// Takes over the statistics of another folder, the pool with them.
+    ///
+    /// # Errors
+    /// A full disk, no permission.
+    pub(super) fn take_statistics(&self, from: &Self) -> Result<()> {
+        for (from, to) in [(from.bank(), self.bank()), (from.pool(), self.pool())] {
+            let staged = self.begin(&to)?;
+            fs::copy(&from, staged.path())
+                .with_context(|| format!("{}: cannot write", to.display()))?;
+            staged.commit()?;
+        }
+        Ok(())
     }
 
     /// What tells this folder from others on the same machine.
@@ -321,12 +379,12 @@ impl Drop for Worker {
 #[cfg(feature = "redis")]
 fn redis(url: &str) -> Result<Arc<dyn Storage>> {
     let backend = adapruner_study::journal::RedisBackend::open(url, "")?;
-    Ok(Arc::new(JournalStorage::open(backend)?))
+    Ok(Arc::new(JournalStorage::open(backend)?.with_heartbeat_interval(SIGN_OF_LIFE)))
 }
 
 #[cfg(not(feature = "redis"))]
 fn redis(_: &str) -> Result<Arc<dyn Storage>> {
-    Err(crate::advice::advised(
+    Err(advised(
         "storage: this build has no Redis",
         "build with --features redis, or leave --storage out",
     ))

@@ -4,14 +4,15 @@ use std::{collections::BTreeSet, time::Instant};
 
 use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, flops};
-use adapruner_model::Decoder;
+use adapruner_model::{Decoder, Residency};
 use adapruner_prune::{
-    CollectOptions, Evidence, PlanOptions, PrunePlan, StatsBank, Terms, apply, collect, plan, score,
+    Evidence, PlanOptions, PrunePlan, StatsBank, Terms, Unmet, apply, plan, score,
 };
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::configuration::{Configuration, OrderScales};
+use crate::{statistics, statistics::Wanted};
 
 /// Everything that trials share: nothing of it depends on a trial.
 pub struct Objective {
@@ -36,8 +37,10 @@ pub struct Objective {
     pub(super) windows: ChunkedWindows,
     /// Loss of the dense model on each chunk, in nats per predicted token.
     pub(super) dense_losses: Vec<f64>,
-    /// Most tokens that run together when statistics are collected.
-    pub(super) batch_tokens: usize,
+    /// Most tokens that run together when statistics are collected; `None` to choose.
+    pub(super) batch_tokens: Option<usize>,
+    /// Bytes that collecting statistics anew may take, beside what is held.
+    pub(super) memory: u64,
 }
 
 /// Seconds, tokens and operations of a piece of work.
@@ -131,6 +134,17 @@ impl Basis<'_> {
         let options = configuration.plan_options(self.options, self.cheapest, config.layers.len());
         timed(&mut cost.plan, || Ok(plan(&scores, config, digest, &options)?))
     }
+
+    /// What a configuration asks for and its plan does not reach.
+    pub fn unmet(
+        &self,
+        plan: &PrunePlan,
+        config: &ModelConfig,
+        configuration: &Configuration,
+    ) -> Vec<Unmet> {
+        let layers = config.layers.len();
+        plan.unmet(config, &configuration.plan_options(self.options, self.cheapest, layers))
+    }
 }
 
 fn timed<T>(cost: &mut Cost, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -200,16 +214,27 @@ impl Objective {
     fn collect(&self, samples: &[usize]) -> Result<StatsBank> {
         let chosen: Vec<Vec<u32>> =
             samples.iter().map(|&sample| self.pool.windows[sample].clone()).collect();
-        let options = CollectOptions {
+        let wanted = Wanted {
+            samples: &chosen,
             terms: Terms::Full,
             batch: true,
             batch_tokens: self.batch_tokens,
-            model_digest: self.digest,
             calibration_digest: self.pool.digest,
             seed: 0,
         };
-        let decoder = Decoder::load(&self.dense, self.beside.placement(), self.beside.residency())?;
-        Ok(collect(&decoder, &chosen, &options, &|_, _| ())?)
+        let (placement, residency) = (self.beside.placement(), self.beside.residency());
+        let weights = match residency {
+            // The tensors are held already; their packed forms are new.
+            Residency::Resident => {
+                let packed = placement.packed_bytes();
+                let packed = (packed.forward + packed.back + packed.few) as u64;
+                self.dense.config.parameters() * packed
+            }
+            Residency::Streamed => statistics::streamed(&self.dense, placement),
+        };
+        let cut = statistics::cut(&self.dense, &wanted, weights, self.memory)?;
+        let decoder = Decoder::load(&self.dense, placement, residency)?;
+        statistics::collected(&decoder, self.digest, &wanted, cut.cuts, &())
     }
 
     /// Prunes by a plan and measures chunk by chunk, some of them together. `report` is
@@ -220,14 +245,17 @@ impl Objective {
     /// than trials do, and this way any part of them estimates the whole. Over all
     /// chunks it is the plain mean.
     ///
+    /// `None` once `stop` says so, which is asked before each block.
+    ///
     /// # Errors
     /// Weights that are damaged, a loss that is not finite, what `report` returns.
     pub fn measure(
         &self,
         plan: &PrunePlan,
         cost: &mut TrialCost,
+        stop: &dyn Fn() -> bool,
         mut report: impl FnMut(usize, f64) -> Result<bool>,
-    ) -> Result<Measured> {
+    ) -> Result<Option<Measured>> {
         let decoder = timed(&mut cost.slice, || {
             let pruned = apply(&self.dense, plan)?;
             Ok(self.beside.load_beside(&pruned)?)
@@ -238,8 +266,9 @@ impl Objective {
         'groups: while done < self.chunks() {
             let group = done..(done + self.windows.together(done)).min(self.chunks());
             let losses = timed(&mut cost.evaluate, || {
-                Ok(self.windows.nll(&decoder, unchanged, group.clone())?)
+                Ok(self.windows.nll_unless(&decoder, unchanged, group.clone(), stop)?)
             })?;
+            let Some(losses) = losses else { return Ok(None) };
             let group_tokens: u64 = group.clone().map(|chunk| self.windows.tokens(chunk)).sum();
             let window = self.windows.window();
             cost.evaluate.tokens += group_tokens;
@@ -259,7 +288,7 @@ impl Objective {
                 }
             }
         }
-        Ok(Measured { loss: sum / tokens as f64, complete: done == self.chunks() })
+        Ok(Some(Measured { loss: sum / tokens as f64, complete: done == self.chunks() }))
     }
 
     /// The pruned model of a configuration, as a checkpoint.

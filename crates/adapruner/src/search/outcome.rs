@@ -115,7 +115,10 @@ pub struct SearchResult {
     pub complete: u64,
     /// Trials that were stopped early.
     pub stopped_early: u64,
-    /// Trials that failed.
+    /// Trials that are infeasible: the ratio is out of reach, or the loss not finite.
+    #[serde(default)]
+    pub infeasible: u64,
+    /// Trials that failed, of which a worker that was killed is one cause.
     pub failed: u64,
     /// The search-evaluation text.
     pub evaluation: TokensRecord,
@@ -290,11 +293,16 @@ impl Search<'_> {
         };
         let trials = study.trials()?;
         let count = |state| trials.iter().filter(|trial| trial.state == state).count() as u64;
+        let infeasible = trials
+            .iter()
+            .filter(|trial| trial.state == TrialState::Pruned && trial.is_infeasible());
+        let infeasible = infeasible.count() as u64;
         let mut result = SearchResult {
             adapruner: VERSION.to_owned(),
             study: study.name().to_owned(),
             complete: count(TrialState::Complete),
-            stopped_early: count(TrialState::Pruned),
+            stopped_early: count(TrialState::Pruned) - infeasible,
+            infeasible,
             failed: count(TrialState::Failed),
             evaluation: self.record.evaluation.clone(),
             dense_loss: self.objective.dense_loss(),

@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use adapruner_checkpoint::{
-    Checkpoint, input,
+    Checkpoint, Digest, input,
     text::{Cut, TokenSet},
 };
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::pipeline::TokensRecord;
+use super::{SearchRecord, StudyFolder};
 
 /// A sample of the pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,9 +63,27 @@ pub(super) fn lines(checkpoint: &Checkpoint, pool: &TokenSet) -> Result<Vec<u8>>
 /// Reads the file.
 ///
 /// # Errors
-/// A file that is missing or damaged (which line).
-pub fn read(path: &Path) -> Result<Vec<PoolSample>> {
+/// A file that is missing, was changed since it was written, or is damaged
+/// (which line).
+pub fn read(folder: &StudyFolder, record: &SearchRecord) -> Result<Vec<PoolSample>> {
+    let path = &folder.pool();
     let text = input::read_text(path, input::LOG)?;
+    if let Some(expected) = record.pool_file {
+        let found = Digest::of_bytes(text.as_bytes());
+        ensure!(
+            found == expected,
+            "{}: damaged: content of digest {expected} expected, {found} found",
+            path.display()
+        );
+    }
+    parse(path, &text)
+}
+
+/// The samples in the text of the file; `path` is for messages.
+///
+/// # Errors
+/// A line that is no sample (which).
+pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolSample>> {
     let lines = text.lines().enumerate();
     lines
         .map(|(at, line)| {
@@ -79,8 +97,10 @@ pub fn read(path: &Path) -> Result<Vec<PoolSample>> {
 ///
 /// # Errors
 /// Those of [`read`]; other samples than the study's.
-pub fn tokens(path: &Path, record: &TokensRecord) -> Result<TokenSet> {
-    let windows: Vec<Vec<u32>> = read(path)?.into_iter().map(|sample| sample.ids).collect();
+pub fn tokens(folder: &StudyFolder, record: &SearchRecord) -> Result<TokenSet> {
+    let samples = read(folder, record)?;
+    let windows: Vec<Vec<u32>> = samples.into_iter().map(|sample| sample.ids).collect();
+    let (path, record) = (folder.pool(), &record.pool);
     let pool = TokenSet::of_rows(&record.text, record.text_digest, windows);
     ensure!(
         pool.digest == record.tokens_digest,

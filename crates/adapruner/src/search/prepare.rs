@@ -3,13 +3,11 @@
 
 use std::time::Instant;
 
-use adapruner_checkpoint::{Checkpoint, atomic::Writer, text::TokenSet};
-use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, batch_tokens, flops};
+use adapruner_checkpoint::{Checkpoint, Digest, atomic::Writer, text::TokenSet};
+use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, flops};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
-use adapruner_prune::{
-    CollectOptions, Origin, PrunePlan, StatsBank, Terms, apply, collect, layout::VectorLayout,
-};
+use adapruner_prune::{Origin, PrunePlan, StatsBank, Terms, apply, layout::VectorLayout};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
@@ -22,8 +20,15 @@ use super::{
     settings::SearchSettings,
 };
 use crate::{
-    VERSION, manifest::ModelRecord, memory, pipeline, pipeline::TokensRecord, progress::Progress,
+    VERSION,
+    advice::advised,
+    manifest::ModelRecord,
+    memory, pipeline,
+    pipeline::TokensRecord,
+    progress::Progress,
     settings::TextSettings,
+    statistics,
+    statistics::{Wanted, collect_streamed},
 };
 
 /// Most samples of the pool that attention sublayers are measured on.
@@ -79,7 +84,8 @@ pub fn texts(checkpoint: &Checkpoint, settings: &SearchSettings) -> Result<Texts
     Ok(texts)
 }
 
-/// How weights are held so that a search fits into `limit` bytes.
+/// How weights are held so that the trials of a search fit into `limit` bytes, and how
+/// many of these are left for statistics that a trial collects anew.
 ///
 /// # Errors
 /// A search that does not fit either way: what it needs, of what.
@@ -89,7 +95,7 @@ fn residency(
     texts: &Texts,
     leading: usize,
     limit: u64,
-) -> Result<Residency> {
+) -> Result<(Residency, u64)> {
     let config = &checkpoint.config;
     let vectors = VectorLayout::new(&config.layers, config.head_dim).map_or(0, |l| l.len());
     // Terms of f32 for each sample and vector.
@@ -116,12 +122,14 @@ fn residency(
     let packed = (2 * packed.forward + packed.few) as u64;
     let held = |weights: u64| 2 * weights + weights / size * packed;
     let needed = |weights: u64| bank + held(weights) + activations as u64;
+    // A trial that collects has nothing else under way.
+    let spare = |weights: u64| limit.saturating_sub(bank + held(weights));
     if needed(whole) <= limit {
-        return Ok(Residency::Resident);
+        return Ok((Residency::Resident, spare(whole)));
     }
     let weights = block + embedding;
     if needed(weights) <= limit {
-        return Ok(Residency::Streamed);
+        return Ok((Residency::Streamed, spare(weights)));
     }
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     Err(anyhow!(
@@ -150,21 +158,44 @@ pub fn prepare(
     leading: usize,
     (writer, progress): (&Writer, &dyn Progress),
 ) -> Result<(StudyFolder, SearchRecord, Objective)> {
-    let limit = settings.memory.unwrap_or_else(memory::available);
-    let residency = residency(checkpoint, settings, texts, leading, limit)?;
-    let folder = StudyFolder::create(writer.state(&settings.folder)?)?;
-    let alone = folder.alone(Exclusive::Preparing)?;
+    let limit = memory::budget(settings.memory);
+    let (residency, spare) = residency(checkpoint, settings, texts, leading, limit)?;
+    if !StudyFolder::open(&settings.folder).is_ok_and(|folder| folder.bank().exists()) {
+        let weights = statistics::streamed(checkpoint, &settings.run.placement()?);
+        statistics::cut(checkpoint, &wanted(settings, texts), weights, limit)?;
+    }
+    let mut folder = StudyFolder::create(writer.state(&settings.folder)?)?;
+    let mut alone = folder.alone(Exclusive::Preparing)?;
     let mut record = record_of(checkpoint, settings, texts)?;
     if folder.record().exists() {
         let found = SearchRecord::read(&folder.record())?;
         let differences = found.differences(&record);
-        ensure!(
-            differences.is_empty(),
-            "{}: holds another search: {}",
-            settings.folder.display(),
-            differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-        );
-        record = found;
+        if differences.is_empty() {
+            record = found;
+        } else {
+            let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
+            let other = format!(
+                "{}: holds another search: {}",
+                settings.folder.display(),
+                differences.join("; ")
+            );
+            if !settings.anew {
+                return Err(advised(
+                    other,
+                    "give another --study, or --anew to move this one aside and begin anew",
+                ));
+            }
+            let (new, old) = folder.set_aside(writer)?;
+            tracing::warn!("{other}; that is now {}", old.root().display());
+            folder = new;
+            alone = folder.alone(Exclusive::Preparing)?;
+            if found.bank.is_some() && found.shares_statistics(&record) {
+                folder.take_statistics(&old)?;
+                record.bank = found.bank;
+                record.pool_file = found.pool_file;
+            }
+            save(&folder, &record)?;
+        }
     } else {
         ensure!(
             !folder.journal().exists(),
@@ -173,7 +204,7 @@ pub fn prepare(
         );
         save(&folder, &record)?;
     }
-    let bank = bank(checkpoint, settings, texts, &folder, &mut record, progress)?;
+    let bank = bank(checkpoint, settings, texts, (&folder, &mut record), limit, progress)?;
     // Where all was measured before, others need not wait for what follows.
     let alone = record.prepared.is_none().then_some(alone);
     let dense = match residency {
@@ -212,7 +243,8 @@ pub fn prepare(
         plan: settings.plan.clone(),
         windows,
         dense_losses: prepared.dense_losses,
-        batch_tokens: batch(checkpoint, settings),
+        batch_tokens: settings.pool.batch_tokens,
+        memory: spare,
     };
     Ok((folder, record, objective))
 }
@@ -252,7 +284,7 @@ pub fn stored(
     ] {
         ensure!(then == now, "{}: the {what} was {then}, now {now}", name());
     }
-    let pool = pool::tokens(&folder.pool(), &record.pool)?;
+    let pool = pool::tokens(folder, record)?;
     let bank = pipeline::read_statistics(&folder.bank())?;
     let origin = Origin {
         model_digest: digest,
@@ -277,7 +309,6 @@ pub fn stored(
         windows.len(),
         prepared.dense_losses.len()
     );
-    let length = pool.windows.first().map_or(0, Vec::len);
     Ok(Objective {
         digest,
         beside: Decoder::load(&dense, placement, residency)?,
@@ -288,7 +319,8 @@ pub fn stored(
         plan: record.plan_options(),
         windows,
         dense_losses: prepared.dense_losses.clone(),
-        batch_tokens: batch_tokens(&checkpoint.config, length, memory::available() / 16),
+        batch_tokens: None,
+        memory: memory::budget(None),
         dense,
     })
 }
@@ -317,26 +349,32 @@ fn record_of(
         layout: settings.plan.layout,
         multiple_of: settings.plan.multiple_of,
         kv_mode: settings.plan.kv_mode,
+        pool_file: None,
         bank: None,
         prepared: None,
     })
 }
 
-/// Tokens of a backward pass: it keeps about four times what a forward pass
-/// does.
-fn batch(checkpoint: &Checkpoint, settings: &SearchSettings) -> usize {
-    settings.pool.batch_tokens.unwrap_or_else(|| {
-        batch_tokens(&checkpoint.config, settings.pool.sample_tokens, memory::available() / 16)
-    })
+/// Statistics of the pool.
+fn wanted<'a>(settings: &SearchSettings, texts: &'a Texts) -> Wanted<'a> {
+    Wanted {
+        samples: &texts.pool.windows,
+        terms: Terms::Full,
+        batch: false,
+        batch_tokens: settings.pool.batch_tokens,
+        calibration_digest: texts.pool.digest,
+        seed: settings.pool.seed,
+    }
 }
 
-/// Statistics of the pool: from the folder, or collected into it.
+/// Statistics of the pool: from the folder, or collected into it in at most `limit`
+/// bytes.
 fn bank(
     checkpoint: &Checkpoint,
     settings: &SearchSettings,
     texts: &Texts,
-    folder: &StudyFolder,
-    record: &mut SearchRecord,
+    (folder, record): (&StudyFolder, &mut SearchRecord),
+    limit: u64,
     progress: &dyn Progress,
 ) -> Result<StatsBank> {
     let (digest, placement) = (checkpoint.digest()?, settings.run.placement()?);
@@ -352,19 +390,9 @@ fn bank(
             .with_context(|| folder.bank().display().to_string())?;
         return Ok(bank);
     }
-    let options = CollectOptions {
-        terms: Terms::Full,
-        batch: false,
-        batch_tokens: batch(checkpoint, settings),
-        model_digest: digest,
-        calibration_digest: texts.pool.digest,
-        seed: settings.pool.seed,
-    };
     let start = Instant::now();
-    let decoder = Decoder::load(checkpoint, &placement, Residency::Streamed)?;
-    let bank = collect(&decoder, &texts.pool.windows, &options, &|done, all| {
-        progress.at("statistics", done as u64, all as u64);
-    })?;
+    let wanted = wanted(settings, texts);
+    let (bank, _) = collect_streamed(checkpoint, &placement, &wanted, limit, progress)?;
     let samples = bank.samples();
     let tokens = bank.header().tokens();
     record.bank = Some(Cost {
@@ -372,8 +400,10 @@ fn bank(
         tokens: tokens as u64,
         flops: flops::observed(&checkpoint.config, samples, tokens / samples, true),
     });
-    folder.write(&folder.bank(), &bank.to_bytes()?)?;
-    folder.write(&folder.pool(), &pool::lines(checkpoint, &texts.pool)?)?;
+    pipeline::write_statistics(&bank, folder.begin(&folder.bank())?)?;
+    let pool = pool::lines(checkpoint, &texts.pool)?;
+    folder.write(&folder.pool(), &pool)?;
+    record.pool_file = Some(Digest::of_bytes(&pool));
     save(folder, record)?;
     Ok(bank)
 }

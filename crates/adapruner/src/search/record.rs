@@ -48,6 +48,9 @@ pub struct SearchRecord {
     pub multiple_of: usize,
     /// How heads are removed.
     pub kv_mode: KvMode,
+    /// Digest of `pool.jsonl`; studies of before version 0.2 have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_file: Option<Digest>,
     /// Cost of the bank; `None` while it is being collected.
     pub bank: Option<Cost>,
     /// What was measured before the first trial; `None` while that is under way.
@@ -142,6 +145,21 @@ impl SearchRecord {
         let pairs = then.into_iter().zip(now.into_values());
         let differing = pairs.filter(|((_, then), now)| then != now);
         differing.map(|((what, then), now)| Difference { what, then, now }).collect()
+    }
+
+    /// Whether the statistics of another record serve this one: they are of the
+    /// same model and samples, made in the same way.
+    pub fn shares_statistics(&self, other: &Self) -> bool {
+        let of = |record: &Self| {
+            (
+                record.model.digest,
+                record.pool.tokens_digest,
+                record.pool_seed,
+                record.dtype.clone(),
+                record.matmul_precision.clone(),
+            )
+        };
+        of(self) == of(other)
     }
 
     /// What every plan of the search has in common.

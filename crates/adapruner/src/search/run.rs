@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -15,8 +15,9 @@ use adapruner_study::{
     best_of,
     pruner::{NopPruner, PercentilePruner, SuccessiveHalvingPruner, WilcoxonPruner},
     since_best,
+    storage::Silence,
 };
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -28,7 +29,7 @@ use super::{
     settings::{Arm, EarlyStop, SamplerChoice, SearchSettings},
     space::{SearchSpace, Varied},
 };
-use crate::progress::Progress;
+use crate::{advice::advised, progress::Progress};
 
 /// Losses: the smaller the better.
 pub(super) const DIRECTION: Direction = Direction::Minimize;
@@ -45,11 +46,17 @@ const EARLY_STOP: &str = "early_stop";
 /// Study attribute: its arm.
 pub(super) const ARM: &str = "arm";
 
+/// How often a worker says that it is alive.
+const ALIVE: Duration = Duration::from_secs(5);
 /// How long a worker on another machine may be silent before its trial is given
-/// up: longer than any chunk takes.
-const SILENCE: Duration = Duration::from_secs(600);
+/// up. A thread of its own says that it is alive, whatever the trial does.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How often a worker looks whether others have ended.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How long it waits before it says for whom.
+const QUIET: Duration = Duration::from_secs(2);
+/// How long a search that is interrupted has to come to an end by itself.
+const LAST_CALL: Duration = Duration::from_secs(5);
 
 /// Why a search ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -138,17 +145,58 @@ impl Search<'_> {
     }
 
     /// Runs trials until the arm has enough, the time is over, nothing improves,
-    /// or `stop` is set.
+    /// or `stop` is set. Where that takes longer than some seconds after `stop` is
+    /// set, the trial at work is given up and `leave` called, to end the program.
     ///
     /// # Errors
     /// A journal that cannot be written, damaged weights, a search in which no
-    /// trial succeeds.
-    pub fn run(&self, study: &Study, stop: &AtomicBool, progress: &dyn Progress) -> Result<Ended> {
+    /// trial is feasible.
+    pub fn run(
+        &self,
+        study: &Study,
+        stop: &AtomicBool,
+        leave: &(dyn Fn() + Sync),
+        progress: &dyn Progress,
+    ) -> Result<Ended> {
+        let at_work = Mutex::new(None);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                if !late(stop, &over) {
+                    return;
+                }
+                let number = *at_work.lock().unwrap_or_else(PoisonError::into_inner);
+                // A server that is not there must not keep it.
+                let given_up = scope.spawn(move || {
+                    number.map(|number: u64| study.give_up(&[number]).map(drop)).transpose()
+                });
+                let begun = Instant::now();
+                while !given_up.is_finished() && begun.elapsed() < QUIET {
+                    thread::park_timeout(PATIENCE);
+                }
+                leave();
+            });
+            let ended = study.attend(ALIVE, || self.trials(study, stop, &at_work, progress));
+            over.store(true, Ordering::Relaxed);
+            watch.thread().unpark();
+            ended
+        })
+    }
+
+    fn trials(
+        &self,
+        study: &Study,
+        stop: &AtomicBool,
+        at_work: &Mutex<Option<u64>>,
+        progress: &dyn Progress,
+    ) -> Result<Ended> {
         let worker = self.folder.sign_on()?;
         let space = self.space.study_space()?;
         let wanted = self.wanted();
         let begun = Instant::now();
         let before = finished(&study.trials()?);
+        let mut looked: Option<Instant> = None;
+        let mut waiting: Option<Waiting> = None;
         loop {
             if stop.load(Ordering::Relaxed) {
                 return Ok(Ended::Interrupted);
@@ -157,11 +205,14 @@ impl Search<'_> {
             if self.settings.minutes.is_some_and(|most| passed >= most) {
                 return Ok(Ended::Time);
             }
-            self.give_up_orphans(study)?;
-            let trials = study.trials()?;
+            if waiting.is_some() || looked.is_none_or(|at| at.elapsed() >= ALIVE) {
+                self.give_up_orphans(study)?;
+                looked = Some(Instant::now());
+            }
+            let trials = study.recent_trials()?;
             let (done, running) = (finished(&trials), count(&trials, TrialState::Running));
             self.show(&trials, before, begun, wanted, progress);
-            refuse_hopeless(&trials)?;
+            refuse_infeasible(&trials, wanted)?;
             if done >= wanted {
                 return Ok(Ended::Trials);
             }
@@ -172,12 +223,15 @@ impl Search<'_> {
             {
                 return Ok(Ended::NoImprovement);
             }
-            if done + running >= wanted {
+            let begun_one = done + running < wanted
+                && self.trial(study, &space, &worker, (wanted, at_work), stop)?;
+            if begun_one {
+                waiting = None;
+            } else {
                 // The trials of others may fail.
+                waiting.get_or_insert_default().tell(study, progress)?;
                 thread::sleep(PATIENCE);
-                continue;
             }
-            self.trial(study, &space, &worker, wanted, stop)?;
         }
     }
 
@@ -225,36 +279,59 @@ impl Search<'_> {
         wanted: u64,
     ) -> Result<Option<(ActiveTrial<'s>, Configuration)>> {
         let _alone = self.folder.alone(Exclusive::Starting)?;
-        let trials = study.trials()?;
-        if finished(&trials) + count(&trials, TrialState::Running) >= wanted {
-            return Ok(None);
-        }
-        if trials.is_empty() && self.arm.varied != Varied::Baseline {
+        if study.known_trials()?.is_empty() && self.arm.varied != Varied::Baseline {
             // Known to be good: nothing that a search finds is worse.
             let layers = self.objective.dense.config.layers.len();
-            study.enqueue(self.space.neutral(layers, self.arm.seed)?)?;
+            study.enqueue_first(self.space.neutral(layers, self.arm.seed)?)?;
         }
-        let mut trial = study.ask()?;
-        trial.set_user_attr(WORKER, Value::from(worker.name()))?;
-        trial.heartbeat()?;
-        let params = trial.suggest_space(space)?;
+        let signed = [(WORKER.to_owned(), Value::from(worker.name()))].into();
+        let Some((trial, params)) = study.ask_within(Some(wanted), &signed, space)? else {
+            return Ok(None);
+        };
         let configuration = self.space.configuration(&params)?;
         Ok(Some((trial, configuration)))
     }
 
+    /// Runs a trial, unless the others' are enough; whether it did.
     fn trial(
         &self,
         study: &Study,
         space: &Space,
         worker: &Worker,
-        wanted: u64,
+        (wanted, at_work): (u64, &Mutex<Option<u64>>),
+        stop: &AtomicBool,
+    ) -> Result<bool> {
+        let Some((trial, configuration)) = self.start(study, space, worker, wanted)? else {
+            return Ok(false);
+        };
+        let number = trial.number();
+        let set = |to| *at_work.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        set(Some(number));
+        let told = self.carry_out(study, &trial, &configuration, stop);
+        set(None);
+        match told {
+            Err(error) if was_given_up(&error, number) => {
+                tracing::warn!(
+                    "trial {number}: nothing was heard of this worker for {} s, so others gave its \
+                     trial up; what it found is not used",
+                    SILENCE.as_secs()
+                );
+                Ok(true)
+            }
+            told => told.map(|()| true),
+        }
+    }
+
+    /// Measures a trial and tells the study.
+    fn carry_out(
+        &self,
+        study: &Study,
+        trial: &ActiveTrial<'_>,
+        configuration: &Configuration,
         stop: &AtomicBool,
     ) -> Result<()> {
-        let Some((trial, configuration)) = self.start(study, space, worker, wanted)? else {
-            return Ok(());
-        };
         let mut cost = TrialCost::default();
-        let measured = self.measure(&trial, &configuration, &mut cost, stop);
+        let measured = self.measure(trial, configuration, &mut cost, stop);
         let outcome = match measured {
             Ok(Some(measured)) => {
                 if measured.complete {
@@ -268,17 +345,20 @@ impl Search<'_> {
                 study.give_up(&[trial.number()])?;
                 return Ok(());
             }
-            Err(error) if is_of_the_configuration(&error) => {
-                let reason = format!("{error:#}");
-                tracing::info!("trial {} failed: {reason}", trial.number());
-                trial.set_user_attr(REASON, Value::from(reason))?;
-                Outcome::Failed
-            }
-            Err(error) => {
+            Err(error) if was_given_up(&error, trial.number()) => return Err(error),
+            Err(error) => match violation(&error) {
+                Some(by) => {
+                    let reason = format!("{error:#}");
+                    tracing::info!("trial {} is infeasible: {reason}", trial.number());
+                    trial.set_user_attr(REASON, Value::from(reason))?;
+                    Outcome::Infeasible(by)
+                }
                 // Another worker or a later run shall try it again.
-                study.give_up(&[trial.number()])?;
-                return Err(error.context(format!("trial {}", trial.number())));
-            }
+                None => {
+                    study.give_up(&[trial.number()])?;
+                    return Err(error.context(format!("trial {}", trial.number())));
+                }
+            },
         };
         trial.set_user_attr(COST, serde_json::to_value(cost)?)?;
         study.tell(trial.number(), outcome)?;
@@ -294,8 +374,12 @@ impl Search<'_> {
         stop: &AtomicBool,
     ) -> Result<Option<Measured>> {
         let plan = self.objective.plan(configuration, cost)?;
+        let stopped = || stop.load(Ordering::Relaxed);
+        if stopped() {
+            return Ok(None);
+        }
         let (mut sum, mut interrupted) = (0.0, false);
-        let measured = self.objective.measure(&plan, cost, |chunk, loss| {
+        let measured = self.objective.measure(&plan, cost, &stopped, |chunk, loss| {
             sum += loss;
             let shown = match self.early_stop() {
                 // The signed-rank test pairs single chunks.
@@ -303,11 +387,10 @@ impl Search<'_> {
                 EarlyStop::Median | EarlyStop::Halving => sum / (chunk + 1) as f64,
             };
             trial.report(chunk as u64, shown)?;
-            trial.heartbeat()?;
-            interrupted = stop.load(Ordering::Relaxed);
+            interrupted = stopped();
             Ok(!interrupted && (chunk + 1 == self.objective.chunks() || !trial.should_prune()?))
         })?;
-        Ok((!interrupted || measured.complete).then_some(measured))
+        Ok(measured.filter(|measured| !interrupted || measured.complete))
     }
 
     fn show(
@@ -334,7 +417,80 @@ impl Search<'_> {
     }
 }
 
-/// Trials that are complete or were stopped early.
+/// Whether `stop` is set and the search is not over some seconds later.
+fn late(stop: &AtomicBool, over: &AtomicBool) -> bool {
+    let mut since = None;
+    while !over.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) {
+            let since: &Instant = since.get_or_insert_with(Instant::now);
+            if since.elapsed() > LAST_CALL {
+                return true;
+            }
+        }
+        thread::park_timeout(PATIENCE);
+    }
+    false
+}
+
+/// A wait for the trials of others.
+struct Waiting {
+    since: Instant,
+    /// What was said last.
+    said: Vec<(u64, bool)>,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { since: Instant::now(), said: Vec::new() }
+    }
+}
+
+impl Waiting {
+    /// Says, once it takes long, whose trials are waited for and until when: where
+    /// it changes, and once more for workers that are silent.
+    fn tell(&mut self, study: &Study, progress: &dyn Progress) -> Result<()> {
+        if self.since.elapsed() < QUIET {
+            return Ok(());
+        }
+        let silences = study.silences()?;
+        let is_silent = |of: &Silence| of.silent.is_none_or(|silent| silent > 2 * ALIVE);
+        let now: Vec<(u64, bool)> = silences.iter().map(|of| (of.number, is_silent(of))).collect();
+        if now == self.said || now.is_empty() {
+            return Ok(());
+        }
+        let trials = study.known_trials()?;
+        let each = silences.iter().map(|of| {
+            let trial = trials.iter().find(|trial| trial.number == of.number);
+            let worker = trial.and_then(|trial| trial.user_attrs.get(WORKER)?.as_str());
+            let worker = worker.unwrap_or("an unknown worker");
+            match of.silent {
+                None => format!("trial {} of another program, which is never given up", of.number),
+                Some(silent) => format!(
+                    "trial {} of {worker}, last heard of {} s ago{}",
+                    of.number,
+                    silent.as_secs(),
+                    if is_silent(of) {
+                        let left = SILENCE.saturating_sub(silent).as_secs();
+                        format!(", given up in {left} s unless it is heard of")
+                    } else {
+                        String::new()
+                    }
+                ),
+            }
+        });
+        let message = format!("waiting for {}", each.collect::<Vec<_>>().join("; "));
+        progress.note(&message);
+        if now.iter().any(|(_, silent)| *silent) {
+            tracing::warn!("{message}");
+        } else {
+            tracing::info!("{message}");
+        }
+        self.said = now;
+        Ok(())
+    }
+}
+
+/// Trials that are complete, were stopped early or are infeasible.
 pub(super) fn finished(trials: &[Arc<Trial>]) -> u64 {
     count(trials, TrialState::Complete) + count(trials, TrialState::Pruned)
 }
@@ -343,36 +499,51 @@ fn count(trials: &[Arc<Trial>], state: TrialState) -> u64 {
     trials.iter().filter(|trial| trial.state == state).count() as u64
 }
 
-/// Trials that fail before any succeeds, after which the search is refused.
-const HOPELESS: usize = 20;
+/// Infeasible trials before any is feasible, after which the search is refused.
+const HOPELESS: u64 = 20;
 
-/// Refuses a search in which nothing succeeds.
-fn refuse_hopeless(trials: &[Arc<Trial>]) -> Result<()> {
-    let failed: Vec<&str> = trials
-        .iter()
-        .filter(|trial| trial.state == TrialState::Failed)
-        .filter_map(|trial| trial.user_attrs.get(REASON)?.as_str())
-        .collect();
-    match failed.last() {
-        Some(last) if finished(trials) == 0 && failed.len() >= HOPELESS => {
-            bail!("search: none of {} trials succeeded, the last: {last}", failed.len())
-        }
-        Some(_) | None => Ok(()),
+/// Refuses a search in which nothing is feasible.
+fn refuse_infeasible(trials: &[Arc<Trial>], wanted: u64) -> Result<()> {
+    let infeasible = || trials.iter().filter(|trial| trial.is_infeasible());
+    let found = infeasible().count() as u64;
+    if found == 0 || found < finished(trials) || found < HOPELESS.min(wanted) {
+        return Ok(());
     }
+    let last = infeasible().filter_map(|trial| trial.user_attrs.get(REASON)?.as_str()).next_back();
+    Err(advised(
+        format!(
+            "search: none of {found} trials is feasible, the last: {}",
+            last.unwrap_or("for a reason that is not noted")
+        ),
+        "a smaller --ratio, or a table [space] that spares fewer layers (--show-space lists what is \
+         searched), and a new --study",
+    ))
 }
 
-/// Whether an error says something of the configuration that was tried, not of
-/// the machine or the files.
-fn is_of_the_configuration(error: &anyhow::Error) -> bool {
+/// Whether others gave a trial of this worker up, for they heard nothing of it.
+fn was_given_up(error: &anyhow::Error, number: u64) -> bool {
     error.chain().any(|cause| {
         matches!(
             cause.downcast_ref(),
-            Some(
-                adapruner_prune::Error::Unreachable { .. }
-                    | adapruner_prune::Error::Option { .. }
-                    | adapruner_prune::Error::Score { .. }
-            )
-        ) || matches!(cause.downcast_ref(), Some(adapruner_eval::Error::Loss { .. }))
+            Some(adapruner_study::Error::Trial { number: of, .. }) if *of == number
+        )
+    })
+}
+
+/// By how much a configuration is infeasible, where an error says something of it
+/// and not of the machine or the files: the share of parameters by which it
+/// misses the ratio, 1 where it cannot be scored or measured at all.
+fn violation(error: &anyhow::Error) -> Option<f64> {
+    error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(adapruner_prune::Error::Unreachable { ratio, largest, .. }) => {
+            Some((ratio - largest).max(f64::EPSILON))
+        }
+        Some(adapruner_prune::Error::Option { .. } | adapruner_prune::Error::Score { .. }) => {
+            Some(1.0)
+        }
+        Some(_) | None => {
+            matches!(cause.downcast_ref(), Some(adapruner_eval::Error::Loss { .. })).then_some(1.0)
+        }
     })
 }
 

@@ -119,4 +119,6 @@ pub struct SearchSettings {
     pub memory: Option<u64>,
     /// Whether texts may share passages.
     pub allow_overlap: bool,
+    /// Whether another search in the folder is moved aside.
+    pub anew: bool,
 }

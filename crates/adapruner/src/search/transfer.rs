@@ -2,9 +2,8 @@
 //! without a new search (the paper's LLaMA → Vicuna).
 
 use adapruner_checkpoint::Checkpoint;
-use adapruner_eval::batch_tokens;
 use adapruner_model::{Decoder, Placement, Residency};
-use adapruner_prune::{CollectOptions, PlanOptions, PrunePlan, Terms, collect};
+use adapruner_prune::{PlanOptions, PrunePlan, Terms};
 use anyhow::{Result, ensure};
 
 use super::{
@@ -15,7 +14,12 @@ use super::{
     pool::PoolSample,
     prepare::removable_attention,
 };
-use crate::{memory, pipeline, progress::Progress};
+use crate::{
+    caution::Caution,
+    memory, pipeline,
+    progress::Progress,
+    statistics::{Wanted, collect_streamed},
+};
 
 /// A configuration as a plan for a model, and what could not be carried over.
 pub struct Applied {
@@ -57,7 +61,13 @@ pub fn plan_for(
             let mut cost = TrialCost::default();
             let digest = checkpoint.digest()?;
             let plan = basis.plan(&checkpoint.config, digest, configuration, &mut cost)?;
-            Ok(Applied { plan, notes: Vec::new() })
+            // The search chose the share by what it led to.
+            let unmet = basis.unmet(&plan, &checkpoint.config, configuration).into_iter();
+            let unmet = unmet.filter(|unmet| unmet.option != "attention-share");
+            Ok(Applied {
+                plan,
+                notes: unmet.map(|unmet| Caution::from(unmet).to_string()).collect(),
+            })
         }
         Some(_) | None => {
             anew(checkpoint, folder, record, configuration, options, placement, progress)
@@ -77,7 +87,7 @@ fn anew(
 ) -> Result<Applied> {
     let mut notes = Vec::new();
     let digest = checkpoint.digest()?;
-    let samples = pool::read(&folder.pool())?;
+    let samples = pool::read(folder, record)?;
     let chosen: Vec<&PoolSample> =
         configuration.samples.iter().filter_map(|&at| samples.get(at)).collect();
     ensure!(
@@ -88,24 +98,22 @@ fn anew(
         samples.len()
     );
     let windows = tokens(checkpoint, &chosen, &mut notes)?;
-    let length = windows.first().map_or(0, Vec::len);
-    let options = CollectOptions {
+    let wanted = Wanted {
+        samples: &windows,
         terms: Terms::Full,
         batch: configuration.baseline,
-        batch_tokens: batch_tokens(&checkpoint.config, length, memory::available() / 16),
-        model_digest: digest,
+        batch_tokens: None,
         calibration_digest: record.pool.tokens_digest,
         seed: record.pool_seed,
     };
-    let decoder = Decoder::load(checkpoint, placement, Residency::Streamed)?;
-    let bank = collect(&decoder, &windows, &options, &|done, all| {
-        progress.at("statistics", done as u64, all as u64);
-    })?;
+    let budget = memory::budget(None);
+    let (bank, _) = collect_streamed(checkpoint, placement, &wanted, budget, progress)?;
     let layers = checkpoint.config.layers.len();
     let other = digest != record.model.digest;
     let cheapest = if configuration.drop_attention == 0 {
         Vec::new()
     } else {
+        let decoder = Decoder::load(checkpoint, placement, Residency::Streamed)?;
         let (found, _) = removable_attention(checkpoint, &decoder, &windows, progress)?;
         notes.push(
             "which attention sublayers are cheapest was measured on this model; how many are \
@@ -130,6 +138,8 @@ fn anew(
         options: plan_options,
     };
     let plan = basis.plan(&checkpoint.config, digest, configuration, &mut TrialCost::default())?;
+    let unmet = basis.unmet(&plan, &checkpoint.config, configuration).into_iter();
+    notes.extend(unmet.map(|unmet| Caution::from(unmet).to_string()));
     Ok(Applied { plan, notes })
 }
 

@@ -16,6 +16,6 @@ mod record;
 mod stage;
 
 pub use self::{
-    record::{Fingerprint, Finished, RECORD, RUN, RunRecord, recorded},
+    record::{Fingerprint, Finished, RECORD, RUN, RUN_LOCK, RunRecord, STAGE_LOCK, recorded},
     stage::{Pipeline, Stage, StageName},
 };

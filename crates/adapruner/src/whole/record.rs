@@ -21,11 +21,16 @@ use crate::{VERSION, manifest::ModelRecord};
 /// File name of the record in a run's folder.
 pub const RECORD: &str = "run.json";
 
+/// Locked by a run at work.
+pub const RUN_LOCK: &str = "run.lock";
+/// Locked by a stage at work.
+pub const STAGE_LOCK: &str = "stage.lock";
+
 /// The folder of a whole run.
 pub static RUN: StateKind = StateKind {
     name: "run",
     known_by: &[RECORD],
-    owned: &[RECORD, "study", "pruned", "recovered", "report.html"],
+    owned: &[RECORD, RUN_LOCK, STAGE_LOCK, "study", "pruned", "recovered", "report.html"],
 };
 
 /// Digest of all that decides what a stage makes: version, model, command, the

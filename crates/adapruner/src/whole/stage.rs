@@ -79,6 +79,8 @@ pub struct Pipeline {
     pub stages: Vec<StageName>,
     /// Texts to measure on, that no earlier stage may see.
     pub tests: Vec<String>,
+    /// Whether earlier stages may see them in part.
+    pub allow_overlap: bool,
     /// Tasks to ask.
     pub tasks: Vec<String>,
     /// Windows of each text and questions of each task; `None` for all.
@@ -87,8 +89,8 @@ pub struct Pipeline {
     pub window: Option<usize>,
     /// Folder of named texts and of the tasks' data.
     pub data_dir: Option<PathBuf>,
-    /// Threads; `None` for one a core.
-    pub threads: Option<usize>,
+    /// Where and how exactly models run, as arguments.
+    pub run: Vec<OsString>,
     /// Formats that models are written in, as `--format` takes them.
     pub formats: String,
 }
@@ -189,6 +191,12 @@ impl Pipeline {
         self.stages.iter().map(|&name| self.command(name)).collect()
     }
 
+    /// A command that is told the texts it must not use.
+    fn tested(&self, command: Arguments) -> Arguments {
+        let command = command.each("--test", &self.tests);
+        if self.allow_overlap { command.and("--allow-overlap") } else { command }
+    }
+
     fn command(&self, name: StageName) -> Stage {
         let of = |subcommand, model: &Path| {
             Arguments::new(subcommand).and(model).with("--config", &self.config)
@@ -199,15 +207,17 @@ impl Pipeline {
         };
         let (arguments, output) = match name {
             StageName::Search => {
-                let search = of("search", &self.model).with("--study", self.study());
-                (search.each("--test", &self.tests), None)
+                let search = of("search", &self.model).with("--study", self.study()).and("--anew");
+                (self.tested(search), None)
             }
             StageName::Prune if self.has(StageName::Search) => {
                 let apply = of("apply", &self.model).with("--study", self.study());
-                writes(apply, self.pruned())
+                writes(self.tested(apply), self.pruned())
             }
             StageName::Prune => writes(of("prune", &self.model), self.pruned()),
-            StageName::Recover => writes(of("recover", &self.pruned()), self.recovered()),
+            StageName::Recover => {
+                writes(self.tested(of("recover", &self.pruned())), self.recovered())
+            }
             StageName::Evaluate => {
                 let mut compare =
                     Arguments::new("compare-models").and(&self.model).and(self.pruned());
@@ -217,8 +227,8 @@ impl Pipeline {
                 let mut compare = compare
                     .each("--text", &self.tests)
                     .with_number("--window", self.window)
-                    .with_number("--limit", self.limit)
-                    .with_number("--threads", self.threads);
+                    .with_number("--limit", self.limit);
+                compare.0.extend(self.run.iter().cloned());
                 if !self.tasks.is_empty() {
                     compare = compare.with("--tasks", self.tasks.join(","));
                 }
@@ -237,8 +247,9 @@ impl Pipeline {
             }
         };
         let inputs = match name {
-            StageName::Search | StageName::Evaluate => self.tests.clone(),
-            StageName::Prune | StageName::Recover | StageName::Report => Vec::new(),
+            StageName::Search | StageName::Recover | StageName::Evaluate => self.tests.clone(),
+            StageName::Prune if self.has(StageName::Search) => self.tests.clone(),
+            StageName::Prune | StageName::Report => Vec::new(),
         };
         Stage { name, arguments: arguments.and("--json").0, inputs, output }
     }
@@ -255,11 +266,12 @@ mod tests {
             out: "out".into(),
             stages: stages.to_vec(),
             tests: vec!["wikitext2:test".into()],
+            allow_overlap: false,
             tasks: Vec::new(),
             limit: None,
             window: None,
             data_dir: None,
-            threads: None,
+            run: Vec::new(),
             formats: "hf".into(),
         }
     }

@@ -27,6 +27,26 @@ fn what_is_printed_is_what_json_says() {
     }
 }
 
+/// The embedding of this model has four rows more than the tokenizer has tokens.
+#[test]
+fn rows_without_a_token_are_never_drawn() {
+    let (model, dir) = (crate::program::model("gqa3_untied"), tempdir().unwrap());
+    let out = dir.path().join("ids.json");
+    let paths = [("model", model.as_path()), ("out", &out)];
+    let size = json("inspect {model}", &paths)["tokenizer_size"].as_u64().unwrap();
+    assert_eq!(size, 266);
+    let line = "sample {model} --samples 40 --sample-tokens 32 --temperature 9 --out {out}";
+    succeed(line, &paths);
+    let rows: Vec<Vec<u64>> = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    assert_eq!(rows.concat().len(), 40 * 32);
+    assert!(rows.concat().iter().all(|id| *id < size));
+    let line = "generate {model} --raw --prompt Hi --temperature 9 --max-tokens 40 --samples 20";
+    for answer in json(line, &paths)["answers"].as_array().unwrap() {
+        let tokens = answer["tokens"].as_array().unwrap();
+        assert!(tokens.iter().all(|id| id.as_u64().unwrap() < size));
+    }
+}
+
 #[test]
 fn the_chat_template_is_used_unless_raw() {
     let model = tiny();

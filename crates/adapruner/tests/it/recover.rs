@@ -262,3 +262,79 @@ fn what_cannot_be_trained_is_said_before_any_work() {
         assert!(!out.exists(), "{line}");
     }
 }
+
+#[test]
+fn data_that_hold_a_test_text_are_refused() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let text = model.join("text.txt");
+    let out = dir.path().join("out");
+    let paths = [("model", model.as_path()), ("data", text.as_path()), ("out", out.as_path())];
+    let error = fail(&format!("{LINE} --max-steps 1 --test {{data}}"), &paths);
+    assert!(error.contains("share passages with the training data text.txt"), "{error}");
+    assert!(error.contains("--allow-overlap"), "{error}");
+    assert!(!out.exists() && !dir.path().join("out.work").exists());
+    succeed(&format!("{LINE} --max-steps 1 --test {{data}} --allow-overlap"), &paths);
+
+    // `apply` holds the text that it fits on against it in the same way.
+    let plan = dir.path().join("plan.json");
+    let dense = json("prune {model} --ratio 0.2 --importance magnitude_l2 --dry-run", &paths);
+    std::fs::write(&plan, dense["full_plan"].to_string()).unwrap();
+    let again = dir.path().join("again");
+    let paths = [&paths[..], &[("plan", plan.as_path()), ("again", again.as_path())]].concat();
+    let line = "apply {model} --plan {plan} --out {again} --compensate --compensate-text {data} \
+                --compensate-samples 24 --compensate-tokens 64 --test {data}";
+    let error = fail(line, &paths);
+    assert!(error.contains("share passages with the text that is fitted on,"), "{error}");
+    assert!(!again.exists());
+    succeed(&format!("{line} --allow-overlap"), &paths);
+}
+
+#[test]
+fn a_model_that_did_not_change_is_said() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let data = model.join("calibration.txt");
+    let out = dir.path().join("out");
+    let paths = [("model", model.as_path()), ("data", data.as_path()), ("out", out.as_path())];
+    let line = LINE.replace("--learning-rate 5e-3 --warmup 1", "--warmup 10");
+    let warning = |manifest: &Value| manifest["manifest"]["warnings"].to_string();
+    // A single step: the warm-up gives way, and something is learned.
+    let report = json(&format!("{line} --max-steps 1 --validation 0"), &paths);
+    assert!(!warning(&report).contains("nothing was learned"), "{report}");
+    let steps = log(&out.join("training.jsonl"));
+    assert_eq!(steps[0]["learning_rate"].as_f64(), Some(1e-4));
+    // Time for one step, after all that comes before it.
+    let again = format!("{line} --max-minutes 1e-9 --validation 0 --force");
+    let output = command(words(&format!("{again} --json"), &paths)).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["recovery"]["outcome"]["step"], 0, "{report}");
+    assert!(warning(&report).contains("nothing was learned"), "{report}");
+    assert!(stderr(&output).contains("nothing was learned"), "{}", stderr(&output));
+}
+
+#[test]
+fn turns_that_a_template_cuts_are_counted() {
+    let dir = tempdir().unwrap();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(tiny()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
+    }
+    let template = "{% for m in messages %}{{ m.role + ': ' + m.content.split('</think>')[-1] }}\
+                    {% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+    std::fs::write(model.join("chat_template.jinja"), template).unwrap();
+    let data = dir.path().join("data.jsonl");
+    let record = r#"{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "<think>so</think>Because of it."}]}"#;
+    std::fs::write(&data, format!("{record}\n").repeat(8)).unwrap();
+    let out = dir.path().join("out");
+    let paths = [("model", model.as_path()), ("data", data.as_path()), ("out", out.as_path())];
+    let said = succeed(&format!("{LINE} --max-steps 2 --format hf"), &paths);
+    assert!(said.contains("a part of 8 learned turns"), "{said}");
+    let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["recovery"]["data"]["counts"]["partial_turns"], 8);
+    assert!(manifest["warnings"].to_string().contains("a part of 8 learned turns"));
+    // The template goes along into the folder.
+    let written = std::fs::read_to_string(out.join("chat_template.jinja")).unwrap();
+    assert_eq!(written, template);
+}

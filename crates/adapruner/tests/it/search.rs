@@ -381,27 +381,96 @@ fn two_workers_share_a_study() {
     }
 }
 
+/// A server of our own, stopped when dropped, and the option that names it.
+#[cfg(feature = "redis")]
+struct Redis {
+    child: std::process::Child,
+    storage: String,
+    _folder: TempDir,
+}
+
+#[cfg(feature = "redis")]
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(feature = "redis")]
+impl Redis {
+    fn start() -> Self {
+        use std::{net::TcpListener, process::Stdio, thread::sleep, time::Duration};
+
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = tempdir().unwrap();
+        let child = std::process::Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--dir"])
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            sleep(Duration::from_millis(20));
+        }
+        let storage = format!("--storage redis://127.0.0.1:{port}");
+        Self { child, storage, _folder: folder }
+    }
+}
+
+/// A machine that dies with a trial at work holds nobody up for long, and what is
+/// waited for is said.
+#[cfg(all(unix, feature = "redis"))]
+#[test]
+fn a_machine_that_dies_is_told_of() {
+    use std::{process::Stdio, thread::sleep, time::Duration};
+
+    use crate::program::stderr;
+
+    if adapruner_testing::require_redis().is_none() {
+        return;
+    }
+    let redis = Redis::start();
+    let (here, there) = (Small::new(), Small::new());
+    // One long chunk: the trial is at work when its worker is killed.
+    let text = std::fs::read_to_string(tiny().join("text.txt")).unwrap();
+    let long = here.dir.path().join("long.txt");
+    std::fs::write(&long, text.repeat(300)).unwrap();
+    let line = LINE.replace("{text}", long.to_str().unwrap());
+    let line = line.replace("--limit 6", "--limit 3000 --chunk 1000000 --threads 1 --memory 999");
+    let line = format!("search {line} {} --json --trials", redis.storage);
+    let mut dies = command(there.words(&format!("{line} 3")));
+    let mut dies = dies.stdout(Stdio::null()).spawn().unwrap();
+    // The first lock of a worker that has signed on beside the two of a folder.
+    let signed = || std::fs::read_dir(there.study.join("workers")).map_or(0, |dir| dir.count());
+    while signed() < 3 {
+        assert!(dies.try_wait().unwrap().is_none(), "it ended before it was killed");
+        sleep(Duration::from_millis(5));
+    }
+    sleep(Duration::from_millis(300));
+    dies.kill().unwrap();
+    dies.wait().unwrap();
+    let output = command(here.words(&format!("{line} 2"))).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(number(&found, "/complete") + number(&found, "/stopped_early"), 2.0);
+    assert_eq!(number(&found, "/failed"), 1.0);
+    let said = stderr(&output);
+    assert!(said.contains("waiting for trial 0 of"), "{said}");
+    assert!(said.contains("given up in") && said.contains("unless it is heard of"), "{said}");
+}
+
 #[cfg(feature = "redis")]
 #[test]
 fn machines_share_a_study_in_redis() {
-    use std::{net::TcpListener, process::Stdio, thread::sleep, time::Duration};
+    use std::process::Stdio;
 
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let folder = tempdir().unwrap();
-    let server = std::process::Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--dir"])
-        .arg(folder.path())
-        .stdout(Stdio::null())
-        .spawn();
-    let Ok(mut server) = server else {
-        use std::io::Write;
-        writeln!(std::io::stderr(), "skipped: redis-server is not installed").unwrap();
+    if adapruner_testing::require_redis().is_none() {
         return;
-    };
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        sleep(Duration::from_millis(20));
     }
-    let storage = format!("--storage redis://127.0.0.1:{port}");
+    let redis = Redis::start();
+    let storage = &redis.storage;
     // Two folders stand for two machines.
     let (here, there) = (Small::new(), Small::new());
     let line = format!("search {LINE} --trials 24 {storage} --json");
@@ -414,6 +483,8 @@ fn machines_share_a_study_in_redis() {
         (found["best"].clone(), found["plan_digest"].clone())
     };
     assert_eq!(best(first), best(second));
+    let found = here.json(&format!("search {LINE} --trials 24 {storage}"));
+    assert_eq!(number(&found, "/complete") + number(&found, "/stopped_early"), 24.0);
     assert!(!here.study.join("journal.log").exists());
     let other = here.refused(&format!("--trials 24 {storage} --sampler-seed 42 --chunk 2"));
     assert!(other.contains("chunk"), "{other}");
@@ -423,7 +494,7 @@ fn machines_share_a_study_in_redis() {
     assert!(other.contains("ratio") && other.contains("0.3"), "{other}");
     here.json(&format!("apply {{model}} --study {{study}} {storage} --out {{out}}"));
     here.json(&format!("report {{study}} {storage} --out {{page}}"));
-    server.kill().unwrap();
-    server.wait().unwrap();
+    let storage = storage.clone();
+    drop(redis);
     assert!(here.refused(&format!("--trials 24 {storage}")).contains("127.0.0.1"));
 }

@@ -199,11 +199,105 @@ fn a_search_in_which_nothing_succeeds_says_why() {
     std::fs::write(&config, "[space]\nprotect-first = 3\nprotect-last = 0\n").unwrap();
     let line = LINE.replace("--ratio 0.2", "--ratio 0.5");
     let refused = small.fail(&format!("search {line} --config {}", config.display()));
-    assert!(refused.contains("none of 20 trials succeeded"), "{refused}");
-    assert!(refused.contains("ratio"), "{refused}");
+    assert!(refused.contains("none of 20 trials is feasible"), "{refused}");
+    assert!(refused.contains("cannot remove 0.5 of the parameters"), "{refused}");
+    assert!(refused.contains("hint: a smaller --ratio"), "{refused}");
     // And again at once, for the same reason.
+    let journal = std::fs::read(small.study.join("journal.log")).unwrap();
     let again = small.fail(&format!("search {line} --config {}", config.display()));
-    assert!(again.contains("none of"), "{again}");
+    assert!(again.contains("none of 20"), "{again}");
+    assert_eq!(std::fs::read(small.study.join("journal.log")).unwrap(), journal);
+    // Fewer trials than that are none too few.
+    let other = line.replace("{study}", small.dir.path().join("other").to_str().unwrap());
+    let few = small.fail(&format!("search {other} --trials 3 --config {}", config.display()));
+    assert!(few.contains("none of 3 trials is feasible"), "{few}");
+}
+
+/// Trials for which the ratio is out of reach count, as what they are.
+#[test]
+fn infeasible_trials_are_counted_and_ranked_last() {
+    let small = Small::new();
+    let config = small.dir.path().join("space.toml");
+    std::fs::write(&config, "[space]\nprotect-first = [0, 3]\nprotect-last = 0\n").unwrap();
+    let line = LINE.replace("--ratio 0.2", "--ratio 0.5");
+    let more = format!("--trials 30 --early-stop off --config {}", config.display());
+    let found = small.json(&format!("search {line} {more}"));
+    let count = |key: &str| found[key].as_u64().unwrap();
+    let infeasible = count("infeasible");
+    assert!((1..15).contains(&infeasible), "{infeasible} of 30");
+    assert_eq!((count("complete") + infeasible, count("stopped_early")), (30, 0));
+    assert_eq!(count("failed"), 0);
+    // In the journal they are what Optuna's sampler takes them for.
+    let journal = std::fs::read_to_string(small.study.join("journal.log")).unwrap();
+    let violated = journal.lines().filter(|line| line.contains("\"constraints\":[0."));
+    assert_eq!(violated.count() as u64, infeasible);
+}
+
+/// Windows and samples that take a while, all in one chunk.
+#[cfg(unix)]
+fn slow(small: &Small, samples: usize, windows: usize) -> String {
+    let long = |name: &str| {
+        let path = small.dir.path().join(name);
+        let text = std::fs::read_to_string(crate::program::tiny().join(name)).unwrap();
+        std::fs::write(&path, text.repeat(300)).unwrap();
+        path.display().to_string()
+    };
+    let line =
+        LINE.replace("{pool}", &long("calibration.txt")).replace("{text}", &long("text.txt"));
+    let line = line.replace("--samples 24", &format!("--samples {samples}"));
+    let line = line.replace("--sample-tokens 16", "--sample-tokens 32");
+    line.replace(
+        "--limit 6",
+        &format!("--limit {windows} --chunk 1000000 --threads 1 --memory 999"),
+    )
+}
+
+/// Interrupts a search once `begun` says so; what it printed.
+#[cfg(unix)]
+fn interrupt_once(small: &Small, line: &str, begun: impl Fn() -> bool) -> std::process::Output {
+    let mut command = command(small.words(line));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !begun() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was interrupted");
+        thread::sleep(Duration::from_millis(2));
+    }
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    child.wait_with_output().unwrap()
+}
+
+/// While statistics are collected there is nothing to bring to an end.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_preparation_at_once() {
+    let small = Small::new();
+    let line = format!("search {} --trials 3", slow(&small, 3000, 6));
+    let record = small.study.join("search.json");
+    let output = interrupt_once(&small, &line, || record.is_file());
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(!small.study.join("bank.safetensors").exists());
+    assert!(output.stdout.is_empty());
+}
+
+/// Before any trial is complete there is nothing to sum up, and the trial at work
+/// is given up in the midst of its only chunk.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_before_a_trial_is_complete_is_one() {
+    let small = Small::new();
+    let line = format!("search {} --trials 3", slow(&small, 24, 2000));
+    let journal = small.study.join("journal.log");
+    let begun = || {
+        let text = std::fs::read_to_string(&journal).unwrap_or_default();
+        text.contains("\"param_name\"") && text.ends_with('\n')
+    };
+    let output = interrupt_once(&small, &line, begun);
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(output.stdout.is_empty());
+    assert!(finished(&small.study).is_empty());
+    // It is given up, to be drawn again.
+    let text = std::fs::read_to_string(&journal).unwrap();
+    assert!(text.contains("\"op_code\":6") && text.contains("\"state\":3"), "{text}");
 }
 
 #[test]

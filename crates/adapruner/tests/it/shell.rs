@@ -58,3 +58,22 @@ fn no_bars_where_there_is_no_terminal() {
     assert_eq!(stderr(&output), "");
     assert!(stdout(&output).contains("perplexity"));
 }
+
+/// Where nobody can be told anything, the exit code still tells.
+#[cfg(target_os = "linux")]
+#[test]
+fn streams_that_are_full_are_no_panic() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let tiny = tiny();
+    for (line, code) in [
+        ("inspect {model}", 1),
+        ("inspect {model} --json", 1),
+        ("inspect /no/such/model", 1),
+        ("inspect", 2),
+        ("eval {model} --text {model}/text.txt --window 32 --limit 1 -vv", 1),
+    ] {
+        let mut command = command(words(line, &[("model", &tiny)]));
+        let status = command.stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{line}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use adapruner_checkpoint::Digest;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -37,7 +38,7 @@ compensate = "fit"
 compensate-samples = 24
 compensate-tokens = 16
 [recover]
-data = "{test}"
+data = "{data}"
 cutoff = 32
 max-steps = 2
 batch-size = 4
@@ -46,6 +47,7 @@ batch-size = 4
         out.display(),
         text("calibration.txt"),
         test = text("text.txt"),
+        data = text("calibration.txt"),
     );
     fs::write(dir.path().join("run.toml"), &config).unwrap();
     (dir, config)
@@ -91,6 +93,65 @@ fn what_is_done_is_not_done_again_and_what_changed_is() {
 }
 
 #[test]
+fn another_ratio_is_searched_beside_the_old_study() {
+    let (dir, config) = configuration(r#""search", "prune""#);
+    run(dir.path());
+    let study = |name: &str| dir.path().join("out").join(name);
+    let old = fs::read(study("study/journal.log")).unwrap();
+    fs::write(dir.path().join("run.toml"), config.replace("ratio = 0.2", "ratio = 0.3")).unwrap();
+    let again = run(dir.path());
+    assert_eq!(again["skipped"], serde_json::json!([]));
+    let reached = again["stages"][0]["result"]["plan"]["reached_ratio"].as_f64().unwrap();
+    assert!((reached - 0.3).abs() < 0.02, "{reached}");
+    // The old study is as it was; its statistics were not collected again.
+    assert_eq!(fs::read(study("study.1/journal.log")).unwrap(), old);
+    assert!(fs::read(study("study/journal.log")).unwrap() != old);
+    let bank = |name: &str| fs::read(study(name).join("bank.safetensors")).unwrap();
+    assert_eq!(bank("study"), bank("study.1"));
+    // By hand it is refused, with what to do.
+    let (model, texts) = (tiny(), [tiny().join("calibration.txt"), tiny().join("text.txt")]);
+    let paths = [("m", &*model), ("c", &*texts[0]), ("t", &*texts[1]), ("s", &*study("study"))];
+    let line = "search {m} --ratio 0.1 --calibration {c} --samples 24 --sample-tokens 16 --text {t} \
+                --window 32 --limit 6 --trials 4 --allow-overlap --study {s}";
+    let said = fail(line, &paths);
+    assert!(said.contains("holds another search") && said.contains("--anew"), "{said}");
+}
+
+#[test]
+fn a_test_text_that_is_learned_from_is_refused_before_work() {
+    let (dir, config) = configuration(r#""prune", "recover", "evaluate""#);
+    let path = dir.path().join("run.toml");
+    let (test, other) = (tiny().join("text.txt"), tiny().join("calibration.txt"));
+    let (test, other) = (test.display().to_string(), other.display().to_string());
+    for (from, to, role) in [
+        (format!("data = \"{other}\""), format!("data = \"{test}\""), "the training data text.txt"),
+        (
+            "compensate = \"fit\"".to_owned(),
+            format!("compensate = \"fit\"\ncompensate-text = \"{test}\""),
+            "the text that is fitted on, text.txt",
+        ),
+        (format!("calibration = \"{other}\""), format!("calibration = \"{test}\""), "text.txt"),
+    ] {
+        let changed = config.replace(&from, &to);
+        assert_ne!(changed, config);
+        fs::write(&path, changed).unwrap();
+        let output = command(words("run {config}", &[("config", &path)])).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = stderr(&output);
+        let error = error.lines().skip_while(|line| !line.starts_with("error: "));
+        let error = error.collect::<Vec<_>>().join("\n");
+        assert!(error.contains("windows share passages with") && error.contains(role), "{error}");
+        assert!(error.contains("--allow-overlap"), "{error}");
+        assert!(!dir.path().join("out").exists());
+    }
+    // Unless it is wanted.
+    let all = config.replace(&format!("data = \"{other}\""), &format!("data = \"{test}\""));
+    fs::write(&path, all.replace("[pipeline]", "[pipeline]\nallow-overlap = true")).unwrap();
+    let said = succeed("run {config} --dry-run", &[("config", &path)]);
+    assert!(said.contains("recover") && said.contains("--allow-overlap"), "{said}");
+}
+
+#[test]
 fn all_stages_follow_each_other() {
     let (dir, config) = configuration(r#""search", "prune", "recover", "evaluate", "report""#);
     fs::write(dir.path().join("run.toml"), config.replace("tests =", "limit = 4\ntests ="))
@@ -107,10 +168,10 @@ fn all_stages_follow_each_other() {
     recoveries_that_are_none_are_refused(dir.path());
     // Another text under the same name is learned anew.
     let training = dir.path().join("training.txt");
-    let text = fs::read_to_string(tiny().join("text.txt")).unwrap();
+    let text = fs::read_to_string(tiny().join("calibration.txt")).unwrap();
     fs::write(&training, &text).unwrap();
     let config = fs::read_to_string(&path).unwrap();
-    let data = format!("data = \"{}\"", tiny().join("text.txt").display());
+    let data = format!("data = \"{}\"", tiny().join("calibration.txt").display());
     assert!(config.contains(&data), "{config}");
     let data_here = format!("data = \"{}\"", training.display());
     fs::write(&path, config.replace(&data, &data_here)).unwrap();
@@ -142,6 +203,75 @@ fn a_stage_that_fails_is_named_and_those_before_it_stay() {
     assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search"]));
     let commands = succeed("run {config} --dry-run", &[("config", &dir.path().join("run.toml"))]);
     assert!(commands.lines().count() == 2 && commands.contains("apply"), "{commands}");
+}
+
+/// What a search found, but for the numbers of trials, of which those that were
+/// given up have some; and what was pruned by it.
+fn made(dir: &Path) -> (Value, Value, Value, Digest) {
+    let record = run(dir);
+    let search = &record["stages"][0]["result"];
+    let weights = Digest::of_file(&dir.join("out/pruned/model.safetensors")).unwrap();
+    let (best, plan) = (&search["best"], search["plan_digest"].clone());
+    (best["configuration"].clone(), best["loss"].clone(), plan, weights)
+}
+
+/// A stage ends with the run that was killed, and the next run waits until it has.
+#[test]
+fn a_run_that_is_killed_and_begun_again_finds_the_same() {
+    let stages = r#""search", "prune""#;
+    let many = |config: String| config.replace("trials = 4", "trials = 16\nchunk = 1");
+    let (undisturbed, config) = configuration(stages);
+    fs::write(undisturbed.path().join("run.toml"), many(config)).unwrap();
+    let whole = made(undisturbed.path());
+    for kill_after in [1, 6, 12] {
+        let (dir, config) = configuration(stages);
+        let path = dir.path().join("run.toml");
+        fs::write(&path, many(config)).unwrap();
+        let mut killed = command(words("run {config}", &[("config", &path)]))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let journal = dir.path().join("out/study/journal.log");
+        let ended = || {
+            let text = fs::read_to_string(&journal).unwrap_or_default();
+            text.lines().filter(|line| line.starts_with("{\"op_code\":6")).count()
+        };
+        while ended() < kill_after {
+            assert!(killed.try_wait().unwrap().is_none(), "it ended before it was killed");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        assert_eq!(made(dir.path()), whole, "killed after {kill_after} trials");
+    }
+}
+
+#[test]
+fn a_run_waits_for_the_stage_of_an_earlier_one() {
+    use std::io::{BufRead, BufReader};
+
+    let (dir, _) = configuration(r#""search""#);
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    for name in ["run.lock", "stage.lock"] {
+        let held = fs::File::create(out.join(name)).unwrap();
+        held.lock().unwrap();
+        let path = dir.path().join("run.toml");
+        let mut waits = command(words("run {config}", &[("config", &path)]))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(waits.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let first = said.next().unwrap();
+        assert!(first.contains(name) && first.contains("waiting for its end"), "{first}");
+        assert!(waits.try_wait().unwrap().is_none());
+        assert!(!out.join("study/journal.log").exists() || name == "stage.lock");
+        drop(held);
+        said.for_each(drop);
+        assert!(waits.wait().unwrap().success());
+    }
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Records of JSON files, one at a time.
 
-use std::{collections::BTreeMap, path::Path};
-
-use serde_json::{Map, Value};
+use std::path::Path;
 
 use super::scan::Scanner;
 use crate::{
@@ -14,15 +12,13 @@ use crate::{
 const LARGEST: usize = 64 << 20;
 
 /// A value of a file of records.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonRecord {
     /// Where it stands, for messages: `line 3`, or `record 7` of an array.
     pub place: String,
-    /// The value. Fields of it that JSON cannot hold are null.
-    pub value: Value,
-    /// Why these fields cannot be read: a number that is none (`NaN`), half of
-    /// a character. Who does not read them need not care.
-    pub unreadable: BTreeMap<String, String>,
+    /// The value as it stands in the file: well formed, but for numbers that are
+    /// none (`NaN`) and halves of surrogate pairs, which Python writes.
+    pub json: String,
 }
 
 /// Whether a file is one of JSON records, by its name.
@@ -51,7 +47,7 @@ pub fn read<E: From<Error>>(
             false => format!("record {number}"),
         };
         number += 1;
-        each(value(json, place)?)
+        each(JsonRecord { place, json: json.keep(LARGEST, Scanner::skip)? })
     };
     if !lines && json.skip_space()? == Some(b'[') {
         let mut refused = None;
@@ -79,38 +75,4 @@ pub fn read<E: From<Error>>(
         }
     }
     Ok(())
-}
-
-/// One value.
-fn value(json: &mut Scanner, place: String) -> Result<JsonRecord> {
-    let mut unreadable = BTreeMap::new();
-    if json.peek()? != Some(b'{') {
-        let line = json.line();
-        let text = json.keep(LARGEST, Scanner::skip)?;
-        let value = serde_json::from_str(&text).map_err(|e| {
-            let message = format!("line {line}: {}", without_place(&e));
-            Error::format(json.path(), message)
-        })?;
-        return Ok(JsonRecord { place, value, unreadable });
-    }
-    let (mut fields, mut left) = (Map::new(), LARGEST);
-    json.members(|json, key| {
-        let text = json.keep(left, Scanner::skip)?;
-        left = left.saturating_sub(text.len() + key.len());
-        unreadable.remove(key);
-        let value = serde_json::from_str(&text).unwrap_or_else(|e| {
-            unreadable.insert(key.to_owned(), without_place(&e));
-            Value::Null
-        });
-        fields.insert(key.to_owned(), value);
-        Ok(())
-    })?;
-    Ok(JsonRecord { place, value: Value::Object(fields), unreadable })
-}
-
-/// The message of a JSON error without its place, which is within the value.
-fn without_place(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    message.strip_suffix(&place).unwrap_or(&message).to_owned()
 }

@@ -170,6 +170,43 @@ fn both_spellings_of_the_rotary_embedding_are_read() {
     }
 }
 
+/// A case of transformers' own reading.
+#[derive(serde::Deserialize)]
+struct RopeCase {
+    config: Value,
+    rope: Value,
+}
+
+#[test]
+fn rotary_settings_are_those_of_transformers() {
+    let cases = std::fs::read(fixture("rope_settings.json")).unwrap();
+    let cases: Vec<RopeCase> = serde_json::from_slice(&cases).unwrap();
+    assert!(cases.len() > 10);
+    for RopeCase { config, rope } in cases {
+        let found = read_config(&llama(config.clone())).unwrap().rope;
+        assert_eq!(rope["rope_theta"], found.theta, "{config}");
+        let (kind, factor) = match found.scaling {
+            RopeScaling::None => ("default", None),
+            RopeScaling::Linear { factor } => ("linear", Some(factor)),
+            RopeScaling::Llama3 { factor, .. } => ("llama3", Some(factor)),
+            RopeScaling::Factors { .. } => panic!("{config}"),
+        };
+        assert_eq!(
+            (&rope["rope_type"], rope["factor"].as_f64()),
+            (&kind.into(), factor),
+            "{config}"
+        );
+    }
+    let scaling = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    });
+    let text = refusal(json!({"rope_scaling": scaling, "original_max_position_embeddings": 32}));
+    let expected =
+        "original_max_position_embeddings: 32, but 64 in the rotary embedding's settings";
+    assert!(text.ends_with(expected), "{text}");
+}
+
 #[test]
 fn other_models_and_settings_are_refused_by_name() {
     for (changes, expected) in [

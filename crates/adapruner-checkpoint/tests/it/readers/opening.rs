@@ -5,7 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use adapruner_checkpoint::{Checkpoint, Error, gguf::Value, names};
+use adapruner_checkpoint::{
+    Checkpoint, Error,
+    gguf::Value,
+    names,
+    text::{self, TextOptions},
+};
 use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 use tempfile::TempDir;
@@ -204,14 +209,112 @@ fn folders_without_what_they_need_say_so() {
 #[test]
 fn a_tokenizer_larger_than_the_vocabulary_is_refused() {
     let folder = copy("mha_tied");
-    change_json(&folder, "config.json", |json| json["vocab_size"] = json!(265));
+    change_json(&folder, "config.json", |json| {
+        json["vocab_size"] = json!(200);
+        for role in ["bos", "eos", "pad"] {
+            json[format!("{role}_token_id")] = serde_json::Value::Null;
+        }
+    });
     change_weights(&folder, |tensors| {
         let embedding = tensors.get_mut(names::EMBEDDING).unwrap();
-        *embedding = embedding.narrow(0, 0, 265).unwrap();
+        *embedding = embedding.narrow(0, 0, 200).unwrap();
     });
     let text = refusal(folder.path()).to_string();
-    let expected = "tokenizer: it has ids up to 265, but the model's vocabulary has only 265";
+    let expected = "tokenizer: it has ids up to 265, but the model's vocabulary has only 200";
     assert!(text.ends_with(expected), "{text}");
+}
+
+/// transformers opens such a model; a text that holds the token fails there, in the
+/// embedding.
+#[test]
+fn an_added_token_beyond_the_embedding_is_refused_where_a_text_holds_it() {
+    let folder = copy("mha_tied");
+    change_json(&folder, "tokenizer.json", |json| {
+        json["added_tokens"].as_array_mut().unwrap().push(json!({
+            "id": 266, "content": "[PAD]", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true,
+        }));
+    });
+    change_json(&folder, "tokenizer_config.json", |json| json["pad_token"] = json!("[PAD]"));
+    let rows = Checkpoint::open(&fixture("models/mha_tied")).unwrap().config.vocab_size;
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let tokenizer = &checkpoint.tokenizer;
+    assert_eq!((rows, tokenizer.vocab_size(), tokenizer.pad_id()), (266, 266, None));
+    let text = "a text";
+    let dense = Checkpoint::open(&fixture("models/mha_tied")).unwrap();
+    assert_eq!(tokenizer.encode(text).unwrap(), dense.tokenizer.encode(text).unwrap());
+    let expected = "token \"[PAD]\" has id 266, beyond the model's vocabulary of 266";
+    for error in [
+        tokenizer.encode("a [PAD]").unwrap_err(),
+        tokenizer.encode_with_offsets("a [PAD]").unwrap_err(),
+    ] {
+        assert!(error.to_string().ends_with(expected), "{error}");
+    }
+    assert!(tokenizer.decode(&[266], false).is_err());
+    assert_eq!(tokenizer.unassigned_ids(270), [267, 268, 269]);
+    // The token is left out where a file holds one for each row.
+    let tokens = tokenizer.gguf_metadata(266).unwrap();
+    assert_eq!(tokens["tokenizer.ggml.tokens"].as_array().unwrap().len(), 266);
+}
+
+#[test]
+fn pointers_of_git_lfs_say_what_they_are() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    let says = |error: Error, name: &str| {
+        let text = error.to_string();
+        assert!(
+            text.ends_with(&format!("{name}: a Git LFS pointer, not the file that it stands for"))
+        );
+        assert!(error.hint().unwrap().contains("git lfs pull"));
+    };
+    for name in ["model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"] {
+        let folder = copy("mha_tied");
+        fs::remove_file(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name), pointer).unwrap();
+        says(refusal(folder.path()), name);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["m.gguf", "model"] {
+        let path = folder.path().join(name);
+        fs::write(&path, pointer).unwrap();
+        says(refusal(&path), name);
+    }
+    for name in ["a.txt", "a.parquet", "a.jsonl", "a.txt.gz", "a.json.zst"] {
+        let path = folder.path().join(name);
+        fs::write(&path, pointer).unwrap();
+        let text = text::read(path.to_str().unwrap(), &TextOptions::default());
+        says(text.err().expect("a pointer"), name);
+    }
+}
+
+#[test]
+fn prefixes_of_wrappers_are_taken_off_all_names_or_refused() {
+    for prefix in ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod."] {
+        let folder = copy("mha_tied");
+        let renamed = |tensors: &mut std::collections::HashMap<String, Tensor>, only: &str| {
+            let all = std::mem::take(tensors);
+            tensors.extend(all.into_iter().map(|(name, tensor)| {
+                let name = if name.contains(only) { format!("{prefix}{name}") } else { name };
+                (name, tensor)
+            }));
+        };
+        change_weights(&folder, |tensors| renamed(tensors, ""));
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let whole = Checkpoint::open(&fixture("models/mha_tied")).unwrap();
+        assert_eq!(checkpoint.tensors.names(), whole.tensors.names());
+        for name in whole.tensors.names() {
+            let load = |c: &Checkpoint| {
+                let tensor = c.tensors.load(&name, DType::F32, &Device::Cpu).unwrap();
+                tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            assert_eq!(load(&checkpoint), load(&whole), "{prefix}{name}");
+        }
+        let folder = copy("mha_tied");
+        change_weights(&folder, |tensors| renamed(tensors, "mlp"));
+        let error = refusal(folder.path());
+        let text = error.to_string();
+        assert!(text.contains("tensor names begin with") && error.hint().is_some(), "{text}");
+    }
 }
 
 #[test]

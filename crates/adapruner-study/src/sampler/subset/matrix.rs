@@ -24,6 +24,12 @@ impl Cholesky {
         Self { rows }
     }
 
+    /// Rows of the matrix.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        self.rows.len()
+    }
+
     /// The x of L Lᵀ x = `right`.
     pub(super) fn solve(&self, right: Vec<f64>) -> Vec<f64> {
         self.solve_upper(self.solve_lower(right))

@@ -19,7 +19,7 @@ pub mod odds;
 
 use std::collections::HashMap;
 
-use linear::LinearModel;
+use linear::{LinearModel, Products};
 use odds::Odds;
 
 use crate::sampler::axis::Axis;
@@ -81,7 +81,13 @@ impl SubsetModel {
             SubsetStrategy::OddsThenLinear { after } => finished >= after,
         };
         if linear {
-            return Self::Linear(LinearModel::new(direction, pools, axes, observations));
+            return Self::Linear(LinearModel::new(
+                direction,
+                pools,
+                axes,
+                observations,
+                Products::OfItemsAndNumbers,
+            ));
         }
         let split = split(
             observations.iter().map(|(trial, _)| *trial),
@@ -104,6 +110,7 @@ impl SubsetModel {
     pub(crate) fn choose(
         &self,
         sizes: &[usize],
+        numbers: &[f64],
         candidates: usize,
         stream: &mut Stream,
     ) -> Vec<Vec<usize>> {
@@ -112,7 +119,7 @@ impl SubsetModel {
                 let of = odds.iter().zip(sizes);
                 of.map(|(odds, &n)| odds.choose(n, candidates, stream)).collect()
             }
-            Self::Linear(model) => model.choose(sizes, stream),
+            Self::Linear(model) => model.choose(sizes, numbers, stream),
         }
     }
 }

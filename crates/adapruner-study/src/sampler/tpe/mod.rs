@@ -14,15 +14,13 @@
 //!   (those that depend on a choice) one by one.
 //! - Running trials count as bad (the constant liar), so that parallel workers
 //!   do not try the same.
-//! - Subsets: see [`subset`](crate::sampler::subset). Given its size, a subset
-//!   is modelled apart from the numbers, so log l − log g is a sum of one term
-//!   for the numbers, sizes of subsets among them, and one for each subset. The
-//!   largest sum is found where each term is largest: the numbers are chosen
-//!   first, then each subset of the chosen size from candidates of its own. Once
-//!   the linear surrogate chooses subsets, numbers still come from the
-//!   estimators; the surrogate sees them so that their effect is not taken for
-//!   that of the items. No pairing of a number with an item is lost by this:
-//!   neither model has one.
+//! - Subsets: see [`subset`](crate::sampler::subset). The numbers, sizes of subsets
+//!   among them, are chosen first, by log l − log g, which knows nothing of items;
+//!   then each subset of the chosen size, from candidates of its own. By inclusion
+//!   odds that is the largest log l − log g of all, as they model a subset apart
+//!   from the numbers. Once the linear surrogate chooses subsets, it chooses those
+//!   that suit the chosen numbers: it has products of items and numbers. Numbers
+//!   still come from the estimators.
 
 mod normal;
 mod parzen;
@@ -151,7 +149,7 @@ impl TpeSampler {
             &observations,
         );
         let sizes: Vec<usize> = layout.subsets.iter().map(|slot| slot.size(numbers)).collect();
-        let subsets = model.choose(&sizes, self.candidates.unwrap_or(CANDIDATES), stream);
+        let subsets = model.choose(&sizes, numbers, self.candidates.unwrap_or(CANDIDATES), stream);
         Some(layout.values(numbers, subsets))
     }
 

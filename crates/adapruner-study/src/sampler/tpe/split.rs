@@ -28,8 +28,9 @@ pub fn good_count(n: usize) -> usize {
 ///
 /// Complete trials come first, by value, then pruned ones: a later last report
 /// is better, then the value there (NaN last); those without a report are last.
-/// What is equal stays in the order given. Running trials are bad; failed and
-/// waiting ones are left out.
+/// Behind them all come infeasible ones, by how much they violate. What is equal
+/// stays in the order given. Running trials are bad; failed and waiting ones are
+/// left out.
 pub fn split<'a>(
     trials: impl IntoIterator<Item = &'a Trial>,
     direction: Direction,
@@ -37,9 +38,13 @@ pub fn split<'a>(
 ) -> Split<'a> {
     let mut complete = Vec::new();
     let mut pruned = Vec::new();
+    let mut infeasible = Vec::new();
     let mut bad = Vec::new();
     for trial in trials {
         match trial.state {
+            TrialState::Complete | TrialState::Pruned if trial.is_infeasible() => {
+                infeasible.push((trial.violation(), trial));
+            }
             TrialState::Complete => complete.push(trial),
             TrialState::Pruned => pruned.push(trial),
             TrialState::Running => bad.push(trial),
@@ -52,7 +57,9 @@ pub fn split<'a>(
         let (b_step, b_value) = last_report(b, direction);
         b_step.cmp(&a_step).then(rank_values(a_value, b_value))
     });
+    infeasible.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     complete.append(&mut pruned);
+    complete.extend(infeasible.into_iter().map(|(_, trial)| trial));
     bad.extend(complete.drain(good.min(complete.len())..));
     let mut split = Split { good: complete, bad };
     split.good.sort_by_key(|trial| trial.number);

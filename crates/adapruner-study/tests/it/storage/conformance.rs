@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adapruner_study::storage::{Beginning, Begun, Change, Seen};
 use adapruner_study::{
     Choice, Direction, Distribution, Error, ParamValue, Storage, Trial, TrialState,
 };
@@ -14,9 +15,10 @@ type Open<'a> = &'a dyn Fn() -> Vec<Box<dyn Storage>>;
 
 /// Runs the suite; `open` makes a new storage each time.
 pub(crate) fn conformance(open: Open<'_>) {
-    for check in
-        [studies, attributes, params, refusals, reports, outcomes, queue, staleness, absent, races]
-    {
+    for check in [
+        studies, attributes, params, refusals, reports, outcomes, queue, begun, staleness, absent,
+        races,
+    ] {
         check(&open());
     }
 }
@@ -268,6 +270,60 @@ fn queue(storages: &Storages) {
     assert_eq!((trial.state, &trial.params), (TrialState::Running, &all_params()));
     assert!(trial.started_ms.is_some());
     b.finish(study, 1, TrialState::Complete, Some(1.0)).unwrap();
+}
+
+/// What is begun, by what was seen.
+fn begun(storages: &Storages) {
+    let (a, b) = (first(storages), last(storages));
+    let study = a.open_study("s", Direction::Minimize).unwrap();
+    let user = BTreeMap::from([("worker".to_owned(), json!("w"))]);
+    let next = |_: Seen<'_>| Some(Beginning::Next { others: Some(0) });
+    assert_eq!(a.enqueue_first(study, all_params()).unwrap(), Some(0));
+    assert_eq!(b.enqueue_first(study, all_params()).unwrap(), None);
+    let found = b.begin(study, &user, &mut { next }).unwrap();
+    assert_eq!(found, Some(Begun { number: 0, queued: true }));
+    let found = a.begin(study, &user, &mut { next }).unwrap();
+    assert_eq!(found, Some(Begun { number: 1, queued: false }));
+    let system = BTreeMap::from([("draw".to_owned(), json!(7))]);
+    let mut seen = Vec::new();
+    let mut new = |of: Seen<'_>| {
+        seen.push(of.trials.len());
+        Some(Beginning::New { system: system.clone() })
+    };
+    assert_eq!(b.begin(study, &user, &mut new).unwrap().unwrap().number, 2);
+    // It decides again where it has not seen all.
+    assert_eq!(seen.last(), Some(&2));
+    let trials = a.trials(study).unwrap();
+    for trial in &trials {
+        assert_eq!((trial.state, &trial.user_attrs), (TrialState::Running, &user));
+        assert!(trial.started_ms.is_some());
+    }
+    assert_eq!((&trials[0].params, &trials[2].system_attrs), (&all_params(), &system));
+    let enough = |of: Seen<'_>| (of.trials.len() < 3).then_some(Beginning::Next { others: None });
+    assert_eq!(a.begin(study, &user, &mut { enough }).unwrap(), None);
+    assert_eq!(b.begin(study, &user, &mut { enough }).unwrap(), None);
+    assert_eq!(b.trials(study).unwrap(), b.known_trials(study).unwrap());
+    // Changes are made together or not at all.
+    let int = Distribution::Int { low: 1, high: 9, step: 1, log: false };
+    let value = ParamValue::Int(3);
+    let changes = [
+        Change::Param { name: "k".into(), distribution: int, value },
+        Change::Report { step: 2, value: 0.5 },
+        Change::UserAttr { key: "u".into(), value: json!(1) },
+        Change::SystemAttr { key: "s".into(), value: json!(2) },
+        Change::Finish { state: TrialState::Complete, value: Some(1.0) },
+    ];
+    let refused = [&changes[..4], &[Change::Finish { state: TrialState::Complete, value: None }]];
+    assert!(b.change(study, 2, &refused.concat()).is_err());
+    assert_eq!(a.trials(study).unwrap()[2], trials[2]);
+    b.change(study, 2, &changes).unwrap();
+    let trial = &a.trials(study).unwrap()[2];
+    assert_eq!((trial.state, trial.value), (TrialState::Complete, Some(1.0)));
+    assert_eq!((trial.params.len(), trial.intermediate[&2]), (1, 0.5));
+    assert_eq!((&trial.user_attrs["u"], &trial.system_attrs["s"]), (&json!(1), &json!(2)));
+    let running: Vec<u64> = a.silences(study).unwrap().iter().map(|of| of.number).collect();
+    assert_eq!(running, [0, 1]);
+    assert!(a.silences(study).unwrap().iter().all(|of| of.silent.is_some()));
 }
 
 fn staleness(storages: &Storages) {

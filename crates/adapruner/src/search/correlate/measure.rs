@@ -13,7 +13,7 @@ use std::{
 use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
 use adapruner_eval::{flops, metrics::Metric, zero_shot::literature_metric};
 use adapruner_prune::{Error as PruneError, apply};
-use anyhow::{Error, Result};
+use anyhow::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -316,10 +316,11 @@ impl Correlate<'_> {
                 let cost = &mut TrialCost::default();
                 let plan = objective.plan_at(&wanted.configuration, wanted.ratio, cost)?;
                 let all = objective.chunks() as u64;
-                let measured = objective.measure(&plan, cost, |chunk, _| {
+                let measured = objective.measure(&plan, cost, &|| false, |chunk, _| {
                     progress.at("", chunk as u64 + 1, all);
                     Ok(true)
                 })?;
+                let measured = measured.context("the evaluation text was not run to its end")?;
                 (measured.loss, apply(&objective.dense, &plan)?)
             }
         };

@@ -1,16 +1,20 @@
-//! Any bytes as a pruning plan: read or refused, never a panic; what is read is
-//! written back the same and judged against a model without a panic.
-//!
-//! A corpus to start from: the JSON of any plan (`adapruner prune --dry-run`).
+//! Readers of plans and statistics.
 
-#![no_main]
+use std::path::Path;
 
-use adapruner_checkpoint::{Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling};
-use adapruner_prune::PrunePlan;
-use libfuzzer_sys::fuzz_target;
+use adapruner::manifest::plan_of;
+use adapruner_checkpoint::{
+    Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling, names::Projection,
+};
+use adapruner_prune::{PrunePlan, StatsBank, bank::Term};
 
-fuzz_target!(|json: &[u8]| {
-    let Ok(plan) = PrunePlan::from_json(json) else { return };
+use crate::room::resealed;
+
+/// A plan, or a manifest: what is read is written back the same and judged
+/// against a model.
+pub(crate) fn plan(json: &[u8]) {
+    let json = resealed(json);
+    let Ok(plan) = plan_of(Path::new("plan"), &json) else { return };
     let written = plan.to_json().expect("a plan that was read can be written");
     let read = PrunePlan::from_json(written.as_bytes()).expect("and read again");
     assert_eq!(read, plan);
@@ -20,7 +24,7 @@ fuzz_target!(|json: &[u8]| {
         assert_eq!(table.rows.len(), plan.layers.len());
         let _ = table.to_string();
     }
-});
+}
 
 /// A model that is wide enough for most of the plan's indices.
 fn config(plan: &PrunePlan) -> ModelConfig {
@@ -47,4 +51,21 @@ fn config(plan: &PrunePlan) -> ModelConfig {
         eos_token_ids: Vec::new(),
         pad_token_id: None,
     }
+}
+
+/// A bank: what is read can be asked and is written back the same.
+pub(crate) fn statistics(bytes: &[u8]) {
+    let bytes = resealed(bytes);
+    let Ok(bank) = StatsBank::from_bytes(&bytes) else { return };
+    for term in [Term::Signed, Term::Element, Term::Fisher] {
+        let _ = bank.mean(term, &bank.all_samples());
+        for layer in 0..bank.layout().layers() {
+            for projection in Projection::ALL {
+                let _ = bank.sample(term, 0, layer, projection);
+            }
+        }
+    }
+    let written = bank.to_bytes().expect("a bank that was read can be written");
+    let again = StatsBank::from_bytes(&written).expect("and read again");
+    assert_eq!(again.header(), bank.header());
 }

@@ -1,0 +1,78 @@
+//! What a compensation takes in memory.
+//!
+//! Axes: `T` tokens of all samples, `H` hidden, `F` features of a fit.
+
+use std::fmt;
+
+use adapruner_checkpoint::ModelConfig;
+use adapruner_model::Placement;
+use serde::Serialize;
+
+use super::Form;
+use crate::bank::memory::streamed_weights;
+
+/// Bytes that a compensation takes, part by part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CompensateFootprint {
+    /// A block of either model, and the embedding.
+    pub weights: u64,
+    /// The pruned stream, the reference and what one matrix reads, on all tokens.
+    pub streams: u64,
+    /// The sums of one fit and their solution.
+    pub sums: u64,
+    /// The matrices or biases that were fitted; they stay to the end.
+    pub fitted: u64,
+}
+
+impl CompensateFootprint {
+    /// What compensating a model of `dense` that becomes one of `pruned` takes, on
+    /// `tokens` tokens in all; `stored` are the bytes of its largest tensor where it is
+    /// stored.
+    pub fn new(
+        (dense, pruned): (&ModelConfig, &ModelConfig),
+        tokens: usize,
+        form: Form,
+        placement: &Placement,
+        stored: u64,
+    ) -> Self {
+        let hidden = dense.hidden_size as u64;
+        let features = |at: usize| {
+            let (before, after) = (dense.layers[at], pruned.layers[at]);
+            let heads = (after.query_heads * dense.head_dim) as u64;
+            let heads = if before.query_heads == after.query_heads { 0 } else { heads };
+            [heads, if before.ffn == after.ffn { 0 } else { after.ffn as u64 }]
+        };
+        let layers = dense.layers.len().min(pruned.layers.len());
+        let widest = (0..layers).flat_map(features).max().unwrap_or(0);
+        let fits = (0..layers).flat_map(features).filter(|&features| features > 0);
+        let (sums, fitted) = match form {
+            // Gram matrix and its factor, cross products and their solution in f64, the
+            // solution once more in f32.
+            Form::Weight { .. } => {
+                (16 * widest * widest + 20 * widest * hidden, 4 * hidden * fits.sum::<u64>())
+            }
+            Form::Bias => (16 * hidden, 4 * hidden * fits.count() as u64),
+        };
+        Self {
+            weights: 2 * streamed_weights(dense, placement, stored),
+            streams: 4 * tokens as u64 * (3 * hidden + widest),
+            sums,
+            fitted,
+        }
+    }
+
+    /// All bytes.
+    pub fn total(&self) -> u64 {
+        self.weights + self.streams + self.sums + self.fitted
+    }
+}
+
+impl fmt::Display for CompensateFootprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { weights, streams, sums, fitted } = self;
+        write!(
+            f,
+            "weights {weights}, streams {streams}, sums of a fit {sums}, what was fitted {fitted}"
+        )
+    }
+}

@@ -1,0 +1,26 @@
+//! All targets under libFuzzer; `ADAPRUNER_FUZZ_TARGET` names the one to run.
+//! Built and run by `tools/fuzz`.
+
+#![no_main]
+
+use std::sync::OnceLock;
+
+use adapruner_fuzz::{Target, target};
+use libfuzzer_sys::fuzz_target;
+
+/// The target of this process.
+static TARGET: OnceLock<&Target> = OnceLock::new();
+
+fn chosen() -> &'static Target {
+    let name = std::env::var("ADAPRUNER_FUZZ_TARGET").unwrap_or_default();
+    let Some(target) = target(&name) else {
+        panic!("ADAPRUNER_FUZZ_TARGET={name}: no such target")
+    };
+    // That of libfuzzer-sys ends the process at panics that a reader catches, too.
+    drop(std::panic::take_hook());
+    target
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    (TARGET.get_or_init(chosen).run)(bytes);
+});
