@@ -251,13 +251,12 @@ pub fn read(spec: impl AsRef<OsStr>, options: &TextOptions) -> Result<Text> {
         }
         Ok(_) => {
             let field = options.field.as_deref().unwrap_or(DEFAULT_FIELD);
-            let store = match Format::of(path)? {
-                Format::Plain if !pieces::is_packed(path) => Store::of_file(path)?,
-                _ => {
-                    let mut collector = Collector::default();
-                    read_file(path, field, &mut collector)?;
-                    collector.finish()?
-                }
+            let store = if Format::of(path)? == Format::Plain && !pieces::is_packed(path) {
+                Store::of_file(path)?
+            } else {
+                let mut collector = Collector::default();
+                read_file(path, field, &mut collector)?;
+                collector.finish()?
             };
             let name = path.file_name().unwrap_or(spec).to_string_lossy().into_owned();
             Text::new(name, vec![path.into()], store, None)
