@@ -189,7 +189,18 @@ fn malformed_records_are_named() {
         ),
         ("a.jsonl", "{\"messages\": \"x\"}", vec!["an array expected"]),
         ("a.jsonl", "7", vec!["an object expected, a number found"]),
-        ("a.json", "[1, 2", vec!["line 1"]),
+        ("a.json", "[[1], [2", vec!["line 1, column 9", "the end of the file"]),
+        (
+            "a.jsonl",
+            "{\"text\": \"x\"}\n[1] [2]\n",
+            vec!["line 2, column 5", "the end of the line"],
+        ),
+        ("a.jsonl", "{\"text\": NaN, \"id\": 1}", vec!["line 1", "field \"text\""]),
+        (
+            "a.jsonl",
+            "\n{\"instruction\": \"x\", \"output\": \"\\ud800\"}",
+            vec!["line 2", "field \"output\"", "surrogate"],
+        ),
     ] {
         let message = said(read(name, text));
         for part in parts {
