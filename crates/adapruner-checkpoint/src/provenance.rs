@@ -81,11 +81,11 @@ impl Provenance {
 /// # Errors
 /// The first file that differs from what was written.
 pub fn verify(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        if let Some(record) = Provenance::read(path)? {
-            // A GGUF file beside a folder's weights is another model of its own.
-            return record.verify(path, |name| !name.ends_with(".gguf") && !name.contains('/'));
-        }
+    if path.is_dir()
+        && let Some(record) = Provenance::read(path)?
+    {
+        // A GGUF file beside a folder's weights is another model of its own.
+        return record.verify(path, |name| !name.ends_with(".gguf") && !name.contains('/'));
     }
     // A file or folder that another folder's manifest names.
     let absolute = std::path::absolute(path).map_err(Error::io(path, "resolve"))?;
