@@ -65,6 +65,15 @@ impl JournalStorage<FileBackend> {
     pub fn file(path: impl AsRef<Path>) -> Result<Self> {
         Self::open(FileBackend::open(path.as_ref())?)
     }
+
+    /// Opens the journal in a file that is there, to be read.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`file`](Self::file), and where there is none.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open(FileBackend::read(path.as_ref())?)
+    }
 }
 
 impl<B: Backend> JournalStorage<B> {
