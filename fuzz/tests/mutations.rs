@@ -1,6 +1,8 @@
 //! Mutations of every seed through every target: always the same ones, in every
 //! test run. What is beyond them is `tools/fuzz`'s.
 
+#![expect(clippy::disallowed_methods, reason = "tests read what is committed")]
+
 use std::{fs, path::PathBuf};
 
 use adapruner_fuzz::TARGETS;

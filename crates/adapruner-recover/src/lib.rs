@@ -17,6 +17,8 @@
 //! | [`train`] | steps, validations, states |
 //! | [`memory`] | what a training takes |
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests read what they wrote"))]
+
 pub mod adamw;
 pub mod data;
 pub mod distill;

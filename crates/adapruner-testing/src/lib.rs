@@ -12,6 +12,8 @@
 //!
 //! Beside that, [`mutations`]: damaged inputs for readers of foreign bytes.
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests read what they wrote"))]
+
 mod mutate;
 
 use std::{

@@ -11,7 +11,7 @@ use adapruner_checkpoint::{
 };
 use adapruner_prune::PrunePlan;
 use adapruner_recover::{data::Counts, train::Outcome};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -217,10 +217,11 @@ pub fn plan_of(path: &Path, bytes: &[u8]) -> Result<PrunePlan> {
         sealed::from_json::<serde::de::IgnoredAny>(path, bytes)?;
     }
     let held = serde_json::from_slice::<Holder>(bytes).ok().and_then(|holder| holder.plan);
-    Ok(match held {
-        Some(plan) => PrunePlan::from_json(plan.get().as_bytes())?,
-        None => PrunePlan::from_json(bytes)?,
-    })
+    let plan = match held {
+        Some(plan) => PrunePlan::from_json(plan.get().as_bytes()),
+        None => PrunePlan::from_json(bytes),
+    };
+    plan.with_context(|| path.display().to_string())
 }
 
 #[derive(serde::Deserialize)]

@@ -180,7 +180,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
 }
 
 fn plan_of(path: &Path) -> Result<PrunePlan> {
-    read_plan(path).with_context(|| path.display().to_string())
+    read_plan(path)
 }
 
 /// The plan of a study's trial on this model.

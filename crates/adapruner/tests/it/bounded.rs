@@ -40,7 +40,7 @@ fn devices_and_pipes_are_refused_by_name() {
     let (model, text, out) = (tiny(), tiny().join("text.txt"), dir.path().join("out"));
     for (odd, kind) in [(&zero, "a character device"), (&fifo, "a named pipe")] {
         for line in [
-            "run {odd} --out {out}",
+            "run {odd}",
             "inspect {odd}",
             "eval {model} --text {odd}",
             "eval {model} --text {text} --config {odd}",
