@@ -1,11 +1,24 @@
-//! Models side by side: what is left of the first model's quality, and what it
-//! costs.
+//! Models side by side: what is left of the first model's quality, how sure that
+//! is, and what it costs.
+//!
+//! Every model answers the same questions and reads the same windows, so each is
+//! compared with the first question by question and window by window (see
+//! [`adapruner_eval::paired`]).
+
+mod shown;
 
 use adapruner_checkpoint::{Checkpoint, Digest};
-use adapruner_eval::metrics::Metric;
+use adapruner_eval::{
+    metrics::{Estimate, Metric},
+    paired::{self, Difference, PairedAnswers, above_chance},
+    perplexity::Perplexity,
+    zero_shot::{Mean, RollingResult, TaskResult},
+};
 use adapruner_model::Placement;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
+
+pub use shown::{markdown, page};
 
 use crate::{
     latency::{Latency, LatencySettings, Timings, latency, stored_bytes},
@@ -54,6 +67,31 @@ pub struct Row {
     pub values: Vec<f64>,
     /// In percent of the first model, by model, as its kind has it.
     pub percent: Vec<f64>,
+    /// How sure the values are; none of sizes and speeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sure: Option<Sure>,
+}
+
+/// How sure the figures of a row are. Of perplexities everything here is of the
+/// mean loss, in nats per predicted token (per word of `wikitext`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sure {
+    /// Mean losses by model; empty of accuracies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<f64>,
+    /// Standard errors by model; none of a single question or window.
+    pub stderrs: Vec<Option<f64>>,
+    /// Differences from the first model, paired over questions, windows or
+    /// articles, by model; none of the first, and where models see other tokens.
+    pub differences: Vec<Option<Difference>>,
+    /// Accuracy of guessing: the mean over questions of one divided by the number
+    /// of choices; none of losses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
+    /// Percent retained of what the first model has above chance, by model; none
+    /// where the first model is no better than guessing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub above_chance: Vec<Option<f64>>,
 }
 
 impl Row {
@@ -64,7 +102,40 @@ impl Row {
             Kind::Size | Kind::Accuracy | Kind::Speed | Kind::Seconds => 100.0 * (value / first),
         };
         let percent = values.iter().map(percent).collect();
-        Self { name, kind, values, percent }
+        Self { name, kind, values, percent, sure: None }
+    }
+
+    /// Perplexities of losses with their standard errors.
+    fn perplexities(
+        name: String,
+        losses: Vec<(f64, Option<f64>)>,
+        differences: Vec<Option<Difference>>,
+    ) -> Self {
+        let (losses, stderrs): (Vec<f64>, Vec<Option<f64>>) = losses.into_iter().unzip();
+        let values = losses.iter().map(|loss| loss.exp()).collect();
+        let (chance, above_chance) = (None, Vec::new());
+        let sure = Sure { losses, stderrs, differences, chance, above_chance };
+        Self { sure: Some(sure), ..Self::new(name, Kind::Perplexity, values) }
+    }
+
+    /// Accuracies; differences are those of the models after the first.
+    fn accuracies(
+        name: String,
+        estimates: &[Estimate],
+        chance: f64,
+        differences: impl Iterator<Item = Option<Difference>>,
+    ) -> Self {
+        let values: Vec<f64> = estimates.iter().map(|estimate| estimate.value).collect();
+        let first = values.first().copied().unwrap_or(f64::NAN);
+        let kept = |&value: &f64| above_chance(first, value, chance).map(|share| 100.0 * share);
+        let sure = Sure {
+            losses: Vec::new(),
+            stderrs: estimates.iter().map(|estimate| estimate.stderr).collect(),
+            differences: std::iter::once(None).chain(differences).collect(),
+            chance: Some(chance),
+            above_chance: values.iter().map(kept).collect(),
+        };
+        Self { sure: Some(sure), ..Self::new(name, Kind::Accuracy, values) }
     }
 }
 
@@ -118,18 +189,20 @@ pub fn compare(
     }
     let mut notes = Vec::new();
     for text in &settings.texts {
-        let mut perplexities = Vec::with_capacity(found);
+        let mut measured: Vec<Perplexity> = Vec::with_capacity(found);
         for (checkpoint, model) in checkpoints.iter().zip(&mut models) {
             progress.note(&model.model);
             let tokens = pipeline::eval_tokens(checkpoint, text)?;
             let batch = text.batch_tokens;
-            let measured =
-                pipeline::evaluate(checkpoint, &tokens, placement, batch, "perplexity", progress)?;
-            perplexities.push(measured.loss.perplexity);
+            let loss =
+                pipeline::evaluate(checkpoint, &tokens, placement, batch, "perplexity", progress)?
+                    .loss;
+            measured.push(loss);
             model.texts.push(TokensRecord::of(&tokens));
         }
         let last = |model: &Compared| model.texts.last().map(|text| text.tokens_digest);
-        if models.iter().any(|model| last(model) != last(&models[0])) {
+        let first = last(&models[0]);
+        if models.iter().any(|model| last(model) != first) {
             notes.push(format!(
                 "{}: not all models see the same tokens, so perplexities per token cannot be \
                  compared",
@@ -137,7 +210,14 @@ pub fn compare(
             ));
         }
         let name = format!("perplexity, {}, windows of {}", text.text.text.display(), text.window);
-        rows.push(Row::new(name, Kind::Perplexity, perplexities));
+        let same = models.iter().map(|model| last(model) == first);
+        let differences = measured.iter().zip(same).enumerate().map(|(at, (one, same))| {
+            let (first, window) = (&measured[0].window_nll, one.window);
+            paired::windows(first, &one.window_nll, window).filter(|_| at > 0 && same)
+        });
+        let differences = differences.collect();
+        let losses = measured.iter().map(|one| (one.nll, one.nll_stderr)).collect();
+        rows.push(Row::perplexities(name, losses, differences));
     }
     if let (Some(tasks), Some(questions)) = (&settings.tasks, questions) {
         let mut answered = Vec::with_capacity(found);
@@ -164,29 +244,63 @@ fn task_rows(answered: &[ZeroShot]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (at, task) in first.tasks.iter().enumerate() {
         for (metric, name) in [(Metric::Acc, "acc"), (Metric::AccNorm, "acc_norm")] {
-            let of = |one: &ZeroShot| one.tasks[at].metric(metric).map(|e| e.value);
-            let values: Option<Vec<f64>> = answered.iter().map(of).collect();
-            if let Some(values) = values {
-                let asked = task.answers.len();
-                let name = format!("{}, {name}, {asked} of {} questions", task.task, task.all);
-                rows.push(Row::new(name, Kind::Accuracy, values));
-            }
+            let of = |one: &ZeroShot| one.tasks[at].metric(metric);
+            let estimates: Option<Vec<Estimate>> = answered.iter().map(of).collect();
+            let Some(estimates) = estimates else { continue };
+            let asked = task.answers.len();
+            let name = format!("{}, {name}, {asked} of {} questions", task.task, task.all);
+            let others = answered[1..]
+                .iter()
+                .map(|other| Some(paired_answers(task, &other.tasks[at], metric)?.difference()));
+            rows.push(Row::accuracies(name, &estimates, task.chance(), others));
         }
     }
-    let means = |mean: fn(&ZeroShot) -> Option<f64>| {
-        answered.iter().map(mean).collect::<Option<Vec<f64>>>()
-    };
-    if let Some(values) = means(|one| one.literature_mean().map(|mean| mean.value)) {
-        rows.push(Row::new("mean of seven, as the literature".into(), Kind::Accuracy, values));
-    }
-    if let Some(values) = means(|one| one.norm_mean().map(|mean| mean.value)) {
-        let name = "mean of acc_norm where defined, else acc";
-        rows.push(Row::new(name.into(), Kind::Accuracy, values));
-    }
-    if let Some(values) = means(|one| one.rolling.as_ref().map(|r| r.word_perplexity())) {
-        rows.push(Row::new("wikitext, word perplexity".into(), Kind::Perplexity, values));
-    }
+    let means: [(&str, fn(&ZeroShot) -> Option<Mean>); 2] = [
+        ("mean of seven, as the literature", ZeroShot::literature_mean),
+        ("mean of acc_norm where defined, else acc", ZeroShot::norm_mean),
+    ];
+    rows.extend(means.into_iter().filter_map(|(name, mean)| mean_row(name, answered, mean)));
+    let articles: Option<Vec<&RollingResult>> =
+        answered.iter().map(|one| one.rolling.as_ref()).collect();
+    rows.extend(articles.and_then(|articles| article_row(&articles)));
     rows
+}
+
+/// Two models' answers to a task, held against each other.
+fn paired_answers(first: &TaskResult, other: &TaskResult, metric: Metric) -> Option<PairedAnswers> {
+    PairedAnswers::of(&first.right(metric), &other.right(metric))
+}
+
+/// A mean over tasks; `None` where the tasks have none.
+fn mean_row(name: &str, answered: &[ZeroShot], of: fn(&ZeroShot) -> Option<Mean>) -> Option<Row> {
+    let means = answered.iter().map(of).collect::<Option<Vec<Mean>>>()?;
+    let estimate = |mean: &Mean| Estimate { value: mean.value, stderr: mean.stderr };
+    let estimates: Vec<Estimate> = means.iter().map(estimate).collect();
+    let task = |one: &'_ ZeroShot, name: &str| one.tasks.iter().position(|t| t.task == name);
+    let places: Option<Vec<(usize, Metric)>> = means[0]
+        .of
+        .iter()
+        .map(|(name, metric)| Some((task(&answered[0], name)?, *metric)))
+        .collect();
+    let (places, first) = (places?, &answered[0].tasks);
+    let chance = places.iter().map(|&(at, _)| first[at].chance()).sum::<f64>();
+    let others = answered[1..].iter().map(|other| {
+        let tasks = places.iter();
+        let pairs = tasks.map(|&(at, metric)| paired_answers(&first[at], &other.tasks[at], metric));
+        PairedAnswers::mean(&pairs.collect::<Option<Vec<_>>>()?)
+    });
+    Some(Row::accuracies(name.to_owned(), &estimates, chance / places.len() as f64, others))
+}
+
+/// Word perplexity of `wikitext`'s articles; `None` without words.
+fn article_row(articles: &[&RollingResult]) -> Option<Row> {
+    let loss = |one: &&RollingResult| paired::by_unit(&one.losses(), &one.article_words);
+    let losses = articles.iter().map(loss).collect::<Option<Vec<_>>>()?;
+    let first = articles[0].losses();
+    let others = articles[1..].iter();
+    let others = others.map(|one| paired::parts(&first, &one.losses(), &one.article_words));
+    let differences = std::iter::once(None).chain(others).collect();
+    Some(Row::perplexities("wikitext, word perplexity".into(), losses, differences))
 }
 
 fn latency_rows(measured: &[Latency]) -> Vec<Row> {
@@ -213,41 +327,6 @@ fn latency_rows(measured: &[Latency]) -> Vec<Row> {
         }
     }
     rows
-}
-
-/// The comparison as a Markdown table.
-pub fn markdown(comparison: &Comparison) -> String {
-    let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
-    let mut out = String::from("|  |");
-    for model in &comparison.models {
-        out.push_str(&format!(" {} |", cell(&model.model)));
-    }
-    out.push_str("\n|---|");
-    out.push_str(&"---:|".repeat(comparison.models.len()));
-    out.push('\n');
-    for row in &comparison.rows {
-        out.push_str(&format!("| {} |", cell(&row.name)));
-        for (at, (value, percent)) in row.values.iter().zip(&row.percent).enumerate() {
-            let value = match row.kind {
-                Kind::Size => format!("{value:.0}"),
-                Kind::Perplexity => format!("{value:.3}"),
-                Kind::Accuracy | Kind::Seconds => format!("{value:.4}"),
-                Kind::Speed => format!("{value:.1}"),
-            };
-            let percent = if at > 0 { format!(" ({percent:.1} %)") } else { String::new() };
-            out.push_str(&format!(" {value}{percent} |"));
-        }
-        out.push('\n');
-    }
-    out.push_str(
-        "\nIn brackets, percent of the first model: of accuracies, sizes, speeds and seconds \
-         this model's figure divided by the first's, of perplexities the first's divided by \
-         this; of speeds and seconds the median over rounds.\n",
-    );
-    for note in &comparison.notes {
-        out.push_str(&format!("\n{note}\n"));
-    }
-    out
 }
 
 #[cfg(test)]

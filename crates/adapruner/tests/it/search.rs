@@ -297,6 +297,9 @@ fn arms_are_compared_on_one_bank_and_shown_on_a_page() {
             (number(row, "/median"), number(row, "/least"), number(row, "/largest"));
         assert!(least <= median && median <= largest);
         assert_eq!(row["reached"].as_array().unwrap().len(), 4);
+        // Two seeds show no difference.
+        let against = row["against"].as_array().unwrap();
+        assert!(against.len() == 4 && against.iter().all(|other| other[1] == "too-few-seeds"));
         assert!(number(row, "/tests/0/median") > number(row, "/tests/0/dense"));
     }
     assert_eq!(rows[0]["seeds"], 2);

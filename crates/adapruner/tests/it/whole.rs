@@ -163,6 +163,7 @@ fn all_stages_follow_each_other() {
     }
     let page = fs::read_to_string(dir.path().join("out/report.html")).unwrap();
     assert!(page.contains("id=\"recovery\"") && page.contains("Loss over steps"));
+    assert!(page.contains("id=\"models\"") && page.contains("95 % interval"));
     let record = run(dir.path());
     assert_eq!(record["skipped"].as_array().unwrap().len(), 5);
     recoveries_that_are_none_are_refused(dir.path());
