@@ -59,7 +59,7 @@ fn a_full_page_has_every_section_in_order() {
          to −0.82), 30 models; between ratios only.",
         "30.0\u{a0}% removed",
         "the model as it was",
-        "Intervals: 2\u{202f}000 resamples of trials",
+        "than those of 2\u{202f}000 resamples of trials",
         "Not drawn: multiple_of (always 32)",
         "LoRA of rank 8, 2\u{202f}442\u{202f}240 learned parameters, on alpaca.json",
         "Best validation: 4.300 → 2.7",
