@@ -34,6 +34,16 @@ impl Digest {
         Ok(MappedFile::of(file, path)?.digest())
     }
 
+    /// The same on the calling thread alone.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn of_file_alone(path: &Path) -> Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_mmap(path).map_err(Error::io(path, "read"))?;
+        Ok(Self(*hasher.finalize().as_bytes()))
+    }
+
     /// The digest of labelled parts: each label and part enters with its
     /// length, so that no two lists of parts are confused.
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {

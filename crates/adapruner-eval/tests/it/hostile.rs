@@ -159,7 +159,7 @@ fn definitions_that_are_none_are_refused() {
         let error = own(&text).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");
     }
-    assert!(own(&"#".repeat(2 << 20)).unwrap_err().contains("expected at most"));
+    assert!(own(&"#".repeat(2 << 20)).unwrap_err().contains("has at most"));
 }
 
 #[test]

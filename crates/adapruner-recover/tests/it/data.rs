@@ -189,7 +189,7 @@ fn malformed_records_are_named() {
         ),
         ("a.jsonl", "{\"messages\": \"x\"}", vec!["an array expected"]),
         ("a.jsonl", "7", vec!["an object expected, a number found"]),
-        ("a.json", "[1, 2", vec!["line 1"]),
+        ("a.json", "[{\"text\": \"x\"}, {", vec!["line 1"]),
     ] {
         let message = said(read(name, text));
         for part in parts {

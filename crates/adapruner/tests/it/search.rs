@@ -138,9 +138,9 @@ fn a_study_that_is_older_than_the_precision_goes_on_in_the_highest() {
     let journal = std::fs::read_to_string(small.study.join("journal.log")).unwrap();
     assert!(!journal.contains("precision"), "{journal}");
     let path = small.study.join("search.json");
-    let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    assert!(record.as_object_mut().unwrap().remove("matmul_precision").is_some());
-    std::fs::write(&path, record.to_string()).unwrap();
+    crate::program::edit_unsealed(&path, |record| {
+        assert!(record.as_object_mut().unwrap().remove("matmul_precision").is_some());
+    });
     let refused = small.refused("--matmul-precision high");
     assert!(refused.contains("the matmul-precision was highest, now high"), "{refused}");
     let straight = Small::new().search("--trials 6");

@@ -190,17 +190,27 @@ fn all_stages_follow_each_other() {
 
 #[test]
 fn a_stage_that_fails_is_named_and_those_before_it_stay() {
-    let (dir, _) = configuration(r#""search", "prune""#);
-    let kept = dir.path().join("out/pruned");
+    let (dir, config) = configuration(r#""search", "prune""#);
+    let (path, kept) = (dir.path().join("run.toml"), dir.path().join("out/pruned"));
+    // Known before any work: a folder that is not ours.
     fs::create_dir_all(&kept).unwrap();
     fs::write(kept.join("mine.txt"), "not yours").unwrap();
-    let line = words("run {config}", &[("config", &dir.path().join("run.toml"))]);
-    let output = command(line).output().unwrap();
+    let said = fail("run {config}", &[("config", &path)]);
+    assert!(said.contains("out/pruned: is there") && said.contains("hint:"), "{said}");
+    fs::write(dir.path().join("out/.adapruner"), "run\n").unwrap();
+    let said = fail("run {config}", &[("config", &path)]);
+    assert!(said.contains("prune: ") && said.contains("no manifest.json"), "{said}");
+    assert!(!dir.path().join("out/study").exists());
+    assert_eq!(fs::read_to_string(kept.join("mine.txt")).unwrap(), "not yours");
+    fs::remove_dir_all(&kept).unwrap();
+    // Found out by the stage itself: more samples to fit on than the text has.
+    fs::write(&path, config.replace("compensate-samples = 24", "compensate-samples = 100000"))
+        .unwrap();
+    let output = command(words("run {config}", &[("config", &path)])).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert!(said.contains("prune: the stage failed") && said.contains("hint:"), "{said}");
-    assert_eq!(fs::read_to_string(kept.join("mine.txt")).unwrap(), "not yours");
-    fs::remove_dir_all(&kept).unwrap();
+    fs::write(&path, config).unwrap();
     assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search"]));
     let commands = succeed("run {config} --dry-run", &[("config", &dir.path().join("run.toml"))]);
     assert!(commands.lines().count() == 2 && commands.contains("apply"), "{commands}");
@@ -255,6 +265,7 @@ fn a_run_waits_for_the_stage_of_an_earlier_one() {
     let (dir, _) = configuration(r#""search""#);
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
+    fs::write(out.join(".adapruner"), "run\n").unwrap();
     for name in ["run.lock", "stage.lock"] {
         let held = fs::File::create(out.join(name)).unwrap();
         held.lock().unwrap();
