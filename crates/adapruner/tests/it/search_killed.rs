@@ -153,7 +153,7 @@ fn damaged_and_foreign_files_are_said() {
     put("bank.safetensors", &bank);
     let pool = keep("pool.jsonl");
     put("pool.jsonl", b"{}\n");
-    assert!(small.refused("--trials 5").contains("pool.jsonl:1"));
+    assert!(small.refused("--trials 5").contains("pool.jsonl: damaged"));
     put("pool.jsonl", &pool);
     small.search("--trials 5");
     // A folder of somebody else's journal.

@@ -6,7 +6,7 @@ use adapruner_checkpoint::Digest;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{command, fail, json, stderr, succeed, tiny, words};
+use crate::program::{command, fail, fail_warned, json, stderr, succeed, tiny, words};
 
 /// A configuration for the fixture model with these stages.
 fn configuration(stages: &str) -> (TempDir, String) {
@@ -198,7 +198,7 @@ fn a_stage_that_fails_is_named_and_those_before_it_stay() {
     let said = fail("run {config}", &[("config", &path)]);
     assert!(said.contains("out/pruned: is there") && said.contains("hint:"), "{said}");
     fs::write(dir.path().join("out/.adapruner"), "run\n").unwrap();
-    let said = fail("run {config}", &[("config", &path)]);
+    let said = fail_warned("run {config}", &[("config", &path)]);
     assert!(said.contains("prune: ") && said.contains("no manifest.json"), "{said}");
     assert!(!dir.path().join("out/study").exists());
     assert_eq!(fs::read_to_string(kept.join("mine.txt")).unwrap(), "not yours");
