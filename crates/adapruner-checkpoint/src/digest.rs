@@ -22,7 +22,7 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a plain file's content, read by memory map on all threads.
+    /// The digest of a plain file's content, read by memory map.
     ///
     /// # Errors
     /// Where the file cannot be read.
@@ -32,16 +32,6 @@ impl Digest {
             return Ok(Self::of_bytes(&[]));
         }
         Ok(MappedFile::of(file, path)?.digest())
-    }
-
-    /// The same on the calling thread alone.
-    ///
-    /// # Errors
-    /// Where the file cannot be read.
-    pub fn of_file_alone(path: &Path) -> Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap(path).map_err(Error::io(path, "read"))?;
-        Ok(Self(*hasher.finalize().as_bytes()))
     }
 
     /// The digest of labelled parts: each label and part enters with its

@@ -253,7 +253,12 @@ pub fn read(spec: impl AsRef<OsStr>, options: &TextOptions) -> Result<Text> {
             let field = options.field.as_deref().unwrap_or(DEFAULT_FIELD);
             let store = match Format::of(path)? {
                 Format::Plain if !pieces::is_packed(path) => Store::of_file(path)?,
-                _ => {
+                Format::Plain
+                | Format::WikiText
+                | Format::Stripped
+                | Format::Json
+                | Format::Table { .. }
+                | Format::Parquet => {
                     let mut collector = Collector::default();
                     read_file(path, field, &mut collector)?;
                     collector.finish()?

@@ -280,8 +280,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
         seed: settings.seed,
         command: command_line(),
     };
-    let json = serde_json::to_string_pretty(&found)? + "\n";
-    folder.write(&folder.correlations(&study.name), json.as_bytes())?;
+    folder.write_json(&folder.correlations(&study.name), &found)?;
     printer.result(&Report { found: &found, settings: &settings }, |report| text(report.found))
 }
 

@@ -255,7 +255,8 @@ fn task_rows(answered: &[ZeroShot]) -> Vec<Row> {
             rows.push(Row::accuracies(name, &estimates, task.chance(), others));
         }
     }
-    let means: [(&str, fn(&ZeroShot) -> Option<Mean>); 2] = [
+    type Named = (&'static str, fn(&ZeroShot) -> Option<Mean>);
+    let means: [Named; 2] = [
         ("mean of seven, as the literature", ZeroShot::literature_mean),
         ("mean of acc_norm where defined, else acc", ZeroShot::norm_mean),
     ];
