@@ -22,7 +22,7 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a plain file's content, read by memory map on all threads.
+    /// The digest of a plain file's content, read by memory map.
     ///
     /// # Errors
     /// Where the file cannot be read.

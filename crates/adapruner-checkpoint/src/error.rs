@@ -73,22 +73,8 @@ pub enum Error {
         path: PathBuf,
     },
     /// An output is, contains or lies in what the command reads or writes besides.
-    #[error(
-        "{path}: {role} {relation} {other}, which is {other_role}",
-        path = path.display(), other = other.display()
-    )]
-    Overlap {
-        /// What the output is called on the command line.
-        role: String,
-        /// The output path.
-        path: PathBuf,
-        /// How the two lie to each other.
-        relation: Relation,
-        /// The other one's part, as "read as MODEL".
-        other_role: String,
-        /// The other path.
-        other: PathBuf,
-    },
+    #[error(transparent)]
+    Overlap(Box<Overlap>),
     /// A named model or text could not be found or fetched.
     #[error("{name}: {message}")]
     NotFound {
@@ -108,6 +94,25 @@ pub enum Error {
     /// The tensor library failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// An output that touches what it must not.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{path}: {role} {relation} {other}, which is {other_role}",
+    path = path.display(), other = other.display()
+)]
+pub struct Overlap {
+    /// What the output is called on the command line.
+    pub role: String,
+    /// The output path.
+    pub path: PathBuf,
+    /// How the two lie to each other.
+    pub relation: Relation,
+    /// The other one's part, as "read as MODEL".
+    pub other_role: String,
+    /// The other path.
+    pub other: PathBuf,
 }
 
 impl Error {
@@ -156,8 +161,8 @@ impl Error {
             | Self::Unsupported { path, .. }
             | Self::Tokenizer { path, .. }
             | Self::Text { path, .. }
-            | Self::Overlap { path, .. }
             | Self::Exists { path } => *path = to(path),
+            Self::Overlap(overlap) => overlap.path = to(&overlap.path),
             Self::NotFound { .. } | Self::Candle(_) => {}
             Self::Advised { error, .. } => {
                 let inner = std::mem::replace(&mut **error, Self::Exists { path: PathBuf::new() });
@@ -178,7 +183,7 @@ impl Error {
         match self {
             Self::Advised { hint, .. } => Some(hint),
             Self::Exists { .. } => Some("give another --out, or --force to replace it"),
-            Self::Overlap { .. } => {
+            Self::Overlap(_) => {
                 Some("write to a place apart from everything else; nothing was changed")
             }
             #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign, open enum")]

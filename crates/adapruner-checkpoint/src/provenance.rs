@@ -85,7 +85,8 @@ pub fn verify(path: &Path) -> Result<()> {
         && let Some(record) = Provenance::read(path)?
     {
         // A GGUF file beside a folder's weights is another model of its own.
-        return record.verify(path, |name| !name.ends_with(".gguf") && !name.contains('/'));
+        return record
+            .verify(path, |name| !name.ends_with(".gguf") && !name.starts_with("adapter/"));
     }
     // A file or folder that another folder's manifest names.
     let absolute = std::path::absolute(path).map_err(Error::io(path, "resolve"))?;

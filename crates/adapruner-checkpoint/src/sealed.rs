@@ -30,6 +30,9 @@ pub const BLANK: &str = "0000000000000000000000000000000000000000000000000000000
 /// Largest header of a safetensors file that is searched.
 const LARGEST_HEADER: usize = 100_000_000;
 
+/// Bytes from which on a digest is worth all threads.
+const ON_THREADS: usize = 16 << 20;
+
 /// What the seal of a file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seal {
@@ -60,16 +63,13 @@ pub fn since(version: &str) -> Must {
 }
 
 /// Where the digits of the seal are: in the header of a safetensors file, or
-/// anywhere in a JSON file.
+/// anywhere in other files, whose first byte may be damaged.
 fn digits(bytes: &[u8]) -> Option<Range<usize>> {
-    let searched = match bytes.first() {
-        Some(b'{') => bytes,
-        _ => {
-            let length = u64::from_le_bytes(*bytes.first_chunk()?);
-            let length = usize::try_from(length).ok().filter(|l| *l <= LARGEST_HEADER)?;
-            bytes.get(..length.checked_add(8)?)?
-        }
-    };
+    let length = bytes.first_chunk().map(|length| u64::from_le_bytes(*length));
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    let header = length.filter(|length| *length <= LARGEST_HEADER);
+    let header = header.and_then(|length| bytes.get(..length + 8));
+    let searched = header.unwrap_or(bytes);
     let quoted = format!("\"{KEY}\"");
     // The last one: fields before it may hold anything.
     let at = searched.windows(quoted.len()).rposition(|window| window == quoted.as_bytes())?;
@@ -84,7 +84,13 @@ fn digits(bytes: &[u8]) -> Option<Range<usize>> {
 fn digest(bytes: &[u8], digits: &Range<usize>) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes[..digits.start]).update(BLANK.as_bytes());
-    hasher.update_rayon(&bytes[digits.end..]);
+    let rest = &bytes[digits.end..];
+    // Small files are read before the threads of this process are set up.
+    if rest.len() < ON_THREADS {
+        hasher.update(rest);
+    } else {
+        hasher.update_rayon(rest);
+    }
     Digest::from_bytes(*hasher.finalize().as_bytes())
 }
 

@@ -1,15 +1,23 @@
-//! How well one figure of a set of models tells another: rank and linear
-//! correlation with bootstrap intervals, and how much of a spread is more than
-//! sampling error.
+//! How well one figure of a set of models predicts another: rank and linear
+//! correlation with intervals and permutation tests, and how much of a spread is
+//! more than sampling error.
 //!
-//! `n` models have figures `x` (a loss) and `y` (an accuracy).
+//! `n` models have figures `x` (a loss) and `y` (an accuracy). Models of one
+//! cluster (one trial, pruned to several ratios) depend on each other; there are
+//! `G` clusters.
 //!
 //! | figure | definition |
 //! |---|---|
 //! | Pearson's r | `Σ (x−x̄)(y−ȳ) / √(Σ (x−x̄)² · Σ (y−ȳ)²)` |
 //! | Spearman's ρ | Pearson's r of the ranks, tied values at the mean of theirs |
-//! | 95 % interval | quantiles 0.025 and 0.975 of the coefficient over resamples of the models, with replacement (Efron's percentile bootstrap) |
+//! | 95 % interval | `tanh(atanh r ± 1.96·s)`, `s² = 1/(G−3)` of Pearson's r (Fisher), `(1+ρ²/2)/(G−3)` of Spearman's ρ (Bonett and Wright 2000) |
+//! | the same of clusters | the wider, at either end, of that and of quantiles 0.025 and 0.975 over resamples of whole clusters with replacement |
+//! | p | two-sided, of no association: twice the smaller share of permutations of `y` whose coefficient is at least as low, or as high; all `n!` of up to 9 models, else random ones, the observed order counted among them; none of clusters |
 //! | reliability | `1 − mean(s²) / var(y)`, at least 0, with `s` the standard errors of `y`; its root is the largest correlation that can be expected |
+//!
+//! A perfect order has no spread of its own, and an interval from it would be a
+//! point. For the interval ρ is therefore taken at `±(1 − 12/(G³−G))` at the
+//! most, which is one exchange of neighbours away from a perfect order.
 //!
 //! A coefficient of fewer than two models, or of figures that do not vary, is
 //! not defined.
@@ -18,10 +26,15 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// Models below which no interval is given: their resamples are too few.
-pub const FEWEST: usize = 5;
-/// Share of the resamples that an interval holds.
+/// Independent models (clusters) below which there is no interval, and so no
+/// verdict.
+pub const FEWEST: usize = 10;
+/// Models up to which every permutation is tried.
+const EXACT: usize = 9;
+/// Share of the distribution that an interval covers.
 const COVERED: f64 = 0.95;
+/// The normal quantile of [`COVERED`], both sides.
+pub(crate) const Z: f64 = 1.959_963_984_540_054;
 
 /// Which coefficient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,9 +51,52 @@ pub enum Coefficient {
 pub struct Correlation {
     /// The coefficient, −1 to 1; none where it is not defined.
     pub value: Option<f64>,
-    /// Lower and upper end of the 95 % interval; none below [`FEWEST`] models or
-    /// where half of the resamples or more have no coefficient.
+    /// Lower and upper end of the 95 % interval; none below [`FEWEST`] clusters,
+    /// of figures that lie on a straight line (Pearson), or where half of the
+    /// resamples or more have no coefficient.
     pub interval: Option<(f64, f64)>,
+    /// Two-sided p of the permutation test; none of clusters.
+    #[serde(default)]
+    pub p: Option<f64>,
+}
+
+/// Figures of models.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures<'a> {
+    /// One figure of every model.
+    pub x: &'a [f64],
+    /// The other.
+    pub y: &'a [f64],
+    /// The cluster of every model, by any number; models of one cluster depend on
+    /// each other.
+    pub clusters: &'a [u64],
+}
+
+impl Figures<'_> {
+    /// Places of the models, cluster by cluster, in the order in which clusters
+    /// come first.
+    fn by_cluster(&self) -> Vec<Vec<usize>> {
+        let mut names: Vec<u64> = Vec::new();
+        let mut places: Vec<Vec<usize>> = Vec::new();
+        for (at, &cluster) in self.clusters.iter().enumerate() {
+            match names.iter().position(|&known| known == cluster) {
+                Some(known) => places[known].push(at),
+                None => {
+                    names.push(cluster);
+                    places.push(vec![at]);
+                }
+            }
+        }
+        places
+    }
+}
+
+/// Number of clusters among `clusters`.
+pub fn independent(clusters: &[u64]) -> usize {
+    let mut sorted = clusters.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    sorted.len()
 }
 
 impl Coefficient {
@@ -52,22 +108,60 @@ impl Coefficient {
         }
     }
 
-    /// The same with an interval from `resamples` resamples.
-    pub fn with_interval(self, x: &[f64], y: &[f64], resamples: usize, seed: u64) -> Correlation {
-        Correlation { value: self.of(x, y), interval: self.interval(x, y, resamples, seed) }
+    /// The same with its interval and p, from `resamples` resamples or
+    /// permutations where they are random.
+    pub fn estimate(self, figures: Figures<'_>, resamples: usize, seed: u64) -> Correlation {
+        let value = self.of(figures.x, figures.y);
+        let clusters = figures.by_cluster();
+        let clustered = clusters.iter().any(|cluster| cluster.len() > 1);
+        let fisher = value.and_then(|value| self.fisher(value, clusters.len()));
+        let interval = match (fisher, clustered) {
+            (Some((low, high)), true) => self
+                .resampled(figures, &clusters, resamples, seed)
+                .map(|found| (low.min(found.0), high.max(found.1))),
+            (fisher, _) => fisher,
+        };
+        let p = match (value, clustered) {
+            (Some(_), false) => Some(self.permutation_p(figures, resamples, seed)),
+            (Some(_), true) | (None, _) => None,
+        };
+        Correlation { value, interval, p }
     }
 
-    fn interval(self, x: &[f64], y: &[f64], resamples: usize, seed: u64) -> Option<(f64, f64)> {
-        let n = x.len().min(y.len());
+    /// The interval of Fisher's transformation for `n` independent models.
+    fn fisher(self, value: f64, n: usize) -> Option<(f64, f64)> {
         if n < FEWEST {
             return None;
         }
+        let count = n as f64;
+        let (value, variance) = match self {
+            Self::Pearson if value.abs() > 1.0 - 1e-12 => return None,
+            Self::Pearson => (value, 1.0),
+            Self::Spearman => {
+                let most = 1.0 - 12.0 / (count.powi(3) - count);
+                let value = value.clamp(-most, most);
+                (value, 1.0 + value * value / 2.0)
+            }
+        };
+        let (centre, reach) = (value.atanh(), Z * (variance / (count - 3.0)).sqrt());
+        Some(((centre - reach).tanh(), (centre + reach).tanh()))
+    }
+
+    /// Quantiles over resamples of whole clusters.
+    fn resampled(
+        self,
+        figures: Figures<'_>,
+        clusters: &[Vec<usize>],
+        resamples: usize,
+        seed: u64,
+    ) -> Option<(f64, f64)> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut found = Vec::with_capacity(resamples);
         for _ in 0..resamples {
-            let drawn: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
+            let drawn = (0..clusters.len()).map(|_| &clusters[rng.random_range(0..clusters.len())]);
+            let drawn: Vec<usize> = drawn.flatten().copied().collect();
             let of = |values: &[f64]| drawn.iter().map(|&at| values[at]).collect::<Vec<_>>();
-            found.extend(self.of(&of(x), &of(y)));
+            found.extend(self.of(&of(figures.x), &of(figures.y)));
         }
         if found.is_empty() || 2 * found.len() <= resamples {
             return None;
@@ -75,6 +169,60 @@ impl Coefficient {
         found.sort_by(f64::total_cmp);
         let outside = (1.0 - COVERED) / 2.0;
         Some((quantile(&found, outside), quantile(&found, 1.0 - outside)))
+    }
+
+    /// Two-sided p of the permutation test of no association. Only the sum of
+    /// products depends on the order, so only that is compared.
+    fn permutation_p(self, figures: Figures<'_>, resamples: usize, seed: u64) -> f64 {
+        let centred = |values: &[f64]| {
+            let values = match self {
+                Self::Pearson => values.to_vec(),
+                Self::Spearman => ranks(values),
+            };
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            values.into_iter().map(|value| value - mean).collect::<Vec<f64>>()
+        };
+        let (x, mut y) = (centred(figures.x), centred(figures.y));
+        let product = |y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let norm = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let (observed, rounding) = (product(&y), 1e-12 * norm(&x) * norm(&y));
+        let (mut low, mut high, mut all) = (0_u64, 0_u64, 0_u64);
+        let mut count = |y: &[f64]| {
+            let product = product(y);
+            low += u64::from(product <= observed + rounding);
+            high += u64::from(product >= observed - rounding);
+            all += 1;
+        };
+        count(&y);
+        if y.len() <= EXACT {
+            all_other_orders(&mut y, &mut count);
+        } else {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            for _ in 0..resamples {
+                for last in (1..y.len()).rev() {
+                    y.swap(last, rng.random_range(0..=last));
+                }
+                count(&y);
+            }
+        }
+        (2.0 * low.min(high) as f64 / all as f64).min(1.0)
+    }
+}
+
+/// Visits every order of `values` but the one that they have (Heap's algorithm).
+fn all_other_orders(values: &mut [f64], visit: &mut dyn FnMut(&[f64])) {
+    let mut exchanged = vec![0; values.len()];
+    let mut at = 1;
+    while at < values.len() {
+        if exchanged[at] < at {
+            values.swap(if at % 2 == 0 { 0 } else { exchanged[at] }, at);
+            visit(values);
+            exchanged[at] += 1;
+            at = 1;
+        } else {
+            exchanged[at] = 0;
+            at += 1;
+        }
     }
 }
 
@@ -143,6 +291,7 @@ pub fn reliability(values: &[f64], stderrs: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     const LOSS: [f64; 10] = [4.7, 4.9, 5.3, 5.0, 6.1, 5.3, 7.0, 5.6, 4.8, 6.1];
     const ACCURACY: [f64; 10] = [0.41, 0.40, 0.38, 0.38, 0.33, 0.36, 0.30, 0.36, 0.40, 0.31];
@@ -158,38 +307,112 @@ mod tests {
         assert!((spearman + 0.978_466_170_265_023_2).abs() < 1e-14, "{spearman}");
     }
 
-    // stats.bootstrap((x, y), coefficient, paired=True, vectorized=False,
-    // n_resamples=20000, method="percentile", rng=numpy.random.default_rng(0)).
-    // Ends of intervals of 20 000 other resamples differ by less than 0.01.
+    /// What scipy makes of some figures (fixtures/generate/statistics.py).
+    fn cases() -> Vec<Value> {
+        let text = include_str!("../../../fixtures/statistics/correlation.json");
+        serde_json::from_str::<Value>(text).unwrap()["cases"].as_array().unwrap().clone()
+    }
+
+    fn numbers(value: &Value) -> Vec<f64> {
+        value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    }
+
+    fn estimate(case: &Value, coefficient: Coefficient, resamples: usize) -> Correlation {
+        let (x, y) = (numbers(&case["x"]), numbers(&case["y"]));
+        let clusters = numbers(&case["clusters"]).into_iter().map(|c| c as u64);
+        let clusters: Vec<u64> = clusters.collect();
+        coefficient.estimate(Figures { x: &x, y: &y, clusters: &clusters }, resamples, 1)
+    }
+
     #[test]
-    fn intervals_are_those_of_scipy() {
-        for (coefficient, low, high) in
-            [(Coefficient::Pearson, -0.993_17, -0.924_81), (Coefficient::Spearman, -1.0, -0.895_85)]
-        {
-            let found = coefficient.with_interval(&LOSS, &ACCURACY, 20_000, 1).interval.unwrap();
-            let close = (found.0 - low).abs() < 0.01 && (found.1 - high).abs() < 0.01;
-            assert!(close, "{coefficient:?}: {found:?}");
+    fn intervals_and_p_are_those_of_scipy() {
+        for case in cases() {
+            for (coefficient, key) in
+                [(Coefficient::Pearson, "pearson"), (Coefficient::Spearman, "spearman")]
+            {
+                let (found, right) = (estimate(&case, coefficient, 20_000), &case[key]);
+                let what = format!("{} {key}: {found:?} {right}", case["name"]);
+                assert!((found.value.unwrap() - right["value"].as_f64().unwrap()).abs() < 1e-12);
+                // Ends of 20 000 resamples of clusters differ by less than 0.02.
+                let close = if case["clustered"] == true { 0.02 } else { 1e-12 };
+                match (found.interval, right["interval"].as_array()) {
+                    (None, None) => {}
+                    (Some((low, high)), Some(right)) => {
+                        assert!((low - right[0].as_f64().unwrap()).abs() < close, "{what}");
+                        assert!((high - right[1].as_f64().unwrap()).abs() < close, "{what}");
+                    }
+                    _ => panic!("{what}"),
+                }
+                match (found.p, right["p"].as_f64()) {
+                    (None, None) => {}
+                    // Of all permutations to rounding, of 20 000 random ones
+                    // within four standard errors at the most.
+                    (Some(p), Some(right)) => {
+                        let exact = numbers(&case["x"]).len() <= EXACT;
+                        let close = if exact { 1e-12 } else { 0.015 };
+                        assert!((p - right).abs() < close, "{what}");
+                    }
+                    _ => panic!("{what}"),
+                }
+            }
         }
     }
 
     #[test]
-    fn intervals_depend_on_the_seed_alone() {
-        let interval = |seed| Coefficient::Spearman.interval(&LOSS, &ACCURACY, 200, seed);
+    fn a_perfect_order_has_an_interval_that_is_no_point_and_five_models_have_none() {
+        let figures = |n: usize| {
+            let x: Vec<f64> = (0..n).map(|at| (at * at) as f64).collect();
+            let y: Vec<f64> = (0..n).map(|at| -(at as f64)).collect();
+            let clusters: Vec<u64> = (0..n as u64).collect();
+            let figures = Figures { x: &x, y: &y, clusters: &clusters };
+            Coefficient::Spearman.estimate(figures, 2000, 1)
+        };
+        let five = figures(5);
+        assert_eq!((five.value, five.interval), (Some(-1.0), None));
+        // Two of the 120 orders are as extreme.
+        assert!((five.p.unwrap() - 2.0 / 120.0).abs() < 1e-15);
+        let (low, high) = figures(10).interval.unwrap();
+        assert!(-1.0 < low && low < -0.99 && -0.95 < high && high < -0.9, "{low} {high}");
+    }
+
+    #[test]
+    fn models_of_few_trials_are_few_models() {
+        let case = cases().into_iter().find(|case| case["name"] == "22 models of 5 trials");
+        let case = case.unwrap();
+        assert_eq!(estimate(&case, Coefficient::Spearman, 200).interval, None);
+        let clusters: Vec<u64> = numbers(&case["clusters"]).into_iter().map(|c| c as u64).collect();
+        assert_eq!((clusters.len(), independent(&clusters)), (22, 5));
+    }
+
+    #[test]
+    fn what_is_random_depends_on_the_seed_alone() {
+        let case = cases().into_iter().find(|case| case["name"] == "12 trials at 3 ratios");
+        let (x, y) = (numbers(&case.as_ref().unwrap()["x"]), numbers(&case.unwrap()["y"]));
+        let clusters: Vec<u64> = (0..x.len() as u64).map(|at| at / 3).collect();
+        let figures = Figures { x: &x, y: &y, clusters: &clusters };
+        let interval = |seed| {
+            let clusters = figures.by_cluster();
+            Coefficient::Spearman.resampled(figures, &clusters, 200, seed)
+        };
         assert_eq!(interval(1), interval(1));
         assert_ne!(interval(1), interval(2));
     }
 
     #[test]
     fn what_does_not_vary_has_no_coefficient() {
+        let clusters: Vec<u64> = (0..10).collect();
         for coefficient in [Coefficient::Pearson, Coefficient::Spearman] {
             assert_eq!(coefficient.of(&[1.0, 2.0, 3.0], &[0.1; 3]), None);
             assert_eq!(coefficient.of(&[1.0], &[1.0]), None);
-            let flat = coefficient.with_interval(&LOSS, &[0.3; 10], 50, 1);
-            assert_eq!(flat, Correlation { value: None, interval: None });
-            let few = coefficient.with_interval(&LOSS[..4], &ACCURACY[..4], 50, 1);
-            assert!(few.value.is_some() && few.interval.is_none());
+            let figures = Figures { x: &LOSS, y: &[0.3; 10], clusters: &clusters };
+            let flat = coefficient.estimate(figures, 50, 1);
+            assert_eq!(flat, Correlation { value: None, interval: None, p: None });
         }
         assert_eq!(Coefficient::Pearson.of(&[1.0, f64::NAN], &[1.0, 2.0]), None);
+        // Figures on a straight line say nothing of their spread.
+        let figures = Figures { x: &LOSS, y: &LOSS, clusters: &clusters };
+        let line = Coefficient::Pearson.estimate(figures, 50, 1);
+        assert_eq!((line.value, line.interval), (Some(1.0), None));
     }
 
     #[test]

@@ -15,7 +15,8 @@
 //! | [`score`] | log-likelihoods of what follows shared contexts |
 //! | [`metrics`] | accuracies and their standard errors |
 //! | [`zero_shot`] | a model's answers, and means over tasks |
-//! | [`correlation`] | how well one figure of a set of models tells another |
+//! | [`correlation`] | how well one figure of a set of models predicts another |
+//! | [`paired`] | two models on the same questions or windows: differences with intervals |
 //! | [`harness`] | results in the layout of lm-evaluation-harness |
 
 pub mod batch;
@@ -25,6 +26,7 @@ pub mod error;
 pub mod flops;
 pub mod harness;
 pub mod metrics;
+pub mod paired;
 pub mod perplexity;
 pub mod requests;
 pub mod score;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     metrics::{Estimate, Metric},
+    paired::stderr_of_mean,
     requests::{Encoder, sequences},
     score::log_likelihoods,
     tasks::{
@@ -98,6 +99,23 @@ impl TaskResult {
     /// The estimate of one metric, where the task has it.
     pub fn metric(&self, metric: Metric) -> Option<Estimate> {
         self.metrics.iter().find(|(known, _)| *known == metric).map(|(_, estimate)| *estimate)
+    }
+
+    /// Whether each question was answered right by a metric, in the order of the
+    /// questions; empty where the task has no such metric.
+    pub fn right(&self, metric: Metric) -> Vec<bool> {
+        let of = |answer: &Answer| {
+            let found = answer.predictions.iter().find(|found| found.metric == metric);
+            found.map(|found| found.right)
+        };
+        self.answers.iter().map(of).collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// The accuracy of guessing: the mean over the questions that were asked of
+    /// one divided by the number of choices. NaN without questions.
+    pub fn chance(&self) -> f64 {
+        let each = self.answers.iter().map(|answer| 1.0 / answer.log_likelihoods.len() as f64);
+        each.sum::<f64>() / self.answers.len() as f64
     }
 }
 
@@ -191,9 +209,11 @@ impl Run<'_> {
         if let Some(at) = sums.iter().position(|sum| !sum.is_finite()) {
             return Err(refuse(at, format!("log-likelihood {} (expected finite)", sums[at])));
         }
-        let words = chosen.iter().map(|page| page.words).sum::<u64>();
+        let article_words: Vec<u64> = chosen.iter().map(|page| page.words).collect();
+        let words = article_words.iter().sum::<u64>();
         let bytes = chosen.iter().map(|page| page.bytes).sum::<u64>();
-        Ok(RollingResult { log_likelihoods: sums, words, bytes, all: pages.len(), files })
+        let (log_likelihoods, all) = (sums, pages.len());
+        Ok(RollingResult { log_likelihoods, article_words, words, bytes, all, files })
     }
 }
 
@@ -202,7 +222,9 @@ impl Run<'_> {
 pub struct RollingResult {
     /// Of each article, in nats.
     pub log_likelihoods: Vec<f64>,
-    /// Words of the articles.
+    /// Words of each article.
+    pub article_words: Vec<u64>,
+    /// Words of all articles.
     pub words: u64,
     /// Bytes of the articles.
     pub bytes: u64,
@@ -213,6 +235,11 @@ pub struct RollingResult {
 }
 
 impl RollingResult {
+    /// The loss of each article, in nats.
+    pub fn losses(&self) -> Vec<f64> {
+        self.log_likelihoods.iter().map(|log_likelihood| -log_likelihood).collect()
+    }
+
     fn nll(&self) -> f64 {
         -self.log_likelihoods.iter().sum::<f64>()
     }
@@ -262,6 +289,9 @@ pub struct Mean {
     pub of: Vec<(String, Metric)>,
     /// The mean of the tasks' figures, unweighted.
     pub value: f64,
+    /// Its standard error, the tasks taken as independent; none where a task has
+    /// none.
+    pub stderr: Option<f64>,
 }
 
 /// The seven tasks as LLM-Pruner and its successors average them.
@@ -290,7 +320,7 @@ pub fn literature_metric(result: &TaskResult) -> Option<(Metric, Estimate)> {
 pub fn literature_mean(results: &[TaskResult]) -> Option<Mean> {
     let figure = |(task, metric): (&str, Metric)| {
         let result = results.iter().find(|result| result.task == task)?;
-        Some(((task.to_owned(), metric), result.metric(metric)?.value))
+        Some(((task.to_owned(), metric), result.metric(metric)?))
     };
     mean(LITERATURE.into_iter().map(figure).collect::<Option<Vec<_>>>()?)
 }
@@ -302,15 +332,18 @@ pub fn norm_mean(results: &[TaskResult]) -> Option<Mean> {
             Some(estimate) => (Metric::AccNorm, estimate),
             None => *result.metrics.first()?,
         };
-        Some(((result.task.clone(), metric), estimate.value))
+        Some(((result.task.clone(), metric), estimate))
     };
     mean(results.iter().map(figure).collect::<Option<Vec<_>>>()?)
 }
 
-fn mean(figures: Vec<((String, Metric), f64)>) -> Option<Mean> {
+fn mean(figures: Vec<((String, Metric), Estimate)>) -> Option<Mean> {
     let count = figures.len();
-    let (of, values): (Vec<_>, Vec<f64>) = figures.into_iter().unzip();
-    (count > 0).then(|| Mean { of, value: values.iter().sum::<f64>() / count as f64 })
+    let (of, estimates): (Vec<_>, Vec<Estimate>) = figures.into_iter().unzip();
+    let value = estimates.iter().map(|estimate| estimate.value).sum::<f64>() / count as f64;
+    let stderrs: Option<Vec<f64>> = estimates.iter().map(|estimate| estimate.stderr).collect();
+    let stderr = stderrs.and_then(|stderrs| stderr_of_mean(&stderrs));
+    (count > 0).then_some(Mean { of, value, stderr })
 }
 
 #[cfg(test)]
@@ -330,7 +363,7 @@ mod tests {
     }
 
     fn result(task: &str, metrics: &[(Metric, f64)]) -> TaskResult {
-        let estimate = |&(metric, value)| (metric, Estimate { value, stderr: None });
+        let estimate = |&(metric, value)| (metric, Estimate { value, stderr: Some(0.07) });
         TaskResult {
             task: task.into(),
             version: 1.0,
@@ -340,6 +373,22 @@ mod tests {
             files: Vec::new(),
             answers: Vec::new(),
         }
+    }
+
+    #[test]
+    fn guessing_is_right_as_often_as_there_are_choices() {
+        let answer = |choices: usize, right| Answer {
+            task: "t".into(),
+            doc_id: 0,
+            gold: 0,
+            log_likelihoods: vec![-1.0; choices],
+            predictions: vec![Prediction { metric: Metric::Acc, choice: 0, right }],
+        };
+        let mut result = result("t", &[(Metric::Acc, 0.5)]);
+        result.answers = vec![answer(4, true), answer(4, false), answer(5, true), answer(2, false)];
+        assert!((result.chance() - 0.3).abs() < 1e-12);
+        assert_eq!(result.right(Metric::Acc), [true, false, true, false]);
+        assert_eq!(result.right(Metric::AccNorm), [false; 0]);
     }
 
     #[test]
@@ -357,6 +406,8 @@ mod tests {
         results.push(result("openbookqa", &both(0.9, 0.7)));
         let mean = literature_mean(&results).unwrap();
         assert!((mean.value - 0.4).abs() < 1e-12, "{mean:?}");
+        // √(7 · 0.07²) / 7.
+        assert!((mean.stderr.unwrap() - 0.01 * 7.0_f64.sqrt()).abs() < 1e-12, "{mean:?}");
         let metric = |at: usize| literature_metric(&results[at]).map(|(metric, _)| metric);
         assert_eq!((metric(1), metric(2)), (Some(Metric::Acc), Some(Metric::AccNorm)));
         let mean = norm_mean(&results).unwrap();

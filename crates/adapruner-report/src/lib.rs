@@ -31,6 +31,6 @@ mod svg;
 pub use document::render;
 pub use page::{
     ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
-    Estimate, Importance, LayerRow, Measured, ModelFacts, Page, Recovery, Run, Sample, State,
-    TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
+    Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
+    State, TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
 };

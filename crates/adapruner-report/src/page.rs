@@ -37,6 +37,9 @@ pub struct Page {
     /// The searches side by side.
     #[serde(default)]
     pub comparison: Vec<ArmRow>,
+    /// The models that came of it, side by side.
+    #[serde(default)]
+    pub models: Option<Models>,
     /// Losses held against accuracies.
     #[serde(default)]
     pub correlation: Option<Correlations>,
@@ -229,7 +232,7 @@ pub struct ArmRow {
     /// What the best trials come to on the test texts.
     #[serde(default)]
     pub tests: Vec<TestMedian>,
-    /// How soon it was as good as the others.
+    /// It against each other search.
     #[serde(default)]
     pub trials_to_match: Vec<TrialsToMatch>,
 }
@@ -244,13 +247,32 @@ pub struct TestMedian {
     pub perplexity: f64,
 }
 
-/// How many trials a search took to reach the best of another.
+/// A search against another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrialsToMatch {
     /// The other search.
     pub other: String,
-    /// The number of trials; none if it never did.
+    /// Trials until the median over seeds reached the other's final median; none
+    /// if it never did.
     pub trials: Option<u64>,
+    /// What the ranges over seeds show of the two, plainly.
+    #[serde(default)]
+    pub shown: String,
+}
+
+/// Models side by side, each compared with the first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Models {
+    /// Their names.
+    pub names: Vec<String>,
+    /// Rows of figures: what it is, then a cell for each model.
+    pub figures: Vec<Vec<String>>,
+    /// Headings of the differences.
+    pub difference_headings: Vec<String>,
+    /// Differences from the first model, a row for each figure and model.
+    pub differences: Vec<Vec<String>>,
+    /// What the reader must know of them.
+    pub notes: Vec<String>,
 }
 
 /// Losses of pruned models held against their accuracies.
@@ -262,7 +284,7 @@ pub struct Correlations {
     pub points: Vec<CorrelationPoint>,
     /// Every loss against every accuracy.
     pub rows: Vec<CorrelationRow>,
-    /// Resamples of the intervals.
+    /// Resamples of the intervals of clusters.
     pub resamples: usize,
 }
 
@@ -289,6 +311,9 @@ pub struct CorrelationRow {
     pub ratio: Option<f64>,
     /// Models.
     pub points: usize,
+    /// Trials that they come from; models of one trial depend on each other.
+    #[serde(default)]
+    pub trials: usize,
     /// Correlation of ranks.
     pub spearman: Estimate,
     /// Linear correlation.
@@ -306,6 +331,9 @@ pub struct Estimate {
     pub value: Option<f64>,
     /// Lower and upper end of the 95 % interval.
     pub interval: Option<(f64, f64)>,
+    /// Two-sided p of a permutation test of no association.
+    #[serde(default)]
+    pub p: Option<f64>,
 }
 
 /// A training after pruning. Losses are nats per learned token.

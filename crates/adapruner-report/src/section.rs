@@ -8,6 +8,7 @@ mod costs;
 pub(crate) mod headline;
 mod importances;
 mod legend;
+mod models;
 mod parameters;
 mod recovery;
 mod samples;
@@ -91,6 +92,12 @@ pub(crate) const SECTIONS: &[Section] = &[
         heading: "Recovery",
         shown: |page| page.recovery.is_some(),
         write: recovery::write,
+    },
+    Section {
+        id: "models",
+        heading: "Models side by side",
+        shown: |page| page.models.is_some(),
+        write: models::write,
     },
     Section {
         id: "texts",

@@ -304,7 +304,7 @@ pub struct PlanArgs {
     /// fifth
     #[arg(long, value_name = "RATIO")]
     pub ratio: Option<Real>,
-    /// per-layer (better quality) or uniform (opens untouched everywhere)
+    /// per-layer (widths differ between layers) or uniform (an ordinary Llama model)
     /// [default: per-layer]
     #[arg(long, value_name = "LAYOUT")]
     pub layout: Option<Named<Layout>>,

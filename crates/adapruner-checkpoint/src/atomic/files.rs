@@ -13,7 +13,7 @@ use super::{
     stage::{Kind, StagedDir, StagedFile, Target},
     state::{StateDir, StateKind},
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Overlap, Result};
 
 /// Most entries of a folder that is read whose links are followed.
 const MOST_ENTRIES: usize = 10_000;
@@ -216,13 +216,13 @@ impl Writer {
     fn check_apart(&self, write: &Write, other: &Write) -> Result<()> {
         let [here, there] = [&write.path, &other.path].map(|path| resolved(path));
         match Relation::of(&here, &there) {
-            Some(relation) => Err(Error::Overlap {
+            Some(relation) => Err(Error::Overlap(Box::new(Overlap {
                 role: write.role.clone(),
                 path: write.path.clone(),
                 relation,
                 other_role: format!("written as {}", other.role),
                 other: other.path.clone(),
-            }),
+            }))),
             None => Ok(()),
         }
     }
@@ -329,13 +329,13 @@ impl Protected {
                 .flat_map(|place| names.iter().filter_map(move |name| Relation::of(name, place)));
             for relation in relations {
                 if !harmless(relation, guarded.how) {
-                    return Err(Error::Overlap {
+                    return Err(Error::Overlap(Box::new(Overlap {
                         role: role.to_owned(),
                         path: output.to_path_buf(),
                         relation,
                         other_role: format!("read as {}", guarded.role),
                         other: guarded.shown.clone(),
-                    });
+                    })));
                 }
             }
         }

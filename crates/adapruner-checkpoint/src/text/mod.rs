@@ -251,12 +251,18 @@ pub fn read(spec: impl AsRef<OsStr>, options: &TextOptions) -> Result<Text> {
         }
         Ok(_) => {
             let field = options.field.as_deref().unwrap_or(DEFAULT_FIELD);
-            let store = if Format::of(path)? == Format::Plain && !pieces::is_packed(path) {
-                Store::of_file(path)?
-            } else {
-                let mut collector = Collector::default();
-                read_file(path, field, &mut collector)?;
-                collector.finish()?
+            let store = match Format::of(path)? {
+                Format::Plain if !pieces::is_packed(path) => Store::of_file(path)?,
+                Format::Plain
+                | Format::WikiText
+                | Format::Stripped
+                | Format::Json
+                | Format::Table { .. }
+                | Format::Parquet => {
+                    let mut collector = Collector::default();
+                    read_file(path, field, &mut collector)?;
+                    collector.finish()?
+                }
             };
             let name = path.file_name().unwrap_or(spec).to_string_lossy().into_owned();
             Text::new(name, vec![path.into()], store, None)

@@ -159,11 +159,7 @@ fn definitions_that_are_none_are_refused() {
         let error = own(&text).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");
     }
-    assert!(
-        own(&"#".repeat(2 << 20))
-            .unwrap_err()
-            .contains("the definition of a task has at most 1048576")
-    );
+    assert!(own(&"#".repeat(2 << 20)).unwrap_err().contains("has at most"));
 }
 
 #[test]

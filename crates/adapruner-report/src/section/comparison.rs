@@ -1,11 +1,11 @@
-//! The searches side by side.
+//! The searches side by side, with the spread over seeds.
 
 use super::table::{Kind, table};
 use crate::html::Html;
 use crate::number::{NONE, count, nats, perplexity};
 use crate::page::{ArmRow, Page};
 
-/// Best losses and test perplexities, then who matched whom.
+/// Best losses and test perplexities, then each search against each other one.
 pub(super) fn write(page: &Page, html: &mut Html) {
     let rows = &page.comparison;
     let texts = each_once(rows, |row| row.tests.iter().map(|test| test.text.as_str()).collect());
@@ -26,7 +26,7 @@ pub(super) fn write(page: &Page, html: &mut Html) {
         "comparison of the searches",
         &columns,
         rows.iter().map(|row| {
-            let mark = if row.median == best && rows.len() > 1 { " ◂ best" } else { "" };
+            let mark = if row.median == best && rows.len() > 1 { " ◂ lowest median" } else { "" };
             let mut cells = vec![
                 format!("{}{mark}", row.arm),
                 count(row.seeds as u64),
@@ -35,7 +35,7 @@ pub(super) fn write(page: &Page, html: &mut Html) {
                 if row.seeds > 1 {
                     format!("{} to {}", nats(row.low), nats(row.high))
                 } else {
-                    NONE.to_owned()
+                    "one seed".to_owned()
                 },
             ];
             cells.extend(texts.iter().map(|text| {
@@ -48,37 +48,35 @@ pub(super) fn write(page: &Page, html: &mut Html) {
     matches(html, rows);
 }
 
+/// What each search shows against each other one.
 fn matches(html: &mut Html, rows: &[ArmRow]) {
-    let others = each_once(rows, |row| {
-        row.trials_to_match.iter().map(|other| other.other.as_str()).collect()
-    });
-    if others.is_empty() {
+    if rows.iter().all(|row| row.trials_to_match.is_empty()) {
         return;
     }
-    html.leaf("h3", &[], "Trials to match the others");
+    html.leaf("h3", &[], "Search against search");
     html.leaf(
         "p",
         &[("class", &"muted")],
-        "How many trials a search (row) took until it was as good as the other's best (column).",
+        "A difference is shown where the ranges of the best losses over seeds, of at least three \
+         seeds each, do not overlap. The number of trials compares medians alone.",
     );
-    let mut columns = vec![("search", Kind::Words)];
-    let headings: Vec<String> =
-        others.iter().map(|other| format!("best of {other} (trials)")).collect();
-    columns.extend(headings.iter().map(|heading| (heading.as_str(), Kind::Numbers)));
-    let rows = rows.iter().map(|row| {
-        let mut cells = vec![row.arm.clone()];
-        cells.extend(others.iter().map(|other| {
-            if row.arm == *other {
-                return NONE.to_owned();
-            }
-            match row.trials_to_match.iter().find(|row| row.other == *other) {
-                None => NONE.to_owned(),
-                Some(row) => row.trials.map_or_else(|| "never".to_owned(), count),
-            }
-        }));
-        cells
+    let columns = [
+        ("search", Kind::Words),
+        ("against", Kind::Words),
+        ("ranges over seeds", Kind::Words),
+        ("trials until the median reached the other\u{2019}s final median", Kind::Numbers),
+    ];
+    let pairs =
+        rows.iter().flat_map(|row| row.trials_to_match.iter().map(move |other| (row, other)));
+    let rows = pairs.map(|(row, other)| {
+        vec![
+            row.arm.clone(),
+            other.other.clone(),
+            other.shown.clone(),
+            other.trials.map_or_else(|| "not reached".to_owned(), count),
+        ]
     });
-    table(html, "trials to match the others", &columns, rows);
+    table(html, "search against search", &columns, rows);
 }
 
 /// The names of all rows, each once, in the order in which they appear.

@@ -112,7 +112,10 @@ fn estimate(found: &Estimate) -> String {
         Some((low, high)) => {
             format!("{value} (95\u{a0}%: {} to {})", fixed(low, 2), fixed(high, 2))
         }
-        None => value,
+        None => match found.p {
+            Some(p) => format!("{value} (p\u{a0}{})", fixed(p, 3)),
+            None => value,
+        },
     }
 }
 
@@ -122,6 +125,7 @@ fn rows(html: &mut Html, found: &Correlations) {
         ("accuracy", Kind::Words),
         ("removed", Kind::Words),
         ("models", Kind::Numbers),
+        ("trials", Kind::Numbers),
         ("Spearman", Kind::Numbers),
         ("Pearson", Kind::Numbers),
         ("ceiling", Kind::Numbers),
@@ -133,6 +137,7 @@ fn rows(html: &mut Html, found: &Correlations) {
             row.accuracy.clone(),
             row.ratio.map_or_else(|| "all".to_owned(), percent),
             count(row.points as u64),
+            count(row.trials as u64),
             estimate(&row.spearman),
             estimate(&row.pearson),
             row.ceiling.map_or_else(|| NONE.to_owned(), |ceiling| fixed(ceiling, 2)),
@@ -144,9 +149,12 @@ fn rows(html: &mut Html, found: &Correlations) {
         "p",
         &[("class", &"muted")],
         format!(
-            "Intervals: {} resamples of the models. Ceiling: the largest correlation that the \
-             accuracies' standard errors leave room for. A loss is a poor guide where the lower \
-             bound of |Spearman| is below 0.5.",
+            "Intervals: Fisher\u{2019}s transformation (Spearman: Bonett and Wright\u{2019}s variance), \
+             with as many models as there are trials; where a trial has several ratios no narrower \
+             than those of {} resamples of trials. Below ten trials there are none, and no verdict; \
+             p is that of a permutation test of no association. Ceiling: the largest correlation \
+             that the accuracies\u{2019} standard errors leave room for. A loss is a poor guide where \
+             the lower bound of |Spearman| is below 0.5.",
             count(found.resamples as u64)
         ),
     );

@@ -3,8 +3,8 @@
 
 use adapruner_report::{
     ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
-    Estimate, Importance, LayerRow, Measured, ModelFacts, Page, Recovery, Run, Sample, State,
-    TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
+    Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
+    State, TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
 };
 
 /// Numbers by splitmix64, uniform from 0 to 1.
@@ -167,8 +167,13 @@ fn correlation() -> Correlations {
         accuracy: task.to_owned(),
         ratio,
         points: if ratio.is_none() { 30 } else { 10 },
-        spearman: Estimate { value: Some(value), interval: Some((value - 0.1, value + 0.06)) },
-        pearson: Estimate { value: Some(value + 0.02), interval: None },
+        trials: 10,
+        spearman: Estimate {
+            value: Some(value),
+            interval: ratio.is_none().then_some((value - 0.1, value + 0.06)),
+            p: ratio.map(|_| 0.017),
+        },
+        pearson: Estimate { value: Some(value + 0.02), interval: None, p: None },
         ceiling: Some(0.97),
         verdict: verdict.to_owned(),
     };
@@ -186,6 +191,35 @@ fn correlation() -> Correlations {
         points,
         rows,
         resamples: 2000,
+    }
+}
+
+/// Two models, as compare-models has them.
+fn models() -> Models {
+    let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
+    Models {
+        names: row(&["dense", "pruned"]),
+        figures: vec![
+            row(&["parameters", "134515008", "107612352 (80.0 %)"]),
+            row(&["mean of seven (guessing 0.357)", "0.4429 ± 0.0132", "0.4107 (92.7 %) ± 0.0131"]),
+        ],
+        difference_headings: row(&[
+            "figure",
+            "model",
+            "difference",
+            "95 % interval",
+            "retained",
+            "retained above chance",
+        ]),
+        differences: vec![row(&[
+            "mean of seven",
+            "pruned",
+            "-0.0322 ± 0.0180",
+            "-0.0680 to +0.0030; no difference shown",
+            "92.7 %",
+            "62.5 %",
+        ])],
+        notes: vec!["Differences are paired over the same questions.".to_owned()],
     }
 }
 
@@ -271,7 +305,11 @@ pub(crate) fn page() -> Page {
             .into_iter()
             .zip(matched)
             .filter(|(other, _)| *other != arm)
-            .map(|(other, trials)| TrialsToMatch { other: other.to_owned(), trials })
+            .map(|(other, trials)| TrialsToMatch {
+                other: other.to_owned(),
+                trials,
+                shown: "ranges overlap: no difference shown".to_owned(),
+            })
             .collect(),
     };
     let text = |role: &str, name: &str, windows, window, digest: &str| TextFacts {
@@ -341,6 +379,7 @@ pub(crate) fn page() -> Page {
             arm("data only (TPE)", 1, 4.641, 124.4, [None, None]),
             arm("baseline", 10, f64::NAN, 216.0, [None, None]),
         ],
+        models: Some(models()),
         correlation: Some(correlation()),
         recovery: Some(recovery()),
         samples: samples(),

@@ -3,8 +3,8 @@
 
 use adapruner_report::{
     ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
-    Estimate, Importance, LayerRow, Measured, ModelFacts, Page, Recovery, Run, Sample, State,
-    TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width, render,
+    Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
+    State, TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width, render,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -177,8 +177,8 @@ fn run() -> impl Strategy<Value = Run> {
 
 fn arm() -> impl Strategy<Value = ArmRow> {
     let test = (string(), number()).prop_map(|(text, perplexity)| TestMedian { text, perplexity });
-    let matched = (string(), option::of(any::<u64>()))
-        .prop_map(|(other, trials)| TrialsToMatch { other, trials });
+    let matched = (string(), option::of(any::<u64>()), string())
+        .prop_map(|(other, trials, shown)| TrialsToMatch { other, trials, shown });
     (
         (string(), size(), size()),
         (number(), number(), number()),
@@ -191,8 +191,23 @@ fn arm() -> impl Strategy<Value = ArmRow> {
 }
 
 fn estimate() -> impl Strategy<Value = Estimate> {
-    (option::of(-1.0..1.0f64), option::of((-1.0..1.0f64, -1.0..1.0f64)))
-        .prop_map(|(value, interval)| Estimate { value, interval })
+    let interval = option::of((-1.0..1.0f64, -1.0..1.0f64));
+    (option::of(-1.0..1.0f64), interval, option::of(0.0..1.0f64))
+        .prop_map(|(value, interval, p)| Estimate { value, interval, p })
+}
+
+fn models() -> impl Strategy<Value = Models> {
+    let cells = || vec(string(), 0..4);
+    let rows = || vec(vec(string(), 0..4), 0..4);
+    (cells(), rows(), cells(), rows(), cells()).prop_map(
+        |(names, figures, difference_headings, differences, notes)| Models {
+            names,
+            figures,
+            difference_headings,
+            differences,
+            notes,
+        },
+    )
 }
 
 fn correlation() -> impl Strategy<Value = Correlations> {
@@ -203,16 +218,17 @@ fn correlation() -> impl Strategy<Value = Correlations> {
         .prop_map(|(ratio, losses, accuracies)| CorrelationPoint { ratio, losses, accuracies });
     let name = || prop_oneof![3 => "[a-b]", 1 => string()];
     let row = (
-        (name(), name(), option::of(finite()), size()),
+        (name(), name(), option::of(finite()), size(), size()),
         (estimate(), estimate(), option::of(finite()), string()),
     )
         .prop_map(
-            |((loss, accuracy, ratio, points), (spearman, pearson, ceiling, verdict))| {
+            |((loss, accuracy, ratio, points, trials), (spearman, pearson, ceiling, verdict))| {
                 CorrelationRow {
                     loss,
                     accuracy,
                     ratio,
                     points,
+                    trials,
                     spearman,
                     pearson,
                     ceiling,
@@ -337,6 +353,7 @@ prop_compose! {
         measured in vec((string(), size(), size(), number(), number()), 0..6),
         comparison in vec(arm(), 0..4),
         correlation in option::of(correlation()),
+        models in option::of(models()),
         recovery in option::of(recovery()),
         samples in vec(sample(), 0..8),
         layers in vec(layer(), 0..40),
@@ -353,7 +370,7 @@ prop_compose! {
             measured: measured.into_iter().map(|(text, windows, window, dense, pruned)| {
                 Measured { text, windows, window, dense, pruned }
             }).collect(),
-            comparison, correlation, recovery, samples, layers,
+            comparison, correlation, models, recovery, samples, layers,
             ..head
         }
     }

@@ -26,6 +26,8 @@ use problems::Problem;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+/// A problem by its number.
+type Instance = fn(u64) -> Problem;
 type Failure = Box<dyn std::error::Error>;
 
 const AFTER: [usize; 4] = [50, 100, 150, 300];
@@ -127,7 +129,7 @@ fn main() -> Result<(), Failure> {
         ("linear", SubsetStrategy::Linear),
         ("odds then linear", SubsetStrategy::default()),
     ];
-    let of_sets: [(&str, fn(u64) -> Problem); 2] =
+    let of_sets: [(&str, Instance); 2] =
         [("subset", problems::subset), ("coupled", problems::coupled)];
     for (name, problem) in of_sets.into_iter().filter(|(name, _)| wanted(name)) {
         let random = every_seed(seeds, |s| run(&problem(s), RandomSampler::new(s), noise, s))?;

@@ -47,6 +47,22 @@ impl FileBackend {
         Ok(Self { path: full, grace: GRACE })
     }
 
+    /// Opens a journal that is there, to be read: nothing is made or locked, so
+    /// that no permission to write is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if there is no such file or it cannot be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        let io = |action, source| Error::Io { path: path.into(), action, source };
+        let full = std::path::absolute(path).map_err(|error| io("find", error))?;
+        let found = std::fs::metadata(&full).map_err(|error| io("open", error))?;
+        if !found.is_file() {
+            return Err(io("open", std::io::Error::other("not a regular file")));
+        }
+        Ok(Self { path: full, grace: GRACE })
+    }
+
     /// Breaks locks that stand still for `grace` rather than 30 seconds.
     pub fn with_lock_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

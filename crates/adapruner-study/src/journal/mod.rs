@@ -27,6 +27,7 @@ mod record;
 #[cfg(feature = "redis")]
 mod redis;
 mod replay;
+mod state;
 mod storage;
 mod time;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::distribution::{self, distribution_to_json, internal_to_json};
+use super::replay::WORKER_PREFIX;
 use super::{json, time};
 use crate::distribution::{Distribution, ParamValue};
 use crate::trial::{Direction, TrialState};
@@ -92,8 +93,70 @@ pub(crate) struct Record {
     pub(crate) operation: Operation,
 }
 
+/// The key of a line's check, its last field: the CRC-32 of the line without it,
+/// in hexadecimal digits. Optuna passes over it.
+const CHECK: &str = "check";
+
 /// The line of an operation, without its end.
 pub(crate) fn write(worker: &str, operation: &Operation) -> String {
+    let line = unchecked(worker, operation);
+    let check = crc32fast::hash(line.as_bytes());
+    format!("{},\"{CHECK}\":\"{check:08x}\"}}", &line[..line.len() - 1])
+}
+
+/// Holds a line against its check, if it has one.
+///
+/// # Errors
+/// A line that was changed since it was written.
+fn verify(line: &[u8], fields: &Fields<'_>) -> Result<(), String> {
+    /// Every field that this program writes.
+    const KNOWN: [&str; 25] = [
+        CHECK,
+        "op_code",
+        "worker_id",
+        "study_name",
+        "directions",
+        "study_id",
+        "trial_id",
+        "trial_ids",
+        "user_attr",
+        "system_attr",
+        "user_attrs",
+        "system_attrs",
+        "datetime_start",
+        "datetime_complete",
+        "state",
+        "value",
+        "values",
+        "params",
+        "distributions",
+        "intermediate_values",
+        "param_name",
+        "param_value_internal",
+        "distribution",
+        "step",
+        "intermediate_value",
+    ];
+    let Some(found) = fields.0.get(CHECK) else {
+        // A check whose own name was damaged is one that is missing.
+        let ours = fields.text("worker_id").is_ok_and(|worker| worker.starts_with(WORKER_PREFIX));
+        let foreign = fields.0.keys().find(|key| ours && !KNOWN.contains(&key.as_str()));
+        return match foreign {
+            Some(key) => Err(format!("damaged: {key:?} is no field that this program writes")),
+            None => Ok(()),
+        };
+    };
+    let end = format!(",\"{CHECK}\":{found}}}");
+    let whole = line.strip_suffix(end.as_bytes()).is_some_and(|rest| {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(rest);
+        hasher.update(b"}");
+        found.as_str() == Some(&format!("{:08x}", hasher.finalize()))
+    });
+    if whole { Ok(()) } else { Err("damaged: the line is not what was written".into()) }
+}
+
+fn unchecked(worker: &str, operation: &Operation) -> String {
     let (code, object) = fields(operation, json::Object::new());
     let head = json::Object::new().field("op_code", code).field("worker_id", json::text(worker));
     let (head, body) = (head.close(), object.close());
@@ -215,6 +278,7 @@ pub(crate) fn is_claim(line: &[u8]) -> bool {
 pub(crate) fn read(line: &[u8]) -> Result<Record, String> {
     let value = json::parse(line)?;
     let fields = Fields(value.as_object().ok_or("expected an object")?);
+    verify(line, &fields)?;
     let code = fields.id("op_code")?;
     let (user, system) = (Attrs::User, Attrs::System);
     let operation = match code {
@@ -387,5 +451,60 @@ fn state(value: &Value) -> Result<TrialState, String> {
         Some(3) => Ok(TrialState::Failed),
         Some(4) => Ok(TrialState::Waiting),
         _ => Err(format!("state: expected 0 to 4, found {value}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operations() -> [Operation; 4] {
+        [
+            Operation::CreateStudy {
+                name: "s".into(),
+                directions: vec![Some(Direction::Minimize)],
+            },
+            Operation::SetState {
+                trial: 3,
+                state: TrialState::Complete,
+                values: Some(vec![4.25]),
+                at_ms: Some(1_700_000_000_000),
+            },
+            Operation::Report { trial: 3, step: 1, value: f64::NAN },
+            Operation::TrialAttr {
+                trial: 3,
+                attrs: Attrs::User,
+                key: "check".into(),
+                value: "a \"check\":\"00000000\"}".into(),
+            },
+        ]
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_line_is_an_error() {
+        for operation in operations() {
+            let mut line = write("adapruner-host-1-2", &operation).into_bytes();
+            assert!(read(&line).is_ok(), "{operation:?}");
+            for bit in 0..line.len() * 8 {
+                line[bit / 8] ^= 1 << (bit % 8);
+                let text = String::from_utf8_lossy(&line).into_owned();
+                assert!(read(&line).is_err(), "bit {bit}: {text}");
+                line[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    #[test]
+    fn lines_of_earlier_versions_and_of_optuna_have_no_check() {
+        for operation in operations() {
+            for worker in ["adapruner-host-1-2", "optuna-host"] {
+                let line = unchecked(worker, &operation);
+                let record = read(line.as_bytes()).unwrap();
+                assert_eq!(record.worker, worker);
+                let checked = write(worker, &operation);
+                let rewritten = read(checked.as_bytes()).unwrap();
+                assert_eq!(format!("{record:?}"), format!("{rewritten:?}"));
+            }
+        }
     }
 }

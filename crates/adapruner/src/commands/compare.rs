@@ -24,10 +24,11 @@ use crate::{
 
 /// Compare ways of searching with equal budgets and several seeds.
 ///
-/// All of them use one bank of statistics. The table says the median and spread
-/// of the best losses, perplexities on texts that no search saw, and after how
-/// many trials each way was as good as the others ended. What is done already is
-/// not done again.
+/// All of them use one bank of statistics. The table gives the median and the range
+/// of the best losses over seeds, perplexities on texts that no search saw, and for
+/// each other way whether the ranges show a difference (at least three seeds each,
+/// and no overlap) and after how many trials the median reached the other's final
+/// median. What is done already is not done again.
 ///
 /// Example: adapruner compare MODEL --ratio 0.2 --calibration c4.jsonl --text wikitext2:validation --test wikitext2 --arms joint,random@300,data,metric,baseline --seeds 3 --study STUDY
 #[derive(Debug, Args)]
@@ -138,8 +139,13 @@ fn text(report: &Report<'_>) -> String {
     );
     for row in &report.rows {
         out.push_str(&format!(
-            "{}: {:.4} ({:.4} to {:.4}), {} seeds, {} trials",
-            row.arm, row.median, row.least, row.largest, row.seeds, row.trials
+            "{}: {:.4} ({:.4} to {:.4}), {}, {} trials",
+            row.arm,
+            row.median,
+            row.least,
+            row.largest,
+            if row.seeds == 1 { "1 seed".to_owned() } else { format!("{} seeds", row.seeds) },
+            row.trials
         ));
         for (mark, loss) in &row.after {
             out.push_str(&format!("; after {mark} {loss:.4}"));
@@ -157,13 +163,12 @@ fn text(report: &Report<'_>) -> String {
                 test.text.window
             ));
         }
-        for (other, reached) in &row.reached {
-            match reached {
-                Some(trials) => {
-                    out.push_str(&format!("  as good as {other} after {trials} trials\n"))
-                }
-                None => out.push_str(&format!("  never as good as {other}\n")),
-            }
+        for ((other, reached), (_, shown)) in row.reached.iter().zip(&row.against) {
+            let reached = reached.map_or_else(
+                || "the median never reached its final median".to_owned(),
+                |trials| format!("the median reached its final median after {trials} trials"),
+            );
+            out.push_str(&format!("  against {other}: {shown}; {reached}\n"));
         }
     }
     out

@@ -21,16 +21,18 @@ use crate::{
     terminal::Bars,
 };
 
-/// Hold models against the first of them, in one Markdown table.
+/// Compare models; the first one is the baseline.
 ///
-/// Sizes, perplexities, task accuracies, speeds, and what is left of the first
-/// model's, in percent.
+/// Prints Markdown tables: sizes, perplexities and task accuracies with standard
+/// errors, speeds, and the percentage of the baseline that each model retains; then,
+/// for every accuracy and loss, the difference from the baseline, paired over the
+/// same questions or windows, with a 95 % interval, and what is retained above
+/// chance.
 ///
 /// Example: adapruner compare-models MODEL SMALLER --text wikitext2 --tasks boolq,piqa --data-dir data
 #[derive(Debug, Args)]
 pub struct CompareModelsCommand {
-    /// Hugging Face folders, GGUF files, or hub ids; the first is what the
-    /// others are held against
+    /// Hugging Face folders, GGUF files, or hub ids; the first is the baseline
     #[arg(value_name = "MODEL", required = true, num_args = 2..)]
     models: Vec<PathBuf>,
     /// Text to measure perplexity on, as for eval; may be given several times

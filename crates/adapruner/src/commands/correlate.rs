@@ -8,7 +8,7 @@ use adapruner::{
     search::{
         STUDY, SearchRecord, StoredStudy, StudyFolder,
         correlate::{
-            CORRELATE_VERSION, Correlate, CorrelateSettings, Correlations, Outcome, Within, Work,
+            Correlate, CorrelateSettings, Correlations, JUDGED_VERSION, Outcome, Within, Work,
             judge, spread, wanted,
         },
         pool,
@@ -18,7 +18,10 @@ use adapruner::{
     zero_shot::{Questions, TaskSettings},
 };
 use adapruner_checkpoint::{atomic::Files, text::TokenSet};
-use adapruner_eval::{correlation::Correlation, zero_shot::Selection};
+use adapruner_eval::{
+    correlation::{Correlation, FEWEST},
+    zero_shot::Selection,
+};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
@@ -34,18 +37,20 @@ use crate::{
     typed::Real,
 };
 
-/// Hold losses against accuracies: is perplexity a good guide here?
+/// Correlate perplexity with task accuracy over a study's trials.
 ///
-/// Trials are chosen over the whole spread of a study's losses, always with the
-/// best one and the first (the hand setting), and pruned to each of --ratios.
-/// Every model is measured on the study's search-evaluation text (--text), on
-/// test texts and on tasks. Every loss is correlated with every accuracy, over
-/// all models and within each ratio of at least five: Spearman and Pearson, 95 %
-/// bootstrap intervals over models, and what they say. A loss is a poor guide
-/// where the lower bound of |Spearman| is below 0.5; where it tells ratios apart
-/// but not models of one ratio, and where accuracies differ by no more than their
-/// standard errors, that is said instead. The model as it was is measured as
-/// well, and left out of the correlations.
+/// Chooses trials over the whole spread of a study's losses, always with the best
+/// one and the first (the hand setting), and prunes them to each of --ratios.
+/// Measures every model on the study's search-evaluation text (--text), on test
+/// texts and on tasks. Correlates every loss with every accuracy, over all models
+/// and within each ratio of at least five: Spearman and Pearson with 95 %
+/// intervals, and what they say. Models of one trial at several ratios depend on
+/// each other: they are resampled together and count as one, and fewer than ten
+/// trials are not judged, only shown with the p of a permutation test. A loss is a
+/// poor guide where the lower bound of |Spearman| is below 0.5; where it tells
+/// ratios apart but not models of one ratio, and where accuracies differ by no
+/// more than their standard errors, the command says that instead. It measures the
+/// dense model as well, and leaves it out of the correlations.
 ///
 /// Every model is kept in the study's folder as soon as it is measured: the same
 /// line again goes on, and measures nothing twice. `report` shows the result.
@@ -103,10 +108,10 @@ pub struct CorrelateCommand {
     /// Tokens of tasks that run together [default: chosen from memory]
     #[arg(long, value_name = "N")]
     batch_tokens: Option<usize>,
-    /// Resamples of the intervals
+    /// Resamples of the intervals, and random permutations
     #[arg(long, value_name = "N", default_value_t = 2000)]
     resamples: usize,
-    /// Seed of the resamples
+    /// Seed of both
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
     /// Say which models would be measured and what that takes, measure nothing
@@ -261,7 +266,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     interrupt::at_once();
     let pairs = judge::pairs(&finished.points, settings.resamples, settings.seed);
     let found = Correlations {
-        version: CORRELATE_VERSION,
+        version: JUDGED_VERSION,
         adapruner: VERSION.to_owned(),
         study: study.name.clone(),
         evaluation: record.evaluation.clone(),
@@ -275,8 +280,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
         seed: settings.seed,
         command: command_line(),
     };
-    let json = serde_json::to_string_pretty(&found)? + "\n";
-    folder.write(&folder.correlations(&study.name), json.as_bytes())?;
+    folder.write_json(&folder.correlations(&study.name), &found)?;
     printer.result(&Report { found: &found, settings: &settings }, |report| text(report.found))
 }
 
@@ -308,15 +312,19 @@ fn announced(plan: &Plan) -> String {
 fn text(found: &Correlations) -> String {
     let cell = |found: &Correlation| match (found.value, found.interval) {
         (Some(value), Some((low, high))) => format!("{value:+.2} [{low:+.2}, {high:+.2}]"),
-        (Some(value), None) => format!("{value:+.2}"),
+        (Some(value), None) => {
+            let p = found.p.map_or_else(String::new, |p| format!(" (p {p:.3})"));
+            format!("{value:+.2}{p}")
+        }
         (None, _) => "none".to_owned(),
     };
     let row = |(first, second): (String, String), within: &Within, verdict: String| {
         let ceiling = within.ceiling().map_or_else(|| "none".to_owned(), |c| format!("{c:.2}"));
         let (spearman, pearson) = (cell(&within.spearman), cell(&within.pearson));
-        vec![first, second, within.points.to_string(), spearman, pearson, ceiling, verdict]
+        let (points, trials) = (within.points.to_string(), within.trials.to_string());
+        vec![first, second, points, trials, spearman, pearson, ceiling, verdict]
     };
-    let heads = ["loss", "accuracy", "n", "Spearman", "Pearson", "ceiling", "guide"];
+    let heads = ["loss", "accuracy", "models", "trials", "Spearman", "Pearson", "ceiling", "guide"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for pair in &found.pairs {
         let names = (pair.predictor.clone(), pair.outcome.clone());
@@ -330,8 +338,11 @@ fn text(found: &Correlations) -> String {
     out.push('\n');
     out.push_str(&columns(&rows));
     out.push_str(&format!(
-        "95 % intervals from {} resamples of the models (seed {}); ceiling: the largest correlation \
-         that the accuracies' standard errors leave room for\n\n",
+        "95 % intervals by Fisher's transformation (Spearman: Bonett and Wright's variance), with as \
+         many models as there are trials; where a trial has several ratios no narrower than those of \
+         {} resamples of trials (seed {}); none below {FEWEST} trials; p: permutation test of no \
+         association; ceiling: the largest correlation that the accuracies' standard errors leave \
+         room for\n\n",
         found.resamples, found.seed
     ));
     for sentence in &found.sentences {

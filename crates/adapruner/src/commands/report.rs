@@ -1,18 +1,22 @@
 //! `report`: a study as one self-contained page.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adapruner::{
+    compare_models::{self, Comparison},
     recovered,
     search::{StudyFolder, page::page},
 };
-use adapruner_checkpoint::atomic::Files;
+use adapruner_checkpoint::{atomic::Files, mapped::MappedFile};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
 use super::{Perform, Session};
-use crate::printer::{Printer, bytes, table};
+use crate::{
+    failure::advised,
+    printer::{Printer, bytes, table},
+};
 
 /// Make a page of a study: what was found, how, and what it cost.
 ///
@@ -20,7 +24,8 @@ use crate::printer::{Printer, bytes, table};
 /// trials and seconds, coefficients against loss, importances of the parameters,
 /// the samples that were chosen, widths of every layer, warnings, costs, and the
 /// command that makes it again; with --recovery, losses and learning rate of the
-/// training after it.
+/// training after it; with --models, the models side by side, with standard errors
+/// and paired differences.
 ///
 /// Example: adapruner report STUDY --out report.html
 #[derive(Debug, Args)]
@@ -34,6 +39,10 @@ pub struct ReportCommand {
     /// Output folder of a recovery, whose training is shown too
     #[arg(long, value_name = "DIR")]
     recovery: Option<PathBuf>,
+    /// Comparison of the models that came of it, as compare-models --json --out
+    /// wrote it
+    #[arg(long, value_name = "FILE")]
+    models: Option<PathBuf>,
     /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -58,6 +67,8 @@ impl Perform for ReportCommand {
         let files = Files::new().read("STUDY", &self.study);
         let recovery = self.recovery.iter();
         let files = recovery.fold(files, |files, path| files.read("--recovery", path));
+        let models = self.models.iter();
+        let files = models.fold(files, |files, path| files.read("--models", path));
         Ok(files.file("--out", &self.out, self.force))
     }
 
@@ -66,11 +77,24 @@ impl Perform for ReportCommand {
     }
 }
 
+/// The models that a comparison holds, as the page shows them.
+fn models(path: &Path) -> Result<adapruner_report::Models> {
+    let bytes = MappedFile::open(path)?;
+    let comparison = serde_json::from_slice::<Comparison>(&bytes).map_err(|error| {
+        advised(
+            format!("{}: {error}", path.display()),
+            "--models takes what compare-models --json --out FILE wrote",
+        )
+    })?;
+    Ok(compare_models::page(&comparison))
+}
+
 fn run(args: &ReportCommand, session: &Session) -> Result<()> {
     let staged = session.writer.file(&args.out)?;
     let folder = StudyFolder::open(&args.study)?;
     let mut page = page(&folder, args.storage.as_deref(), adapruner_study::journal::timestamp())?;
     page.recovery = args.recovery.as_deref().map(recovered::shown).transpose()?;
+    page.models = args.models.as_deref().map(models).transpose()?;
     let html = adapruner_report::render(&page);
     staged.write(html.as_bytes())?;
     let written = Written {

@@ -119,21 +119,19 @@ fn run(args: &RunCommand, session: &Session) -> Result<()> {
         Some(earlier) => RunRecord { config: tables.clone(), model: model.clone(), ..earlier },
         None => RunRecord::new(model.clone(), tables.clone()),
     };
-    let (mut fingerprints, mut open) = (Vec::new(), false);
+    let (mut fingerprints, mut open) = (Vec::new(), Vec::new());
     for stage in &stages {
         let print = Fingerprint::of(stage, &model.digest, &tables, fingerprints.last())?;
-        if record.done(stage, &print).is_none() {
-            // What cannot be written is known before hours of work.
-            claim(stage)?;
-            open = true;
-        }
+        open.extend(record.done(stage, &print).is_none().then_some(stage));
         fingerprints.push(print);
     }
-    if open {
+    if !open.is_empty() {
         check_tests(&checkpoint, &pipeline, &file)?;
     }
     drop(checkpoint);
     let folder = session.writer.state(&pipeline.out)?;
+    // What cannot be written is known before hours of work.
+    open.into_iter().try_for_each(claim)?;
     // Of a run that was killed, the stage may still be about to end.
     let _alone = wait_for(&pipeline.out.join(RUN_LOCK), "another run")?;
     let stage_lock = pipeline.out.join(whole::STAGE_LOCK);

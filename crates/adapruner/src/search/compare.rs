@@ -149,9 +149,59 @@ pub struct Row {
     pub after: Vec<(u64, f64)>,
     /// Median perplexity on each test text.
     pub tests: Vec<MedianTest>,
-    /// For every other arm, after how many trials the median over seeds was at
-    /// least as good as that arm's final median; `None` if never.
+    /// For every other arm, after how many trials the median over seeds reached
+    /// that arm's final median; `None` if never. Of medians alone: see `against`.
     pub reached: Vec<(String, Option<u64>)>,
+    /// For every other arm, what the ranges of the best losses show.
+    pub against: Vec<(String, Shown)>,
+}
+
+/// Seeds that both arms need for a difference to be shown.
+const SEEDS: usize = 3;
+
+/// What the ranges of two arms' best losses over seeds show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shown {
+    /// Every seed ends below every seed of the other.
+    Lower,
+    /// Every seed ends above every seed of the other.
+    Higher,
+    /// The ranges overlap.
+    Overlap,
+    /// An arm has fewer than three seeds.
+    TooFewSeeds,
+}
+
+impl Shown {
+    /// Of two arms' best losses.
+    fn of(losses: &[f64], other: &[f64]) -> Self {
+        let range = |losses: &[f64]| {
+            let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+            (least, losses.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+        };
+        let ((least, largest), (other_least, other_largest)) = (range(losses), range(other));
+        if losses.len().min(other.len()) < SEEDS {
+            Self::TooFewSeeds
+        } else if largest < other_least {
+            Self::Lower
+        } else if least > other_largest {
+            Self::Higher
+        } else {
+            Self::Overlap
+        }
+    }
+}
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Lower => "lower for every seed",
+            Self::Higher => "higher for every seed",
+            Self::Overlap => "ranges overlap: no difference shown",
+            Self::TooFewSeeds => "fewer than 3 seeds: no difference shown",
+        })
+    }
 }
 
 /// Perplexity on a text, the median over seeds.
@@ -189,7 +239,8 @@ pub fn table(runs: &[Run]) -> Vec<Row> {
             let after = |count: usize| median(runs.iter().map(|run| run.best_so_far[count - 1]));
             let losses = || runs.iter().map(|run| run.loss);
             let marks = MARKS.into_iter().filter(|&mark| mark as usize <= trials);
-            let others = arms.iter().filter(|other| *other != arm);
+            let others = || arms.iter().filter(|other| *other != arm);
+            let losses_of = |arm: &str| of(arm).iter().map(|run| run.loss).collect::<Vec<_>>();
             Row {
                 arm: (*arm).to_owned(),
                 seeds: runs.len(),
@@ -199,7 +250,12 @@ pub fn table(runs: &[Run]) -> Vec<Row> {
                 largest: losses().fold(f64::NEG_INFINITY, f64::max),
                 after: marks.map(|mark| (mark, after(mark as usize))).collect(),
                 tests: tests(&runs),
-                reached: others
+                against: others()
+                    .map(|other| {
+                        ((*other).to_owned(), Shown::of(&losses_of(arm), &losses_of(other)))
+                    })
+                    .collect(),
+                reached: others()
                     .map(|other| {
                         let goal = final_median(other);
                         let reached = (1..=trials).find(|&count| after(count) <= goal);
@@ -266,6 +322,27 @@ mod tests {
         // Medians over seeds: 5.5, 2.5, 1.5.
         assert_eq!(rows[0].reached, [("b".to_owned(), Some(2))]);
         assert_eq!(rows[1].reached, [("a".to_owned(), None)]);
+    }
+
+    #[test]
+    fn a_difference_is_shown_by_ranges_of_three_seeds_that_do_not_overlap() {
+        let arm = |name: &str, losses: &[f64]| -> Vec<Run> {
+            (0_u64..).zip(losses).map(|(seed, &loss)| run(name, seed, &[loss])).collect()
+        };
+        // The losses of joint TPE, random search and the metric alone of a study.
+        let runs = [
+            arm("joint", &[4.6683, 4.6764, 4.6860]),
+            arm("random", &[4.6791, 4.7063, 4.7165]),
+            arm("metric", &[4.6991]),
+            arm("worse", &[4.9, 4.8, 5.0]),
+        ];
+        let rows = table(&runs.concat());
+        let shown = |row: usize, other: usize| rows[row].against[other].1;
+        assert_eq!(shown(0, 0), Shown::Overlap);
+        assert_eq!(shown(1, 0), Shown::Overlap);
+        assert_eq!(shown(0, 1), Shown::TooFewSeeds);
+        assert_eq!((shown(0, 2), shown(3, 0)), (Shown::Lower, Shown::Higher));
+        assert!(Shown::Overlap.to_string().contains("no difference shown"));
     }
 
     #[test]

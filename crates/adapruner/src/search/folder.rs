@@ -174,6 +174,7 @@ impl StudyFolder {
     /// be reached.
     pub fn storage(&self, url: Option<&str>) -> Result<Arc<dyn Storage>> {
         match url {
+            None if self.state.is_none() => Ok(Arc::new(JournalStorage::read(self.journal())?)),
             None => {
                 let storage = JournalStorage::file(self.journal())?;
                 Ok(Arc::new(storage.with_heartbeat_interval(SIGN_OF_LIFE)))

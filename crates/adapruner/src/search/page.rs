@@ -240,7 +240,12 @@ fn comparison(runs: &[Run]) -> Vec<ArmRow> {
             trials_to_match: row
                 .reached
                 .into_iter()
-                .map(|(other, trials)| TrialsToMatch { other, trials })
+                .zip(row.against)
+                .map(|((other, trials), (_, shown))| TrialsToMatch {
+                    other,
+                    trials,
+                    shown: shown.to_string(),
+                })
                 .collect(),
         })
         .collect()

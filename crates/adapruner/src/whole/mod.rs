@@ -6,7 +6,8 @@
 //! | `study/` | what `search` works in |
 //! | `pruned/` | the pruned model |
 //! | `recovered/` | the recovered model |
-//! | `report.html` | the page of the study and the recovery |
+//! | `models.json` | the models side by side |
+//! | `report.html` | the page of the study, the recovery and the models |
 //! | `run.json` | the manifest: every stage's command, time, inputs and result |
 //!
 //! A stage is done when the manifest says so with the same [`Fingerprint`]; else

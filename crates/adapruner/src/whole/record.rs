@@ -26,11 +26,23 @@ pub const RUN_LOCK: &str = "run.lock";
 /// Locked by a stage at work.
 pub const STAGE_LOCK: &str = "stage.lock";
 
+/// What the stage `evaluate` measured.
+pub const COMPARISON: &str = "models.json";
+
 /// The folder of a whole run.
 pub static RUN: StateKind = StateKind {
     name: "run",
     known_by: &[RECORD],
-    owned: &[RECORD, RUN_LOCK, STAGE_LOCK, "study", "pruned", "recovered", "report.html"],
+    owned: &[
+        RECORD,
+        RUN_LOCK,
+        STAGE_LOCK,
+        "study",
+        "pruned",
+        "recovered",
+        COMPARISON,
+        "report.html",
+    ],
 };
 
 /// Digest of all that decides what a stage makes: version, model, command, the

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 
+use super::record::COMPARISON;
 use crate::advice::advised;
 
 /// A stage of the whole.
@@ -235,13 +236,17 @@ impl Pipeline {
                 if let Some(folder) = &self.data_dir {
                     compare = compare.with("--data-dir", folder);
                 }
-                (compare, None)
+                let out = self.out.join(COMPARISON);
+                (compare.with("--out", &out).and("--force"), Some(out))
             }
             StageName::Report => {
                 let out = self.out.join("report.html");
                 let mut report = Arguments::new("report").and(self.study());
                 if self.has(StageName::Recover) {
                     report = report.with("--recovery", self.recovered());
+                }
+                if self.has(StageName::Evaluate) {
+                    report = report.with("--models", self.out.join(COMPARISON));
                 }
                 (report.with("--out", &out).and("--force"), Some(out))
             }

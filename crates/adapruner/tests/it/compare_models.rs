@@ -52,11 +52,32 @@ fn models_side_by_side() {
     assert!((shown - 100.0 * ratio.unwrap()).abs() < 1e-9);
     assert_eq!(report["notes"], serde_json::json!([]));
 
+    // Standard errors are those of eval, and differences pair the same questions.
+    let eval = json("eval {model} --tasks piqa --data-dir {data} --limit 4", &paths);
+    let piqa = row("piqa, acc_norm");
+    assert_eq!(piqa["sure"]["stderrs"][0], eval["results"]["piqa"]["acc_norm_stderr,none"]);
+    assert_eq!(piqa["sure"]["chance"], 0.5);
+    let difference = &piqa["sure"]["differences"][1];
+    let values = number(piqa, "values", 1) - number(piqa, "values", 0);
+    assert!((difference["value"].as_f64().unwrap() - values).abs() < 1e-12, "{piqa}");
+    let (low, high) = (number(difference, "interval", 0), number(difference, "interval", 1));
+    assert!(low < high, "{piqa}");
+    let losses = &perplexity["sure"];
+    assert!((number(losses, "losses", 1).exp() - number(perplexity, "values", 1)).abs() < 1e-9);
+    let change = number(losses, "losses", 1) - number(losses, "losses", 0);
+    let difference = &losses["differences"][1];
+    assert!((difference["value"].as_f64().unwrap() - change).abs() < 1e-12, "{losses}");
+    // Four windows are too few for an interval.
+    assert!(difference["stderr"].is_number() && difference["interval"].is_null(), "{losses}");
+
     let line = format!("{line} --no-latency --out {{table}}");
     let shown = succeed(&line, &paths);
     assert_eq!(std::fs::read_to_string(&table).unwrap(), shown);
     assert!(shown.starts_with("|  |") && shown.contains("| parameters |"), "{shown}");
     assert!(!shown.contains("first token"), "{shown}");
+    for part in ["retained above chance", "(guessing 0.500)", "Agresti", "none: fewer than 30"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
     let error = fail(&line, &paths);
     assert!(error.contains("already exists"), "{error}");
     succeed(&format!("{line} --force"), &paths);

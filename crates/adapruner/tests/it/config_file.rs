@@ -47,6 +47,7 @@ fn tasks_of_a_file_are_asked() {
     assert_eq!(report["n-samples"]["piqa"]["effective"], 2);
     assert!(report["n-samples"].get("boolq").is_none());
     std::fs::write(&config, format!("{eval}limit = 2\n{tasks}")).unwrap();
+    std::fs::remove_file(&log).unwrap();
     let error = fail("eval {model} --config {config}", &paths);
     assert!(error.contains("exclude each other"), "{error}");
 }

@@ -93,15 +93,18 @@ fn every_loss_is_held_against_every_accuracy() {
         (&found["dense"]["trial"], &dense["tasks"][1]["value"]),
         (&Value::Null, &0.375.into())
     );
-    // Two losses, two tasks, three ratios of six models each.
+    // Two losses, two tasks, three ratios of six models each: 18 models of 6 trials,
+    // which are too few to be judged.
     let pairs = found["pairs"].as_array().unwrap();
     assert_eq!(pairs.len(), 4);
     for pair in pairs {
         assert_eq!(pair["overall"]["points"], 18);
         let within = pair["within"].as_array().unwrap();
         assert_eq!(within.len(), 3);
-        assert!(within.iter().all(|within| within["points"] == 6), "{pair}");
-        assert!(pair["verdict"].is_string());
+        assert!(within.iter().all(|w| w["points"] == 6 && w["trials"] == 6), "{pair}");
+        assert_eq!((&pair["overall"]["trials"], &pair["verdict"]), (&6.into(), &"too-few".into()));
+        assert!(pair["overall"]["spearman"]["interval"].is_null(), "{pair}");
+        assert!(pair["overall"]["spearman"]["p"].is_null(), "{pair}");
     }
     assert_eq!(found["sentences"].as_array().unwrap().len(), 2);
 
@@ -122,6 +125,21 @@ fn every_loss_is_held_against_every_accuracy() {
     small.json("report {study} --out {page}");
     let page = std::fs::read_to_string(small.dir.path().join("page.html")).unwrap();
     assert!(page.contains("id=\"correlation\"") && page.contains("boolq"));
+
+    // A file with the intervals of a bootstrap of models is judged again.
+    let path = small.study.join("results/correlate");
+    let path = std::fs::read_dir(path).unwrap().map(|file| file.unwrap().path());
+    let path = path.into_iter().find(|path| path.extension().is_some_and(|e| e == "json")).unwrap();
+    let mut older: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    older.as_object_mut().unwrap().remove("sealed");
+    older["adapruner"] = "0.1.0".into();
+    older["version"] = 1.into();
+    older["sentences"] = serde_json::json!(["The search loss is a good guide to piqa."]);
+    older["pairs"] = serde_json::json!([{ "verdict": "good" }]);
+    std::fs::write(&path, older.to_string()).unwrap();
+    small.json("report {study} --out {page} --force");
+    let page = std::fs::read_to_string(small.dir.path().join("page.html")).unwrap();
+    assert!(!page.contains("good guide") && page.contains("too few trials"), "judged again");
 }
 
 #[test]
@@ -140,7 +158,7 @@ fn all_seven_tasks_have_a_mean() {
     assert!((figures["mean"][0].as_f64().unwrap() - mean).abs() < 1e-12);
     // Two models are too few, and that is said.
     assert!(found["pairs"].as_array().unwrap().iter().all(|pair| pair["verdict"] == "too-few"));
-    assert!(found["sentences"][0].as_str().unwrap().contains("too few models"));
+    assert!(found["sentences"][0].as_str().unwrap().contains("too few trials"));
 }
 
 #[test]

@@ -173,3 +173,39 @@ fn an_output_is_replaced_only_while_it_is_as_it_was_written() {
     fs::write(&weights, &written[&weights]).unwrap();
     succeed(line, &paths);
 }
+
+/// `report` and `apply` read a study and change nothing in it, so that they need
+/// no permission to write there.
+#[test]
+fn a_study_that_is_only_read_stays_as_it_is() {
+    let dir = tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (model, texts) = (tiny(), [tiny().join("calibration.txt"), tiny().join("text.txt")]);
+    let (study, page, out) = (at("s"), at("page.html"), at("out"));
+    let paths = [
+        ("m", &*model),
+        ("c", &*texts[0]),
+        ("t", &*texts[1]),
+        ("s", &*study),
+        ("page", &*page),
+        ("out", &*out),
+    ];
+    succeed(
+        "search {m} --ratio 0.2 --calibration {c} --samples 16 --sample-tokens 16 --text {t} --window 32 \
+         --limit 4 --trials 3 --allow-overlap --study {s}",
+        &paths,
+    );
+    let state = || -> Vec<_> {
+        let files = entries(&study).into_iter().chain([study.clone()]);
+        files.map(|path| (fs::metadata(&path).unwrap().modified().unwrap(), path)).collect()
+    };
+    let before = state();
+    succeed("report {s} --out {page}", &paths);
+    succeed("apply {m} --study {s} --out {out}", &paths);
+    assert_eq!(state(), before);
+    // What is missing is not made.
+    fs::remove_file(study.join("journal.log")).unwrap();
+    let error = fail("report {s} --out {page} --force", &paths);
+    assert!(error.contains("journal.log"), "{error}");
+    assert!(!study.join("journal.log").exists());
+}

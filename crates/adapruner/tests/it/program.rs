@@ -72,6 +72,24 @@ pub fn fail(line: &str, paths: &[(&str, &Path)]) -> String {
     text
 }
 
+/// Runs a line that must fail with exit code 1, after warnings; stderr.
+pub fn fail_warned(line: &str, paths: &[(&str, &Path)]) -> String {
+    let output = command(words(line, paths)).output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{line}\n{text}{}", stdout(&output));
+    assert!(text.lines().any(|line| line.starts_with("error: ")), "{line}\n{text}");
+    text
+}
+
+/// Edits a JSON file that the program wrote as one of before files had digests.
+pub fn edit_unsealed(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    json.as_object_mut().unwrap().remove("sealed");
+    json["adapruner"] = "0.1.0".into();
+    edit(&mut json);
+    std::fs::write(path, json.to_string()).unwrap();
+}
+
 /// Everything below a folder, hidden entries included.
 pub fn entries(dir: &Path) -> BTreeSet<PathBuf> {
     let mut out = BTreeSet::new();

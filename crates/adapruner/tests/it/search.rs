@@ -138,9 +138,9 @@ fn a_study_that_is_older_than_the_precision_goes_on_in_the_highest() {
     let journal = std::fs::read_to_string(small.study.join("journal.log")).unwrap();
     assert!(!journal.contains("precision"), "{journal}");
     let path = small.study.join("search.json");
-    let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    assert!(record.as_object_mut().unwrap().remove("matmul_precision").is_some());
-    std::fs::write(&path, record.to_string()).unwrap();
+    crate::program::edit_unsealed(&path, |record| {
+        assert!(record.as_object_mut().unwrap().remove("matmul_precision").is_some());
+    });
     let refused = small.refused("--matmul-precision high");
     assert!(refused.contains("the matmul-precision was highest, now high"), "{refused}");
     let straight = Small::new().search("--trials 6");
@@ -297,6 +297,9 @@ fn arms_are_compared_on_one_bank_and_shown_on_a_page() {
             (number(row, "/median"), number(row, "/least"), number(row, "/largest"));
         assert!(least <= median && median <= largest);
         assert_eq!(row["reached"].as_array().unwrap().len(), 4);
+        // Two seeds show no difference.
+        let against = row["against"].as_array().unwrap();
+        assert!(against.len() == 4 && against.iter().all(|other| other[1] == "too-few-seeds"));
         assert!(number(row, "/tests/0/median") > number(row, "/tests/0/dense"));
     }
     assert_eq!(rows[0]["seeds"], 2);

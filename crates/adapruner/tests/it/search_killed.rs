@@ -139,9 +139,9 @@ fn damaged_and_foreign_files_are_said() {
     assert!(refused.contains("journal.log") && refused.contains("77"), "{refused}");
     put("journal.log", &journal);
     let record = keep("search.json");
-    let newer =
-        String::from_utf8(record.clone()).unwrap().replacen("\"version\": 1", "\"version\": 2", 1);
-    put("search.json", newer.as_bytes());
+    crate::program::edit_unsealed(&small.study.join("search.json"), |record| {
+        record["version"] = 2.into();
+    });
     let refused = small.refused("--trials 5");
     assert!(refused.contains("expected version 1, found version 2"), "{refused}");
     put("search.json", &record[..record.len() / 2]);
@@ -153,7 +153,7 @@ fn damaged_and_foreign_files_are_said() {
     put("bank.safetensors", &bank);
     let pool = keep("pool.jsonl");
     put("pool.jsonl", b"{}\n");
-    assert!(small.refused("--trials 5").contains("pool.jsonl:1"));
+    assert!(small.refused("--trials 5").contains("pool.jsonl: damaged"));
     put("pool.jsonl", &pool);
     small.search("--trials 5");
     // A folder of somebody else's journal.

@@ -6,7 +6,7 @@ use adapruner_checkpoint::Digest;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{command, fail, json, stderr, succeed, tiny, words};
+use crate::program::{command, fail, fail_warned, json, stderr, succeed, tiny, words};
 
 /// A configuration for the fixture model with these stages.
 fn configuration(stages: &str) -> (TempDir, String) {
@@ -163,6 +163,7 @@ fn all_stages_follow_each_other() {
     }
     let page = fs::read_to_string(dir.path().join("out/report.html")).unwrap();
     assert!(page.contains("id=\"recovery\"") && page.contains("Loss over steps"));
+    assert!(page.contains("id=\"models\"") && page.contains("95 % interval"));
     let record = run(dir.path());
     assert_eq!(record["skipped"].as_array().unwrap().len(), 5);
     recoveries_that_are_none_are_refused(dir.path());
@@ -189,20 +190,30 @@ fn all_stages_follow_each_other() {
 
 #[test]
 fn a_stage_that_fails_is_named_and_those_before_it_stay() {
-    let (dir, _) = configuration(r#""search", "prune""#);
-    let kept = dir.path().join("out/pruned");
+    let (dir, config) = configuration(r#""prune", "recover""#);
+    let (path, kept) = (dir.path().join("run.toml"), dir.path().join("out/pruned"));
+    // Known before any work: a folder that is not ours.
     fs::create_dir_all(&kept).unwrap();
     fs::write(kept.join("mine.txt"), "not yours").unwrap();
-    let line = words("run {config}", &[("config", &dir.path().join("run.toml"))]);
-    let output = command(line).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let said = stderr(&output);
-    assert!(said.contains("prune: the stage failed") && said.contains("hint:"), "{said}");
+    let said = fail("run {config}", &[("config", &path)]);
+    assert!(said.contains("out/pruned: is there") && said.contains("hint:"), "{said}");
+    fs::write(dir.path().join("out/.adapruner"), "run\n").unwrap();
+    let said = fail_warned("run {config}", &[("config", &path)]);
+    assert!(said.contains("prune: ") && said.contains("no manifest.json"), "{said}");
     assert_eq!(fs::read_to_string(kept.join("mine.txt")).unwrap(), "not yours");
     fs::remove_dir_all(&kept).unwrap();
-    assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search"]));
-    let commands = succeed("run {config} --dry-run", &[("config", &dir.path().join("run.toml"))]);
-    assert!(commands.lines().count() == 2 && commands.contains("apply"), "{commands}");
+    // Found out by the stage itself: a rate at which the loss is no number.
+    fs::write(&path, format!("{config}learning-rate = 1e30\nwarmup = 0\nvalidation = 0\n"))
+        .unwrap();
+    let output = command(words("run {config}", &[("config", &path)])).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("recover: the stage failed") && said.contains("hint:"), "{said}");
+    assert!(kept.join("model.safetensors").is_file());
+    fs::write(&path, config).unwrap();
+    assert_eq!(run(dir.path())["skipped"], serde_json::json!(["prune"]));
+    let commands = succeed("run {config} --dry-run", &[("config", &path)]);
+    assert!(commands.lines().count() == 2 && commands.contains("recover"), "{commands}");
 }
 
 /// What a search found, but for the numbers of trials, of which those that were
@@ -254,6 +265,7 @@ fn a_run_waits_for_the_stage_of_an_earlier_one() {
     let (dir, _) = configuration(r#""search""#);
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
+    fs::write(out.join(".adapruner"), "run\n").unwrap();
     for name in ["run.lock", "stage.lock"] {
         let held = fs::File::create(out.join(name)).unwrap();
         held.lock().unwrap();

@@ -283,7 +283,7 @@ fn pointers_of_git_lfs_say_what_they_are() {
         let path = folder.path().join(name);
         fs::write(&path, pointer).unwrap();
         let text = text::read(path.to_str().unwrap(), &TextOptions::default());
-        says(text.err().expect("a pointer"), name);
+        says(text.expect_err("a pointer"), name);
     }
 }
 

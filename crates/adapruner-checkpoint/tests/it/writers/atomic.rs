@@ -153,21 +153,21 @@ fn what_is_read_is_never_replaced() {
     let inner = out.join("surplus");
     for input in [&out, &inner, &folder.path().join("./out/../out")] {
         let error = dir(&out, true, &[input]).unwrap_err();
-        assert!(matches!(error, Error::Overlap { .. }), "{error}");
+        assert!(matches!(error, Error::Overlap(_)), "{error}");
         let text = error.to_string();
         assert!(text.contains("out: --out ") && text.ends_with("read as MODEL"), "{text}");
         assert!(text.contains(input.to_str().unwrap()), "{text}");
     }
     for input in [&inner, &out] {
-        assert!(matches!(file(&inner, true, &[input]), Err(Error::Overlap { .. })));
+        assert!(matches!(file(&inner, true, &[input]), Err(Error::Overlap(_))));
     }
     // Not even beside what is read, in the folder that is read.
-    assert!(matches!(file(&out.join("new"), false, &[&out]), Err(Error::Overlap { .. })));
+    assert!(matches!(file(&out.join("new"), false, &[&out]), Err(Error::Overlap(_))));
     // Where files are only looked for, new ones do no harm.
     let searched = Files::new().search("--data-dir", folder.path());
     drop(searched.clone().file("--out", folder.path().join("new"), false).claim().unwrap());
     let error = searched.file("--out", &inner, true).claim().unwrap_err();
-    assert!(matches!(error, Error::Overlap { .. }), "{error}");
+    assert!(matches!(error, Error::Overlap(_)), "{error}");
     // Outputs are apart from each other, too.
     let twice = Files::new().file("--log", &inner, true).folder("--out", &out, true);
     let error = twice.claim().unwrap_err().to_string();
@@ -176,7 +176,7 @@ fn what_is_read_is_never_replaced() {
     assert!(Files::new().claim().unwrap().file(&folder.path().join("x")).is_err());
     // A model that turns out to lie in the output.
     let writer = Files::new().folder("--out", &out, true).claim().unwrap();
-    assert!(matches!(writer.check_read("MODEL", &inner), Err(Error::Overlap { .. })));
+    assert!(matches!(writer.check_read("MODEL", &inner), Err(Error::Overlap(_))));
 }
 
 static STATE: StateKind = StateKind {
@@ -209,7 +209,7 @@ fn state_is_kept_in_folders_of_our_own_alone() {
     drop(open(Files::new().read("--text", &text)).unwrap());
     for read in [root.clone(), root.join("results/one.json"), folder.path().to_path_buf()] {
         let error = open(Files::new().read("--text", &read)).unwrap_err();
-        assert!(matches!(error, Error::Overlap { .. }), "{error}");
+        assert!(matches!(error, Error::Overlap(_)), "{error}");
     }
     let other = StateKind { name: "training", known_by: &[], owned: &[] };
     let error = StateDir::open(&root, &other).unwrap_err().to_string();

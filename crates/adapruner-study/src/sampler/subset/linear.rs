@@ -41,7 +41,7 @@ const MOST_CROSSED: usize = 8;
 /// Prior deviation of what all numbers together change in the effect of an item, in
 /// that of the effect. Of 0, 0.5 and 1, which were tried on eight instances of the benchmark's two
 /// problems of subsets, the one that finds coupled items sooner and costs others
-/// nothing.
+/// little.
 const PRODUCTS: f64 = 0.5;
 /// Above this many trials, products of items and numbers are left out: what they
 /// cost grows with their number.

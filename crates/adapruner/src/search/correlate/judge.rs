@@ -4,17 +4,22 @@
 //! often: the *strength* of a pair is minus its Spearman coefficient, and its
 //! lower bound that of the 95 % interval.
 //!
+//! Models of one trial at several ratios depend on each other: they are one
+//! cluster, and what counts is the number of trials.
+//!
 //! | verdict | rule, the first that holds |
 //! |---|---|
-//! | too few | no interval: fewer than five models |
-//! | between ratios only | the lower bound is 0.5 or more, but several ratios are mixed and within none of them (of five models or more) it is above 0: the loss tells how much was removed, not which model is better (Simpson's paradox) |
+//! | too few | fewer than ten trials |
+//! | between ratios only | the lower bound is 0.5 or more, but several ratios are mixed and within none of them (of ten models or more) it is above 0: the loss tells how much was removed; it is not shown to tell which model of a ratio is better (Simpson's paradox) |
 //! | good | the lower bound is 0.5 or more |
 //! | within noise | less than half of the accuracies' variance is more than their standard errors explain: nothing can be told |
 //! | poor | all others: the lower bound is below 0.5 |
 
 use std::fmt;
 
-use adapruner_eval::correlation::{Coefficient, Correlation, FEWEST, reliability};
+use adapruner_eval::correlation::{
+    Coefficient, Correlation, FEWEST, Figures as Sample, independent, reliability,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Figures, Point};
@@ -23,6 +28,8 @@ use super::{Figures, Point};
 const GOOD: f64 = 0.5;
 /// The least share of an accuracy's variance that must be more than error.
 const RELIABLE: f64 = 0.5;
+/// Models that a ratio must have for its correlations to be shown.
+const SHOWN: usize = 5;
 /// Name of the seven-task mean.
 pub const MEAN: &str = "mean of seven";
 
@@ -61,6 +68,8 @@ pub struct Within {
     pub ratio: Option<f64>,
     /// How many.
     pub points: usize,
+    /// How many trials they come from; those of one depend on each other.
+    pub trials: usize,
     /// Correlation of ranks.
     pub spearman: Correlation,
     /// Linear correlation.
@@ -71,6 +80,11 @@ pub struct Within {
 }
 
 impl Within {
+    /// Whether there are enough trials for a verdict.
+    fn is_enough(&self) -> bool {
+        self.trials >= FEWEST
+    }
+
     /// Lower bound of the strength.
     fn strength(&self) -> Option<f64> {
         self.spearman.interval.map(|(_, high)| -high)
@@ -149,18 +163,19 @@ pub fn pairs(points: &[Point], resamples: usize, seed: u64) -> Vec<Pair> {
                 let rows = chosen.filter_map(|point| {
                     let figures = point.figures()?;
                     let (value, stderr) = accuracy(figures, &outcome)?;
-                    Some((figures.losses.get(text)?.loss, value, stderr))
+                    let loss = figures.losses.get(text)?.loss;
+                    Some(RowOf { loss, value, stderr, trial: point.trial.unwrap_or(u64::MAX) })
                 });
                 within(ratio, &rows.collect::<Vec<_>>(), resamples, seed)
             };
             let overall = of(None);
             let within: Vec<Within> = if ratios.len() > 1 {
                 let each = ratios.iter().map(|&ratio| of(Some(ratio)));
-                each.filter(|within| within.points >= FEWEST).collect()
+                each.filter(|within| within.points >= SHOWN).collect()
             } else {
                 Vec::new()
             };
-            let verdict = verdict(&overall, &within);
+            let verdict = verdict(&overall, &within, ratios.len() > 1);
             let predictor = predictor.clone();
             out.push(Pair { text, predictor, outcome, overall, within, verdict });
         }
@@ -168,33 +183,48 @@ pub fn pairs(points: &[Point], resamples: usize, seed: u64) -> Vec<Pair> {
     out
 }
 
-fn within(ratio: Option<f64>, rows: &[(f64, f64, f64)], resamples: usize, seed: u64) -> Within {
-    let column = |of: fn(&(f64, f64, f64)) -> f64| rows.iter().map(of).collect::<Vec<_>>();
-    let (x, y, stderrs) = (column(|row| row.0), column(|row| row.1), column(|row| row.2));
+/// What of a model is correlated.
+struct RowOf {
+    loss: f64,
+    value: f64,
+    stderr: f64,
+    trial: u64,
+}
+
+fn within(ratio: Option<f64>, rows: &[RowOf], resamples: usize, seed: u64) -> Within {
+    let column = |of: fn(&RowOf) -> f64| rows.iter().map(of).collect::<Vec<_>>();
+    let (x, y, stderrs) = (column(|row| row.loss), column(|row| row.value), column(|r| r.stderr));
+    let clusters: Vec<u64> = rows.iter().map(|row| row.trial).collect();
+    let sample = Sample { x: &x, y: &y, clusters: &clusters };
     Within {
         ratio,
         points: rows.len(),
-        spearman: Coefficient::Spearman.with_interval(&x, &y, resamples, seed),
-        pearson: Coefficient::Pearson.with_interval(&x, &y, resamples, seed),
+        trials: independent(&clusters),
+        spearman: Coefficient::Spearman.estimate(sample, resamples, seed),
+        pearson: Coefficient::Pearson.estimate(sample, resamples, seed),
         reliability: reliability(&y, &stderrs),
     }
 }
 
-/// The rule of the module.
-fn verdict(overall: &Within, within: &[Within]) -> Verdict {
+/// The rule of the module; `mixed` where there are several ratios.
+fn verdict(overall: &Within, within: &[Within], mixed: bool) -> Verdict {
+    if !overall.is_enough() {
+        return Verdict::TooFew;
+    }
     let strength = overall.strength();
     if strength.is_some_and(|strength| strength >= GOOD) {
-        let vanishes = |within: &Within| within.strength().is_none_or(|strength| strength <= 0.0);
-        return if !within.is_empty() && within.iter().all(vanishes) {
+        let holds = |within: &Within| within.strength().is_some_and(|strength| strength > 0.0);
+        return if mixed && !within.iter().any(holds) {
             Verdict::BetweenRatiosOnly
         } else {
             Verdict::Good
         };
     }
-    if overall.points >= FEWEST && overall.is_noise() {
-        return Verdict::WithinNoise;
+    match strength {
+        _ if overall.is_noise() => Verdict::WithinNoise,
+        Some(_) => Verdict::Poor,
+        None => Verdict::TooFew,
     }
-    if strength.is_some() { Verdict::Poor } else { Verdict::TooFew }
 }
 
 /// What the pairs say, a sentence for every loss.
@@ -224,15 +254,17 @@ fn sentence(pairs: &[Pair], text: usize) -> Option<String> {
             Verdict::Good => format!("is a good guide to {names}"),
             Verdict::BetweenRatiosOnly => {
                 let between = of.iter().filter(|pair| pair.verdict == verdict);
-                let noise = between.flat_map(|pair| &pair.within).all(|within| within.is_noise());
-                let why = if noise {
-                    ", whose accuracies hardly differ by more than their standard errors"
+                let within: Vec<&Within> = between.flat_map(|pair| &pair.within).collect();
+                let why = if !within.iter().any(|within| within.is_enough()) {
+                    format!(" (no ratio has the {FEWEST} models that would show the latter)")
+                } else if within.iter().all(|within| within.is_noise()) {
+                    ", whose accuracies hardly differ by more than their standard errors".to_owned()
                 } else {
-                    ""
+                    String::new()
                 };
                 format!(
                     "is a guide to {names} between ratios alone: it tells how much was removed, \
-                     not the better of two models of one ratio{why}"
+                     and is not shown to tell the better of two models of one ratio{why}"
                 )
             }
             Verdict::Poor => format!(
@@ -242,9 +274,11 @@ fn sentence(pairs: &[Pair], text: usize) -> Option<String> {
                 "leaves open what it tells of {names}, whose differences are mostly within their \
                  standard errors (more questions would tell)"
             ),
-            Verdict::TooFew => {
-                format!("was held against {names} on too few models to tell anything")
-            }
+            Verdict::TooFew => format!(
+                "was compared with {names} on too few trials to tell anything (at least {FEWEST} \
+                 expected, {} found; one trial at several ratios is one)",
+                of.iter().map(|pair| pair.overall.trials).max().unwrap_or(0)
+            ),
         });
     }
     let first = of.first()?;
@@ -260,7 +294,7 @@ mod tests {
     };
 
     /// A model with a loss and an accuracy on a task.
-    fn point(ratio: f64, loss: f64, value: f64, stderr: f64) -> Point {
+    fn point(trial: u64, ratio: f64, loss: f64, value: f64, stderr: f64) -> Point {
         let figure = TaskFigure {
             task: "piqa".into(),
             metric: adapruner_eval::metrics::Metric::Acc,
@@ -269,7 +303,7 @@ mod tests {
             questions: 100,
         };
         Point {
-            trial: Some(0),
+            trial: Some(trial),
             search_loss: None,
             ratio,
             outcome: Outcome::Measured(Figures {
@@ -290,10 +324,10 @@ mod tests {
 
     /// Ten models whose accuracy falls with the loss, with a disturbance.
     fn falling(disturbance: f64, stderr: f64) -> Vec<Point> {
-        let models = (0..10).map(|at| {
+        let models = (0..10_u8).map(|at| {
             let x = f64::from(at) / 10.0;
-            let y = 0.6 - 0.3 * x + disturbance * f64::from((at * 7) % 10 - 5);
-            point(0.2, 4.0 + x, y, stderr)
+            let y = 0.6 - 0.3 * x + disturbance * (f64::from((at * 7) % 10) - 5.0);
+            point(at.into(), 0.2, 4.0 + x, y, stderr)
         });
         models.collect()
     }
@@ -312,7 +346,7 @@ mod tests {
         assert!(said.contains("poor guide to piqa (the lower bound of |Spearman| is below 0.5)"));
         let mut rising = falling(0.0, 0.02);
         for (at, model) in (0_u8..).zip(&mut rising) {
-            *model = point(0.2, 4.0 + f64::from(at), 0.3 + 0.03 * f64::from(at), 0.02);
+            *model = point(at.into(), 0.2, 4.0 + f64::from(at), 0.3 + 0.03 * f64::from(at), 0.02);
         }
         assert_eq!(judged(&rising).0, Verdict::Poor);
     }
@@ -323,36 +357,68 @@ mod tests {
         assert_eq!(verdict, Verdict::WithinNoise);
         assert!(said.contains("mostly within their standard errors"), "{said}");
         // All alike.
-        let flat: Vec<Point> = (0..6).map(|at| point(0.2, f64::from(at), 0.5, 0.05)).collect();
+        let flat = (0..10_u8).map(|at| point(at.into(), 0.2, f64::from(at), 0.5, 0.05));
+        let flat: Vec<Point> = flat.collect();
         assert_eq!(judged(&flat).0, Verdict::WithinNoise);
     }
 
     #[test]
     fn what_holds_between_ratios_alone_is_told_from_what_holds_within_one() {
-        let mut mixed = Vec::new();
-        for (at, ratio) in [0.1, 0.3, 0.5].into_iter().enumerate() {
-            let at = at as f64;
-            // Within a ratio: losses ascend, accuracies go up and down.
-            for (place, offset) in [0.02, -0.01, 0.01, -0.02, 0.02, 0.0].into_iter().enumerate() {
-                let loss = 4.0 + at + 0.01 * place as f64;
-                mixed.push(point(ratio, loss, 0.7 - 0.15 * at + offset, 0.001));
+        let mixed = |trials: u64| {
+            let mut mixed = Vec::new();
+            for (at, ratio) in [0.1, 0.3, 0.5].into_iter().enumerate() {
+                // Within a ratio: losses ascend, accuracies go up and down.
+                for trial in 0..trials {
+                    let loss = 4.0 + at as f64 + 0.01 * trial as f64;
+                    let offset = 0.01 * ((trial * 7) % 5) as f64;
+                    let value = 0.7 - 0.15 * at as f64 + offset;
+                    mixed.push(point(trial, ratio, loss, value, 0.001));
+                }
             }
-        }
-        let (verdict, said) = judged(&mixed);
+            mixed
+        };
+        let mut twelve = mixed(12);
+        let (verdict, said) = judged(&twelve);
         assert_eq!(verdict, Verdict::BetweenRatiosOnly, "{said}");
         assert!(
-            said.contains("between ratios alone") && said.contains("models of one ratio"),
+            said.contains("between ratios alone") && said.contains("models of one ratio."),
             "{said}"
         );
-        let pairs = pairs(&mixed, 500, 1);
-        assert_eq!(pairs[0].within.len(), 3);
-        assert!(pairs[0].within.iter().all(|within| within.points == 6));
+        let found = pairs(&twelve, 500, 1);
+        assert_eq!(found[0].within.len(), 3);
+        assert!(found[0].within.iter().all(|within| (within.points, within.trials) == (12, 12)));
+        assert_eq!((found[0].overall.points, found[0].overall.trials), (36, 12));
+        // Without ten models of one ratio nothing is said of models of one ratio.
+        let sparse: Vec<Point> = twelve
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| at % 2 == at / 12 % 2)
+            .map(|(_, p)| p.clone())
+            .collect();
+        let (verdict, said) = judged(&sparse);
+        assert_eq!(verdict, Verdict::BetweenRatiosOnly, "{said}");
+        assert!(said.contains("no ratio has the 10 models"), "{said}");
+        // 15 models of 5 trials are 5.
+        let (verdict, said) = judged(&mixed(5));
+        assert_eq!(verdict, Verdict::TooFew, "{said}");
+        assert!(said.contains("at least 10 expected, 5 found"), "{said}");
         // With accuracies that fall within ratios as well it is good.
-        for model in &mut mixed {
+        for model in &mut twelve {
             let loss = model.figures().unwrap().losses[0].loss;
-            *model = point(model.ratio, loss, 2.0 - loss / 5.0, 0.001);
+            let trial = model.trial.unwrap();
+            *model = point(trial, model.ratio, loss, 2.0 - loss / 5.0, 0.001);
         }
-        assert_eq!(judged(&mixed).0, Verdict::Good);
+        assert_eq!(judged(&twelve).0, Verdict::Good);
+    }
+
+    #[test]
+    fn five_models_in_perfect_order_are_no_good_guide() {
+        let five: Vec<Point> = falling(0.0, 0.02)[..5].to_vec();
+        let (verdict, said) = judged(&five);
+        assert_eq!(verdict, Verdict::TooFew);
+        assert!(said.contains("at least 10 expected, 5 found"), "{said}");
+        let found = pairs(&five, 500, 1)[0].overall.spearman;
+        assert_eq!((found.value, found.interval), (Some(-1.0), None));
     }
 
     #[test]
@@ -360,7 +426,7 @@ mod tests {
         let mut few = falling(0.0, 0.02)[..4].to_vec();
         few.push(Point {
             outcome: Outcome::Skipped { reason: "no".into() },
-            ..point(0.2, 1.0, 1.0, 0.0)
+            ..point(0, 0.2, 1.0, 1.0, 0.0)
         });
         let (verdict, said) = judged(&few);
         assert_eq!(verdict, Verdict::TooFew);

@@ -333,11 +333,7 @@ impl Correlate<'_> {
         }
         let answered = self.answers(&model, progress)?;
         let tasks = task_figures(&answered);
-        let mean = answered.literature_mean().map(|mean| {
-            let seven = tasks.iter().filter(|t| mean.of.iter().any(|(task, _)| *task == t.task));
-            let squares: Option<f64> = seven.map(|t| t.stderr.map(|s| s * s)).sum();
-            (mean.value, squares.map(|squares| squares.sqrt() / mean.of.len() as f64))
-        });
+        let mean = answered.literature_mean().map(|mean| (mean.value, mean.stderr));
         let parameters = model.config.parameters();
         let seconds = start.elapsed().as_secs_f64();
         Ok(Figures { parameters, losses, tasks, mean, seconds })

@@ -21,7 +21,7 @@ mod shown;
 use std::path::{Path, PathBuf};
 
 use adapruner_eval::zero_shot::Selection;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 pub use choose::{Wanted, spread, wanted};
@@ -35,8 +35,11 @@ use crate::{
     zero_shot::TaskSettings,
 };
 
-/// Version of the form of points and correlations.
+/// Version of the form of points.
 pub const CORRELATE_VERSION: u32 = 1;
+/// Version of the form of correlations; version 1 had intervals by a bootstrap of
+/// models, whatever trial they were of.
+pub const JUDGED_VERSION: u32 = 2;
 
 /// What `correlate` is told.
 #[derive(Debug, Clone, Serialize)]
@@ -60,7 +63,7 @@ pub struct CorrelateSettings {
     pub test_windows: usize,
     /// The tasks.
     pub tasks: TaskSettings,
-    /// Resamples of the intervals.
+    /// Resamples of the intervals, and random permutations.
     pub resamples: usize,
     /// Their seed.
     pub seed: u64,
@@ -69,7 +72,7 @@ pub struct CorrelateSettings {
 /// How well losses tell accuracies: `results/correlate/NAME.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Correlations {
-    /// [`CORRELATE_VERSION`].
+    /// [`JUDGED_VERSION`].
     pub version: u32,
     /// Version of the program.
     pub adapruner: String,
@@ -86,10 +89,11 @@ pub struct Correlations {
     /// The pruned models.
     pub points: Vec<Point>,
     /// Every loss against every accuracy.
+    #[serde(default)]
     pub pairs: Vec<Pair>,
     /// What they say, plainly.
     pub sentences: Vec<String>,
-    /// Resamples of the intervals.
+    /// Resamples of the intervals, and random permutations.
     pub resamples: usize,
     /// Their seed.
     pub seed: u64,
@@ -98,18 +102,30 @@ pub struct Correlations {
 }
 
 impl Correlations {
-    /// Reads what was found.
+    /// Reads what was found. Correlations of version 1 are computed again from
+    /// their points.
     ///
     /// # Errors
     /// A file that is missing, damaged or of another version.
     pub fn read(path: &Path) -> Result<Self> {
-        let found: Self = StudyFolder::read_json(path)?;
+        let mut found: serde_json::Value = StudyFolder::read_json(path)?;
+        let version = found["version"].as_u64().unwrap_or(0);
+        let older = version == 1;
         anyhow::ensure!(
-            found.version == CORRELATE_VERSION,
-            "{}: expected version {CORRELATE_VERSION}, found version {}",
-            path.display(),
-            found.version
+            older || version == u64::from(JUDGED_VERSION),
+            "{}: version: expected {JUDGED_VERSION}, found {version}",
+            path.display()
         );
+        if let Some(fields) = found.as_object_mut().filter(|_| older) {
+            fields.remove("pairs");
+        }
+        let mut found: Self =
+            serde_json::from_value(found).with_context(|| path.display().to_string())?;
+        if older {
+            found.version = JUDGED_VERSION;
+            found.pairs = judge::pairs(&found.points, found.resamples, found.seed);
+            found.sentences = judge::sentences(&found.pairs);
+        }
         Ok(found)
     }
 }

@@ -1,5 +1,6 @@
 //! Correlations as the report shows them.
 
+use adapruner_eval::correlation::Correlation;
 use adapruner_report::{CorrelationPoint, CorrelationRow, Estimate};
 
 use super::{Correlations, Pair, Point, Within, judge};
@@ -36,14 +37,19 @@ fn point(point: &Point, pairs: &[Pair]) -> Option<CorrelationPoint> {
     Some(CorrelationPoint { ratio: point.trial.map(|_| point.ratio), losses, accuracies })
 }
 
+fn estimate(found: Correlation) -> Estimate {
+    Estimate { value: found.value, interval: found.interval, p: found.p }
+}
+
 fn rows(pair: &Pair) -> Vec<CorrelationRow> {
     let row = |within: &Within, verdict: String| CorrelationRow {
         loss: pair.predictor.clone(),
         accuracy: pair.outcome.clone(),
         ratio: within.ratio,
         points: within.points,
-        spearman: Estimate { value: within.spearman.value, interval: within.spearman.interval },
-        pearson: Estimate { value: within.pearson.value, interval: within.pearson.interval },
+        trials: within.trials,
+        spearman: estimate(within.spearman),
+        pearson: estimate(within.pearson),
         ceiling: within.ceiling(),
         verdict,
     };
