@@ -22,16 +22,28 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a plain file's content, read by memory map.
+    /// The digest of a plain file's content, read by memory map on all threads.
     ///
     /// # Errors
     /// Where the file cannot be read.
     pub fn of_file(path: &Path) -> Result<Self> {
+        Self::of_mapped(path, MappedFile::digest)
+    }
+
+    /// The same on the calling thread alone.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn of_file_alone(path: &Path) -> Result<Self> {
+        Self::of_mapped(path, MappedFile::digest_alone)
+    }
+
+    fn of_mapped(path: &Path, digest: impl Fn(&MappedFile) -> Self) -> Result<Self> {
         let file = input::open(path)?;
         if file.metadata().map_err(Error::io(path, "read"))?.len() == 0 {
             return Ok(Self::of_bytes(&[]));
         }
-        Ok(MappedFile::of(file, path)?.digest())
+        Ok(digest(&MappedFile::of(file, path)?))
     }
 
     /// The digest of labelled parts: each label and part enters with its

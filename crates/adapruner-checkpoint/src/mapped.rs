@@ -94,11 +94,22 @@ impl MappedFile {
         let _ = bytes;
     }
 
-    /// Digest of the content. What is read for it is released piece by piece.
+    /// Digest of the content, on all threads. What is read for it is released
+    /// piece by piece.
     pub fn digest(&self) -> Digest {
+        self.digested(|hasher, piece| _ = hasher.update_rayon(piece))
+    }
+
+    /// The same on the calling thread alone, for when the threads of this process
+    /// are not set up yet.
+    pub fn digest_alone(&self) -> Digest {
+        self.digested(|hasher, piece| _ = hasher.update(piece))
+    }
+
+    fn digested(&self, update: impl Fn(&mut blake3::Hasher, &[u8])) -> Digest {
         let mut hasher = blake3::Hasher::new();
         for (index, piece) in self.map.chunks(PIECE).enumerate() {
-            hasher.update_rayon(piece);
+            update(&mut hasher, piece);
             self.release(index * PIECE..index * PIECE + piece.len());
         }
         Digest::from_bytes(*hasher.finalize().as_bytes())

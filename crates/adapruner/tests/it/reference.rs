@@ -45,3 +45,20 @@ fn the_command_line_reference_is_up_to_date() {
         "run ADAPRUNER_BLESS=1 cargo test -p adapruner --test it reference"
     );
 }
+
+/// Every test that docs/FAULTS.md names exists.
+#[test]
+fn the_tests_that_hold_faults_exist() {
+    let crates = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let table = fs::read_to_string(crates.join("../docs/FAULTS.md")).unwrap();
+    let mut checked = 0;
+    for row in table.lines().filter(|row| row.ends_with("` |")) {
+        let words: Vec<&str> = row.split('`').collect();
+        let [.., path, _, test, _] = words.as_slice() else { panic!("{row}") };
+        let source =
+            fs::read_to_string(crates.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert!(source.contains(&format!("fn {test}(")), "{path}: no test {test}");
+        checked += 1;
+    }
+    assert!(checked > 50, "{checked} rows");
+}

@@ -203,7 +203,7 @@ fn a_stage_that_fails_is_named_and_those_before_it_stay() {
     assert_eq!(fs::read_to_string(kept.join("mine.txt")).unwrap(), "not yours");
     fs::remove_dir_all(&kept).unwrap();
     // Found out by the stage itself: a rate at which the loss is no number.
-    fs::write(&path, format!("{config}learning-rate = 1e30\nwarmup = 0\nvalidation = 0\n"))
+    fs::write(&path, format!("{config}learning-rate = 1e30\nwarmup = 0\nvalidation = \"0\"\n"))
         .unwrap();
     let output = command(words("run {config}", &[("config", &path)])).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
