@@ -7,6 +7,7 @@
 //! | `pruned/` | the pruned model |
 //! | `recovered/` | the recovered model |
 //! | `models.json` | the models side by side |
+//! | `models.json` | the models side by side |
 //! | `report.html` | the page of the study, the recovery and the models |
 //! | `run.json` | the manifest: every stage's command, time, inputs and result |
 //!

@@ -41,6 +41,7 @@ pub static RUN: StateKind = StateKind {
         "pruned",
         "recovered",
         COMPARISON,
+        "models.json",
         "report.html",
     ],
 };
