@@ -37,7 +37,7 @@ pub fn plan(
     let target = planner.target(options.ratio);
     let cut = planner.cut(target);
     let tolerance = planner.tolerance();
-    if cut.removed - target > tolerance {
+    if planner.dropped - target > tolerance {
         return Err(Error::Option {
             option: "drop-attention",
             message: format!(
@@ -50,7 +50,8 @@ pub fn plan(
             hint: Some("drop fewer sublayers or raise the ratio".into()),
         });
     }
-    if target - cut.removed > tolerance {
+    // Too little, or where units are coarse too much.
+    if (target - cut.removed).abs() > tolerance {
         return Err(planner.unreachable());
     }
     Ok(planner.finish(&cut, model_digest))

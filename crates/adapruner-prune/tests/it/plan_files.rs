@@ -136,6 +136,21 @@ fn any_plan_survives_its_json() {
     assert!(cut > CASES / 2, "of {CASES} plans {cut} cut anything");
 }
 
+/// Units too coarse for a ratio: the largest ratio below it is offered, and no
+/// dropped sublayer is blamed.
+#[test]
+fn a_ratio_that_units_overshoot_is_out_of_reach() {
+    let config = adapruner_checkpoint::ModelConfig {
+        hidden_size: 24,
+        vocab_size: 50,
+        tie_word_embeddings: true,
+        ..config(vec![widths(2, 2, 1)])
+    };
+    let options = PlanOptions { attention_share: None, ..PlanOptions::new(0.1457740253332456) };
+    let error = plan(&random_scores(&config, 0), &config, digest(), &options).unwrap_err();
+    assert!(matches!(error, Error::Unreachable { largest, .. } if largest < 0.1457), "{error}");
+}
+
 proptest! {
     #[test]
     fn damaged_plans_never_panic(at in 0_usize..1000, byte in any::<u8>()) {
