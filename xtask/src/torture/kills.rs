@@ -44,6 +44,11 @@ fn round(ground: &mut Ground<'_>, command: &Command) -> Result<Vec<String>> {
     let mut failures = Vec::new();
     let mut groups = Vec::new();
     let mut ended = false;
+    // Killed just after the last rename: the output is there, and whole.
+    let there = || {
+        !command.outputs.is_empty()
+            && command.outputs.iter().all(|output| room.path().join(output.path).exists())
+    };
     for _ in 0..ground.rng.random_range(1..=ENDS) {
         let mut process = program.start(&words, None)?;
         groups.push(process.group());
@@ -61,15 +66,12 @@ fn round(ground: &mut Ground<'_>, command: &Command) -> Result<Vec<String>> {
             .extend(code.map(|code| format!("{code}\n      after {signal:?} at {seconds:.3} s")));
         failures.extend(world.changed_inputs()?);
         failures.extend(world.broken_outputs(command, room.path())?);
-        if process.well() || !failures.is_empty() {
+        if process.well() || !failures.is_empty() || !command.repeatable && there() {
             ended = process.well();
             break;
         }
     }
-    // Killed just after the last rename: the output is there, and whole.
-    let there = !command.outputs.is_empty()
-        && command.outputs.iter().all(|output| room.path().join(output.path).exists());
-    if failures.is_empty() && (command.repeatable || !ended && !there) {
+    if failures.is_empty() && (command.repeatable || !ended && !there()) {
         let process = program.run(&words)?;
         failures.extend(process.judge(&[0], None));
         failures.extend(world.changed_inputs()?);
