@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::backend::{Backend, Exchange, Line, within};
 use super::lock::Lock;
+use super::record;
 use crate::error::{Error, Result};
 
 /// How long a lock may stand still before its holder counts as dead.
@@ -165,6 +166,14 @@ fn mend(file: &mut File) -> std::io::Result<u64> {
         end = start;
     }
     if end < length {
+        let mut tail = Vec::new();
+        file.seek(SeekFrom::Start(end))?;
+        file.take(length - end).read_to_end(&mut tail)?;
+        // A whole record with a byte behind it was not torn: the byte was a line feed.
+        if tail.split_last().is_some_and(|(_, line)| record::read(line).is_ok()) {
+            let message = format!("damaged: the byte at {} is no line feed", length - 1);
+            return Err(std::io::Error::other(message));
+        }
         file.set_len(end)?;
     }
     Ok(end)
@@ -177,6 +186,19 @@ mod tests {
     fn lines(backend: &mut FileBackend, offset: u64) -> Vec<String> {
         let lines = backend.read_from(offset).unwrap();
         lines.into_iter().map(|line| String::from_utf8(line.text).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_line_feed_that_was_damaged_costs_no_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.log");
+        let record = r#"{"op_code":1,"worker_id":"w","study_id":0}"#;
+        std::fs::write(&path, format!("{record}\n{record}\u{b}")).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let mut backend = FileBackend::open(&path).unwrap();
+        let error = backend.append(&[record.to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("no line feed"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
     #[test]
