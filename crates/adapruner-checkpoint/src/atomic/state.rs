@@ -45,8 +45,10 @@ impl StateDir {
     /// folder, no permission.
     pub fn open(root: &Path, kind: &StateKind) -> Result<Self> {
         Self::check(root, kind)?;
-        if !root.is_dir() {
-            std::fs::create_dir(root).map_err(Error::io(root, "create"))?;
+        match std::fs::create_dir(root) {
+            // Perhaps by another process, a moment ago.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && root.is_dir() => {}
+            made => made.map_err(Error::io(root, "create"))?,
         }
         leftovers::clear(root);
         let folder = Self { root: root.to_path_buf() };

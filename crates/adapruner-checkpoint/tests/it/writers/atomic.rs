@@ -217,6 +217,23 @@ fn state_is_kept_in_folders_of_our_own_alone() {
 }
 
 #[test]
+fn state_that_several_begin_at_once_is_begun_once() {
+    for _ in 0..50 {
+        let folder = tempdir().unwrap();
+        let (root, gate) = (folder.path().join("study"), std::sync::Barrier::new(4));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    gate.wait();
+                    StateDir::open(&root, &STATE).unwrap();
+                });
+            }
+        });
+        assert_eq!(entries(&root), [MARK]);
+    }
+}
+
+#[test]
 fn a_target_that_appears_meanwhile_is_kept() {
     let folder = tempdir().unwrap();
     let (out, file) = (folder.path().join("out"), folder.path().join("m.gguf"));
