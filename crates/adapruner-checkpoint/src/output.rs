@@ -194,6 +194,37 @@ pub(crate) fn for_bytes(tensor: &Tensor, mut sink: impl FnMut(&[u8]) -> Result<(
     }
 }
 
+/// A tensor in the header of a safetensors file.
+pub(crate) struct HeaderEntry {
+    pub(crate) name: String,
+    pub(crate) dtype: &'static str,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: u64,
+}
+
+/// The header of a safetensors file, its length first, blanks behind it so that
+/// tensors start at a multiple of eight.
+pub(crate) fn safetensors_header(
+    metadata: serde_json::Value,
+    tensors: impl Iterator<Item = HeaderEntry>,
+) -> Vec<u8> {
+    let mut entries = serde_json::Map::new();
+    entries.insert("__metadata__".into(), metadata);
+    let mut offset = 0;
+    for HeaderEntry { name, dtype, shape, bytes } in tensors {
+        let end = offset + bytes;
+        let place = [offset, end];
+        let entry = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": place});
+        entries.insert(name, entry);
+        offset = end;
+    }
+    let mut text = serde_json::Value::Object(entries).to_string();
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text.into_bytes());
+    bytes
+}
+
 /// A file being written, with its digest.
 pub(crate) struct FileWriter {
     path: PathBuf,

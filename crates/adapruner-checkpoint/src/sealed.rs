@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::{
     digest::Digest,
     error::{Error, Result},
+    output::{HeaderEntry, safetensors_header},
 };
 
 /// The key of the seal.
@@ -264,23 +265,14 @@ fn content(
     Ok(())
 }
 
-/// The header of a safetensors file, its length first, blanks behind it so that
-/// numbers are aligned.
 fn header(tensors: &[Floats<'_>], metadata: &BTreeMap<String, String>) -> Vec<u8> {
-    let mut entries = serde_json::Map::new();
-    entries.insert("__metadata__".into(), json!(metadata));
-    let mut offset = 0;
-    for tensor in tensors {
-        let end = offset + tensor.values.len() * 4;
-        let entry = json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, end]});
-        entries.insert(tensor.name.clone(), entry);
-        offset = end;
-    }
-    let mut text = serde_json::Value::Object(entries).to_string();
-    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(text.into_bytes());
-    bytes
+    let entry = |tensor: &Floats<'_>| HeaderEntry {
+        name: tensor.name.clone(),
+        dtype: "F32",
+        shape: tensor.shape.clone(),
+        bytes: size_of_val(tensor.values) as u64,
+    };
+    safetensors_header(json!(metadata), tensors.iter().map(entry))
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use crate::{
     names::{self, ExpectedTensor},
     open::check,
     output::{
-        FileWriter, FloatType, OnProgress, OutputFile, Written, for_bytes, kept_type, load,
-        prevailing_type, write_file,
+        FileWriter, FloatType, HeaderEntry, OnProgress, OutputFile, Written, for_bytes, kept_type,
+        load, prevailing_type, safetensors_header, write_file,
     },
 };
 
@@ -230,25 +230,12 @@ fn write_weights(
     Ok(files)
 }
 
-/// The header of a safetensors file, its length first, blanks behind it so
-/// that tensors start at a multiple of eight.
 fn header(shard: &[Place]) -> Vec<u8> {
-    let mut entries = Map::new();
-    entries.insert("__metadata__".into(), json!({"format": "pt"}));
-    let mut offset = 0;
-    for place in shard {
-        let end = offset + place.bytes;
-        let entry = json!({
-            "dtype": place.kind.name(),
-            "shape": place.tensor.shape,
-            "data_offsets": [offset, end],
-        });
-        entries.insert(place.tensor.name.clone(), entry);
-        offset = end;
-    }
-    let mut text = serde_json::Value::Object(entries).to_string();
-    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(text.into_bytes());
-    bytes
+    let entry = |place: &Place| HeaderEntry {
+        name: place.tensor.name.clone(),
+        dtype: place.kind.name(),
+        shape: place.tensor.shape.clone(),
+        bytes: place.bytes,
+    };
+    safetensors_header(json!({"format": "pt"}), shard.iter().map(entry))
 }

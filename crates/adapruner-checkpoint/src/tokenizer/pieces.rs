@@ -245,7 +245,11 @@ impl<'t> Pieces<'t> {
             .map(|pair| pair[0].end)
             .filter(|end| {
                 let before = self.window.get(..*end).and_then(|text| text.chars().next_back());
-                before.is_some_and(|c| !(strips && c.is_whitespace()))
+                let after = self.window.get(*end..).and_then(|text| text.chars().next());
+                // Digits are grouped from the start of their run: cut as the last resort, too.
+                let number = |c: Option<char>| c.is_some_and(char::is_numeric);
+                let digits = self.goal < self.limits.most && number(before) && number(after);
+                before.is_some_and(|c| !(strips && c.is_whitespace()) && !digits)
             })
             .collect();
         let highest = ends.partition_point(|end| *end <= self.from + self.goal);
