@@ -249,7 +249,7 @@ impl<'t> Pieces<'t> {
                 // Digits are grouped from the start of their run: cut as the last resort, too.
                 let number = |c: Option<char>| c.is_some_and(char::is_numeric);
                 let digits = self.goal < self.limits.most && number(before) && number(after);
-                before.is_some_and(|c| !(strips && c.is_whitespace()) && !digits)
+                before.is_some_and(|c| !(digits || strips && c.is_whitespace()))
             })
             .collect();
         let highest = ends.partition_point(|end| *end <= self.from + self.goal);
