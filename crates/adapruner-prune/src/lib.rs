@@ -31,8 +31,8 @@ pub use bank::{
     memory::{Collection, Footprint, streamed_weights},
 };
 pub use compensate::{
-    CompensateFootprint, CompensateOptions, Compensated, Form, Refit, compensate,
-    compensated_config,
+    CompensateFootprint, CompensateOptions, Compensated, Form, Refit, Ridge, compensate,
+    compensated_config, held_out,
 };
 pub use error::{Error, Result, UnitKind};
 pub use plan::{

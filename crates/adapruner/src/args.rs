@@ -14,7 +14,9 @@ use adapruner::{
 use adapruner_checkpoint::{atomic::Files, gguf::TensorKind, hf::StoreType};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice};
-use adapruner_prune::{Allocation, Form, Importance, KvMode, Layout, PlanOptions, Reduction};
+use adapruner_prune::{
+    Allocation, Form, Importance, KvMode, Layout, PlanOptions, Reduction, Ridge,
+};
 use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -416,7 +418,8 @@ impl fmt::Display for Compensate {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Compensation")]
 pub struct CompensationArgs {
-    /// Make up for what was removed in closed form, on a text: fit (the matrices
+    /// Make up for what was removed in closed form, on a text, wherever held-out
+    /// samples of it agree that it helps: fit (the matrices
     /// that read it anew, by least squares; no change of shape) or bias (the mean
     /// of what it gave is added as a bias; needs few samples, and the model gets
     /// biases, zeros where it has none) [fit, where no form is named]
@@ -439,18 +442,17 @@ pub struct CompensationArgs {
     /// Tokens of such a sample [default: 128]
     #[arg(long, value_name = "TOKENS")]
     pub compensate_tokens: Option<usize>,
-    /// How strongly the fit is held to the sliced weights, as a share of the
-    /// mean square of what they read [default: 0.1]
+    /// How strongly each fit is held to the sliced weights, as a share of the mean
+    /// square of what they read: a number, or auto for the power of ten that serves
+    /// held-out samples best [default: auto]
     #[arg(long, value_name = "SHARE")]
-    pub compensate_ridge: Option<Real>,
+    pub compensate_ridge: Option<Ridge>,
 }
 
 /// Samples and the tokens of each: many times the features of a fit, or what is
 /// fitted is noise. 5 tokens for a feature did slight harm, 18 helped
 /// (docs/MEASUREMENTS.md).
 const FIT: (usize, usize) = (128, 128);
-/// Better than 0.01 where both were tried (docs/MEASUREMENTS.md).
-const RIDGE: f64 = 0.1;
 
 impl CompensationArgs {
     /// What is read.
@@ -479,7 +481,7 @@ impl CompensationArgs {
             ));
         };
         let form = match (compensate, self.compensate_ridge) {
-            (Compensate::Fit, ridge) => Form::Weight { ridge: ridge.map_or(RIDGE, |r| r.0) },
+            (Compensate::Fit, ridge) => Form::Weight { ridge: ridge.unwrap_or(Ridge::HeldOut) },
             (Compensate::Bias, None) => Form::Bias,
             (Compensate::Bias, Some(_)) => {
                 return Err(advised(

@@ -1,14 +1,14 @@
 //! The compensation stage: a plan applied, and the matrices that read what it
-//! removed fitted anew on a text.
+//! removed fitted anew on a text, if that lowers the loss of held-out samples.
 
 use std::fmt;
 
 use adapruner_checkpoint::{Checkpoint, hf::opens_with_biases, text::TokenSet};
-use adapruner_eval::batch_tokens;
-use adapruner_model::Placement;
+use adapruner_eval::{batch_tokens, perplexity};
+use adapruner_model::{Decoder, Placement};
 use adapruner_prune::{
     CompensateFootprint, CompensateOptions, Compensated, Form, PrunePlan, Refit, apply,
-    compensated_config,
+    compensated_config, held_out,
 };
 use anyhow::Result;
 use serde::Serialize;
@@ -29,20 +29,47 @@ pub struct CompensationRecord {
     pub form: Form,
     /// Every matrix that was fitted.
     pub refits: Vec<Refit>,
+    /// Whether the loss says that it helps.
+    pub loss: HeldOutLoss,
+}
+
+/// Mean loss of the held-out samples, in nats per predicted token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct HeldOutLoss {
+    /// Number of samples.
+    pub samples: usize,
+    /// Of the sliced model.
+    pub without: f64,
+    /// Of the compensated one.
+    pub with: f64,
+}
+
+impl HeldOutLoss {
+    /// Whether compensation lowers it; else the sliced model is the result.
+    pub fn helps(&self) -> bool {
+        self.with < self.without
+    }
 }
 
 impl CompensationRecord {
     /// What a reader of the outputs should know.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
-        self.refits.iter().filter_map(Refit::warning)
+        let HeldOutLoss { samples, without, with } = self.loss;
+        let useless = (!self.loss.helps()).then(|| {
+            format!(
+                "compensation was left out: on {samples} held-out samples it takes the loss from \
+                 {without:.4} to {with:.4} nats per predicted token"
+            )
+        });
+        self.refits.iter().filter_map(Refit::warning).chain(useless)
     }
 
-    /// Share of the fitted sublayers' squared errors that the fits removed, on
-    /// their own samples; the mean over all fits.
+    /// Share of the fitted sublayers' squared errors on the held-out samples that the
+    /// fits removed; the mean over all fits.
     fn removed(&self) -> f64 {
-        let removed = self.refits.iter().map(|fit| match fit.error_before {
+        let removed = self.refits.iter().map(|fit| match fit.held_out_before {
             0.0 => 0.0,
-            before => 1.0 - fit.error_after / before,
+            before => 1.0 - fit.held_out_after / before,
         });
         removed.sum::<f64>() / self.refits.len().max(1) as f64
     }
@@ -51,16 +78,20 @@ impl CompensationRecord {
 impl fmt::Display for CompensationRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let TokensRecord { windows, window, text, .. } = &self.samples;
+        let HeldOutLoss { samples: held_out, without, with } = self.loss;
+        let kept = self.refits.iter().filter(|fit| fit.kept).count();
         write!(
             f,
-            "{} {} fitted on {windows} samples of {window} tokens of {text}, {:.0} % of their \
-             squared error gone",
+            "{kept} of {} {} fitted on {} samples of {window} tokens of {text}; on {held_out} \
+             others {:.0} % of their squared error gone, loss {without:.4} → {with:.4} nats{}",
             self.refits.len(),
             match self.form {
                 Form::Weight { .. } => "matrices",
                 Form::Bias => "biases",
             },
-            100.0 * self.removed()
+            windows - held_out,
+            100.0 * self.removed(),
+            if self.loss.helps() { "" } else { ", so none is used" }
         )
     }
 }
@@ -76,7 +107,8 @@ pub fn tokens(
     pipeline::calibration_tokens(checkpoint, &settings.samples)
 }
 
-/// Applies `plan` and fits what remains on `tokens`.
+/// Applies `plan` and fits what remains on `tokens`, but for the held-out samples; where
+/// these lose by it, the result is the plan applied and nothing else.
 ///
 /// # Errors
 /// Too little memory, a plan for another model, biases where no format carries them, damaged weights,
@@ -90,8 +122,9 @@ pub fn compensate(
     progress: &dyn Progress,
 ) -> Result<(Checkpoint, CompensationRecord)> {
     let form = settings.form;
-    let pruned = apply(dense, plan)?.config;
-    let config = compensated_config(&dense.config, &pruned, form);
+    let sliced = apply(dense, plan)?;
+    let pruned = &sliced.config;
+    let config = compensated_config(&dense.config, pruned, form);
     if form == Form::Bias && !opens_with_biases(&config) {
         return Err(advised(
             format!(
@@ -105,8 +138,7 @@ pub fn compensate(
     let budget = memory::budget(settings.samples.memory);
     let all = tokens.windows.iter().map(Vec::len).sum();
     let stored = statistics::largest_stored(dense);
-    let footprint =
-        CompensateFootprint::new((&dense.config, &pruned), all, form, placement, stored);
+    let footprint = CompensateFootprint::new((&dense.config, pruned), all, form, placement, stored);
     if footprint.total() > budget {
         return Err(advised(
             format!(
@@ -132,11 +164,23 @@ pub fn compensate(
         placement,
         &|done, all| progress.at("compensation", done as u64, all as u64),
     )?;
+    let held_out = &tokens.windows[tokens.windows.len() - held_out(tokens.windows.len())..];
+    let measure = |model: &Checkpoint, stage| -> Result<f64> {
+        let decoder = Decoder::load(model, placement, pipeline::residency(model, placement))?;
+        let told = |done, all| progress.at(stage, done, all);
+        Ok(perplexity(&decoder, held_out, options.batch_tokens, &told)?.nll)
+    };
+    let loss = HeldOutLoss {
+        samples: held_out.len(),
+        without: measure(&sliced, "held-out loss without")?,
+        with: measure(&checkpoint, "held-out loss with")?,
+    };
     let record = CompensationRecord {
         samples: TokensRecord::of(tokens),
         seed: settings.samples.seed,
         form,
         refits,
+        loss,
     };
-    Ok((checkpoint, record))
+    Ok((if loss.helps() { checkpoint } else { sliced }, record))
 }

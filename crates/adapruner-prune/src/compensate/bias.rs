@@ -17,14 +17,14 @@ pub(super) struct MeanResidual {
     weight: f64,
 }
 
-/// What came of it.
+/// What came of it. Errors are weighted means of squares.
 pub(super) struct Mean {
-    /// `b`, `[H]`.
-    pub(super) bias: Vec<f32>,
-    /// Weighted mean squared error before.
-    pub(super) before: f64,
-    /// Weighted mean squared error after.
-    pub(super) after: f64,
+    /// `b`, `[H]`; `None` where it does not lower the held-out error.
+    pub(super) bias: Option<Vec<f32>>,
+    /// On the fitted rows, without and with `b`.
+    pub(super) fitted: (f64, f64),
+    /// On the held-out rows, without and with `b`.
+    pub(super) held_out: (f64, f64),
 }
 
 impl MeanResidual {
@@ -54,16 +54,26 @@ impl MeanResidual {
         self.total.iter().chain([&self.error, &self.weight]).all(|sum| sum.is_finite())
     }
 
-    /// The mean and the errors without and with it.
-    pub(super) fn solve(self) -> Mean {
+    /// The mean, and the errors of these rows and of others without and with it.
+    pub(super) fn solve(&self, held_out: &Self) -> Mean {
         let scale = 1.0 / self.weight.max(f64::MIN_POSITIVE);
         let bias: Vec<f64> = self.total.iter().map(|total| total * scale).collect();
-        let gain: f64 = bias.iter().map(|value| value * value).sum();
-        let before = self.error * scale;
-        Mean {
-            bias: bias.into_iter().map(|value| value as f32).collect(),
-            before,
-            after: (before - gain).max(0.0),
+        let (fitted, others) = (self.errors(&bias), held_out.errors(&bias));
+        let bias = bias.into_iter().map(|value| value as f32).collect();
+        // Not so for NaN either.
+        if others.1 < others.0 {
+            return Mean { bias: Some(bias), fitted, held_out: others };
         }
+        Mean { bias: None, fitted: (fitted.0, fitted.0), held_out: (others.0, others.0) }
+    }
+
+    /// Weighted mean squared errors of the rows without and with a bias:
+    /// `Σ w·‖E − b‖² = Σ w·‖E‖² − 2·⟨b, Σ w·E⟩ + ‖b‖²·Σ w`.
+    fn errors(&self, bias: &[f64]) -> (f64, f64) {
+        let scale = 1.0 / self.weight.max(f64::MIN_POSITIVE);
+        let inner: f64 = bias.iter().zip(&self.total).map(|(b, total)| b * total).sum();
+        let square: f64 = bias.iter().map(|b| b * b).sum();
+        let with = self.error - 2.0 * inner + square * self.weight;
+        (self.error * scale, with.max(0.0) * scale)
     }
 }

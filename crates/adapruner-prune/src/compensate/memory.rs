@@ -8,7 +8,7 @@ use adapruner_checkpoint::ModelConfig;
 use adapruner_model::Placement;
 use serde::Serialize;
 
-use super::Form;
+use super::{Form, fitted};
 use crate::bank::memory::streamed_weights;
 
 /// Bytes that a compensation takes, part by part.
@@ -36,22 +36,28 @@ impl CompensateFootprint {
         stored: u64,
     ) -> Self {
         let hidden = dense.hidden_size as u64;
-        let features = |at: usize| {
-            let (before, after) = (dense.layers[at], pruned.layers[at]);
-            let heads = (after.query_heads * dense.head_dim) as u64;
-            let heads = if before.query_heads == after.query_heads { 0 } else { heads };
-            [heads, if before.ffn == after.ffn { 0 } else { after.ffn as u64 }]
-        };
-        let layers = dense.layers.len().min(pruned.layers.len());
-        let widest = (0..layers).flat_map(features).max().unwrap_or(0);
-        let fits = (0..layers).flat_map(features).filter(|&features| features > 0);
+        let pairs = dense.layers.iter().zip(&pruned.layers);
+        let features = pairs.flat_map(|(before, after)| {
+            fitted(before, after).into_iter().map(|projection| {
+                let width = if projection.is_attention() {
+                    after.query_heads * dense.head_dim
+                } else {
+                    after.ffn
+                };
+                width as u64
+            })
+        });
+        let features: Vec<u64> = features.collect();
+        let widest = features.iter().copied().max().unwrap_or(0);
         let (sums, fitted) = match form {
-            // Gram matrix and its factor, cross products and their solution in f64, the
-            // solution once more in f32.
-            Form::Weight { .. } => {
-                (16 * widest * widest + 20 * widest * hidden, 4 * hidden * fits.sum::<u64>())
-            }
-            Form::Bias => (16 * hidden, 4 * hidden * fits.count() as u64),
+            // In f64 the Gram matrices of the fitted and the held-out rows, a factor, the
+            // cross products of either and two solutions; in f32 the held-out Gram matrix,
+            // a solution and its product with that, which is copied once.
+            Form::Weight { .. } => (
+                28 * widest * widest + 44 * widest * hidden,
+                4 * hidden * features.iter().sum::<u64>(),
+            ),
+            Form::Bias => (24 * hidden, 4 * hidden * features.len() as u64),
         };
         Self {
             weights: 2 * streamed_weights(dense, placement, stored),

@@ -13,7 +13,13 @@
 //! there is one, `W₀` the sliced weight, and λ = ridge · mean diagonal of the Gram
 //! matrix. The ridge pulls towards the sliced weights. Reference and stream part
 //! within a layer only: kept units cannot express the errors of earlier layers,
-//! and fits that were to mend these as well did harm.
+//! and fits that were to mend these as well did harm. Where the attention of a layer
+//! is gone as a whole, the feed-forward sublayer is fitted to the stream that the
+//! dense layer makes with it.
+//!
+//! An eighth of the samples is held out ([`held_out`]): no matrix is fitted on it, it chooses the
+//! ridge of each fit ([`Ridge::HeldOut`]), and a fit that does not lower its error is
+//! dropped.
 //!
 //! In the form of a bias ([`Form::Bias`]) the weight stays as it is, and `b` alone is
 //! fitted, so is the weighted mean of what is missing: what the removed units gave on
@@ -31,6 +37,7 @@ mod bias;
 mod cholesky;
 mod memory;
 mod normal;
+mod ridge;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -42,16 +49,24 @@ use adapruner_model::{
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 use serde::Serialize;
 
-pub use self::memory::CompensateFootprint;
 use self::{
     bias::{Mean, MeanResidual},
     normal::{NormalEquations, Solution},
 };
+pub use self::{memory::CompensateFootprint, ridge::Ridge};
 use crate::{
     apply,
     error::{Error, Result},
     plan::PrunePlan,
 };
+
+/// One sample in so many is held out.
+const HELD_OUT: usize = 8;
+
+/// How many of so many samples are held out: the last ones, an eighth, and at least one.
+pub fn held_out(samples: usize) -> usize {
+    samples.div_ceil(HELD_OUT)
+}
 
 /// What of a sublayer's last matrix is fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -59,8 +74,8 @@ use crate::{
 pub enum Form {
     /// Its weight.
     Weight {
-        /// λ as a share of the Gram matrix's mean diagonal; at least 0.
-        ridge: f64,
+        /// How strongly it is held to the sliced weight.
+        ridge: Ridge,
     },
     /// Its bias.
     Bias,
@@ -87,10 +102,16 @@ pub struct Refit {
     pub ridge: Option<f64>,
     /// Whether the ridge asked for left the system singular.
     pub raised: bool,
-    /// Weighted mean squared error on the samples with the sliced weights.
+    /// Whether the fit lowered the held-out error; else the sliced matrix stays.
+    pub kept: bool,
+    /// Weighted mean squared error on the fitted samples with the sliced weights.
     pub error_before: f64,
     /// The same with the fitted ones.
     pub error_after: f64,
+    /// Weighted mean squared error on the held-out samples with the sliced weights.
+    pub held_out_before: f64,
+    /// The same with the fitted ones.
+    pub held_out_after: f64,
 }
 
 fn display<T: fmt::Display, S: serde::Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
@@ -98,6 +119,26 @@ fn display<T: fmt::Display, S: serde::Serializer>(value: &T, to: S) -> Result<S:
 }
 
 impl Refit {
+    /// A fit of these errors before and after; `kept` or not.
+    fn new(
+        (layer, projection): (usize, Projection),
+        kept: bool,
+        fitted: (f64, f64),
+        held_out: (f64, f64),
+    ) -> Self {
+        Self {
+            layer,
+            projection,
+            ridge: None,
+            raised: false,
+            kept,
+            error_before: fitted.0,
+            error_after: fitted.1,
+            held_out_before: held_out.0,
+            held_out_after: held_out.1,
+        }
+    }
+
     /// What a user should know of it, if anything.
     pub fn warning(&self) -> Option<String> {
         let Self { layer, projection, ridge, .. } = self;
@@ -120,14 +161,15 @@ pub struct Compensated {
 }
 
 /// Applies a plan and fits the matrices that read pruned units so that, on
-/// `samples`, the pruned layers follow the dense ones.
+/// `samples`, the pruned layers follow the dense ones. Some of them are held
+/// out ([`held_out`]).
 ///
 /// Samples of equal length run together; `progress` is told (layers done, layers
 /// in all).
 ///
 /// # Errors
-/// A plan for another model, no samples, ids outside the vocabulary, a ridge
-/// below 0, activations that are not finite, damaged weights, no memory.
+/// A plan for another model, fewer than two samples, ids outside the vocabulary, a
+/// ridge below 0, activations that are not finite, damaged weights, no memory.
 pub fn compensate(
     dense: &Checkpoint,
     plan: &PrunePlan,
@@ -137,14 +179,8 @@ pub fn compensate(
     progress: &dyn Fn(usize, usize),
 ) -> Result<Compensated> {
     match options.form {
-        Form::Weight { ridge } if !(ridge >= 0.0 && ridge.is_finite()) => {
-            return Err(Error::Option {
-                option: "compensate-ridge",
-                message: format!("expected a number of at least 0, found {ridge}"),
-                hint: None,
-            });
-        }
-        Form::Weight { .. } | Form::Bias => {}
+        Form::Weight { ridge } => ridge.check()?,
+        Form::Bias => {}
     }
     let pruned = apply(dense, plan)?;
     let mut run = Run {
@@ -173,15 +209,26 @@ pub fn compensate(
 /// The configuration of a model that was compensated by a plan in this form:
 /// biases where they are fitted.
 pub fn compensated_config(dense: &ModelConfig, pruned: &ModelConfig, form: Form) -> ModelConfig {
-    let lost = |of: fn(&LayerWidths) -> usize| {
-        dense.layers.iter().zip(&pruned.layers).any(|(a, b)| of(a) != of(b) && of(b) > 0)
-    };
     let biased = matches!(form, Form::Bias);
+    let fits = |projection| {
+        let mut pairs = dense.layers.iter().zip(&pruned.layers);
+        biased && pairs.any(|(before, after)| fitted(before, after).contains(&projection))
+    };
     ModelConfig {
-        attention_bias: pruned.attention_bias || (biased && lost(|widths| widths.query_heads)),
-        mlp_bias: pruned.mlp_bias || (biased && lost(|widths| widths.ffn)),
+        attention_bias: pruned.attention_bias || fits(Projection::O),
+        mlp_bias: pruned.mlp_bias || fits(Projection::Down),
         ..pruned.clone()
     }
+}
+
+/// Which matrices of a layer are fitted: those that read what it lost; where its
+/// attention is gone as a whole, the feed-forward sublayer makes up for that.
+fn fitted(before: &LayerWidths, after: &LayerWidths) -> Vec<Projection> {
+    let dropped = before.has_attention() && !after.has_attention();
+    let heads = before.query_heads != after.query_heads && !dropped;
+    let channels = before.ffn != after.ffn || dropped;
+    let cut = [(heads, Projection::O), (channels, Projection::Down)];
+    cut.into_iter().filter_map(|(cut, projection)| cut.then_some(projection)).collect()
 }
 
 /// Cosines and sines of the positions, `[T, D/2]` each.
@@ -193,6 +240,8 @@ struct Batch {
     stream: Tensor,
     /// The dense layer's where it is another, `[B, T, H]`.
     reference: Option<Tensor>,
+    /// Whether the samples are held out.
+    held_out: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -245,16 +294,22 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn embed(&mut self, samples: &[Vec<u32>]) -> Result<()> {
-        if samples.is_empty() {
-            return Err(Error::Compensation("expected at least 1 sample, found none".into()));
+        if samples.len() < 2 {
+            return Err(Error::Compensation(format!(
+                "expected at least 2 samples, one of them to be held out, found {}",
+                samples.len()
+            )));
         }
         let embedding = self.dense.embedding()?;
-        for run in samples.chunk_by(|a, b| a.len() == b.len()) {
-            let most = (self.options.batch_tokens / run[0].len().max(1)).max(1);
-            for rows in run.chunks(most) {
-                let ids = self.dense.tokens(rows)?;
-                let x = self.dense.embed(&embedding, &ids)?;
-                self.batches.push(Batch { stream: x, reference: None });
+        let (fitted, held) = samples.split_at(samples.len() - held_out(samples.len()));
+        for (samples, held_out) in [(fitted, false), (held, true)] {
+            for run in samples.chunk_by(|a, b| a.len() == b.len()) {
+                let most = (self.options.batch_tokens / run[0].len().max(1)).max(1);
+                for rows in run.chunks(most) {
+                    let ids = self.dense.tokens(rows)?;
+                    let stream = self.dense.embed(&embedding, &ids)?;
+                    self.batches.push(Batch { stream, reference: None, held_out });
+                }
             }
         }
         Ok(())
@@ -265,19 +320,16 @@ impl Run<'_> {
         let pruned = self.pruned.block(layer)?;
         let (before, after) =
             (self.dense.config().layers[layer], self.pruned.config().layers[layer]);
-        // Attention that is gone as a whole is for the feed-forward to make up for.
-        let dropped = before.has_attention() && !after.has_attention();
-        let heads = before.query_heads != after.query_heads && !dropped;
-        let channels = before.ffn != after.ffn;
-        if dropped && channels {
+        let fitted = fitted(&before, &after);
+        if before.has_attention() && !after.has_attention() {
             for batch in &mut self.batches {
                 let angles = self.dense.positions(0, batch.stream.dim(1)?)?;
                 let reference = Sublayer::Attention.forward(&dense, &batch.stream, &angles)?;
                 batch.reference = Some(reference);
             }
         }
-        for (sublayer, cut) in [(Sublayer::Attention, heads), (Sublayer::FeedForward, channels)] {
-            if cut {
+        for sublayer in [Sublayer::Attention, Sublayer::FeedForward] {
+            if fitted.contains(&sublayer.output()) {
                 self.fit(layer, sublayer, &dense, &pruned)?;
             } else {
                 self.pass(sublayer, &pruned)?;
@@ -319,9 +371,13 @@ impl Run<'_> {
                 let weights = token_weights(&reference)?;
                 match sums {
                     Sums::Weight(equations, _) => {
-                        equations.add(&inner.reshape(((), features))?, &residual, &weights)?;
+                        equations.of(batch.held_out).add(
+                            &inner.reshape(((), features))?,
+                            &residual,
+                            &weights,
+                        )?;
                     }
-                    Sums::Bias(mean) => mean.add(&residual, &weights)?,
+                    Sums::Bias(means) => means.of(batch.held_out).add(&residual, &weights)?,
                 }
                 read.push(inner);
             }
@@ -349,60 +405,88 @@ impl Run<'_> {
                 "layer {layer}, {projection}: the activations are not finite"
             )));
         }
-        let (device, fitted) = (map.weight.device(), &mut self.refitted);
-        let (map, ridge, raised, before, after) = match sums {
-            Sums::Weight(equations, asked) => {
-                let Solution { change, ridge, before, after } = equations.solve(asked);
-                let mut map = map.clone();
+        let (device, refitted) = (map.weight.device(), &mut self.refitted);
+        let mut map = map.clone();
+        let refit = match sums {
+            Sums::Weight(Split { fitted, held_out }, ridge) => {
+                let Solution { change, ridge, raised, fitted, held_out } =
+                    fitted.solve(ridge, &held_out)?;
+                let refit = Refit {
+                    ridge: Some(ridge),
+                    raised,
+                    ..Refit::new((layer, projection), change.is_some(), fitted, held_out)
+                };
                 if let Some(change) = change {
                     let weight = wide(&map.weight)?;
                     let weight =
                         (&weight + Tensor::from_vec(change, weight.shape(), &Device::Cpu)?)?;
                     map.weight = weight.to_dtype(map.weight.dtype())?.to_device(device)?;
                     map.packed = Default::default();
-                    fitted.insert(projection.weight(layer), weight);
+                    refitted.insert(projection.weight(layer), weight);
                 }
-                (map, Some(ridge), ridge > asked, before, after)
+                refit
             }
-            Sums::Bias(mean) => {
-                let Mean { bias, before, after } = mean.solve();
-                let outputs = bias.len();
-                let change = Tensor::from_vec(bias, outputs, &Device::Cpu)?;
-                let bias = match &map.bias {
-                    Some(bias) => (wide(bias)? + change)?,
-                    None => change,
-                };
-                let dtype = self.pruned.placement().activations();
-                let used = bias.to_dtype(dtype)?.to_device(device)?;
-                fitted.insert(projection.bias(layer), bias);
-                (Linear { bias: Some(used), ..map.clone() }, None, false, before, after)
+            Sums::Bias(Split { fitted, held_out }) => {
+                let Mean { bias, fitted, held_out } = fitted.solve(&held_out);
+                let refit = Refit::new((layer, projection), bias.is_some(), fitted, held_out);
+                if let Some(change) = bias {
+                    let outputs = change.len();
+                    let change = Tensor::from_vec(change, outputs, &Device::Cpu)?;
+                    let bias = match &map.bias {
+                        Some(bias) => (wide(bias)? + change)?,
+                        None => change,
+                    };
+                    let dtype = self.pruned.placement().activations();
+                    map.bias = Some(bias.to_dtype(dtype)?.to_device(device)?);
+                    refitted.insert(projection.bias(layer), bias);
+                }
+                refit
             }
         };
-        let (error_before, error_after) = (before, after);
-        self.refits.push(Refit { layer, projection, ridge, raised, error_before, error_after });
+        self.refits.push(refit);
         Ok(map)
+    }
+}
+
+/// Sums over the fitted and over the held-out samples.
+struct Split<T> {
+    fitted: T,
+    held_out: T,
+}
+
+impl<T> Split<T> {
+    fn new(sums: impl Fn() -> T) -> Self {
+        Self { fitted: sums(), held_out: sums() }
+    }
+
+    fn of(&mut self, held_out: bool) -> &mut T {
+        if held_out { &mut self.held_out } else { &mut self.fitted }
     }
 }
 
 /// Sums of one fit.
 enum Sums {
     /// With the ridge that is asked for.
-    Weight(NormalEquations, f64),
-    Bias(MeanResidual),
+    Weight(Split<NormalEquations>, Ridge),
+    Bias(Split<MeanResidual>),
 }
 
 impl Sums {
     fn new(form: Form, features: usize, outputs: usize) -> Self {
         match form {
-            Form::Weight { ridge } => Self::Weight(NormalEquations::new(features, outputs), ridge),
-            Form::Bias => Self::Bias(MeanResidual::new(outputs)),
+            Form::Weight { ridge } => {
+                Self::Weight(Split::new(|| NormalEquations::new(features, outputs)), ridge)
+            }
+            Form::Bias => Self::Bias(Split::new(|| MeanResidual::new(outputs))),
         }
     }
 
     fn is_finite(&self) -> bool {
         match self {
-            Self::Weight(equations, _) => equations.is_finite(),
-            Self::Bias(mean) => mean.is_finite(),
+            Self::Weight(Split { fitted, held_out }, _) => {
+                fitted.is_finite() && held_out.is_finite()
+            }
+            Self::Bias(Split { fitted, held_out }) => fitted.is_finite() && held_out.is_finite(),
         }
     }
 }

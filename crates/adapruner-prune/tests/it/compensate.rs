@@ -3,7 +3,7 @@
 use adapruner_checkpoint::{Checkpoint, LayerWidths, ModelConfig, names::Projection};
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{
-    CompensateOptions, Compensated, Error, Form, LayerPlan, PlanOptions, PrunePlan, Refit, apply,
+    CompensateOptions, Compensated, Error, Form, LayerPlan, PlanOptions, PrunePlan, Ridge, apply,
     compensate, compensated_config,
 };
 use candle_core::{DType, Device, Tensor};
@@ -19,8 +19,11 @@ use crate::common::{
 const TOLERANCE: f32 = 2e-3;
 
 fn options(ridge: f64) -> CompensateOptions {
-    CompensateOptions { form: Form::Weight { ridge }, batch_tokens: 64 }
+    CompensateOptions { form: Form::Weight { ridge: Ridge::Share(ridge) }, batch_tokens: 64 }
 }
+
+const CHOSEN: CompensateOptions =
+    CompensateOptions { form: Form::Weight { ridge: Ridge::HeldOut }, batch_tokens: 64 };
 
 fn fit(
     dense: &Checkpoint,
@@ -130,8 +133,8 @@ fn a_singular_fit_raises_the_ridge_and_says_so() {
     let mut layers = whole(&config);
     layers[0].ffn.truncate(30);
     let plan = PrunePlan::keeping(&config, digest(), layers);
-    // Three tokens for thirty channels.
-    let ids = random_ids(&config, 1, 3, 1);
+    // Three tokens for thirty channels, fitted and held out alike.
+    let ids = vec![random_ids(&config, 1, 3, 1).remove(0); 2];
     let refits = fit(&dense, &plan, &ids, &options(0.0)).refits;
     let warning = refits[0].warning().unwrap();
     assert!(warning.contains("layer 0, mlp.down_proj") && warning.contains("ridge"), "{warning}");
@@ -157,7 +160,9 @@ fn cut(biased: bool) -> (Checkpoint, PrunePlan) {
 fn a_bias_is_the_mean_of_what_was_removed() {
     for biased in [false, true] {
         let (dense, plan) = cut(biased);
-        let ids = random_ids(&dense.config, 5, 16, 1);
+        // Three kinds of token, so that what is removed has a mean worth giving back.
+        let mut ids = random_ids(&dense.config, 64, 16, 1);
+        ids.iter_mut().flatten().for_each(|id| *id %= 3);
         let Compensated { checkpoint, refits } = fit(&dense, &plan, &ids, &BIAS);
         let fitted: Vec<_> = refits.iter().map(|r| (r.layer, r.projection)).collect();
         assert_eq!(fitted, [(1, Projection::O), (2, Projection::Down)]);
@@ -204,11 +209,11 @@ fn only_what_lost_units_gets_biases() {
     let mut layers = whole(&config);
     layers[1].ffn.truncate(6);
     let plan = PrunePlan::keeping(&config, digest(), layers);
-    let found = fit(&dense, &plan, &random_ids(&config, 2, 16, 1), &BIAS).checkpoint;
+    let found = fit(&dense, &plan, &random_ids(&config, 64, 16, 1), &BIAS).checkpoint;
     assert!(found.config.mlp_bias && !found.config.attention_bias);
     let sliced = apply(&dense, &plan).unwrap();
     assert_eq!(compensated_config(&config, &sliced.config, BIAS.form), found.config);
-    let kept = compensated_config(&config, &sliced.config, Form::Weight { ridge: 0.1 });
+    let kept = compensated_config(&config, &sliced.config, CHOSEN.form);
     assert_eq!(kept, sliced.config);
 }
 
@@ -224,7 +229,8 @@ fn what_cannot_be_fitted_is_refused() {
         assert!(matches!(refused(&ids, options(ridge)), Error::Option { .. }), "{ridge}");
     }
     assert!(matches!(refused(&[], options(0.1)), Error::Compensation(_)));
-    assert!(matches!(refused(&[vec![50]], options(0.1)), Error::Model(_)));
+    assert!(matches!(refused(&ids, options(0.1)), Error::Compensation(_)));
+    assert!(matches!(refused(&[vec![50], vec![50]], options(0.1)), Error::Model(_)));
 }
 
 /// The sublayers that lose units while others stay, each with a fit of its own.
@@ -233,7 +239,8 @@ fn fits(config: &ModelConfig, plan: &PrunePlan) -> Vec<(usize, Projection)> {
     let of = |(layer, (before, kept)): (usize, (&LayerWidths, &LayerPlan))| {
         let after = kept.widths();
         let heads = after.has_attention() && after.query_heads != before.query_heads;
-        [(heads, Projection::O), (after.ffn != before.ffn, Projection::Down)]
+        let dropped = before.has_attention() && !after.has_attention();
+        [(heads, Projection::O), (dropped || after.ffn != before.ffn, Projection::Down)]
             .into_iter()
             .filter_map(move |(cut, projection)| cut.then_some((layer, projection)))
     };
@@ -254,16 +261,129 @@ fn no_fit_makes_its_sublayer_worse() {
         let Some(plan) = plan_or_largest(&config, seed, &wanted)? else { return Ok(false) };
         let dense = random_checkpoint(&config, seed);
         let ids = random_ids(&config, 3, 12, seed);
-        let found = fit(&dense, &plan, &ids, &options(ridge));
+        let form = Form::Weight {
+            ridge: if seed % 2 == 0 { Ridge::HeldOut } else { Ridge::Share(ridge) },
+        };
+        let found = fit(&dense, &plan, &ids, &CompensateOptions { form, ..CHOSEN });
         let of: Vec<_> = found.refits.iter().map(|refit| (refit.layer, refit.projection)).collect();
         prop_assert_eq!(of, fits(&config, &plan));
         for refit in &found.refits {
-            prop_assert!(refit.error_after <= refit.error_before * (1.0 + 1e-9), "{refit:?}");
+            prop_assert!(refit.held_out_after <= refit.held_out_before, "{refit:?}");
+            prop_assert_eq!(refit.kept, refit.held_out_after < refit.held_out_before);
         }
         let logits = logits(&found.checkpoint, &ids).flatten_all().unwrap();
         prop_assert!(logits.to_vec1::<f32>().unwrap().iter().all(|value| value.is_finite()));
-        let better = |refit: &Refit| refit.error_after < refit.error_before;
-        Ok(found.refits.iter().any(better))
+        Ok(found.refits.iter().any(|refit| refit.kept))
     });
     assert!(fitted > CASES / 2, "of {CASES} models {fitted} were fitted at all");
+}
+
+/// What a layer's down projection lacks, weighted as its fits are: the mean over
+/// tokens of the squared difference from the dense layer, by the dense stream's mean
+/// square.
+fn lacks(dense: &Checkpoint, pruned: &Checkpoint, ids: &[Vec<u32>], layer: usize) -> f64 {
+    let [dense, pruned] = [dense, pruned]
+        .map(|model| Decoder::load(model, &Placement::cpu(), Residency::Resident).unwrap());
+    let states = |decoder: &Decoder| {
+        let states = decoder.block_outputs(ids, &[layer]).unwrap();
+        states[&layer].to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()
+    };
+    let (mut error, mut weight) = (0.0, 0.0);
+    for (a, b) in states(&dense).iter().zip(&states(&pruned)) {
+        let share = a.len() as f64 / a.iter().map(|a| a * a).sum::<f64>();
+        error += share * a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+        weight += share;
+    }
+    error / weight
+}
+
+/// The first layer alone is cut, so that both models enter it with the same stream and
+/// errors can be taken from its output.
+fn first_cut(ffn: usize) -> (Checkpoint, PrunePlan) {
+    let config = config(vec![widths(4, 2, 24), widths(4, 2, 9)]);
+    let mut layers = whole(&config);
+    layers[0].ffn.truncate(ffn);
+    (random_checkpoint(&config, 11), PrunePlan::keeping(&config, digest(), layers))
+}
+
+#[test]
+fn errors_are_those_of_the_outputs_on_fitted_and_held_out_samples() {
+    let (dense, plan) = first_cut(16);
+    let sliced = apply(&dense, &plan).unwrap();
+    let ids = random_ids(&dense.config, 17, 24, 4);
+    // An eighth of 17, rounded up.
+    let (fitted, held_out) = ids.split_at(14);
+    for options in [CHOSEN, options(0.01), BIAS] {
+        let Compensated { checkpoint, refits } = fit(&dense, &plan, &ids, &options);
+        let [refit] = refits.as_slice() else { panic!("{refits:?}") };
+        assert!(refit.kept, "{refit:?}");
+        for (model, samples, found) in [
+            (&sliced, fitted, refit.error_before),
+            (&checkpoint, fitted, refit.error_after),
+            (&sliced, held_out, refit.held_out_before),
+            (&checkpoint, held_out, refit.held_out_after),
+        ] {
+            let expected = lacks(&dense, model, samples, 0);
+            // Sums of f32 products, against those of f32 outputs.
+            assert!((found - expected).abs() < 1e-4 * expected, "{found} {expected}");
+        }
+    }
+}
+
+/// The ridge that is chosen is, of its neighbours, the one with the least held-out error.
+#[test]
+fn held_out_samples_choose_the_ridge() {
+    let mut chosen = std::collections::BTreeSet::new();
+    for samples in [2, 3, 40] {
+        let (dense, plan) = first_cut(20);
+        let ids = random_ids(&dense.config, samples, 12, 5);
+        let of = |options: &CompensateOptions| fit(&dense, &plan, &ids, options).refits.remove(0);
+        let best = of(&CHOSEN);
+        let ridge = best.ridge.unwrap();
+        for other in [ridge / 10.0, ridge * 10.0] {
+            if (1e-4..=10.0).contains(&other) {
+                let other = of(&options(other));
+                assert!(best.held_out_after <= other.held_out_after * (1.0 + 1e-6), "{other:?}");
+            }
+        }
+        chosen.insert(ridge.to_string());
+    }
+    assert!(chosen.len() > 1, "few samples need another ridge than many: {chosen:?}");
+}
+
+#[test]
+fn a_fit_that_does_not_generalise_is_dropped() {
+    let (dense, plan) = first_cut(20);
+    // Twelve tokens for twenty channels, almost without a ridge.
+    let ids = random_ids(&dense.config, 2, 12, 5);
+    let Compensated { checkpoint, refits } = fit(&dense, &plan, &ids, &options(1e-9));
+    let [refit] = refits.as_slice() else { panic!("{refits:?}") };
+    assert!(!refit.kept && refit.held_out_after == refit.held_out_before, "{refit:?}");
+    let sliced = apply(&dense, &plan).unwrap();
+    for name in sliced.tensors.names() {
+        assert_eq!(difference(&load(&checkpoint, &name), &load(&sliced, &name)), 0.0, "{name}");
+    }
+}
+
+/// A feed-forward sublayer that kept all its channels makes up for the attention that
+/// went before it.
+#[test]
+fn attention_that_went_is_made_up_for_by_the_feed_forward() {
+    let config = config(vec![widths(4, 2, 24), widths(4, 2, 9)]);
+    let dense = random_checkpoint(&config, 13);
+    let mut layers = whole(&config);
+    (layers[0].query_heads, layers[0].kv_heads) = (vec![], vec![]);
+    let plan = PrunePlan::keeping(&config, digest(), layers);
+    let ids = random_ids(&config, 32, 24, 6);
+    for options in [CHOSEN, BIAS] {
+        let Compensated { checkpoint, refits } = fit(&dense, &plan, &ids, &options);
+        let [refit] = refits.as_slice() else { panic!("{refits:?}") };
+        assert_eq!((refit.layer, refit.projection), (0, Projection::Down));
+        assert!(refit.kept, "{refit:?}");
+        let sliced = apply(&dense, &plan).unwrap();
+        assert_eq!(checkpoint.config, compensated_config(&config, &sliced.config, options.form));
+        let others = random_ids(&config, 8, 24, 7);
+        let [without, with] = [&sliced, &checkpoint].map(|model| lacks(&dense, model, &others, 0));
+        assert!(with < without, "{with} {without}");
+    }
 }

@@ -3,7 +3,8 @@
 use adapruner_checkpoint::ModelConfig;
 use adapruner_model::{PassCuts, Placement, gradient::backward_token_bytes};
 use adapruner_prune::{
-    Collection, CompensateFootprint, Error, Form, Terms, layout::VectorLayout, streamed_weights,
+    Collection, CompensateFootprint, Error, Form, Ridge, Terms, layout::VectorLayout,
+    streamed_weights,
 };
 use proptest::prelude::*;
 
@@ -175,9 +176,9 @@ fn a_compensation_counts_its_streams_sums_and_fits() {
     let dense = llama_7b();
     let pruned = ModelConfig { layers: vec![widths(32, 32, 8256); 32], ..dense.clone() };
     let of = |form| CompensateFootprint::new((&dense, &pruned), 16_384, form, &Placement::cpu(), 0);
-    let fit = of(Form::Weight { ridge: 0.1 });
+    let fit = of(Form::Weight { ridge: Ridge::HeldOut });
     assert_eq!(fit.streams, 4 * 16_384 * (3 * 4096 + 8256));
-    assert_eq!(fit.sums, 16 * 8256 * 8256 + 20 * 8256 * 4096);
+    assert_eq!(fit.sums, 28 * 8256 * 8256 + 44 * 8256 * 4096);
     assert_eq!(fit.fitted, 4 * 32 * 8256 * 4096);
     assert_eq!(fit.weights, 2 * streamed_weights(&dense, &Placement::cpu(), 0));
     assert_eq!(fit.total(), fit.streams + fit.sums + fit.fitted + fit.weights);

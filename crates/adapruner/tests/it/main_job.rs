@@ -261,13 +261,17 @@ fn what_remains_is_fitted_to_make_up_for_what_is_gone() {
         assert!(number(refit, "/error_after") < number(refit, "/error_before"), "{refit}");
     }
     assert_eq!(number(&report, "/manifest/compensation/samples/windows"), 24.0);
+    let [held_out, sliced, fitted_loss] = ["samples", "without", "with"]
+        .map(|key| number(&report, &format!("/manifest/compensation/loss/{key}")));
+    assert!(held_out == 3.0 && fitted_loss < sliced, "{fitted_loss} {sliced}");
     for written in [fitted.clone(), fitted.join("model.gguf")] {
         assert!((perplexity(&written, &text) / with - 1.0).abs() < SAME);
     }
     // The same plan, applied later, is fitted alike.
     let line = "apply {model} --plan {plan} --save-dtype f32 --compensate-text {calibration}";
     let shown = succeed(&format!("{line} {fit} --out {{again}}"), &paths);
-    assert!(shown.contains("matrices fitted on 24 samples of 64 tokens"), "{shown}");
+    assert!(shown.contains("matrices fitted on 21 samples of 64 tokens"), "{shown}");
+    assert!(shown.contains("on 3 others"), "{shown}");
     assert!((perplexity(&again, &text) / with - 1.0).abs() < SAME);
     // As biases: every format carries them.
     let biased = dir.path().join("biased");
@@ -284,6 +288,15 @@ fn what_remains_is_fitted_to_make_up_for_what_is_gone() {
     let line = "prune {model} --ratio 0.3 --calibration {calibration} --out {again}/x";
     let refused = fail(&format!("{line} --compensate=bias --compensate-ridge 0.1"), &paths);
     assert!(refused.contains("a bias has none"), "{refused}");
+    // One sample for the channels of a layer, held by next to no ridge, fits noise.
+    let noise =
+        "--compensate --compensate-samples 2 --compensate-tokens 64 --compensate-ridge 1e-9";
+    let report = json(&format!("{prune} {noise} --out {{again}}/noise"), &paths);
+    let loss = report["manifest"]["compensation"]["loss"].clone();
+    let helps = loss["with"].as_f64() < loss["without"].as_f64();
+    let said = report["warnings"].to_string().contains("compensation was left out");
+    assert!(helps != said, "{report}");
+    assert!(helps || after(&report) == without, "{report}");
     let refused = fail("apply {model} --plan {plan} --compensate --out {again}/x", &paths);
     assert!(refused.contains("compensate-text: missing"), "{refused}");
 }
