@@ -38,6 +38,7 @@ use std::{io::Write as _, path::PathBuf};
 use adapruner_kernels::MatmulPrecision;
 use anyhow::{Context, Result, bail, ensure};
 
+pub use self::report::spread;
 use self::{
     ours::Ours,
     report::Found,

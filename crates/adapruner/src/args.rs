@@ -333,6 +333,17 @@ pub struct PlanArgs {
     /// max, sum, rank) [default: local]
     #[arg(long, value_name = "HOW")]
     pub allocation: Option<Named<Allocation>>,
+    /// Cut layers less the more it costs: each is cut alone, the loss is measured on
+    /// calibration samples, and layers lose in proportion to its gain to the power of
+    /// minus P [P: 1, where no number is given]
+    #[arg(
+        long,
+        value_name = "P",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1"
+    )]
+    pub sensitivity: Option<Real>,
 }
 
 /// A share of what is removed, or none.
@@ -361,6 +372,28 @@ impl fmt::Display for Share {
 }
 
 impl PlanArgs {
+    /// The power of the layers' sensitivities, checked against the other options.
+    pub fn sensitivity(&self, plan: &PlanOptions) -> Result<Option<f64>> {
+        let Some(Real(power)) = self.sensitivity else { return Ok(None) };
+        if !(power >= 0.0 && power.is_finite()) {
+            return Err(advised(
+                format!("sensitivity: expected a number of at least 0, found {power}"),
+                "0 cuts all layers alike, 1 is the default",
+            ));
+        }
+        let spreads = match (plan.layout, plan.allocation) {
+            (Layout::PerLayer, Allocation::Local | Allocation::Curve(_)) => return Ok(Some(power)),
+            (Layout::Uniform, _) => "the layout uniform".to_owned(),
+            (Layout::PerLayer, Allocation::Global(_)) => {
+                format!("the allocation {}", plan.allocation)
+            }
+        };
+        Err(advised(
+            format!("sensitivity: layers cannot lose by it with {spreads}"),
+            "leave one of the two out",
+        ))
+    }
+
     /// Fills in the defaults.
     pub fn resolve(&self) -> Result<PlanOptions> {
         let Some(Real(ratio)) = self.ratio else {
@@ -379,6 +412,7 @@ impl PlanArgs {
             kv_mode: self.kv_mode.map_or(default.kv_mode, |m| m.0),
             drop_attention: self.drop_attention.clone().unwrap_or(default.drop_attention),
             allocation: self.allocation.map_or(default.allocation, |a| a.0),
+            layer_weights: default.layer_weights,
         })
     }
 }

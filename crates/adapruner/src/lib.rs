@@ -6,6 +6,7 @@
 //! | [`settings`] | resolved, validated settings, as they are written into manifests |
 //! | [`pipeline`] | the stages, each from settings and what the stage before made |
 //! | [`statistics`] | statistics collected within the memory there is |
+//! | [`sensitivity`] | what cutting each layer alone costs, and how a cut is spread by it |
 //! | [`compensation`] | what remains fitted to make up for what was removed |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
@@ -36,6 +37,7 @@ pub mod progress;
 pub mod recover;
 pub mod recovered;
 pub mod search;
+pub mod sensitivity;
 pub mod settings;
 pub mod statistics;
 pub mod whole;

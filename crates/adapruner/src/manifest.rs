@@ -147,6 +147,9 @@ pub struct Manifest {
     /// Which units were kept, by their indices in the model that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrunePlan>,
+    /// What the loss gains where a layer alone is cut, in nats per predicted token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sensitivities: Option<Vec<Option<f64>>>,
     /// What was fitted to make up for what the plan removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compensation: Option<CompensationRecord>,
@@ -188,6 +191,7 @@ impl Manifest {
             parameters: checkpoint.config.parameters(),
             statistics: None,
             plan: None,
+            sensitivities: None,
             compensation: None,
             study: None,
             evaluation: None,

@@ -17,7 +17,7 @@ use adapruner_model::{
     generate::{Sampling, generate},
 };
 use adapruner_prune::{
-    BankHeader, Evidence, Origin, PrunePlan, Scores, StatsBank, Terms, plan, score,
+    BankHeader, Evidence, Origin, PlanOptions, PrunePlan, Scores, StatsBank, Terms, plan, score,
 };
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ use crate::{
     advice::advised,
     memory,
     progress::Progress,
+    sensitivity,
     settings::{
         CalibrationSettings, EvalSettings, PruneSettings, SampleSettings, ScoreSettings,
         TextSettings,
@@ -304,6 +305,8 @@ pub struct Planned {
     pub plan: PrunePlan,
     /// Header of the statistics, where some were needed.
     pub statistics: Option<BankHeader>,
+    /// What the loss gains where a layer alone is cut, where the cut is spread by that.
+    pub sensitivities: Option<Vec<Option<f64>>>,
 }
 
 /// The calibration set that `settings` needs, if they do; contradictions and
@@ -314,7 +317,9 @@ pub struct Planned {
 pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<Option<TokenSet>> {
     settings.plan.check(&checkpoint.config)?;
     match &settings.calibration {
-        Some(calibration) if settings.score.importance.needs_statistics() => {
+        Some(calibration)
+            if settings.score.importance.needs_statistics() || settings.sensitivity.is_some() =>
+        {
             Ok(Some(calibration_tokens(checkpoint, calibration)?))
         }
         Some(_) | None => Ok(None),
@@ -322,11 +327,12 @@ pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<
 }
 
 /// Scores the units of a model and decides which stay, by statistics of
-/// `tokens` where the importance needs some.
+/// `tokens` where the importance needs some, and by layer sensitivities where they are
+/// asked for.
 ///
 /// # Errors
 /// A calibration set that is missing where the importance needs one; a ratio
-/// that cannot be reached; those of [`statistics`].
+/// that cannot be reached; those of [`statistics`] and [`sensitivity::measure`].
 pub fn prune(
     checkpoint: &Checkpoint,
     tokens: Option<&TokenSet>,
@@ -335,14 +341,23 @@ pub fn prune(
     told: (&Writer, &dyn Progress),
 ) -> Result<Planned> {
     let bank = match (tokens, &settings.calibration) {
-        (Some(tokens), Some(calibration)) => {
+        (Some(tokens), Some(calibration)) if settings.score.importance.needs_statistics() => {
             Some(statistics(checkpoint, tokens, calibration, settings, placement, told)?)
         }
-        (Some(_), None) | (None, Some(_) | None) => None,
+        (Some(_) | None, Some(_) | None) => None,
     };
     let scores = scores(checkpoint, bank.as_ref(), &settings.score, settings.seed)?;
-    let plan = plan(&scores, &checkpoint.config, checkpoint.digest()?, &settings.plan)?;
-    Ok(Planned { plan, statistics: bank.map(|bank| bank.header().clone()) })
+    let decide = |options| plan(&scores, &checkpoint.config, checkpoint.digest()?, options);
+    let mut plan = decide(&settings.plan)?;
+    let mut sensitivities = None;
+    if let (Some(power), Some(tokens)) = (settings.sensitivity, tokens) {
+        let (_, progress) = told;
+        let gains = sensitivity::measure(checkpoint, &plan, &tokens.windows, placement, progress)?;
+        let layer_weights = Some(sensitivity::weights(&gains, power));
+        plan = decide(&PlanOptions { layer_weights, ..settings.plan.clone() })?;
+        sensitivities = Some(gains);
+    }
+    Ok(Planned { plan, statistics: bank.map(|bank| bank.header().clone()), sensitivities })
 }
 
 /// Scores of every unit by all samples of the statistics.

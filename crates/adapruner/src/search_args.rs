@@ -158,7 +158,14 @@ impl SearchGroups {
         let search = overlay(&self.search, &file.search)?;
         let calibration = overlay(&self.calibration, &file.calibration)?;
         let eval = overlay(&self.eval, &file.eval)?;
-        let plan = overlay(&self.plan, &file.plan)?.resolve()?;
+        let plan = overlay(&self.plan, &file.plan)?;
+        if plan.sensitivity.is_some() {
+            return Err(advised(
+                "sensitivity: a search spreads the cut over the layers by its own dimensions",
+                "leave it out; --show-space lists the dimensions",
+            ));
+        }
+        let plan = plan.resolve()?;
         let workers = positive("workers", search.workers.unwrap_or(1))?;
         for (option, number) in [("max-minutes", search.max_minutes), ("memory", search.memory)] {
             let Some(Real(number)) = number else { continue };

@@ -132,6 +132,8 @@ pub struct PruneSettings {
     pub seed: u64,
     /// What is removed.
     pub plan: PlanOptions,
+    /// Power by which layers lose less the more cutting them costs, where that is measured.
+    pub sensitivity: Option<f64>,
     /// How the rest is fitted to make up for that, if it is.
     pub compensation: Option<CompensationSettings>,
     /// A text to measure on before and after.

@@ -50,14 +50,9 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// The same ratio in every ladder that can give: each is rounded down, and what
-/// remains goes to those that fell short the most.
-pub(super) fn local(ladders: &[Ladder], budget: Budget) -> Vec<usize> {
-    weighted(ladders, budget, &vec![1.0; ladders.len()])
-}
-
-/// As [`local`], the ratio of each ladder in proportion to its weight (≥ 0).
-/// Where those with a weight cannot give enough, the others make up for it.
+/// Ratios in proportion to each ladder's weight (≥ 0), the same in all that can give where
+/// weights are equal: each is rounded down, and what remains goes to those that fell short
+/// the most. Where those with a weight cannot give enough, the others make up for it.
 pub(super) fn weighted(ladders: &[Ladder], budget: Budget, weights: &[f64]) -> Vec<usize> {
     let ideals = shares(ladders, budget.target.max(0) as f64, weights);
     let steps = ladders
@@ -187,6 +182,10 @@ mod tests {
             unit_cost,
             strict,
         }
+    }
+
+    fn local(ladders: &[Ladder], budget: Budget) -> Vec<usize> {
+        weighted(ladders, budget, &vec![1.0; ladders.len()])
     }
 
     fn even(units: usize, unit_cost: u64, strict: bool) -> Ladder {

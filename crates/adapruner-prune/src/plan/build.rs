@@ -147,11 +147,11 @@ impl<'a> Planner<'a> {
             let budget = Budget { target, limit };
             match (self.options.layout, self.options.allocation) {
                 (Layout::Uniform, _) => allocate::uniform(ladders, budget),
-                (Layout::PerLayer, Allocation::Local) => allocate::local(ladders, budget),
-                (Layout::PerLayer, Allocation::Curve(curve)) => {
+                (Layout::PerLayer, Allocation::Local | Allocation::Curve(_)) => {
                     let layers = self.layers();
-                    let weights: Vec<f64> =
-                        (0..ladders.len()).map(|at| curve.weight(at % layers, layers)).collect();
+                    let weights: Vec<f64> = (0..ladders.len())
+                        .map(|at| self.options.weight(at % layers, layers))
+                        .collect();
                     allocate::weighted(ladders, budget, &weights)
                 }
                 (Layout::PerLayer, Allocation::Global(normalisation)) => {
@@ -266,7 +266,8 @@ impl<'a> Planner<'a> {
             }
             // How far a cut can go hardly depends on its spread, and this one is
             // quick.
-            let changed = PlanOptions { allocation: Allocation::Local, ..changed };
+            let changed =
+                PlanOptions { allocation: Allocation::Local, layer_weights: None, ..changed };
             let reach = Planner::new(self.scores, self.config, &changed).largest(1.0);
             if reach > largest {
                 offers.push(format!("{what} (up to {reach})"));

@@ -90,6 +90,10 @@ pub struct PlanOptions {
     pub drop_attention: Vec<usize>,
     /// How the cut is spread over the layers.
     pub allocation: Allocation,
+    /// Multiplies what the allocation takes from each layer, first layer first; finite,
+    /// at least 0, not 0 everywhere. None for equal weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_weights: Option<Vec<f64>>,
 }
 
 impl PlanOptions {
@@ -105,7 +109,18 @@ impl PlanOptions {
             kv_mode: KvMode::default(),
             drop_attention: Vec::new(),
             allocation: Allocation::default(),
+            layer_weights: None,
         }
+    }
+
+    /// What a layer of a model with `layers` layers loses against the mean, where that
+    /// is decided by allocation and weights alone.
+    pub(super) fn weight(&self, layer: usize, layers: usize) -> f64 {
+        let curve = match self.allocation {
+            Allocation::Curve(curve) => curve.weight(layer, layers),
+            Allocation::Local | Allocation::Global(_) => 1.0,
+        };
+        curve * self.layer_weights.as_ref().map_or(1.0, |weights| weights[layer])
     }
 
     /// Whether a layer of a model with `layers` layers is spared.
@@ -157,6 +172,7 @@ impl PlanOptions {
                 "use curve:linear=0.5,quadratic=0",
             );
         }
+        self.check_weights(layers)?;
         let (first, last) = self.protect;
         if first.saturating_add(last) >= layers {
             return refuse(
@@ -189,6 +205,36 @@ impl PlanOptions {
             }
         }
         Ok(())
+    }
+
+    fn check_weights(&self, layers: usize) -> Result<()> {
+        const HINT: &str = "give a number of at least 0 for every layer, or leave them out";
+        let Some(weights) = &self.layer_weights else { return Ok(()) };
+        if weights.len() != layers {
+            let message = format!("expected {layers}, one a layer, found {}", weights.len());
+            return refuse("layer-weights", message, HINT);
+        }
+        if let Some(wrong) = weights.iter().find(|weight| !(**weight >= 0.0 && weight.is_finite()))
+        {
+            let message = format!("expected finite numbers of at least 0, found {wrong}");
+            return refuse("layer-weights", message, HINT);
+        }
+        if weights.iter().all(|&weight| weight == 0.0) {
+            return refuse("layer-weights", "all of them are 0".into(), HINT);
+        }
+        match (self.layout, self.allocation) {
+            (Layout::PerLayer, Allocation::Local | Allocation::Curve(_)) => Ok(()),
+            (Layout::Uniform, _) => refuse(
+                "layer-weights",
+                "make layers differ, but the layout is uniform".into(),
+                "use the per-layer layout, or leave them out",
+            ),
+            (Layout::PerLayer, Allocation::Global(_)) => refuse(
+                "layer-weights",
+                format!("do not go with the allocation {}", self.allocation),
+                "use the allocation local or a curve, or leave them out",
+            ),
+        }
     }
 
     fn check_uniform(&self, config: &ModelConfig) -> Result<()> {

@@ -369,6 +369,7 @@ prop_compose! {
         let kv_mode = if by_group { KvMode::Groups } else { KvMode::QueryHeads };
         let layout = if uniform { Layout::Uniform } else { Layout::PerLayer };
         let options = PlanOptions {
+            layer_weights: None,
             ratio, layout, protect, attention_share, multiple_of, kv_mode, drop_attention,
             allocation,
         };
@@ -514,4 +515,53 @@ fn check_kept(
         }
     }
     Ok(())
+}
+
+/// Channels that go from each layer.
+fn gone(plan: &PrunePlan, config: &ModelConfig) -> Vec<usize> {
+    plan.layers.iter().zip(&config.layers).map(|(kept, all)| all.ffn - kept.ffn.len()).collect()
+}
+
+#[test]
+fn layers_lose_in_proportion_to_their_weights() {
+    let config = config(vec![widths(4, 2, 400); 4]);
+    let scores = random_scores(&config, 6);
+    let of = |allocation, layer_weights| {
+        let options = PlanOptions { allocation, layer_weights, ..PlanOptions::new(0.2) };
+        let plan = make(&scores, &config, &options);
+        (gone(&plan, &config), plan.parameters_after)
+    };
+    let (even, after) = of(Allocation::Local, None);
+    assert_eq!(of(Allocation::Local, Some(vec![2.5; 4])), (even.clone(), after));
+    let total: usize = even.iter().sum();
+    let (found, found_after) = of(Allocation::Local, Some(vec![0.0, 1.0, 2.0, 1.0]));
+    assert_eq!((found.iter().sum::<usize>(), found_after), (total, after));
+    for (found, share) in found.iter().zip([0.0, 0.25, 0.5, 0.25]) {
+        assert!((*found as f64 - share * total as f64).abs() <= 1.0, "{found}");
+    }
+    // Weights multiply what a curve takes: 1 − x over depth times 1, 1, 1, 0.
+    let curve = Allocation::Curve(Curve { linear: -1.0, quadratic: 0.0 });
+    let (found, _) = of(curve, Some(vec![1.0, 1.0, 1.0, 0.0]));
+    for (found, share) in found.iter().zip([0.5, 1.0 / 3.0, 1.0 / 6.0, 0.0]) {
+        assert!((*found as f64 - share * total as f64).abs() <= 1.0, "{found}");
+    }
+}
+
+#[test]
+fn weights_that_make_no_sense_are_refused() {
+    let config = config(vec![widths(4, 2, 40); 3]);
+    let scores = random_scores(&config, 6);
+    let refused = |layout, allocation, weights: &[f64]| {
+        let layer_weights = Some(weights.to_vec());
+        let options = PlanOptions { layout, allocation, layer_weights, ..PlanOptions::new(0.2) };
+        plan(&scores, &config, digest(), &options).unwrap_err().to_string()
+    };
+    for weights in [&[1.0, 1.0][..], &[1.0, f64::NAN, 1.0], &[1.0, -1.0, 1.0], &[0.0; 3]] {
+        let message = refused(Layout::PerLayer, Allocation::Local, weights);
+        assert!(message.contains("layer-weights"), "{message}");
+    }
+    let message = refused(Layout::Uniform, Allocation::Local, &[1.0; 3]);
+    assert!(message.contains("uniform"), "{message}");
+    let global = Allocation::Global(Normalisation::Mean);
+    assert!(refused(Layout::PerLayer, global, &[1.0; 3]).contains("global"));
 }

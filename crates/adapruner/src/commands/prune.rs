@@ -96,13 +96,16 @@ impl PruneCommand {
                 "name a folder to write: --out DIR; or look at the plan with --dry-run",
             ));
         }
+        let arguments = overlay(&self.plan, &file.plan)?;
+        let plan = arguments.resolve()?;
         let settings = PruneSettings {
             run: overlay(&self.run, &file.run)?.resolve()?,
             calibration: calibration.resolve(&eval)?,
             statistics: calibration.stats.clone(),
             score,
             seed: calibration.seed(),
-            plan: overlay(&self.plan, &file.plan)?.resolve()?,
+            sensitivity: arguments.sensitivity(&plan)?,
+            plan,
             compensation: overlay(&self.compensation, &file.compensation)?
                 .resolve(&calibration, &eval)?,
             eval: eval.resolve(),
@@ -113,6 +116,12 @@ impl PruneCommand {
             return Err(advised(
                 format!("calibration: missing, and {} needs a calibration set", score.importance),
                 "name a text: --calibration FILE; or use --importance magnitude_l2",
+            ));
+        }
+        if settings.sensitivity.is_some() && settings.calibration.is_none() {
+            return Err(advised(
+                "calibration: missing, and layer sensitivities are measured on a calibration set",
+                "name a text: --calibration FILE; or leave --sensitivity out",
             ));
         }
         Ok(settings)
@@ -192,6 +201,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
             manifest.statistics = statistics_record(&planned, calibration.as_ref());
             manifest.evaluation = evaluation.clone();
             manifest.plan = Some(planned.plan);
+            manifest.sensitivities = planned.sensitivities;
             manifest.warnings = warnings.clone();
             manifest.compensation = fitted;
             Some(outputs::finish(staged, &pruned, output, manifest, &bars)?)

@@ -223,6 +223,50 @@ fn a_model_calibrates_itself() {
     assert!(number(&own, "/perplexity") < 100.0, "{own}");
 }
 
+/// Layers that cost more to cut lose less, within the same budget.
+#[test]
+fn layers_are_cut_by_what_cutting_them_costs() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let [flat, spread] = ["flat", "spread"].map(|name| dir.path().join(name));
+    let calibration = model.join("calibration.txt");
+    let paths = [
+        ("model", model.as_path()),
+        ("calibration", calibration.as_path()),
+        ("flat", flat.as_path()),
+        ("spread", spread.as_path()),
+    ];
+    let prune = "prune {model} --ratio 0.3 --calibration {calibration}";
+    let flat = json(&format!("{prune} --sensitivity=0 --out {{flat}}"), &paths);
+    let spread = json(&format!("{prune} --sensitivity --out {{spread}}"), &paths);
+    let widths = |report: &Value| -> Vec<usize> {
+        let layers = report["manifest"]["plan"]["layers"].as_array().unwrap();
+        layers.iter().map(|layer| layer["ffn"].as_array().unwrap().len()).collect()
+    };
+    let gains = |report: &Value| -> Vec<f64> {
+        let gains = report["manifest"]["sensitivities"].as_array().unwrap();
+        gains.iter().map(|gain| gain.as_f64().unwrap()).collect()
+    };
+    assert_eq!(gains(&flat), gains(&spread));
+    let after = |report: &Value| number(report, "/manifest/parameters");
+    assert_eq!(after(&flat), after(&spread));
+    let mut layers: Vec<(f64, usize)> = gains(&spread).into_iter().zip(widths(&spread)).collect();
+    layers.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(layers.is_sorted_by_key(|layer| layer.1), "{layers:?}");
+    assert!(layers.first().unwrap().1 < layers.last().unwrap().1, "{layers:?}");
+    let even = widths(&flat);
+    assert!(even.iter().max().unwrap() - even.iter().min().unwrap() <= 1, "{even:?}");
+    let prune = "prune {model} --ratio 0.3 --out {flat}/x";
+    for (given, said) in [
+        ("--sensitivity=-1 --calibration {calibration}", "at least 0"),
+        ("--sensitivity --layout uniform --calibration {calibration}", "uniform"),
+        ("--sensitivity --allocation global --calibration {calibration}", "global"),
+        ("--sensitivity --importance magnitude_l2", "calibration: missing"),
+    ] {
+        let refused = fail(&format!("{prune} {given}"), &paths);
+        assert!(refused.contains(said), "{refused}");
+    }
+}
+
 #[test]
 fn what_remains_is_fitted_to_make_up_for_what_is_gone() {
     let (model, dir) = (tiny(), tempdir().unwrap());
