@@ -3,8 +3,9 @@
 
 #![no_main]
 
-use std::sync::OnceLock;
+use std::{panic, sync::OnceLock};
 
+use adapruner_checkpoint::fence;
 use adapruner_fuzz::{Target, target};
 use libfuzzer_sys::fuzz_target;
 
@@ -16,8 +17,15 @@ fn chosen() -> &'static Target {
     let Some(target) = target(&name) else {
         panic!("ADAPRUNER_FUZZ_TARGET={name}: no such target")
     };
-    // That of libfuzzer-sys ends the process at panics that a reader catches, too.
-    drop(std::panic::take_hook());
+    // That of libfuzzer-sys ends the process at panics that a reader catches, too;
+    // those are not printed either, as the program does not print them.
+    drop(panic::take_hook());
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !fence::active() {
+            print(info);
+        }
+    }));
     target
 }
 

@@ -7,7 +7,6 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 
-pub(crate) use self::rows::is_readable;
 pub use self::rows::records;
 use crate::open::is_hub_id;
 

@@ -42,6 +42,7 @@ pub mod names;
 pub mod open;
 pub mod os_path;
 pub mod output;
+mod parquet_file;
 pub mod provenance;
 mod replaced;
 mod resident;

@@ -1,19 +1,11 @@
 //! Records of a parquet file, nested columns among them.
 
-use std::{fs::File, panic::AssertUnwindSafe, path::Path};
+use std::path::Path;
 
 use parquet::{
-    basic::{Compression, ConvertedType, LogicalType},
-    column::{
-        page::{Page, PageReader},
-        reader::{ColumnReader, ColumnReaderImpl},
-    },
+    basic::{ConvertedType, LogicalType},
+    column::reader::{ColumnReader, ColumnReaderImpl},
     data_type::{ByteArray, DataType},
-    errors::ParquetError,
-    file::{
-        reader::{FileReader, RowGroupReader},
-        serialized_reader::SerializedFileReader,
-    },
     schema::types::ColumnDescriptor,
 };
 use serde_json::{Number, Value};
@@ -22,25 +14,17 @@ use super::nesting::{Step, put, steps};
 use crate::{
     error::{Error, Result},
     input,
+    parquet_file::{self, ParquetFile},
 };
 
-/// Bytes of a file, at most.
-const LARGEST: u64 = input::TASK_DATA.bytes();
 /// Rows of a file, at most.
 const ROWS: usize = 1 << 20;
 /// Values of all columns that are read, missing ones counted, at most.
 const VALUES: u64 = 1 << 23;
-/// A file may unpack to so many times its size, but not to more than
-/// [`LARGEST`], and to [`ALWAYS`] in any case.
-const EXPANSION: u64 = 1000;
-/// Bytes that even the smallest file may unpack to.
-const ALWAYS: u64 = 64 << 20;
 /// Names on the way to a value, at most.
 const DEEPEST: usize = 16;
 /// Column names that an error lists at the most.
 const LISTED: usize = 12;
-/// Bytes of the smallest entry of a dictionary.
-const ENTRY: usize = 4;
 
 /// The records of a parquet file, of each only the fields `fields`: truth
 /// values, integers, floating-point numbers and text, alone, in records and in
@@ -51,17 +35,11 @@ const ENTRY: usize = 4;
 /// of another type or with lists in lists; a compression this build does not
 /// read; more rows or text than the data of a task can have.
 pub fn records(path: &Path, fields: &[&str]) -> Result<Vec<Value>> {
-    let (file, bytes) = input::open_capped(path, input::TASK_DATA)?;
-    // Some damaged pages end in a failed assertion of the parquet crate.
-    // Nothing it had in hand is used after that.
-    std::panic::catch_unwind(AssertUnwindSafe(|| read(path, file, bytes, fields)))
-        .unwrap_or_else(|_| Err(Error::format(path, "parquet: damaged file")))
+    parquet_file::read(path, input::TASK_DATA, VALUES, |file| read(path, file, fields))
 }
 
-fn read(path: &Path, file: File, bytes: u64, fields: &[&str]) -> Result<Vec<Value>> {
-    let malformed = |e: ParquetError| Error::format(path, format!("parquet: {e}"));
-    let reader = SerializedFileReader::new(file).map_err(malformed)?;
-    let schema = reader.metadata().file_metadata().schema_descr();
+fn read(path: &Path, mut file: ParquetFile<'_>, fields: &[&str]) -> Result<Vec<Value>> {
+    let schema = file.schema();
     let names = || schema.root_schema().get_fields().iter().map(|field| field.name());
     if let Some(missing) = fields.iter().find(|field| !names().any(|name| name == **field)) {
         let names: Vec<String> = names().take(LISTED).map(|name| format!("{name:?}")).collect();
@@ -77,28 +55,21 @@ fn read(path: &Path, file: File, bytes: u64, fields: &[&str]) -> Result<Vec<Valu
             columns.push(column.with(found.unwrap_or_default())?);
         }
     }
-    let mut left =
-        Left { text: bytes.saturating_mul(EXPANSION).clamp(ALWAYS, LARGEST), values: VALUES };
+    let mut left = file.most_text();
     let mut records: Vec<Value> = Vec::new();
-    for number in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(number).map_err(malformed)?;
-        let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(usize::MAX);
+    for group in 0..file.groups() {
+        let rows = file.rows(group)?;
         let start = records.len();
         if rows > ROWS - start {
             return Err(Error::format(path, format!("more than {ROWS} rows")));
         }
         records.resize(start + rows, Value::Null);
         for column in &columns {
-            column.read(group.as_ref(), &mut records, start, &mut left)?;
+            let reader = file.column(group, column.index)?;
+            column.read(reader, &mut records, start, &mut left)?;
         }
     }
     Ok(records)
-}
-
-/// What may still come.
-struct Left {
-    text: u64,
-    values: u64,
 }
 
 /// A column that is read.
@@ -173,28 +144,15 @@ impl Column<'_> {
         Error::format(self.path, format!("parquet: column {:?}: {e}", self.name))
     }
 
-    /// Reads the column of a row group into the records from `start` on.
+    /// Reads the column of a row group into the records from `start` on; `left`
+    /// bytes of text may still come.
     fn read(
         &self,
-        group: &dyn RowGroupReader,
+        reader: ColumnReader,
         records: &mut [Value],
         start: usize,
-        left: &mut Left,
+        left: &mut u64,
     ) -> Result<()> {
-        if self.index >= group.num_columns() {
-            return Err(self.malformed("a row group has no such column"));
-        }
-        let codec = group.metadata().column(self.index).compression();
-        if !is_readable(codec) {
-            let message = format!(
-                "column {:?} is compressed by {codec}; expected snappy, zstd or nothing",
-                self.name
-            );
-            return Err(Error::unsupported(self.path, message));
-        }
-        let pages = group.get_column_page_reader(self.index).map_err(|e| self.malformed(e))?;
-        self.weigh(pages, left)?;
-        let reader = group.get_column_reader(self.index).map_err(|e| self.malformed(e))?;
         let mut place = Placement { column: self, records, start, left };
         let signed = !is_unsigned(self.descriptor);
         match reader {
@@ -215,31 +173,6 @@ impl Column<'_> {
             }
         }
     }
-
-    /// Goes through the headers of the pages: what they promise must be in
-    /// proportion, for all that the crate sets aside by them.
-    fn weigh(&self, mut pages: Box<dyn PageReader>, left: &mut Left) -> Result<()> {
-        let malformed = |e: ParquetError| self.malformed(e);
-        while let Some(page) = pages.peek_next_page().map_err(malformed)? {
-            if page.is_dict {
-                if let Some(Page::DictionaryPage { buf, num_values, .. }) =
-                    pages.get_next_page().map_err(malformed)?
-                    && u64::from(num_values) > (buf.len() / ENTRY) as u64
-                {
-                    let found = buf.len();
-                    let message = format!("a dictionary of {num_values} entries in {found} bytes");
-                    return Err(self.malformed(message));
-                }
-                continue;
-            }
-            let values = page.num_levels.or(page.num_rows).unwrap_or(0) as u64;
-            left.values = left.values.checked_sub(values).ok_or_else(|| {
-                self.malformed(format!("more than {VALUES} values, with the columns before it"))
-            })?;
-            pages.skip_next_page().map_err(malformed)?;
-        }
-        Ok(())
-    }
 }
 
 /// Where the values of a column go.
@@ -247,14 +180,15 @@ struct Placement<'a, 'b> {
     column: &'a Column<'b>,
     records: &'a mut [Value],
     start: usize,
-    left: &'a mut Left,
+    /// Bytes of text that may still come.
+    left: &'a mut u64,
 }
 
 impl Placement<'_, '_> {
     fn all<T: DataType>(
         &mut self,
         mut reader: ColumnReaderImpl<T>,
-        convert: impl Fn(T::T, &mut Left) -> Result<Value, String>,
+        convert: impl Fn(T::T, &mut u64) -> Result<Value, String>,
     ) -> Result<()> {
         let column = self.column;
         let rows = self.records.len() - self.start;
@@ -280,7 +214,7 @@ impl Placement<'_, '_> {
     fn place<T>(
         &mut self,
         cells: Cells<T>,
-        convert: impl Fn(T, &mut Left) -> Result<Value, String>,
+        convert: impl Fn(T, &mut u64) -> Result<Value, String>,
     ) -> Result<()> {
         let column = self.column;
         let (most, lists) =
@@ -321,11 +255,6 @@ impl Placement<'_, '_> {
     }
 }
 
-/// Whether this build reads a compression.
-pub(crate) fn is_readable(codec: Compression) -> bool {
-    matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_))
-}
-
 fn is_unsigned(descriptor: &ColumnDescriptor) -> bool {
     match descriptor.logical_type_ref() {
         Some(LogicalType::Integer(kind)) => !kind.is_signed,
@@ -344,11 +273,10 @@ fn number(value: f64) -> Value {
     Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
 
-fn text(value: &ByteArray, left: &mut Left) -> Result<Value, String> {
+fn text(value: &ByteArray, left: &mut u64) -> Result<Value, String> {
     let text = std::str::from_utf8(value.data())
         .map_err(|e| format!("is not UTF-8 at offset {}", e.valid_up_to()))?;
-    left.text = left
-        .text
+    *left = left
         .checked_sub(text.len() as u64)
         .ok_or("unpacks to more text than its file's size can explain")?;
     Ok(Value::String(text.to_owned()))

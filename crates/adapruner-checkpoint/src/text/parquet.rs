@@ -1,35 +1,26 @@
 //! A column of strings of a parquet file.
 
-use std::{fs::File, panic::AssertUnwindSafe, path::Path};
+use std::path::Path;
 
 use parquet::{
     basic::{ConvertedType, LogicalType, Type},
     column::reader::ColumnReader,
     data_type::ByteArray,
     errors::ParquetError,
-    file::{
-        reader::{FileReader, RowGroupReader},
-        serialized_reader::SerializedFileReader,
-    },
     schema::types::SchemaDescriptor,
 };
 
 use super::store::Writer;
 use crate::{
-    dataset::is_readable,
     error::{Error, Result},
     input,
+    parquet_file::{self, ParquetFile},
 };
 
 /// Column names that an error lists at the most.
 const LISTED: usize = 8;
 /// Rows that are decoded at a time.
 const BATCH: usize = 1024;
-/// A file may unpack to so many times its size, and to [`ALWAYS`] in any case.
-const EXPANSION: u64 = 1000;
-/// Bytes that even the smallest file may unpack to.
-const ALWAYS: u64 = 256 << 20;
-
 /// The strings of the column `field`, in order, a page of them at a time.
 ///
 /// # Errors
@@ -37,29 +28,15 @@ const ALWAYS: u64 = 256 << 20;
 /// that is nested or holds other things than strings; a row without a value; a
 /// compression this build does not read; more text than its size can explain.
 pub(super) fn documents(path: &Path, field: &str, to: &mut Writer) -> Result<()> {
-    let (file, bytes) = input::open_capped(path, input::TEXT)?;
-    // The parquet crate checks much, but not all: some damaged pages end in a
-    // failed assertion or a slice out of bounds. Nothing it had in hand is used
-    // after that.
-    std::panic::catch_unwind(AssertUnwindSafe(|| column(path, file, bytes, field, to)))
-        .unwrap_or_else(|_| Err(Error::format(path, "parquet: damaged file")))
+    parquet_file::read(path, input::TEXT, u64::MAX, |file| column(path, file, field, to))
 }
 
-fn column(path: &Path, file: File, bytes: u64, field: &str, to: &mut Writer) -> Result<()> {
-    let malformed = |e: ParquetError| Error::format(path, format!("parquet: {e}"));
-    let reader = SerializedFileReader::new(file).map_err(malformed)?;
-    let schema = reader.metadata().file_metadata().schema_descr();
-    let index = string_column(path, schema, field)?;
-    let mut strings = Strings {
-        path,
-        field,
-        first: to.documents(),
-        to,
-        left: bytes.saturating_mul(EXPANSION).clamp(ALWAYS, input::TEXT.bytes()),
-    };
-    for number in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(number).map_err(malformed)?;
-        strings.read(group.as_ref(), index)?;
+fn column(path: &Path, mut file: ParquetFile<'_>, field: &str, to: &mut Writer) -> Result<()> {
+    let index = string_column(path, &file.schema(), field)?;
+    let left = file.most_text();
+    let mut strings = Strings { path, field, first: to.documents(), to, left };
+    for group in 0..file.groups() {
+        strings.read(file.column(group, index)?)?;
     }
     Ok(())
 }
@@ -110,26 +87,10 @@ impl Strings<'_> {
         self.to.documents() - self.first
     }
 
-    fn read(&mut self, group: &dyn RowGroupReader, index: usize) -> Result<()> {
+    fn read(&mut self, column: ColumnReader) -> Result<()> {
         let (path, field) = (self.path, self.field);
         let malformed =
             |e: ParquetError| Error::format(path, format!("parquet: column {field:?}: {e}"));
-        if index >= group.num_columns() {
-            return Err(Error::format(path, format!("parquet: a row group without {field:?}")));
-        }
-        let codec = group.metadata().column(index).compression();
-        if !is_readable(codec) {
-            let message = format!(
-                "column {field:?} is compressed by {codec}; expected snappy, zstd or nothing"
-            );
-            return Err(Error::unsupported(path, message).advise("write it again with snappy"));
-        }
-        // What it says of itself, before any page of it is unpacked.
-        let unpacked = group.metadata().column(index).uncompressed_size();
-        if u64::try_from(unpacked).is_ok_and(|bytes| bytes > self.left) {
-            return Err(self.too_much());
-        }
-        let column = group.get_column_reader(index).map_err(malformed)?;
         let ColumnReader::ByteArrayColumnReader(mut column) = column else {
             return Err(Error::format(path, format!("column {field:?} holds no strings")));
         };

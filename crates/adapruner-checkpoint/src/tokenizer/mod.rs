@@ -85,6 +85,16 @@ enum Source {
     Gguf { metadata: Metadata, context: Option<u64> },
 }
 
+/// A token of a text.
+#[derive(Debug, Clone)]
+struct Token {
+    id: u32,
+    /// Which part of the text it lies in, as pre-tokenizing splits it.
+    word: Option<u32>,
+    /// Where it stands in the text.
+    bytes: Range<usize>,
+}
+
 /// The tokens that have a role of their own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct NamedTokens {
@@ -320,15 +330,19 @@ impl TextTokenizer {
             let message = format!("a text of {bytes} bytes, at most {most} expected");
             return Err(self.error(message));
         }
-        self.offsets_window(text).map_err(|e| self.error(e))
+        let tokens = self.tokens_window(text).map_err(|e| self.error(e))?;
+        Ok(tokens.into_iter().map(|token| (token.id, token.bytes)).collect())
     }
 
-    /// Ids of a text of bounded length with their bytes; an error in words.
-    fn offsets_window(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, String> {
+    /// Tokens of a text of bounded length; an error in words.
+    fn tokens_window(&self, text: &str) -> Result<Vec<Token>, String> {
         let encoding = fenced(|| self.inner.encode(text, false))?.map_err(|e| e.to_string())?;
         self.check_ids(encoding.get_ids().iter().copied())?;
-        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
-        Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
+        let ids = encoding.get_ids().iter().zip(encoding.get_word_ids());
+        let tokens = ids.zip(encoding.get_offsets());
+        Ok(tokens
+            .map(|((&id, &word), &(start, end))| Token { id, word, bytes: start..end })
+            .collect())
     }
 
     fn encoded(&self, text: &str, special: bool) -> Result<Vec<u32>> {

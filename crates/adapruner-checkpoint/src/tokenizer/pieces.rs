@@ -16,14 +16,21 @@
 //! wherever the two tokens beside it do not merge. Prefixes that a tokenizer puts
 //! in front of a text fall on the context, whose ids are dropped.
 //!
+//! Ids do not show everything. Digits in groups of three have the same ids
+//! wherever the groups begin, until the run ends; and white space is split behind
+//! its last line break, which may follow far away. A cut at the end of a token,
+//! not of a word, is therefore taken only where pre-tokenizing splits the text
+//! before it alike from the window's start and from the context's, and whatever
+//! follows the window ([`PROBES`]).
+//!
 //! Where no place passes, the piece grows up to [`Limits::most`]; a longer run
 //! is an error that names its place.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use tokenizers::ModelWrapper;
 
-use super::TextTokenizer;
+use super::{TextTokenizer, Token};
 use crate::error::{Error, Result};
 
 /// Sizes in bytes.
@@ -53,6 +60,12 @@ impl Limits {
 
 /// Places of one kind that are tried in a window.
 const TRIED: usize = 8;
+
+/// What may follow a window: nothing, or a character of a class that
+/// pre-tokenizers tell apart, so that a match that runs to the window's end may go
+/// on or end there. (`あ` is of the letters that are neither small nor capital, and
+/// stand for both.)
+const PROBES: [&str; 7] = ["", "a", "あ", "7", " ", "\n", "."];
 
 /// What comes of the ids that were handed on.
 pub(super) type Visit<'v, E> = dyn FnMut(&[u32]) -> Result<ControlFlow<()>, E> + 'v;
@@ -158,12 +171,41 @@ impl<'t> Pieces<'t> {
             }
         }
         let mut tries = 2;
-        for (start, at) in self.token_ends()? {
-            if let Some(cut) = self.checked(start, at, &mut tries)? {
+        let tokens = self.token_ends()?;
+        for (start, at) in tokens.ends {
+            if self.is_split_alike(start, at, &tokens.splits)?
+                && let Some(cut) = self.checked(start, at, &mut tries)?
+                && self.is_settled(at, &tokens.splits)?
+            {
                 return Ok(Some(cut));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the context from `start` splits as the window does, up to the cut.
+    fn is_split_alike(&self, start: usize, at: usize, splits: &[usize]) -> Result<bool> {
+        let end = self.window.floor_char_boundary(at + self.limits.ahead);
+        let context = splits_of(&self.tokens(&self.window[start..end])?);
+        let context = context.into_iter().map(|split| start + split);
+        let window = splits.iter().copied().filter(|split| *split > start);
+        Ok(window.take_while(|split| *split <= at).eq(context.take_while(|split| *split <= at)))
+    }
+
+    /// Whether the window up to the cut splits alike whatever follows.
+    fn is_settled(&self, at: usize, splits: &[usize]) -> Result<bool> {
+        let end = self.window.floor_char_boundary(at + self.limits.ahead);
+        let mut text = self.window[..end].to_owned();
+        for probe in PROBES {
+            text.truncate(end);
+            text.push_str(probe);
+            let found = splits_of(&self.tokens(&text)?).into_iter();
+            let expected = splits.iter().copied().take_while(|split| *split <= at);
+            if !found.take_while(|split| *split <= at).eq(expected) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The cut at `at` with a context from `start`, if it passes.
@@ -223,7 +265,7 @@ impl<'t> Pieces<'t> {
     /// long runs), each with the end of an earlier token. Byte-pair encoding only,
     /// whose boundaries depend on the tokens beside them alone, and none where a
     /// pre-tokenizer looks ahead, which may see the end of a run.
-    fn token_ends(&self) -> Result<Vec<(usize, usize)>> {
+    fn token_ends(&self) -> Result<TokenEnds> {
         let inner = &self.tokenizer.inner;
         let pairs = match inner.get_model() {
             ModelWrapper::BPE(_) => true,
@@ -232,24 +274,20 @@ impl<'t> Pieces<'t> {
             }
         };
         if !pairs || has(&inner.get_pre_tokenizer(), &["(?=", "(?<"]) {
-            return Ok(Vec::new());
+            return Ok(TokenEnds::default());
         }
         // White space is cut as the last resort, for what it becomes may depend on
         // where it ends.
         let strips = self.goal < self.limits.most
             || inner.get_added_tokens_decoder().values().any(|token| token.lstrip)
             || has(&inner.get_normalizer(), &["Strip", "Regex", "Precompiled", "BertNormalizer"]);
-        let tokens = self.offsets(&self.window)?;
-        let ends = tokens.windows(2).filter(|pair| pair[0].end == pair[1].start);
+        let tokens = self.tokens(&self.window)?;
+        let ends = tokens.windows(2).filter(|pair| pair[0].bytes.end == pair[1].bytes.start);
         let ends: Vec<usize> = ends
-            .map(|pair| pair[0].end)
+            .map(|pair| pair[0].bytes.end)
             .filter(|end| {
                 let before = self.window.get(..*end).and_then(|text| text.chars().next_back());
-                let after = self.window.get(*end..).and_then(|text| text.chars().next());
-                // Digits are grouped from the start of their run: cut as the last resort, too.
-                let number = |c: Option<char>| c.is_some_and(char::is_numeric);
-                let digits = self.goal < self.limits.most && number(before) && number(after);
-                before.is_some_and(|c| !(digits || strips && c.is_whitespace()))
+                before.is_some_and(|c| !(strips && c.is_whitespace()))
             })
             .collect();
         let highest = ends.partition_point(|end| *end <= self.from + self.goal);
@@ -258,14 +296,12 @@ impl<'t> Pieces<'t> {
             let after = ends.partition_point(|end| end + self.limits.context <= at);
             ends[..after].last().copied().unwrap_or(0)
         };
-        Ok(tried.take(TRIED).map(|&at| (start(at), at)).collect())
+        let ends = tried.take(TRIED).map(|&at| (start(at), at)).collect();
+        Ok(TokenEnds { ends, splits: splits_of(&tokens) })
     }
 
-    /// The bytes of `text` that its tokens stand for.
-    fn offsets(&self, text: &str) -> Result<Vec<Range<usize>>> {
-        let tokens = self.tokenizer.offsets_window(text);
-        let tokens = tokens.map_err(|message| self.failed(&message))?;
-        Ok(tokens.into_iter().map(|(_, bytes)| bytes).collect())
+    fn tokens(&self, text: &str) -> Result<Vec<Token>> {
+        self.tokenizer.tokens_window(text).map_err(|message| self.failed(&message))
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
@@ -285,6 +321,21 @@ impl<'t> Pieces<'t> {
         ));
         error.advise("break up such runs of characters, or remove them from the text")
     }
+}
+
+/// Places in a window that lie within its words.
+#[derive(Default)]
+struct TokenEnds {
+    /// Where the context begins, and the cut.
+    ends: Vec<(usize, usize)>,
+    /// Where pre-tokenizing splits the window.
+    splits: Vec<usize>,
+}
+
+/// Where pre-tokenizing splits a text: the ends of its words.
+fn splits_of(tokens: &[Token]) -> Vec<usize> {
+    let words = tokens.chunk_by(|one, next| one.word == next.word);
+    words.filter_map(|word| Some(word.last()?.bytes.end)).collect()
 }
 
 /// Whether a part of a tokenizer, written out, holds any of `words`.
@@ -522,6 +573,56 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Runs whose ids look the same wherever they are cut, until they end.
+    #[test]
+    fn runs_with_hidden_phases_have_the_ids_of_the_whole_or_an_error() {
+        let limits = Limits { piece: 256, context: 64, ahead: 96, most: 2048 };
+        let spaced = "\n".to_owned() + &" ".repeat(700);
+        let upper = "あ".to_owned() + &"A".repeat(700);
+        let runs = [
+            // Digits in groups of three, the last of which tells how they lie.
+            ("7".repeat(6000), "12 "),
+            ("7".repeat(6001), "12 "),
+            ("7".repeat(6002), "12 "),
+            ("12".repeat(3000), "7 "),
+            // White space that is split behind its last line break.
+            (spaced.repeat(12), "x"),
+            (spaced.repeat(12), "\nx"),
+            (" ".repeat(6000), "\nx"),
+            (" ".repeat(6001), "x"),
+            // Letters that end a word if no small letter follows.
+            (upper.repeat(9), "あ"),
+            (upper.repeat(9), " x"),
+            // Suffixes, and punctuation before words.
+            ("'s".repeat(4000), "x"),
+            ("don't".repeat(2000), " x"),
+            (".A".repeat(4000), " x"),
+            ("=".repeat(6000), "\n\n"),
+        ];
+        let mut same = 0;
+        for (name, tokenizer) in TOKENIZERS.iter() {
+            for (run, end) in &runs {
+                for before in ["", "hello "] {
+                    let text = [before, run, end, &"world ".repeat(200)].concat();
+                    let whole = tokenizer.encoded_window(&text, true).unwrap();
+                    match in_pieces(tokenizer, limits, &[&text], true) {
+                        Ok(ids) => {
+                            let start: String = text.chars().take(9).collect();
+                            assert!(ids == whole, "{name} {start:?} {end:?}");
+                            same += 1;
+                        }
+                        Err(error) => {
+                            let message = error.to_string();
+                            assert!(message.contains("the text at byte "), "{message}");
+                            assert!(error.hint().is_some());
+                        }
+                    }
+                }
+            }
+        }
+        assert!(same > TOKENIZERS.len() * runs.len(), "{same}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod json;
 mod named;
 mod overlap;
 mod parquet;
+mod parquet_hostile;
 mod samples;
 mod table;
 mod windows;

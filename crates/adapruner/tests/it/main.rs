@@ -9,6 +9,8 @@ mod config_file;
 mod correlate;
 mod digests;
 mod generate;
+#[cfg(all(target_os = "linux", feature = "redis"))]
+mod hosts;
 mod hub_tasks;
 mod interrupt;
 mod latency;
