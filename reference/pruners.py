@@ -379,12 +379,15 @@ def masks(model, samples, budget, options):
         """The lowest gates are off as far as the budget goes."""
         values = torch.cat([gates["channels"].detach().flatten(), gates["groups"].detach().flatten()])
         order = values.argsort(stable=True)
-        off = order[costs[order].cumsum(0) <= budget + shape.channel_cost / 2]
+        off = costs[order].cumsum(0) <= budget
         kept = torch.ones_like(values)
-        kept[off] = 0.0
-        return kept[: shape.layers * shape.ffn].view(shape.layers, -1), kept[shape.layers * shape.ffn :].view(
-            shape.layers, -1
-        )
+        kept[order[off]] = 0.0
+        # A group that does not fit leaves a rest, which the next channels fill.
+        rest = round((budget - costs[order[off]].sum().item()) / shape.channel_cost)
+        left = order[~off]
+        kept[left[left < shape.layers * shape.ffn][:rest]] = 0.0
+        split = shape.layers * shape.ffn
+        return kept[:split].view(shape.layers, -1), kept[split:].view(shape.layers, -1)
 
     current = {}
     handles = []
