@@ -400,6 +400,16 @@ mod tests {
             token["rstrip"] = true.into();
         }
         all.push(("tokens that take spaces".into(), edited(&greedy)));
+        // Line breaks that take the space behind them, before spaces pair up.
+        let mut breaks = file("smaug-bpe");
+        breaks["added_tokens"].as_array_mut().unwrap().retain(|token| token["content"] != "   ");
+        let vocabulary = breaks["model"]["vocab"].as_object_mut().unwrap();
+        let id = vocabulary.remove("Ġx").unwrap();
+        vocabulary.insert("ĊĠ".into(), id);
+        let merges = breaks["model"]["merges"].as_array_mut().unwrap();
+        merges.retain(|merge| *merge != json!(["Ġ", "x"]));
+        merges.insert(0, json!(["Ċ", "Ġ"]));
+        all.push(("breaks".into(), edited(&breaks)));
         let mut nfkc = file("smollm");
         nfkc["normalizer"] = json!({"type": "Sequence", "normalizers": [
             {"type": "NFKC"}, {"type": "Lowercase"},
