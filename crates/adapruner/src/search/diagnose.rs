@@ -180,8 +180,17 @@ fn edges(search: &Search<'_>, trials: &[Arc<Trial>]) -> Vec<String> {
 
 /// Whether one side of the metric is switched off though both were searched.
 fn one_side(search: &Search<'_>, result: &SearchResult) -> Option<String> {
-    let searched = search.space.searched().any(|dimension| dimension == Dimension::Alpha1);
-    let alpha1 = result.best.configuration.alpha1;
+    let searched = |of| search.space.searched().any(|dimension| dimension == of);
+    let (alpha1, activation) =
+        (result.best.configuration.alpha1, result.best.configuration.activation);
+    if activation >= 1.0 - EDGE {
+        return searched(Dimension::Activation).then(|| {
+            format!(
+                "collapse: activation of the best trial is {activation:.4}: both Taylor sides are \
+                 switched off"
+            )
+        });
+    }
     let off = if alpha1 <= EDGE {
         "coarse"
     } else if alpha1 >= 1.0 - EDGE {
@@ -189,7 +198,7 @@ fn one_side(search: &Search<'_>, result: &SearchResult) -> Option<String> {
     } else {
         return None;
     };
-    searched.then(|| {
+    searched(Dimension::Alpha1).then(|| {
         format!("collapse: alpha1 of the best trial is {alpha1:.4}: the {off} side is switched off")
     })
 }

@@ -78,8 +78,10 @@ pub enum Domain {
     Name(Vec<String>),
 }
 
-/// A resolved space.
+/// A resolved space. One that an earlier version wrote has the dimensions that came later
+/// where they stood then ([`Dimension::before`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "StoredSpace")]
 pub struct SearchSpace {
     /// Every dimension, in the order of [`Dimension::ALL`].
     pub dimensions: Vec<(Dimension, Domain)>,
@@ -89,6 +91,38 @@ pub struct SearchSpace {
     pub pool: usize,
     /// Whether the importance is LLM-Pruner's (see [`Varied::Baseline`]).
     pub baseline: bool,
+}
+
+/// A space as it was written.
+#[derive(Deserialize)]
+struct StoredSpace {
+    dimensions: Vec<(Dimension, Domain)>,
+    drawn: Option<Vec<usize>>,
+    pool: usize,
+    baseline: bool,
+}
+
+impl TryFrom<StoredSpace> for SearchSpace {
+    type Error = String;
+
+    fn try_from(stored: StoredSpace) -> Result<Self, String> {
+        let StoredSpace { dimensions: mut found, drawn, pool, baseline } = stored;
+        let mut dimensions = Vec::with_capacity(Dimension::ALL.len());
+        for dimension in Dimension::ALL {
+            let domain = match found.iter().position(|(of, _)| *of == dimension) {
+                Some(at) => found.remove(at).1,
+                None => match dimension.before() {
+                    Some(value) => Domain::Fixed(value),
+                    None => return Err(format!("the space has no dimension {dimension}")),
+                },
+            };
+            dimensions.push((dimension, domain));
+        }
+        match found.first() {
+            Some((twice, _)) => Err(format!("the space has the dimension {twice} twice")),
+            None => Ok(Self { dimensions, drawn, pool, baseline }),
+        }
+    }
 }
 
 /// LLM-Pruner's number of calibration samples.
@@ -123,6 +157,12 @@ impl SearchSpace {
                 None => dimension.default(extent, at),
             };
             dimensions.push((dimension, dimension.restrict(domain, varied, at)));
+        }
+        let activation = &dimensions[Dimension::Activation as usize].1;
+        let metric = Dimension::ActivationMetric;
+        if *activation == Domain::Fixed(Value::Number(0.0)) && !given.contains_key(&metric) {
+            // Of no effect.
+            dimensions[metric as usize].1 = Domain::Fixed(metric.hand_set(at));
         }
         let mut space =
             Self { dimensions, drawn: None, pool: at.pool, baseline: varied == Varied::Baseline };
@@ -279,7 +319,9 @@ fn drawn(pool: usize, n: usize, seed: u64) -> Vec<usize> {
 impl Dimension {
     fn default(self, extent: Extent, at: &SpaceFor) -> Domain {
         let searched = || self.searched(at.layers, at.pool).into();
+        let beside_the_paper = self == Self::Activation || self == Self::ActivationMetric;
         match (extent, self.part()) {
+            (Extent::Paper, Part::Metric) if beside_the_paper => Domain::Fixed(self.hand_set(at)),
             (_, Part::Data | Part::Metric) => searched(),
             (Extent::Full, Part::Where) => match at.layout {
                 Layout::PerLayer => searched(),

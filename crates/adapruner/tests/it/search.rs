@@ -199,6 +199,8 @@ fn parts_of_the_space_can_be_fixed_or_left_out() {
         ("grouping = [\"none\"]", "grouping"),
         ("protect-first = 0.5", "whole number"),
         ("colour = 1", "colour"),
+        ("activation = 1.5", "expected 0 to 1, found 1.5"),
+        ("activation-metric = \"magnitude\"", "expected one of [\"wanda\", \"flap\"]"),
     ] {
         std::fs::write(&config, format!("[space]\n{space}\n")).unwrap();
         let refused = small.refused(&format!("--config {}", config.display()));
@@ -226,8 +228,8 @@ fn a_space_of_one_value_is_tried_once() {
     let config = small.dir.path().join("space.toml");
     std::fs::write(
         &config,
-        "[space]\nalpha1 = 0.5\nbeta-coarse = 0\nbeta-fine = 0\nnormalisation = \"mean\"\n\
-         grouping = \"sum\"\nprotect-first = 0\nprotect-last = 0\nattention-share = 0\n\
+        "[space]\nalpha1 = 0.5\nbeta-coarse = 0\nbeta-fine = 0\nactivation = 0\n\
+         normalisation = \"mean\"\ngrouping = \"sum\"\nprotect-first = 0\nprotect-last = 0\nattention-share = 0\n\
          drop-attention = 0\ncurve-linear = 0\ncurve-quadratic = 0\n",
     )
     .unwrap();
@@ -248,8 +250,9 @@ fn signs_of_failure_are_said() {
     let cases = [
         ("samples = 6", "0.2", "chosen samples are nearly one text"),
         ("protect-first = [1, 2]", "0.1", "protect-first of the best trial is"),
-        ("alpha1 = [0, 0.01]", "0.2", "the coarse side is switched off"),
-        ("alpha1 = [0.99, 1]", "0.2", "the fine side is switched off"),
+        ("alpha1 = [0, 0.01]\nactivation = 0.5", "0.2", "the coarse side is switched off"),
+        ("alpha1 = [0.99, 1]\nactivation = 0", "0.2", "the fine side is switched off"),
+        ("activation = [0.99, 1]", "0.2", "both Taylor sides are switched off"),
         (
             "protect-first = 0\nprotect-last = 0\ndrop-attention = 0\ncurve-linear = 0\n\
              curve-quadratic = -2",
