@@ -76,6 +76,32 @@ fn of_terms(full: &StatsBank, terms: Terms) -> BankArrays {
     BankArrays { signed, input_sum, input_square, column_abs, column_square, ..empty }
 }
 
+/// What earlier versions of the program wrote of 4 samples of a model of two layers.
+#[test]
+fn files_of_earlier_versions_are_read() {
+    let files = [
+        (1, include_bytes!("../../../../fixtures/banks/version1.safetensors").as_slice()),
+        (2, include_bytes!("../../../../fixtures/banks/version2.safetensors")),
+    ];
+    let [first, second] = files.map(|(version, bytes)| {
+        let bank = StatsBank::from_bytes(bytes).unwrap();
+        let header = bank.header();
+        assert_eq!((header.version, header.samples(), header.tokens()), (version, 4, 64));
+        assert_eq!((header.terms, header.batch, header.layers.len()), (Terms::Full, true, 2));
+        assert!(matches!(bank.inputs(&[0]), Err(Error::MissingTerms { .. })));
+        // It is written as it was.
+        assert_eq!(StatsBank::from_bytes(&bank.to_bytes().unwrap()).unwrap(), bank);
+        bank
+    });
+    // Of the same samples and model, on other processors.
+    for term in [Term::Signed, Term::Element, Term::Fisher] {
+        let [a, b] = [&first, &second].map(|bank| bank.mean(term, &[0, 3]).unwrap());
+        let scale = b.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        assert!(scale > 0.0);
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4 * scale), "{term:?}");
+    }
+}
+
 /// Versions 1 and 2 had no activation sums: the rest of them is read, and what needs those
 /// sums says so.
 #[test]

@@ -23,13 +23,13 @@ use crate::{
     typed::Real,
 };
 
-/// Collect the statistics of a calibration set into a file: Taylor terms and what the
-/// pruned columns read.
+/// Collect the statistics of a calibration set into a file.
 ///
-/// One forward and one backward pass, block by block, the samples in groups that
-/// fit --memory; the numbers do not depend on the groups. `prune --stats FILE` then
-/// scores in milliseconds. With --terms activations, a forward pass alone: enough for
-/// `prune --importance wanda` and `flap`.
+/// Taylor terms, and the sums of what the pruned columns read: one forward and one
+/// backward pass, block by block, the samples in groups that fit --memory; the numbers
+/// do not depend on the groups. `prune --stats FILE` then scores in milliseconds. With
+/// --terms activations, a forward pass alone: enough for `prune --importance wanda` and
+/// `flap`.
 ///
 /// Example: adapruner stats MODEL --calibration texts.jsonl --samples 128 --stats bank.safetensors
 #[derive(Debug, Args)]

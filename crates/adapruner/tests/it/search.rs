@@ -95,12 +95,11 @@ fn the_best_trial_is_pruned_to_and_measures_as_it_did() {
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     assert_eq!(manifest["study"]["trial"], found["best"]["number"]);
     // At another ratio, which is said.
-    let halved = "apply {model} --study {study} --ratio 0.4 --out {out}/more";
-    let halved = small.json(halved);
-    let (before, after) = (number(&halved, "/model/parameters"), number(&halved, "/parameters"));
-    assert!((1.0 - after / before - 0.4).abs() < 0.02, "{after} of {before}");
-    let warning = halved["warnings"][0].as_str().unwrap();
-    assert!(warning.contains("the ratio is 0.4; the study searched at 0.2"), "{warning}");
+    let more = small.json("apply {model} --study {study} --ratio 0.25 --out {out}/more");
+    let (before, after) = (number(&more, "/model/parameters"), number(&more, "/parameters"));
+    assert!((1.0 - after / before - 0.25).abs() < 0.02, "{after} of {before}");
+    let warning = more["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("the ratio is 0.25; the study searched at 0.2"), "{warning}");
     let rest = "--text {text} --window 32";
     let whole = small.json(&format!("eval {{out}} {rest}"));
     let windows = number(&whole, "/windows") as usize;
