@@ -4,7 +4,7 @@
 //! |---|---|
 //! | oscillation | the best trial is old, and losses spread as at the start: the sampler has learnt nothing |
 //! | collapse | a coefficient at the edge of its range, one side of the metric switched off, near-duplicate samples, a layer at its minimum, a perplexity that more than doubled |
-//! | nothing found | the best trial is the first one, the hand setting of the literature |
+//! | nothing found | the best trial is the first one, the setting by hand that the search begins with |
 //! | unmet | what was asked of every plan is not reached |
 
 use std::sync::Arc;

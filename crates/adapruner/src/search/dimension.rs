@@ -250,6 +250,28 @@ impl Dimension {
         }
     }
 
+    /// Where a search begins: the neutral values, but with structured Wanda for the first
+    /// order, the better of the two by hand on held-out text (docs/MEASUREMENTS.md).
+    pub(super) fn start(self, layers: usize, pool: usize) -> Value {
+        match self {
+            Self::Activation => Value::Number(1.0),
+            Self::ActivationMetric => Value::Name(ActivationMetric::Wanda.to_string()),
+            Self::Samples
+            | Self::Alpha1
+            | Self::BetaCoarse
+            | Self::BetaFine
+            | Self::Normalisation
+            | Self::Grouping
+            | Self::ProtectFirst
+            | Self::ProtectLast
+            | Self::AttentionShare
+            | Self::DropAttention
+            | Self::Allocation
+            | Self::CurveLinear
+            | Self::CurveQuadratic => self.neutral(layers, pool),
+        }
+    }
+
     /// What it does and why its default is what it is.
     pub fn about(self) -> &'static str {
         match self {

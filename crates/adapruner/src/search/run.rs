@@ -282,7 +282,7 @@ impl Search<'_> {
         if study.known_trials()?.is_empty() && self.arm.varied != Varied::Baseline {
             // Known to be good: nothing that a search finds is worse.
             let layers = self.objective.dense.config.layers.len();
-            study.enqueue_first(self.space.neutral(layers, self.arm.seed)?)?;
+            study.enqueue_first(self.space.start(layers, self.arm.seed)?)?;
         }
         let signed = [(WORKER.to_owned(), Value::from(worker.name()))].into();
         let Some((trial, params)) = study.ask_within(Some(wanted), &signed, space)? else {

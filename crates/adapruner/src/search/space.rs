@@ -221,16 +221,15 @@ impl SearchSpace {
         Ok(builder.build()?)
     }
 
-    /// The neutral value of every dimension that is searched, with samples drawn by
-    /// `seed`: the hand setting of the literature, to begin a search with.
+    /// Where a search begins ([`Dimension::start`]): a value of every dimension that is
+    /// searched, with samples drawn by `seed`.
     ///
     /// # Errors
     /// As [`SearchSpace::study_space`].
-    pub fn neutral(&self, layers: usize, seed: u64) -> Result<Params> {
+    pub fn start(&self, layers: usize, seed: u64) -> Result<Params> {
         let mut values = BTreeMap::new();
         for (dimension, domain) in &self.dimensions {
-            let neutral = dimension.neutral(layers, self.pool);
-            let value = match (domain, neutral) {
+            let value = match (domain, dimension.start(layers, self.pool)) {
                 (Domain::Fixed(Value::Number(n)), _) if *dimension == Dimension::Samples => {
                     ParamValue::Subset(drawn(self.pool, *n as usize, seed))
                 }
@@ -245,9 +244,9 @@ impl SearchSpace {
                 (Domain::Number(low, high) | Domain::Log(low, high), Value::Number(x)) => {
                     ParamValue::Float(x.clamp(*low, *high))
                 }
-                (Domain::Name(names), neutral) => {
-                    let is_neutral = |name: &String| Value::Name(name.clone()) == neutral;
-                    ParamValue::Category(names.iter().position(is_neutral).unwrap_or(0))
+                (Domain::Name(names), start) => {
+                    let is_start = |name: &String| Value::Name(name.clone()) == start;
+                    ParamValue::Category(names.iter().position(is_start).unwrap_or(0))
                 }
                 (Domain::Fixed(_), _) => continue,
                 (Domain::Integer(..) | Domain::Number(..) | Domain::Log(..), Value::Name(name)) => {

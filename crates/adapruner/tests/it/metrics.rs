@@ -138,6 +138,29 @@ fn trials_blend_activations_in() {
     assert_eq!(applied["study"]["configuration"], *best);
 }
 
+/// The first trial is the best setting by hand: Wanda where it may be chosen, the first order
+/// where not.
+#[test]
+fn a_search_begins_with_wanda() {
+    let begun = |more: &str, space: &str| {
+        let small = Small::new();
+        let config = small.dir.path().join("space.toml");
+        fs::write(&config, format!("[space]\n{space}\n")).unwrap();
+        let found = small.search(&format!("--trials 1 {more} --config {}", config.display()));
+        assert_eq!(found["best"]["number"], 0);
+        let first = found["best"]["configuration"].clone();
+        assert_eq!((&first["alpha1"], &first["beta_fine"]), (&0.0.into(), &0.01.into()));
+        (first["activation"].as_f64().unwrap(), first["activation_metric"].clone())
+    };
+    assert_eq!(begun("", ""), (1.0, "wanda".into()));
+    assert_eq!(begun("--space paper", ""), (0.0, "wanda".into()));
+    assert_eq!(begun("", "activation = false"), (0.0, "wanda".into()));
+    assert_eq!(
+        begun("", "activation = [0.1, 0.5]\nactivation-metric = \"flap\""),
+        (0.5, "flap".into())
+    );
+}
+
 #[test]
 fn the_paper_has_no_activation_metric() {
     let small = Small::new();
