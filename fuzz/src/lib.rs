@@ -60,7 +60,7 @@ pub const TARGETS: &[Target] = &[
     of("training_state", "the state of a training", training::state),
     of("teacher_cache", "a teacher's probabilities", training::teacher),
     of("plan", "a plan, or a manifest that holds one", plans::plan),
-    of("statistics", "a bank of Taylor terms", plans::statistics),
+    of("statistics", "a bank of statistics", plans::statistics),
     of("journal", "a study's journal", studies::journal),
     of("search_record", "search.json", studies::search_record),
     of("pool", "pool.jsonl", studies::pool),

@@ -65,6 +65,13 @@ pub(crate) fn statistics(bytes: &[u8]) {
             }
         }
     }
+    if let Ok(inputs) = bank.inputs(&bank.all_samples()) {
+        let columns = bank.columns().len();
+        assert_eq!(inputs.norms().len(), columns);
+        assert_eq!(inputs.means().len(), columns);
+        assert!(inputs.variances().iter().all(|variance| !(*variance < 0.0)));
+        assert!(bank.column_sizes().is_ok_and(|sizes| sizes.iter().all(|s| s.len() == columns)));
+    }
     let written = bank.to_bytes().expect("a bank that was read can be written");
     let again = StatsBank::from_bytes(&written).expect("and read again");
     assert_eq!(again.header(), bank.header());

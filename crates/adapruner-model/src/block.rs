@@ -188,6 +188,39 @@ impl Block {
             Some(attention) => self.attend(attention, x, pass, cache)?,
             None => x.clone(),
         };
+        self.feed(&x, pass)
+    }
+
+    /// [`Block::forward`] without a cache; `see` is shown what the output projection of
+    /// attention and the down projection read, to the bit what they read in `forward`, and
+    /// their weights.
+    ///
+    /// # Shapes
+    /// `[B, T, H]` → `[B, T, H]`; `see`: `[B, T, N·D]`, `[H, N·D]` and `[B, T, F]`, `[H, F]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, no memory, or those of `see`.
+    pub(crate) fn forward_seen(
+        &self,
+        x: &Tensor,
+        pass: &Pass<'_>,
+        see: &mut dyn FnMut(Projection, &Tensor, &Tensor) -> CandleResult<()>,
+    ) -> CandleResult<Tensor> {
+        let x = match &self.attention {
+            Some(attention) => {
+                if let Some(inner) = self.head_outputs(x, &(pass.cos.clone(), pass.sin.clone()))? {
+                    see(Projection::O, &inner, &attention.o.weight)?;
+                }
+                self.attend(attention, x, pass, None)?
+            }
+            None => x.clone(),
+        };
+        see(Projection::Down, &self.channels(&x)?, &self.ffn.down.weight)?;
+        self.feed(&x, pass)
+    }
+
+    /// `x` with the feed-forward sublayer added.
+    fn feed(&self, x: &Tensor, pass: &Pass<'_>) -> CandleResult<Tensor> {
         let FeedForward { norm, gate, up, down } = &self.ffn;
         let sublayer = sublayer::FeedForward {
             norm: norm.clone(),
@@ -196,7 +229,7 @@ impl Block {
             up: up.with_tap(pass.tap(Projection::Up)),
             down: down.with_tap(pass.tap(Projection::Down)),
         };
-        sublayer.forward(&x)
+        sublayer.forward(x)
     }
 
     /// `x` with the attention sublayer added.

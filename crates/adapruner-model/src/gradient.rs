@@ -187,15 +187,16 @@ impl GradTap for Tap {
 }
 
 /// Samples of equal length that run together.
-struct MicroBatch {
-    samples: Range<usize>,
-    tokens: usize,
-    ids: Tensor,
+pub(crate) struct MicroBatch {
+    pub(crate) samples: Range<usize>,
+    pub(crate) tokens: usize,
+    pub(crate) ids: Tensor,
     /// The newest block states that are kept, `[S, T, H]` each.
-    states: Vec<Tensor>,
+    pub(crate) states: Vec<Tensor>,
 }
 
-fn micro_batches(
+/// The micro-batches of samples, without states.
+pub(crate) fn micro_batches(
     decoder: &Decoder,
     samples: &[Vec<u32>],
     cuts: &PassCuts,
@@ -256,7 +257,7 @@ fn forward_states(
 }
 
 /// Per-sample mean losses of a micro-batch from its `[S, T−1]` token losses.
-fn sample_losses(nll: &Tensor, batch: &MicroBatch) -> Result<Vec<f64>> {
+pub(crate) fn sample_losses(nll: &Tensor, batch: &MicroBatch) -> Result<Vec<f64>> {
     let rows = in_f64(&nll.detach())?.mean(1)?.to_vec1::<f64>()?;
     match rows.iter().position(|loss| !loss.is_finite()) {
         Some(at) => Err(Error::Loss { sample: batch.samples.start + at, loss: rows[at] }),
@@ -376,7 +377,7 @@ fn newest(batch: &MicroBatch) -> Result<&Tensor> {
 }
 
 /// Takes the newest block state of a micro-batch; older ones stay.
-fn take_newest(batch: &mut MicroBatch) -> Result<Tensor> {
+pub(crate) fn take_newest(batch: &mut MicroBatch) -> Result<Tensor> {
     batch.states.pop().ok_or_else(no_state)
 }
 

@@ -12,6 +12,7 @@
 //! | [`block`] | one decoder layer: weights and forward |
 //! | [`decoder`] | [`Decoder`]: the whole model, resident or streamed |
 //! | [`gradient`] | the backward pass, block by block |
+//! | [`inputs`] | the forward pass, block by block, with what pruned columns read |
 //! | [`train`] | the pass of fine-tuning: gradients of adapters or of all parameters |
 //! | [`generate`] | sampling text, batched, with a key-value cache |
 //! | [`packed`] | sequences of any lengths in one pass, common beginnings run once |
@@ -24,6 +25,7 @@ pub mod decoder;
 pub mod error;
 pub mod generate;
 pub mod gradient;
+pub mod inputs;
 pub mod packed;
 pub mod placement;
 pub mod rotary;
@@ -36,5 +38,6 @@ pub use error::{Error, Result};
 pub use gradient::{
     GradientObserver, PassCuts, ProjectionGrad, observe_gradients, parameter_gradients,
 };
+pub use inputs::{InputObserver, ProjectionInput, observe_inputs};
 pub use packed::Branches;
 pub use placement::{DTypeChoice, DeviceChoice, Placement};

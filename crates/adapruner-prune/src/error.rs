@@ -153,7 +153,7 @@ impl Error {
                     .into(),
             ),
             Self::Memory { .. } => Some(
-                "allow more memory, take fewer or shorter samples, or collect coarse terms or none \
+                "allow more memory, take fewer or shorter samples, or collect fewer terms or none of \
                  of the whole set"
                     .into(),
             ),

@@ -6,8 +6,11 @@
 //! in the order of [`Projection::ALL`], within a projection its vectors by
 //! index. A layer without attention has none for q, k, v and o.
 //!
+//! Arrays of what the columns read have the columns' numbers alone, in the same order.
+//!
 //! Axes: `N` query heads, `K` key-value heads, `D` head width, `F` feed-forward
-//! width, `U = Σ over layers (2·N·D + 2·K·D + 3·F)` vectors.
+//! width, `U = Σ over layers (2·N·D + 2·K·D + 3·F)` vectors, `C = Σ over layers
+//! (N·D + F)` of them columns.
 
 use std::ops::Range;
 
@@ -33,18 +36,34 @@ pub struct VectorLayout {
 impl VectorLayout {
     /// The layout for layers of these widths; `None` where the sizes overflow.
     pub fn new(layers: &[LayerWidths], head_dim: usize) -> Option<Self> {
+        Self::of(layers, head_dim, |_| true)
+    }
+
+    /// The layout of the columns alone: those of `o` and `down`, what these read; `None`
+    /// where the sizes overflow.
+    pub fn columns(layers: &[LayerWidths], head_dim: usize) -> Option<Self> {
+        Self::of(layers, head_dim, Projection::prunes_columns)
+    }
+
+    fn of(
+        layers: &[LayerWidths],
+        head_dim: usize,
+        holds: impl Fn(Projection) -> bool,
+    ) -> Option<Self> {
         let mut starts = vec![0];
         let mut at = 0_usize;
         for widths in layers {
             for projection in Projection::ALL {
-                at = at.checked_add(vectors(widths, head_dim, projection)?)?;
+                if holds(projection) {
+                    at = at.checked_add(vectors(widths, head_dim, projection)?)?;
+                }
                 starts.push(at);
             }
         }
         Some(Self { starts })
     }
 
-    /// `U`, the number of vectors.
+    /// The number of vectors: `U`, or `C` of the columns.
     pub fn len(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
     }
@@ -92,6 +111,22 @@ mod tests {
         assert_eq!(layout.range(0, Projection::O).len(), 24);
         assert_eq!(layout.range(1, Projection::Q).len(), 0);
         assert_eq!(layout.range(1, Projection::Down).len(), 5);
+    }
+
+    #[test]
+    fn columns_follow_each_other_without_the_rows() {
+        let layers = [
+            LayerWidths { query_heads: 6, kv_heads: 2, ffn: 7 },
+            LayerWidths { query_heads: 0, kv_heads: 0, ffn: 5 },
+        ];
+        let layout = VectorLayout::columns(&layers, 4).unwrap();
+        assert_eq!((layout.len(), layout.layers()), (24 + 7 + 5, 2));
+        assert_eq!(layout.range(0, Projection::O), 0..24);
+        assert_eq!(layout.range(0, Projection::Down), 24..31);
+        assert_eq!(layout.range(1, Projection::Down), 31..36);
+        for projection in [Projection::Q, Projection::K, Projection::V, Projection::Gate] {
+            assert!(layout.range(0, projection).is_empty());
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`bank`] | [`StatsBank`]: Taylor terms per calibration sample and structural vector |
+//! | [`bank`] | [`StatsBank`]: Taylor terms per calibration sample and structural vector, activation sums per sample and column |
 //! | [`layout`] | where each vector's numbers stand |
 //! | [`scores`] | [`Importance`] and [`Scores`]: one number per removable unit |
 //! | [`mod@plan`] | [`PrunePlan`]: which units stay; data |
@@ -28,7 +28,7 @@ pub mod scores;
 pub use apply::{apply, mask};
 pub use bank::{
     BankHeader, CollectOptions, Origin, StatsBank, Terms, collect,
-    memory::{Collection, Footprint, streamed_weights},
+    memory::{Collection, Footprint, bank_bytes, streamed_weights},
 };
 pub use compensate::{
     CompensateFootprint, CompensateOptions, Compensated, Form, Refit, Ridge, compensate,
@@ -38,4 +38,6 @@ pub use error::{Error, Result, UnitKind};
 pub use plan::{
     Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, Unmet, plan,
 };
-pub use scores::{Blend, Evidence, Importance, Normalisation, Reduction, Scores, score};
+pub use scores::{
+    ActivationMetric, Blend, Evidence, Fine, Importance, Normalisation, Reduction, Scores, score,
+};

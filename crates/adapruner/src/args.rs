@@ -251,13 +251,15 @@ pub struct ImportanceArgs {
     /// Measure [default: param_first]. With weights w, gradient g_s of sample s, ḡ and F̄
     /// the means over samples of g_s and g_s², Σ over a row or column: LLM-Pruner's
     /// param_first Σ|w·ḡ|, vectorize |Σ w·ḡ|, param_second Σ w²·F̄ and param_mix
-    /// Σ|w·ḡ − ½·w²·F̄|; sample_first, the mean over samples of Σ|w·g_s|; the controls
-    /// magnitude_l1, magnitude_l2 and random; or
-    /// adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean, the blend
-    /// alpha1·C + (1 − alpha1)·F of C = |Σ w·ḡ − beta_coarse·Σ ½·w²·F̄| and F = mean over
-    /// samples of Σ|w·g_s| + beta_fine·Σ ½·w²·F̄, each normalised within its layer. The first
-    /// order of F is sample_first's, not param_first's: absolute values are taken of each
-    /// sample's gradient, not of their mean
+    /// Σ|w·ḡ − ½·w²·F̄|; sample_first, the mean over samples of Σ|w·g_s|; without gradients,
+    /// by a forward pass alone, of the columns of the output and down projections that read
+    /// x: wanda Σ|w|·‖x‖ and flap Σ w²·Var(x); the controls magnitude_l1, magnitude_l2 and
+    /// random; or adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean, the
+    /// blend alpha1·C + (1 − alpha1)·F of C = |Σ w·ḡ − beta_coarse·Σ ½·w²·F̄| and F = mean
+    /// over samples of Σ|w·g_s| + beta_fine·Σ ½·w²·F̄, each normalised within its layer.
+    /// fine=set makes F of the mean gradient instead, Σ|w·ḡ| + beta_fine·Σ ½·w²·F̄, and
+    /// fine=mixed Σ|w·ḡ − ½·w²·F̄|: as LLM-Pruner has them, of the whole calibration set.
+    /// activation=0.3,metric=wanda (or flap) gives such a metric 0.3 of the blend
     #[arg(long, value_name = "MEASURE")]
     pub importance: Option<Named<Importance>>,
     /// How the rows and columns of a unit become one number: sum, mean, max or
@@ -329,8 +331,8 @@ pub struct PlanArgs {
     #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
     pub drop_attention: Option<Vec<usize>>,
     /// local (the same ratio in every layer), curve:linear=X,quadratic=Y (ratios
-    /// follow a curve over depth), global, or global:NORMALISATION (none, mean,
-    /// max, sum, rank) [default: local]
+    /// follow a curve over depth), global (one ranking), or global:NORMALISATION (none,
+    /// mean, max, sum, rank, or standard, as FLAP compares layers) [default: local]
     #[arg(long, value_name = "HOW")]
     pub allocation: Option<Named<Allocation>>,
     /// Cut layers less the more it costs: each is cut alone, the loss is measured on

@@ -17,9 +17,10 @@ use adapruner_model::{
     generate::{Sampling, generate},
 };
 use adapruner_prune::{
-    BankHeader, Evidence, Origin, PlanOptions, PrunePlan, Scores, StatsBank, Terms, plan, score,
+    BankHeader, Error as PruneError, Evidence, Origin, PlanOptions, PrunePlan, Scores, StatsBank,
+    Terms, plan, score,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -260,8 +261,8 @@ pub fn write_statistics(bank: &StatsBank, staged: StagedFile) -> Result<()> {
 
 /// Which terms a way of scoring needs.
 fn needed_terms(score: &ScoreSettings) -> (Terms, bool) {
-    let terms = if score.importance.is_coarse() { Terms::Coarse } else { Terms::Full };
-    (terms, score.importance.needs_batch_terms())
+    let importance = score.importance;
+    (importance.terms().unwrap_or(Terms::Activations), importance.needs_batch_terms())
 }
 
 /// Statistics for `settings`: from the file they name if it is there and fits,
@@ -318,7 +319,7 @@ pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<
     settings.plan.check(&checkpoint.config)?;
     match &settings.calibration {
         Some(calibration)
-            if settings.score.importance.needs_statistics() || settings.sensitivity.is_some() =>
+            if settings.score.importance.terms().is_some() || settings.sensitivity.is_some() =>
         {
             Ok(Some(calibration_tokens(checkpoint, calibration)?))
         }
@@ -341,12 +342,13 @@ pub fn prune(
     told: (&Writer, &dyn Progress),
 ) -> Result<Planned> {
     let bank = match (tokens, &settings.calibration) {
-        (Some(tokens), Some(calibration)) if settings.score.importance.needs_statistics() => {
+        (Some(tokens), Some(calibration)) if settings.score.importance.terms().is_some() => {
             Some(statistics(checkpoint, tokens, calibration, settings, placement, told)?)
         }
         (Some(_) | None, Some(_) | None) => None,
     };
-    let scores = scores(checkpoint, bank.as_ref(), &settings.score, settings.seed)?;
+    let scores = scores(checkpoint, bank.as_ref(), &settings.score, settings.seed);
+    let scores = scores.map_err(|error| lacking(error, settings))?;
     let decide = |options| plan(&scores, &checkpoint.config, checkpoint.digest()?, options);
     let mut plan = decide(&settings.plan)?;
     let mut sensitivities = None;
@@ -358,6 +360,17 @@ pub fn prune(
         sensitivities = Some(gains);
     }
     Ok(Planned { plan, statistics: bank.map(|bank| bank.header().clone()), sensitivities })
+}
+
+/// An error of scoring, with what to do where the file of statistics lacks terms.
+fn lacking(error: Error, settings: &PruneSettings) -> Error {
+    match (error.downcast_ref(), &settings.statistics) {
+        (Some(PruneError::MissingTerms { .. }), Some(path)) => advised(
+            format!("{}: {error}", path.display()),
+            "name another file, or delete this one to collect them again: --stats FILE",
+        ),
+        (Some(_), _) | (None, _) => error,
+    }
 }
 
 /// Scores of every unit by all samples of the statistics.

@@ -75,7 +75,7 @@ fn refused(error: PruneError) -> Error {
     advised(
         error.to_string(),
         "a larger --memory, fewer --samples, a smaller --batch-tokens where one was given; stats: \
-         --no-batch or --terms coarse",
+         --no-batch, --terms coarse or --terms activations",
     )
 }
 

@@ -5,6 +5,7 @@ mod common;
 mod fixtures;
 mod generate;
 mod gradients;
+mod inputs;
 mod packed;
 mod placement;
 mod running;

@@ -1,4 +1,5 @@
-//! Collecting a [`StatsBank`] in one backward pass over the calibration samples.
+//! Collecting a [`StatsBank`] in one pass over the calibration samples: forward and
+//! backward, or forward alone for what the columns read.
 //!
 //! The terms of a sample come from its own gradients alone, so it does not matter
 //! which samples run together: groups and kept blocks change no bit at all, other
@@ -20,12 +21,15 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use adapruner_checkpoint::{Digest, names::Projection};
+use adapruner_checkpoint::{Digest, LayerWidths, names::Projection};
 use adapruner_kernels::MatmulPrecision;
-use adapruner_model::{Decoder, GradientObserver, PassCuts, ProjectionGrad, observe_gradients};
+use adapruner_model::{
+    Decoder, GradientObserver, InputObserver, PassCuts, ProjectionGrad, ProjectionInput,
+    observe_gradients, observe_inputs,
+};
 use candle_core::{DType, Result as CandleResult, Storage, Tensor, WithDType, bail};
 
-use super::{BANK_VERSION, BankArrays, BankHeader, StatsBank, Terms, fused, portable};
+use super::{BANK_VERSION, BankArrays, BankHeader, StatsBank, Terms, fused, inputs, portable};
 use crate::{
     error::{Error, Result},
     layout::VectorLayout,
@@ -50,14 +54,16 @@ pub struct CollectOptions {
     pub seed: u64,
 }
 
-/// Collects the Taylor terms of every structural vector for every sample.
+/// Collects the activation sums of every column, and the Taylor terms of every structural
+/// vector unless [`Terms::Activations`] are asked for, for every sample.
 ///
-/// One forward and one backward pass for each group of samples; `progress` is told
-/// (steps done, steps in all). [`super::memory`] says what it takes in memory.
+/// One forward and one backward pass for each group of samples, or a forward pass alone;
+/// the activation sums are the same to the bit. `progress` is told (steps done, steps in
+/// all). [`super::memory`] says what it takes in memory.
 ///
 /// # Errors
-/// No samples, contradicting options, or those of
-/// [`observe_gradients`].
+/// No samples, contradicting options, or those of [`observe_gradients`] and
+/// [`observe_inputs`].
 pub fn collect(
     decoder: &Decoder,
     samples: &[Vec<u32>],
@@ -66,12 +72,18 @@ pub fn collect(
 ) -> Result<StatsBank> {
     let config = decoder.config();
     let collector = Collector::new(
-        VectorLayout::new(&config.layers, config.head_dim),
+        (&config.layers, config.head_dim),
         samples.len(),
         options.terms,
         options.batch,
     )?;
-    let losses = observe_gradients(decoder, samples, &options.cuts, &collector, progress)?;
+    let cuts = &options.cuts;
+    let losses = match options.terms {
+        Terms::Activations => observe_inputs(decoder, samples, cuts, &collector, progress),
+        Terms::Coarse | Terms::Full => {
+            observe_gradients(decoder, samples, cuts, &collector, progress)
+        }
+    }?;
     let header = BankHeader {
         version: BANK_VERSION,
         model_digest: options.model_digest,
@@ -90,9 +102,10 @@ pub fn collect(
     StatsBank::new(header, collector.into_arrays())
 }
 
-/// Takes what the backward pass shows and keeps the sums.
+/// Takes what a pass shows and keeps the sums.
 pub(super) struct Collector {
     layout: VectorLayout,
+    columns: VectorLayout,
     samples: usize,
     terms: Terms,
     batch: bool,
@@ -114,8 +127,9 @@ struct Pending {
 }
 
 impl Collector {
+    /// A collector for layers of these widths and heads of this width.
     pub(super) fn new(
-        layout: Option<VectorLayout>,
+        (layers, head_dim): (&[LayerWidths], usize),
         samples: usize,
         terms: Terms,
         batch: bool,
@@ -123,31 +137,39 @@ impl Collector {
         if samples == 0 {
             return Err(Error::Bank("expected at least 1 sample, found none".into()));
         }
-        if batch && terms == Terms::Coarse {
+        if batch && terms < Terms::Full {
             return Err(Error::Bank(
-                "the terms of the whole set need weight gradients, which the coarse terms do \
-                 without"
+                "the terms of the whole set need weight gradients, which these terms do without"
                     .into(),
             ));
         }
-        let sizes = layout.and_then(|layout| Some((samples.checked_mul(layout.len())?, layout)));
-        let Some((all, layout)) = sizes else {
+        let sizes = VectorLayout::new(layers, head_dim)
+            .and_then(|layout| Some((samples.checked_mul(layout.len())?, layout)));
+        let columns = VectorLayout::columns(layers, head_dim);
+        let (Some((all, layout)), Some(columns)) = (sizes, columns) else {
             return Err(Error::Bank("the model's widths are too large".into()));
         };
-        let full = match terms {
-            Terms::Coarse => 0,
-            Terms::Full => all,
+        let (signed, full) = match terms {
+            Terms::Activations => (0, 0),
+            Terms::Coarse => (all, 0),
+            Terms::Full => (all, all),
         };
         let set = if batch { layout.len() } else { 0 };
+        let [input_sum, input_square] = [(); 2].map(|()| vec![0.0; samples * columns.len()]);
+        let [column_abs, column_square] = [(); 2].map(|()| vec![0.0; columns.len()]);
         let arrays = BankArrays {
-            signed: vec![0.0; all],
+            signed: vec![0.0; signed],
             element: vec![0.0; full],
             fisher: vec![0.0; full],
             batch_first: vec![0.0; set],
             batch_mix: vec![0.0; set],
+            input_sum,
+            input_square,
+            column_abs,
+            column_square,
         };
         let state = Mutex::new(State { arrays, pending: BTreeMap::new() });
-        Ok(Self { layout, samples, terms, batch, state })
+        Ok(Self { layout, columns, samples, terms, batch, state })
     }
 
     pub(super) fn into_arrays(self) -> BankArrays {
@@ -176,6 +198,45 @@ impl Collector {
             );
         }
         Ok(self.layout.range(layer, projection))
+    }
+
+    /// Keeps what the columns of a projection read, and once the sizes of its weights.
+    fn inputs(&self, seen: &ProjectionInput<'_>) -> CandleResult<()> {
+        let ProjectionInput { layer, projection, .. } = *seen;
+        let (_, width) = seen.weight.dims2()?;
+        let rows = seen.samples.len() * seen.tokens;
+        if layer >= self.columns.layers()
+            || self.columns.range(layer, projection).len() != width
+            || seen.samples.end > self.samples
+            || seen.input.dims() != [rows, width]
+        {
+            bail!(
+                "layer {layer}, {projection}: what samples {:?} gave has input {:?}, weight {:?}, \
+                 which do not fit the model",
+                seen.samples,
+                seen.input.shape(),
+                seen.weight.shape()
+            );
+        }
+        let range = self.columns.range(layer, projection);
+        let sums = inputs::sample_sums(seen.input, seen.samples.len(), seen.tokens)?;
+        let sizes = (seen.samples.start == 0).then(|| inputs::weight_sizes(seen.weight));
+        let sizes = sizes.transpose()?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let arrays = &mut state.arrays;
+        let put = |to: &mut [f32], from: Vec<f64>| {
+            to.iter_mut().zip(from).for_each(|(to, value)| *to = value as f32);
+        };
+        for (sample, [sum, square]) in seen.samples.clone().zip(sums) {
+            let start = sample * self.columns.len() + range.start;
+            put(&mut arrays.input_sum[start..], sum);
+            put(&mut arrays.input_square[start..], square);
+        }
+        if let Some([abs, square]) = sizes {
+            put(&mut arrays.column_abs[range.start..], abs);
+            put(&mut arrays.column_square[range.start..], square);
+        }
+        Ok(())
     }
 
     fn coarse(&self, grad: &ProjectionGrad<'_>, range: Range<usize>) -> CandleResult<()> {
@@ -248,7 +309,18 @@ impl Collector {
 impl GradientObserver for Collector {
     fn projection(&self, grad: &ProjectionGrad<'_>) -> CandleResult<()> {
         let range = self.vectors(grad)?;
+        if grad.projection.prunes_columns() {
+            self.inputs(&ProjectionInput {
+                layer: grad.layer,
+                projection: grad.projection,
+                input: grad.input,
+                weight: grad.weight,
+                samples: grad.samples.clone(),
+                tokens: grad.tokens,
+            })?;
+        }
         match self.terms {
+            Terms::Activations => Ok(()),
             Terms::Coarse => self.coarse(grad, range),
             Terms::Full => self.full(grad, range),
         }
@@ -267,6 +339,12 @@ impl GradientObserver for Collector {
                 pending.seen
             ),
         }
+    }
+}
+
+impl InputObserver for Collector {
+    fn input(&self, input: &ProjectionInput<'_>) -> CandleResult<()> {
+        self.inputs(input)
     }
 }
 
@@ -340,7 +418,11 @@ fn fused_sums(
 }
 
 /// Part of a tensor's storage, which must be on the CPU and of type `T`.
-fn slice<T: WithDType>(storage: &Storage, start: usize, len: usize) -> CandleResult<&[T]> {
+pub(super) fn slice<T: WithDType>(
+    storage: &Storage,
+    start: usize,
+    len: usize,
+) -> CandleResult<&[T]> {
     match storage {
         Storage::Cpu(values) => Ok(&values.as_slice::<T>()?[start..start + len]),
         Storage::Cuda(_) | Storage::Metal(_) => bail!("expected a tensor on the CPU"),

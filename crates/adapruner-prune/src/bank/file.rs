@@ -1,9 +1,8 @@
 //! A bank as bytes: safetensors with the header as JSON in its metadata.
 //!
-//! Tensors: `signed`, `element`, `fisher` `[S, U]` and `batch_first`,
-//! `batch_mix` `[U]`, all F32, absent where they were not collected; the
-//! metadata key [`HEADER_KEY`] holds the header. The file carries a digest of
-//! itself ([`sealed`]).
+//! Tensors, named as [`BankArrays`]' fields, all F32, absent where they were not
+//! collected; the metadata key [`HEADER_KEY`] holds the header. The file carries a
+//! digest of itself ([`sealed`]), but where version 1 wrote it.
 
 use std::{
     collections::BTreeMap,
@@ -41,12 +40,17 @@ impl StatsBank {
     pub fn write_to(&self, to: &mut dyn Write) -> io::Result<()> {
         let arrays = self.arrays();
         let (samples, vectors) = (self.samples(), self.layout().len());
+        let columns = self.columns().len();
         let tensors: Vec<Floats<'_>> = [
             ("signed", vec![samples, vectors], &arrays.signed),
             ("element", vec![samples, vectors], &arrays.element),
             ("fisher", vec![samples, vectors], &arrays.fisher),
             ("batch_first", vec![vectors], &arrays.batch_first),
             ("batch_mix", vec![vectors], &arrays.batch_mix),
+            ("input_sum", vec![samples, columns], &arrays.input_sum),
+            ("input_square", vec![samples, columns], &arrays.input_square),
+            ("column_abs", vec![columns], &arrays.column_abs),
+            ("column_square", vec![columns], &arrays.column_square),
         ]
         .into_iter()
         .filter(|(_, _, values)| !values.is_empty())
@@ -102,8 +106,8 @@ impl StatsBank {
                 return Err(Error::Bank(format!(
                     "{name}: expected F32 of {}, found {:?} of {shape:?}",
                     match rows {
-                        Some(samples) => format!("[{samples}, vectors]"),
-                        None => "[vectors]".to_owned(),
+                        Some(samples) => format!("[{samples}, numbers]"),
+                        None => "[numbers]".to_owned(),
                     },
                     view.dtype()
                 )));
@@ -116,6 +120,10 @@ impl StatsBank {
             fisher: read("fisher", true)?,
             batch_first: read("batch_first", false)?,
             batch_mix: read("batch_mix", false)?,
+            input_sum: read("input_sum", true)?,
+            input_square: read("input_square", true)?,
+            column_abs: read("column_abs", false)?,
+            column_square: read("column_square", false)?,
         };
         Self::new(header, arrays)
     }

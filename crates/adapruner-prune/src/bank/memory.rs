@@ -4,17 +4,19 @@
 //! | part | bytes |
 //! |---|---|
 //! | weights | as the caller says: all, or those of one block and of the embedding ([`streamed_weights`]); with packed forms |
-//! | bank | `4·S·U` for each per-sample term, `8·U` for those of the whole set |
-//! | block states | `4·G·H·(k + 1)`: the inputs of `k` kept blocks and one gradient, for the `G` tokens of the largest group, and 64 KiB for each of its tensors, to which the allocator rounds them up; 8 for every token id |
-//! | activations | one micro-batch through one block and back ([`backward_token_bytes`]) |
+//! | bank | `4·S·U` for each per-sample term, `8·U` for those of the whole set, `8·S·C + 8·C` for what the columns read and the sizes of their weights |
+//! | block states | `4·G·H·(k + 1)`: the inputs of `k` kept blocks and one gradient (of a forward pass alone `4·G·H`), for the `G` tokens of the largest group, and 64 KiB for each of its tensors, to which the allocator rounds them up; 8 for every token id |
+//! | activations | one micro-batch through one block and back ([`backward_token_bytes`]), or through it alone ([`forward_token_bytes`]) |
 //! | elements | with the terms of the whole set, 8 for every weight of a block that comes in several micro-batches; of all blocks where there are several groups |
 //!
-//! Axes: `S` samples, `U` vectors, `L` layers, `H` hidden.
+//! Axes: `S` samples, `U` vectors, `C` columns, `L` layers, `H` hidden.
 
 use std::{fmt, iter::successors};
 
 use adapruner_checkpoint::ModelConfig;
-use adapruner_model::{PassCuts, Placement, gradient::backward_token_bytes};
+use adapruner_model::{
+    PassCuts, Placement, gradient::backward_token_bytes, inputs::forward_token_bytes,
+};
 use serde::Serialize;
 
 use super::Terms;
@@ -66,7 +68,7 @@ pub struct Footprint {
     pub weights: u64,
     /// The statistics.
     pub bank: u64,
-    /// Block inputs that are kept, and the gradient of one of them.
+    /// Block inputs that are kept, and the gradient of one of them where there is one.
     pub states: u64,
     /// One micro-batch in one block.
     pub activations: u64,
@@ -117,9 +119,35 @@ pub fn streamed_weights(config: &ModelConfig, placement: &Placement, stored: u64
     block.saturating_add(head).saturating_mul(size).saturating_add(stored)
 }
 
+/// Bytes of the statistics of so many samples.
+pub fn bank_bytes(config: &ModelConfig, samples: usize, terms: Terms, batch: bool) -> u64 {
+    let count = |layout: Option<VectorLayout>| layout.map_or(u64::MAX, |l| l.len() as u64);
+    let vectors = count(VectorLayout::new(&config.layers, config.head_dim));
+    let columns = count(VectorLayout::columns(&config.layers, config.head_dim));
+    let samples = samples as u64;
+    let set = if batch { product([2, vectors]) } else { 0 };
+    let numbers = [
+        product([terms.of_vector() as u64, samples, vectors]),
+        set,
+        // Two sums for each sample, two sizes of weights.
+        product([2, samples, columns]),
+        product([2, columns]),
+    ];
+    product([F32, sum(numbers)])
+}
+
 impl Collection<'_> {
     fn layers(&self) -> usize {
         self.config.layers.len().max(1)
+    }
+
+    /// Block states that are held of every token of a group, with the inputs of
+    /// `kept_blocks` kept.
+    fn states(&self, kept_blocks: usize) -> u64 {
+        match self.terms {
+            Terms::Activations => 1,
+            Terms::Coarse | Terms::Full => kept_blocks.clamp(1, self.layers()) as u64 + 1,
+        }
     }
 
     /// Bytes of all token ids, as they came and as tensors.
@@ -141,24 +169,16 @@ impl Collection<'_> {
             sum([product([F32, config.hidden_size as u64, tokens as u64]), SLICE])
         };
         let group = groups.iter().map(|range| sum(batches[range.clone()].iter().map(state))).max();
-        let kept = cuts.kept_blocks.clamp(1, self.layers());
-
         let widest = config.layers.iter().map(|w| w.ffn.max(w.query_heads * config.head_dim)).max();
         let of_token = match self.terms {
+            Terms::Activations => forward_token_bytes(config),
             // Products with the weight take the place of weight gradients.
-            Terms::Coarse => 3 * F32 * widest.unwrap_or(0).max(config.hidden_size) as u64,
-            Terms::Full => 0,
-        } + backward_token_bytes(config);
-
-        let vectors = VectorLayout::new(&config.layers, config.head_dim);
-        let vectors = vectors.map_or(u64::MAX, |layout| layout.len() as u64);
-        let array = product([F32, lengths.len() as u64, vectors]);
-        let terms = match self.terms {
-            Terms::Coarse => 1,
-            Terms::Full => 3,
+            Terms::Coarse => {
+                let product = 3 * F32 * widest.unwrap_or(0).max(config.hidden_size) as u64;
+                product + backward_token_bytes(config)
+            }
+            Terms::Full => backward_token_bytes(config),
         };
-        let set = if self.batch { product([2 * F32, vectors]) } else { 0 };
-        let bank = array.saturating_mul(terms).saturating_add(set);
 
         let costs = Costs::new(config);
         let blocks = config.layers.iter().map(|widths| costs.layer(widths));
@@ -169,8 +189,11 @@ impl Collection<'_> {
         };
         Footprint {
             weights: self.weights,
-            bank,
-            states: sum([product([kept as u64 + 1, group.unwrap_or(0)]), self.id_bytes()]),
+            bank: bank_bytes(config, lengths.len(), self.terms, self.batch),
+            states: sum([
+                product([self.states(cuts.kept_blocks), group.unwrap_or(0)]),
+                self.id_bytes(),
+            ]),
             activations: batch.saturating_mul(of_token),
             elements: elements.saturating_mul(2 * F32),
         }
@@ -219,7 +242,7 @@ impl Collection<'_> {
             let whole = PassCuts { batch_tokens, group_tokens: usize::MAX, kept_blocks };
             // As many tokens as fit beside the rest, each with its part of the slices of the
             // smallest micro-batch.
-            let kept = kept_blocks as u64 + 1;
+            let kept = self.states(kept_blocks);
             let slices = (kept * SLICE).div_ceil(least.unwrap_or(1).max(1) as u64);
             let of_token = product([F32, self.config.hidden_size as u64, kept]) + slices;
             let rest = self.footprint(&PassCuts { group_tokens: 1, ..whole });
@@ -228,18 +251,30 @@ impl Collection<'_> {
             let group_tokens = usize::try_from(tokens).unwrap_or(usize::MAX).max(1);
             [whole, PassCuts { group_tokens, ..whole }]
         };
-        (1..=self.layers()).rev().flat_map(of).collect()
+        let most = match self.terms {
+            // No block's input is needed again.
+            Terms::Activations => 1,
+            Terms::Coarse | Terms::Full => self.layers(),
+        };
+        (1..=most).rev().flat_map(of).collect()
     }
 
     /// What a pass costs, in tokens that run through all blocks once: backward as much as
     /// three times forward, small micro-batches more than large ones, and every reading of
-    /// the weights as much as some tokens.
+    /// the weights as much as some tokens. A forward pass alone reads them once.
     fn cost(&self, cuts: &PassCuts) -> f64 {
         let batches = cuts.micro_batches(self.lengths).into_iter();
         let batches: Vec<usize> = batches.map(|r| self.lengths[r.start] * r.len()).collect();
-        let forward = cuts.forward_blocks(self.layers()) as f64 / self.layers() as f64;
+        // Times that a token runs through the blocks, and that these are read.
+        let (runs, readings) = match self.terms {
+            Terms::Activations => (1.0, 1.0),
+            Terms::Coarse | Terms::Full => {
+                let forward = cuts.forward_blocks(self.layers()) as f64 / self.layers() as f64;
+                (forward + 3.0, forward + 1.0)
+            }
+        };
         let compute: f64 = batches.iter().map(|&tokens| tokens as f64 + SMALL).sum();
         let groups = cuts.groups(&batches).len() as f64;
-        compute * (forward + 3.0) + groups * READING * (forward + 1.0)
+        compute * runs + groups * READING * readings
     }
 }

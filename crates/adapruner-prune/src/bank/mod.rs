@@ -1,5 +1,5 @@
-//! [`StatsBank`]: the Taylor terms of every structural vector for every
-//! calibration sample.
+//! [`StatsBank`]: the Taylor terms of every structural vector and the activation sums of
+//! every column for every calibration sample.
 //!
 //! Notation: `w` weights of a vector (a row or column, see [`crate::layout`]),
 //! `g_s` gradient of sample `s`'s loss, which is its mean negative log-likelihood
@@ -17,12 +17,20 @@
 //! `ḡ` and `F̄` the means of `g_s` and `g_s²` (LLM-Pruner's `param_first` and
 //! `param_mix`).
 //!
-//! Axes: `S` samples, `U` vectors. Numbers are kept as f32; the sums behind them
-//! are made in f32 over at most a few hundred elements and in f64 beyond.
+//! A column of `o` or `down` reads one number `x_t` of every token. Of these the bank has,
+//! for each sample, `Σ_t x_t` and `Σ_t x_t²` over its tokens, from which the norm, the mean
+//! and the variance over any subset of the samples follow ([`ColumnInputs`]); and, once for
+//! each column, the sizes of its weights, `Σ_i |W_ij|` and `Σ_i W_ij²`. These need a forward
+//! pass alone ([`Terms::Activations`]), and come with every other collection.
+//!
+//! Axes: `S` samples, `U` vectors, `C` columns. Numbers are kept as f32; the sums behind
+//! them are made in f32 over at most a few hundred elements and in f64 beyond, those of
+//! activations in f64 alone.
 
 mod collect;
 mod file;
 mod fused;
+mod inputs;
 pub mod memory;
 mod portable;
 #[cfg(test)]
@@ -34,29 +42,47 @@ use candle_core::DType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-pub use self::collect::{CollectOptions, collect};
+pub use self::{
+    collect::{CollectOptions, collect},
+    inputs::ColumnInputs,
+};
 use crate::{
     error::{Error, Result},
     layout::VectorLayout,
 };
 
 /// Version of the statistics' layout, sealed by a digest of the whole file.
-pub const BANK_VERSION: u32 = 2;
+pub const BANK_VERSION: u32 = 3;
+/// The first version with activation sums; those before it are read as well.
+const ACTIVATIONS_VERSION: u32 = 3;
 /// The version before files were sealed, which is read as well.
 pub(crate) const UNSEALED_VERSION: u32 = 1;
 
 /// Vectors whose terms one task sums over samples.
 const SUMMED: usize = 4096;
 
-/// Which per-sample terms are collected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Which per-sample terms are collected; each choice holds those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Terms {
-    /// The signed sums alone, from activations and their gradients; no weight
-    /// gradient is made.
+    /// What the columns read, by a forward pass alone.
+    Activations,
+    /// Also the signed sums, from activations and their gradients; no weight gradient
+    /// is made.
     Coarse,
-    /// Signed, element and Fisher sums.
+    /// Also the element and Fisher sums.
     Full,
+}
+
+impl Terms {
+    /// Number of terms for each sample and vector.
+    pub(crate) fn of_vector(self) -> usize {
+        match self {
+            Self::Activations => 0,
+            Self::Coarse => 1,
+            Self::Full => 3,
+        }
+    }
 }
 
 /// One of the per-sample terms.
@@ -74,7 +100,7 @@ pub enum Term {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BankHeader {
-    /// [`BANK_VERSION`].
+    /// [`BANK_VERSION`], or an earlier one.
     pub version: u32,
     /// Digest of the model.
     pub model_digest: Digest,
@@ -124,14 +150,20 @@ impl BankHeader {
         self.sample_tokens.len()
     }
 
+    /// Whether there are activation sums: earlier versions had none.
+    pub fn has_activations(&self) -> bool {
+        self.version >= ACTIVATIONS_VERSION
+    }
+
     /// Tokens of all samples.
     pub fn tokens(&self) -> usize {
         self.sample_tokens.iter().fold(0, |sum, &n| sum.saturating_add(n))
     }
 }
 
-/// The numbers of a bank as flat arrays; per-sample arrays are `[S, U]`,
-/// row-major, those of the whole set `[U]`. Absent terms are empty.
+/// The numbers of a bank as flat arrays, row-major; those of vectors in the order of
+/// [`VectorLayout::new`], those of columns in that of [`VectorLayout::columns`]. Absent
+/// terms are empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct BankArrays {
     /// `Σ w·g_s`, `[S, U]`.
@@ -144,13 +176,23 @@ pub struct BankArrays {
     pub batch_first: Vec<f32>,
     /// `Σ |w·ḡ − ½·w²·F̄|`, `[U]`.
     pub batch_mix: Vec<f32>,
+    /// `Σ_t x` over a sample's tokens, `[S, C]`.
+    pub input_sum: Vec<f32>,
+    /// `Σ_t x²` over a sample's tokens, `[S, C]`.
+    pub input_square: Vec<f32>,
+    /// `Σ_i |W_ij|`, `[C]`.
+    pub column_abs: Vec<f32>,
+    /// `Σ_i W_ij²`, `[C]`.
+    pub column_square: Vec<f32>,
 }
 
-/// Taylor terms per calibration sample and structural vector.
+/// Taylor terms per calibration sample and structural vector, activation sums per sample
+/// and column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StatsBank {
     header: BankHeader,
     layout: VectorLayout,
+    columns: VectorLayout,
     arrays: BankArrays,
 }
 
@@ -161,9 +203,15 @@ impl StatsBank {
     /// A version this program does not know, no samples, or arrays whose lengths
     /// do not follow from the header.
     pub fn new(header: BankHeader, arrays: BankArrays) -> Result<Self> {
-        if header.version != BANK_VERSION && header.version != UNSEALED_VERSION {
+        if !(UNSEALED_VERSION..=BANK_VERSION).contains(&header.version) {
             return Err(Error::Bank(format!(
                 "expected version {BANK_VERSION}, found version {}",
+                header.version
+            )));
+        }
+        if header.terms == Terms::Activations && !header.has_activations() {
+            return Err(Error::Bank(format!(
+                "version {} has no activation sums, but the header names them",
                 header.version
             )));
         }
@@ -179,30 +227,40 @@ impl StatsBank {
         }
         let sizes = VectorLayout::new(&header.layers, header.head_dim)
             .and_then(|layout| Some((samples.checked_mul(layout.len())?, layout)));
-        let Some((all, layout)) = sizes else {
+        let columns = VectorLayout::columns(&header.layers, header.head_dim);
+        let (Some((all, layout)), Some(columns)) = (sizes, columns) else {
             return Err(Error::Bank("the widths in the header are too large".into()));
         };
-        let full = match header.terms {
-            Terms::Coarse => 0,
-            Terms::Full => all,
+        let (signed, full) = match header.terms {
+            Terms::Activations => (0, 0),
+            Terms::Coarse => (all, 0),
+            Terms::Full => (all, all),
         };
         let batch = if header.batch { layout.len() } else { 0 };
+        let of_columns = if header.has_activations() { columns.len() } else { 0 };
+        // No more than there are of vectors.
+        let inputs = samples * of_columns;
         for (name, expected, found) in [
-            ("signed", all, arrays.signed.len()),
+            ("signed", signed, arrays.signed.len()),
             ("element", full, arrays.element.len()),
             ("fisher", full, arrays.fisher.len()),
             ("batch_first", batch, arrays.batch_first.len()),
             ("batch_mix", batch, arrays.batch_mix.len()),
+            ("input_sum", inputs, arrays.input_sum.len()),
+            ("input_square", inputs, arrays.input_square.len()),
+            ("column_abs", of_columns, arrays.column_abs.len()),
+            ("column_square", of_columns, arrays.column_square.len()),
         ] {
             if found != expected {
                 return Err(Error::Bank(format!(
-                    "{name}: expected {expected} numbers for {samples} samples and {} vectors, \
-                     found {found}",
-                    layout.len()
+                    "{name}: expected {expected} numbers for {samples} samples, {} vectors and {} \
+                     columns, found {found}",
+                    layout.len(),
+                    columns.len()
                 )));
             }
         }
-        Ok(Self { header, layout, arrays })
+        Ok(Self { header, layout, columns, arrays })
     }
 
     /// What the statistics were collected from.
@@ -213,6 +271,11 @@ impl StatsBank {
     /// Where each vector's numbers stand.
     pub fn layout(&self) -> &VectorLayout {
         &self.layout
+    }
+
+    /// Where each column's activation sums and weight sizes stand.
+    pub fn columns(&self) -> &VectorLayout {
+        &self.columns
     }
 
     /// The numbers.
@@ -330,6 +393,29 @@ impl StatsBank {
     /// not collected.
     pub fn mean(&self, term: Term, samples: &[usize]) -> Result<Vec<f64>> {
         let values = self.term(term)?;
+        self.check_samples(samples)?;
+        let mut sums = sums(values, self.layout.len(), samples);
+        let scale = 1.0 / samples.len() as f64;
+        sums.iter_mut().for_each(|sum| *sum *= scale);
+        Ok(sums)
+    }
+
+    /// All samples, in order.
+    pub fn all_samples(&self) -> Vec<usize> {
+        (0..self.samples()).collect()
+    }
+
+    fn term(&self, term: Term) -> Result<&[f32]> {
+        let (values, held, needed) = match term {
+            Term::Signed => (&self.arrays.signed, Terms::Coarse, "the signed sums"),
+            Term::Element => (&self.arrays.element, Terms::Full, "the element and Fisher sums"),
+            Term::Fisher => (&self.arrays.fisher, Terms::Full, "the element and Fisher sums"),
+        };
+        if self.header.terms >= held { Ok(values) } else { Err(missing(needed)) }
+    }
+
+    /// Refuses an empty set, samples that are named twice or not there.
+    fn check_samples(&self, samples: &[usize]) -> Result<()> {
         if samples.is_empty() {
             return Err(Error::Bank("expected at least 1 sample to score by, found none".into()));
         }
@@ -340,39 +426,7 @@ impl StatsBank {
                 return Err(Error::Bank(format!("sample {sample} is named twice")));
             }
         }
-        let vectors = self.layout.len();
-        let scale = 1.0 / samples.len() as f64;
-        let mut sums = vec![0.0_f64; vectors];
-        sums.par_chunks_mut(SUMMED).enumerate().for_each(|(part, sums)| {
-            for &sample in samples {
-                let row = &values[sample * vectors + part * SUMMED..][..sums.len()];
-                for (sum, &value) in sums.iter_mut().zip(row) {
-                    *sum += f64::from(value);
-                }
-            }
-            sums.iter_mut().for_each(|sum| *sum *= scale);
-        });
-        Ok(sums)
-    }
-
-    /// All samples, in order.
-    pub fn all_samples(&self) -> Vec<usize> {
-        (0..self.samples()).collect()
-    }
-
-    fn term(&self, term: Term) -> Result<&[f32]> {
-        let values = match term {
-            Term::Signed => return Ok(&self.arrays.signed),
-            Term::Element => &self.arrays.element,
-            Term::Fisher => &self.arrays.fisher,
-        };
-        match self.header.terms {
-            Terms::Full => Ok(values),
-            Terms::Coarse => Err(Error::MissingTerms {
-                importance: "this importance".into(),
-                needed: "the element and Fisher sums",
-            }),
-        }
+        Ok(())
     }
 
     fn check_sample(&self, sample: usize) -> Result<()> {
@@ -381,4 +435,23 @@ impl StatsBank {
         }
         Err(Error::Bank(format!("no sample {sample}: there are {}", self.samples())))
     }
+}
+
+/// Terms that were not collected, of whatever asks for them.
+fn missing(needed: &'static str) -> Error {
+    Error::MissingTerms { importance: "this importance".into(), needed }
+}
+
+/// Sums over samples of an array `[S, width]`.
+fn sums(values: &[f32], width: usize, samples: &[usize]) -> Vec<f64> {
+    let mut sums = vec![0.0_f64; width];
+    sums.par_chunks_mut(SUMMED).enumerate().for_each(|(part, sums)| {
+        for &sample in samples {
+            let row = &values[sample * width + part * SUMMED..][..sums.len()];
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += f64::from(value);
+            }
+        }
+    });
+    sums
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use adapruner_checkpoint::{LayerWidths, names::Projection};
-use adapruner_model::{GradientObserver, ProjectionGrad};
+use adapruner_model::{GradientObserver, InputObserver, ProjectionGrad, ProjectionInput};
 use candle_core::{DType, Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -17,6 +17,8 @@ const TOKENS: usize = 7;
 const HIDDEN: usize = 300;
 const HEAD_DIM: usize = 10;
 const WIDTHS: LayerWidths = LayerWidths { query_heads: 9, kv_heads: 3, ffn: 150 };
+/// One layer of that.
+const WIDE: (&[LayerWidths], usize) = (&[WIDTHS], HEAD_DIM);
 
 /// Sums of f32 products, taken against f64: a few hundred roundings of 6e-8.
 const TOLERANCE: f64 = 2e-5;
@@ -58,8 +60,7 @@ fn seen() -> Vec<Seen> {
 
 /// Shows a collector the samples in these micro-batches.
 fn collect(seen: &[Seen], terms: Terms, batch: bool, batches: &[Range<usize>]) -> BankArrays {
-    let layout = VectorLayout::new(&[WIDTHS], HEAD_DIM);
-    let collector = Collector::new(layout, SAMPLES, terms, batch).unwrap();
+    let collector = Collector::new(WIDE, SAMPLES, terms, batch).unwrap();
     for samples in batches {
         for seen in seen {
             let part =
@@ -129,7 +130,45 @@ fn reference(seen: &[Seen]) -> BankArrays {
         out.batch_mix.extend(mix.iter().map(|&v| v as f32));
         start += count;
     }
+    reference_inputs(seen, &mut out);
     out
+}
+
+/// What the columns read and the sizes of their weights, by definition, in f64.
+fn reference_inputs(seen: &[Seen], out: &mut BankArrays) {
+    let rows = |t: &Tensor| t.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap();
+    for s in 0..SAMPLES {
+        for seen in seen.iter().filter(|seen| seen.projection.prunes_columns()) {
+            let x = rows(&seen.input);
+            for j in 0..x[0].len() {
+                let read = || x[s * TOKENS..(s + 1) * TOKENS].iter().map(|row| row[j]);
+                out.input_sum.push(read().sum::<f64>() as f32);
+                out.input_square.push(read().map(|x| x * x).sum::<f64>() as f32);
+            }
+        }
+    }
+    for seen in seen.iter().filter(|seen| seen.projection.prunes_columns()) {
+        let w = rows(&seen.weight);
+        for j in 0..w[0].len() {
+            out.column_abs.push(w.iter().map(|row| row[j].abs()).sum::<f64>() as f32);
+            out.column_square.push(w.iter().map(|row| row[j] * row[j]).sum::<f64>() as f32);
+        }
+    }
+}
+
+/// Equal to the last bit but one: sums in f64, rounded to f32 once.
+fn assert_inputs(found: &BankArrays, expected: &BankArrays) {
+    for (what, found, expected) in [
+        ("sum", &found.input_sum, &expected.input_sum),
+        ("square", &found.input_square, &expected.input_square),
+        ("abs", &found.column_abs, &expected.column_abs),
+        ("square of weights", &found.column_square, &expected.column_square),
+    ] {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        for (a, b) in found.iter().zip(expected) {
+            assert!((a - b).abs() <= f32::EPSILON * b.abs(), "{what}: {a} instead of {b}");
+        }
+    }
 }
 
 /// Equal to [`TOLERANCE`] of the sum of absolute values, which bounds what
@@ -149,6 +188,7 @@ fn assert_arrays(found: &BankArrays, expected: &BankArrays) {
     assert_close(&found.fisher, &expected.fisher, &expected.fisher, "fisher");
     assert_close(&found.batch_first, &expected.batch_first, &expected.batch_first, "first");
     assert_close(&found.batch_mix, &expected.batch_mix, &expected.batch_mix, "mix");
+    assert_inputs(found, expected);
 }
 
 #[test]
@@ -214,6 +254,7 @@ fn tensor_operations_give_the_same_sums() {
         found.batch_first.extend(first.into_iter().map(mean));
         found.batch_mix.extend(mix.into_iter().map(mean));
     }
+    reference_inputs(&seen, &mut found);
     assert_arrays(&found, &expected);
 }
 
@@ -224,6 +265,36 @@ fn coarse_sums_need_no_weight_gradient() {
     let coarse = collect(&seen, Terms::Coarse, false, &[0..3, 3..SAMPLES]);
     assert_close(&coarse.signed, &full.signed, &full.element, "signed");
     assert!(coarse.element.is_empty() && coarse.fisher.is_empty());
+    assert_inputs(&coarse, &full);
+}
+
+/// Inputs of another type take the way of tensor operations.
+#[test]
+fn inputs_of_any_type_are_summed_in_f64() {
+    for dtype in [DType::F64, DType::BF16] {
+        let mut seen = seen();
+        seen.retain(|seen| seen.projection.prunes_columns());
+        for seen in &mut seen {
+            seen.input = seen.input.to_dtype(dtype).unwrap();
+        }
+        let mut expected = BankArrays::default();
+        reference_inputs(&seen, &mut expected);
+        let collector = Collector::new(WIDE, SAMPLES, Terms::Activations, false).unwrap();
+        for samples in [0..2, 2..SAMPLES] {
+            for seen in &seen {
+                let (start, rows) = (samples.start * TOKENS, samples.len() * TOKENS);
+                let input = &seen.input.narrow(0, start, rows).unwrap();
+                let (projection, weight) = (seen.projection, &seen.weight);
+                let (samples, tokens) = (samples.clone(), TOKENS);
+                let input =
+                    ProjectionInput { layer: 0, projection, input, weight, samples, tokens };
+                collector.input(&input).unwrap();
+            }
+        }
+        let found = collector.into_arrays();
+        assert!(found.signed.is_empty());
+        assert_inputs(&found, &expected);
+    }
 }
 
 #[test]
@@ -239,8 +310,7 @@ fn sums_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn samples_that_never_come_are_missed() {
     let seen = seen();
-    let layout = VectorLayout::new(&[WIDTHS], HEAD_DIM);
-    let collector = Collector::new(layout, SAMPLES + 1, Terms::Full, true).unwrap();
+    let collector = Collector::new(WIDE, SAMPLES + 1, Terms::Full, true).unwrap();
     let first = &seen[0];
     collector
         .projection(&ProjectionGrad {
@@ -261,8 +331,7 @@ fn samples_that_never_come_are_missed() {
 fn gradients_of_other_shapes_are_refused() {
     let seen = seen();
     let widths = LayerWidths { ffn: WIDTHS.ffn + 1, ..WIDTHS };
-    let layout = VectorLayout::new(&[widths], HEAD_DIM);
-    let collector = Collector::new(layout, SAMPLES, Terms::Full, false).unwrap();
+    let collector = Collector::new((&[widths], HEAD_DIM), SAMPLES, Terms::Full, false).unwrap();
     let gate = &seen[4];
     let result = collector.projection(&ProjectionGrad {
         layer: 0,
@@ -274,11 +343,32 @@ fn gradients_of_other_shapes_are_refused() {
         tokens: TOKENS,
     });
     assert!(result.unwrap_err().to_string().contains("gate_proj"));
+    let down = &seen[6];
+    let of = |layer, input: &Tensor, samples| {
+        let (weight, tokens) = (&down.weight, TOKENS);
+        let projection = down.projection;
+        collector.input(&ProjectionInput { layer, projection, input, weight, samples, tokens })
+    };
+    let refused = of(0, &down.input, 0..SAMPLES).unwrap_err().to_string();
+    assert!(refused.contains("down_proj") && refused.contains("[300, 150]"), "{refused}");
+    // Nor other numbers of rows, samples and layers.
+    let collector = Collector::new(WIDE, SAMPLES, Terms::Activations, false).unwrap();
+    let of = |layer, input: &Tensor, samples| {
+        let (weight, tokens) = (&down.weight, TOKENS);
+        let projection = down.projection;
+        collector.input(&ProjectionInput { layer, projection, input, weight, samples, tokens })
+    };
+    assert!(of(0, &down.input, 0..SAMPLES - 1).is_err());
+    assert!(of(1, &down.input, 0..SAMPLES).is_err());
+    assert!(of(0, &down.input, 1..SAMPLES + 1).is_err());
+    of(0, &down.input, 0..SAMPLES).unwrap();
 }
 
 #[test]
 fn contradicting_requests_are_refused() {
-    let layout = || VectorLayout::new(&[WIDTHS], HEAD_DIM);
-    assert!(Collector::new(layout(), 0, Terms::Full, false).is_err());
-    assert!(Collector::new(layout(), 1, Terms::Coarse, true).is_err());
+    assert!(Collector::new(WIDE, 0, Terms::Full, false).is_err());
+    assert!(Collector::new(WIDE, 1, Terms::Coarse, true).is_err());
+    assert!(Collector::new(WIDE, 1, Terms::Activations, true).is_err());
+    let widths = LayerWidths { query_heads: usize::MAX, kv_heads: 1, ffn: 1 };
+    assert!(Collector::new((&[widths], 2), 1, Terms::Full, false).is_err());
 }

@@ -80,10 +80,11 @@ pub(super) fn weighted(ladders: &[Ladder], budget: Budget, weights: &[f64]) -> V
     taking.steps
 }
 
-/// Mean score of a ladder's next step against the mean of its layer.
+/// Mean score of a ladder's next step against the mean size of those of its layer.
 fn next_relative_score(ladder: &Ladder, steps: usize) -> f64 {
     let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len() as f64;
-    let all = mean(&ladder.scores);
+    let all =
+        ladder.scores.iter().map(|score| score.abs()).sum::<f64>() / ladder.scores.len() as f64;
     let next = mean(&ladder.scores[ladder.bounds[steps]..ladder.bounds[steps + 1]]);
     if all > 0.0 { next / all } else { 0.0 }
 }

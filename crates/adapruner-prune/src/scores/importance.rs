@@ -5,7 +5,11 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use super::{activation::ActivationMetric, blend::Blend};
+use crate::{
+    bank::Terms,
+    error::{Error, Result},
+};
 
 /// How the importance of a unit is measured.
 ///
@@ -27,90 +31,16 @@ pub enum Importance {
     SampleFirst,
     /// AdaPruner's blend (`adapruner`).
     AdaPruner(Blend),
+    /// What the columns of a unit read, beside the size of their weights (`wanda`,
+    /// `flap`): no gradient. `R` is over the columns alone, so of a channel it is its down
+    /// column's value.
+    Activation(ActivationMetric),
     /// `R Σ |w|` (`magnitude_l1`).
     MagnitudeL1,
     /// `R Σ w²` (`magnitude_l2`).
     MagnitudeL2,
     /// Uniform random numbers (`random`): the control.
     Random,
-}
-
-/// AdaPruner's importance (arXiv 2503.06184): `α₁·coarse + (1 − α₁)·fine`, where
-///
-/// - `coarse = R |Σ w·ḡ − β_c·Σ ½·w²·F̄|`, over vectors;
-/// - `fine = R (mean_s Σ |w·g_s| + β_f·Σ ½·w²·F̄)`, over elements;
-///
-/// and each side is normalised within its layer and kind before they are added.
-/// All of it is exact for any subset of the samples.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Blend {
-    /// Weight of the coarse side, in `[0, 1]`.
-    pub alpha1: f64,
-    /// Second order in the coarse side, finite, ≥ 0.
-    pub beta_coarse: f64,
-    /// Second order in the fine side, finite, ≥ 0.
-    pub beta_fine: f64,
-    /// Normalisation of each side.
-    pub normalisation: Normalisation,
-}
-
-impl Default for Blend {
-    /// Both sides alike, first and second order as Taylor's series has them.
-    fn default() -> Self {
-        Self { alpha1: 0.5, beta_coarse: 1.0, beta_fine: 1.0, normalisation: Normalisation::Mean }
-    }
-}
-
-/// What the scores of one layer and kind are divided by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Normalisation {
-    /// Nothing.
-    #[default]
-    None,
-    /// Their mean.
-    Mean,
-    /// The largest.
-    Max,
-    /// Their sum.
-    Sum,
-    /// Each score becomes its rank over their number, in `(0, 1]`; equal scores
-    /// share the mean of their ranks.
-    Rank,
-}
-
-impl Normalisation {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::None, Self::Mean, Self::Max, Self::Sum, Self::Rank];
-
-    /// Normalises scores in place; those that are all 0 stay so.
-    pub fn apply(self, scores: &mut [f64]) {
-        let divisor = match self {
-            Self::None => return,
-            Self::Mean => scores.iter().sum::<f64>() / scores.len() as f64,
-            Self::Sum => scores.iter().sum(),
-            Self::Max => scores.iter().copied().fold(0.0, f64::max),
-            Self::Rank => return rank(scores),
-        };
-        if divisor > 0.0 {
-            scores.iter_mut().for_each(|score| *score /= divisor);
-        }
-    }
-}
-
-/// Replaces scores by their ranks (1 the least) over their number.
-fn rank(scores: &mut [f64]) {
-    let count = scores.len() as f64;
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-    let mut ranks = vec![0.0; scores.len()];
-    let mut start = 0;
-    for run in order.chunk_by(|&a, &b| scores[a] == scores[b]) {
-        let mean = start as f64 + (run.len() as f64 + 1.0) / 2.0;
-        run.iter().for_each(|&at| ranks[at] = mean / count);
-        start += run.len();
-    }
-    scores.copy_from_slice(&ranks);
 }
 
 /// How the vectors of a coupled group become one number.
@@ -149,44 +79,6 @@ impl Reduction {
     }
 }
 
-macro_rules! names {
-    ($type:ty, $what:literal, $all:expr, { $($variant:path => $name:literal),+ $(,)? }) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $($variant => $name),+ })
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = Error;
-
-            fn from_str(text: &str) -> Result<Self> {
-                match text {
-                    $($name => Ok($variant),)+
-                    _ => {
-                        let known: Vec<_> = $all.iter().map(ToString::to_string).collect();
-                        Err(Error::Importance {
-                            importance: text.to_owned(),
-                            message: format!(
-                                concat!("unknown ", $what, ", expected one of {}"),
-                                known.join(", ")
-                            ),
-                        })
-                    }
-                }
-            }
-        }
-    };
-}
-
-names!(Normalisation, "normalisation", Self::ALL, {
-    Self::None => "none",
-    Self::Mean => "mean",
-    Self::Max => "max",
-    Self::Sum => "sum",
-    Self::Rank => "rank",
-});
-
 names!(Reduction, "reduction", Self::ALL, {
     Self::Sum => "sum",
     Self::Mean => "mean",
@@ -196,28 +88,31 @@ names!(Reduction, "reduction", Self::ALL, {
 
 impl Importance {
     /// The names that stand alone, as [`FromStr`] takes them.
-    pub const NAMES: [&str; 9] = [
+    pub const NAMES: [&str; 11] = [
         "param_first",
         "vectorize",
         "param_second",
         "param_mix",
         "sample_first",
         "adapruner",
+        "wanda",
+        "flap",
         "magnitude_l1",
         "magnitude_l2",
         "random",
     ];
 
-    /// Whether it is computed from statistics.
-    pub fn needs_statistics(self) -> bool {
+    /// The least terms of statistics that it is computed from; none where it needs no
+    /// statistics.
+    pub fn terms(self) -> Option<Terms> {
         match self {
-            Self::ParamFirst
-            | Self::Vectorize
-            | Self::ParamSecond
-            | Self::ParamMix
-            | Self::SampleFirst
-            | Self::AdaPruner(_) => true,
-            Self::MagnitudeL1 | Self::MagnitudeL2 | Self::Random => false,
+            Self::Activation(_) => Some(Terms::Activations),
+            Self::Vectorize => Some(Terms::Coarse),
+            Self::ParamFirst | Self::ParamSecond | Self::ParamMix | Self::SampleFirst => {
+                Some(Terms::Full)
+            }
+            Self::AdaPruner(blend) => Some(blend.terms()),
+            Self::MagnitudeL1 | Self::MagnitudeL2 | Self::Random => None,
         }
     }
 
@@ -225,25 +120,11 @@ impl Importance {
     pub fn needs_batch_terms(self) -> bool {
         match self {
             Self::ParamFirst | Self::ParamMix => true,
+            Self::AdaPruner(blend) => blend.needs_batch_terms(),
             Self::Vectorize
             | Self::ParamSecond
             | Self::SampleFirst
-            | Self::AdaPruner(_)
-            | Self::MagnitudeL1
-            | Self::MagnitudeL2
-            | Self::Random => false,
-        }
-    }
-
-    /// Whether the signed sums alone are enough.
-    pub fn is_coarse(self) -> bool {
-        match self {
-            Self::Vectorize => true,
-            Self::AdaPruner(blend) => blend.alpha1 == 1.0 && blend.beta_coarse == 0.0,
-            Self::ParamFirst
-            | Self::ParamSecond
-            | Self::ParamMix
-            | Self::SampleFirst
+            | Self::Activation(_)
             | Self::MagnitudeL1
             | Self::MagnitudeL2
             | Self::Random => false,
@@ -259,11 +140,8 @@ impl fmt::Display for Importance {
             Self::ParamSecond => f.write_str("param_second"),
             Self::ParamMix => f.write_str("param_mix"),
             Self::SampleFirst => f.write_str("sample_first"),
-            Self::AdaPruner(Blend { alpha1, beta_coarse, beta_fine, normalisation }) => write!(
-                f,
-                "adapruner:alpha1={alpha1},beta_coarse={beta_coarse},beta_fine={beta_fine},\
-                 normalisation={normalisation}"
-            ),
+            Self::AdaPruner(blend) => write!(f, "adapruner:{blend}"),
+            Self::Activation(metric) => metric.fmt(f),
             Self::MagnitudeL1 => f.write_str("magnitude_l1"),
             Self::MagnitudeL2 => f.write_str("magnitude_l2"),
             Self::Random => f.write_str("random"),
@@ -285,6 +163,8 @@ impl FromStr for Importance {
             "param_mix" => Self::ParamMix,
             "sample_first" => Self::SampleFirst,
             "adapruner" => Self::AdaPruner(Blend::default()),
+            "wanda" => Self::Activation(ActivationMetric::Wanda),
+            "flap" => Self::Activation(ActivationMetric::Flap),
             "magnitude_l1" | "l1" => Self::MagnitudeL1,
             "magnitude_l2" | "l2" => Self::MagnitudeL2,
             "random" => Self::Random,
@@ -298,62 +178,6 @@ impl FromStr for Importance {
                 }
             },
         })
-    }
-}
-
-impl Blend {
-    fn parse(text: &str, settings: &str) -> Result<Self> {
-        let mut blend = Self::default();
-        for setting in settings.split(',') {
-            let Some((key, value)) = setting.split_once('=') else {
-                return Err(refusal(text, format!("expected key=value, found {setting:?}")));
-            };
-            let number = || {
-                value.parse::<f64>().map_err(|_| {
-                    refusal(text, format!("{key}: expected a number, found {value:?}"))
-                })
-            };
-            match key {
-                "alpha1" => blend.alpha1 = number()?,
-                "beta_coarse" => blend.beta_coarse = number()?,
-                "beta_fine" => blend.beta_fine = number()?,
-                "normalisation" => blend.normalisation = value.parse()?,
-                _ => {
-                    return Err(refusal(
-                        text,
-                        format!(
-                            "unknown setting {key:?}, expected alpha1, beta_coarse, beta_fine or \
-                             normalisation"
-                        ),
-                    ));
-                }
-            }
-        }
-        blend.check()?;
-        Ok(blend)
-    }
-
-    /// Refuses coefficients out of range.
-    ///
-    /// # Errors
-    /// The coefficient, its range and its value.
-    pub fn check(&self) -> Result<()> {
-        let text = Importance::AdaPruner(*self).to_string();
-        if !(0.0..=1.0).contains(&self.alpha1) {
-            return Err(refusal(
-                &text,
-                format!("alpha1: expected a number from 0 to 1, found {}", self.alpha1),
-            ));
-        }
-        for (name, beta) in [("beta_coarse", self.beta_coarse), ("beta_fine", self.beta_fine)] {
-            if !beta.is_finite() || beta < 0.0 {
-                return Err(refusal(
-                    &text,
-                    format!("{name}: expected a finite number, at least 0, found {beta}"),
-                ));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -371,13 +195,17 @@ impl From<Importance> for String {
     }
 }
 
-fn refusal(importance: &str, message: String) -> Error {
+/// An importance that is refused.
+pub(super) fn refusal(importance: &str, message: String) -> Error {
     Error::Importance { importance: importance.to_owned(), message }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{blend::Fine, normalisation::Normalisation},
+        *,
+    };
 
     #[test]
     fn names_are_read_as_they_are_written() {
@@ -385,16 +213,64 @@ mod tests {
             let importance: Importance = name.parse().unwrap();
             assert_eq!(importance.to_string().parse::<Importance>().unwrap(), importance);
         }
-        let blend = Blend {
+        let paper = Blend {
             alpha1: 0.25,
             beta_coarse: 1e-3,
             beta_fine: 7.5,
             normalisation: Normalisation::Rank,
+            ..Blend::default()
         };
-        let importance = Importance::AdaPruner(blend);
-        assert_eq!(importance.to_string().parse::<Importance>().unwrap(), importance);
-        let json = serde_json::to_string(&importance).unwrap();
-        assert_eq!(serde_json::from_str::<Importance>(&json).unwrap(), importance);
+        let flap = ActivationMetric::Flap;
+        for blend in [
+            paper,
+            Blend { activation: 0.375, ..paper },
+            Blend { activation: 1.0, metric: flap, ..paper },
+            Blend { metric: flap, ..paper },
+            Blend { fine: Fine::Set, normalisation: Normalisation::Standard, ..paper },
+            Blend { fine: Fine::Mixed, beta_fine: 1.0, ..paper },
+        ] {
+            let importance = Importance::AdaPruner(blend);
+            assert_eq!(importance.to_string().parse::<Importance>().unwrap(), importance);
+            let json = serde_json::to_string(&importance).unwrap();
+            assert_eq!(serde_json::from_str::<Importance>(&json).unwrap(), importance);
+        }
+        // As earlier versions wrote it.
+        assert_eq!(
+            Importance::AdaPruner(paper).to_string(),
+            "adapruner:alpha1=0.25,beta_coarse=0.001,beta_fine=7.5,normalisation=rank"
+        );
+    }
+
+    #[test]
+    fn an_importance_names_the_least_terms() {
+        for (text, terms, batch) in [
+            ("param_first", Some(Terms::Full), true),
+            ("param_mix", Some(Terms::Full), true),
+            ("param_second", Some(Terms::Full), false),
+            ("sample_first", Some(Terms::Full), false),
+            ("vectorize", Some(Terms::Coarse), false),
+            ("wanda", Some(Terms::Activations), false),
+            ("flap", Some(Terms::Activations), false),
+            ("random", None, false),
+            ("magnitude_l2", None, false),
+            ("adapruner", Some(Terms::Full), false),
+            ("adapruner:alpha1=1", Some(Terms::Full), false),
+            ("adapruner:alpha1=1,beta_coarse=0", Some(Terms::Coarse), false),
+            ("adapruner:alpha1=1,beta_coarse=0,activation=0.5", Some(Terms::Coarse), false),
+            ("adapruner:activation=0.5", Some(Terms::Full), false),
+            ("adapruner:activation=1", Some(Terms::Activations), false),
+            ("adapruner:activation=1,fine=set", Some(Terms::Activations), false),
+            ("adapruner:fine=set", Some(Terms::Full), true),
+            ("adapruner:fine=mixed", Some(Terms::Full), true),
+            ("adapruner:alpha1=1,fine=mixed", Some(Terms::Full), false),
+        ] {
+            let importance: Importance = text.parse().unwrap();
+            assert_eq!(
+                (importance.terms(), importance.needs_batch_terms()),
+                (terms, batch),
+                "{text}"
+            );
+        }
     }
 
     #[test]
@@ -414,30 +290,18 @@ mod tests {
             "adapruner:gamma=1",
             "adapruner:alpha1",
             "adapruner:normalisation=median",
+            "adapruner:activation=1.5",
+            "adapruner:activation=NaN",
+            "adapruner:metric=sparsegpt",
+            "adapruner:fine=element",
+            "adapruner:fine=mixed,beta_fine=2",
+            "wanda:activation=1",
             "adapruner:",
         ] {
             assert!(text.parse::<Importance>().is_err(), "{text}");
         }
         let message = "taylor".parse::<Importance>().unwrap_err().to_string();
         assert!(message.contains("taylor") && message.contains("param_first"), "{message}");
-    }
-
-    #[test]
-    fn normalisations_divide_as_they_say() {
-        let scores = [1.0, 4.0, 1.0, 2.0];
-        let of = |normalisation: Normalisation| {
-            let mut scores = scores;
-            normalisation.apply(&mut scores);
-            scores
-        };
-        assert_eq!(of(Normalisation::None), scores);
-        assert_eq!(of(Normalisation::Mean), [0.5, 2.0, 0.5, 1.0]);
-        assert_eq!(of(Normalisation::Max), [0.25, 1.0, 0.25, 0.5]);
-        assert_eq!(of(Normalisation::Sum), [0.125, 0.5, 0.125, 0.25]);
-        assert_eq!(of(Normalisation::Rank), [0.375, 1.0, 0.375, 0.75]);
-        let mut zeros = [0.0; 3];
-        Normalisation::Mean.apply(&mut zeros);
-        assert_eq!(zeros, [0.0; 3]);
     }
 
     #[test]

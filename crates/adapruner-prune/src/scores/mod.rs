@@ -13,10 +13,50 @@
 //! LLM-Pruner's order of things (its `consecutive_groups`), and with one query
 //! head per key-value head its grouping.
 //!
+//! The activation metrics have values of columns alone, so they couple those: the down
+//! column of a channel; the output columns of a head, or of all heads of a group. (FLAP's
+//! code squares the values of heads, and standardises columns before it averages those of
+//! a head; here units are standardised.)
+//!
 //! Axes: `N` query heads, `K` key-value heads, `D` head width, `F` feed-forward
 //! width. Scores are f64 and finite.
 
+/// Names of a closed choice, written and read.
+macro_rules! names {
+    ($type:ty, $what:literal, $all:expr, { $($variant:path => $name:literal),+ $(,)? }) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self { $($variant => $name),+ })
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $crate::error::Error;
+
+            fn from_str(text: &str) -> $crate::error::Result<Self> {
+                match text {
+                    $($name => Ok($variant),)+
+                    _ => {
+                        let known: Vec<_> = $all.iter().map(ToString::to_string).collect();
+                        Err($crate::error::Error::Importance {
+                            importance: text.to_owned(),
+                            message: format!(
+                                concat!("unknown ", $what, ", expected one of {}"),
+                                known.join(", ")
+                            ),
+                        })
+                    }
+                }
+            }
+        }
+    };
+}
+
+mod activation;
+mod blend;
 mod importance;
+mod normalisation;
+mod set;
 
 use adapruner_checkpoint::{
     Checkpoint, LayerWidths, ModelConfig,
@@ -27,7 +67,13 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-pub use self::importance::{Blend, Importance, Normalisation, Reduction};
+use self::set::{batch_first, batch_mix};
+pub use self::{
+    activation::ActivationMetric,
+    blend::{Blend, Fine},
+    importance::{Importance, Reduction},
+    normalisation::Normalisation,
+};
 use crate::{
     bank::{StatsBank, Term},
     error::{Error, Result, UnitKind},
@@ -79,6 +125,18 @@ pub fn score(
     reduction: Reduction,
     evidence: &Evidence<'_>,
 ) -> Result<Scores> {
+    let scores = scored(importance, reduction, evidence).map_err(|error| {
+        if let Error::MissingTerms { needed, .. } = error {
+            Error::MissingTerms { importance: importance.to_string(), needed }
+        } else {
+            error
+        }
+    })?;
+    scores.check_finite()?;
+    Ok(scores)
+}
+
+fn scored(importance: Importance, reduction: Reduction, evidence: &Evidence<'_>) -> Result<Scores> {
     let bank = || {
         let bank = evidence.bank.ok_or_else(|| missing(importance, "statistics"))?;
         bank.check_config(evidence.config)?;
@@ -86,14 +144,14 @@ pub fn score(
         Ok::<_, Error>((bank, samples))
     };
     let grouping = Grouping::new(evidence.config, reduction)?;
-    let scores = match importance {
+    Ok(match importance {
         Importance::ParamFirst => {
             let (bank, samples) = bank()?;
-            grouping.scores(&batch_first(bank, &samples)?)
+            grouping.scores(&batch_first(bank, &samples, importance)?)
         }
         Importance::ParamMix => {
             let (bank, samples) = bank()?;
-            grouping.scores(&batch_mix(bank, &samples)?)
+            grouping.scores(&batch_mix(bank, &samples, importance)?)
         }
         Importance::Vectorize => {
             let (bank, samples) = bank()?;
@@ -114,7 +172,11 @@ pub fn score(
         }
         Importance::AdaPruner(blend) => {
             let (bank, samples) = bank()?;
-            blended(bank, &samples, &blend, &grouping)?
+            blend.scores(bank, &samples, &grouping)?
+        }
+        Importance::Activation(metric) => {
+            let (bank, samples) = bank()?;
+            grouping.column_scores(&metric.of_columns(bank, &samples)?)
         }
         Importance::MagnitudeL1 | Importance::MagnitudeL2 => {
             let checkpoint = evidence.checkpoint.ok_or_else(|| missing(importance, "weights"))?;
@@ -122,85 +184,11 @@ pub fn score(
             grouping.scores(&magnitudes(checkpoint, evidence.config, &grouping.layout, squared)?)
         }
         Importance::Random => random(evidence.config, evidence.seed),
-    };
-    scores.check_finite()?;
-    Ok(scores)
+    })
 }
 
 fn missing(importance: Importance, what: &str) -> Error {
     Error::Importance { importance: importance.to_string(), message: format!("needs {what}") }
-}
-
-/// `Σ |w·ḡ|` for the samples, where the bank can tell it.
-fn batch_first(bank: &StatsBank, samples: &[usize]) -> Result<Vec<f64>> {
-    if samples.len() == 1 {
-        // With one sample, ḡ is its gradient.
-        if let Ok(values) = bank.mean(Term::Element, samples) {
-            return Ok(values);
-        }
-    }
-    whole_set(bank, samples, Importance::ParamFirst)?;
-    Ok(bank.arrays().batch_first.iter().map(|&v| v.into()).collect())
-}
-
-/// `Σ |w·ḡ − ½·w²·F̄|` for the samples, where the bank can tell it.
-fn batch_mix(bank: &StatsBank, samples: &[usize]) -> Result<Vec<f64>> {
-    whole_set(bank, samples, Importance::ParamMix)?;
-    Ok(bank.arrays().batch_mix.iter().map(|&v| v.into()).collect())
-}
-
-/// Refuses what does not separate by sample for less than the whole set.
-fn whole_set(bank: &StatsBank, samples: &[usize], importance: Importance) -> Result<()> {
-    if !bank.header().batch {
-        return Err(Error::MissingTerms {
-            importance: importance.to_string(),
-            needed: "the terms of the whole sample set",
-        });
-    }
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable();
-    if sorted != bank.all_samples() {
-        return Err(Error::Importance {
-            importance: importance.to_string(),
-            message: format!(
-                "does not separate by sample: expected all {} samples of the statistics, found a \
-                 choice of {}",
-                bank.samples(),
-                samples.len()
-            ),
-        });
-    }
-    Ok(())
-}
-
-/// AdaPruner's blend (see [`Blend`]).
-fn blended(
-    bank: &StatsBank,
-    samples: &[usize],
-    blend: &Blend,
-    grouping: &Grouping<'_>,
-) -> Result<Scores> {
-    blend.check()?;
-    let fisher = if blend.alpha1 < 1.0 || blend.beta_coarse > 0.0 {
-        bank.mean(Term::Fisher, samples)?
-    } else {
-        vec![0.0; bank.layout().len()]
-    };
-    let mut coarse = bank.mean(Term::Signed, samples)?;
-    for (value, fisher) in coarse.iter_mut().zip(&fisher) {
-        *value = (*value - blend.beta_coarse * fisher).abs();
-    }
-    let mut scores = grouping.scores(&coarse).normalised(blend.normalisation);
-    scores.for_each_kind(|values| values.iter_mut().for_each(|v| *v *= blend.alpha1));
-    if blend.alpha1 < 1.0 {
-        let mut fine = bank.mean(Term::Element, samples)?;
-        for (value, fisher) in fine.iter_mut().zip(&fisher) {
-            *value += blend.beta_fine * fisher;
-        }
-        let fine = grouping.scores(&fine).normalised(blend.normalisation);
-        scores.add_scaled(&fine, 1.0 - blend.alpha1);
-    }
-    Ok(scores)
 }
 
 /// `Σ |w|` or `Σ w²` of every vector, one tensor in memory at a time.
@@ -263,14 +251,51 @@ struct Grouping<'a> {
     layers: &'a [LayerWidths],
     head_dim: usize,
     layout: VectorLayout,
+    columns: VectorLayout,
     reduction: Reduction,
 }
 
 impl<'a> Grouping<'a> {
     fn new(config: &'a ModelConfig, reduction: Reduction) -> Result<Self> {
-        let layout = VectorLayout::new(&config.layers, config.head_dim)
-            .ok_or_else(|| Error::Bank("the model's widths are too large".into()))?;
-        Ok(Self { layers: &config.layers, head_dim: config.head_dim, layout, reduction })
+        let (layers, head_dim) = (config.layers.as_slice(), config.head_dim);
+        let all = VectorLayout::new(layers, head_dim);
+        let (Some(layout), Some(columns)) = (all, VectorLayout::columns(layers, head_dim)) else {
+            return Err(Error::Bank("the model's widths are too large".into()));
+        };
+        Ok(Self { layers, head_dim, layout, columns, reduction })
+    }
+
+    /// Units without a score yet.
+    fn zeros(&self) -> Scores {
+        let layers = self.layers.iter().map(|widths| LayerScores {
+            kv_groups: vec![0.0; widths.kv_heads],
+            query_heads: vec![0.0; widths.query_heads],
+            ffn: vec![0.0; widths.ffn],
+        });
+        Scores { layers: layers.collect() }
+    }
+
+    /// Unit scores from the values of columns alone.
+    ///
+    /// # Shapes
+    /// `[C]` → the units of every layer.
+    fn column_scores(&self, values: &[f64]) -> Scores {
+        let d = self.head_dim;
+        let layers = self.layers.iter().enumerate().map(|(layer, widths)| {
+            let of = |projection| &values[self.columns.range(layer, projection)];
+            let (o, group) = (of(Projection::O), widths.group_size());
+            let kv_groups = (0..widths.kv_heads).map(|kv| {
+                let heads = kv * group..(kv + 1) * group;
+                (0..d).map(|at| self.reduction.of(heads.clone().map(|h| o[h * d + at]))).sum()
+            });
+            let query_heads = (0..widths.query_heads).map(|h| o[h * d..(h + 1) * d].iter().sum());
+            LayerScores {
+                kv_groups: kv_groups.collect(),
+                query_heads: query_heads.collect(),
+                ffn: of(Projection::Down).to_vec(),
+            }
+        });
+        Scores { layers: layers.collect() }
     }
 
     /// Unit scores from vector values.

@@ -41,6 +41,7 @@ fn impossible_choices_of_samples_are_refused() {
     let bank = random_bank(&config(vec![widths(2, 2, 3)]), 3, 3);
     for samples in [&[][..], &[3], &[1, 1]] {
         assert!(bank.mean(Term::Signed, samples).is_err(), "{samples:?}");
+        assert!(bank.inputs(samples).is_err(), "{samples:?}");
     }
     assert!(bank.sample(Term::Signed, 0, 1, Projection::Q).is_err());
 }
@@ -52,11 +53,86 @@ fn a_bank_survives_its_bytes() {
     assert_eq!(StatsBank::from_bytes(&full.to_bytes().unwrap()).unwrap(), full);
     let mut header = header(&config, 3);
     (header.terms, header.batch) = (Terms::Coarse, false);
-    let arrays = BankArrays { signed: full.arrays().signed.clone(), ..BankArrays::default() };
-    let coarse = StatsBank::new(header, arrays).unwrap();
+    let arrays = of_terms(&full, Terms::Coarse);
+    let coarse = StatsBank::new(header.clone(), arrays).unwrap();
     let read = StatsBank::from_bytes(&coarse.to_bytes().unwrap()).unwrap();
     assert_eq!(read, coarse);
     assert!(matches!(read.mean(Term::Element, &[0]), Err(Error::MissingTerms { .. })));
+    assert_eq!(read.mean(Term::Signed, &[2]).unwrap(), full.mean(Term::Signed, &[2]).unwrap());
+    header.terms = Terms::Activations;
+    let forward = StatsBank::new(header, of_terms(&full, Terms::Activations)).unwrap();
+    let read = StatsBank::from_bytes(&forward.to_bytes().unwrap()).unwrap();
+    assert_eq!(read, forward);
+    assert!(matches!(read.mean(Term::Signed, &[0]), Err(Error::MissingTerms { .. })));
+    assert_eq!(read.inputs(&[2, 0]).unwrap(), full.inputs(&[0, 2]).unwrap());
+}
+
+/// The arrays of a full bank that one of fewer terms has.
+fn of_terms(full: &StatsBank, terms: Terms) -> BankArrays {
+    let BankArrays { input_sum, input_square, column_abs, column_square, signed, .. } =
+        full.arrays().clone();
+    let signed = if terms == Terms::Activations { Vec::new() } else { signed };
+    let empty = BankArrays::default();
+    BankArrays { signed, input_sum, input_square, column_abs, column_square, ..empty }
+}
+
+/// What earlier versions of the program wrote of 4 samples of a model of two layers.
+#[test]
+fn files_of_earlier_versions_are_read() {
+    let files = [
+        (1, include_bytes!("../../../../fixtures/banks/version1.safetensors").as_slice()),
+        (2, include_bytes!("../../../../fixtures/banks/version2.safetensors")),
+    ];
+    let [first, second] = files.map(|(version, bytes)| {
+        let bank = StatsBank::from_bytes(bytes).unwrap();
+        let header = bank.header();
+        assert_eq!((header.version, header.samples(), header.tokens()), (version, 4, 64));
+        assert_eq!((header.terms, header.batch, header.layers.len()), (Terms::Full, true, 2));
+        assert!(matches!(bank.inputs(&[0]), Err(Error::MissingTerms { .. })));
+        // It is written as it was.
+        assert_eq!(StatsBank::from_bytes(&bank.to_bytes().unwrap()).unwrap(), bank);
+        bank
+    });
+    // Of the same samples and model, on other processors.
+    for term in [Term::Signed, Term::Element, Term::Fisher] {
+        let [a, b] = [&first, &second].map(|bank| bank.mean(term, &[0, 3]).unwrap());
+        let scale = b.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        assert!(scale > 0.0);
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4 * scale), "{term:?}");
+    }
+}
+
+/// Versions 1 and 2 had no activation sums: the rest of them is read, and what needs those
+/// sums says so.
+#[test]
+fn banks_of_earlier_versions_are_read() {
+    let config = config(vec![widths(6, 2, 9)]);
+    let full = random_bank(&config, 3, 4);
+    for version in [1, 2] {
+        let mut header = header(&config, 3);
+        header.version = version;
+        let BankArrays { signed, element, fisher, batch_first, batch_mix, .. } =
+            full.arrays().clone();
+        let arrays =
+            BankArrays { signed, element, fisher, batch_first, batch_mix, ..BankArrays::default() };
+        let old = StatsBank::new(header.clone(), arrays).unwrap();
+        let read = StatsBank::from_bytes(&old.to_bytes().unwrap()).unwrap();
+        assert_eq!((read.header().version, &read), (version, &old));
+        for term in [Term::Signed, Term::Element, Term::Fisher] {
+            assert_eq!(read.mean(term, &[0, 2]).unwrap(), full.mean(term, &[0, 2]).unwrap());
+        }
+        let refused = read.inputs(&[0]).unwrap_err();
+        assert!(matches!(refused, Error::MissingTerms { .. }));
+        assert!(refused.to_string().contains("earlier versions have none"), "{refused}");
+        assert!(refused.hint().is_some_and(|hint| hint.contains("collect the statistics again")));
+        // A header may not promise what its version has not.
+        header.terms = Terms::Activations;
+        let refused = StatsBank::new(header.clone(), BankArrays::default()).unwrap_err();
+        assert!(refused.to_string().contains("no activation sums"), "{refused}");
+        header.terms = Terms::Full;
+        let refused = StatsBank::new(header, full.arrays().clone()).unwrap_err();
+        assert!(refused.to_string().contains("input_sum: expected 0"), "{refused}");
+    }
 }
 
 /// The safetensors crate reads what is written here, name by name.
@@ -65,14 +141,19 @@ fn the_bytes_are_a_safetensors_file() {
     let bank = random_bank(&config(vec![widths(6, 2, 9), widths(0, 0, 5)]), 3, 4);
     let bytes = bank.to_bytes().unwrap();
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
-    assert_eq!(tensors.len(), 5);
-    let vectors = bank.layout().len();
+    assert_eq!(tensors.len(), 9);
+    let (vectors, columns) = (bank.layout().len(), bank.columns().len());
+    assert_eq!(columns, 6 * 4 + 9 + 5);
     for (name, shape, values) in [
         ("signed", &[3, vectors][..], &bank.arrays().signed),
         ("element", &[3, vectors], &bank.arrays().element),
         ("fisher", &[3, vectors], &bank.arrays().fisher),
         ("batch_first", &[vectors], &bank.arrays().batch_first),
         ("batch_mix", &[vectors], &bank.arrays().batch_mix),
+        ("input_sum", &[3, columns], &bank.arrays().input_sum),
+        ("input_square", &[3, columns], &bank.arrays().input_square),
+        ("column_abs", &[columns], &bank.arrays().column_abs),
+        ("column_square", &[columns], &bank.arrays().column_square),
     ] {
         assert_eq!(tensors[name].dims(), shape, "{name}");
         let found = tensors[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -87,7 +168,7 @@ fn the_bytes_are_a_safetensors_file() {
 fn arrays_that_do_not_follow_from_the_header_are_refused() {
     let config = config(vec![widths(6, 2, 9)]);
     let bank = random_bank(&config, 3, 5);
-    for change in 0..6 {
+    for change in 0..8 {
         let (mut header, mut arrays) = (bank.header().clone(), bank.arrays().clone());
         match change {
             0 => header.layers[0].ffn += 1,
@@ -95,6 +176,8 @@ fn arrays_that_do_not_follow_from_the_header_are_refused() {
             2 => header.version += 1,
             3 => arrays.element.truncate(10),
             4 => header.batch = false,
+            5 => arrays.input_square.truncate(10),
+            6 => arrays.column_abs.clear(),
             _ => header.layers[0].query_heads = usize::MAX / 2,
         }
         assert!(StatsBank::new(header, arrays).is_err(), "{change}");

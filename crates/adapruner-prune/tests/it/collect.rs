@@ -168,7 +168,12 @@ fn micro_batches_make_no_difference() {
 #[test]
 fn groups_and_kept_blocks_change_no_bit() {
     let samples = samples();
-    for (terms, batch) in [(Terms::Full, true), (Terms::Full, false), (Terms::Coarse, false)] {
+    for (terms, batch) in [
+        (Terms::Full, true),
+        (Terms::Full, false),
+        (Terms::Coarse, false),
+        (Terms::Activations, false),
+    ] {
         // Samples one by one: 8, 8, 8, 5 and 5 tokens.
         let all = bank(&samples, &options(terms, batch, 1));
         for (group_tokens, groups) in [(1, 5), (24, 2), (usize::MAX, 1)] {
@@ -193,7 +198,8 @@ fn micro_batches_change_no_bit_of_wider_models() {
     let decoder = Decoder::load(&checkpoint, &Placement::cpu(), Residency::Streamed).unwrap();
     let mut samples = random_ids(&config, 5, 16, 1);
     samples.extend(random_ids(&config, 2, 12, 2));
-    for (terms, batch) in [(Terms::Full, true), (Terms::Coarse, false)] {
+    for (terms, batch) in [(Terms::Full, true), (Terms::Coarse, false), (Terms::Activations, false)]
+    {
         let of = |batch_tokens, group_tokens| {
             let cuts = PassCuts { batch_tokens, group_tokens, kept_blocks: 1 };
             let options = CollectOptions { cuts, ..options(terms, batch, 1) };
@@ -208,9 +214,18 @@ fn micro_batches_change_no_bit_of_wider_models() {
 
 /// All numbers of a bank, bit by bit.
 fn bits(bank: &StatsBank) -> Vec<Vec<u32>> {
-    let BankArrays { signed, element, fisher, batch_first, batch_mix } = bank.arrays();
+    let BankArrays { signed, element, fisher, batch_first, batch_mix, .. } = bank.arrays();
     let of = |values: &Vec<f32>| values.iter().map(|v| v.to_bits()).collect();
-    [signed, element, fisher, batch_first, batch_mix].map(of).into()
+    let mut all: Vec<_> = [signed, element, fisher, batch_first, batch_mix].map(of).into();
+    all.extend(activation_bits(bank));
+    all
+}
+
+/// The numbers that a forward pass gives.
+fn activation_bits(bank: &StatsBank) -> [Vec<u32>; 4] {
+    let BankArrays { input_sum, input_square, column_abs, column_square, .. } = bank.arrays();
+    let of = |values: &Vec<f32>| values.iter().map(|v| v.to_bits()).collect();
+    [input_sum, input_square, column_abs, column_square].map(of)
 }
 
 #[test]
@@ -225,6 +240,35 @@ fn coarse_statistics_are_the_same_signed_sums() {
     }
 }
 
+/// What the columns read is the same to the bit, whether a backward pass was made or not,
+/// in every precision and type of the weights; so are the losses.
+#[test]
+fn a_forward_pass_alone_gives_the_same_activation_sums() {
+    let wide = config(vec![widths(8, 4, 40), widths(0, 0, 9), widths(8, 8, 33)]);
+    let biased = ModelConfig { attention_bias: true, mlp_bias: true, ..wide.clone() };
+    for config in [model(), wide, biased] {
+        let checkpoint = random_checkpoint(&config, 3);
+        let mut samples = random_ids(&config, 5, 16, 1);
+        samples.extend(random_ids(&config, 2, 12, 2));
+        for dtype in [DType::F32, DType::BF16] {
+            let placement = Placement { device: Device::Cpu, dtype };
+            let decoder = Decoder::load(&checkpoint, &placement, Residency::Streamed).unwrap();
+            let of = |terms, batch_tokens| {
+                let options = options(terms, false, batch_tokens);
+                collect(&decoder, &samples, &options, &|_, _| {}).unwrap()
+            };
+            let forward = of(Terms::Activations, 48);
+            let (full, coarse) = (of(Terms::Full, 48), of(Terms::Coarse, 48));
+            for other in [&full, &coarse] {
+                assert!(activation_bits(&forward) == activation_bits(other), "{dtype:?}");
+                assert_eq!(forward.header().losses, other.header().losses, "{dtype:?}");
+            }
+            assert!(forward.arrays().signed.is_empty());
+            assert!(forward.arrays().input_square.iter().all(|&square| square > 0.0));
+        }
+    }
+}
+
 #[test]
 fn statistics_of_a_part_are_part_of_the_statistics() {
     let samples = samples();
@@ -236,6 +280,7 @@ fn statistics_of_a_part_are_part_of_the_statistics() {
             all.mean(term, &[1, 2, 3]).unwrap()
         );
     }
+    assert_eq!(part.inputs(&part.all_samples()).unwrap(), all.inputs(&[1, 2, 3]).unwrap());
 }
 
 #[test]
@@ -254,5 +299,10 @@ fn the_header_says_what_was_run() {
     bank.check_config(&model()).unwrap();
     let steps = steps.into_inner().unwrap();
     assert!(steps.last().is_some_and(|&(done, all)| done == all), "{steps:?}");
+    let steps = Mutex::new(Vec::new());
+    let progress = |done, all| steps.lock().unwrap().push((done, all));
+    let forward = CollectOptions { terms: Terms::Activations, batch: false, ..options.clone() };
+    collect(&decoder, &samples, &forward, &progress).unwrap();
+    assert_eq!(steps.into_inner().unwrap(), [(1, 3), (2, 3), (3, 3)]);
     assert!(collect(&decoder, &[], &options, &|_, _| {}).is_err());
 }

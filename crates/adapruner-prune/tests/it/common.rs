@@ -63,10 +63,11 @@ pub fn random_scores(config: &ModelConfig, seed: u64) -> Scores {
     Scores { layers: layers.collect() }
 }
 
-/// A bank of random numbers (element sums at least as large as signed ones).
+/// A bank of random numbers.
 pub fn random_bank(config: &ModelConfig, samples: usize, seed: u64) -> StatsBank {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let vectors = VectorLayout::new(&config.layers, config.head_dim).unwrap().len();
+    let columns = VectorLayout::columns(&config.layers, config.head_dim).unwrap().len();
     let mut draw =
         |n: usize, from: f32| -> Vec<f32> { (0..n).map(|_| rng.random_range(from..1.0)).collect() };
     let arrays = BankArrays {
@@ -75,6 +76,11 @@ pub fn random_bank(config: &ModelConfig, samples: usize, seed: u64) -> StatsBank
         fisher: draw(samples * vectors, 0.0),
         batch_first: draw(vectors, 0.0),
         batch_mix: draw(vectors, 0.0),
+        input_sum: draw(samples * columns, -1.0),
+        // Of 64 numbers whose sum is at most 1.
+        input_square: draw(samples * columns, 0.5),
+        column_abs: draw(columns, 0.0),
+        column_square: draw(columns, 0.0),
     };
     StatsBank::new(header(config, samples), arrays).unwrap()
 }

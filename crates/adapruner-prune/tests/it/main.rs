@@ -1,5 +1,6 @@
 //! Integration tests of statistics, scores and plans.
 
+mod activation;
 mod apply;
 mod bank;
 mod collect;

@@ -49,6 +49,7 @@ fn vector_value(
         Importance::ParamSecond => 2.0 * mean(Term::Fisher),
         Importance::SampleFirst => mean(Term::Element),
         Importance::AdaPruner(_)
+        | Importance::Activation(_)
         | Importance::MagnitudeL1
         | Importance::MagnitudeL2
         | Importance::Random => unreachable!("not a value of one vector"),
@@ -135,8 +136,13 @@ fn the_blend_is_its_formula() {
     let config = config(vec![widths(6, 2, 9), widths(2, 2, 4)]);
     let bank = random_bank(&config, 5, 3);
     let chosen = [0, 3];
-    let blend =
-        Blend { alpha1: 0.3, beta_coarse: 0.7, beta_fine: 1.9, normalisation: Normalisation::Max };
+    let blend = Blend {
+        alpha1: 0.3,
+        beta_coarse: 0.7,
+        beta_fine: 1.9,
+        normalisation: Normalisation::Max,
+        ..Blend::default()
+    };
     let scores = score(
         Importance::AdaPruner(blend),
         Reduction::Mean,
@@ -183,6 +189,7 @@ fn blends_of_one_side_are_the_plain_importances() {
             beta_coarse: 0.0,
             beta_fine: 0.0,
             normalisation: Normalisation::None,
+            ..Blend::default()
         }))
     };
     assert_eq!(blend(1.0), of(Importance::Vectorize));

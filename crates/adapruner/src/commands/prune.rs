@@ -112,7 +112,7 @@ impl PruneCommand {
             allow_overlap: self.allow_overlap,
             output,
         };
-        if score.importance.needs_statistics() && settings.calibration.is_none() {
+        if score.importance.terms().is_some() && settings.calibration.is_none() {
             return Err(advised(
                 format!("calibration: missing, and {} needs a calibration set", score.importance),
                 "name a text: --calibration FILE; or use --importance magnitude_l2",

@@ -23,11 +23,13 @@ use crate::{
     typed::Real,
 };
 
-/// Collect the Taylor statistics of a calibration set into a file.
+/// Collect the statistics of a calibration set into a file.
 ///
-/// One forward and one backward pass, block by block, the samples in groups that
-/// fit --memory; the numbers do not depend on the groups. `prune --stats FILE` then
-/// scores in milliseconds.
+/// Taylor terms, and the sums of what the pruned columns read: one forward and one
+/// backward pass, block by block, the samples in groups that fit --memory; the numbers
+/// do not depend on the groups. `prune --stats FILE` then scores in milliseconds. With
+/// --terms activations, a forward pass alone: enough for `prune --importance wanda` and
+/// `flap`.
 ///
 /// Example: adapruner stats MODEL --calibration texts.jsonl --samples 128 --stats bank.safetensors
 #[derive(Debug, Args)]
@@ -36,8 +38,8 @@ pub struct StatsCommand {
     common: CommonArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
-    /// Per-sample terms: coarse (vector sums alone) or full (also element and
-    /// Fisher sums)
+    /// Per-sample terms: activations (a forward pass alone, for wanda and flap), coarse
+    /// (also vector sums) or full (also element and Fisher sums)
     #[arg(long, value_enum, default_value_t = TermsChoice::Full)]
     terms: TermsChoice,
     /// Leave out the terms of the whole set, which param_first and param_mix
@@ -63,6 +65,7 @@ pub struct StatsCommand {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TermsChoice {
+    Activations,
     Coarse,
     Full,
 }
@@ -128,6 +131,7 @@ fn run(args: &StatsCommand, session: &Session) -> Result<()> {
     let checkpoint = args.common.open(session)?;
     let tokens = pipeline::calibration_tokens(&checkpoint, &settings)?;
     let terms = match args.terms {
+        TermsChoice::Activations => (Terms::Activations, false),
         TermsChoice::Coarse => (Terms::Coarse, false),
         TermsChoice::Full => (Terms::Full, !args.no_batch),
     };

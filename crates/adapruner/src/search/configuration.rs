@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use adapruner_prune::{
-    Allocation, Blend, Curve, Importance, Normalisation, PlanOptions, Reduction, StatsBank,
+    ActivationMetric, Allocation, Blend, Curve, Fine, Importance, Normalisation, PlanOptions,
+    Reduction, StatsBank,
 };
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,12 @@ pub struct Configuration {
     pub beta_coarse: f64,
     /// The same in the fine side.
     pub beta_fine: f64,
+    /// Weight of the activation metric; earlier versions had none.
+    #[serde(default)]
+    pub activation: f64,
+    /// Which activation metric.
+    #[serde(default)]
+    pub activation_metric: ActivationMetric,
     /// What each side is divided by.
     pub normalisation: Normalisation,
     /// How the vectors of a unit become one number.
@@ -96,6 +103,8 @@ impl Configuration {
             alpha1: number(Dimension::Alpha1)?,
             beta_coarse: number(Dimension::BetaCoarse)?,
             beta_fine: number(Dimension::BetaFine)?,
+            activation: number(Dimension::Activation)?,
+            activation_metric: name(Dimension::ActivationMetric)?.parse()?,
             normalisation: name(Dimension::Normalisation)?.parse()?,
             grouping: name(Dimension::Grouping)?.parse()?,
             protect: (
@@ -123,7 +132,11 @@ impl Configuration {
             alpha1: self.alpha1,
             beta_coarse: self.beta_coarse * scales.coarse,
             beta_fine: self.beta_fine * scales.fine,
+            // Exact for every choice of samples.
+            fine: Fine::PerSample,
             normalisation: self.normalisation,
+            activation: self.activation,
+            metric: self.activation_metric,
         })
     }
 
@@ -159,6 +172,8 @@ impl Configuration {
             ("alpha1", format!("{:.4}", self.alpha1)),
             ("beta-coarse", format!("{:.4}", self.beta_coarse)),
             ("beta-fine", format!("{:.4}", self.beta_fine)),
+            ("activation", format!("{:.4}", self.activation)),
+            ("activation-metric", self.activation_metric.to_string()),
             ("normalisation", self.normalisation.to_string()),
             ("grouping", self.grouping.to_string()),
             ("protect", format!("{},{}", self.protect.0, self.protect.1)),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | oscillation | the best trial is old, and losses spread as at the start: the sampler has learnt nothing |
 //! | collapse | a coefficient at the edge of its range, one side of the metric switched off, near-duplicate samples, a layer at its minimum, a perplexity that more than doubled |
-//! | nothing found | the best trial is the first one, the hand setting of the literature |
+//! | nothing found | the best trial is the first one, the setting by hand that the search begins with |
 //! | unmet | what was asked of every plan is not reached |
 
 use std::sync::Arc;
@@ -180,8 +180,17 @@ fn edges(search: &Search<'_>, trials: &[Arc<Trial>]) -> Vec<String> {
 
 /// Whether one side of the metric is switched off though both were searched.
 fn one_side(search: &Search<'_>, result: &SearchResult) -> Option<String> {
-    let searched = search.space.searched().any(|dimension| dimension == Dimension::Alpha1);
-    let alpha1 = result.best.configuration.alpha1;
+    let searched = |of| search.space.searched().any(|dimension| dimension == of);
+    let (alpha1, activation) =
+        (result.best.configuration.alpha1, result.best.configuration.activation);
+    if activation >= 1.0 - EDGE {
+        return searched(Dimension::Activation).then(|| {
+            format!(
+                "collapse: activation of the best trial is {activation:.4}: both Taylor sides are \
+                 switched off"
+            )
+        });
+    }
     let off = if alpha1 <= EDGE {
         "coarse"
     } else if alpha1 >= 1.0 - EDGE {
@@ -189,7 +198,7 @@ fn one_side(search: &Search<'_>, result: &SearchResult) -> Option<String> {
     } else {
         return None;
     };
-    searched.then(|| {
+    searched(Dimension::Alpha1).then(|| {
         format!("collapse: alpha1 of the best trial is {alpha1:.4}: the {off} side is switched off")
     })
 }

@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
-use adapruner_prune::{Normalisation, Reduction};
+use adapruner_prune::{ActivationMetric, Normalisation, Reduction};
 use serde::{Deserialize, Serialize};
 
 /// One thing that a search varies.
@@ -19,6 +19,10 @@ pub enum Dimension {
     BetaCoarse,
     /// The same in the fine side.
     BetaFine,
+    /// Weight of the activation metric beside both sides.
+    Activation,
+    /// Which activation metric.
+    ActivationMetric,
     /// What each side is divided by before they are added.
     Normalisation,
     /// How the vectors of a unit become one number.
@@ -95,11 +99,13 @@ pub(super) fn most_dropped(layers: usize) -> usize {
 
 impl Dimension {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Samples,
         Self::Alpha1,
         Self::BetaCoarse,
         Self::BetaFine,
+        Self::Activation,
+        Self::ActivationMetric,
         Self::Normalisation,
         Self::Grouping,
         Self::ProtectFirst,
@@ -118,6 +124,8 @@ impl Dimension {
             Self::Alpha1 => "alpha1",
             Self::BetaCoarse => "beta-coarse",
             Self::BetaFine => "beta-fine",
+            Self::Activation => "activation",
+            Self::ActivationMetric => "activation-metric",
             Self::Normalisation => "normalisation",
             Self::Grouping => "grouping",
             Self::ProtectFirst => "protect-first",
@@ -137,6 +145,8 @@ impl Dimension {
             Self::Alpha1
             | Self::BetaCoarse
             | Self::BetaFine
+            | Self::Activation
+            | Self::ActivationMetric
             | Self::Normalisation
             | Self::Grouping => Part::Metric,
             Self::ProtectFirst
@@ -149,6 +159,27 @@ impl Dimension {
         }
     }
 
+    /// Where it stood in spaces of before it was there; none of those that always were.
+    pub fn before(self) -> Option<Value> {
+        match self {
+            Self::Activation => Some(Value::Number(0.0)),
+            Self::ActivationMetric => Some(Value::Name(ActivationMetric::default().to_string())),
+            Self::Samples
+            | Self::Alpha1
+            | Self::BetaCoarse
+            | Self::BetaFine
+            | Self::Normalisation
+            | Self::Grouping
+            | Self::ProtectFirst
+            | Self::ProtectLast
+            | Self::AttentionShare
+            | Self::DropAttention
+            | Self::Allocation
+            | Self::CurveLinear
+            | Self::CurveQuadratic => None,
+        }
+    }
+
     /// The values that it can take at all, in a model of `layers` layers and a
     /// pool of `pool` samples.
     pub fn kind(self, layers: usize, pool: usize) -> Kind {
@@ -156,7 +187,10 @@ impl Dimension {
         let names = |names: &[&str]| Kind::Name(names.iter().map(ToString::to_string).collect());
         match self {
             Self::Samples => Kind::Integer(1, pool as u64),
-            Self::Alpha1 | Self::AttentionShare => Kind::Number(0.0, 1.0),
+            Self::Alpha1 | Self::Activation | Self::AttentionShare => Kind::Number(0.0, 1.0),
+            Self::ActivationMetric => {
+                Kind::Name(ActivationMetric::ALL.iter().map(ToString::to_string).collect())
+            }
             Self::BetaCoarse | Self::BetaFine => Kind::Log(0.0, 1e9),
             Self::Normalisation => {
                 Kind::Name(Normalisation::ALL.iter().map(ToString::to_string).collect())
@@ -178,8 +212,9 @@ impl Dimension {
                 let most = (pool as u64 / 2).max(1);
                 Kind::Integer(8.min(most), 64.min(most))
             }
-            Self::Alpha1 => Kind::Number(0.0, 1.0),
+            Self::Alpha1 | Self::Activation => Kind::Number(0.0, 1.0),
             Self::BetaCoarse | Self::BetaFine => Kind::Log(1e-2, 1e3),
+            Self::ActivationMetric => names(&["wanda", "flap"]),
             Self::Normalisation => names(&["mean", "max", "rank"]),
             Self::Grouping => names(&["sum", "max", "prod"]),
             Self::ProtectFirst => Kind::Integer(0, share(0.3)),
@@ -201,15 +236,39 @@ impl Dimension {
             Self::Alpha1
             | Self::BetaCoarse
             | Self::BetaFine
+            | Self::Activation
             | Self::AttentionShare
             | Self::DropAttention
             | Self::CurveLinear
             | Self::CurveQuadratic => Value::Number(0.0),
+            Self::ActivationMetric => name("wanda"),
             Self::Normalisation => name("mean"),
             Self::Grouping => name("sum"),
             Self::ProtectFirst => Value::Number(spared(layers).0 as f64),
             Self::ProtectLast => Value::Number(spared(layers).1 as f64),
             Self::Allocation => name("local"),
+        }
+    }
+
+    /// Where a search begins: the neutral values, but with structured Wanda for the first
+    /// order, the better of the two by hand on held-out text (docs/MEASUREMENTS.md).
+    pub(super) fn start(self, layers: usize, pool: usize) -> Value {
+        match self {
+            Self::Activation => Value::Number(1.0),
+            Self::ActivationMetric => Value::Name(ActivationMetric::Wanda.to_string()),
+            Self::Samples
+            | Self::Alpha1
+            | Self::BetaCoarse
+            | Self::BetaFine
+            | Self::Normalisation
+            | Self::Grouping
+            | Self::ProtectFirst
+            | Self::ProtectLast
+            | Self::AttentionShare
+            | Self::DropAttention
+            | Self::Allocation
+            | Self::CurveLinear
+            | Self::CurveQuadratic => self.neutral(layers, pool),
         }
     }
 
@@ -231,9 +290,17 @@ impl Dimension {
                  alone: the best trials lean to the second"
             }
             Self::BetaFine => "the same in the fine side",
+            Self::Activation => {
+                "weight of an activation metric, which needs no gradient, against the Taylor sides, \
+                 which have 1 - activation together; not in the paper"
+            }
+            Self::ActivationMetric => {
+                "wanda (the size of a column's weights times the norm of what it reads) or flap \
+                 (their squares times the variance of what it reads)"
+            }
             Self::Normalisation => {
                 "what each side is divided by within a layer; sum would be mean over again, none \
-                 makes alpha1 meaningless"
+                 makes alpha1 meaningless, standard moves the sides too"
             }
             Self::Grouping => {
                 "how the row and column importances of a unit become one; mean ranks as sum does"

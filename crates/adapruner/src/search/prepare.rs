@@ -7,7 +7,7 @@ use adapruner_checkpoint::{Checkpoint, Digest, atomic::Writer, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, flops};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
-use adapruner_prune::{Origin, PrunePlan, StatsBank, Terms, apply, layout::VectorLayout};
+use adapruner_prune::{Origin, PrunePlan, StatsBank, Terms, apply, bank_bytes};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
@@ -97,9 +97,7 @@ fn residency(
     limit: u64,
 ) -> Result<(Residency, u64)> {
     let config = &checkpoint.config;
-    let vectors = VectorLayout::new(&config.layers, config.head_dim).map_or(0, |l| l.len());
-    // Terms of f32 for each sample and vector.
-    let bank = (texts.pool.windows.len() * vectors * 3 * size_of::<f32>()) as u64;
+    let bank = bank_bytes(config, texts.pool.windows.len(), Terms::Full, false);
     let tokens = |windows: &[Vec<u32>]| windows.iter().map(Vec::len).sum::<usize>();
     let entering = |tokens: usize, layers: usize| {
         tokens * (layers + 1) * config.hidden_size * size_of::<f32>()
@@ -388,7 +386,13 @@ fn bank(
         };
         bank.check_reuse(&checkpoint.config, &origin)
             .with_context(|| folder.bank().display().to_string())?;
-        return Ok(bank);
+        if bank.header().has_activations() {
+            return Ok(bank);
+        }
+        tracing::info!(
+            "{}: statistics of an earlier version, without activation sums: collected again",
+            folder.bank().display()
+        );
     }
     let start = Instant::now();
     let wanted = wanted(settings, texts);

@@ -282,7 +282,7 @@ impl Search<'_> {
         if study.known_trials()?.is_empty() && self.arm.varied != Varied::Baseline {
             // Known to be good: nothing that a search finds is worse.
             let layers = self.objective.dense.config.layers.len();
-            study.enqueue_first(self.space.neutral(layers, self.arm.seed)?)?;
+            study.enqueue_first(self.space.start(layers, self.arm.seed)?)?;
         }
         let signed = [(WORKER.to_owned(), Value::from(worker.name()))].into();
         let Some((trial, params)) = study.ask_within(Some(wanted), &signed, space)? else {
@@ -560,6 +560,19 @@ fn first_difference(then: &Value, now: &Value) -> String {
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             let differing = a.iter().zip(b).find(|(x, y)| x != y);
             differing.map_or_else(String::new, |(x, y)| first_difference(x, y))
+        }
+        // Dimensions, each with its name before it.
+        (Value::Array(a), Value::Array(b)) if a.iter().chain(b).all(|x| x[0].is_string()) => {
+            let only = |of: &[Value], other: &[Value]| {
+                let lacks = |name: &&str| other.iter().all(|x| x[0] != **name);
+                let names: Vec<&str> = of.iter().filter_map(|x| x[0].as_str()).collect();
+                names.into_iter().filter(lacks).collect::<Vec<_>>().join(", ")
+            };
+            match (only(a, b), only(b, a)) {
+                (gone, new) if gone.is_empty() => format!("it was without {new}"),
+                (gone, new) if new.is_empty() => format!("it was with {gone}"),
+                (gone, new) => format!("it was with {gone} and without {new}"),
+            }
         }
         _ => format!("it was {then}, now {now}"),
     }

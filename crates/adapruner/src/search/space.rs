@@ -78,8 +78,10 @@ pub enum Domain {
     Name(Vec<String>),
 }
 
-/// A resolved space.
+/// A resolved space. One that an earlier version wrote has the dimensions that came later
+/// where they stood then ([`Dimension::before`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "StoredSpace")]
 pub struct SearchSpace {
     /// Every dimension, in the order of [`Dimension::ALL`].
     pub dimensions: Vec<(Dimension, Domain)>,
@@ -89,6 +91,38 @@ pub struct SearchSpace {
     pub pool: usize,
     /// Whether the importance is LLM-Pruner's (see [`Varied::Baseline`]).
     pub baseline: bool,
+}
+
+/// A space as it was written.
+#[derive(Deserialize)]
+struct StoredSpace {
+    dimensions: Vec<(Dimension, Domain)>,
+    drawn: Option<Vec<usize>>,
+    pool: usize,
+    baseline: bool,
+}
+
+impl TryFrom<StoredSpace> for SearchSpace {
+    type Error = String;
+
+    fn try_from(stored: StoredSpace) -> Result<Self, String> {
+        let StoredSpace { dimensions: mut found, drawn, pool, baseline } = stored;
+        let mut dimensions = Vec::with_capacity(Dimension::ALL.len());
+        for dimension in Dimension::ALL {
+            let domain = match found.iter().position(|(of, _)| *of == dimension) {
+                Some(at) => found.remove(at).1,
+                None => match dimension.before() {
+                    Some(value) => Domain::Fixed(value),
+                    None => return Err(format!("the space has no dimension {dimension}")),
+                },
+            };
+            dimensions.push((dimension, domain));
+        }
+        match found.first() {
+            Some((twice, _)) => Err(format!("the space has the dimension {twice} twice")),
+            None => Ok(Self { dimensions, drawn, pool, baseline }),
+        }
+    }
 }
 
 /// LLM-Pruner's number of calibration samples.
@@ -123,6 +157,12 @@ impl SearchSpace {
                 None => dimension.default(extent, at),
             };
             dimensions.push((dimension, dimension.restrict(domain, varied, at)));
+        }
+        let activation = &dimensions[Dimension::Activation as usize].1;
+        let metric = Dimension::ActivationMetric;
+        if *activation == Domain::Fixed(Value::Number(0.0)) && !given.contains_key(&metric) {
+            // Of no effect.
+            dimensions[metric as usize].1 = Domain::Fixed(metric.hand_set(at));
         }
         let mut space =
             Self { dimensions, drawn: None, pool: at.pool, baseline: varied == Varied::Baseline };
@@ -181,16 +221,15 @@ impl SearchSpace {
         Ok(builder.build()?)
     }
 
-    /// The neutral value of every dimension that is searched, with samples drawn by
-    /// `seed`: the hand setting of the literature, to begin a search with.
+    /// Where a search begins ([`Dimension::start`]): a value of every dimension that is
+    /// searched, with samples drawn by `seed`.
     ///
     /// # Errors
     /// As [`SearchSpace::study_space`].
-    pub fn neutral(&self, layers: usize, seed: u64) -> Result<Params> {
+    pub fn start(&self, layers: usize, seed: u64) -> Result<Params> {
         let mut values = BTreeMap::new();
         for (dimension, domain) in &self.dimensions {
-            let neutral = dimension.neutral(layers, self.pool);
-            let value = match (domain, neutral) {
+            let value = match (domain, dimension.start(layers, self.pool)) {
                 (Domain::Fixed(Value::Number(n)), _) if *dimension == Dimension::Samples => {
                     ParamValue::Subset(drawn(self.pool, *n as usize, seed))
                 }
@@ -205,9 +244,9 @@ impl SearchSpace {
                 (Domain::Number(low, high) | Domain::Log(low, high), Value::Number(x)) => {
                     ParamValue::Float(x.clamp(*low, *high))
                 }
-                (Domain::Name(names), neutral) => {
-                    let is_neutral = |name: &String| Value::Name(name.clone()) == neutral;
-                    ParamValue::Category(names.iter().position(is_neutral).unwrap_or(0))
+                (Domain::Name(names), start) => {
+                    let is_start = |name: &String| Value::Name(name.clone()) == start;
+                    ParamValue::Category(names.iter().position(is_start).unwrap_or(0))
                 }
                 (Domain::Fixed(_), _) => continue,
                 (Domain::Integer(..) | Domain::Number(..) | Domain::Log(..), Value::Name(name)) => {
@@ -279,7 +318,9 @@ fn drawn(pool: usize, n: usize, seed: u64) -> Vec<usize> {
 impl Dimension {
     fn default(self, extent: Extent, at: &SpaceFor) -> Domain {
         let searched = || self.searched(at.layers, at.pool).into();
+        let beside_the_paper = self == Self::Activation || self == Self::ActivationMetric;
         match (extent, self.part()) {
+            (Extent::Paper, Part::Metric) if beside_the_paper => Domain::Fixed(self.hand_set(at)),
             (_, Part::Data | Part::Metric) => searched(),
             (Extent::Full, Part::Where) => match at.layout {
                 Layout::PerLayer => searched(),

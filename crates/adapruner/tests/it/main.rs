@@ -16,6 +16,7 @@ mod interrupt;
 mod latency;
 mod main_job;
 mod memory;
+mod metrics;
 mod overlap;
 mod program;
 mod recover;

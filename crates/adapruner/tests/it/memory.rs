@@ -44,15 +44,23 @@ fn less_memory_gives_the_same_statistics() {
         });
         report.ok_or_else(|| stderr(&output))
     };
-    for terms in ["", "--no-batch", "--terms coarse"] {
+    let with_gradients = &[0.048, 0.04, 0.032][..];
+    let forward = &[0.032, 0.028, 0.024, 0.02, 0.016, 0.012][..];
+    for (terms, held, memories) in [
+        ("", 5, with_gradients),
+        ("--no-batch", 5, with_gradients),
+        ("--terms coarse", 5, with_gradients),
+        ("--terms activations", 1, forward),
+    ] {
         let (whole, bytes) = collect("whole", terms).unwrap();
-        // 16 micro-batches of 1024 tokens of 64 numbers; four blocks and a gradient.
+        // 16 micro-batches of 1024 tokens of 64 numbers; four blocks and a gradient, or of
+        // a forward pass one block.
         let states = number(&whole, "/memory_foreseen/states");
-        assert_eq!(states, (5 * 16 * (1024 * 64 * 4 + 65_536) + 16_384 * 8) as f64, "{terms}");
+        assert_eq!(states, (held * 16 * (1024 * 64 * 4 + 65_536) + 16_384 * 8) as f64, "{terms}");
         // What the program itself holds differs between machines, so that one of these is
         // too little for all block inputs and enough for some.
         let mut cut = 0;
-        for memory in [0.048, 0.04, 0.032] {
+        for &memory in memories {
             match collect("less", &format!("{terms} --memory {memory}")) {
                 Ok((less, same)) => {
                     assert!(same == bytes, "{terms}, {memory}: another bank");

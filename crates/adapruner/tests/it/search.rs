@@ -95,12 +95,11 @@ fn the_best_trial_is_pruned_to_and_measures_as_it_did() {
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     assert_eq!(manifest["study"]["trial"], found["best"]["number"]);
     // At another ratio, which is said.
-    let halved = "apply {model} --study {study} --ratio 0.4 --out {out}/more";
-    let halved = small.json(halved);
-    let (before, after) = (number(&halved, "/model/parameters"), number(&halved, "/parameters"));
-    assert!((1.0 - after / before - 0.4).abs() < 0.02, "{after} of {before}");
-    let warning = halved["warnings"][0].as_str().unwrap();
-    assert!(warning.contains("the ratio is 0.4; the study searched at 0.2"), "{warning}");
+    let more = small.json("apply {model} --study {study} --ratio 0.25 --out {out}/more");
+    let (before, after) = (number(&more, "/model/parameters"), number(&more, "/parameters"));
+    assert!((1.0 - after / before - 0.25).abs() < 0.02, "{after} of {before}");
+    let warning = more["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("the ratio is 0.25; the study searched at 0.2"), "{warning}");
     let rest = "--text {text} --window 32";
     let whole = small.json(&format!("eval {{out}} {rest}"));
     let windows = number(&whole, "/windows") as usize;
@@ -199,6 +198,8 @@ fn parts_of_the_space_can_be_fixed_or_left_out() {
         ("grouping = [\"none\"]", "grouping"),
         ("protect-first = 0.5", "whole number"),
         ("colour = 1", "colour"),
+        ("activation = 1.5", "expected 0 to 1, found 1.5"),
+        ("activation-metric = \"magnitude\"", "expected one of [\"wanda\", \"flap\"]"),
     ] {
         std::fs::write(&config, format!("[space]\n{space}\n")).unwrap();
         let refused = small.refused(&format!("--config {}", config.display()));
@@ -226,8 +227,8 @@ fn a_space_of_one_value_is_tried_once() {
     let config = small.dir.path().join("space.toml");
     std::fs::write(
         &config,
-        "[space]\nalpha1 = 0.5\nbeta-coarse = 0\nbeta-fine = 0\nnormalisation = \"mean\"\n\
-         grouping = \"sum\"\nprotect-first = 0\nprotect-last = 0\nattention-share = 0\n\
+        "[space]\nalpha1 = 0.5\nbeta-coarse = 0\nbeta-fine = 0\nactivation = 0\n\
+         normalisation = \"mean\"\ngrouping = \"sum\"\nprotect-first = 0\nprotect-last = 0\nattention-share = 0\n\
          drop-attention = 0\ncurve-linear = 0\ncurve-quadratic = 0\n",
     )
     .unwrap();
@@ -248,8 +249,9 @@ fn signs_of_failure_are_said() {
     let cases = [
         ("samples = 6", "0.2", "chosen samples are nearly one text"),
         ("protect-first = [1, 2]", "0.1", "protect-first of the best trial is"),
-        ("alpha1 = [0, 0.01]", "0.2", "the coarse side is switched off"),
-        ("alpha1 = [0.99, 1]", "0.2", "the fine side is switched off"),
+        ("alpha1 = [0, 0.01]\nactivation = 0.5", "0.2", "the coarse side is switched off"),
+        ("alpha1 = [0.99, 1]\nactivation = 0", "0.2", "the fine side is switched off"),
+        ("activation = [0.99, 1]", "0.2", "both Taylor sides are switched off"),
         (
             "protect-first = 0\nprotect-last = 0\ndrop-attention = 0\ncurve-linear = 0\n\
              curve-quadratic = -2",

@@ -1,0 +1,136 @@
+//! The forward pass, block by block, with what the matrices read whose columns are
+//! pruned: the output projection of attention and the down projection.
+//!
+//! Samples run in the micro-batches and groups of [`PassCuts`] (`kept_blocks` plays no
+//! part), and a group runs through one block after the other, so memory holds one block,
+//! one block input for every token of a group, and one micro-batch in one block. What is
+//! shown equals, to the bit, [`crate::ProjectionGrad::input`] of the backward pass.
+//!
+//! The kernels keep what these matrices read inside whole sublayers, so it is computed
+//! beside them: queries, keys, values, gate and up are multiplied twice.
+//!
+//! Axes: `S` samples of a micro-batch, `T` tokens, `H` hidden, `N` query heads, `D` head
+//! width, `F` feed-forward width.
+
+use std::{cell::Cell, ops::Range};
+
+use adapruner_checkpoint::{ModelConfig, names::Projection};
+use candle_core::{Result as CandleResult, Tensor};
+
+use crate::{
+    block::Pass,
+    decoder::{Decoder, next_token_nll},
+    error::Result,
+    gradient::{MicroBatch, PassCuts, micro_batches, sample_losses, take_newest},
+};
+
+/// What a projection read in the forward pass of one micro-batch.
+#[derive(Debug)]
+pub struct ProjectionInput<'a> {
+    /// Layer index.
+    pub layer: usize,
+    /// Which of its projections: [`Projection::O`] or [`Projection::Down`].
+    pub projection: Projection,
+    /// Input activations, `[S·T, in]`: `in` is `N·D` or `F`.
+    pub input: &'a Tensor,
+    /// Weight, `[H, in]`.
+    pub weight: &'a Tensor,
+    /// Which samples of the list the rows belong to, `S` of them.
+    pub samples: Range<usize>,
+    /// `T`, the same for all samples of a micro-batch.
+    pub tokens: usize,
+}
+
+/// Receives what projections read, of each group of samples the first block first.
+pub trait InputObserver {
+    /// One projection of one micro-batch.
+    ///
+    /// # Errors
+    /// The observer's own; the pass stops.
+    fn input(&self, input: &ProjectionInput<'_>) -> CandleResult<()>;
+}
+
+/// Bytes that the activations of one token of a micro-batch take at the widest point of a
+/// block's forward pass with its inputs shown, in f32.
+///
+/// Alive at once are at most the stream before and behind the attention, the block's
+/// output, the norm's output and one more of these (5·H), and either queries and keys
+/// with their rotated copies, values and the heads' outputs, or gate, up and their product
+/// (3·F).
+pub fn forward_token_bytes(config: &ModelConfig) -> u64 {
+    let hidden = 5 * config.hidden_size as u64;
+    let widest = config.layers.iter().map(|widths| {
+        let (n, k) = (widths.query_heads as u64, widths.kv_heads as u64);
+        ((3 * n + 3 * k) * config.head_dim as u64).max(3 * widths.ffn as u64)
+    });
+    (hidden + widest.max().unwrap_or(0)) * size_of::<f32>() as u64
+}
+
+/// Shows `observer` what the output and down projections of every layer read, for every
+/// sample. Returns each sample's mean loss in nats per predicted token.
+///
+/// `progress` is told (steps done, steps in all), a step for each time that a group runs
+/// through a block.
+///
+/// # Errors
+/// Samples of fewer than two tokens or with ids outside the vocabulary, a loss that is not
+/// finite, damaged weights, no memory, or the observer's own.
+pub fn observe_inputs(
+    decoder: &Decoder,
+    samples: &[Vec<u32>],
+    cuts: &PassCuts,
+    observer: &dyn InputObserver,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Vec<f64>> {
+    let layers = decoder.config().layers.len();
+    let mut batches = micro_batches(decoder, samples, cuts)?;
+    let tokens: Vec<usize> = batches.iter().map(|b| b.samples.len() * b.tokens).collect();
+    let groups = cuts.groups(&tokens);
+    let (done, steps) = (Cell::new(0), groups.len() * layers);
+    let mut losses = Vec::with_capacity(samples.len());
+    for group in groups {
+        let batches = &mut batches[group];
+        let embedding = decoder.embedding()?;
+        for batch in &mut *batches {
+            batch.states = vec![decoder.embed(&embedding, &batch.ids)?];
+        }
+        drop(embedding);
+        for layer in 0..layers {
+            run_block(decoder, layer, batches, observer)?;
+            done.set(done.get() + 1);
+            progress(done.get(), steps);
+        }
+        let (norm, head) = (decoder.final_norm()?, decoder.head()?);
+        let eps = decoder.config().rms_norm_eps;
+        for batch in batches {
+            let x = take_newest(batch)?;
+            losses
+                .extend(sample_losses(&next_token_nll(&x, &batch.ids, &norm, &head, eps)?, batch)?);
+        }
+    }
+    Ok(losses)
+}
+
+/// Sends micro-batches through a block.
+fn run_block(
+    decoder: &Decoder,
+    layer: usize,
+    batches: &mut [MicroBatch],
+    observer: &dyn InputObserver,
+) -> Result<()> {
+    let block = decoder.block(layer)?;
+    for batch in batches {
+        let (cos, sin) = decoder.positions(0, batch.tokens)?;
+        let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
+        let (samples, tokens) = (batch.samples.clone(), batch.tokens);
+        let mut see = |projection, inner: &Tensor, weight: &Tensor| {
+            let (_, inputs) = weight.dims2()?;
+            let input = &inner.reshape((samples.len() * tokens, inputs))?;
+            let samples = samples.clone();
+            observer.input(&ProjectionInput { layer, projection, input, weight, samples, tokens })
+        };
+        let y = block.forward_seen(&take_newest(batch)?, &pass, &mut see)?;
+        batch.states.push(y);
+    }
+    Ok(())
+}
