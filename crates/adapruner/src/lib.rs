@@ -8,8 +8,10 @@
 //! | [`statistics`] | statistics collected within the memory there is |
 //! | [`sensitivity`] | what cutting each layer alone costs, and how a cut is spread by it |
 //! | [`compensation`] | what remains fitted to make up for what was removed |
+//! | [`masks`] | which units stay, learned by gradient |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
+//! | [`locked`] | folders of state that one process at a time works in |
 //! | [`memory`] | memory at hand and memory used |
 //! | [`recover`] | training after pruning |
 //! | [`recovered`] | a training that is over, as a page shows it |
@@ -29,7 +31,9 @@ pub mod compare_models;
 pub mod compensation;
 pub mod generate;
 pub mod latency;
+pub mod locked;
 pub mod manifest;
+pub mod masks;
 pub mod memory;
 pub mod outputs;
 pub mod pipeline;

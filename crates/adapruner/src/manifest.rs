@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     VERSION,
     compensation::CompensationRecord,
+    masks::LearnedRecord,
     pipeline::{Evaluation, TokensRecord},
     search::Configuration,
 };
@@ -150,6 +151,9 @@ pub struct Manifest {
     /// What the loss gains where a layer alone is cut, in nats per predicted token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sensitivities: Option<Vec<Option<f64>>>,
+    /// How the units of the plan were learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masks: Option<LearnedRecord>,
     /// What was fitted to make up for what the plan removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compensation: Option<CompensationRecord>,
@@ -192,6 +196,7 @@ impl Manifest {
             statistics: None,
             plan: None,
             sensitivities: None,
+            masks: None,
             compensation: None,
             study: None,
             evaluation: None,

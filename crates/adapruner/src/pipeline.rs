@@ -304,6 +304,8 @@ pub fn statistics(
 pub struct Planned {
     /// Which units stay.
     pub plan: PrunePlan,
+    /// The scores of all units.
+    pub scores: Scores,
     /// Header of the statistics, where some were needed.
     pub statistics: Option<BankHeader>,
     /// What the loss gains where a layer alone is cut, where the cut is spread by that.
@@ -359,7 +361,8 @@ pub fn prune(
         plan = decide(&PlanOptions { layer_weights, ..settings.plan.clone() })?;
         sensitivities = Some(gains);
     }
-    Ok(Planned { plan, statistics: bank.map(|bank| bank.header().clone()), sensitivities })
+    let statistics = bank.map(|bank| bank.header().clone());
+    Ok(Planned { plan, scores, statistics, sensitivities })
 }
 
 /// An error of scoring, with what to do where the file of statistics lacks terms.

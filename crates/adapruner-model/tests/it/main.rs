@@ -6,6 +6,7 @@ mod fixtures;
 mod generate;
 mod gradients;
 mod inputs;
+mod masks;
 mod packed;
 mod placement;
 mod running;
