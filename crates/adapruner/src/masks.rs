@@ -12,7 +12,7 @@ use adapruner_checkpoint::{
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement};
 use adapruner_prune::{
-    Error as PruneError, Importance, PrunePlan, Reduction, Scores, Terms,
+    ActivationMetric, Error as PruneError, Importance, PrunePlan, Reduction, Scores, Terms,
     masks::{
         LearnedMasks, MaskEnd, MaskFootprint, MaskLearning, MaskOptions, MaskOutcome, MaskRecord,
         MaskStep, MaskWatch, MaskWork, mean_loss,
@@ -164,7 +164,10 @@ pub fn scores(
     };
     let budget = memory::budget(settings.samples.memory);
     let (bank, _) = collect_streamed(checkpoint, placement, &wanted, budget, progress)?;
-    let score = ScoreSettings { importance: Importance::Wanda, reduction: Reduction::Sum };
+    let score = ScoreSettings {
+        importance: Importance::Activation(ActivationMetric::Wanda),
+        reduction: Reduction::Sum,
+    };
     pipeline::scores(checkpoint, Some(&bank), &score, settings.samples.seed)
 }
 
