@@ -172,7 +172,7 @@ fn trials_of_the_study() {
     for trial in study.trials().unwrap() {
         let state = match trial.state {
             TrialState::Complete | TrialState::Pruned => "finished",
-            TrialState::Fail => "given up",
+            TrialState::Failed => "given up",
             TrialState::Running | TrialState::Waiting => "running",
         };
         let draw = trial.system_attrs.get("study:draw").and_then(Value::as_u64);
