@@ -138,6 +138,8 @@ pub enum State {
     Complete,
     /// Stopped early because it was hopeless.
     Pruned,
+    /// Its configuration cannot be had: a budget or a minimum forbids it.
+    Infeasible,
     /// Ended by an error.
     Failed,
     /// Not ended yet.

@@ -82,6 +82,7 @@ fn explained(page: &Page, drawn: &[Curve]) -> String {
     let counts = [
         (State::Complete, "complete"),
         (State::Pruned, "stopped early"),
+        (State::Infeasible, "infeasible"),
         (State::Failed, "failed"),
         (State::Running, "still running"),
     ];

@@ -131,7 +131,7 @@ fn drawn_trials(page: &Page) -> impl Iterator<Item = (Mark, f64, &[(String, Valu
                 State::Complete if is_best => Mark::Best,
                 State::Complete => Mark::Complete,
                 State::Pruned => Mark::Pruned,
-                State::Failed | State::Running => return None,
+                State::Infeasible | State::Failed | State::Running => return None,
             };
             Some((mark, loss, trial.values.as_slice()))
         })

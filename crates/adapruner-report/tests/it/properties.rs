@@ -151,6 +151,7 @@ fn size() -> impl Strategy<Value = usize> {
 fn trial() -> impl Strategy<Value = TrialPoint> {
     let state = prop_oneof![
         4 => Just(State::Complete), 1 => Just(State::Pruned), 1 => Just(State::Failed),
+        1 => Just(State::Infeasible),
         1 => Just(State::Running)
     ];
     let value = prop_oneof![

@@ -129,7 +129,7 @@ fn run(args: &CompareCommand, session: &Session) -> Result<()> {
         settings: &settings,
     };
     let path = folder.result(&format!("compare-{extent}"));
-    folder.write(&path, (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
+    folder.write_json(&path, &report)?;
     args.common.printer().result(&report, |report| text(report))
 }
 

@@ -30,7 +30,6 @@ use super::{Perform, Session};
 use crate::{
     args::RunArgs,
     failure::advised,
-    interrupt,
     printer::{Printer, columns, grouped},
     search_args::command_line,
     terminal::{Bars, say},
@@ -257,13 +256,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
         return printer.result(&plan, announced);
     }
     say(&announced(&plan));
-    let stop = interrupt::graceful();
-    let finished = correlate.run(&wanted, &plan.work, stop, &bars)?;
-    if finished.interrupted {
-        say("what was measured is kept; the same line goes on");
-        interrupt::exit();
-    }
-    interrupt::at_once();
+    let finished = correlate.run(&wanted, &plan.work, &bars)?;
     let pairs = judge::pairs(&finished.points, settings.resamples, settings.seed);
     let found = Correlations {
         version: JUDGED_VERSION,

@@ -180,7 +180,7 @@ fn run_of(arm: &Arm, trials: &[std::sync::Arc<Trial>]) -> RunOfPage {
             number: trial.number,
             state: match trial.state {
                 TrialState::Complete => State::Complete,
-                TrialState::Pruned if trial.is_infeasible() => State::Failed,
+                TrialState::Pruned if trial.is_infeasible() => State::Infeasible,
                 TrialState::Pruned => State::Pruned,
                 TrialState::Failed => State::Failed,
                 TrialState::Running | TrialState::Waiting => State::Running,

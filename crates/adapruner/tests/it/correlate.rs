@@ -179,8 +179,15 @@ fn a_killed_run_goes_on_and_finds_the_same() {
             }
             thread::sleep(Duration::from_millis(5));
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        if kill == 2 {
+            let pid = child.id().to_string();
+            let sent = std::process::Command::new("kill").args(["-INT", &pid]).status();
+            assert!(sent.unwrap().success());
+            assert_eq!(child.wait().unwrap().code(), Some(130));
+        } else {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
         let now = kept(&small.study);
         assert!(now.len() < 19 && now.len() >= 4 * kill, "{}", now.len());
         for (name, text) in &before {

@@ -288,6 +288,13 @@ fn arms_are_compared_on_one_bank_and_shown_on_a_page() {
          {{text}} --test-windows 2"
     );
     let report = small.json(&line);
+    // What is kept of it carries its own digest.
+    let kept = small.study.join("results/compare-full.json");
+    let kept = std::fs::read(&kept).unwrap();
+    assert_eq!(
+        adapruner_checkpoint::sealed::check(&kept),
+        adapruner_checkpoint::sealed::Seal::Whole
+    );
     let rows = report["rows"].as_array().unwrap();
     let arms: Vec<&str> = rows.iter().map(|row| row["arm"].as_str().unwrap()).collect();
     assert_eq!(

@@ -3,10 +3,7 @@
 
 use std::{
     path::Path,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
@@ -137,8 +134,6 @@ pub struct Finished {
     pub dense: Point,
     /// The pruned models that were measured or skipped, in their order.
     pub points: Vec<Point>,
-    /// Whether the run was interrupted before all were.
-    pub interrupted: bool,
 }
 
 /// What all models are measured with.
@@ -242,26 +237,17 @@ impl Correlate<'_> {
         })
     }
 
-    /// Measures what is not measured yet, until `stop` is set; every point is
-    /// kept at once.
+    /// Measures what is not measured yet; every point is kept at once, so that a
+    /// run that ends in between loses one model at the most.
     ///
     /// # Errors
     /// Damaged weights or points, no memory, a full disk. What cannot be pruned
     /// or has no finite loss is skipped, with the reason in its point.
-    pub fn run(
-        &self,
-        wanted: &[Wanted],
-        work: &Work,
-        stop: &AtomicBool,
-        progress: &dyn Progress,
-    ) -> Result<Finished> {
+    pub fn run(&self, wanted: &[Wanted], work: &Work, progress: &dyn Progress) -> Result<Finished> {
         let mut done = 0;
-        let mut one = |one: Option<&Wanted>| -> Result<Option<Point>> {
+        let mut one = |one: Option<&Wanted>| -> Result<Point> {
             if let Some(point) = self.kept(one)? {
-                return Ok(Some(point));
-            }
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
+                return Ok(point);
             }
             let part = Overall::new(work, done, progress);
             let point = self.point(one, &part)?;
@@ -271,21 +257,11 @@ impl Correlate<'_> {
             self.folder.write_json(&path, &kept)?;
             done += 1;
             part.finish();
-            Ok(Some(kept.point))
+            Ok(kept.point)
         };
         let dense = one(None)?;
-        let mut points = Vec::with_capacity(wanted.len());
-        for wanted in wanted {
-            points.extend(one(Some(wanted))?);
-        }
-        let interrupted = dense.is_none() || points.len() < wanted.len();
-        let nothing = || Point {
-            trial: None,
-            search_loss: None,
-            ratio: 0.0,
-            outcome: Outcome::Skipped { reason: "interrupted".to_owned() },
-        };
-        Ok(Finished { dense: dense.unwrap_or_else(nothing), points, interrupted })
+        let points = wanted.iter().map(|wanted| one(Some(wanted))).collect::<Result<_>>()?;
+        Ok(Finished { dense, points })
     }
 
     fn point(&self, wanted: Option<&Wanted>, progress: &Overall<'_>) -> Result<Point> {
