@@ -162,8 +162,8 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     outcomes.retain(|outcome| wanted.contains(&outcome.key));
-    println!("{}", table::of(&args.text, &methods, &args.ratios, &outcomes)?);
-    Ok(())
+    let table = table::of(&args.text, &methods, &args.ratios, &outcomes)?;
+    Ok(writeln!(std::io::stdout(), "{table}")?)
 }
 
 /// The methods of these names, in the table's order, the dense model first.
@@ -210,7 +210,8 @@ impl Setting<'_> {
     }
 
     fn run(&self, method: &Method, key: Key, samples: &Ids) -> Result<Outcome> {
-        eprintln!("{} {} %, seed {}", method.name, 100.0 * key.ratio, key.seed);
+        let Key { ratio, seed, .. } = &key;
+        writeln!(std::io::stderr(), "{} {} %, seed {seed}", method.name, 100.0 * ratio)?;
         match method.runner {
             Runner::Theirs(arguments) => self.theirs(arguments, key, samples),
             Runner::Ours(arguments) => self.ours(arguments, key, samples),
