@@ -404,14 +404,11 @@ fn a_loss_that_is_not_finite_keeps_the_last_good_mask() {
             Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
         };
         match name {
-            "model.embed_tokens.weight" => {
-                let zeros = (0..rows).fold(tensor.clone(), |t, row| {
-                    let mut values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                    values[row * columns] = if row == POISON as usize { 5.0 } else { 0.0 };
-                    Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
-                });
-                zeros
-            }
+            "model.embed_tokens.weight" => (0..rows).fold(tensor.clone(), |t, row| {
+                let mut values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                values[row * columns] = if row == POISON as usize { 5.0 } else { 0.0 };
+                Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+            }),
             "model.layers.0.mlp.gate_proj.weight" | "model.layers.0.mlp.up_proj.weight" => {
                 at(4, 0, 1e25)
             }
