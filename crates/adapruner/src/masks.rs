@@ -4,7 +4,7 @@
 use std::{fmt, sync::atomic::AtomicBool};
 
 use adapruner_checkpoint::{
-    Checkpoint, Error as FileError,
+    Checkpoint,
     atomic::{StateDir, StateKind},
     mapped::MappedFile,
     text::TokenSet,
@@ -15,7 +15,7 @@ use adapruner_prune::{
     ActivationMetric, Error as PruneError, Importance, PrunePlan, Reduction, Scores, Terms,
     masks::{
         LearnedMasks, MaskEnd, MaskFootprint, MaskLearning, MaskOptions, MaskOutcome, MaskRecord,
-        MaskStep, MaskWatch, MaskWork, mean_loss,
+        MaskState, MaskStep, MaskWatch, MaskWork, mean_loss,
     },
 };
 use anyhow::{Context, Result};
@@ -36,7 +36,7 @@ use crate::{
 const STATE: &str = "masks.safetensors";
 
 /// The folder of a state of learned masks.
-pub static FOLDER: StateKind = StateKind { name: "masks", known_by: &[STATE], owned: &[STATE] };
+pub static FOLDER: StateKind = StateKind { name: "masks", known_by: &[], owned: &[STATE] };
 
 /// The samples of a learning.
 pub struct MaskSamples {
@@ -235,16 +235,16 @@ pub fn learn(
         ]),
     };
     let path = state.map(|state| state.join(STATE));
+    let named = || path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let earlier = match path.as_ref().filter(|path| path.exists()) {
-        Some(path) => Some(MappedFile::open(path)?),
+        Some(path) => Some(MaskState::from_bytes(&MappedFile::open(path)?).with_context(named)?),
         None => None,
     };
-    let named = || path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let mut told = Told { progress, state: state.map(Locked::folder) };
-    let learned = learning.run(earlier.as_deref(), stop, &mut told);
-    let of_state = matches!(learned, Err(PruneError::MaskState(_) | PruneError::OtherMasks { .. }));
+    let learned = learning.run(earlier, stop, &mut told);
+    let other = matches!(learned, Err(PruneError::MaskState(_) | PruneError::OtherMasks { .. }));
     let LearnedMasks { plan, outcome } =
-        if of_state { learned.with_context(named)? } else { learned? };
+        if other { learned.with_context(named)? } else { learned? };
     if outcome.ended == MaskEnd::Interrupted {
         return Ok(None);
     }
@@ -346,12 +346,8 @@ impl MaskWatch for Told<'_> {
         self.progress.at("measuring masks", done, all);
     }
 
-    fn save(
-        &mut self,
-        state: &dyn Fn() -> adapruner_prune::Result<Vec<u8>>,
-    ) -> adapruner_prune::Result<()> {
+    fn save(&mut self, state: &dyn Fn() -> MaskState) -> adapruner_prune::Result<()> {
         let Some(folder) = self.state else { return Ok(()) };
-        let written: Result<(), FileError> = folder.write(STATE, &state()?);
-        Ok(written?)
+        Ok(folder.write(STATE, &state().to_bytes()?)?)
     }
 }

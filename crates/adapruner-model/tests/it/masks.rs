@@ -94,7 +94,7 @@ fn losses_change_as_gradients_say() {
             for key in [*found.keys().next().unwrap(), *found.keys().last().unwrap()] {
                 // The steepest of the factors that are 0, and of those that are not.
                 for zero in [true, false] {
-                    let of = |at: &usize| (at % 3 == 0) == zero;
+                    let of = |at: &usize| at.is_multiple_of(3) == zero;
                     let steepest = (0..found[&key].len())
                         .filter(of)
                         .max_by(|&a, &b| found[&key][a].abs().total_cmp(&found[&key][b].abs()));

@@ -20,7 +20,7 @@ use super::{
     gates::{Gates, Kept},
     lesson::{StepPart, Teacher},
     options::MaskOptions,
-    state::{self, MaskRecord, Position},
+    state::{MaskRecord, MaskState, Position},
 };
 use crate::{
     error::{Error, Result},
@@ -112,7 +112,7 @@ pub trait MaskWatch {
     ///
     /// # Errors
     /// Where it could not be kept; the learning ends.
-    fn save(&mut self, _state: &dyn Fn() -> Result<Vec<u8>>) -> Result<()> {
+    fn save(&mut self, _state: &dyn Fn() -> MaskState) -> Result<()> {
         Ok(())
     }
 }
@@ -151,7 +151,7 @@ impl MaskLearning<'_> {
     /// loss of the plan that is not finite, damaged weights, no memory.
     pub fn run(
         &self,
-        earlier: Option<&[u8]>,
+        earlier: Option<MaskState>,
         stop: &AtomicBool,
         watch: &mut dyn MaskWatch,
     ) -> Result<LearnedMasks> {
@@ -160,7 +160,7 @@ impl MaskLearning<'_> {
         let mut gates = Gates::new(dense.config(), plan, self.scores, options)?;
         let record = self.bound(&gates)?;
         let (mut position, mut best) = match earlier {
-            Some(bytes) => state::read(bytes, &record, &mut gates)?,
+            Some(state) => state.restore(&record, &mut gates)?,
             None => {
                 let planned = gates.planned();
                 let before = Measured { step: 0, loss: self.measure(&gates, &planned, watch)? };
@@ -177,7 +177,7 @@ impl MaskLearning<'_> {
                 break MaskEnd::EarlyStopped;
             }
             if stop.load(Ordering::Relaxed) {
-                watch.save(&|| state::to_bytes(&record, &position, &gates, &best))?;
+                watch.save(&|| MaskState::new(&record, &position, &gates, &best))?;
                 break MaskEnd::Interrupted;
             }
             let step = position.step + 1;
@@ -202,7 +202,7 @@ impl MaskLearning<'_> {
                 } else {
                     position.stale += 1;
                 }
-                watch.save(&|| state::to_bytes(&record, &position, &gates, &best))?;
+                watch.save(&|| MaskState::new(&record, &position, &gates, &best))?;
             }
             let exchanged = gates.exchanged(&kept);
             watch.step(&MaskStep { step, loss, rate, exchanged, held_out }, options.steps);

@@ -39,5 +39,5 @@ pub use self::{
     },
     memory::{MaskFootprint, MaskPass, MaskWork},
     options::{GatedUnit, MaskBudget, MaskLoss, MaskOptions, TOP_LOGITS},
-    state::MaskRecord,
+    state::{MaskRecord, MaskState},
 };

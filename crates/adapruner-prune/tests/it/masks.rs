@@ -18,7 +18,7 @@ use adapruner_prune::{
     CollectOptions, Error, LayerPlan, PrunePlan, Result, Scores, Terms, apply, bank, collect,
     masks::{
         GatedUnit, LearnedMasks, MaskBudget, MaskEnd, MaskLearning, MaskLoss, MaskOptions,
-        MaskRecord, MaskStep, MaskWatch, MaskWork, mean_loss,
+        MaskRecord, MaskState, MaskStep, MaskWatch, MaskWork, mean_loss,
     },
     scores::LayerScores,
 };
@@ -287,7 +287,7 @@ fn threads_parts_and_recomputing_change_nothing() {
 /// Keeps states, and tells to stop or fails at a step.
 #[derive(Default)]
 struct Keeping<'a> {
-    states: Vec<Vec<u8>>,
+    states: Vec<MaskState>,
     steps: Vec<MaskStep>,
     stop_at: Option<(u64, &'a AtomicBool)>,
     full_at: Option<usize>,
@@ -303,11 +303,11 @@ impl MaskWatch for Keeping<'_> {
         }
     }
 
-    fn save(&mut self, state: &dyn Fn() -> Result<Vec<u8>>) -> Result<()> {
+    fn save(&mut self, state: &dyn Fn() -> MaskState) -> Result<()> {
         if self.full_at == Some(self.states.len()) {
             return Err(Error::MaskState("the disk is full".into()));
         }
-        self.states.push(state()?);
+        self.states.push(state());
         Ok(())
     }
 }
@@ -318,7 +318,10 @@ fn a_learning_that_was_killed_or_stopped_makes_the_same_steps() {
     let dense = decoder(&model.dense);
     let options = MaskOptions { steps: 17, measure_every: 4, ..options() };
     let never = AtomicBool::new(false);
-    let run = |earlier: Option<&[u8]>, stop: &AtomicBool, watch: &mut Keeping<'_>| {
+    let run = |earlier: Option<&MaskState>, stop: &AtomicBool, watch: &mut Keeping<'_>| {
+        // On the way through its bytes.
+        let earlier = earlier.map(|state| state.to_bytes().unwrap());
+        let earlier = earlier.map(|bytes| MaskState::from_bytes(&bytes).unwrap());
         model.learning(&dense, &options).run(earlier, stop, watch)
     };
     let mut undisturbed = Keeping::default();
@@ -352,9 +355,11 @@ fn states_that_are_damaged_or_of_another_learning_are_refused() {
     let never = AtomicBool::new(false);
     let mut keeping = Keeping::default();
     model.learning(&dense, &options).run(None, &never, &mut keeping).unwrap();
-    let state = keeping.states.pop().unwrap();
+    let state = keeping.states.pop().unwrap().to_bytes().unwrap();
     let refused = |learning: MaskLearning<'_>, state: &[u8]| {
-        learning.run(Some(state), &never, &mut ()).unwrap_err().to_string()
+        let learned = MaskState::from_bytes(state)
+            .and_then(|state| learning.run(Some(state), &never, &mut ()));
+        learned.unwrap_err().to_string()
     };
     for bit in (0..state.len() * 8).step_by(811) {
         let mut flipped = state.clone();
@@ -404,11 +409,13 @@ fn a_loss_that_is_not_finite_keeps_the_last_good_mask() {
             Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
         };
         match name {
-            "model.embed_tokens.weight" => (0..rows).fold(tensor.clone(), |t, row| {
-                let mut values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                values[row * columns] = if row == POISON as usize { 5.0 } else { 0.0 };
+            "model.embed_tokens.weight" => {
+                let mut values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                for (row, values) in values.chunks_mut(columns).enumerate() {
+                    values[0] = if row == POISON as usize { 5.0 } else { 0.0 };
+                }
                 Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
-            }),
+            }
             "model.layers.0.mlp.gate_proj.weight" | "model.layers.0.mlp.up_proj.weight" => {
                 at(4, 0, 1e25)
             }

@@ -15,6 +15,7 @@ mod hub_tasks;
 mod interrupt;
 mod latency;
 mod main_job;
+mod masks;
 mod memory;
 mod metrics;
 mod overlap;
