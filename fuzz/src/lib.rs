@@ -61,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     of("teacher_cache", "a teacher's probabilities", training::teacher),
     of("plan", "a plan, or a manifest that holds one", plans::plan),
     of("statistics", "a bank of Taylor terms", plans::statistics),
+    of("mask_state", "the state of learned masks", plans::mask_state),
     of("journal", "a study's journal", studies::journal),
     of("search_record", "search.json", studies::search_record),
     of("pool", "pool.jsonl", studies::pool),

@@ -1,4 +1,4 @@
-//! Readers of plans and statistics.
+//! Readers of plans, statistics and learned masks.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use adapruner::manifest::plan_of;
 use adapruner_checkpoint::{
     Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling, names::Projection,
 };
-use adapruner_prune::{PrunePlan, StatsBank, bank::Term};
+use adapruner_prune::{PrunePlan, StatsBank, bank::Term, masks::MaskState};
 
 use crate::room::resealed;
 
@@ -68,4 +68,14 @@ pub(crate) fn statistics(bytes: &[u8]) {
     let written = bank.to_bytes().expect("a bank that was read can be written");
     let again = StatsBank::from_bytes(&written).expect("and read again");
     assert_eq!(again.header(), bank.header());
+}
+
+/// A state of learned masks: what is read is written back the same.
+pub(crate) fn mask_state(bytes: &[u8]) {
+    let bytes = resealed(bytes);
+    let Ok(state) = MaskState::from_bytes(&bytes) else { return };
+    let written = state.to_bytes().expect("a state that was read can be written");
+    let again = MaskState::from_bytes(&written).expect("and read again");
+    // As bytes, since no NaN equals itself.
+    assert_eq!(again.to_bytes().expect("and written again"), written);
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use adapruner_checkpoint::{ModelConfig, hf, text::TextOptions, tokenizer::TextTokenizer};
+use adapruner_model::train::adamw::Parameter;
 use adapruner_recover::{
-    adamw::Parameter,
     data::{DataOptions, Dataset, Example, Validation, records},
     distill::TeacherCache,
     peft,

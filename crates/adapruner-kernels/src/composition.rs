@@ -15,9 +15,16 @@ use crate::{GradTap, LowRank};
 /// The identity, whose backward shows the gradient to a tap.
 struct Tapped {
     input: Tensor,
-    weight: Tensor,
     tap: Arc<dyn GradTap>,
-    adapter: Option<LowRank>,
+    behind: Behind,
+}
+
+/// What the gradient that a tap is shown lies behind.
+enum Behind {
+    /// A linear map of the input.
+    Map { weight: Tensor, adapter: Option<LowRank> },
+    /// The mask of the input.
+    Mask,
 }
 
 impl CustomOp1 for Tapped {
@@ -41,10 +48,16 @@ impl CustomOp1 for Tapped {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        show(self.tap.as_ref(), &self.input, &self.weight, grad)?;
-        if let Some(adapter) = &self.adapter {
-            let gradients = adapter.composed_gradients(&rows(&self.input)?, &rows(grad)?)?;
-            self.tap.low_rank(gradients)?;
+        match &self.behind {
+            Behind::Map { weight, adapter } => {
+                show(self.tap.as_ref(), &self.input, weight, grad)?;
+                if let Some(adapter) = adapter {
+                    let gradients =
+                        adapter.composed_gradients(&rows(&self.input)?, &rows(grad)?)?;
+                    self.tap.low_rank(gradients)?;
+                }
+            }
+            Behind::Mask => self.tap.mask(&rows(&self.input)?, &rows(grad)?)?,
         }
         Ok(Some(grad.clone()))
     }
@@ -83,7 +96,27 @@ pub(crate) fn tapped(
     adapter: Option<LowRank>,
 ) -> Result<Tensor> {
     let (input, weight) = (input.clone(), weight.clone());
-    y.contiguous()?.apply_op1(Tapped { input, weight, tap, adapter })
+    y.contiguous()?.apply_op1(Tapped { input, tap, behind: Behind::Map { weight, adapter } })
+}
+
+/// The inputs of a map, each column times its factor of the mask.
+///
+/// # Shapes
+/// `[.., in]`, `[in]` → `[.., in]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub(crate) fn masked(x: &Tensor, mask: &Tensor, tap: Option<Arc<dyn GradTap>>) -> Result<Tensor> {
+    if mask.dims() != [x.dim(D::Minus1)?] {
+        bail!("a mask of {:?} does not fit input {:?}", mask.shape(), x.shape());
+    }
+    let y = x.broadcast_mul(&mask.to_dtype(x.dtype())?)?;
+    match tap {
+        None => Ok(y),
+        Some(tap) => {
+            y.contiguous()?.apply_op1(Tapped { input: x.clone(), tap, behind: Behind::Mask })
+        }
+    }
 }
 
 /// [`crate::linear`], composed.

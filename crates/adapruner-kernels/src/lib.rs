@@ -17,6 +17,7 @@
 //! | `linear` | linear map, with a tap on its gradients |
 //! | `map` | its weight while rows go through it, forward or back |
 //! | `low_rank` | low-rank updates beside a linear map, with dropout |
+//! | `columns` | dot products of the columns of two matrices |
 //! | [`packed`] | the core of all products, and weights laid out for it |
 //! | `matmul` | the product of two matrices alone |
 //! | `norm` | root mean square normalisation |
@@ -38,6 +39,7 @@
 mod allocator;
 mod attention;
 mod buffer;
+mod columns;
 pub mod composition;
 mod cross_entropy;
 mod exp;
@@ -60,6 +62,7 @@ mod view;
 
 pub use allocator::{Allocator, keep_freed_pages};
 pub use attention::{attention, packed_attention};
+pub use columns::column_dots;
 pub use cross_entropy::{linear_cross_entropy, linear_soft_cross_entropy};
 pub use head::Head;
 pub use linear::{GradTap, linear};

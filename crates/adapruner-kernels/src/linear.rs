@@ -33,6 +33,18 @@ pub trait GradTap: Send + Sync {
         drop(gradients);
         Ok(())
     }
+
+    /// What the mask of the map's inputs saw, where there is one: `input` before
+    /// the mask and the gradient behind it, both `[R, in]`. The gradient of factor
+    /// `j` is `Σ_r input_rj · grad_rj` ([`column_dots`](crate::column_dots)), also
+    /// where the factor is 0. Ignored if not overridden.
+    ///
+    /// # Errors
+    /// The observer's own; the pass stops.
+    fn mask(&self, input: &Tensor, grad: &Tensor) -> Result<()> {
+        let _ = (input, grad);
+        Ok(())
+    }
 }
 
 /// `x · Wᵀ`; with `tap`, the backward pass shows it input, weight and gradient.

@@ -44,6 +44,11 @@ impl GradTap for Seen {
         self.0.lock().unwrap().extend([a, b]);
         Ok(())
     }
+
+    fn mask(&self, input: &Tensor, grad: &Tensor) -> Result<()> {
+        self.0.lock().unwrap().extend([input.detach(), grad.detach()]);
+        Ok(())
+    }
 }
 
 /// Both sublayers, one after the other; `updated` with low-rank updates.
@@ -66,7 +71,12 @@ impl Sublayers {
                 scale: 1.7,
                 dropout: Some(Dropout { probability: 0.3, seed }),
             }),
+            mask: None,
             tap: Some(seen.clone()),
+        };
+        let masked = |map: Affine, inputs: usize, seed: u64| Affine {
+            mask: Some(numbers(&[inputs], seed)),
+            ..map
         };
         let head_dim = HIDDEN / HEADS;
         let attention = SelfAttention {
@@ -76,7 +86,7 @@ impl Sublayers {
             q: map(HIDDEN, HIDDEN, 10),
             k: map(HIDDEN, HIDDEN, 20),
             v: map(HIDDEN, HIDDEN, 30),
-            o: map(HIDDEN, HIDDEN, 40),
+            o: masked(map(HIDDEN, HIDDEN, 40), HIDDEN, 7),
             lengths: Some([170, 130].into()),
             cos: numbers(&[ROWS, head_dim / 2], 2),
             sin: numbers(&[ROWS, head_dim / 2], 3),
@@ -86,7 +96,7 @@ impl Sublayers {
             eps: 1e-5,
             gate: map(INNER, HIDDEN, 50),
             up: map(INNER, HIDDEN, 60),
-            down: map(HIDDEN, INNER, 70),
+            down: masked(map(HIDDEN, INNER, 70), INNER, 8),
         };
         Self { seen, attention, feed_forward }
     }
@@ -118,7 +128,7 @@ fn blocks_of_rows_give_the_bits_of_all_rows_at_once() {
             MatmulPrecision::High.during(|| pool.install(|| sublayers.results()))
         };
         let all_at_once = on(7);
-        assert_eq!(all_at_once.len(), 3 + 7 * if updated { 4 } else { 2 });
+        assert_eq!(all_at_once.len(), 3 + 2 * 2 + 7 * if updated { 4 } else { 2 });
         for threads in [1, 2, 3, 6] {
             for (at, (found, expected)) in on(threads).iter().zip(&all_at_once).enumerate() {
                 assert!(found == expected, "{threads} threads, updated {updated}: result {at}");

@@ -27,6 +27,8 @@ pub struct Linear {
     pub packed: Packed,
     /// What is added to the map, of low rank.
     pub adapter: Option<LowRank>,
+    /// Factors of what the map reads, `[in]`.
+    pub mask: Option<Tensor>,
 }
 
 impl Linear {
@@ -46,7 +48,7 @@ impl Linear {
                 checkpoint.tensors.load(&projection.bias(layer), placement.activations(), device)
             })
             .transpose()?;
-        Ok(Self { weight, bias, packed: Packed::default(), adapter: None })
+        Ok(Self { weight, bias, packed: Packed::default(), adapter: None, mask: None })
     }
 
     /// `x · Wᵀ + b`.
@@ -62,8 +64,8 @@ impl Linear {
 
     /// The map with a tap on its gradients.
     pub(crate) fn with_tap(&self, tap: Option<Arc<dyn GradTap>>) -> Affine {
-        let Self { weight, bias, packed, adapter } = self.clone();
-        Affine { weight, bias, packed, adapter, tap }
+        let Self { weight, bias, packed, adapter, mask } = self.clone();
+        Affine { weight, bias, packed, adapter, mask, tap }
     }
 }
 

@@ -1,5 +1,6 @@
-//! The same model with low-rank updates beside its projections, or with some of
-//! its parameters replaced; all other weights are shared.
+//! The same model with low-rank updates beside its projections, with masks on what
+//! its units give, or with some of its parameters replaced; all other weights are
+//! shared.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +17,16 @@ use crate::{
 /// Low-rank updates by layer and projection.
 pub type Adapters = BTreeMap<(usize, Projection), LowRank>;
 
+/// Masks of what the units of a layer give, by layer and by the projection that reads
+/// it: factors of the heads' outputs side by side (`o`, `[N·D]`) or of the channels
+/// (`down`, `[F]`).
+pub type Masks = BTreeMap<(usize, Projection), Tensor>;
+
 /// What was changed of a model's weights.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Changes {
     pub(crate) adapters: Adapters,
+    pub(crate) masks: Masks,
     /// By canonical name.
     pub(crate) parameters: BTreeMap<String, Tensor>,
 }
@@ -29,6 +36,7 @@ impl Changes {
     pub(crate) fn apply(&self, layer: usize, block: &mut Block) {
         for (projection, linear) in block.projections_mut() {
             linear.adapter = self.adapters.get(&(layer, projection)).cloned();
+            linear.mask = self.masks.get(&(layer, projection)).cloned();
             if self.parameters.contains_key(&projection.weight(layer)) {
                 linear.packed = Packed::default();
             }
@@ -65,6 +73,42 @@ impl Decoder {
         }
         let adapters = adapters.clone();
         Ok(self.changed(Changes { adapters, ..self.changes.clone() }))
+    }
+
+    /// The same model, its weights shared, with masks on what its units give in place
+    /// of those it had.
+    ///
+    /// # Errors
+    /// A mask of a projection that the model does not have or that reads no units, or
+    /// that does not fit it.
+    pub fn with_masks(&self, masks: &Masks) -> Result<Self> {
+        let config = self.config();
+        let mut placed = Masks::new();
+        for (&(layer, projection), mask) in masks {
+            let unfit = |message: String| {
+                let name = projection.weight(layer);
+                Error::Unfit { name, message }
+            };
+            let widths = config.layers.get(layer);
+            let missing = widths.is_none_or(|w| projection.is_attention() && !w.has_attention());
+            if missing || !projection.prunes_columns() {
+                return Err(unfit("the model has no such projection that reads units".to_owned()));
+            }
+            let [_, inputs] = names::projection_shape(config, layer, projection);
+            if mask.dims() != [inputs] {
+                let found = mask.dims();
+                return Err(unfit(format!("a mask of [{inputs}] expected, {found:?} found")));
+            }
+            let placement = self.placement();
+            let mask = mask.to_dtype(placement.activations())?.to_device(&placement.device)?;
+            placed.insert((layer, projection), mask.contiguous()?);
+        }
+        Ok(self.changed(Changes { masks: placed, ..self.changes.clone() }))
+    }
+
+    /// The masks on what the units give.
+    pub fn masks(&self) -> &Masks {
+        &self.changes.masks
     }
 
     /// The low-rank updates beside the projections.

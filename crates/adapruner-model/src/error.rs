@@ -38,6 +38,9 @@ pub enum Error {
     /// A training pass whose targets do not fit its sequences.
     #[error("lesson: {0}")]
     Lesson(String),
+    /// A matching of hidden states that is not a number.
+    #[error("the matching of hidden states is {0} (expected a finite number)")]
+    Matching(f64),
     /// A loss that is not a number.
     #[error("sample {sample}: the loss is {loss} (expected a finite number of nats)")]
     Loss {
@@ -56,7 +59,9 @@ impl Error {
             Self::Device { .. } => {
                 Some("use --device cpu, or build with --features cuda or --features metal")
             }
-            Self::Loss { .. } => Some("weights or text may be damaged; try --dtype f32"),
+            Self::Loss { .. } | Self::Matching(_) => {
+                Some("weights or text may be damaged; try --dtype f32")
+            }
             Self::Candle(_)
             | Self::Tokens(_)
             | Self::NoGradient(_)

@@ -30,7 +30,7 @@ pub mod rotary;
 pub mod train;
 pub mod wide;
 
-pub use changes::Adapters;
+pub use changes::{Adapters, Masks};
 pub use decoder::{Decoder, KvCache, Residency};
 pub use error::{Error, Result};
 pub use gradient::{

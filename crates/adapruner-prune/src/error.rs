@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use adapruner_checkpoint::Digest;
 
-use crate::bank::memory::Footprint;
+use crate::{bank::memory::Footprint, masks::MaskFootprint};
 
 /// The result of an operation on statistics, scores or plans.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -125,6 +125,33 @@ pub enum Error {
     /// A compensation that cannot be computed.
     #[error("compensation: {0}")]
     Compensation(String),
+    /// Masks that cannot be learned within the memory, however their passes are run.
+    #[error(
+        "memory: learning masks needs at least {} bytes ({footprint}), {limit} may be used",
+        footprint.total()
+    )]
+    MaskMemory {
+        /// The least that it takes.
+        footprint: MaskFootprint,
+        /// Bytes that may be used.
+        limit: u64,
+    },
+    /// A state of learned masks that is malformed or damaged.
+    #[error("state of learned masks: {0}")]
+    MaskState(String),
+    /// A state of masks that were learned otherwise.
+    #[error("state of learned masks: another {what}: {expected} expected, {found} found")]
+    OtherMasks {
+        /// What differs.
+        what: String,
+        /// Of the present run.
+        expected: String,
+        /// In the state.
+        found: String,
+    },
+    /// A gradient of scores that is not a number.
+    #[error("learned masks: the norm of the gradient is {0} (expected a finite number)")]
+    MaskGradient(f64),
     /// A plan that is malformed or does not fit its model.
     #[error("plan: {0}")]
     Plan(String),
@@ -157,6 +184,15 @@ impl Error {
                  of the whole set"
                     .into(),
             ),
+            Self::MaskMemory { .. } => {
+                Some("allow more memory, or take fewer or shorter samples a step".into())
+            }
+            Self::MaskState(_) => {
+                Some("take an undamaged copy, or remove it and learn the masks again".into())
+            }
+            Self::OtherMasks { .. } => {
+                Some("give the settings of that run again, or another folder of state".into())
+            }
             Self::Score { .. } => Some("weights or statistics may be damaged".into()),
             Self::Option { hint, .. } => hint.as_deref().map(Cow::Borrowed),
             Self::Unreachable { hint, .. } => Some(Cow::Borrowed(hint)),
@@ -165,6 +201,7 @@ impl Error {
             | Self::Bank(_)
             | Self::Importance { .. }
             | Self::Compensation(_)
+            | Self::MaskGradient(_)
             | Self::Plan(_) => None,
         }
     }

@@ -7,9 +7,10 @@
 //! | [`scores`] | [`Importance`] and [`Scores`]: one number per removable unit |
 //! | [`mod@plan`] | [`PrunePlan`]: which units stay; data |
 //! | [`mod@apply`] | the pruned model as a view of the original |
+//! | [`masks`] | which units stay, learned by gradient |
 //! | [`mod@compensate`] | the matrices that read pruned units, fitted anew |
 //!
-//! Only [`bank::collect`] and [`mod@compensate`] run a model. Nothing here reads files, clocks or the
+//! Only [`bank::collect`], [`masks`] and [`mod@compensate`] run a model. Nothing here reads files, clocks or the
 //! environment; banks and plans go in and out as bytes.
 //!
 //! Axes, here and in every module: `S` samples, `T` tokens, `H` hidden, `N` query
@@ -22,6 +23,7 @@ pub mod compensate;
 mod cost;
 pub mod error;
 pub mod layout;
+pub mod masks;
 pub mod plan;
 pub mod scores;
 

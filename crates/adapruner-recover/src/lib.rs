@@ -11,15 +11,12 @@
 //! | [`lora`] | [`Adapter`](lora::Adapter): low-rank updates of a model's projections |
 //! | [`peft`] | adapters as files |
 //! | [`mod@merge`] | base and update as one model, lazily |
-//! | [`adamw`] | the optimiser, clipping |
-//! | [`schedule`] | the learning rate of a step |
 //! | [`distill`] | a teacher's probabilities, on the disk |
 //! | [`train`] | steps, validations, states |
 //! | [`memory`] | what a training takes |
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests read what they wrote"))]
 
-pub mod adamw;
 pub mod data;
 pub mod distill;
 pub mod error;
@@ -27,7 +24,6 @@ pub mod lora;
 pub mod memory;
 pub mod merge;
 pub mod peft;
-pub mod schedule;
 pub mod train;
 
 pub use error::{Error, Result};

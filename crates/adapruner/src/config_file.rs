@@ -13,6 +13,7 @@ use crate::{
     args::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
     },
+    mask_args::MaskArgs,
     pipeline_args::PipelineArgs,
     recover_args::RecoverArgs,
     search_args::SearchArgs,
@@ -35,6 +36,8 @@ pub struct ConfigFile {
     pub importance: ImportanceArgs,
     /// What is removed.
     pub plan: PlanArgs,
+    /// How the units that stay are learned.
+    pub masks: MaskArgs,
     /// How the rest is fitted to make up for that.
     pub compensation: CompensationArgs,
     /// What is written.
@@ -136,6 +139,10 @@ workers = 2
 samples = [8, 64]
 normalisation = ["mean", "rank"]
 beta-coarse = false
+[masks]
+learn-masks = 60
+learn-units = ["ffn", "sublayers"]
+mask-budget = "free"
 [compensation]
 compensate = "fit"
 [recover]

@@ -7,8 +7,10 @@
 //! | [`pipeline`] | the stages, each from settings and what the stage before made |
 //! | [`statistics`] | statistics collected within the memory there is |
 //! | [`compensation`] | what remains fitted to make up for what was removed |
+//! | [`masks`] | which units stay, learned by gradient |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
+//! | [`locked`] | folders of state that one process at a time works in |
 //! | [`memory`] | memory at hand and memory used |
 //! | [`recover`] | training after pruning |
 //! | [`recovered`] | a training that is over, as a page shows it |
@@ -28,7 +30,9 @@ pub mod compare_models;
 pub mod compensation;
 pub mod generate;
 pub mod latency;
+pub mod locked;
 pub mod manifest;
+pub mod masks;
 pub mod memory;
 pub mod outputs;
 pub mod pipeline;

@@ -8,6 +8,7 @@ mod commands;
 mod config_file;
 mod failure;
 mod interrupt;
+mod mask_args;
 mod pipeline_args;
 mod printer;
 mod recover_args;

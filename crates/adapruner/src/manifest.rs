@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     VERSION,
     compensation::CompensationRecord,
+    masks::LearnedRecord,
     pipeline::{Evaluation, TokensRecord},
     search::Configuration,
 };
@@ -147,6 +148,9 @@ pub struct Manifest {
     /// Which units were kept, by their indices in the model that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrunePlan>,
+    /// How the units of the plan were learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masks: Option<LearnedRecord>,
     /// What was fitted to make up for what the plan removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compensation: Option<CompensationRecord>,
@@ -188,6 +192,7 @@ impl Manifest {
             parameters: checkpoint.config.parameters(),
             statistics: None,
             plan: None,
+            masks: None,
             compensation: None,
             study: None,
             evaluation: None,

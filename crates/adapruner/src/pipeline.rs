@@ -302,6 +302,8 @@ pub fn statistics(
 pub struct Planned {
     /// Which units stay.
     pub plan: PrunePlan,
+    /// The scores of all units.
+    pub scores: Scores,
     /// Header of the statistics, where some were needed.
     pub statistics: Option<BankHeader>,
 }
@@ -342,7 +344,7 @@ pub fn prune(
     };
     let scores = scores(checkpoint, bank.as_ref(), &settings.score, settings.seed)?;
     let plan = plan(&scores, &checkpoint.config, checkpoint.digest()?, &settings.plan)?;
-    Ok(Planned { plan, statistics: bank.map(|bank| bank.header().clone()) })
+    Ok(Planned { plan, scores, statistics: bank.map(|bank| bank.header().clone()) })
 }
 
 /// Scores of every unit by all samples of the statistics.

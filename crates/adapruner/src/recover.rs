@@ -1,13 +1,9 @@
 //! Training after pruning: data, teacher, adapter or parameters, in a work
 //! folder from which a training that was stopped goes on.
 
-use std::{fs::File, path::PathBuf, sync::atomic::AtomicBool};
+use std::{path::PathBuf, sync::atomic::AtomicBool};
 
-use adapruner_checkpoint::{
-    Checkpoint, Error as FileError,
-    atomic::{MARK, StateDir},
-    text::TokenSet,
-};
+use adapruner_checkpoint::{Checkpoint, atomic::StateDir, text::TokenSet};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_recover::{
@@ -25,6 +21,7 @@ use serde::Serialize;
 
 use crate::{
     advice::advised,
+    locked::Locked,
     manifest::{DataRecord, ModelRecord, RecoveryRecord},
     memory,
     outputs::OutputSettings,
@@ -37,8 +34,6 @@ use crate::{
 pub const OUTPUT_LOG: &str = "training.jsonl";
 /// File name of the teacher's probabilities in a work folder.
 const TEACHER: &str = "teacher.bin";
-/// File name of the lock of a work folder.
-const LOCK: &str = "lock";
 /// Tokens of a sequence that can hold a passage of another text.
 const PASSAGE: usize = 32;
 
@@ -84,10 +79,7 @@ pub struct RecoverSettings {
 }
 
 /// A work folder that this process alone works in.
-pub struct Work {
-    folder: StateDir,
-    _lock: File,
-}
+pub struct Work(Locked);
 
 impl Work {
     /// Takes the folder for this process alone.
@@ -95,43 +87,19 @@ impl Work {
     /// # Errors
     /// A folder that cannot be written, or that another process works in.
     pub fn open(folder: StateDir) -> Result<Self> {
-        let path = folder.join(LOCK);
-        let lock = File::create(&path).map_err(FileError::io(&path, "create"))?;
-        if lock.try_lock().is_err() {
-            return Err(advised(
-                format!("{}: another process trains in this folder", folder.root().display()),
-                "wait for it, or give another --work",
-            ));
-        }
-        Ok(Self { folder, _lock: lock })
+        let hint = "wait for it, or give another --work";
+        Ok(Self(Locked::open(folder, "trains in this folder", hint)?))
     }
 
     /// The log of the training.
     pub fn log(&self) -> PathBuf {
-        self.folder.join(train::LOG)
+        self.0.join(train::LOG)
     }
 
     /// Removes the files that a training made, and the folder if it is empty
     /// then.
     pub fn remove(self) {
-        for name in [train::STATE, train::BEST, train::LOG, TEACHER, MARK, LOCK] {
-            // What cannot be removed does no harm: the output is there.
-            let _ = std::fs::remove_file(self.folder.join(name));
-        }
-        let _ = std::fs::remove_dir(self.folder.root());
-    }
-}
-
-impl Drop for Work {
-    /// A folder in which nothing was saved is as good as none.
-    fn drop(&mut self) {
-        let names = std::fs::read_dir(self.folder.root()).into_iter().flatten().flatten();
-        if names.into_iter().all(|entry| entry.file_name() == LOCK || entry.file_name() == MARK) {
-            for name in [LOCK, MARK] {
-                let _ = std::fs::remove_file(self.folder.join(name));
-            }
-            let _ = std::fs::remove_dir(self.folder.root());
-        }
+        self.0.remove(&[train::STATE, train::BEST, train::LOG, TEACHER]);
     }
 }
 
@@ -286,7 +254,7 @@ pub fn train(
         teacher: cache
             .as_ref()
             .map(|probabilities| Teacher { probabilities, hidden: along.as_ref() }),
-        folder: &work.folder,
+        folder: work.0.folder(),
     };
     let outcome = training.run(stop, &mut Told(progress))?;
     let adapter = trainee.adapter();
@@ -312,8 +280,8 @@ fn probabilities(
     let Some(options) = &settings.train.distillation else { return Ok(None) };
     distill::check_vocabulary(&student.tokenizer, teacher)?;
     let record = distill::record(teacher, &data.digest, options)?;
-    let path = work.folder.join(TEACHER);
-    let here = (&work.folder, TEACHER);
+    let path = work.0.join(TEACHER);
+    let here = (work.0.folder(), TEACHER);
     if let Some(cache) = TeacherCache::open(&path, &record, &data.train)? {
         return Ok(Some(cache));
     }

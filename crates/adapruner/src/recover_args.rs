@@ -12,11 +12,10 @@ use adapruner::{
     settings::{RunSettings, TextSettings},
 };
 use adapruner_checkpoint::{atomic::Files, names::Projection};
+use adapruner_model::train::{adamw::AdamW, schedule::Decay};
 use adapruner_recover::{
-    adamw::AdamW,
     data::{DataOptions, Validation, batches::BatchSize},
     lora::{LoraOptions, Target},
-    schedule::Decay,
     train::FOLDER,
     train::options::{Distillation, TrainOptions},
 };

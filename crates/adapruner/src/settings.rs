@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use adapruner_checkpoint::text::TextOptions;
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice, Error as ModelError, Placement};
-use adapruner_prune::{Form, Importance, PlanOptions, Reduction};
+use adapruner_prune::{Form, Importance, PlanOptions, Reduction, masks::MaskOptions};
 use serde::Serialize;
 
 use crate::outputs::OutputSettings;
@@ -107,6 +107,21 @@ pub struct CompensationSettings {
     pub form: Form,
 }
 
+/// How the units that stay are learned.
+#[derive(Debug, Clone, Serialize)]
+pub struct MaskSettings {
+    /// The samples, those that are held out included.
+    #[serde(flatten)]
+    pub samples: CalibrationSettings,
+    /// How many of them are held out.
+    pub held_out: usize,
+    /// What the learning is told.
+    pub options: MaskOptions,
+    /// Folder of its state.
+    #[serde(with = "adapruner_checkpoint::os_path")]
+    pub state: Option<PathBuf>,
+}
+
 /// How units are scored.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ScoreSettings {
@@ -132,6 +147,8 @@ pub struct PruneSettings {
     pub seed: u64,
     /// What is removed.
     pub plan: PlanOptions,
+    /// How the units that stay are learned, if they are.
+    pub masks: Option<MaskSettings>,
     /// How the rest is fitted to make up for that, if it is.
     pub compensation: Option<CompensationSettings>,
     /// A text to measure on before and after.

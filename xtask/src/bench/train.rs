@@ -3,12 +3,13 @@
 use std::sync::atomic::AtomicBool;
 
 use adapruner_checkpoint::{Digest, atomic::StateDir};
-use adapruner_model::Decoder;
+use adapruner_model::{
+    Decoder,
+    train::{adamw::AdamW, schedule::Decay},
+};
 use adapruner_recover::{
-    adamw::AdamW,
     data::{Counts, Dataset, Example, batches::BatchSize},
     lora::{Adapter, LoraOptions, Target, projections},
-    schedule::Decay,
     train::{
         FOLDER, Training, Watch,
         log::Entry,

@@ -1,5 +1,6 @@
-//! The attention sublayer: `x + W_o · attention(q, k, v)` with `q`, `k` and `v` linear
-//! in the norm of `x`, `q` and `k` turned by their positions.
+//! The attention sublayer: `x + W_o · (m · attention(q, k, v))` with `q`, `k` and `v`
+//! linear in the norm of `x`, `q` and `k` turned by their positions, and `m` the mask of
+//! what the heads give, 1 where there is none.
 //!
 //! Axes: `B` sequences, `T` tokens, `H` hidden, `N` query heads, `K` key-value
 //! heads, `D` head width, `R` rows.
@@ -8,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::{Affine, Running, add, by_map, fused_norm, matrix, rows_of};
+use super::{Affine, Running, add, by_map, fused_vector, matrix, rows_of, scale_columns};
 use crate::{
     attention,
     buffer::{Held, Sheets, fused, room, slice, written},
@@ -32,7 +33,7 @@ pub struct SelfAttention {
     pub k: Affine,
     /// `[K·D, H]`.
     pub v: Affine,
-    /// `[H, N·D]`.
+    /// `[H, N·D]`; its mask is that of what the heads give.
     pub o: Affine,
     /// Lengths of the sequences whose rows follow each other in `[1, T, H]`, for
     /// packed ones.
@@ -54,9 +55,10 @@ impl SelfAttention {
     /// Shapes that do not fit, or a tap's own.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let maps = [&self.q, &self.k, &self.v, &self.o];
-        let tables = fused_norm(&self.cos) && fused_norm(&self.sin);
-        let weights = maps.iter().all(|map| map.fused()) && fused_norm(&self.norm) && tables;
-        if !weights || !fused(&[x]) || x.elem_count() == 0 {
+        let tables = fused_vector(&self.cos) && fused_vector(&self.sin);
+        let weights = maps.iter().all(|map| map.fused()) && fused_vector(&self.norm) && tables;
+        let others_masked = maps[..3].iter().any(|map| map.mask.is_some());
+        if !weights || others_masked || !fused(&[x]) || x.elem_count() == 0 {
             return self.composed(x);
         }
         let (b, t, hidden) = x.dims3()?;
@@ -120,7 +122,7 @@ struct Saved {
     k: Vec<f32>,
     /// Values, `[B, T, K, D]`.
     v: Vec<f32>,
-    /// Attended values, `[R, N·D]`.
+    /// Attended values, before the mask, `[R, N·D]`.
     y: Tensor,
     /// Of the scores, `[B, T, N]`.
     logsumexp: Vec<f32>,
@@ -142,6 +144,7 @@ impl CustomOp1 for Fused {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let SelfAttention { norm, eps, head_dim, q, k, v, o, lengths, cos, sin } = &self.weights;
         let x: &[f32] = slice(x, layout)?;
+        let of_mask = o.mask.as_ref().map(Held::new);
         let hidden = norm.elem_count();
         let rows = x.len() / hidden;
         let [q, k, v, o] = [q, k, v, o].map(|map| map.running(Way::Forward, rows));
@@ -169,13 +172,15 @@ impl CustomOp1 for Fused {
         // SAFETY: all blocks were run.
         let [h, q, k, v] = unsafe { all.written() };
         let (attended, logsumexp) = attention::forward(&q, &k, &v, self.sizes, lengths.as_deref());
+        let masked = of_mask.as_ref().map(|mask| masked(&attended, mask)).transpose()?;
+        let read = masked.as_ref().unwrap_or(&attended);
 
         let blocks = Running::blocks(&[&o]);
         let (mut y, width) = (Sheets::new(rows, [hidden]), widths[0]);
         threads::blocks(y.blocks(blocks), |at, [y]| {
             let rows = blocks.range(at);
             let y = y.write_copy_of_slice(rows_of(x, rows.clone(), hidden));
-            o.add(rows_of(&attended, rows.clone(), width), rows.start, y)
+            o.add(rows_of(read, rows.clone(), width), rows.start, y)
         })?;
         // SAFETY: all blocks were run.
         let [y] = unsafe { y.written() };
@@ -205,19 +210,37 @@ impl CustomOp1 for Fused {
         let tables =
             rope::Tables { cos: of_cos.slice()?, sin: of_sin.slice()?, half: head_dim / 2 };
 
+        let of_mask = o_map.mask.as_ref().map(Held::new);
+        let masked_y = of_mask.as_ref().map(|mask| masked(y_values, mask)).transpose()?;
+        let masked_y = masked_y.map(|y| matrix(y, of_q)).transpose()?;
+        // What the last map read.
+        let read = masked_y.as_ref().unwrap_or(y);
+        let of_read = Held::new(read);
+        let read_values: &[f32] = of_read.slice()?;
+
         let o = o_map.running(Way::Back, all)?;
         let blocks = Running::blocks(&[&o]);
         let mut made = Sheets::new(all, [of_q]);
         let parts = threads::blocks(made.blocks(blocks), |at, [to]| {
             let range = blocks.range(at);
-            let [y, dy] = [(y_values, of_q), (dy, hidden)]
+            let [read, dy] = [(read_values, of_q), (dy, hidden)]
                 .map(|(values, width)| rows_of(values, range.clone(), width));
-            Ok([o.pull(y, dy, range.start, to)?.1])
+            Ok([o.pull(read, dy, range.start, to)?.1])
         })?;
         // SAFETY: all blocks were run.
-        let [grad_y] = unsafe { made.written() };
+        let [grad_read] = unsafe { made.written() };
         let [of_o] = by_map(parts);
-        o_map.show(y, &grad, of_o)?;
+        o_map.show(read, &grad, of_o)?;
+        let grad_y = match &of_mask {
+            None => grad_read,
+            Some(mask) => {
+                let grad_y = masked(&grad_read, mask)?;
+                if let Some(tap) = &o_map.tap {
+                    tap.mask(y, &matrix(grad_read, of_q)?)?;
+                }
+                grad_y
+            }
+        };
         let start = attention::Saved { q, k, v, y: y_values, logsumexp, grad: &grad_y };
         let [grad_q, grad_k, grad_v] = attention::backward(&start, self.sizes, lengths.as_deref());
         drop(grad_y);
@@ -253,4 +276,11 @@ impl CustomOp1 for Fused {
         q_map.show(h, &matrix(grad_q, of_q)?, parts_q)?;
         Ok(Some(Tensor::from_vec(grad_x, x.shape(), &Device::Cpu)?))
     }
+}
+
+/// Rows with each of their columns times its factor.
+fn masked(values: &[f32], mask: &Held<'_>) -> Result<Vec<f32>> {
+    let mut values = values.to_vec();
+    scale_columns(&mut values, mask.slice()?);
+    Ok(values)
 }

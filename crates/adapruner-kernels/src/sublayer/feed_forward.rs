@@ -1,5 +1,5 @@
-//! The gated feed-forward sublayer: `x + W_down · (silu(W_gate · h) · W_up · h)` with
-//! `h` the norm of `x`.
+//! The gated feed-forward sublayer: `x + W_down · (m · silu(W_gate · h) · W_up · h)` with
+//! `h` the norm of `x` and `m` the mask of the channels, 1 where there is none.
 //!
 //! Axes: `B` sequences, `T` tokens, `H` hidden, `F` feed-forward width, `R` rows.
 
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::{Affine, Running, add, by_map, fused_norm, matrix, rows_of};
+use super::{Affine, Running, add, by_map, fused_vector, matrix, rows_of, scale_columns};
 use crate::{
     buffer::{Held, Sheets, Unwritten, fused, room, slice, written},
     composition::rows,
@@ -27,7 +27,7 @@ pub struct FeedForward {
     pub gate: Affine,
     /// `[F, H]`.
     pub up: Affine,
-    /// `[H, F]`.
+    /// `[H, F]`; its mask is that of the channels.
     pub down: Affine,
 }
 
@@ -41,8 +41,9 @@ impl FeedForward {
     /// Shapes that do not fit, or a tap's own.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let maps = [&self.gate, &self.up, &self.down];
-        let weights = maps.iter().all(|map| map.fused()) && fused_norm(&self.norm);
-        if !weights || !fused(&[x]) || x.elem_count() == 0 {
+        let weights = maps.iter().all(|map| map.fused()) && fused_vector(&self.norm);
+        let others_masked = self.gate.mask.is_some() || self.up.mask.is_some();
+        if !weights || others_masked || !fused(&[x]) || x.elem_count() == 0 {
             return self.composed(x);
         }
         let hidden = x.dim(D::Minus1)?;
@@ -78,7 +79,7 @@ struct Saved {
     gate: Vec<f32>,
     /// `[R, F]`.
     up: Vec<f32>,
-    /// Input of the last map, `[R, F]`.
+    /// Input of the last map, behind the mask, `[R, F]`.
     inner: Tensor,
 }
 
@@ -98,6 +99,8 @@ impl CustomOp1 for Fused {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let FeedForward { norm, eps, gate, up, down } = &self.weights;
         let x: &[f32] = slice(x, layout)?;
+        let mask = down.mask.as_ref().map(Held::new);
+        let mask: Option<&[f32]> = mask.as_ref().map(Held::slice).transpose()?;
         let hidden = norm.elem_count();
         let rows = x.len() / hidden;
         let [gate, up, down] = [gate, up, down].map(|map| map.running(Way::Forward, rows));
@@ -119,6 +122,9 @@ impl CustomOp1 for Fused {
                 swiglu::write(of_gate, of_up, inner);
                 // SAFETY: written above.
                 let inner = unsafe { written(inner) };
+                if let Some(mask) = mask {
+                    scale_columns(inner, mask);
+                }
                 down.add(inner, first, y.write_copy_of_slice(x))
             };
         let mut y = Sheets::new(rows, [hidden]);
@@ -163,38 +169,55 @@ impl CustomOp1 for Fused {
         let (x_values, dy): (&[f32], &[f32]) = (of_x.slice()?, of_grad.slice()?);
         let (h_values, inner_values): (&[f32], &[f32]) = (of_h.slice()?, of_inner.slice()?);
         let norm: &[f32] = of_norm.slice()?;
+        let mask = self.weights.down.mask.as_ref().map(Held::new);
+        let mask: Option<&[f32]> = mask.as_ref().map(Held::slice).transpose()?;
 
         let blocks = Running::blocks(&[&of_gate, &of_up, &of_down]);
-        let mut made = Sheets::new(all, [width, width, hidden]);
-        let parts = threads::blocks(made.blocks(blocks), |at, [to_gate, to_up, to_x]| {
-            let range = blocks.range(at);
-            let first = range.start;
-            let part = |values, width| rows_of(values, range.clone(), width);
-            let (h, dy) = (part(h_values, hidden), part(dy, hidden));
-            let (mut inner, mut normed) = (Vec::new(), Vec::new());
-            let (grad_inner, down) = of_down.pull(
-                part(inner_values, width),
-                dy,
-                first,
-                room(&mut inner, to_up.len()),
-            )?;
-            swiglu::write_gradients(part(gate, width), part(up, width), grad_inner, to_gate, to_up);
-            // SAFETY: written above.
-            let (grad_gate, grad_up) = unsafe { (written(to_gate), written(to_up)) };
-            let (grad_h, up) = of_up.pull(h, grad_up, first, room(&mut normed, to_x.len()))?;
-            let gate = of_gate.pull_onto(h, grad_gate, first, grad_h)?;
-            norm::write_grad_input(part(x_values, hidden), norm, grad_h, *eps, to_x);
-            // SAFETY: written above.
-            add(unsafe { written(to_x) }, dy);
-            Ok([down, up, gate])
-        })?;
+        let behind_mask = if mask.is_some() { width } else { 0 };
+        let mut made = Sheets::new(all, [width, width, hidden, behind_mask]);
+        let parts =
+            threads::blocks(made.blocks(blocks), |at, [to_gate, to_up, to_x, to_masked]| {
+                let range = blocks.range(at);
+                let first = range.start;
+                let part = |values, width| rows_of(values, range.clone(), width);
+                let (h, dy) = (part(h_values, hidden), part(dy, hidden));
+                let (mut inner, mut normed) = (Vec::new(), Vec::new());
+                let to_inner =
+                    if mask.is_some() { to_masked } else { room(&mut inner, to_up.len()) };
+                let (grad_inner, down) =
+                    of_down.pull(part(inner_values, width), dy, first, to_inner)?;
+                swiglu::write_gradients(
+                    part(gate, width),
+                    part(up, width),
+                    grad_inner,
+                    to_gate,
+                    to_up,
+                );
+                // SAFETY: written above.
+                let (grad_gate, grad_up) = unsafe { (written(to_gate), written(to_up)) };
+                if let Some(mask) = mask {
+                    // The gradients of both are linear in that of the channels.
+                    scale_columns(grad_gate, mask);
+                    scale_columns(grad_up, mask);
+                }
+                let (grad_h, up) = of_up.pull(h, grad_up, first, room(&mut normed, to_x.len()))?;
+                let gate = of_gate.pull_onto(h, grad_gate, first, grad_h)?;
+                norm::write_grad_input(part(x_values, hidden), norm, grad_h, *eps, to_x);
+                // SAFETY: written above.
+                add(unsafe { written(to_x) }, dy);
+                Ok([down, up, gate])
+            })?;
         // SAFETY: all blocks were run.
-        let [grad_gate, grad_up, grad_x] = unsafe { made.written() };
-        let [down, up, gate] = by_map(parts);
+        let [grad_gate, grad_up, grad_x, grad_masked] = unsafe { made.written() };
+        let [down, up_parts, gate_parts] = by_map(parts);
         let [gate_map, up_map, down_map] = self.maps();
         down_map.show(inner, &grad, down)?;
-        up_map.show(h, &matrix(grad_up, width)?, up)?;
-        gate_map.show(h, &matrix(grad_gate, width)?, gate)?;
+        if let (Some(_), Some(tap)) = (mask, &down_map.tap) {
+            let channels = matrix(swiglu::forward(gate, up), width)?;
+            tap.mask(&channels, &matrix(grad_masked, width)?)?;
+        }
+        up_map.show(h, &matrix(grad_up, width)?, up_parts)?;
+        gate_map.show(h, &matrix(grad_gate, width)?, gate_parts)?;
         Ok(Some(Tensor::from_vec(grad_x, x.shape(), &Device::Cpu)?))
     }
 }

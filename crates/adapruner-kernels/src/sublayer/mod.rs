@@ -23,7 +23,7 @@ use crate::{
     threads::{self, Blocks},
 };
 
-/// A linear map with its optional bias and tap.
+/// A linear map with its optional bias, mask and tap.
 #[derive(Clone)]
 pub struct Affine {
     /// `[out, in]`.
@@ -34,12 +34,14 @@ pub struct Affine {
     pub packed: Packed,
     /// What is added to the map, of low rank.
     pub adapter: Option<LowRank>,
+    /// Factors of the map's inputs, `[in]`; the map and its update read the products.
+    pub mask: Option<Tensor>,
     /// Sees what the map saw, in the backward pass.
     pub tap: Option<Arc<dyn GradTap>>,
 }
 
 impl Affine {
-    /// `x · Wᵀ + b`, with the update.
+    /// `x · Wᵀ + b`, with the update; of `x` times the mask, where there is one.
     ///
     /// # Shapes
     /// `[.., in]` → `[.., out]`.
@@ -49,6 +51,10 @@ impl Affine {
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);
         let packed = self.packed.of(&self.weight, Way::Forward, rows)?;
+        let x = &match &self.mask {
+            None => x.clone(),
+            Some(mask) => composition::masked(x, mask, self.tap.clone())?,
+        };
         let y = match &self.adapter {
             None => linear::with_packed(x, &self.weight, self.tap.clone(), packed)?,
             Some(adapter) => {
@@ -70,12 +76,13 @@ impl Affine {
 
     /// Whether the fused path takes the weights.
     fn fused(&self) -> bool {
-        let bias = self.bias.as_ref();
+        let (bias, mask) = (self.bias.as_ref(), self.mask.as_ref());
         constant(&self.weight)
             && Weight::takes(self.weight.dtype())
             && self.weight.is_contiguous()
             && self.adapter.as_ref().is_none_or(LowRank::fused)
-            && bias.is_none_or(|b| constant(b) && b.dtype() == DType::F32 && b.is_contiguous())
+            && bias.is_none_or(fused_vector)
+            && mask.is_none_or(fused_vector)
     }
 
     /// Checks the sides against what goes in; returns how many go out.
@@ -88,6 +95,11 @@ impl Affine {
             && bias.dims() != [outputs]
         {
             bail!("a bias of {:?} does not fit {outputs} outputs", bias.shape());
+        }
+        if let Some(mask) = &self.mask
+            && mask.dims() != [inputs]
+        {
+            bail!("a mask of {:?} does not fit {inputs} inputs", mask.shape());
         }
         if let Some(adapter) = &self.adapter {
             adapter.check(outputs, inputs)?;
@@ -233,9 +245,9 @@ fn constant(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && !tensor.track_op()
 }
 
-/// Whether the fused path takes a norm's weight.
-fn fused_norm(norm: &Tensor) -> bool {
-    constant(norm) && norm.dtype() == DType::F32 && norm.is_contiguous()
+/// Whether the fused path takes a norm's weight, a bias or a mask.
+fn fused_vector(values: &Tensor) -> bool {
+    constant(values) && values.dtype() == DType::F32 && values.is_contiguous()
 }
 
 /// Numbers as a matrix of rows `width` wide.
@@ -248,6 +260,16 @@ fn matrix(values: Vec<f32>, width: usize) -> Result<Tensor> {
 fn add(values: &mut [f32], other: &[f32]) {
     threads::chunks(values, GRAIN, |at, values| {
         values.iter_mut().zip(&other[at * GRAIN..]).for_each(|(v, o)| *v += o);
+    });
+}
+
+/// Multiplies each column of a matrix by its factor.
+fn scale_columns(values: &mut [f32], factors: &[f32]) {
+    let width = factors.len().max(1);
+    threads::chunks(values, rows_of_a_task(width) * width, |_, rows| {
+        for row in rows.chunks_exact_mut(width) {
+            row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+        }
     });
 }
 

@@ -74,6 +74,7 @@ impl Case {
                         .dropout
                         .map(|probability| Dropout { probability, seed: self.seed ^ at as u64 }),
                 }),
+                mask: None,
                 tap: Some(Arc::new(Tap(NAMES[at], seen.clone()))),
             }
         };

@@ -144,8 +144,14 @@ fn neither_threads_nor_rows_nor_packing_change_a_bit() {
     let Some(preferred) = Arithmetic::of_bf16(usize::MAX) else { return };
     let expected = bits(&packed.multiply(&x, preferred).unwrap());
     assert!(bits(&linear(&x, &weight, None).unwrap()) == expected, "unpacked");
-    let mut map =
-        Affine { weight, bias: None, packed: Packed::default(), adapter: None, tap: None };
+    let mut map = Affine {
+        weight,
+        bias: None,
+        packed: Packed::default(),
+        adapter: None,
+        mask: None,
+        tap: None,
+    };
     for pass in 0..2 {
         assert!(bits(&map.apply(&x).unwrap()) == expected, "pass {pass}");
     }

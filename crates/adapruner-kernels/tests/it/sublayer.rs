@@ -3,25 +3,31 @@
 use std::sync::{Arc, Mutex};
 
 use adapruner_kernels::{
-    GradTap,
+    GradTap, column_dots,
     packed::Packed,
     sublayer::{Affine, FeedForward, SelfAttention},
 };
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 
 use crate::twin::{F32, Operand, compare_within, numbers, of_bf16_weights};
 
 /// Collects what the taps of a sublayer saw, by name.
 #[derive(Default)]
-struct Seen(Mutex<Vec<(&'static str, [Tensor; 3])>>);
+struct Seen(Mutex<Vec<(&'static str, Vec<Tensor>)>>);
 
 struct Tap(&'static str, Arc<Seen>);
 
 impl GradTap for Tap {
     fn observe(&self, input: &Tensor, weight: &Tensor, grad_output: &Tensor) -> Result<()> {
-        let seen = [input, weight, grad_output].map(Tensor::detach);
+        let seen = [input, weight, grad_output].map(Tensor::detach).to_vec();
         self.1.0.lock().unwrap().push((self.0, seen));
+        Ok(())
+    }
+
+    fn mask(&self, input: &Tensor, grad: &Tensor) -> Result<()> {
+        let seen = [input, grad].map(Tensor::detach).to_vec();
+        self.1.0.lock().unwrap().push(("mask", seen));
         Ok(())
     }
 }
@@ -30,6 +36,8 @@ impl GradTap for Tap {
 struct Maker {
     seed: u64,
     biased: bool,
+    /// Whether what the last map reads is masked.
+    masked: bool,
     /// Type the numbers are rounded to.
     stored: DType,
     /// Whether everything is then held as f64.
@@ -50,8 +58,17 @@ impl Maker {
             bias: self.biased.then(|| self.tensor(&[outputs], index + 100, DType::F32)),
             packed: Packed::default(),
             adapter: None,
+            mask: (self.masked && ["down", "o"].contains(&name)).then(|| self.mask(inputs)),
             tap: Some(Arc::new(Tap(name, self.seen.clone()))),
         }
+    }
+
+    /// Factors, each third of them 0.
+    fn mask(&self, width: usize) -> Tensor {
+        let numbers = numbers(&[width], self.seed ^ (9 << 32)).to_vec1::<f32>().unwrap();
+        let factors = numbers.iter().enumerate().map(|(at, &n)| if at % 3 == 0 { 0.0 } else { n });
+        let mask = Tensor::from_iter(factors, &Device::Cpu).unwrap();
+        if self.wide { mask.to_dtype(DType::F64).unwrap() } else { mask }
     }
 
     fn feed_forward(&self, hidden: usize, inner: usize) -> FeedForward {
@@ -86,9 +103,9 @@ impl Maker {
 }
 
 /// A maker of the fused side and one of its twin.
-fn makers(seed: u64, biased: bool, bf16: bool) -> [Maker; 2] {
+fn makers(seed: u64, biased: bool, masked: bool, bf16: bool) -> [Maker; 2] {
     let stored = if bf16 { DType::BF16 } else { DType::F32 };
-    [false, true].map(|wide| Maker { seed, biased, stored, wide, seen: Arc::default() })
+    [false, true].map(|wide| Maker { seed, biased, masked, stored, wide, seen: Arc::default() })
 }
 
 /// Both sides' taps saw the same, each once.
@@ -117,11 +134,12 @@ proptest! {
     fn feed_forward_agrees(
         (b, t, hidden, inner) in (1..4_usize, 1..30_usize, 1..50_usize, 1..90_usize),
         biased: bool,
+        masked: bool,
         bf16: bool,
         strided: bool,
         seed: u64,
     ) {
-        let makers = makers(seed, biased, bf16);
+        let makers = makers(seed, biased, masked, bf16);
         let layers = makers.each_ref().map(|m| m.feed_forward(hidden, inner));
         let tolerance = if bf16 { of_bf16_weights() } else { F32 };
         compare_within(
@@ -131,7 +149,9 @@ proptest! {
             |o| layers[1].forward(&o[0]),
             seed,
         );
-        same_seen(&makers, &["down", "gate", "up"], tolerance);
+        let names = &["down", "gate", "mask", "up"][..];
+        let plain = &["down", "gate", "up"][..];
+        same_seen(&makers, if masked { names } else { plain }, tolerance);
     }
 
     #[test]
@@ -139,11 +159,12 @@ proptest! {
         (b, t, hidden) in (1..4_usize, 1..50_usize, 1..40_usize),
         (k, group, half) in (1..4_usize, 1..5_usize, 1..12_usize),
         biased: bool,
+        masked: bool,
         bf16: bool,
         strided: bool,
         seed: u64,
     ) {
-        let makers = makers(seed, biased, bf16);
+        let makers = makers(seed, biased, masked, bf16);
         let layers = makers.each_ref().map(|m| m.attention(hidden, t, (k * group, k, 2 * half)));
         let tolerance = if bf16 { of_bf16_weights() } else { F32 };
         compare_within(
@@ -153,7 +174,9 @@ proptest! {
             |o| layers[1].forward(&o[0]),
             seed,
         );
-        same_seen(&makers, &["k", "o", "q", "v"], tolerance);
+        let names = &["k", "mask", "o", "q", "v"][..];
+        let plain = &["k", "o", "q", "v"][..];
+        same_seen(&makers, if masked { names } else { plain }, tolerance);
     }
 }
 
@@ -163,8 +186,7 @@ proptest! {
 fn packed_sequences_attend_to_themselves() {
     let lengths = [5, 1, 9, 70];
     let rows = lengths.iter().sum();
-    let maker =
-        Maker { seed: 3, biased: true, stored: DType::F32, wide: false, seen: Arc::default() };
+    let [maker, _] = makers(3, true, true, false);
     let packed = |tracked: bool| {
         let mut layer = maker.attention(8, rows, (6, 2, 4));
         layer.lengths = Some(lengths.as_slice().into());
@@ -206,7 +228,7 @@ fn packed_sequences_attend_to_themselves() {
 /// A tracked weight takes the composed path and gets its gradient.
 #[test]
 fn tracked_weights_get_gradients() {
-    let [maker, _] = makers(1, true, false);
+    let [maker, _] = makers(1, true, false, false);
     let x = numbers(&[2, 5, 8], 2);
     let plain = maker.feed_forward(8, 12);
     let up = Var::from_tensor(&plain.up.weight).unwrap();
@@ -226,12 +248,17 @@ fn tracked_weights_get_gradients() {
 
 #[test]
 fn weights_that_do_not_fit_are_errors() {
-    let [maker, _] = makers(1, true, false);
+    let [maker, _] = makers(1, true, false, false);
     let x = numbers(&[2, 5, 8], 2);
     let mut feed_forward = maker.feed_forward(8, 12);
     assert!(feed_forward.forward(&numbers(&[2, 5, 7], 2)).is_err());
     feed_forward.up = maker.map("up", 11, 8, 9);
     assert!(feed_forward.forward(&x).is_err());
+    let mut feed_forward = maker.feed_forward(8, 12);
+    feed_forward.down.mask = Some(numbers(&[1], 1));
+    assert!(feed_forward.forward(&x).is_err());
+    let wide = feed_forward.forward(&x.to_dtype(DType::F64).unwrap());
+    assert!(wide.is_err(), "composed");
     let fits = maker.attention(8, 5, (4, 2, 2));
     assert!(fits.forward(&x).is_ok());
     for change in [
@@ -242,9 +269,88 @@ fn weights_that_do_not_fit_are_errors() {
         |a: &mut SelfAttention| a.o.weight = numbers(&[8, 6], 1),
         |a: &mut SelfAttention| a.q.bias = Some(numbers(&[3], 1)),
         |a: &mut SelfAttention| a.norm = numbers(&[3], 1),
+        |a: &mut SelfAttention| a.o.mask = Some(numbers(&[1], 1)),
     ] {
         let mut attention = fits.clone();
         change(&mut attention);
         assert!(attention.forward(&x).is_err());
     }
+}
+
+/// The sums of what a mask's tap saw are its gradient, also of factors that are 0.
+#[test]
+fn masks_have_the_gradients_of_automatic_differentiation() {
+    let [fused, wide] = makers(5, true, true, false);
+    let (x, upstream) = (numbers(&[3, 7, 8], 1), numbers(&[3, 7, 8], 2));
+    let sublayers = |maker: &Maker| (maker.feed_forward(8, 30), maker.attention(8, 7, (6, 2, 4)));
+    let sums = |maker: &Maker, width| {
+        let seen = std::mem::take(&mut *maker.seen.0.lock().unwrap());
+        let (_, seen) = seen.into_iter().find(|(name, _)| *name == "mask").unwrap();
+        let mut sums = vec![0.0; width];
+        column_dots(&seen[0], &seen[1], &mut sums).unwrap();
+        sums
+    };
+    let back = |y: &Tensor, upstream: &Tensor| {
+        (y * upstream).unwrap().sum_all().unwrap().backward().unwrap()
+    };
+    let (feed_forward, attention) = sublayers(&fused);
+    let (mut wide_feed_forward, mut wide_attention) = sublayers(&wide);
+    let [wide_x, wide_upstream] = [&x, &upstream].map(|t| t.to_dtype(DType::F64).unwrap());
+    let x = Var::from_tensor(&x).unwrap();
+
+    let variable = |mask: &mut Option<Tensor>| {
+        let variable = Var::from_tensor(mask.as_ref().unwrap()).unwrap();
+        *mask = Some(variable.as_tensor().clone());
+        variable
+    };
+    let of_down = variable(&mut wide_feed_forward.down.mask);
+    let of_o = variable(&mut wide_attention.o.mask);
+    let run = |y: Tensor, width| {
+        back(&y, &upstream);
+        sums(&fused, width)
+    };
+    let found = [
+        run(feed_forward.forward(x.as_tensor()).unwrap(), 30),
+        run(attention.forward(x.as_tensor()).unwrap(), 24),
+    ];
+    let expected = [
+        (of_down, wide_feed_forward.forward(&wide_x).unwrap()),
+        (of_o, wide_attention.forward(&wide_x).unwrap()),
+    ];
+    for (found, (variable, y)) in found.into_iter().zip(expected) {
+        let grads = back(&y, &wide_upstream);
+        let expected = grads.get(&variable).unwrap().to_vec1::<f64>().unwrap();
+        let scale = expected.iter().fold(1.0, |most: f64, v| most.max(v.abs()));
+        assert_eq!(found.len(), expected.len());
+        for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert!((found - expected).abs() <= F32 * scale, "{at}: {found} for {expected}");
+        }
+    }
+}
+
+#[test]
+fn dots_of_columns_do_not_depend_on_cuts_or_threads() {
+    let (a, b) = (numbers(&[50, 300], 1), numbers(&[50, 300], 2));
+    let part = |t: &Tensor, from, count| t.narrow(0, from, count).unwrap();
+    let run = |threads, cuts: &[usize]| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (mut sums, mut from) = (vec![0.0; 300], 0);
+            for &count in cuts {
+                column_dots(&part(&a, from, count), &part(&b, from, count), &mut sums).unwrap();
+                from += count;
+            }
+            sums
+        })
+    };
+    let whole = run(1, &[50]);
+    for (threads, cuts) in [(3, &[50][..]), (1, &[1, 20, 0, 29]), (2, &[25, 25])] {
+        assert_eq!(run(threads, cuts), whole);
+    }
+    let products = (&a * &b).unwrap().to_dtype(DType::F64).unwrap().sum(0).unwrap();
+    for (found, expected) in whole.iter().zip(products.to_vec1::<f64>().unwrap()) {
+        assert!((found - expected).abs() < 1e-4, "{found} for {expected}");
+    }
+    assert!(column_dots(&a, &part(&b, 0, 49), &mut vec![0.0; 300]).is_err());
+    assert!(column_dots(&a, &b, &mut [0.0; 299]).is_err());
 }

@@ -1,5 +1,6 @@
 //! The differentiable pass of fine-tuning: a loss of several terms and its
-//! gradients, of low-rank updates or of all parameters.
+//! gradients, of low-rank updates, of all parameters or of the masks of units; and
+//! what moves numbers along gradients.
 //!
 //! The sequences of a lesson run *packed*: their rows follow each other in one
 //! matrix `[1, R, H]`, nothing is padded, attention stays inside each sequence and
@@ -9,7 +10,9 @@
 //! Axes: `R` rows of all sequences, `P` rows that predict (all but the last of each
 //! sequence), `H` hidden, `V` vocabulary, `k` targets of a row.
 
+pub mod adamw;
 mod pass;
+pub mod schedule;
 mod teacher;
 
 use std::collections::BTreeMap;
@@ -19,7 +22,7 @@ pub use adapruner_kernels::{Dropout, LowRank, LowRankGrad};
 use candle_core::Tensor;
 
 pub use self::teacher::TopLogits;
-pub use crate::changes::Adapters;
+pub use crate::changes::{Adapters, Masks};
 use crate::{
     decoder::Decoder,
     error::{Error, Result},
@@ -139,6 +142,32 @@ pub fn full_gradients(
 ) -> Result<Learned<BTreeMap<String, Tensor>>> {
     let learned = pass::run(decoder, lesson, options, pass::Wanted::Parameters)?;
     Ok(learned.map(|gradients| gradients.parameters))
+}
+
+/// The gradients of masks, by layer and projection as in [`Masks`]: `∂L/∂m_j` of every
+/// factor, also of those that are 0.
+pub type MaskGradients = BTreeMap<(usize, Projection), Vec<f64>>;
+
+/// Adds the gradients of all masks of a decoder ([`Decoder::with_masks`]) to `sums`,
+/// row after row: where our own kernels make the products, the sums over lessons are the
+/// same however their sequences are divided among them. The weights are frozen.
+///
+/// # Errors
+/// As [`adapter_gradients`]; a mask without a gradient is named, and the sums are lost.
+pub fn mask_gradients(
+    decoder: &Decoder,
+    lesson: &Lesson<'_>,
+    options: &PassOptions,
+    sums: &mut MaskGradients,
+) -> Result<Learned<()>> {
+    let gradients = pass::Gradients { masks: std::mem::take(sums), ..pass::Gradients::default() };
+    let learned = pass::run_onto(decoder, lesson, options, pass::Wanted::Masks, gradients)?;
+    for &(layer, projection) in decoder.masks().keys() {
+        if !learned.gradients.masks.contains_key(&(layer, projection)) {
+            return Err(Error::NoGradient(format!("mask of layer {layer}, {projection}")));
+        }
+    }
+    Ok(learned.map(|gradients| *sums = gradients.masks))
 }
 
 impl<G> Learned<G> {

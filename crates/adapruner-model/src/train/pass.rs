@@ -6,16 +6,18 @@ use std::{
 };
 
 use adapruner_checkpoint::names::{self, Projection};
-use adapruner_kernels::{GradTap, Head, LowRankGrad, linear_soft_cross_entropy, rms_norm};
+use adapruner_kernels::{
+    GradTap, Head, LowRankGrad, column_dots, linear_soft_cross_entropy, rms_norm,
+};
 use candle_core::{D, DType, Result as CandleResult, Tensor, Var};
 
-use super::{Learned, Lesson, PassOptions, Term};
+use super::{Learned, Lesson, MaskGradients, PassOptions, Term};
 use crate::{
     backward::{Ran, gradient_of},
     block::Pass,
     decoder::Decoder,
     error::{Error, Result},
-    wide::in_f64,
+    wide::{in_f64, sum_in_f64},
 };
 
 /// Sequences whose rows follow each other.
@@ -78,12 +80,14 @@ impl Rows {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     Adapters,
+    Masks,
     Parameters,
 }
 
 #[derive(Default)]
 pub(super) struct Gradients {
     pub(super) adapters: BTreeMap<(usize, Projection), LowRankGrad>,
+    pub(super) masks: MaskGradients,
     pub(super) parameters: BTreeMap<String, Tensor>,
 }
 
@@ -96,14 +100,44 @@ impl Gradients {
         self.parameters.insert(name.to_owned(), sum);
         Ok(())
     }
+
+    /// Adds `Σ_r input_rj · grad_rj` to the gradient of factor `j` of a mask.
+    ///
+    /// # Shapes
+    /// `[R, in]` both.
+    fn add_mask(&mut self, key: (usize, Projection), input: &Tensor, grad: &Tensor) -> Result<()> {
+        let (_, width) = input.dims2()?;
+        let sums = self.masks.entry(key).or_insert_with(|| vec![0.0; width]);
+        if input.device().is_cpu() && [input, grad].iter().all(|t| t.dtype() == DType::F32) {
+            return Ok(column_dots(input, grad, sums)?);
+        }
+        let products = (input.to_dtype(DType::F32)? * grad.to_dtype(DType::F32)?)?;
+        let dots = sum_in_f64(&products, 0)?.to_vec1::<f64>()?;
+        sums.iter_mut().zip(dots).for_each(|(sum, dot)| *sum += dot);
+        Ok(())
+    }
 }
 
-/// Keeps the gradients of low-rank updates that the taps of one block were given.
-type Kept = Arc<Mutex<Vec<(Projection, LowRankGrad)>>>;
+/// What a tap was given.
+enum Given {
+    LowRank(LowRankGrad),
+    /// Before a mask, and the gradient behind it.
+    Mask(Tensor, Tensor),
+}
+
+/// Keeps what the taps of one block were given.
+type Kept = Arc<Mutex<Vec<(Projection, Given)>>>;
 
 struct Tap {
     projection: Projection,
     kept: Kept,
+}
+
+impl Tap {
+    fn keep(&self, given: Given) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push((self.projection, given));
+    }
 }
 
 impl GradTap for Tap {
@@ -112,8 +146,12 @@ impl GradTap for Tap {
     }
 
     fn low_rank(&self, gradients: LowRankGrad) -> CandleResult<()> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.push((self.projection, gradients));
+        self.keep(Given::LowRank(gradients));
+        Ok(())
+    }
+
+    fn mask(&self, input: &Tensor, grad: &Tensor) -> CandleResult<()> {
+        self.keep(Given::Mask(input.detach(), grad.detach()));
         Ok(())
     }
 }
@@ -130,7 +168,7 @@ impl Running {
         let kept = Kept::default();
         let block = decoder.block(layer)?;
         let (ran, variables) = match of {
-            Wanted::Adapters => {
+            Wanted::Adapters | Wanted::Masks => {
                 let taps = |projection| -> Arc<dyn GradTap> {
                     Arc::new(Tap { projection, kept: kept.clone() })
                 };
@@ -151,8 +189,14 @@ impl Running {
             into.add(name, gradient_of(&grads, variable, name)?)?;
         }
         let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
-        for (projection, gradient) in kept {
-            into.adapters.insert((layer, projection), gradient);
+        for (projection, given) in kept {
+            let key = (layer, projection);
+            match given {
+                Given::LowRank(gradient) => {
+                    into.adapters.insert(key, gradient);
+                }
+                Given::Mask(input, grad) => into.add_mask(key, &input, &grad)?,
+            }
         }
         Ok(upstream)
     }
@@ -206,7 +250,7 @@ fn last(
     let variable = Var::from_tensor(x)?;
     let (norm, head) = (decoder.final_norm()?, decoder.head()?);
     let outer = match wanted {
-        Wanted::Adapters => None,
+        Wanted::Adapters | Wanted::Masks => None,
         Wanted::Parameters => Some((Var::from_tensor(&norm)?, Var::from_tensor(&head.weight)?)),
     };
     let (norm, head) = match &outer {
@@ -278,6 +322,17 @@ pub(super) fn run(
     options: &PassOptions,
     wanted: Wanted,
 ) -> Result<Learned<Gradients>> {
+    run_onto(decoder, lesson, options, wanted, Gradients::default())
+}
+
+/// Runs a lesson; its gradients are added to those of earlier ones.
+pub(super) fn run_onto(
+    decoder: &Decoder,
+    lesson: &Lesson<'_>,
+    options: &PassOptions,
+    wanted: Wanted,
+    mut gradients: Gradients,
+) -> Result<Learned<Gradients>> {
     let rows = Rows::new(decoder, lesson.sequences)?;
     check(decoder, lesson, rows.predicting().len())?;
     let layers = decoder.config().layers.len();
@@ -285,6 +340,7 @@ pub(super) fn run(
     let first = match wanted {
         Wanted::Parameters => 0,
         Wanted::Adapters => decoder.adapters().keys().next().map_or(layers, |&(layer, _)| layer),
+        Wanted::Masks => decoder.masks().keys().next().map_or(layers, |&(layer, _)| layer),
     };
     // What enters every block, and (but for checkpointing) the blocks as they ran.
     let mut states = vec![rows.embedded(decoder)?];
@@ -300,7 +356,6 @@ pub(super) fn run(
         states.push(y);
     }
 
-    let mut gradients = Gradients::default();
     let mut hidden = 0.0;
     let mut y = states.swap_remove(layers);
     let (terms, mut upstream) = last(decoder, lesson, &rows, &y, wanted, &mut gradients)?;
@@ -329,7 +384,7 @@ pub(super) fn run(
         y = x;
     }
     if !hidden.is_finite() {
-        return Err(Error::Lesson(format!("the matching of hidden states is {hidden}")));
+        return Err(Error::Matching(hidden));
     }
     if wanted == Wanted::Parameters {
         let embedding = decoder.embedding()?;

@@ -5,6 +5,7 @@ mod common;
 mod fixtures;
 mod generate;
 mod gradients;
+mod masks;
 mod packed;
 mod placement;
 mod running;

@@ -5,6 +5,7 @@ mod bank;
 mod collect;
 mod common;
 mod compensate;
+mod masks;
 mod memory;
 mod plan;
 mod plan_files;

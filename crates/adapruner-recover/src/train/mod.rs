@@ -32,16 +32,17 @@ use std::{
 use adapruner_checkpoint::atomic::{StateDir, StateKind};
 use adapruner_model::{
     Decoder,
-    train::{HiddenMatch, Lesson, PassOptions},
+    train::{
+        HiddenMatch, Lesson, PassOptions, adamw,
+        schedule::{Schedule, Spent},
+    },
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    adamw,
     data::{Dataset, Example, batches},
     distill::Teacher,
     error::{Error, Result},
-    schedule::{Schedule, Spent},
 };
 use course::Course;
 use log::{Entry, Log};

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use adapruner_model::train::{adamw::AdamW, schedule::Decay};
+
 use crate::{
-    adamw::AdamW,
     data::batches::BatchSize,
     error::{Error, Result},
-    schedule::Decay,
 };
 
 /// What a training was made from, by name: a state or cache of another record

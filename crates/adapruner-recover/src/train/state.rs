@@ -12,12 +12,12 @@ use adapruner_checkpoint::{
     mapped::MappedFile,
     sealed::{self, Floats, Must, Sealed},
 };
+use adapruner_model::train::adamw::Parameter;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use super::options::Record;
 use crate::{
-    adamw::Parameter,
     error::{Error, Result},
     peft::numbers,
 };

@@ -8,12 +8,14 @@ use adapruner_checkpoint::{
 };
 use adapruner_model::{
     Decoder,
-    train::{Adapters, Dropout, Lesson, LowRank, PassOptions, adapter_gradients, full_gradients},
+    train::{
+        Adapters, Dropout, Lesson, LowRank, PassOptions, adamw::Parameter, adapter_gradients,
+        full_gradients,
+    },
 };
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    adamw::Parameter,
     error::{Error, Result},
     lora::{Adapter, Update},
     peft::{Side, tensor_name},

@@ -7,10 +7,10 @@ use std::{
 };
 
 use adapruner_checkpoint::{Checkpoint, names::Projection};
+use adapruner_model::train::schedule::Decay;
 use adapruner_recover::{
     data::{Dataset, Example},
     distill::{self, Source, Teacher, TeacherCache},
-    schedule::Decay,
     train::{
         Outcome, Training, Watch,
         log::Entry,

@@ -6,10 +6,9 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use adapruner_model::Decoder;
+use adapruner_model::{Decoder, train::adamw::Parameter};
 use adapruner_recover::{
     Error,
-    adamw::Parameter,
     data::{Dataset, batches::BatchSize},
     train::{
         BEST, Ended, Outcome, STATE, Training, Watch,

@@ -5,15 +5,18 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use adapruner_checkpoint::{Checkpoint, Digest, atomic::StateDir, names::Projection};
 use adapruner_model::{
     Decoder,
-    train::{Lesson, PassOptions, Term, adapter_gradients},
+    train::{
+        Lesson, PassOptions, Term,
+        adamw::AdamW,
+        adapter_gradients,
+        schedule::{Decay, Schedule, Spent},
+    },
 };
 use adapruner_recover::{
-    adamw::AdamW,
     data::{Counts, Dataset, Example, batches::BatchSize},
     lora::{Adapter, LoraOptions, Target},
     merge,
     peft::{self, Side, tensor_name},
-    schedule::{Decay, Schedule, Spent},
     train::{
         Ended, FOLDER, Outcome, Training,
         log::Entry,

@@ -3,25 +3,27 @@
 use std::path::{Path, PathBuf};
 
 use adapruner::{
-    compensation,
     manifest::{Manifest, StudyRecord, read_plan},
+    masks,
     outputs::{self, OutputSettings},
     pipeline,
     search::{SearchRecord, StoredStudy, StudyFolder, transfer},
-    settings::{CompensationSettings, RunSettings},
+    settings::{CompensationSettings, MaskSettings, RunSettings},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files};
-use adapruner_prune::{PlanOptions, PrunePlan, apply};
+use adapruner_prune::{PlanOptions, PrunePlan, Scores};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommonArgs, Perform, Session, required};
+use super::{CommonArgs, Perform, Session, learned::Samples, required};
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, OutputArgs, RunArgs},
     config_file::{ConfigFile, overlay},
+    mask_args::MaskArgs,
     printer::table,
     terminal::Bars,
+    typed::Real,
 };
 
 /// Apply a plan, or the best trial of a study.
@@ -30,10 +32,13 @@ use crate::{
 /// --json`, and fits the model it was made for. A study may be of another model
 /// of the family: statistics of the same samples are collected on this one, and
 /// what could not be carried over is said. With --ratio, a study's trial removes
-/// more or less than in the search. With --compensate, what was removed is made up
-/// for on a text.
+/// more or less than in the search. With --learn-masks, which units stay is learned
+/// by gradient, within the widths of the plan. With --compensate, what was removed is
+/// made up for on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
+///
+/// Example: adapruner apply MODEL --study STUDY --learn-masks 60 --mask-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
 pub struct ApplyCommand {
     #[command(flatten)]
@@ -57,30 +62,37 @@ pub struct ApplyCommand {
     #[arg(long, requires = "study")]
     ratio: Option<f64>,
     #[command(flatten)]
+    masks: MaskArgs,
+    #[command(flatten)]
     compensation: CompensationArgs,
-    /// Seed of the samples to fit on [default: 42]
+    /// Seed of the samples to learn masks or to fit on [default: 42]
     #[arg(long, value_name = "N", help_heading = "Compensation")]
     seed: Option<u64>,
     /// Folder in which named sets are looked for before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA", help_heading = "Compensation")]
     data_dir: Option<PathBuf>,
-    /// Text that the model will be measured on: a text to fit on that shares
-    /// passages with it is refused; may be given several times
+    /// Text that the model will be measured on: a text to learn masks or to fit on that
+    /// shares passages with it is refused; may be given several times
     #[arg(long, value_name = "FILE|SET", help_heading = "Compensation")]
     test: Vec<String>,
-    /// Fit even on text that shares passages with a test text
+    /// Learn masks or fit even on text that shares passages with a test text
     #[arg(long, help_heading = "Compensation")]
     allow_overlap: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     run: RunArgs,
+    /// Most memory that learning masks or a compensation takes, in GiB; what needs more is
+    /// refused [default: what the machine has free]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true, help_heading = "Running")]
+    memory: Option<Real>,
 }
 
 #[derive(Serialize)]
 struct Settings<'a> {
     plan: &'a Option<PathBuf>,
     study: &'a Option<PathBuf>,
+    masks: &'a Option<MaskSettings>,
     compensation: &'a Option<CompensationSettings>,
     output: &'a OutputSettings,
     run: &'a RunSettings,
@@ -89,16 +101,24 @@ struct Settings<'a> {
 /// A plan, and the study it comes from.
 struct Made {
     plan: PrunePlan,
+    /// The scores that it was made by, where they are known.
+    scores: Option<Scores>,
     study: Option<StudyRecord>,
 }
 
 impl ApplyCommand {
-    fn compensation(&self, file: &ConfigFile) -> Result<Option<CompensationSettings>> {
-        let typed = CalibrationArgs { seed: self.seed, ..CalibrationArgs::default() };
+    fn samples(
+        &self,
+        file: &ConfigFile,
+    ) -> Result<(Option<MaskSettings>, Option<CompensationSettings>)> {
+        let typed =
+            CalibrationArgs { seed: self.seed, memory: self.memory, ..CalibrationArgs::default() };
         let calibration = overlay(&typed, &file.calibration)?;
         let typed = EvalArgs { data_dir: self.data_dir.clone(), ..EvalArgs::default() };
         let eval = overlay(&typed, &file.eval)?;
-        overlay(&self.compensation, &file.compensation)?.resolve(&calibration, &eval)
+        let masks = overlay(&self.masks, &file.masks)?.resolve(&calibration, &eval)?;
+        let fit = overlay(&self.compensation, &file.compensation)?.resolve(&calibration, &eval)?;
+        Ok((masks, fit))
     }
 }
 
@@ -108,6 +128,7 @@ impl Perform for ApplyCommand {
         let files = self.common.files();
         let files = self.plan.iter().fold(files, |files, path| files.read("--plan", path));
         let files = self.study.iter().fold(files, |files, path| files.read("--study", path));
+        let files = overlay(&self.masks, &file.masks)?.files(files);
         let files = overlay(&self.compensation, &file.compensation)?.files(files);
         let files = file.calibration.files(files);
         let files = self.test.iter().fold(files, |files, test| files.read("--test", test));
@@ -125,42 +146,45 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let output = required(overlay(&args.output, &file.output)?.resolve())?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
-    let compensation = args.compensation(&file)?;
+    let (masks, compensation) = args.samples(&file)?;
     let bars = Bars::default();
     let checkpoint = args.common.open(session)?;
     let staged = session.writer.folder(&output.out)?;
-    let fit = match &compensation {
-        Some(fit) => Some((compensation::tokens(&checkpoint, fit)?, fit)),
-        None => None,
-    };
-    if let Some((samples, _)) = &fit {
+    let samples = Samples::draw(&checkpoint, masks.as_ref(), compensation.as_ref())?;
+    if samples.masks.is_some() || samples.fit.is_some() {
         let typed = EvalArgs { data_dir: args.data_dir.clone(), ..EvalArgs::default() };
         let tests = overlay(&typed, &file.eval)?.tests(args.test.iter());
         for test in pipeline::test_tokens(&checkpoint, &tests)? {
-            let role = ("the text that is fitted on,", samples);
-            pipeline::check_overlap(&test, role, args.allow_overlap)?;
+            samples.check_overlap(&test, args.allow_overlap)?;
         }
     }
+    let placement = run.placement()?;
     let (made, from) = match (&args.plan, &args.study) {
-        (Some(path), _) => (Made { plan: plan_of(path)?, study: None }, path),
-        (None, Some(path)) => (of_study(args, path, &checkpoint, &run.placement()?, &bars)?, path),
+        (Some(path), _) => (Made { plan: plan_of(path)?, scores: None, study: None }, path),
+        (None, Some(path)) => (of_study(args, path, &checkpoint, &placement, &bars)?, path),
         (None, None) => anyhow::bail!("plan: missing"),
     };
-    let Made { plan, study } = made;
+    let Made { plan, scores, study } = made;
     let named = || from.display().to_string();
-    let (pruned, fitted) = match &fit {
-        None => (apply(&checkpoint, &plan).with_context(named)?, None),
-        Some((samples, fit)) => {
-            let placement = run.placement()?;
-            let (pruned, record) =
-                compensation::compensate(&checkpoint, &plan, samples, fit, &placement, &bars)
-                    .with_context(named)?;
-            (pruned, Some(record))
+    let (plan, mut learned) = match &samples.masks {
+        None => (plan, None),
+        Some((of, masks)) => {
+            plan.validate(&checkpoint.config).with_context(named)?;
+            let scores = match scores {
+                Some(scores) => scores,
+                None => masks::scores(&checkpoint, of, masks, &placement, &bars)?,
+            };
+            let run = (&placement, session, &bars);
+            samples.learn(&checkpoint, (plan, &scores), run).with_context(named)?
         }
     };
+    let run_on = (&placement, &bars);
+    let (pruned, fitted) =
+        samples.apply(&checkpoint, &plan, &mut learned, run_on).with_context(named)?;
     let settings = Settings {
         plan: &args.plan,
         study: &args.study,
+        masks: &masks,
         compensation: &compensation,
         output: &output,
         run: &run,
@@ -170,7 +194,9 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let plan_table = plan.table(&checkpoint.config)?;
     manifest.plan = Some(plan);
     manifest.warnings = study.iter().flat_map(|study| study.notes.clone()).collect();
+    manifest.warnings.extend(learned.iter().flat_map(|learned| learned.warnings()));
     manifest.warnings.extend(fitted.iter().flat_map(|fitted| fitted.warnings()));
+    manifest.masks = learned;
     manifest.compensation = fitted;
     manifest.study = study;
     let manifest = outputs::finish(staged, &pruned, &output, manifest, &bars)?;
@@ -213,6 +239,7 @@ fn of_study(
     }
     Ok(Made {
         plan: applied.plan,
+        scores: Some(applied.scores),
         study: Some(StudyRecord {
             study: study.name,
             trial: best.number,

@@ -107,6 +107,9 @@ log-samples = "of-log-samples"
 [calibration]
 calibration = "of-calibration"
 stats = "of-stats"
+[masks]
+mask-text = "of-mask-text"
+masks-state = "of-masks-state"
 [compensation]
 compensate-text = "of-compensate-text"
 [output]
@@ -125,6 +128,8 @@ work = "of-work"
         ("eval m", &["text", "data-dir", "task-file", "log-samples"][..]),
         ("stats m", &["calibration", "data-dir", "stats"]),
         ("prune m", &["text", "data-dir", "calibration", "stats", "compensate-text", "out"]),
+        ("prune m", &["mask-text", "masks-state"]),
+        ("apply m --plan p", &["mask-text", "masks-state"]),
         ("search m", &["text", "data-dir", "calibration", "study", "test"]),
         ("compare m", &["text", "data-dir", "calibration", "study", "test"]),
         ("apply m --plan p", &["calibration", "compensate-text", "data-dir", "out"]),

@@ -47,6 +47,7 @@ fn run(args: &ExportCommand, session: &Session) -> Result<()> {
 /// What was written, row by row.
 pub fn rows(manifest: &Manifest) -> Vec<(&'static str, String)> {
     let mut rows = vec![("parameters", grouped(manifest.parameters))];
+    rows.extend(manifest.masks.as_ref().map(|masks| ("learned masks", masks.to_string())));
     rows.extend(manifest.compensation.as_ref().map(|c| ("compensation", c.to_string())));
     for file in &manifest.files {
         rows.push(("written", format!("{} ({})", file.name, bytes(file.bytes))));

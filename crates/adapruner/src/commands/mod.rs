@@ -12,6 +12,7 @@ mod export;
 mod generate;
 mod inspect;
 mod latency;
+mod learned;
 mod merge;
 mod prune;
 mod recover;
@@ -151,8 +152,8 @@ pub struct CommonArgs {
     #[arg(long)]
     pub json: bool,
     /// Settings from a TOML file with the tables run, eval, tasks, calibration,
-    /// importance, plan, compensation, output, search, space and recover, whose
-    /// keys are the options' names; what is typed wins
+    /// importance, plan, masks, compensation, output, search, space and recover,
+    /// whose keys are the options' names; what is typed wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -2,8 +2,8 @@
 
 use adapruner::{
     caution::{Caution, Pruned, collapse},
-    compensation,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
+    masks::LearnedRecord,
     memory, outputs,
     pipeline::{self, Planned, TokensRecord},
     progress::Progress,
@@ -11,18 +11,19 @@ use adapruner::{
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use adapruner_model::Placement;
-use adapruner_prune::{PlanTable, PrunePlan, apply};
+use adapruner_prune::{BankHeader, PlanTable, PrunePlan};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommonArgs, Perform, Session};
+use super::{CommonArgs, Perform, Session, learned::Samples};
 use crate::{
     args::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
     },
     config_file::overlay,
     failure::advised,
+    mask_args::MaskArgs,
     printer::{bytes, table},
     terminal::{Bars, warn},
     typed::Real,
@@ -32,9 +33,12 @@ use crate::{
 ///
 /// Whole feed-forward channels and attention heads are scored on a calibration
 /// set, the least important ones are removed, and the rest is an ordinary dense
-/// model. With --text, perplexity is measured before and after.
+/// model. With --text, perplexity is measured before and after. With --learn-masks,
+/// which units stay is learned by gradient, within the widths that the scores gave.
 ///
 /// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --protect 4,2 --out SMALLER
+///
+/// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --protect 4,2 --learn-masks 60 --out SMALLER
 #[derive(Debug, Args)]
 pub struct PruneCommand {
     #[command(flatten)]
@@ -45,6 +49,8 @@ pub struct PruneCommand {
     calibration: CalibrationArgs,
     #[command(flatten)]
     importance: ImportanceArgs,
+    #[command(flatten)]
+    masks: MaskArgs,
     #[command(flatten)]
     compensation: CompensationArgs,
     #[command(flatten)]
@@ -59,8 +65,8 @@ pub struct PruneCommand {
     allow_overlap: bool,
     #[command(flatten)]
     run: RunArgs,
-    /// Most memory that collecting statistics takes, in GiB: samples run in groups
-    /// that fit it, and what does not fit in any way is refused [default: what the
+    /// Most memory that collecting statistics or learning masks takes, in GiB: they are
+    /// run in parts that fit it, and what does not fit in any way is refused [default: what the
     /// machine has free]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true, help_heading = "Running")]
     memory: Option<Real>,
@@ -72,6 +78,8 @@ struct Report {
     /// The whole plan, in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     full_plan: Option<PrunePlan>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    masks: Option<LearnedRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<Manifest>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +111,7 @@ impl PruneCommand {
             score,
             seed: calibration.seed(),
             plan: overlay(&self.plan, &file.plan)?.resolve()?,
+            masks: overlay(&self.masks, &file.masks)?.resolve(&calibration, &eval)?,
             compensation: overlay(&self.compensation, &file.compensation)?
                 .resolve(&calibration, &eval)?,
             eval: eval.resolve(),
@@ -125,6 +134,7 @@ impl Perform for PruneCommand {
         let files = overlay(&self.eval, &file.eval)?.files(self.common.files());
         let calibration = overlay(&self.calibration, &file.calibration)?;
         let files = calibration.statistics(calibration.files(files));
+        let files = overlay(&self.masks, &file.masks)?.files(files);
         let files = overlay(&self.compensation, &file.compensation)?.files(files);
         let output = overlay(&self.output, &file.output)?;
         Ok(if self.dry_run { files } else { output.files(files) })
@@ -153,45 +163,39 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         let role = ("the calibration set", calibration);
         pipeline::check_overlap(eval, role, settings.allow_overlap)?;
     }
-    let fit = match &settings.compensation {
-        Some(fit) if !args.dry_run => Some((compensation::tokens(&checkpoint, fit)?, fit)),
-        Some(_) | None => None,
-    };
-    if let (Some(eval), Some((samples, _))) = (&eval, &fit) {
-        let role = ("the text that is fitted on,", samples);
-        pipeline::check_overlap(eval, role, settings.allow_overlap)?;
+    let fit = settings.compensation.as_ref().filter(|_| !args.dry_run);
+    let samples = Samples::draw(&checkpoint, settings.masks.as_ref(), fit)?;
+    if let Some(eval) = &eval {
+        samples.check_overlap(eval, settings.allow_overlap)?;
     }
     let told: (&_, &dyn Progress) = (&session.writer, &bars);
     let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, told)?;
-    let (pruned, fitted) = match &fit {
-        None => (apply(&checkpoint, &planned.plan)?, None),
-        Some((samples, fit)) => {
-            let plan = &planned.plan;
-            let (pruned, record) =
-                compensation::compensate(&checkpoint, plan, samples, fit, &placement, &bars)?;
-            (pruned, Some(record))
-        }
-    };
+    let Planned { plan, scores, statistics } = planned;
+    let run = (&placement, session, &bars);
+    let (plan, mut learned) = samples.learn(&checkpoint, (plan, &scores), run)?;
+    let (pruned, fitted) = samples.apply(&checkpoint, &plan, &mut learned, (&placement, &bars))?;
     let evaluation = match &eval {
         Some(tokens) => Some(measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars)?),
         None => None,
     };
-    let table = planned.plan.table(&checkpoint.config)?;
-    let cautions = cautions(&checkpoint, &planned.plan, &settings, evaluation.as_ref());
+    let table = plan.table(&checkpoint.config)?;
+    let cautions = cautions(&checkpoint, &plan, &settings, evaluation.as_ref());
     cautions.iter().for_each(warn);
     let warnings: Vec<String> = cautions
         .iter()
         .map(ToString::to_string)
+        .chain(learned.iter().flat_map(|learned| learned.warnings()))
         .chain(fitted.iter().flat_map(|fitted| fitted.warnings()))
         .collect();
-    let full_plan = args.dry_run.then(|| planned.plan.clone());
+    let full_plan = args.dry_run.then(|| plan.clone());
     let manifest = match staged {
         Some((staged, output)) => {
             let mut manifest = Manifest::new("prune", &settings, &checkpoint)?;
             manifest.parameters = pruned.config.parameters();
-            manifest.statistics = statistics_record(&planned, calibration.as_ref());
+            manifest.statistics = statistics_record(statistics.as_ref(), calibration.as_ref());
             manifest.evaluation = evaluation.clone();
-            manifest.plan = Some(planned.plan);
+            manifest.plan = Some(plan);
+            manifest.masks = learned.clone();
             manifest.warnings = warnings.clone();
             manifest.compensation = fitted;
             Some(outputs::finish(staged, &pruned, output, manifest, &bars)?)
@@ -200,8 +204,15 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     };
     let warnings = manifest.as_ref().map_or(warnings, |manifest| manifest.warnings.clone());
     let peak_memory_bytes = memory::peak();
-    let report =
-        Report { plan: table, full_plan, manifest, evaluation, warnings, peak_memory_bytes };
+    let report = Report {
+        plan: table,
+        full_plan,
+        masks: learned,
+        manifest,
+        evaluation,
+        warnings,
+        peak_memory_bytes,
+    };
     args.common.printer().result(&report, text)
 }
 
@@ -243,10 +254,10 @@ fn measure(
 }
 
 fn statistics_record(
-    planned: &Planned,
+    header: Option<&BankHeader>,
     calibration: Option<&TokenSet>,
 ) -> Option<StatisticsRecord> {
-    let header = planned.statistics.as_ref()?;
+    let header = header?;
     Some(StatisticsRecord {
         calibration: TokensRecord::of(calibration?),
         seed: header.seed,
@@ -274,6 +285,7 @@ fn text(report: &Report) -> String {
             format!("{:.0} → {:.0} tokens/s", before.tokens_per_second, after.tokens_per_second),
         ));
     }
+    rows.extend(report.masks.as_ref().map(|masks| ("learned masks", masks.to_string())));
     if let Some(manifest) = &report.manifest {
         rows.extend(manifest.compensation.as_ref().map(|c| ("compensation", c.to_string())));
         for file in &manifest.files {

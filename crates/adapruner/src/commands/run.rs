@@ -15,6 +15,7 @@ use adapruner::{
     compare_models::{Comparison, markdown},
     compensation,
     manifest::ModelRecord,
+    masks::{self, MaskSamples},
     pipeline, recover,
     settings::TextSettings,
     whole::{
@@ -175,6 +176,11 @@ fn check_tests(checkpoint: &Checkpoint, pipeline: &Pipeline, file: &ConfigFile) 
         tests.iter().try_for_each(|test| pipeline::check_overlap(test, (role, samples), false))
     };
     if has(StageName::Prune) {
+        if let Some(masks) = file.masks.resolve(&file.calibration, &file.eval)? {
+            let MaskSamples { train, held_out } = masks::samples(checkpoint, &masks)?;
+            check("the text that masks are learned on,", &train)?;
+            check("the text that masks are learned on,", &held_out)?;
+        }
         if let Some(fit) = file.compensation.resolve(&file.calibration, &file.eval)? {
             check("the text that is fitted on,", &compensation::tokens(checkpoint, &fit)?)?;
         }

@@ -6,7 +6,7 @@ use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, flops};
 use adapruner_model::{Decoder, Residency};
 use adapruner_prune::{
-    Evidence, PlanOptions, PrunePlan, StatsBank, Terms, Unmet, apply, plan, score,
+    Evidence, PlanOptions, PrunePlan, Scores, StatsBank, Terms, Unmet, apply, plan, score,
 };
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -113,14 +113,8 @@ pub(super) struct Basis<'a> {
 }
 
 impl Basis<'_> {
-    /// Scores and plans.
-    pub fn plan(
-        &self,
-        config: &ModelConfig,
-        digest: Digest,
-        configuration: &Configuration,
-        cost: &mut TrialCost,
-    ) -> Result<PrunePlan> {
+    /// Scores.
+    pub fn scores(&self, config: &ModelConfig, configuration: &Configuration) -> Result<Scores> {
         let evidence = Evidence {
             config,
             bank: Some(self.bank),
@@ -129,8 +123,18 @@ impl Basis<'_> {
             seed: 0,
         };
         let importance = configuration.importance(self.scales);
-        let scores =
-            timed(&mut cost.score, || Ok(score(importance, configuration.grouping, &evidence)?))?;
+        Ok(score(importance, configuration.grouping, &evidence)?)
+    }
+
+    /// Scores and plans.
+    pub fn plan(
+        &self,
+        config: &ModelConfig,
+        digest: Digest,
+        configuration: &Configuration,
+        cost: &mut TrialCost,
+    ) -> Result<PrunePlan> {
+        let scores = timed(&mut cost.score, || self.scores(config, configuration))?;
         let options = configuration.plan_options(self.options, self.cheapest, config.layers.len());
         timed(&mut cost.plan, || Ok(plan(&scores, config, digest, &options)?))
     }

@@ -3,7 +3,7 @@
 
 use adapruner_checkpoint::Checkpoint;
 use adapruner_model::{Decoder, Placement, Residency};
-use adapruner_prune::{PlanOptions, PrunePlan, Terms};
+use adapruner_prune::{PlanOptions, PrunePlan, Scores, Terms};
 use anyhow::{Result, ensure};
 
 use super::{
@@ -25,6 +25,8 @@ use crate::{
 pub struct Applied {
     /// The plan.
     pub plan: PrunePlan,
+    /// The scores that it was made by.
+    pub scores: Scores,
     /// What is not as it was in the search.
     pub notes: Vec<String>,
 }
@@ -66,6 +68,7 @@ pub fn plan_for(
             let unmet = unmet.filter(|unmet| unmet.option != "attention-share");
             Ok(Applied {
                 plan,
+                scores: basis.scores(&checkpoint.config, configuration)?,
                 notes: unmet.map(|unmet| Caution::from(unmet).to_string()).collect(),
             })
         }
@@ -140,7 +143,8 @@ fn anew(
     let plan = basis.plan(&checkpoint.config, digest, configuration, &mut TrialCost::default())?;
     let unmet = basis.unmet(&plan, &checkpoint.config, configuration).into_iter();
     notes.extend(unmet.map(|unmet| Caution::from(unmet).to_string()));
-    Ok(Applied { plan, notes })
+    let scores = basis.scores(&checkpoint.config, configuration)?;
+    Ok(Applied { plan, scores, notes })
 }
 
 /// The samples in the model's own tokens, all of one length.

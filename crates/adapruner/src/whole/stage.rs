@@ -37,7 +37,17 @@ impl StageName {
         match self {
             Self::Search => &["run", "eval", "calibration", "plan", "search", "space"],
             Self::Prune => {
-                &["run", "eval", "calibration", "importance", "plan", "compensation", "output"]
+                const TABLES: &[&str] = &[
+                    "run",
+                    "eval",
+                    "calibration",
+                    "importance",
+                    "plan",
+                    "masks",
+                    "compensation",
+                    "output",
+                ];
+                TABLES
             }
             Self::Recover => &["run", "recover", "output"],
             Self::Evaluate | Self::Report => &[],

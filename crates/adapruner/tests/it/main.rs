@@ -13,6 +13,7 @@ mod hub_tasks;
 mod interrupt;
 mod latency;
 mod main_job;
+mod masks;
 mod memory;
 mod overlap;
 mod program;

@@ -15,7 +15,7 @@ use crate::program::{command, entries, fail, stderr, succeed, tiny};
 fn belongings() -> TempDir {
     let dir = tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    for folder in ["m", "x", "r", "r/adapter", "s", "s/results", "work", "data"] {
+    for folder in ["m", "x", "r", "r/adapter", "s", "s/results", "work", "w", "data"] {
         fs::create_dir(at(folder)).unwrap();
     }
     for entry in fs::read_dir(tiny()).unwrap() {
@@ -38,6 +38,7 @@ fn belongings() -> TempDir {
         "s/results/a.json",
         "work/best.safetensors",
         "work/log.jsonl",
+        "w/masks.safetensors",
         "task.toml",
         "plan.json",
         "p.txt",
@@ -55,7 +56,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Lines whose output is, contains or lies in what they read.
-const DESTRUCTIVE: [&str; 34] = [
+const DESTRUCTIVE: [&str; 36] = [
     "stats m --calibration c.txt --stats m/model.safetensors --force",
     "stats m --calibration c.txt --stats c.txt --force",
     "stats m --calibration c.txt --stats m/new.safetensors",
@@ -76,6 +77,8 @@ const DESTRUCTIVE: [&str; 34] = [
     "prune m --ratio 0.2 --calibration c.txt --out m --force",
     "prune m --config c.toml --calibration c.txt --out c.toml --force",
     "prune m --ratio 0.2 --calibration c.txt --stats m/bank.safetensors --out o",
+    "prune m --ratio 0.2 --calibration c.txt --learn-masks 2 --masks-state m --out o",
+    "apply m --plan plan.json --learn-masks 2 --mask-text x/t.txt --out x --force",
     "export m --out m --force",
     "export m --out m/gguf --format gguf",
     "sample m --out m/config.json --force",
@@ -119,6 +122,10 @@ fn files_of_a_user_in_folders_of_ours_are_kept() {
     for (line, named) in [
         ("search m --ratio 0.2 --calibration c.txt --text t.txt --study s", "s/"),
         ("recover m --data t.txt --out o --work work", "work/best.safetensors"),
+        (
+            "prune m --ratio 0.2 --calibration c.txt --learn-masks 2 --masks-state w --out o",
+            "w/masks.safetensors",
+        ),
     ] {
         let error = fail_in(dir.path(), line);
         let refused = error.contains("is there, but the folder holds no");

@@ -1,0 +1,197 @@
+//! What learning a mask is told.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Kinds of unit whose gates are learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatedUnit {
+    /// Feed-forward channels of the layers that the plan cuts there.
+    Ffn,
+    /// Key-value groups of the layers that lose some, but not all, in the plan.
+    KvGroups,
+    /// Attention sublayers of the layers that the plan cuts, as far as it keeps their
+    /// heads whole or drops them all.
+    Sublayers,
+}
+
+/// What the hard mask is projected on at every step. The number of units of each kind,
+/// so the number of parameters, is the plan's either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaskBudget {
+    /// Every layer keeps as many units as in the plan.
+    #[default]
+    PerLayer,
+    /// All gated layers are ranked together; each keeps at least one unit, and widths
+    /// stay multiples of the plan's.
+    Free,
+}
+
+/// What a mask is learned from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaskLoss {
+    /// Negative log-likelihood of the text.
+    #[default]
+    Text,
+    /// Cross-entropy to the dense model's [`TOP_LOGITS`] most likely tokens.
+    Logits,
+    /// The outputs of the blocks against the dense model's
+    /// ([`HiddenMatch`](adapruner_model::train::HiddenMatch)).
+    Hidden,
+}
+
+/// Most likely tokens of a position that are taken from the dense model.
+pub const TOP_LOGITS: usize = 64;
+
+/// What learning a mask is told.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MaskOptions {
+    /// Steps of the optimiser.
+    pub steps: u64,
+    /// Whose gates are learned.
+    pub units: BTreeSet<GatedUnit>,
+    /// What the hard mask is projected on.
+    pub budget: MaskBudget,
+    /// What is learned from.
+    pub loss: MaskLoss,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Learning rate of the first step.
+    pub rate: f64,
+    /// Learning rate that half a cosine leads down to.
+    pub rate_end: f64,
+    /// Standard deviation of a layer's scores before the first step.
+    pub spread: f64,
+    /// Steps from one measurement on held-out samples to the next; the last step is
+    /// always followed by one.
+    pub measure_every: u64,
+    /// Measurements without a lower loss that end the learning; `None` for any number.
+    pub patience: Option<u64>,
+    /// Seed of the order of the samples.
+    pub seed: u64,
+}
+
+impl MaskOptions {
+    /// Refuses what cannot be learned with, on so many samples, `held_out` of them held out.
+    ///
+    /// # Errors
+    /// The first option that is out of range; too few samples.
+    pub fn check(&self, samples: usize, held_out: usize) -> Result<()> {
+        for (option, count) in [
+            ("learn-masks", self.steps),
+            ("mask-batch", self.batch as u64),
+            ("mask-every", self.measure_every),
+            ("mask-patience", self.patience.unwrap_or(1)),
+            ("learn-units", self.units.len() as u64),
+            ("mask-held-out", held_out as u64),
+        ] {
+            if count == 0 {
+                return refuse(option, "expected at least 1, found 0".into(), None);
+            }
+        }
+        for (option, number) in [
+            ("mask-rate", self.rate),
+            ("mask-rate-end", self.rate_end),
+            ("mask-spread", self.spread),
+        ] {
+            if !(number > 0.0 && number.is_finite()) {
+                return refuse(option, format!("expected a number above 0, found {number}"), None);
+            }
+        }
+        if self.rate_end > self.rate {
+            let message =
+                format!("expected at most the first rate, {}, found {}", self.rate, self.rate_end);
+            return refuse("mask-rate-end", message, None);
+        }
+        if samples < self.batch.saturating_add(held_out) {
+            let message = format!(
+                "a step takes {} samples and {held_out} are held out, so at least {} are needed, \
+                 found {samples}",
+                self.batch,
+                self.batch.saturating_add(held_out)
+            );
+            let hint = "more --mask-samples, or a smaller --mask-batch or --mask-held-out";
+            return refuse("mask-samples", message, Some(hint));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn refuse<T>(
+    option: &'static str,
+    message: String,
+    hint: Option<&'static str>,
+) -> Result<T> {
+    Err(Error::Option { option, message, hint: hint.map(Into::into) })
+}
+
+/// A closed choice by its names.
+fn named<T: Copy>(what: &str, names: &[(&str, T)], text: &str) -> Result<T, String> {
+    let found = names.iter().find(|(name, _)| *name == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+        format!("unknown {what} {text:?}, expected {}", names.join(", "))
+    })
+}
+
+impl fmt::Display for GatedUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ffn => "ffn",
+            Self::KvGroups => "kv-groups",
+            Self::Sublayers => "sublayers",
+        })
+    }
+}
+
+impl FromStr for GatedUnit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names =
+            [("ffn", Self::Ffn), ("kv-groups", Self::KvGroups), ("sublayers", Self::Sublayers)];
+        named("unit", &names, text)
+    }
+}
+
+impl fmt::Display for MaskBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PerLayer => "per-layer",
+            Self::Free => "free",
+        })
+    }
+}
+
+impl FromStr for MaskBudget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        named("budget", &[("per-layer", Self::PerLayer), ("free", Self::Free)], text)
+    }
+}
+
+impl fmt::Display for MaskLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Logits => "logits",
+            Self::Hidden => "hidden",
+        })
+    }
+}
+
+impl FromStr for MaskLoss {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = [("text", Self::Text), ("logits", Self::Logits), ("hidden", Self::Hidden)];
+        named("loss", &names, text)
+    }
+}

@@ -1,0 +1,116 @@
+//! What `prune` and `apply` do with a plan: learn which of its units stay, slice, fit.
+
+use std::sync::atomic::AtomicBool;
+
+use adapruner::{
+    compensation::{self, CompensationRecord},
+    masks::{self, LearnedRecord, MaskSamples},
+    pipeline,
+    settings::{CompensationSettings, MaskSettings},
+};
+use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_model::Placement;
+use adapruner_prune::{PrunePlan, Scores, apply};
+use anyhow::Result;
+
+use super::Session;
+use crate::{interrupt, terminal::Bars};
+
+/// Samples to learn masks on and to fit on, where either is asked for.
+pub(super) struct Samples<'a> {
+    /// Those of learned masks.
+    pub(super) masks: Option<(MaskSamples, &'a MaskSettings)>,
+    /// Those of a compensation.
+    pub(super) fit: Option<(TokenSet, &'a CompensationSettings)>,
+}
+
+impl<'a> Samples<'a> {
+    /// Draws them; none that is fitted on is held out of learning masks.
+    ///
+    /// # Errors
+    /// Texts that cannot be read or are too short.
+    pub(super) fn draw(
+        checkpoint: &Checkpoint,
+        masks: Option<&'a MaskSettings>,
+        fit: Option<&'a CompensationSettings>,
+    ) -> Result<Self> {
+        let masks = masks.map(|of| Ok::<_, anyhow::Error>((masks::samples(checkpoint, of)?, of)));
+        let masks = masks.transpose()?;
+        let fit = fit.map(|of| {
+            let drawn = compensation::tokens(checkpoint, of)?;
+            let drawn = match &masks {
+                Some((samples, _)) => masks::apart(drawn, &samples.held_out)?,
+                None => drawn,
+            };
+            Ok::<_, anyhow::Error>((drawn, of))
+        });
+        Ok(Self { fit: fit.transpose()?, masks })
+    }
+
+    /// Refuses a text to measure on that shares passages with any of them.
+    ///
+    /// # Errors
+    /// Then, unless it is allowed.
+    pub(super) fn check_overlap(&self, measured: &TokenSet, allowed: bool) -> Result<()> {
+        if let Some((MaskSamples { train, held_out }, _)) = &self.masks {
+            for samples in [train, held_out] {
+                let role = ("the text that masks are learned on,", samples);
+                pipeline::check_overlap(measured, role, allowed)?;
+            }
+        }
+        if let Some((samples, _)) = &self.fit {
+            let role = ("the text that is fitted on,", samples);
+            pipeline::check_overlap(measured, role, allowed)?;
+        }
+        Ok(())
+    }
+
+    /// The plan with its units learned, where that is asked for. An interrupt saves the
+    /// state, if there is a folder for it, and ends the program.
+    ///
+    /// # Errors
+    /// See [`masks::learn`].
+    pub(super) fn learn(
+        &self,
+        checkpoint: &Checkpoint,
+        (plan, scores): (PrunePlan, &Scores),
+        (placement, session, bars): (&Placement, &Session, &Bars),
+    ) -> Result<(PrunePlan, Option<LearnedRecord>)> {
+        let Some((samples, settings)) = &self.masks else { return Ok((plan, None)) };
+        let state = match &settings.state {
+            Some(path) => Some(masks::lock(session.writer.state(path)?)?),
+            None => None,
+        };
+        let never = AtomicBool::new(false);
+        let stop = if state.is_some() { interrupt::graceful() } else { &never };
+        let run = (placement, state.as_ref(), stop);
+        let learned = masks::learn(checkpoint, (&plan, scores), samples, settings, run, bars)?;
+        interrupt::at_once();
+        let Some((plan, record)) = learned else { interrupt::exit() };
+        Ok((plan, Some(record)))
+    }
+
+    /// The pruned model, fitted where that is asked for; after learned masks only where the
+    /// fit lowers the loss on held-out samples, which `learned` is told.
+    ///
+    /// # Errors
+    /// A plan for another model, damaged weights, no memory.
+    pub(super) fn apply(
+        &self,
+        checkpoint: &Checkpoint,
+        plan: &PrunePlan,
+        learned: &mut Option<LearnedRecord>,
+        (placement, bars): (&Placement, &Bars),
+    ) -> Result<(Checkpoint, Option<CompensationRecord>)> {
+        let Some((samples, fit)) = &self.fit else { return Ok((apply(checkpoint, plan)?, None)) };
+        let fitted = compensation::compensate(checkpoint, plan, samples, fit, placement, bars)?;
+        match (learned, &self.masks) {
+            (Some(record), Some((samples, _))) => {
+                let plain = apply(checkpoint, plan)?;
+                let told = (record, &samples.held_out);
+                masks::choose(plain, fitted, told, placement, bars)
+            }
+            (Some(_) | None, _) => Ok((fitted.0, Some(fitted.1))),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Learned masks as a stage: samples drawn and divided, passes that fit the memory, a
+//! state on the disk, and what it means for a compensation.
+
+use std::{fmt, sync::atomic::AtomicBool};
+
+use adapruner_checkpoint::{
+    Checkpoint,
+    atomic::{StateDir, StateKind},
+    mapped::MappedFile,
+    text::TokenSet,
+};
+use adapruner_kernels::MatmulPrecision;
+use adapruner_model::{Decoder, Placement};
+use adapruner_prune::{
+    Error as PruneError, Importance, PrunePlan, Reduction, Scores, Terms,
+    masks::{
+        LearnedMasks, MaskEnd, MaskFootprint, MaskLearning, MaskOptions, MaskOutcome, MaskRecord,
+        MaskState, MaskStep, MaskWatch, MaskWork, mean_loss,
+    },
+};
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::{
+    advice::advised,
+    compensation::CompensationRecord,
+    locked::Locked,
+    memory,
+    pipeline::{self, TokensRecord},
+    progress::Progress,
+    settings::{MaskSettings, ScoreSettings},
+    statistics::{Wanted, collect_streamed, largest_stored},
+};
+
+/// File name of the state in its folder.
+const STATE: &str = "masks.safetensors";
+
+/// The folder of a state of learned masks.
+pub static FOLDER: StateKind = StateKind { name: "masks", known_by: &[], owned: &[STATE] };
+
+/// The samples of a learning.
+pub struct MaskSamples {
+    /// Those that are learned from.
+    pub train: TokenSet,
+    /// Those that choose the step.
+    pub held_out: TokenSet,
+}
+
+/// What a compensation did to the loss on the held-out samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CompensationChoice {
+    /// Loss of the learned plan as it is, in nats per predicted token.
+    pub held_out_without: f64,
+    /// Loss with what was fitted.
+    pub held_out_with: f64,
+    /// Whether what was fitted is kept: where it lowered the loss.
+    pub kept: bool,
+}
+
+/// Masks that were learned, for the manifest.
+#[derive(Debug, Clone, Serialize)]
+pub struct LearnedRecord {
+    /// The samples that were learned from.
+    pub train: TokensRecord,
+    /// The samples that chose the step.
+    pub held_out: TokensRecord,
+    /// What the learning was told: units, budget, loss, rates, seed of draws and orders.
+    pub options: MaskOptions,
+    /// What it came to.
+    pub outcome: MaskOutcome,
+    /// The memory that was foreseen.
+    pub memory_foreseen: MaskFootprint,
+    /// What a compensation did, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compensation: Option<CompensationChoice>,
+}
+
+impl LearnedRecord {
+    /// What a reader of the outputs should know.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let MaskOutcome { ended, kept_step, .. } = &self.outcome;
+        let diverged = match ended {
+            MaskEnd::Diverged { in_step, message } => Some(format!(
+                "learned masks: step {in_step}: {message}; the mask of step {kept_step} is kept"
+            )),
+            MaskEnd::Finished | MaskEnd::EarlyStopped | MaskEnd::Interrupted => None,
+        };
+        let nothing = (*kept_step == 0).then(|| {
+            "learned masks: no mask was better than the plan on the held-out samples: the plan \
+             stays as it was"
+                .to_owned()
+        });
+        let compensation = self.compensation.filter(|choice| !choice.kept).map(|choice| {
+            format!(
+                "compensation: left out, since it raised the loss on the held-out samples from \
+                 {:.4} to {:.4}",
+                choice.held_out_without, choice.held_out_with
+            )
+        });
+        [diverged, nothing, compensation].into_iter().flatten()
+    }
+}
+
+impl fmt::Display for LearnedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MaskOutcome { ended, steps, kept_step, held_out_before, held_out_after, .. } =
+            &self.outcome;
+        write!(
+            f,
+            "step {kept_step} of {steps} kept ({}), {} units exchanged; loss on {} held-out samples \
+             {held_out_before:.4} → {held_out_after:.4}",
+            match ended {
+                MaskEnd::Finished => "finished",
+                MaskEnd::EarlyStopped => "stopped early",
+                MaskEnd::Diverged { .. } => "diverged",
+                MaskEnd::Interrupted => "interrupted",
+            },
+            self.outcome.exchanged,
+            self.held_out.windows
+        )
+    }
+}
+
+/// Draws the samples; the last ones are held out.
+///
+/// # Errors
+/// Options out of range, fewer samples than one step and the held-out part take, a text
+/// that cannot be read or is too short for them.
+pub fn samples(checkpoint: &Checkpoint, settings: &MaskSettings) -> Result<MaskSamples> {
+    let all = settings.samples.samples;
+    let train = all.saturating_sub(settings.held_out);
+    settings.options.check(all, settings.held_out)?;
+    let drawn = pipeline::calibration_tokens(checkpoint, &settings.samples)
+        .with_context(|| format!("learn-masks: {all} samples, {} held out", settings.held_out))?;
+    let part =
+        |windows: &[Vec<u32>]| TokenSet::of_rows(&drawn.name, drawn.text_digest, windows.to_vec());
+    let (train, held_out) = drawn.windows.split_at(train);
+    Ok(MaskSamples { train: part(train), held_out: part(held_out) })
+}
+
+/// Training samples that the scores of a plan without any are computed on.
+const SCORED: usize = 64;
+
+/// Scores to begin with, for a plan that comes without: LLM-Pruner's first order on some of
+/// the training samples.
+///
+/// # Errors
+/// Too little memory, damaged weights, a loss that is not finite.
+pub fn scores(
+    checkpoint: &Checkpoint,
+    samples: &MaskSamples,
+    settings: &MaskSettings,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<Scores> {
+    let windows = &samples.train.windows;
+    let wanted = Wanted {
+        samples: &windows[..windows.len().min(SCORED)],
+        terms: Terms::Full,
+        batch: true,
+        batch_tokens: settings.samples.batch_tokens,
+        calibration_digest: samples.train.digest,
+        seed: settings.samples.seed,
+    };
+    let budget = memory::budget(settings.samples.memory);
+    let (bank, _) = collect_streamed(checkpoint, placement, &wanted, budget, progress)?;
+    let score = ScoreSettings { importance: Importance::ParamFirst, reduction: Reduction::Sum };
+    pipeline::scores(checkpoint, Some(&bank), &score, settings.samples.seed)
+}
+
+/// Takes a folder of state for this process alone.
+///
+/// # Errors
+/// A folder that cannot be written, or that another process works in.
+pub fn lock(folder: StateDir) -> Result<Locked> {
+    Locked::open(
+        folder,
+        "learns masks in this folder",
+        "wait for it, or give another --masks-state",
+    )
+}
+
+/// Learns which units of `plan` stay; `None` where it was told to stop, its state saved.
+///
+/// # Errors
+/// Too little memory, a plan or state that does not fit the settings, damaged weights, a
+/// disk that is full.
+pub fn learn(
+    checkpoint: &Checkpoint,
+    (plan, scores): (&PrunePlan, &Scores),
+    samples: &MaskSamples,
+    settings: &MaskSettings,
+    (placement, state, stop): (&Placement, Option<&Locked>, &AtomicBool),
+    progress: &dyn Progress,
+) -> Result<Option<(PrunePlan, LearnedRecord)>> {
+    let options = &settings.options;
+    let lengths = samples.train.windows.iter().map(Vec::len);
+    let longest = lengths.clone().max().unwrap_or(0);
+    let step_tokens = options.batch * longest;
+    let work = MaskWork {
+        config: &checkpoint.config,
+        placement,
+        stored: largest_stored(checkpoint),
+        first_layer: plan.unchanged(&checkpoint.config),
+        train_tokens: lengths.sum(),
+        longest,
+        step_tokens: settings
+            .samples
+            .batch_tokens
+            .map_or(step_tokens, |most| most.min(step_tokens)),
+        loss: options.loss,
+    };
+    let pass = work.pass(memory::budget(settings.samples.memory)).map_err(refused)?;
+    let footprint = work.footprint(&pass);
+    tracing::debug!("learned masks: {pass:?}, at most {} bytes ({footprint})", footprint.total());
+    let dense = Decoder::load(checkpoint, placement, pass.residency)?;
+    let learning = MaskLearning {
+        dense: &dense,
+        plan,
+        scores,
+        train: &samples.train.windows,
+        held_out: &samples.held_out.windows,
+        options,
+        checkpointing: pass.checkpointing,
+        micro_tokens: pass.micro_tokens,
+        record: MaskRecord::from([
+            ("model".to_owned(), checkpoint.digest()?.to_string()),
+            ("dtype".to_owned(), placement.dtype.as_str().to_owned()),
+            ("matmul-precision".to_owned(), MatmulPrecision::current().to_string()),
+            ("training samples".to_owned(), samples.train.digest.to_string()),
+            ("held-out samples".to_owned(), samples.held_out.digest.to_string()),
+        ]),
+    };
+    let path = state.map(|state| state.join(STATE));
+    let named = || path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let earlier = match path.as_ref().filter(|path| path.exists()) {
+        Some(path) => Some(MaskState::from_bytes(&MappedFile::open(path)?).with_context(named)?),
+        None => None,
+    };
+    let mut told = Told { progress, state: state.map(Locked::folder) };
+    let learned = learning.run(earlier, stop, &mut told);
+    let other = matches!(learned, Err(PruneError::MaskState(_) | PruneError::OtherMasks { .. }));
+    let LearnedMasks { plan, outcome } =
+        if other { learned.with_context(named)? } else { learned? };
+    if outcome.ended == MaskEnd::Interrupted {
+        return Ok(None);
+    }
+    let record = LearnedRecord {
+        train: TokensRecord::of(&samples.train),
+        held_out: TokensRecord::of(&samples.held_out),
+        options: options.clone(),
+        outcome,
+        memory_foreseen: footprint,
+        compensation: None,
+    };
+    Ok(Some((plan, record)))
+}
+
+fn refused(error: PruneError) -> anyhow::Error {
+    if !matches!(error, PruneError::MaskMemory { .. }) {
+        return error.into();
+    }
+    advised(
+        error.to_string(),
+        "a larger --memory, fewer --mask-tokens, a smaller --mask-batch, or --mask-loss text",
+    )
+}
+
+/// Those samples to fit on that share no passage with the held-out ones, which are to say
+/// whether the fit helps.
+///
+/// # Errors
+/// Where none are left.
+pub fn apart(fit: TokenSet, held_out: &TokenSet) -> Result<TokenSet> {
+    let one =
+        |window: &Vec<u32>| TokenSet::of_rows(&fit.name, fit.text_digest, vec![window.clone()]);
+    let (kept, shared): (Vec<_>, Vec<_>) =
+        fit.windows.iter().cloned().partition(|window| one(window).overlap(held_out) == 0);
+    if kept.is_empty() {
+        return Err(advised(
+            format!(
+                "compensate-text: all {} samples share passages with those that are held out of \
+                 learning masks",
+                shared.len()
+            ),
+            "give another --compensate-text, or more --compensate-samples",
+        ));
+    }
+    if shared.is_empty() {
+        return Ok(fit);
+    }
+    tracing::info!(
+        "{}: {} samples to fit on share passages with held-out ones and are left out",
+        fit.name,
+        shared.len()
+    );
+    Ok(TokenSet::of_rows(&fit.name, fit.text_digest, kept))
+}
+
+/// Keeps what was fitted after masks were learned only where it lowers the loss on the
+/// held-out samples; what was found goes into `record`.
+///
+/// # Errors
+/// Damaged weights, a loss that is not finite, no memory.
+pub fn choose(
+    plain: Checkpoint,
+    (fitted, compensation): (Checkpoint, CompensationRecord),
+    (record, held_out): (&mut LearnedRecord, &TokenSet),
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<(Checkpoint, Option<CompensationRecord>)> {
+    let measure = |model: &Checkpoint, stage: &'static str| -> Result<f64> {
+        let decoder = Decoder::load(model, placement, pipeline::residency(model, placement))?;
+        let window = held_out.windows.first().map_or(0, Vec::len);
+        let memory = memory::available() / 4;
+        let tokens = adapruner_eval::batch_tokens(&model.config, window, memory);
+        let mut told = |done, all| progress.at(stage, done, all);
+        Ok(mean_loss(&decoder, &held_out.windows, tokens, &mut told)?)
+    };
+    let held_out_without = measure(&plain, "held out, without compensation")?;
+    let held_out_with = measure(&fitted, "held out, with compensation")?;
+    let kept = held_out_with < held_out_without;
+    record.compensation = Some(CompensationChoice { held_out_without, held_out_with, kept });
+    Ok(if kept { (fitted, Some(compensation)) } else { (plain, None) })
+}
+
+/// Hands steps on to a bar, and states to their folder.
+struct Told<'a> {
+    progress: &'a dyn Progress,
+    state: Option<&'a StateDir>,
+}
+
+impl MaskWatch for Told<'_> {
+    fn step(&mut self, step: &MaskStep, total: u64) {
+        let MaskStep { loss, rate, exchanged, held_out, .. } = step;
+        let held_out = held_out.map(|loss| format!(", held out {loss:.4}")).unwrap_or_default();
+        let said = format!("loss {loss:.4}, rate {rate:.2e}, {exchanged} exchanged{held_out}");
+        self.progress.note(&said);
+        self.progress.at("learning masks", step.step, total);
+    }
+
+    fn measuring(&mut self, done: u64, all: u64) {
+        self.progress.at("measuring masks", done, all);
+    }
+
+    fn save(&mut self, state: &dyn Fn() -> MaskState) -> adapruner_prune::Result<()> {
+        let Some(folder) = self.state else { return Ok(()) };
+        Ok(folder.write(STATE, &state().to_bytes()?)?)
+    }
+}
