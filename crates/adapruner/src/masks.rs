@@ -80,8 +80,8 @@ impl LearnedRecord {
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let MaskOutcome { ended, kept_step, .. } = &self.outcome;
         let diverged = match ended {
-            MaskEnd::Diverged { step, message } => Some(format!(
-                "learned masks: step {step}: {message}; the mask of step {kept_step} is kept"
+            MaskEnd::Diverged { in_step, message } => Some(format!(
+                "learned masks: step {in_step}: {message}; the mask of step {kept_step} is kept"
             )),
             MaskEnd::Finished | MaskEnd::EarlyStopped | MaskEnd::Interrupted => None,
         };

@@ -54,7 +54,7 @@ pub struct MaskStep {
 
 /// Why a learning ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "ended", rename_all = "snake_case")]
 pub enum MaskEnd {
     /// All steps were made.
     Finished,
@@ -63,7 +63,7 @@ pub enum MaskEnd {
     /// A loss or gradient was not finite.
     Diverged {
         /// In which step, counted from 1.
-        step: u64,
+        in_step: u64,
         /// What was found.
         message: String,
     },
@@ -349,7 +349,7 @@ fn diverged(error: Error, step: u64) -> Result<MaskEnd> {
         error,
         Error::MaskGradient(_) | Error::Model(ModelError::Loss { .. } | ModelError::Matching(_))
     ) {
-        return Ok(MaskEnd::Diverged { step, message: error.to_string() });
+        return Ok(MaskEnd::Diverged { in_step: step, message: error.to_string() });
     }
     Err(error)
 }

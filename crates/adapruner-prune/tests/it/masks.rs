@@ -435,7 +435,9 @@ fn a_loss_that_is_not_finite_keeps_the_last_good_mask() {
     // One sample of the four steps of an epoch.
     model.train[17][3] = POISON;
     let LearnedMasks { plan, outcome } = model.learn(&options);
-    let MaskEnd::Diverged { step, message } = &outcome.ended else { panic!("{outcome:?}") };
+    let MaskEnd::Diverged { in_step: step, message } = &outcome.ended else {
+        panic!("{outcome:?}")
+    };
     assert!((1..=4).contains(step) && outcome.steps == step - 1, "{outcome:?}");
     assert!(message.contains("the loss is NaN"), "{message}");
     let before = &right.outcome.measured[..*step as usize];

@@ -84,7 +84,10 @@ fn threads_batches_and_memory_do_not_change_what_is_learned() {
     let (model, dir) = (tiny(), tempdir().unwrap());
     let (text, out) = (model.join("calibration.txt"), dir.path().join("out"));
     let paths = [("model", model.as_path()), ("text", text.as_path()), ("out", out.as_path())];
-    let line = format!("{LINE} --force --mask-loss logits --mask-budget free --multiple-of 4");
+    let line = format!(
+        "{LINE} --force --importance magnitude_l2 --mask-loss logits --mask-budget free \
+         --multiple-of 4"
+    );
     let first = json(&format!("{line} --threads 1"), &paths);
     assert!(number(&first, "/masks/outcome/kept_step") > 0.0, "{}", first["masks"]);
     for layer in first["manifest"]["plan"]["layers"].as_array().unwrap() {
@@ -92,10 +95,17 @@ fn threads_batches_and_memory_do_not_change_what_is_learned() {
     }
     let foreseen = |report: &Value| number(report, "/masks/memory_foreseen/activations");
     let mut least = foreseen(&first);
-    for options in ["--threads 2", "--batch-tokens 48", "--memory 0.02 --threads 2"] {
-        let again = json(&format!("{line} {options}"), &paths);
+    // What the program itself holds differs between machines, so that one of these is too
+    // little for a whole step and enough for a part of it.
+    let memory = ["0.024", "0.022", "0.02", "0.018", "0.016"].map(|of| format!("--memory {of}"));
+    for options in ["--threads 2".to_owned()].iter().chain(&memory) {
+        let output = command(words(&format!("{line} {options} --json"), &paths)).output().unwrap();
+        if output.status.code() != Some(0) {
+            assert!(stderr(&output).contains("needs at least"), "{options}: {}", stderr(&output));
+            continue;
+        }
+        let mut again: Value = serde_json::from_slice(&output.stdout).unwrap();
         least = least.min(foreseen(&again));
-        let mut again = again;
         // What it takes depends on it.
         again["masks"]["memory_foreseen"] = first["masks"]["memory_foreseen"].clone();
         assert_eq!(learned(&again), learned(&first), "{options}");
