@@ -26,7 +26,7 @@ use crate::search::{LINE, Small};
 const SERVER: &str = "10.83.7.1";
 const CLIENT: &str = "10.83.7.2";
 const PORT: &str = "6379";
-const TRIALS: u64 = 24;
+const TRIALS: u64 = 80;
 /// How long the link is broken: longer than workers take between two records,
 /// shorter than the silence after which one counts as dead.
 const BROKEN: Duration = Duration::from_secs(8);
