@@ -4,7 +4,7 @@ use std::path::Path;
 
 use adapruner::manifest::plan_of;
 use adapruner_checkpoint::{
-    Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling, names::Projection,
+    Architecture, AttentionBias, LayerWidths, ModelConfig, names::Projection,
 };
 use adapruner_prune::{PrunePlan, StatsBank, bank::Term, masks::MaskState};
 
@@ -35,21 +35,11 @@ fn config(plan: &PrunePlan) -> ModelConfig {
         LayerWidths { query_heads, kv_heads, ffn: width(&kept.ffn) }
     });
     ModelConfig {
-        architecture: Architecture::Llama,
-        hidden_size: 8,
-        head_dim: 2,
-        vocab_size: 16,
-        layers: layers.collect(),
-        activation: Activation::Silu,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 1e4, scaling: RopeScaling::None },
-        attention_bias: true,
+        attention_bias: AttentionBias::All,
         mlp_bias: true,
-        tie_word_embeddings: false,
         max_position_embeddings: 32,
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        pad_token_id: None,
+        ..ModelConfig::new(Architecture::Llama, 8, 2, 16, layers.collect())
     }
 }
 

@@ -3,11 +3,9 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`config`] | [`ModelConfig`]: architecture, sizes and the widths of every layer |
 //! | [`checkpoint`] | [`Checkpoint`] and [`TensorSource`]: lazily mapped tensors under Hugging Face names |
 //! | [`input`] | the one place that opens what a user names; caps on sizes |
 //! | [`mapped`] | files as read-only memory maps |
-//! | [`names`] | the canonical tensor names and the shapes a configuration demands of them |
 //! | [`open`] | which reader a path or hub id belongs to |
 //! | [`hf`] | Hugging Face folders, in and out |
 //! | [`gguf`] | GGUF files, in and out |
@@ -26,7 +24,6 @@
 
 pub mod atomic;
 pub mod checkpoint;
-pub mod config;
 mod convert;
 pub mod dataset;
 pub mod digest;
@@ -38,7 +35,6 @@ pub mod hf;
 mod hub;
 pub mod input;
 pub mod mapped;
-pub mod names;
 pub mod open;
 pub mod os_path;
 pub mod output;
@@ -50,8 +46,11 @@ pub mod sealed;
 pub mod text;
 pub mod tokenizer;
 
+pub use adapruner_arch::{
+    self as arch, Activation, Architecture, AttentionBias, LayerWidths, ModelConfig, Rope,
+    RopeScaling, config, names,
+};
 pub use checkpoint::{Checkpoint, TensorMeta, TensorSource};
-pub use config::{Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use replaced::check_finite;

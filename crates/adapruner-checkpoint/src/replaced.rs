@@ -36,12 +36,11 @@ impl Checkpoint {
         for layer in 0..config.layers.len() {
             for projection in Projection::ALL {
                 if biases.contains_key(&projection.bias(layer)) {
-                    config.attention_bias |= projection.is_attention();
-                    config.mlp_bias |= !projection.is_attention();
+                    config.add_bias(projection);
                 }
             }
         }
-        for ExpectedTensor { name, shape } in expected_tensors(&config) {
+        for ExpectedTensor { name, shape, .. } in expected_tensors(&config) {
             if !biases.contains_key(&name) && self.tensors.meta(&name).is_none() {
                 biases.insert(name, Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
             }

@@ -8,12 +8,13 @@
 //! `dV = Pᵀ·dO`, `dS = P · (dO·Vᵀ − δ)`, `dQ = dS·K`, `dK = dSᵀ·Q`.
 //!
 //! The query heads that share a key-value head are the rows of one product, so
-//! keys and values are not repeated.
+//! keys and values are not repeated. With a window, a block of queries reads only the
+//! keys that one of them sees.
 //!
 //! Axes: `B` sequences, `T` queries, `S` keys, `N` query heads, `K` key-value
 //! heads, `D` head width, `G = N/K`; `P` rows of a block, `G` for each query.
 
-use std::{ops::Range, sync::OnceLock};
+use std::{mem::MaybeUninit, ops::Range, sync::OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -31,6 +32,24 @@ const BLOCK_ROWS: usize = 128;
 /// Scores of a block, at most, as long as it has more than one query.
 const BLOCK_SCORES: usize = 512 * 1024;
 
+/// How queries and keys become scores: their products times a factor, of the keys that a
+/// query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Scores {
+    /// Factor of the products; `1/√D` where none is named.
+    pub scale: Option<f64>,
+    /// Keys that a query sees, its own the last of them; all up to its own where there is
+    /// no window.
+    pub window: Option<usize>,
+}
+
+impl Scores {
+    /// The factor for heads of width `D`.
+    pub fn scale_of(&self, head_dim: usize) -> f64 {
+        self.scale.unwrap_or(1.0 / (head_dim as f64).sqrt())
+    }
+}
+
 /// Causal grouped-query attention; the last query is aligned with the last key.
 ///
 /// # Shapes
@@ -38,8 +57,8 @@ const BLOCK_SCORES: usize = 512 * 1024;
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    attend_to(q, k, v, None)
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tensor> {
+    attend_to(q, k, v, scores, None)
 }
 
 /// [`attention`] of sequences whose rows follow each other; each sees its own.
@@ -50,12 +69,24 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn packed_attention(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-    attend_to(q, k, v, Some(lengths))
+pub fn packed_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scores: Scores,
+    lengths: &[usize],
+) -> Result<Tensor> {
+    attend_to(q, k, v, scores, Some(lengths))
 }
 
-fn attend_to(q: &Tensor, k: &Tensor, v: &Tensor, lengths: Option<&[usize]>) -> Result<Tensor> {
-    let sizes = Sizes::of(q.shape(), k.shape())?;
+fn attend_to(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scores: Scores,
+    lengths: Option<&[usize]>,
+) -> Result<Tensor> {
+    let sizes = Sizes::of(q.shape(), k.shape(), scores)?;
     if let Some(lengths) = lengths {
         check_lengths(sizes, lengths)?;
     }
@@ -64,8 +95,8 @@ fn attend_to(q: &Tensor, k: &Tensor, v: &Tensor, lengths: Option<&[usize]>) -> R
     }
     if !fused(&[q, k, v]) || q.elem_count() == 0 {
         return match lengths {
-            None => composition::attention(q, k, v),
-            Some(lengths) => composition::packed_attention(q, k, v, lengths),
+            None => composition::attention(q, k, v, scores),
+            Some(lengths) => composition::packed_attention(q, k, v, scores, lengths),
         };
     }
     let op = Attention { sizes, lengths: lengths.map(<[_]>::to_vec), logsumexp: OnceLock::new() };
@@ -136,7 +167,7 @@ impl CustomOp3 for Attention {
     }
 }
 
-/// The axes.
+/// The axes, and how scores are made.
 #[derive(Clone, Copy)]
 pub(crate) struct Sizes {
     b: usize,
@@ -145,26 +176,29 @@ pub(crate) struct Sizes {
     n: usize,
     k: usize,
     d: usize,
+    /// Factor of the scores.
+    scale: f32,
+    /// Keys that a query sees at most.
+    window: usize,
 }
 
 impl Sizes {
-    pub(crate) fn of(q: &Shape, kv: &Shape) -> Result<Self> {
+    pub(crate) fn of(q: &Shape, kv: &Shape, scores: Scores) -> Result<Self> {
         let (b, t, n, d) = q.dims4()?;
         let (kv_b, s, k, kv_d) = kv.dims4()?;
         if b != kv_b || d != kv_d || s < t || k == 0 || n % k != 0 {
             bail!("attention: queries {q:?} do not fit keys {kv:?}");
         }
-        Ok(Self { b, t, s, n, k, d })
+        if scores.window == Some(0) {
+            bail!("attention: a window of at least 1 token expected, found 0");
+        }
+        let window = scores.window.unwrap_or(usize::MAX);
+        Ok(Self { b, t, s, n, k, d, scale: scores.scale_of(d) as f32, window })
     }
 
     /// `G`.
     fn group(&self) -> usize {
         self.n / self.k
-    }
-
-    /// Factor of the scores, `1/√D`.
-    fn scale(&self) -> f32 {
-        (1.0 / (self.d as f64).sqrt()) as f32
     }
 
     /// Queries of a block.
@@ -174,9 +208,15 @@ impl Sizes {
         self.t.div_ceil(self.t.div_ceil(most))
     }
 
-    /// Keys that query `t` sees.
-    fn seen(&self, t: usize) -> usize {
-        t + 1 + self.s - self.t
+    /// The keys that query `t` sees.
+    fn seen(&self, t: usize) -> Range<usize> {
+        let end = t + 1 + self.s - self.t;
+        end.saturating_sub(self.window)..end
+    }
+
+    /// The keys that some query of a block sees.
+    fn seen_by(&self, queries: &Range<usize>) -> Range<usize> {
+        self.seen(queries.start).start..self.seen(queries.end - 1).end
     }
 
     /// The queries of head group `head` as they lie in `[T, N, D]`, `[P, D]` one
@@ -191,9 +231,10 @@ impl Sizes {
         out
     }
 
-    /// The first `seen` keys or values of one head in `[S, K, D]`, `[seen, D]`.
-    fn of_head<'a>(&self, from: &'a [f32], head: usize, seen: usize) -> View<'a> {
-        View::new(&from[head * self.d..], seen, self.d, self.k * self.d)
+    /// Some keys or values of one head in `[S, K, D]`, `[seen, D]`.
+    fn of_head<'a>(&self, from: &'a [f32], head: usize, seen: &Range<usize>) -> View<'a> {
+        let width = self.k * self.d;
+        View::new(&from[seen.start * width + head * self.d..], seen.len(), self.d, width)
     }
 }
 
@@ -289,26 +330,26 @@ fn attend(
 ) {
     let (group, d, n) = (sizes.group(), sizes.d, sizes.n);
     let rows = queries.len() * group;
-    let seen = sizes.seen(queries.end - 1);
-    let q = sizes.gather(q, head, queries.clone(), sizes.scale());
-    let keys = sizes.of_head(k, head, seen);
+    let seen = sizes.seen_by(&queries);
+    let q = sizes.gather(q, head, queries.clone(), sizes.scale);
+    let keys = sizes.of_head(k, head, &seen);
     // SAFETY: the product writes everything.
-    let mut scores =
-        unsafe { build(rows * seen, |to| multiply(View::dense(&q, rows, d), keys.t(), 1.0, to)) };
+    let mut scores = unsafe {
+        build(rows * seen.len(), |to| multiply(View::dense(&q, rows, d), keys.t(), 1.0, to))
+    };
     let mut sums = Vec::with_capacity(rows);
-    for (row, scores) in scores.chunks_exact_mut(seen).enumerate() {
-        let (scores, hidden) = scores.split_at_mut(sizes.seen(queries.start + row / group));
+    for (row, scores) in scores.chunks_exact_mut(seen.len()).enumerate() {
+        let scores = only_seen(scores, &seen, sizes.seen(queries.start + row / group));
         let top = largest(scores);
         let sum = exponentials(scores, top);
-        hidden.fill(0.0);
         let at = row / group * n + head * group + row % group;
         logsumexp[at] = (f64::from(top) + sum.ln()) as f32;
         sums.push((1.0 / sum) as f32);
     }
-    let values = sizes.of_head(v, head, seen);
+    let values = sizes.of_head(v, head, &seen);
     // SAFETY: the product writes everything.
     let attended = unsafe {
-        build(rows * d, |to| multiply(View::dense(&scores, rows, seen), values, 1.0, to))
+        build(rows * d, |to| multiply(View::dense(&scores, rows, seen.len()), values, 1.0, to))
     };
     for (row, (from, factor)) in attended.chunks_exact(d).zip(sums).enumerate() {
         let at = (row / group * n + head * group + row % group) * d;
@@ -316,6 +357,15 @@ fn attend(
             to.write(value * factor);
         }
     }
+}
+
+/// The part of a row over keys `of` that its query sees; the others are 0 from now on.
+fn only_seen<'a>(row: &'a mut [f32], of: &Range<usize>, seen: Range<usize>) -> &'a mut [f32] {
+    let (before, rest) = row.split_at_mut(seen.start - of.start);
+    let (row, after) = rest.split_at_mut(seen.len());
+    before.fill(0.0);
+    after.fill(0.0);
+    row
 }
 
 /// What backward starts from.
@@ -335,7 +385,7 @@ pub(crate) fn backward(
     sizes: Sizes,
     lengths: Option<&[usize]>,
 ) -> [Vec<f32>; 3] {
-    let Sizes { b, t, s, n, k: heads, d } = sizes;
+    let Sizes { b, t, s, n, k: heads, d, .. } = sizes;
     let width = sizes.group() * d;
     let sequences = Sequence::all(sizes, lengths);
     // One task a head of a sequence.
@@ -411,7 +461,8 @@ fn tokens_first(
 }
 
 /// Backward of one key-value head of one sequence. Blocks run from the last,
-/// which sees all keys, so that the others add to what is written.
+/// which sees all keys unless there is a window, so that the others add to what is
+/// written.
 fn backward_head(
     saved: &Saved<'_>,
     sizes: Sizes,
@@ -420,53 +471,59 @@ fn backward_head(
     grad_k: &mut Unwritten,
     grad_v: &mut Unwritten,
 ) {
-    let Sizes { t, n, d, .. } = sizes;
+    let Sizes { t, n, d, scale, .. } = sizes;
     let group = sizes.group();
     let step = sizes.block();
-    let scale = sizes.scale();
+    let every_key = 0..sizes.s;
+    let mut begun = false;
     for start in (0..t).step_by(step).rev() {
         let queries = start..(start + step).min(t);
         let rows = queries.len() * group;
-        let seen = sizes.seen(queries.end - 1);
+        let seen = sizes.seen_by(&queries);
         let (keys, values) =
-            (sizes.of_head(saved.k, head, seen), sizes.of_head(saved.v, head, seen));
+            (sizes.of_head(saved.k, head, &seen), sizes.of_head(saved.v, head, &seen));
         let q = sizes.gather(saved.q, head, queries.clone(), scale);
         let y = sizes.gather(saved.y, head, queries.clone(), 1.0);
         let grad = sizes.gather(saved.grad, head, queries.clone(), 1.0);
         let (q_view, grad_view) = (View::dense(&q, rows, d), View::dense(&grad, rows, d));
+        let width = seen.len();
         // SAFETY: the products write everything.
         let (mut p, mut ds) = unsafe {
             (
-                build(rows * seen, |to| multiply(q_view, keys.t(), 1.0, to)),
-                build(rows * seen, |to| multiply(grad_view, values.t(), 1.0, to)),
+                build(rows * width, |to| multiply(q_view, keys.t(), 1.0, to)),
+                build(rows * width, |to| multiply(grad_view, values.t(), 1.0, to)),
             )
         };
-        for (row, (p, ds)) in p.chunks_exact_mut(seen).zip(ds.chunks_exact_mut(seen)).enumerate() {
+        let both = p.chunks_exact_mut(width).zip(ds.chunks_exact_mut(width));
+        for (row, (p, ds)) in both.enumerate() {
             let query = queries.start + row / group;
             let logsumexp = saved.logsumexp[query * n + head * group + row % group];
             let delta = dot(&y[row * d..(row + 1) * d], &grad[row * d..(row + 1) * d]) as f32;
-            let (p, hidden) = p.split_at_mut(sizes.seen(query));
+            let p = only_seen(p, &seen, sizes.seen(query));
             exponentials(p, logsumexp);
-            hidden.fill(0.0);
-            let (ds, hidden) = ds.split_at_mut(p.len());
+            let ds = only_seen(ds, &seen, sizes.seen(query));
             for (ds, p) in ds.iter_mut().zip(p) {
                 *ds = *p * (*ds - delta);
             }
-            hidden.fill(0.0);
         }
-        let (p, ds) = (View::dense(&p, rows, seen), View::dense(&ds, rows, seen));
+        let (p, ds) = (View::dense(&p, rows, width), View::dense(&ds, rows, width));
         let of_queries = queries.start * group * d..queries.end * group * d;
         multiply(ds, keys, scale, &mut grad_q[of_queries]);
-        if seen == sizes.s && queries.end == t {
+        if !begun && seen == every_key {
             multiply(p.t(), grad_view, 1.0, grad_v);
             multiply(ds.t(), q_view, 1.0, grad_k);
         } else {
-            let part = ..seen * d;
-            // SAFETY: the last block, which sees all keys, has written these.
+            if !begun {
+                grad_k.fill(MaybeUninit::new(0.0));
+                grad_v.fill(MaybeUninit::new(0.0));
+            }
+            let part = seen.start * d..seen.end * d;
+            // SAFETY: the last block, or the zeros before it, have written all.
             let (grad_k, grad_v) =
-                unsafe { (written(&mut grad_k[part]), written(&mut grad_v[part])) };
+                unsafe { (written(&mut grad_k[part.clone()]), written(&mut grad_v[part])) };
             multiply_add(p.t(), grad_view, grad_v);
             multiply_add(ds.t(), q_view, grad_k);
         }
+        begun = true;
     }
 }

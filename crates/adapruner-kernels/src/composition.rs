@@ -10,7 +10,7 @@ use candle_core::{
     backend::BackendStorage, bail,
 };
 
-use crate::{GradTap, LowRank};
+use crate::{Gate, GradTap, LowRank, Scores};
 
 /// The identity, whose backward shows the gradient to a tap.
 struct Tapped {
@@ -149,15 +149,18 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     x.broadcast_div(&scale)?.broadcast_mul(&weight.to_dtype(x.dtype())?)
 }
 
-/// [`crate::swiglu`], composed.
+/// [`crate::gated`], composed.
 ///
 /// # Shapes
 /// `[..]`, `[..]` → `[..]`.
 ///
 /// # Errors
 /// Shapes that differ.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
+pub fn gated(kind: Gate, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    match kind {
+        Gate::Silu => gate.silu()? * up,
+        Gate::GeluTanh => gate.gelu()? * up,
+    }
 }
 
 /// [`crate::rope`], composed.
@@ -183,17 +186,22 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tensor> {
+    let (scale, window) = (scores.scale_of(q.dim(3)?), scores.window.unwrap_or(usize::MAX));
     let (b, t, n, d) = q.dims4()?;
     let (_, s, heads, _) = k.dims4()?;
     let q = q.reshape((b, t, heads, n / heads, d))?.permute((0, 2, 3, 1, 4))?.contiguous()?;
     let q = q.reshape((b, heads, n / heads * t, d))?;
     let k = k.transpose(1, 2)?.contiguous()?;
     let v = v.transpose(1, 2)?.contiguous()?;
-    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / (d as f64).sqrt())?;
+    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?;
     let scores = scores.reshape((b, heads, n / heads, t, s))?;
+    let seen = |i: usize, j: usize| {
+        let end = i + 1 + s - t;
+        (end.saturating_sub(window)..end).contains(&j)
+    };
     let mask: Vec<f32> = (0..t)
-        .flat_map(|i| (0..s).map(move |j| if j > i + s - t { f32::NEG_INFINITY } else { 0.0 }))
+        .flat_map(|i| (0..s).map(move |j| if seen(i, j) { 0.0 } else { f32::NEG_INFINITY }))
         .collect();
     let mask = Tensor::from_vec(mask, (t, s), q.device())?.to_dtype(q.dtype())?;
     let scores = scores.broadcast_add(&mask)?;
@@ -215,11 +223,17 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn packed_attention(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+pub fn packed_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scores: Scores,
+    lengths: &[usize],
+) -> Result<Tensor> {
     let mut start = 0;
     let mut one = |&length: &usize| {
         let rows = |t: &Tensor| t.narrow(1, start, length);
-        let y = attention(&rows(q)?, &rows(k)?, &rows(v)?);
+        let y = attention(&rows(q)?, &rows(k)?, &rows(v)?, scores);
         start += length;
         y
     };

@@ -23,7 +23,7 @@
 //! | `norm` | root mean square normalisation |
 //! | `rope` | rotary position embedding |
 //! | `attention` | causal grouped-query attention, no `T × T` matrix kept |
-//! | `swiglu` | gated feed-forward activation |
+//! | `gate` | gated feed-forward activation |
 //! | `head` | the output projection |
 //! | `cross_entropy` | loss of a linear map, logits never held whole |
 //! | [`sublayer`] | whole sublayers of a decoder as one operation each |
@@ -43,6 +43,7 @@ mod columns;
 pub mod composition;
 mod cross_entropy;
 mod exp;
+mod gate;
 mod gemm;
 mod head;
 mod linear;
@@ -55,15 +56,15 @@ mod peak;
 mod precision;
 mod rope;
 pub mod sublayer;
-mod swiglu;
 mod threads;
 mod upstream;
 mod view;
 
 pub use allocator::{Allocator, keep_freed_pages};
-pub use attention::{attention, packed_attention};
+pub use attention::{Scores, attention, packed_attention};
 pub use columns::column_dots;
 pub use cross_entropy::{linear_cross_entropy, linear_soft_cross_entropy};
+pub use gate::{Gate, gated};
 pub use head::Head;
 pub use linear::{GradTap, linear};
 pub use low_rank::{Dropout, LowRank, LowRankGrad};
@@ -72,6 +73,5 @@ pub use norm::rms_norm;
 pub use peak::f32_peak;
 pub use precision::MatmulPrecision;
 pub use rope::rope;
-pub use swiglu::swiglu;
 pub use threads::keep_to_one_pool;
 pub use upstream::with_gradient;

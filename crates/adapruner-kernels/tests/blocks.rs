@@ -4,9 +4,9 @@
 use std::sync::{Arc, Mutex};
 
 use adapruner_kernels::{
-    Dropout, GradTap, LowRank, LowRankGrad, MatmulPrecision,
+    Dropout, Gate, GradTap, LowRank, LowRankGrad, MatmulPrecision, Scores,
     packed::Packed,
-    sublayer::{Affine, FeedForward, SelfAttention},
+    sublayer::{Affine, FeedForward, Norm, Residual, Rotation, SelfAttention},
 };
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng};
@@ -51,7 +51,8 @@ impl GradTap for Seen {
     }
 }
 
-/// Both sublayers, one after the other; `updated` with low-rank updates.
+/// Both sublayers, one after the other; `updated` with low-rank updates, `normed_after` with
+/// norms after sublayers and of heads rather than before sublayers.
 struct Sublayers {
     seen: Arc<Seen>,
     attention: SelfAttention,
@@ -59,7 +60,7 @@ struct Sublayers {
 }
 
 impl Sublayers {
-    fn new(updated: bool) -> Self {
+    fn new(updated: bool, normed_after: bool) -> Self {
         let seen = Arc::new(Seen::default());
         let map = |outputs: usize, inputs: usize, seed: u64| Affine {
             weight: numbers(&[outputs, inputs], seed),
@@ -79,21 +80,34 @@ impl Sublayers {
             ..map
         };
         let head_dim = HIDDEN / HEADS;
+        let norm = |width: usize, seed| Some(Norm { weight: numbers(&[width], seed), eps: 1e-5 });
+        // Once with a norm before each sublayer, once with every other one.
+        let (before, others) = (!normed_after, normed_after);
+        let residual = |seed| Residual {
+            norm: norm(HIDDEN, seed).filter(|_| others),
+            scale: if others { 0.5 } else { 1.0 },
+        };
         let attention = SelfAttention {
-            norm: numbers(&[HIDDEN], 1),
-            eps: 1e-5,
+            norm: norm(HIDDEN, 1).filter(|_| before),
+            q_norm: norm(head_dim, 11).filter(|_| others),
+            k_norm: norm(HIDDEN, 12).filter(|_| others),
+            scores: Scores { window: others.then_some(40), ..Scores::default() },
+            residual: residual(13),
             head_dim,
             q: map(HIDDEN, HIDDEN, 10),
             k: map(HIDDEN, HIDDEN, 20),
             v: map(HIDDEN, HIDDEN, 30),
             o: masked(map(HIDDEN, HIDDEN, 40), HIDDEN, 7),
             lengths: Some([170, 130].into()),
-            cos: numbers(&[ROWS, head_dim / 2], 2),
-            sin: numbers(&[ROWS, head_dim / 2], 3),
+            rotation: Some(Rotation {
+                cos: numbers(&[ROWS, head_dim / 2], 2),
+                sin: numbers(&[ROWS, head_dim / 2], 3),
+            }),
         };
         let feed_forward = FeedForward {
-            norm: numbers(&[HIDDEN], 4),
-            eps: 1e-5,
+            norm: norm(HIDDEN, 4).filter(|_| before),
+            activation: if others { Gate::GeluTanh } else { Gate::Silu },
+            residual: residual(14),
             gate: map(INNER, HIDDEN, 50),
             up: map(INNER, HIDDEN, 60),
             down: masked(map(HIDDEN, INNER, 70), INNER, 8),
@@ -121,17 +135,20 @@ impl Sublayers {
 
 #[test]
 fn blocks_of_rows_give_the_bits_of_all_rows_at_once() {
-    for updated in [false, true] {
+    for (updated, normed_after) in [(false, false), (true, false), (false, true), (true, true)] {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let sublayers = Sublayers::new(updated);
+            let sublayers = Sublayers::new(updated, normed_after);
             MatmulPrecision::High.during(|| pool.install(|| sublayers.results()))
         };
         let all_at_once = on(7);
         assert_eq!(all_at_once.len(), 3 + 2 * 2 + 7 * if updated { 4 } else { 2 });
         for threads in [1, 2, 3, 6] {
             for (at, (found, expected)) in on(threads).iter().zip(&all_at_once).enumerate() {
-                assert!(found == expected, "{threads} threads, updated {updated}: result {at}");
+                assert!(
+                    found == expected,
+                    "{threads} threads, {updated}, {normed_after}: result {at}"
+                );
             }
         }
     }

@@ -1,101 +1,31 @@
-//! One decoder layer: RMSNorm → attention → residual, RMSNorm → gated
-//! feed-forward → residual.
+//! One decoder layer: attention and gated feed-forward, each added to the stream, as its
+//! architecture declares them.
 //!
 //! Axes: `B` sequences, `T` tokens, `H` hidden, `N` query heads, `K` key-value
 //! heads, `D` head width, `F` feed-forward width.
 
 use std::sync::Arc;
 
-use adapruner_checkpoint::{Activation, Checkpoint, names, names::Projection};
-use adapruner_kernels::{
-    GradTap, LowRank,
-    packed::Packed,
-    sublayer::{self, Affine},
+use adapruner_checkpoint::{
+    Activation, Checkpoint, ModelConfig,
+    arch::{
+        Family,
+        family::NormWeight,
+        names::{Norm as NormPlace, Part, Projection},
+    },
 };
-use candle_core::{Result as CandleResult, Tensor, Var};
+use adapruner_kernels::{
+    Gate, GradTap, Scores,
+    packed::Packed,
+    sublayer::{Affine, FeedForward, Norm, Residual, SelfAttention},
+};
+use candle_core::{DType, Result as CandleResult, Tensor, Var};
 
-use crate::{error::Result, placement::Placement};
-
-/// A projection with its optional bias.
-#[derive(Debug, Clone)]
-pub struct Linear {
-    /// `[out, in]`.
-    pub weight: Tensor,
-    /// `[out]`.
-    pub bias: Option<Tensor>,
-    /// A bf16 weight as products on the CPU read it, where that pays.
-    pub packed: Packed,
-    /// What is added to the map, of low rank.
-    pub adapter: Option<LowRank>,
-    /// Factors of what the map reads, `[in]`.
-    pub mask: Option<Tensor>,
-}
-
-impl Linear {
-    fn load(
-        checkpoint: &Checkpoint,
-        layer: usize,
-        projection: Projection,
-        placement: &Placement,
-    ) -> Result<Self> {
-        let config = &checkpoint.config;
-        let biased =
-            if projection.is_attention() { config.attention_bias } else { config.mlp_bias };
-        let Placement { device, dtype } = placement;
-        let weight = checkpoint.tensors.load(&projection.weight(layer), *dtype, device)?;
-        let bias = biased
-            .then(|| {
-                checkpoint.tensors.load(&projection.bias(layer), placement.activations(), device)
-            })
-            .transpose()?;
-        Ok(Self { weight, bias, packed: Packed::default(), adapter: None, mask: None })
-    }
-
-    /// `x · Wᵀ + b`.
-    ///
-    /// # Shapes
-    /// `[.., in]` → `[.., out]`.
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    pub fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
-        self.with_tap(None).apply(x)
-    }
-
-    /// The map with a tap on its gradients.
-    pub(crate) fn with_tap(&self, tap: Option<Arc<dyn GradTap>>) -> Affine {
-        let Self { weight, bias, packed, adapter, mask } = self.clone();
-        Affine { weight, bias, packed, adapter, mask, tap }
-    }
-}
-
-/// The attention sublayer.
-#[derive(Debug, Clone)]
-pub struct Attention {
-    /// Norm before it, `[H]`.
-    pub norm: Tensor,
-    /// Query, `[N·D, H]`.
-    pub q: Linear,
-    /// Key, `[K·D, H]`.
-    pub k: Linear,
-    /// Value, `[K·D, H]`.
-    pub v: Linear,
-    /// Output, `[H, N·D]`.
-    pub o: Linear,
-}
-
-/// The gated feed-forward sublayer.
-#[derive(Debug, Clone)]
-pub struct FeedForward {
-    /// Norm before it, `[H]`.
-    pub norm: Tensor,
-    /// Gate, `[F, H]`.
-    pub gate: Linear,
-    /// Up, `[F, H]`.
-    pub up: Linear,
-    /// Down, `[H, F]`.
-    pub down: Linear,
-}
+use crate::{
+    error::Result,
+    placement::Placement,
+    rotary::{Rotations, Turn},
+};
 
 /// Keys and values of earlier positions, `[B, t, K, D]` each.
 #[derive(Debug, Clone)]
@@ -108,10 +38,8 @@ pub struct LayerCache {
 
 /// What a forward pass needs beside weights and activations.
 pub struct Pass<'a> {
-    /// Cosines of the positions, `[T, D/2]`.
-    pub cos: &'a Tensor,
-    /// Sines of the positions, `[T, D/2]`.
-    pub sin: &'a Tensor,
+    /// Cosines and sines of the positions.
+    pub rotations: &'a Rotations,
     /// Lengths of the sequences whose rows follow each other in `[1, T, H]`, for
     /// packed ones; passes with a cache have none.
     pub lengths: Option<&'a Arc<[usize]>>,
@@ -119,21 +47,90 @@ pub struct Pass<'a> {
     pub taps: Option<&'a dyn Fn(Projection) -> Arc<dyn GradTap>>,
 }
 
-impl Pass<'_> {
-    fn tap(&self, projection: Projection) -> Option<Arc<dyn GradTap>> {
-        self.taps.map(|taps| taps(projection))
+impl<'a> Pass<'a> {
+    /// A pass of whole sequences whose gradients nobody observes.
+    pub fn of(rotations: &'a Rotations) -> Self {
+        Self { rotations, lengths: None, taps: None }
+    }
+
+    /// A map with its tap.
+    fn tapped(&self, map: &Affine, projection: Projection) -> Affine {
+        Affine { tap: self.taps.map(|taps| taps(projection)), ..map.clone() }
     }
 }
 
 /// One decoder layer; without attention where that was pruned away.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Block {
-    /// The attention sublayer, if the layer has one.
-    pub attention: Option<Attention>,
-    /// The feed-forward sublayer.
+    /// The attention sublayer, if the layer has one; positions, lengths and taps are those of
+    /// a pass.
+    pub attention: Option<SelfAttention>,
+    /// The feed-forward sublayer; its taps are those of a pass.
     pub ffn: FeedForward,
-    head_dim: usize,
-    eps: f64,
+    turn: Turn,
+    family: &'static Family,
+}
+
+/// Reads the weights of one layer.
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    layer: usize,
+    placement: &'a Placement,
+}
+
+impl Loader<'_> {
+    fn map(&self, projection: Projection) -> Result<Affine> {
+        let Self { checkpoint, layer, placement } = *self;
+        let load = |name: &str, dtype| checkpoint.tensors.load(name, dtype, &placement.device);
+        let weight = load(&projection.weight(layer), placement.dtype)?;
+        let biased = checkpoint.config.has_bias(projection);
+        let bias = biased.then(|| load(&projection.bias(layer), placement.activations()));
+        let bias = bias.transpose()?;
+        Ok(Affine { weight, bias, packed: Packed::default(), adapter: None, mask: None, tap: None })
+    }
+
+    fn norm(&self, place: NormPlace) -> Result<Option<Norm>> {
+        let part = Part::Norm(self.layer, place);
+        let family = self.checkpoint.config.family();
+        let name = part.name(family);
+        name.map(|name| load_norm(self.checkpoint, &name, self.placement)).transpose()
+    }
+
+    fn residual(&self, norm: NormPlace) -> Result<Residual> {
+        Ok(Residual { norm: self.norm(norm)?, scale: self.checkpoint.config.residual_scale })
+    }
+}
+
+/// A norm as it multiplies.
+pub(crate) fn load_norm(
+    checkpoint: &Checkpoint,
+    name: &str,
+    placement: &Placement,
+) -> Result<Norm> {
+    let (config, device) = (&checkpoint.config, &placement.device);
+    let read = match config.family().norm_weight {
+        NormWeight::Plain => placement.activations(),
+        NormWeight::OnePlus => DType::F32,
+    };
+    let weight = checkpoint.tensors.load(name, read, device)?;
+    let weight = as_factor(&weight, config.family())?.to_dtype(placement.activations())?;
+    Ok(Norm { weight, eps: config.rms_norm_eps })
+}
+
+/// What a norm multiplies by, from its weight.
+pub(crate) fn as_factor(weight: &Tensor, family: &Family) -> CandleResult<Tensor> {
+    match family.norm_weight {
+        NormWeight::Plain => Ok(weight.clone()),
+        NormWeight::OnePlus => weight + 1.0,
+    }
+}
+
+/// The activation of a gate as the kernels have it.
+fn gate(activation: Activation) -> Gate {
+    match activation {
+        Activation::Silu => Gate::Silu,
+        Activation::GeluTanh => Gate::GeluTanh,
+    }
 }
 
 impl Block {
@@ -143,33 +140,34 @@ impl Block {
     /// Tensors that are missing, damaged or not finite.
     pub fn load(checkpoint: &Checkpoint, layer: usize, placement: &Placement) -> Result<Self> {
         let config = &checkpoint.config;
-        let linear = |projection| Linear::load(checkpoint, layer, projection, placement);
-        let norm = |name: String| {
-            checkpoint.tensors.load(&name, placement.activations(), &placement.device)
-        };
-        // The feed-forward sublayer is made for this activation; another one does not
-        // compile before it has its own.
-        match config.activation {
-            Activation::Silu => {}
-        }
+        let from = Loader { checkpoint, layer, placement };
         let attention = if config.layers[layer].has_attention() {
-            Some(Attention {
-                norm: norm(names::input_norm(layer))?,
-                q: linear(Projection::Q)?,
-                k: linear(Projection::K)?,
-                v: linear(Projection::V)?,
-                o: linear(Projection::O)?,
+            Some(SelfAttention {
+                norm: from.norm(NormPlace::BeforeAttention)?,
+                head_dim: config.head_dim,
+                q_norm: from.norm(NormPlace::Query)?,
+                k_norm: from.norm(NormPlace::Key)?,
+                q: from.map(Projection::Q)?,
+                k: from.map(Projection::K)?,
+                v: from.map(Projection::V)?,
+                o: from.map(Projection::O)?,
+                lengths: None,
+                rotation: None,
+                scores: Scores { scale: config.score_scale, window: config.window(layer) },
+                residual: from.residual(NormPlace::AfterAttention)?,
             })
         } else {
             None
         };
         let ffn = FeedForward {
-            norm: norm(names::ffn_norm(layer))?,
-            gate: linear(Projection::Gate)?,
-            up: linear(Projection::Up)?,
-            down: linear(Projection::Down)?,
+            norm: from.norm(NormPlace::BeforeFfn)?,
+            activation: gate(config.activation),
+            gate: from.map(Projection::Gate)?,
+            up: from.map(Projection::Up)?,
+            down: from.map(Projection::Down)?,
+            residual: from.residual(NormPlace::AfterFfn)?,
         };
-        Ok(Self { attention, ffn, head_dim: config.head_dim, eps: config.rms_norm_eps })
+        Ok(Self { attention, ffn, turn: Turn::of(config, layer), family: config.family() })
     }
 
     /// Runs the layer; with `cache`, the keys and values of earlier positions
@@ -186,11 +184,22 @@ impl Block {
         pass: &Pass<'_>,
         cache: Option<&mut Option<LayerCache>>,
     ) -> CandleResult<Tensor> {
-        let x = match &self.attention {
-            Some(attention) => self.attend(attention, x, pass, cache)?,
-            None => x.clone(),
+        let x = match (self.attention_in(pass), cache) {
+            (None, _) => x.clone(),
+            (Some(attention), None) => attention.forward(x)?,
+            (Some(attention), Some(slot)) => {
+                let [q, k, v] = attention.heads(x)?;
+                let (keys, values) = match slot.take() {
+                    None => (k, v),
+                    Some(old) => {
+                        (Tensor::cat(&[old.keys, k], 1)?, Tensor::cat(&[old.values, v], 1)?)
+                    }
+                };
+                *slot = Some(LayerCache { keys: keys.clone(), values: values.clone() });
+                attention.finish(x, &attention.attend(&[q, keys, values])?)?
+            }
         };
-        self.feed(&x, pass)
+        self.ffn_in(pass).forward(&x)
     }
 
     /// [`Block::forward`] without a cache; `see` is shown what the output projection of
@@ -208,95 +217,53 @@ impl Block {
         pass: &Pass<'_>,
         see: &mut dyn FnMut(Projection, &Tensor, &Tensor) -> CandleResult<()>,
     ) -> CandleResult<Tensor> {
-        let x = match &self.attention {
+        let x = match self.attention_in(pass) {
             Some(attention) => {
-                if let Some(inner) = self.head_outputs(x, &(pass.cos.clone(), pass.sin.clone()))? {
-                    see(Projection::O, &inner, &attention.o.weight)?;
-                }
-                self.attend(attention, x, pass, None)?
+                see(Projection::O, &head_outputs(&attention, x)?, &attention.o.weight)?;
+                attention.forward(x)?
             }
             None => x.clone(),
         };
         see(Projection::Down, &self.channels(&x)?, &self.ffn.down.weight)?;
-        self.feed(&x, pass)
+        self.ffn_in(pass).forward(&x)
     }
 
-    /// `x` with the feed-forward sublayer added.
-    fn feed(&self, x: &Tensor, pass: &Pass<'_>) -> CandleResult<Tensor> {
-        let FeedForward { norm, gate, up, down } = &self.ffn;
-        let sublayer = sublayer::FeedForward {
-            norm: norm.clone(),
-            eps: self.eps,
-            gate: gate.with_tap(pass.tap(Projection::Gate)),
-            up: up.with_tap(pass.tap(Projection::Up)),
-            down: down.with_tap(pass.tap(Projection::Down)),
-        };
-        sublayer.forward(x)
+    /// The attention sublayer as it runs in a pass, if the layer has one.
+    pub fn attention_in(&self, pass: &Pass<'_>) -> Option<SelfAttention> {
+        let attention = self.attention.as_ref()?;
+        let SelfAttention { q, k, v, o, .. } = attention;
+        Some(SelfAttention {
+            q: pass.tapped(q, Projection::Q),
+            k: pass.tapped(k, Projection::K),
+            v: pass.tapped(v, Projection::V),
+            o: pass.tapped(o, Projection::O),
+            lengths: pass.lengths.cloned(),
+            rotation: pass.rotations.of(self.turn),
+            ..attention.clone()
+        })
     }
 
-    /// `x` with the attention sublayer added.
-    fn attend(
-        &self,
-        attention: &Attention,
-        x: &Tensor,
-        pass: &Pass<'_>,
-        cache: Option<&mut Option<LayerCache>>,
-    ) -> CandleResult<Tensor> {
-        let Attention { norm, q, k, v, o } = attention;
-        let q = q.with_tap(pass.tap(Projection::Q));
-        let k = k.with_tap(pass.tap(Projection::K));
-        let v = v.with_tap(pass.tap(Projection::V));
-        let o = o.with_tap(pass.tap(Projection::O));
-        let Some(slot) = cache else {
-            let sublayer = sublayer::SelfAttention {
-                norm: norm.clone(),
-                eps: self.eps,
-                head_dim: self.head_dim,
-                q,
-                k,
-                v,
-                o,
-                lengths: pass.lengths.cloned(),
-                cos: pass.cos.clone(),
-                sin: pass.sin.clone(),
-            };
-            return sublayer.forward(x);
-        };
-        let (b, t, _) = x.dims3()?;
-        let h = adapruner_kernels::rms_norm(x, norm, self.eps)?;
-        let heads = |map: &Affine| map.apply(&h)?.reshape((b, t, (), self.head_dim));
-        let q = adapruner_kernels::rope(&heads(&q)?, pass.cos, pass.sin)?;
-        let k = adapruner_kernels::rope(&heads(&k)?, pass.cos, pass.sin)?;
-        let v = heads(&v)?;
-        let (keys, values) = match slot.take() {
-            None => (k, v),
-            Some(old) => (Tensor::cat(&[old.keys, k], 1)?, Tensor::cat(&[old.values, v], 1)?),
-        };
-        *slot = Some(LayerCache { keys: keys.clone(), values: values.clone() });
-        let y = adapruner_kernels::attention(&q, &keys, &values)?.reshape((b, t, ()))?;
-        x + o.apply(&y)?
+    /// The feed-forward sublayer as it runs in a pass.
+    pub fn ffn_in(&self, pass: &Pass<'_>) -> FeedForward {
+        let FeedForward { gate, up, down, .. } = &self.ffn;
+        FeedForward {
+            gate: pass.tapped(gate, Projection::Gate),
+            up: pass.tapped(up, Projection::Up),
+            down: pass.tapped(down, Projection::Down),
+            ..self.ffn.clone()
+        }
     }
 
     /// What the attention's output projection reads: the heads' outputs side by
     /// side. `None` where the layer has no attention.
     ///
     /// # Shapes
-    /// `[B, T, H]`, cosines and sines `[T, D/2]` → `[B, T, N·D]`.
+    /// `[B, T, H]` → `[B, T, N·D]`.
     ///
     /// # Errors
     /// Shapes that do not fit, or no memory.
-    pub fn head_outputs(
-        &self,
-        x: &Tensor,
-        (cos, sin): &(Tensor, Tensor),
-    ) -> CandleResult<Option<Tensor>> {
-        let Some(Attention { norm, q, k, v, .. }) = &self.attention else { return Ok(None) };
-        let (b, t, _) = x.dims3()?;
-        let h = adapruner_kernels::rms_norm(x, norm, self.eps)?;
-        let heads = |map: &Linear| map.forward(&h)?.reshape((b, t, (), self.head_dim));
-        let q = adapruner_kernels::rope(&heads(q)?, cos, sin)?;
-        let k = adapruner_kernels::rope(&heads(k)?, cos, sin)?;
-        Ok(Some(adapruner_kernels::attention(&q, &k, &heads(v)?)?.reshape((b, t, ()))?))
+    pub fn head_outputs(&self, x: &Tensor, pass: &Pass<'_>) -> CandleResult<Option<Tensor>> {
+        self.attention_in(pass).map(|attention| head_outputs(&attention, x)).transpose()
     }
 
     /// What the down projection reads: the gated channels.
@@ -307,23 +274,23 @@ impl Block {
     /// # Errors
     /// Shapes that do not fit, or no memory.
     pub fn channels(&self, x: &Tensor) -> CandleResult<Tensor> {
-        let FeedForward { norm, gate, up, .. } = &self.ffn;
-        let h = adapruner_kernels::rms_norm(x, norm, self.eps)?;
-        adapruner_kernels::swiglu(&gate.forward(&h)?, &up.forward(&h)?)
+        self.ffn.channels(x)
     }
 
     /// The same block with every weight made a variable, and those variables
-    /// under the canonical names of layer `layer`.
+    /// under the names of layer `layer`.
+    ///
+    /// The variable of a norm is what it multiplies by, which has the gradient of its weight.
     ///
     /// # Errors
     /// No memory.
     pub fn with_variables(&self, layer: usize) -> CandleResult<(Self, Vec<(String, Var)>)> {
         let mut block = self.clone();
-        let mut variables = Vec::new();
-        for (name, tensor) in block.parameters_mut(layer) {
+        let (mut variables, family) = (Vec::new(), self.family);
+        for (part, tensor) in block.parameters_mut(layer) {
             let variable = Var::from_tensor(tensor)?;
             *tensor = variable.as_tensor().clone();
-            variables.push((name, variable));
+            variables.extend(part.name(family).map(|name| (name, variable)));
         }
         Ok((block, variables))
     }
@@ -331,55 +298,95 @@ impl Block {
     /// Takes the packed forms of those weights that are `other`'s as well, and lays the
     /// others out.
     pub(crate) fn lay_out_beside(&mut self, other: &Self) -> CandleResult<()> {
-        let attention = self.attention.iter_mut().zip(&other.attention).flat_map(|(own, other)| {
-            let Attention { q, k, v, o, .. } = own;
-            [(q, &other.q), (k, &other.k), (v, &other.v), (o, &other.o)]
-        });
-        let FeedForward { gate, up, down, .. } = &mut self.ffn;
-        let ffn = [(gate, &other.ffn.gate), (up, &other.ffn.up), (down, &other.ffn.down)];
-        for (own, other) in attention.chain(ffn) {
-            if own.weight.id() == other.weight.id() {
-                own.packed = other.packed.clone();
-            } else {
-                own.packed.lay_out(&own.weight)?;
+        let of_other = other.projections();
+        for (projection, own) in self.projections_mut() {
+            let same = of_other.iter().find(|(of, _)| *of == projection);
+            match same.filter(|(_, other)| own.weight.id() == other.weight.id()) {
+                Some((_, other)) => own.packed = other.packed.clone(),
+                None => own.packed.lay_out(&own.weight)?,
             }
         }
         Ok(())
     }
 
     /// The projections, those of attention only where there is one.
-    pub(crate) fn projections_mut(&mut self) -> Vec<(Projection, &mut Linear)> {
-        let FeedForward { gate, up, down, .. } = &mut self.ffn;
+    fn projections(&self) -> Vec<(Projection, &Affine)> {
+        let FeedForward { gate, up, down, .. } = &self.ffn;
         let of_attention =
-            self.attention.iter_mut().flat_map(|Attention { q, k, v, o, .. }| {
+            self.attention.iter().flat_map(|SelfAttention { q, k, v, o, .. }| {
                 [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)]
             });
-        of_attention
-            .chain([(Projection::Gate, gate), (Projection::Up, up), (Projection::Down, down)])
-            .collect()
+        let of_ffn = [(Projection::Gate, gate), (Projection::Up, up), (Projection::Down, down)];
+        of_attention.chain(of_ffn).collect()
     }
 
-    /// The parameters under the canonical names of layer `layer`.
-    pub(crate) fn parameters_mut(&mut self, layer: usize) -> Vec<(String, &mut Tensor)> {
+    /// [`Block::projections`], to be changed.
+    pub(crate) fn projections_mut(&mut self) -> Vec<(Projection, &mut Affine)> {
+        let FeedForward { gate, up, down, .. } = &mut self.ffn;
+        let of_attention =
+            self.attention.iter_mut().flat_map(|SelfAttention { q, k, v, o, .. }| {
+                [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)]
+            });
+        let of_ffn = [(Projection::Gate, gate), (Projection::Up, up), (Projection::Down, down)];
+        of_attention.chain(of_ffn).collect()
+    }
+
+    /// The parameters of layer `layer`; those of norms are what they multiply by.
+    pub(crate) fn parameters_mut(&mut self, layer: usize) -> Vec<(Part, &mut Tensor)> {
         let mut out = Vec::new();
-        fn linear<'a>(
-            (projection, linear): (Projection, &'a mut Linear),
-            layer: usize,
-            out: &mut Vec<(String, &'a mut Tensor)>,
-        ) {
-            out.push((projection.weight(layer), &mut linear.weight));
-            out.extend(linear.bias.as_mut().map(|bias| (projection.bias(layer), bias)));
+        let Self { attention, ffn, .. } = self;
+        let mut norms: Vec<(NormPlace, &mut Option<Norm>)> = vec![
+            (NormPlace::BeforeFfn, &mut ffn.norm),
+            (NormPlace::AfterFfn, &mut ffn.residual.norm),
+        ];
+        let mut maps = vec![
+            (Projection::Gate, &mut ffn.gate),
+            (Projection::Up, &mut ffn.up),
+            (Projection::Down, &mut ffn.down),
+        ];
+        if let Some(SelfAttention { norm, q_norm, k_norm, q, k, v, o, residual, .. }) = attention {
+            norms.extend([
+                (NormPlace::BeforeAttention, norm),
+                (NormPlace::Query, q_norm),
+                (NormPlace::Key, k_norm),
+                (NormPlace::AfterAttention, &mut residual.norm),
+            ]);
+            maps.extend([
+                (Projection::Q, q),
+                (Projection::K, k),
+                (Projection::V, v),
+                (Projection::O, o),
+            ]);
         }
-        if let Some(Attention { norm, q, k, v, o }) = &mut self.attention {
-            out.push((names::input_norm(layer), norm));
-            let maps =
-                [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)];
-            maps.into_iter().for_each(|map| linear(map, layer, &mut out));
+        for (place, norm) in norms {
+            let norm = norm.as_mut();
+            out.extend(norm.map(|norm| (Part::Norm(layer, place), &mut norm.weight)));
         }
-        let FeedForward { norm, gate, up, down } = &mut self.ffn;
-        out.push((names::ffn_norm(layer), norm));
-        let maps = [(Projection::Gate, gate), (Projection::Up, up), (Projection::Down, down)];
-        maps.into_iter().for_each(|map| linear(map, layer, &mut out));
+        for (projection, Affine { weight, bias, .. }) in maps {
+            out.push((Part::Weight(layer, projection), weight));
+            out.extend(bias.as_mut().map(|bias| (Part::Bias(layer, projection), bias)));
+        }
         out
     }
+}
+
+/// The heads' outputs side by side.
+fn head_outputs(attention: &SelfAttention, x: &Tensor) -> CandleResult<Tensor> {
+    let (b, t, _) = x.dims3()?;
+    attention.attend(&attention.heads(x)?)?.reshape((b, t, ()))
+}
+
+/// Numbers of f32 for each token that a block's forward pass keeps for its backward pass,
+/// beside what Llama's blocks keep: unnormed queries and keys, and what is normed before it is
+/// added, with its gradient.
+pub(crate) fn extra_token_values(config: &ModelConfig, query_heads: u64, kv_heads: u64) -> u64 {
+    let family = config.family();
+    let heads = match family.head_norm {
+        Some(_) => 2 * (query_heads + kv_heads) * config.head_dim as u64,
+        None => 0,
+    };
+    let plain = family.norms.after_attention.is_none()
+        && family.norms.after_ffn.is_none()
+        && config.residual_scale == 1.0;
+    heads + if plain { 0 } else { 4 * config.hidden_size as u64 }
 }

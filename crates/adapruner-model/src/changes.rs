@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use adapruner_checkpoint::names::{self, Projection};
+use adapruner_checkpoint::{
+    ModelConfig,
+    names::{self, Projection},
+};
 use adapruner_kernels::{LowRank, packed::Packed};
-use candle_core::Tensor;
+use candle_core::{Result as CandleResult, Tensor};
 
 use crate::{
-    block::Block,
+    block::{Block, as_factor},
     decoder::Decoder,
     error::{Error, Result},
 };
@@ -33,7 +36,12 @@ pub(crate) struct Changes {
 
 impl Changes {
     /// Changes the block of layer `layer`.
-    pub(crate) fn apply(&self, layer: usize, block: &mut Block) {
+    pub(crate) fn apply(
+        &self,
+        config: &ModelConfig,
+        layer: usize,
+        block: &mut Block,
+    ) -> CandleResult<()> {
         for (projection, linear) in block.projections_mut() {
             linear.adapter = self.adapters.get(&(layer, projection)).cloned();
             linear.mask = self.masks.get(&(layer, projection)).cloned();
@@ -42,13 +50,16 @@ impl Changes {
             }
         }
         if self.parameters.is_empty() {
-            return;
+            return Ok(());
         }
-        for (name, tensor) in block.parameters_mut(layer) {
-            if let Some(other) = self.parameters.get(&name) {
-                *tensor = other.clone();
+        let family = config.family();
+        for (part, tensor) in block.parameters_mut(layer) {
+            let other = part.name(family).and_then(|name| self.parameters.get(&name));
+            if let Some(other) = other {
+                *tensor = if part.is_norm() { as_factor(other, family)? } else { other.clone() };
             }
         }
+        Ok(())
     }
 }
 
@@ -72,7 +83,7 @@ impl Decoder {
             adapter.check(outputs, inputs).map_err(|e| unfit(e.to_string()))?;
         }
         let adapters = adapters.clone();
-        Ok(self.changed(Changes { adapters, ..self.changes.clone() }))
+        self.changed(Changes { adapters, ..self.changes.clone() })
     }
 
     /// The same model, its weights shared, with masks on what its units give in place
@@ -103,7 +114,7 @@ impl Decoder {
             let mask = mask.to_dtype(placement.activations())?.to_device(&placement.device)?;
             placed.insert((layer, projection), mask.contiguous()?);
         }
-        Ok(self.changed(Changes { masks: placed, ..self.changes.clone() }))
+        self.changed(Changes { masks: placed, ..self.changes.clone() })
     }
 
     /// The masks on what the units give.
@@ -137,6 +148,6 @@ impl Decoder {
             }
             changes.parameters.insert(name.clone(), tensor.contiguous()?);
         }
-        Ok(self.changed(changes))
+        self.changed(changes)
     }
 }

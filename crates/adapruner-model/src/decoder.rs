@@ -5,17 +5,17 @@
 
 use std::sync::Arc;
 
-use adapruner_checkpoint::{Activation, Checkpoint, ModelConfig, names};
-use adapruner_kernels::Head;
+use adapruner_checkpoint::{Checkpoint, ModelConfig, names};
+use adapruner_kernels::{Head, sublayer::Norm};
 use candle_core::{DType, Result as CandleResult, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    block::{Block, LayerCache, Pass},
+    block::{Block, LayerCache, Pass, as_factor, load_norm},
     changes::Changes,
     error::{Error, Result},
     placement::Placement,
-    rotary::RotaryTable,
+    rotary::{RotaryTables, Rotations},
 };
 
 /// How a model's weights are held while it runs.
@@ -30,7 +30,7 @@ pub enum Residency {
 
 #[derive(Clone)]
 enum Weights {
-    Resident { embedding: Tensor, blocks: Vec<Arc<Block>>, norm: Tensor, head: Head },
+    Resident { embedding: Tensor, blocks: Vec<Arc<Block>>, norm: Norm, head: Head },
     Streamed(Box<Checkpoint>),
 }
 
@@ -38,7 +38,7 @@ enum Weights {
 pub struct Decoder {
     config: ModelConfig,
     placement: Placement,
-    rotary: Arc<RotaryTable>,
+    rotary: Arc<RotaryTables>,
     weights: Weights,
     /// What was changed of the weights; of resident ones, already in place.
     pub(crate) changes: Changes,
@@ -103,16 +103,7 @@ impl Decoder {
         done: &(dyn Fn(usize, &mut Block) -> CandleResult<()> + Sync),
     ) -> Result<Self> {
         let config = checkpoint.config.clone();
-        // The blocks compute this one.
-        match config.activation {
-            Activation::Silu => {}
-        }
-        let rotary = Arc::new(RotaryTable::new(
-            &config.rope,
-            config.head_dim,
-            placement.activations(),
-            &placement.device,
-        ));
+        let rotary = Arc::new(RotaryTables::new(&config, placement));
         let weights = match residency {
             Residency::Streamed => Weights::Streamed(Box::new(checkpoint.clone())),
             Residency::Resident => {
@@ -126,7 +117,7 @@ impl Decoder {
                     (0..config.layers.len()).into_par_iter().map(block).collect();
                 // Of several damaged layers the first is told, whoever was faster.
                 let blocks = blocks.into_iter().collect::<Result<_>>()?;
-                let norm = load_norm(checkpoint, placement)?;
+                let norm = load_norm(checkpoint, names::FINAL_NORM, placement)?;
                 let head = Head::from(&if config.tie_word_embeddings {
                     embedding.clone()
                 } else {
@@ -172,32 +163,33 @@ impl Decoder {
             Weights::Resident { blocks, .. } => Ok(blocks[layer].clone()),
             Weights::Streamed(checkpoint) => {
                 let mut block = Block::load(checkpoint, layer, &self.placement)?;
-                self.changes.apply(layer, &mut block);
+                self.changes.apply(&self.config, layer, &mut block)?;
                 Ok(Arc::new(block))
             }
         }
     }
 
     /// The same model with changed weights.
-    pub(crate) fn changed(&self, changes: Changes) -> Self {
+    pub(crate) fn changed(&self, changes: Changes) -> Result<Self> {
         let mut weights = self.weights.clone();
         if let Weights::Resident { embedding, blocks, norm, head } = &mut weights {
             for (layer, block) in blocks.iter_mut().enumerate() {
-                changes.apply(layer, Arc::make_mut(block));
+                changes.apply(&self.config, layer, Arc::make_mut(block))?;
             }
             let tied = self.config.tie_word_embeddings;
             let head_name = if tied { names::EMBEDDING } else { names::HEAD };
-            for (name, place) in [(names::EMBEDDING, embedding), (names::FINAL_NORM, norm)] {
-                if let Some(tensor) = changes.parameters.get(name) {
-                    *place = tensor.clone();
-                }
+            if let Some(tensor) = changes.parameters.get(names::EMBEDDING) {
+                *embedding = tensor.clone();
+            }
+            if let Some(tensor) = changes.parameters.get(names::FINAL_NORM) {
+                norm.weight = as_factor(tensor, self.config.family())?;
             }
             if let Some(tensor) = changes.parameters.get(head_name) {
                 *head = Head::from(tensor);
             }
         }
         let (config, placement) = (self.config.clone(), self.placement.clone());
-        Self { config, placement, rotary: self.rotary.clone(), weights, changes }
+        Ok(Self { config, placement, rotary: self.rotary.clone(), weights, changes })
     }
 
     /// A tensor outside the blocks, of a streamed model.
@@ -222,13 +214,26 @@ impl Decoder {
     ///
     /// # Errors
     /// Weights that are damaged or not finite.
-    pub fn final_norm(&self) -> Result<Tensor> {
+    pub fn final_norm(&self) -> Result<Norm> {
         match &self.weights {
             Weights::Resident { norm, .. } => Ok(norm.clone()),
-            Weights::Streamed(checkpoint) => {
-                self.streamed(names::FINAL_NORM, || load_norm(checkpoint, &self.placement))
-            }
+            Weights::Streamed(checkpoint) => match self.changes.parameters.get(names::FINAL_NORM) {
+                Some(tensor) => Ok(Norm {
+                    weight: as_factor(tensor, self.config.family())?,
+                    eps: self.config.rms_norm_eps,
+                }),
+                None => load_norm(checkpoint, names::FINAL_NORM, &self.placement),
+            },
         }
+    }
+
+    /// What comes after the last block.
+    ///
+    /// # Errors
+    /// Weights that are damaged or not finite.
+    pub fn ending(&self) -> Result<Ending> {
+        let divisor = self.config.logit_divisor;
+        Ok(Ending { norm: self.final_norm()?, divisor, head: self.head()? })
     }
 
     /// The output projection, `[V, H]`; the embedding where they are tied.
@@ -248,12 +253,9 @@ impl Decoder {
 
     /// Cosines and sines of positions `start..start + tokens`.
     ///
-    /// # Shapes
-    /// `[tokens, D/2]` each.
-    ///
     /// # Errors
     /// More positions than the model was made for.
-    pub fn positions(&self, start: usize, tokens: usize) -> Result<(Tensor, Tensor)> {
+    pub fn positions(&self, start: usize, tokens: usize) -> Result<Rotations> {
         let limit = self.config.max_position_embeddings;
         if start + tokens > limit {
             return Err(Error::Tokens(format!(
@@ -265,12 +267,11 @@ impl Decoder {
     }
 
     /// Cosines and sines of the position of every row.
-    pub(crate) fn positions_of(&self, places: Vec<u32>) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn positions_of(&self, places: Vec<u32>) -> Result<Rotations> {
         let longest = places.iter().max().map_or(0, |&last| last as usize + 1);
-        let (cos, sin) = self.positions(0, longest)?;
+        let all = self.positions(0, longest)?;
         let rows = places.len();
-        let places = Tensor::from_vec(places, rows, &self.placement.device)?;
-        Ok((cos.index_select(&places, 0)?, sin.index_select(&places, 0)?))
+        Ok(all.rows(&Tensor::from_vec(places, rows, &self.placement.device)?)?)
     }
 
     /// The token ids of equally long sequences as a tensor on the model's
@@ -316,7 +317,10 @@ impl Decoder {
     pub fn embed(&self, embedding: &Tensor, ids: &Tensor) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
         let rows = embedding.index_select(&ids.flatten_all()?, 0)?;
-        Ok(rows.to_dtype(self.placement.activations())?.reshape((b, t, self.config.hidden_size))?)
+        let rows = rows.to_dtype(self.placement.activations())?;
+        let scale = self.config.embedding_scale;
+        let rows = if scale == 1.0 { rows } else { (rows * scale)? };
+        Ok(rows.reshape((b, t, self.config.hidden_size))?)
     }
 
     /// The embedded tokens: what enters the first layer.
@@ -340,8 +344,8 @@ impl Decoder {
     /// As [`Decoder::hidden`].
     pub fn through(&self, x: &Tensor, layers: std::ops::Range<usize>) -> Result<Tensor> {
         let (_, t, _) = x.dims3()?;
-        let (cos, sin) = self.positions(0, t)?;
-        let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
+        let rotations = self.positions(0, t)?;
+        let pass = Pass::of(&rotations);
         let mut x = x.clone();
         for layer in layers {
             x = self.block(layer)?.forward(&x, &pass, None)?;
@@ -360,8 +364,8 @@ impl Decoder {
     pub fn hidden(&self, ids: &Tensor, mut cache: Option<&mut KvCache>) -> Result<Tensor> {
         let (_, t) = ids.dims2()?;
         let start = cache.as_ref().map_or(0, |c| c.tokens);
-        let (cos, sin) = self.positions(start, t)?;
-        let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
+        let rotations = self.positions(start, t)?;
+        let pass = Pass::of(&rotations);
         let mut x = self.embed(&self.embedding()?, ids)?;
         for layer in 0..self.config.layers.len() {
             let slot = cache.as_deref_mut().map(|c| {
@@ -376,10 +380,6 @@ impl Decoder {
         Ok(x)
     }
 
-    fn normed(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(adapruner_kernels::rms_norm(x, &self.final_norm()?, self.config.rms_norm_eps)?)
-    }
-
     /// Scores of the next token at every position.
     ///
     /// # Shapes
@@ -388,8 +388,9 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::hidden`].
     pub fn logits(&self, ids: &Tensor) -> Result<Tensor> {
-        let x = self.normed(&self.hidden(ids, None)?)?;
-        Ok(self.head()?.logits(&x)?)
+        let hidden = self.hidden(ids, None)?;
+        let ending = self.ending()?;
+        Ok(ending.head.logits(&ending.read(&hidden)?)?)
     }
 
     /// Scores of the token after the last position, `ids` continuing `cache`.
@@ -402,8 +403,9 @@ impl Decoder {
     pub fn next_logits(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let (_, t) = ids.dims2()?;
         let last = self.hidden(ids, Some(cache))?.narrow(1, t - 1, 1)?.squeeze(1)?;
-        let last = self.normed(&last.contiguous()?)?;
-        Ok(self.head()?.logits(&last)?.to_dtype(DType::F32)?)
+        let ending = self.ending()?;
+        let last = ending.read(&last.contiguous()?)?;
+        Ok(ending.head.logits(&last)?.to_dtype(DType::F32)?)
     }
 
     /// Negative log-likelihood of every token but the first, given those
@@ -428,19 +430,38 @@ impl Decoder {
     /// # Errors
     /// Fewer than two tokens, or no memory.
     pub fn nll_of_hidden(&self, hidden: &Tensor, ids: &Tensor) -> Result<Tensor> {
-        let (norm, head) = (self.final_norm()?, self.head()?);
-        next_token_nll(hidden, ids, &norm, &head, self.config.rms_norm_eps)
+        next_token_nll(hidden, ids, &self.ending()?)
+    }
+}
+
+/// What comes after the last block: its norm, and the output projection of what that gives,
+/// divided.
+#[derive(Clone)]
+pub struct Ending {
+    /// Norm of the last hidden states, `[H]`.
+    pub norm: Norm,
+    /// Divisor of the logits.
+    pub divisor: f64,
+    /// The output projection, `[V, H]`.
+    pub head: Head,
+}
+
+impl Ending {
+    /// What the output projection reads.
+    ///
+    /// # Shapes
+    /// `[.., H]` → `[.., H]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn read(&self, hidden: &Tensor) -> CandleResult<Tensor> {
+        let normed = self.norm.apply(hidden)?;
+        if self.divisor == 1.0 { Ok(normed) } else { normed / self.divisor }
     }
 }
 
 /// Next-token losses from hidden states before the final norm.
-pub(crate) fn next_token_nll(
-    hidden: &Tensor,
-    ids: &Tensor,
-    norm: &Tensor,
-    head: &Head,
-    eps: f64,
-) -> Result<Tensor> {
+pub(crate) fn next_token_nll(hidden: &Tensor, ids: &Tensor, ending: &Ending) -> Result<Tensor> {
     let (b, t, h) = hidden.dims3()?;
     if t < 2 {
         return Err(Error::Tokens(format!(
@@ -448,9 +469,9 @@ pub(crate) fn next_token_nll(
         )));
     }
     let x = hidden.narrow(1, 0, t - 1)?.reshape((b * (t - 1), h))?;
-    let x = adapruner_kernels::rms_norm(&x, norm, eps)?;
+    let x = ending.read(&x)?;
     let targets = ids.narrow(1, 1, t - 1)?.flatten_all()?;
-    let nll = adapruner_kernels::linear_cross_entropy(&x, head, &targets)?;
+    let nll = adapruner_kernels::linear_cross_entropy(&x, &ending.head, &targets)?;
     Ok(nll.reshape((b, t - 1))?)
 }
 
@@ -460,8 +481,4 @@ fn load_embedding(checkpoint: &Checkpoint, placement: &Placement) -> Result<Tens
 
 fn load_head(checkpoint: &Checkpoint, placement: &Placement) -> Result<Tensor> {
     Ok(checkpoint.tensors.load(names::HEAD, placement.dtype, &placement.device)?)
-}
-
-fn load_norm(checkpoint: &Checkpoint, placement: &Placement) -> Result<Tensor> {
-    Ok(checkpoint.tensors.load(names::FINAL_NORM, placement.activations(), &placement.device)?)
 }

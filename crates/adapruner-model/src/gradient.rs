@@ -39,7 +39,7 @@ use candle_core::{Result as CandleResult, Tensor, Var};
 
 use crate::{
     backward::{Ran, gradient_of},
-    block::Pass,
+    block::{Pass, extra_token_values},
     decoder::{Decoder, next_token_nll},
     error::{Error, Result},
     train::{Lesson, PassOptions, Term, full_gradients},
@@ -152,7 +152,8 @@ pub fn backward_token_bytes(config: &ModelConfig) -> u64 {
     let hidden = 12 * config.hidden_size as u64;
     let widest = config.layers.iter().map(|widths| {
         let (n, k) = (widths.query_heads as u64, widths.kv_heads as u64);
-        (5 * n + 6 * k) * config.head_dim as u64 + 2 * n + 6 * widths.ffn as u64
+        let extra = extra_token_values(config, n, k);
+        (5 * n + 6 * k) * config.head_dim as u64 + 2 * n + 6 * widths.ffn as u64 + extra
     });
     (hidden + widest.max().unwrap_or(0)) * size_of::<f32>() as u64
 }
@@ -243,8 +244,8 @@ fn forward_states(
     for layer in 0..kept.end - 1 {
         let block = decoder.block(layer)?;
         for batch in &mut *batches {
-            let (cos, sin) = decoder.positions(0, batch.tokens)?;
-            let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
+            let rotations = decoder.positions(0, batch.tokens)?;
+            let pass = Pass::of(&rotations);
             let y = block.forward(newest(batch)?, &pass, None)?;
             if layer < kept.start {
                 batch.states.clear();
@@ -319,11 +320,10 @@ fn loss_gradients(
     batches: &mut [MicroBatch],
     losses: &mut Vec<f64>,
 ) -> Result<Vec<Tensor>> {
-    let (norm, head) = (decoder.final_norm()?, decoder.head()?);
-    let eps = decoder.config().rms_norm_eps;
+    let ending = decoder.ending()?;
     let gradient = |batch: &mut MicroBatch| {
         let x = Var::from_tensor(&take_newest(batch)?)?;
-        let nll = next_token_nll(x.as_tensor(), &batch.ids, &norm, &head, eps)?;
+        let nll = next_token_nll(x.as_tensor(), &batch.ids, &ending)?;
         losses.extend(sample_losses(&nll, batch)?);
         let grads = (nll.sum_all()? / (batch.tokens - 1) as f64)?.backward()?;
         gradient_of(&grads, &x, "the last hidden state")
@@ -346,8 +346,8 @@ fn observe_block(
         let taps = |projection| -> Arc<dyn GradTap> {
             Arc::new(Tap { projection, recorder: recorder.clone() })
         };
-        let (cos, sin) = decoder.positions(0, batch.tokens)?;
-        let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: Some(&taps) };
+        let rotations = decoder.positions(0, batch.tokens)?;
+        let pass = Pass { taps: Some(&taps), ..Pass::of(&rotations) };
         let ran = Ran::new(layer, &block, &take_newest(batch)?, &pass)?;
         *upstream = ran.pull_back(upstream)?.0;
         let observations =

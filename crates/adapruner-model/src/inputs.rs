@@ -18,7 +18,7 @@ use adapruner_checkpoint::{ModelConfig, names::Projection};
 use candle_core::{Result as CandleResult, Tensor};
 
 use crate::{
-    block::Pass,
+    block::{Pass, extra_token_values},
     decoder::{Decoder, next_token_nll},
     error::Result,
     gradient::{MicroBatch, PassCuts, micro_batches, sample_losses, take_newest},
@@ -61,7 +61,8 @@ pub fn forward_token_bytes(config: &ModelConfig) -> u64 {
     let hidden = 5 * config.hidden_size as u64;
     let widest = config.layers.iter().map(|widths| {
         let (n, k) = (widths.query_heads as u64, widths.kv_heads as u64);
-        ((3 * n + 3 * k) * config.head_dim as u64).max(3 * widths.ffn as u64)
+        let extra = extra_token_values(config, n, k);
+        ((3 * n + 3 * k) * config.head_dim as u64).max(3 * widths.ffn as u64) + extra
     });
     (hidden + widest.max().unwrap_or(0)) * size_of::<f32>() as u64
 }
@@ -100,12 +101,10 @@ pub fn observe_inputs(
             done.set(done.get() + 1);
             progress(done.get(), steps);
         }
-        let (norm, head) = (decoder.final_norm()?, decoder.head()?);
-        let eps = decoder.config().rms_norm_eps;
+        let ending = decoder.ending()?;
         for batch in batches {
             let x = take_newest(batch)?;
-            losses
-                .extend(sample_losses(&next_token_nll(&x, &batch.ids, &norm, &head, eps)?, batch)?);
+            losses.extend(sample_losses(&next_token_nll(&x, &batch.ids, &ending)?, batch)?);
         }
     }
     Ok(losses)
@@ -120,8 +119,8 @@ fn run_block(
 ) -> Result<()> {
     let block = decoder.block(layer)?;
     for batch in batches {
-        let (cos, sin) = decoder.positions(0, batch.tokens)?;
-        let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
+        let rotations = decoder.positions(0, batch.tokens)?;
+        let pass = Pass::of(&rotations);
         let (samples, tokens) = (batch.samples.clone(), batch.tokens);
         let mut see = |projection, inner: &Tensor, weight: &Tensor| {
             let (_, inputs) = weight.dims2()?;

@@ -1,4 +1,4 @@
-//! Running models: one differentiable decoder for the Llama family, dense or
+//! Running models: one differentiable decoder for every architecture, dense or
 //! pruned, whose layers may all have different widths.
 //!
 //! Axes, here and in every module: `B` sequences, `T` tokens, `H` hidden, `N`

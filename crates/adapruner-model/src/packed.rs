@@ -7,12 +7,12 @@
 //! Axes: `R` rows, `H` hidden, `N` query heads, `K` key-value heads, `D` head
 //! width, `V` vocabulary.
 
-use adapruner_kernels::{attention, linear_cross_entropy, rms_norm, rope};
+use adapruner_kernels::{Scores, attention, linear_cross_entropy, sublayer::SelfAttention};
 use candle_core::{DType, Result as CandleResult, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    block::{Attention, Linear, Pass},
+    block::Pass,
     decoder::Decoder,
     error::{Error, Result},
 };
@@ -70,52 +70,17 @@ impl Decoder {
             }
         }
         let ids = self.tokens(&[ids])?;
-        let (cos, sin) = self.positions_of(places)?;
-        let pass = Pass { cos: &cos, sin: &sin, lengths: None, taps: None };
+        let rotations = self.positions_of(places)?;
+        let pass = Pass::of(&rotations);
         let mut x = self.embedded(&ids)?;
         for layer in 0..self.config().layers.len() {
-            let mut block = (*self.block(layer)?).clone();
-            if let Some(sublayer) = block.attention.take() {
-                x = self.attend_packed(&sublayer, &x, &pass, branches)?;
+            let block = self.block(layer)?;
+            if let Some(sublayer) = block.attention_in(&pass) {
+                x = attend_packed(&sublayer, &x, branches)?;
             }
-            // What is left of the block is its feed-forward sublayer.
-            x = block.forward(&x, &pass, None)?;
+            x = block.ffn_in(&pass).forward(&x)?;
         }
         Ok(x.squeeze(0)?)
-    }
-
-    /// `x` with the attention sublayer added.
-    ///
-    /// # Shapes
-    /// `[1, R, H]` → `[1, R, H]`.
-    fn attend_packed(
-        &self,
-        sublayer: &Attention,
-        x: &Tensor,
-        pass: &Pass<'_>,
-        branches: &[Branches],
-    ) -> CandleResult<Tensor> {
-        let (_, rows, _) = x.dims3()?;
-        let h = rms_norm(x, &sublayer.norm, self.config().rms_norm_eps)?;
-        let heads = |map: &Linear| apply(map, &h)?.reshape((1, rows, (), self.config().head_dim));
-        let q = rope(&heads(&sublayer.q)?, pass.cos, pass.sin)?;
-        let k = rope(&heads(&sublayer.k)?, pass.cos, pass.sin)?;
-        let v = heads(&sublayer.v)?;
-        let starts = branches.iter().scan(0, |next, branch| {
-            let start = *next;
-            *next += branch.rows();
-            Some(start)
-        });
-        let starts: Vec<usize> = starts.collect();
-        let one =
-            |(branch, &start): (&Branches, &usize)| attend_branches(&q, &k, &v, branch, start);
-        let parts: Vec<Vec<Tensor>> = if x.device().is_cpu() {
-            branches.par_iter().zip(&starts).map(one).collect::<CandleResult<_>>()?
-        } else {
-            branches.iter().zip(&starts).map(one).collect::<CandleResult<_>>()?
-        };
-        let y = Tensor::cat(&parts.concat(), 1)?.reshape((1, rows, ()))?;
-        x + apply(&sublayer.o, &y)?
     }
 
     /// Negative log-likelihood of `targets[i]` after row `rows[i]`, in nats,
@@ -140,14 +105,37 @@ impl Decoder {
         let rows = Tensor::new(rows, device)?;
         let targets = Tensor::new(targets, device)?;
         let x = hidden.index_select(&rows, 0)?;
-        let x = rms_norm(&x, &self.final_norm()?, self.config().rms_norm_eps)?;
-        let losses = linear_cross_entropy(&x, &self.head()?, &targets)?;
+        let ending = self.ending()?;
+        let losses = linear_cross_entropy(&ending.read(&x)?, &ending.head, &targets)?;
         Ok(losses.to_dtype(DType::F32)?.to_vec1()?)
     }
 }
 
-fn apply(map: &Linear, x: &Tensor) -> CandleResult<Tensor> {
-    map.with_tap(None).apply(x)
+/// `x` with the attention sublayer added.
+///
+/// # Shapes
+/// `[1, R, H]` → `[1, R, H]`.
+fn attend_packed(
+    sublayer: &SelfAttention,
+    x: &Tensor,
+    branches: &[Branches],
+) -> CandleResult<Tensor> {
+    let heads = sublayer.heads(x)?;
+    let starts = branches.iter().scan(0, |next, branch| {
+        let start = *next;
+        *next += branch.rows();
+        Some(start)
+    });
+    let starts: Vec<usize> = starts.collect();
+    let one = |(branch, &start): (&Branches, &usize)| {
+        attend_branches(&heads, sublayer.scores, branch, start)
+    };
+    let parts: Vec<Vec<Tensor>> = if x.device().is_cpu() {
+        branches.par_iter().zip(&starts).map(one).collect::<CandleResult<_>>()?
+    } else {
+        branches.iter().zip(&starts).map(one).collect::<CandleResult<_>>()?
+    };
+    sublayer.finish(x, &Tensor::cat(&parts.concat(), 1)?)
 }
 
 /// Attention of the rows of one of the branches, which begin at `start`.
@@ -155,22 +143,21 @@ fn apply(map: &Linear, x: &Tensor) -> CandleResult<Tensor> {
 /// # Shapes
 /// q `[1, R, N, D]`, k and v `[1, R, K, D]` → parts of `[1, R, N, D]` along `R`.
 fn attend_branches(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    [q, k, v]: &[Tensor; 3],
+    scores: Scores,
     branch: &Branches,
     start: usize,
 ) -> CandleResult<Vec<Tensor>> {
     let begun = branch.beginning.len();
     let rows = |t: &Tensor, from, count| t.narrow(1, from, count);
     let (keys, values) = (rows(k, start, begun)?, rows(v, start, begun)?);
-    let mut parts = vec![attention(&rows(q, start, begun)?, &keys, &values)?];
+    let mut parts = vec![attention(&rows(q, start, begun)?, &keys, &values, scores)?];
     let mut from = start + begun;
     for ending in branch.endings.iter().filter(|ending| !ending.is_empty()) {
         let count = ending.len();
         let keys = Tensor::cat(&[&keys, &rows(k, from, count)?], 1)?;
         let values = Tensor::cat(&[&values, &rows(v, from, count)?], 1)?;
-        parts.push(attention(&rows(q, from, count)?, &keys, &values)?);
+        parts.push(attention(&rows(q, from, count)?, &keys, &values, scores)?);
         from += count;
     }
     Ok(parts)

@@ -8,8 +8,94 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use adapruner_checkpoint::{Rope, RopeScaling};
+use adapruner_checkpoint::{ModelConfig, Rope, RopeScaling};
+use adapruner_kernels::sublayer::Rotation;
 use candle_core::{DType, Device, Result, Tensor};
+
+use crate::placement::Placement;
+
+/// By which of a model's rotary embeddings a layer turns queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// None.
+    No,
+    /// The model's.
+    Global,
+    /// That of layers with a window.
+    Local,
+}
+
+impl Turn {
+    /// That of layer `layer`.
+    pub fn of(config: &ModelConfig, layer: usize) -> Self {
+        match config.rope_of(layer) {
+            None => Self::No,
+            Some(_) if config.local_rope.is_some() && config.window(layer).is_some() => Self::Local,
+            Some(_) => Self::Global,
+        }
+    }
+}
+
+/// Cosines and sines of some positions, for every rotary embedding of a model.
+#[derive(Debug, Clone)]
+pub struct Rotations {
+    global: Rotation,
+    local: Option<Rotation>,
+}
+
+impl Rotations {
+    /// Those that a layer takes.
+    pub fn of(&self, turn: Turn) -> Option<Rotation> {
+        match turn {
+            Turn::No => None,
+            Turn::Global => Some(self.global.clone()),
+            Turn::Local => self.local.clone(),
+        }
+    }
+
+    /// Some rows of them, in any order.
+    ///
+    /// # Shapes
+    /// u32 `[R]`.
+    ///
+    /// # Errors
+    /// A row that is not there.
+    pub fn rows(&self, rows: &Tensor) -> Result<Self> {
+        let of = |Rotation { cos, sin }: &Rotation| -> Result<Rotation> {
+            Ok(Rotation { cos: cos.index_select(rows, 0)?, sin: sin.index_select(rows, 0)? })
+        };
+        Ok(Self { global: of(&self.global)?, local: self.local.as_ref().map(of).transpose()? })
+    }
+}
+
+/// The tables of all rotary embeddings of a model.
+#[derive(Debug)]
+pub struct RotaryTables {
+    global: RotaryTable,
+    local: Option<RotaryTable>,
+}
+
+impl RotaryTables {
+    /// Tables of which nothing is made yet.
+    pub fn new(config: &ModelConfig, placement: &Placement) -> Self {
+        let table = |rope: &Rope| {
+            RotaryTable::new(rope, config.head_dim, placement.activations(), &placement.device)
+        };
+        Self { global: table(&config.rope), local: config.local_rope.as_ref().map(table) }
+    }
+
+    /// Those of positions `start..start + tokens`.
+    ///
+    /// # Errors
+    /// No memory on the device.
+    pub fn positions(&self, start: usize, tokens: usize) -> Result<Rotations> {
+        let of = |table: &RotaryTable| -> Result<Rotation> {
+            let (cos, sin) = table.positions(start, tokens)?;
+            Ok(Rotation { cos, sin })
+        };
+        Ok(Rotations { global: of(&self.global)?, local: self.local.as_ref().map(of).transpose()? })
+    }
+}
 
 /// Inverse frequencies in radians per token, `[D/2]`, scaling applied.
 pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f64> {

@@ -14,7 +14,10 @@ use std::{
 
 use adapruner_checkpoint::{
     Checkpoint, Digest, ModelConfig, Result as SourceResult, TensorMeta, TensorSource,
-    names::{self, Projection},
+    arch::{
+        family::HeadNorm,
+        names::{Norm, Projection},
+    },
 };
 use candle_core::{
     CpuStorage, DType, Device, Layout, Result as CandleResult, Storage, Tensor, WithDType, bail,
@@ -50,7 +53,8 @@ pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
 }
 
 /// The original model with the units that the plan removes set to zero, biases
-/// included: what the pruned model computes, at the original's widths.
+/// included: what the pruned model computes, at the original's widths. Where all heads of queries
+/// or keys are normed together, the mean is over those that stay, as in the pruned model.
 ///
 /// A dropped attention sublayer keeps its tensors here, its output projection and
 /// that projection's bias being zero.
@@ -86,6 +90,8 @@ fn checked_digest(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Digest> {
 struct Cut {
     axis: usize,
     kept: Arc<[u32]>,
+    /// Whether it is a norm of all heads together, whose mean is over those that stay.
+    mean: bool,
 }
 
 impl Cut {
@@ -144,7 +150,7 @@ impl Cuts {
         let mut out = Self::default();
         for (layer, (kept, widths)) in plan.layers.iter().zip(&config.layers).enumerate() {
             if widths.has_attention() && kept.query_heads.is_empty() {
-                out.drop_attention(layer, config.attention_bias);
+                out.drop_attention(config, layer);
             }
             if kept.widths() != *widths {
                 out.cut_layer(config, layer, kept);
@@ -153,11 +159,13 @@ impl Cuts {
         out
     }
 
-    fn drop_attention(&mut self, layer: usize, biased: bool) {
-        self.dropped.insert(names::input_norm(layer));
+    fn drop_attention(&mut self, config: &ModelConfig, layer: usize) {
+        let norms = Norm::ALL.into_iter().filter(|norm| norm.is_attention());
+        let norms = norms.filter_map(|norm| norm.weight(config.family(), layer));
+        self.dropped.extend(norms);
         for projection in Projection::ALL.into_iter().filter(|p| p.is_attention()) {
             self.dropped.insert(projection.weight(layer));
-            if biased {
+            if config.has_bias(projection) {
                 self.dropped.insert(projection.bias(layer));
             }
         }
@@ -173,25 +181,25 @@ impl Cuts {
         let key_value = heads(&kept.kv_heads);
         let ffn: Arc<[u32]> = kept.ffn.iter().map(|&j| j as u32).collect();
         for projection in Projection::ALL {
-            let (kept, whole, biased) = match projection {
-                Projection::Q | Projection::O => {
-                    (&query, widths.query_heads * head_dim, config.attention_bias)
-                }
-                Projection::K | Projection::V => {
-                    (&key_value, widths.kv_heads * head_dim, config.attention_bias)
-                }
-                Projection::Gate | Projection::Up | Projection::Down => {
-                    (&ffn, widths.ffn, config.mlp_bias)
-                }
+            let (kept, whole) = match projection {
+                Projection::Q | Projection::O => (&query, widths.query_heads * head_dim),
+                Projection::K | Projection::V => (&key_value, widths.kv_heads * head_dim),
+                Projection::Gate | Projection::Up | Projection::Down => (&ffn, widths.ffn),
             };
             if kept.len() == whole {
                 continue;
             }
             let axis = usize::from(projection.prunes_columns());
-            let cut = Cut { axis, kept: kept.clone() };
+            let cut = Cut { axis, kept: kept.clone(), mean: false };
             // The bias of a projection that loses inputs stays whole.
-            if biased && axis == 0 {
+            if config.has_bias(projection) && axis == 0 {
                 self.cuts.insert(projection.bias(layer), cut.clone());
+            }
+            let normed =
+                |norm: &Norm| norm.normed(config.family()) == Some((projection, HeadNorm::All));
+            let norm = Norm::ALL.into_iter().find(normed);
+            if let Some(name) = norm.and_then(|norm| norm.weight(config.family(), layer)) {
+                self.cuts.insert(name, Cut { mean: true, ..cut.clone() });
             }
             self.cuts.insert(projection.weight(layer), cut);
         }
@@ -217,7 +225,7 @@ impl TensorSource for SlicedSource {
             return None;
         }
         let mut meta = self.base.meta(name)?;
-        if let Some(Cut { axis, kept }) = self.cuts.cuts.get(name) {
+        if let Some(Cut { axis, kept, .. }) = self.cuts.cuts.get(name) {
             let size = meta.shape.get_mut(*axis)?;
             // Exact where elements have bytes of their own, a proportion where
             // they are quantised in blocks.
@@ -263,15 +271,18 @@ impl TensorSource for MaskedSource {
 
     fn load(&self, name: &str, dtype: DType, device: &Device) -> SourceResult<Tensor> {
         let whole = self.base.load(name, dtype, device)?;
-        let Some(Cut { axis, kept }) = self.cuts.cuts.get(name) else {
+        let Some(Cut { axis, kept, mean }) = self.cuts.cuts.get(name) else {
             // Of a dropped sublayer, only the output's bias is left to clear.
             let is_bias = whole.rank() == 1 && name.ends_with(".bias");
             let clear = is_bias && self.cuts.dropped.contains(name);
             return Ok(if clear { whole.zeros_like()? } else { whole });
         };
-        let mut mask = vec![0_f32; whole.dim(*axis)?];
+        let size = whole.dim(*axis)?;
+        let mut mask = vec![0_f32; size];
+        // The mean over all that are there is so many times smaller than over those that stay.
+        let factor = if *mean { (kept.len() as f64 / size as f64).sqrt() } else { 1.0 };
         for &at in kept.iter() {
-            mask[at as usize] = 1.0;
+            mask[at as usize] = factor as f32;
         }
         let mut shape = vec![1; whole.rank()];
         shape[*axis] = mask.len();
@@ -300,7 +311,8 @@ mod tests {
                 (vec![5, 4, 3], 1, vec![3, 0]),
             ] {
                 let whole = whole.to_dtype(dtype).unwrap().reshape(shape).unwrap();
-                let found = Cut { axis, kept: kept.clone().into() }.of(&whole).unwrap();
+                let found =
+                    Cut { axis, kept: kept.clone().into(), mean: false }.of(&whole).unwrap();
                 let kept = Tensor::from_vec(kept.clone(), kept.len(), &Device::Cpu).unwrap();
                 let right = whole.index_select(&kept, axis).unwrap();
                 assert_eq!((found.dims(), found.dtype()), (right.dims(), dtype));
@@ -310,7 +322,7 @@ mod tests {
                 assert_eq!(values(&found), values(&right), "{dtype:?}, axis {axis}");
             }
             let whole = whole.to_dtype(dtype).unwrap();
-            assert!(Cut { axis: 0, kept: [60].into() }.of(&whole).is_err());
+            assert!(Cut { axis: 0, kept: [60].into(), mean: false }.of(&whole).is_err());
         }
     }
 }

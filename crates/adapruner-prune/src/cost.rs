@@ -2,7 +2,13 @@
 //!
 //! Axes: `H` hidden, `D` head width.
 
-use adapruner_checkpoint::{LayerWidths, ModelConfig};
+use adapruner_checkpoint::{
+    LayerWidths, ModelConfig,
+    arch::{
+        family::HeadNorm,
+        names::{Norm, Projection},
+    },
+};
 
 /// Parameter counts of the parts of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -13,24 +19,39 @@ pub(crate) struct Costs {
     pub query_head: u64,
     /// One key-value head: key rows, value rows.
     pub kv_head: u64,
-    /// What remains of an attention sublayer without heads: its norm and the
+    /// What remains of an attention sublayer without heads: its norms and the
     /// bias of its output.
     pub attention: u64,
-    /// What every layer has: the feed-forward norm and the bias of its output.
+    /// What every layer has: the feed-forward's norms and the bias of its output.
     pub layer: u64,
 }
 
 impl Costs {
     pub fn new(config: &ModelConfig) -> Self {
-        let (h, d) = (config.hidden_size as u64, config.head_dim as u64);
-        let (attention_bias, mlp_bias) =
-            (u64::from(config.attention_bias), u64::from(config.mlp_bias));
+        let (h, d, family) = (config.hidden_size as u64, config.head_dim as u64, config.family());
+        let bias = |projection| u64::from(config.has_bias(projection));
+        // Of the norms on the stream, `H` each, and of those of heads, `D`.
+        let norms = |attention: bool| {
+            let here = move |norm: &&Norm| norm.is_attention() == attention;
+            Norm::ALL.iter().filter(here).filter(|norm| norm.of(family).is_some()).map(
+                move |norm| {
+                    match norm.normed(family) {
+                        None => h,
+                        Some((_, HeadNorm::Each)) => d,
+                        // Counted with the heads.
+                        Some((_, HeadNorm::All)) => 0,
+                    }
+                },
+            )
+        };
+        let of_head = if family.head_norm == Some(HeadNorm::All) { d } else { 0 };
+        let projection = |rows: u64, p| rows * (h + bias(p));
         Self {
-            ffn_channel: 3 * h + 2 * mlp_bias,
-            query_head: 2 * d * h + attention_bias * d,
-            kv_head: 2 * d * h + 2 * attention_bias * d,
-            attention: h + attention_bias * h,
-            layer: h + mlp_bias * h,
+            ffn_channel: projection(1, Projection::Gate) + projection(1, Projection::Up) + h,
+            query_head: projection(d, Projection::Q) + d * h + of_head,
+            kv_head: projection(d, Projection::K) + projection(d, Projection::V) + of_head,
+            attention: norms(true).sum::<u64>() + bias(Projection::O) * h,
+            layer: norms(false).sum::<u64>() + bias(Projection::Down) * h,
         }
     }
 
@@ -52,40 +73,29 @@ impl Costs {
 
 #[cfg(test)]
 mod tests {
-    use adapruner_checkpoint::{Activation, Architecture, Rope, RopeScaling};
+    use adapruner_checkpoint::Architecture;
 
     use super::*;
 
     #[test]
     fn layers_and_ends_add_up_to_the_model() {
-        for (attention_bias, mlp_bias, tie_word_embeddings) in
-            [(false, false, true), (true, false, false), (false, true, true), (true, true, false)]
-        {
-            let config = ModelConfig {
-                architecture: Architecture::Llama,
-                hidden_size: 10,
-                head_dim: 6,
-                vocab_size: 17,
-                layers: vec![
-                    LayerWidths { query_heads: 6, kv_heads: 2, ffn: 7 },
-                    LayerWidths { query_heads: 0, kv_heads: 0, ffn: 5 },
-                    LayerWidths { query_heads: 3, kv_heads: 3, ffn: 1 },
-                ],
-                activation: Activation::Silu,
-                rms_norm_eps: 1e-5,
-                rope: Rope { theta: 1e4, scaling: RopeScaling::None },
-                attention_bias,
-                mlp_bias,
-                tie_word_embeddings,
-                max_position_embeddings: 64,
-                bos_token_id: None,
-                eos_token_ids: Vec::new(),
-                pad_token_id: None,
-            };
-            let costs = Costs::new(&config);
-            let layers: u64 = config.layers.iter().map(|w| costs.layer(w)).sum();
-            let ends = 10 + 170 * if tie_word_embeddings { 1 } else { 2 };
-            assert_eq!(layers + ends, config.parameters());
+        let layers = vec![
+            LayerWidths { query_heads: 6, kv_heads: 2, ffn: 7 },
+            LayerWidths { query_heads: 0, kv_heads: 0, ffn: 5 },
+            LayerWidths { query_heads: 3, kv_heads: 3, ffn: 1 },
+        ];
+        let biases: [&[Projection]; 4] =
+            [&[], &[Projection::O], &[Projection::Down], &[Projection::O, Projection::Down]];
+        for architecture in Architecture::ALL {
+            for (tie_word_embeddings, biases) in [true, false].into_iter().cycle().zip(biases) {
+                let config = ModelConfig::new(architecture, 10, 6, 17, layers.clone());
+                let mut config = ModelConfig { tie_word_embeddings, ..config };
+                biases.iter().for_each(|&projection| config.add_bias(projection));
+                let costs = Costs::new(&config);
+                let layers: u64 = config.layers.iter().map(|w| costs.layer(w)).sum();
+                let ends = 10 + 170 * if tie_word_embeddings { 1 } else { 2 };
+                assert_eq!(layers + ends, config.parameters(), "{architecture:?}, {biases:?}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use adapruner_checkpoint::{Checkpoint, hf::opens_with_biases, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, hf::opens_elsewhere, text::TokenSet};
 use adapruner_eval::{batch_tokens, perplexity};
 use adapruner_model::{Decoder, Placement};
 use adapruner_prune::{
@@ -125,7 +125,7 @@ pub fn compensate(
     let sliced = apply(dense, plan)?;
     let pruned = &sliced.config;
     let config = compensated_config(&dense.config, pruned, form);
-    if form == Form::Bias && !opens_with_biases(&config) {
+    if form == Form::Bias && !opens_elsewhere(&config) {
         return Err(advised(
             format!(
                 "compensate: with biases, a hidden size of {} and the query heads of this plan, \

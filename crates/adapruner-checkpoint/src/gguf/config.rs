@@ -5,27 +5,50 @@
 
 use std::{collections::BTreeSet, f64::consts::TAU, path::Path};
 
+use adapruner_arch::{
+    config::all_but,
+    family::{Factor, Family, ScoreRule, WindowRule},
+};
 use candle_core::quantized::GgmlDType;
 
 use super::{
     header::{Header, shown},
     kind::TensorKind,
-    source::{ROPE_FREQS, projection_name},
+    layout::{PER_LAYER, by_layers},
+    source::ROPE_FREQS,
     value::Value,
 };
 use crate::{
-    config::{Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling},
+    config::{Architecture, AttentionBias, LayerWidths, ModelConfig, Rope, RopeScaling},
     convert::{self, ConvertError, Rows, Stored},
     error::{Error, Result},
     names::Projection,
 };
 
-/// Architectures this program runs, as GGUF names them: Llama (llama.cpp
-/// writes Mistral under the same name) and Llama with widths per layer.
-const SUPPORTED: [&str; 2] = ["llama", "deci"];
-
 /// llama.cpp's base where a file names none.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
+
+/// The architecture that a file names. Mistral's files say that they are Llama's, and so do
+/// those with widths per layer.
+fn architecture(path: &Path, header: &Header) -> Result<(Architecture, &'static str)> {
+    let found = Keys { path, header, prefix: "general" }.text("architecture")?;
+    if found == PER_LAYER {
+        return Ok((Architecture::Llama, PER_LAYER));
+    }
+    let mut all = Architecture::ALL.into_iter();
+    if let Some(known) = all.find(|a| a.family().gguf.architecture == found) {
+        return Ok((known, known.family().gguf.architecture));
+    }
+    let mut names: Vec<&str> =
+        Architecture::ALL.iter().map(|a| a.family().gguf.architecture).collect();
+    names.dedup();
+    let message = format!(
+        "architecture {} is not supported, only {} and {PER_LAYER}",
+        shown(found),
+        names.join(", ")
+    );
+    Err(Error::unsupported(path, message))
+}
 
 /// Reads the configuration from the header of `file`.
 ///
@@ -33,17 +56,10 @@ const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 /// An architecture or a setting that this program does not run, by name; a
 /// missing or absurd value.
 pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelConfig> {
-    let architecture = Keys { path, header, prefix: "general" }.text("architecture")?;
-    let Some(prefix) = SUPPORTED.into_iter().find(|known| *known == architecture) else {
-        let message = format!(
-            "architecture {} is not supported, only {}",
-            shown(architecture),
-            SUPPORTED.join(" and ")
-        );
-        return Err(Error::unsupported(path, message));
-    };
+    let (architecture, prefix) = architecture(path, header)?;
+    let family = architecture.family();
     let keys = Keys { path, header, prefix };
-    keys.refuse_settings()?;
+    keys.refuse_settings(family)?;
 
     let hidden_size = keys.size("embedding_length")?;
     let count = keys.size("block_count")?;
@@ -66,24 +82,40 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
             eos_token_ids.push(id);
         }
     }
-    Ok(ModelConfig {
-        architecture: Architecture::Llama,
-        hidden_size,
-        head_dim,
-        vocab_size,
-        attention_bias: keys.biases(&layers, true)?,
-        mlp_bias: keys.biases(&layers, false)?,
-        layers,
-        activation: Activation::Silu,
+    let model = ModelConfig {
+        attention_bias: keys.attention_bias(&layers)?,
+        mlp_bias: keys.has_biases(&layers, MLP)? == Some(true),
         rms_norm_eps: keys.float("attention.layer_norm_rms_epsilon")?,
         rope: Rope { theta, scaling: keys.rope_scaling(theta, head_dim, file)? },
+        embedding_scale: keys.factor(family.embedding_scale, hidden_size)?,
+        residual_scale: keys.factor(family.residual_scale, hidden_size)?,
+        logit_divisor: keys.factor(family.logit_divisor, hidden_size)?,
         tie_word_embeddings: header.tensor("output.weight").is_none(),
         max_position_embeddings: keys.size("context_length")?,
         bos_token_id: tokens.optional_id("bos_token_id")?,
         eos_token_ids,
         pad_token_id: tokens.optional_id("padding_token_id")?,
-    })
+        ..ModelConfig::new(architecture, hidden_size, head_dim, vocab_size, layers)
+    };
+    let local_rope = match family.local_theta {
+        Some((_, default)) => {
+            let theta = keys.optional_float("rope.freq_base_swa")?.unwrap_or(default);
+            Some(Rope { theta, scaling: RopeScaling::None })
+        }
+        None => None,
+    };
+    let score_scale = match family.scores {
+        ScoreRule::HeadWidth | ScoreRule::InverseRoot { .. } => by_layers(&model),
+        // 0 stands for `1/√D`.
+        ScoreRule::Key { gguf, .. } => keys.optional_float(gguf)?.filter(|s| *s != 0.0),
+    };
+    Ok(ModelConfig { windows: keys.windows(&model)?, local_rope, score_scale, ..model })
 }
+
+/// The projections that have biases together.
+const QKV: &[Projection] = &[Projection::Q, Projection::K, Projection::V];
+const OUTPUT: &[Projection] = &[Projection::O];
+const MLP: &[Projection] = &[Projection::Gate, Projection::Up, Projection::Down];
 
 /// The metadata under one prefix.
 struct Keys<'a> {
@@ -204,12 +236,13 @@ impl<'a> Keys<'a> {
     }
 
     /// Refuses settings that change what the model computes.
-    fn refuse_settings(&self) -> Result<()> {
+    fn refuse_settings(&self, family: &Family) -> Result<()> {
         if let Some(experts) = self.optional_size("expert_count")?.filter(|n| *n > 0) {
             let message = format!("a mixture of {experts} experts is not supported");
             return Err(self.unsupported("expert_count", message));
         }
-        if let Some(window) = self.optional_size("attention.sliding_window")?.filter(|n| *n > 0)
+        if let (WindowRule::None | WindowRule::All { .. } | WindowRule::Switched, Some(window)) =
+            (family.windows, self.optional_size("attention.sliding_window")?.filter(|n| *n > 0))
             && window < self.size("context_length")?
         {
             let message = format!("a sliding window of {window} tokens is not supported");
@@ -218,13 +251,25 @@ impl<'a> Keys<'a> {
         if self.get("attention.causal").is_some_and(|v| v.as_bool() != Some(true)) {
             return Err(self.unsupported("attention.causal", "only causal attention is supported"));
         }
+        let read = |key: &str| {
+            let factors = [family.embedding_scale, family.residual_scale, family.logit_divisor];
+            let by_key =
+                |factor: &Factor| matches!(factor, Factor::Key { gguf, .. } if *gguf == key);
+            let scores = matches!(family.scores, ScoreRule::Key { gguf, .. } if gguf == key);
+            scores || factors.iter().any(by_key)
+        };
         for key in [
             "embedding_scale",
             "residual_scale",
             "logit_scale",
             "attention.scale",
             "rope.scaling.attn_factor",
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
         ] {
+            if read(key) {
+                continue;
+            }
             if let Some(scale) = self.optional_float(key)?.filter(|s| *s != 0.0 && *s != 1.0) {
                 return Err(self.unsupported(key, format!("a scale of {scale} is not supported")));
             }
@@ -232,19 +277,65 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 
-    /// Whether the attention (or else feed-forward) projections have biases:
-    /// all of them, or none.
-    fn biases(&self, layers: &[LayerWidths], attention: bool) -> Result<bool> {
+    fn factor(&self, factor: Factor, hidden_size: usize) -> Result<f64> {
+        match factor {
+            Factor::One => Ok(1.0),
+            Factor::RootHidden => Ok((hidden_size as f64).sqrt()),
+            // 0 stands for none.
+            Factor::Key { gguf, .. } => {
+                Ok(self.optional_float(gguf)?.filter(|factor| *factor != 0.0).unwrap_or(1.0))
+            }
+        }
+    }
+
+    /// The window of each layer, where the architecture has them.
+    fn windows(&self, model: &ModelConfig) -> Result<Vec<Option<usize>>> {
+        let layers = model.layers.len();
+        let WindowRule::AllBut { every, .. } = model.family().windows else {
+            return Ok(Vec::new());
+        };
+        let window = self.size("attention.sliding_window")?;
+        if window == 0 {
+            return Err(self.error("attention.sliding_window", "at least 1 token expected"));
+        }
+        let pattern = "attention.sliding_window_pattern";
+        let sliding: Vec<bool> = match self.get(pattern).and_then(Value::as_array) {
+            Some(list) => {
+                let list: Option<Vec<bool>> = list.iter().map(Value::as_bool).collect();
+                list.filter(|list| list.len() == layers)
+                    .ok_or_else(|| self.error(pattern, "true or false for each layer expected"))?
+            }
+            None => all_but(layers, self.optional_size(pattern)?.unwrap_or(every)).collect(),
+        };
+        Ok(sliding.into_iter().map(|is| is.then_some(window)).collect())
+    }
+
+    /// Which projections of attention have biases.
+    fn attention_bias(&self, layers: &[LayerWidths]) -> Result<AttentionBias> {
+        let (qkv, output) = (self.has_biases(layers, QKV)?, self.has_biases(layers, OUTPUT)?);
+        match (qkv == Some(true), output == Some(true)) {
+            (false, false) => Ok(AttentionBias::None),
+            (true, false) => Ok(AttentionBias::Qkv),
+            (true, true) => Ok(AttentionBias::All),
+            (false, true) => Err(Error::unsupported(
+                self.path,
+                "biases on some projections only: attn_output.bias is there, attn_q.bias is not",
+            )),
+        }
+    }
+
+    /// Whether these projections have biases: all of them, or none; `None` where no layer
+    /// has them.
+    fn has_biases(&self, layers: &[LayerWidths], of: &[Projection]) -> Result<Option<bool>> {
         let names: BTreeSet<&str> = self.header.tensors.iter().map(|t| t.name.as_str()).collect();
         let mut with: Option<String> = None;
         let mut without: Option<String> = None;
         for (layer, widths) in layers.iter().enumerate() {
-            for projection in Projection::ALL {
-                if projection.is_attention() != attention || (attention && !widths.has_attention())
-                {
+            for projection in of {
+                if projection.is_attention() && !widths.has_attention() {
                     continue;
                 }
-                let name = format!("blk.{layer}.{}.bias", projection_name(projection));
+                let name = format!("blk.{layer}.{}.bias", projection.gguf());
                 let side = if names.contains(name.as_str()) { &mut with } else { &mut without };
                 side.get_or_insert(name);
             }
@@ -254,7 +345,8 @@ impl<'a> Keys<'a> {
                 self.path,
                 format!("biases on some projections only: {with} is there, {without} is not"),
             )),
-            (with, _) => Ok(with.is_some()),
+            (None, None) => Ok(None),
+            (with, _) => Ok(Some(with.is_some())),
         }
     }
 

@@ -4,6 +4,7 @@ pub mod config;
 mod encode;
 pub mod header;
 pub mod kind;
+mod layout;
 mod quantize;
 pub mod source;
 pub mod value;
@@ -20,11 +21,23 @@ pub use write::{GgufOptions, write};
 
 use crate::{
     checkpoint::Checkpoint,
+    config::ModelConfig,
     error::{Error, Result},
     mapped::MappedFile,
     open::check,
     tokenizer::TextTokenizer,
 };
+
+/// Refuses a model that llama.cpp cannot hold, before any work is done for it.
+///
+/// # Errors
+/// What cannot be held, with what can be done instead.
+pub fn check_fits(config: &ModelConfig) -> Result<()> {
+    match layout::layout(config) {
+        Ok(_) => Ok(()),
+        Err((message, hint)) => Err(Error::unsupported("GGUF", message).advise(hint)),
+    }
+}
 
 /// Opens a GGUF file.
 ///
@@ -41,7 +54,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
     }
     let config = config::model_config(path, &header, &file)?;
     check::config(path, &config)?;
-    let source = GgufSource::new(Arc::new(file), &header, config.head_dim)?;
+    let source = GgufSource::new(Arc::new(file), &header, &config)?;
     check::tensors(path, &config, &source)?;
     let mut tokenizer = TextTokenizer::from_gguf(path, &header.metadata)?;
     check::tokenizer(path, &mut tokenizer, config.vocab_size)?;

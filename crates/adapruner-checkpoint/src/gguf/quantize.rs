@@ -66,8 +66,17 @@ pub(super) fn stored_kind(wanted: TensorKind, tensor: &ExpectedTensor, tied: boo
     if fits(smaller) { smaller } else { TensorKind::F16 }
 }
 
+/// What is done to a tensor's values before they are stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct StoredAs {
+    /// `D` where the rows of heads are interleaved.
+    pub(super) interleave: Option<usize>,
+    /// Whether one more than the weight is stored.
+    pub(super) one_plus: bool,
+}
+
 /// Reads a tensor and hands on its bytes as GGUF stores them: rows of query
-/// and key projections interleaved (`interleave` is then `D`), values in
+/// and key projections interleaved, one added, where that is asked for, values in
 /// `kind`.
 ///
 /// # Shapes
@@ -79,7 +88,7 @@ pub(super) fn write_tensor(
     checkpoint: &Checkpoint,
     tensor: &ExpectedTensor,
     kind: TensorKind,
-    interleave: Option<usize>,
+    stored: StoredAs,
     mut sink: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let float = match kind {
@@ -98,8 +107,11 @@ pub(super) fn write_tensor(
         | TensorKind::Q6K => FloatType::F32,
     };
     let mut values = load(checkpoint, tensor, float)?;
-    if let Some(head_dim) = interleave {
+    if let Some(head_dim) = stored.interleave {
         values = interleaved(&values, head_dim)?;
+    }
+    if stored.one_plus {
+        values = (values + 1.0)?;
     }
     match kind {
         TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => for_bytes(&values, sink),

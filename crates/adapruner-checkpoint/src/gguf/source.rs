@@ -1,9 +1,9 @@
 //! The tensors of a GGUF file under their Hugging Face names.
 //!
-//! GGUF's `llama` and `deci` files keep the rows of query and key projections
+//! Files of some architectures keep the rows of query and key projections
 //! (and the elements of their biases) interleaved for adjacent-pair rotary
 //! embedding; they are brought back to Hugging Face's half-split order when
-//! they are read.
+//! they are read. Norms that multiply by one more than their weight hold the sum.
 //!
 //! Axes: `H` hidden, `N` query heads, `K` key-value heads, `D` head width,
 //! `F` feed-forward width, `V` vocabulary.
@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use adapruner_arch::family::{NormWeight, RowOrder};
 use candle_core::{DType, Device, Tensor};
 
 use super::{
@@ -22,58 +23,18 @@ use super::{
 };
 use crate::{
     checkpoint::{TensorMeta, TensorSource},
+    config::ModelConfig,
     convert::{self, ConvertError, Rows, Stored},
     digest::Digest,
     error::{Error, Result},
     mapped::MappedFile,
-    names::{self, Projection},
+    names::{ExpectedTensor, expected_tensors},
+    replaced::check_finite,
 };
 
 /// The frequency divisors of a scaled rotary embedding, which belong to the
 /// configuration, not to the weights.
 pub const ROPE_FREQS: &str = "rope_freqs.weight";
-
-/// GGUF's name of a projection inside its block.
-pub fn projection_name(projection: Projection) -> &'static str {
-    match projection {
-        Projection::Q => "attn_q",
-        Projection::K => "attn_k",
-        Projection::V => "attn_v",
-        Projection::O => "attn_output",
-        Projection::Gate => "ffn_gate",
-        Projection::Up => "ffn_up",
-        Projection::Down => "ffn_down",
-    }
-}
-
-/// The Hugging Face name of a GGUF tensor, and the projection it belongs to;
-/// `None` for a name that Llama's block does not have.
-pub fn canonical_name(gguf: &str) -> Option<(String, Option<Projection>)> {
-    match gguf {
-        "token_embd.weight" => return Some((names::EMBEDDING.to_owned(), None)),
-        "output_norm.weight" => return Some((names::FINAL_NORM.to_owned(), None)),
-        "output.weight" => return Some((names::HEAD.to_owned(), None)),
-        _ => {}
-    }
-    let (index, rest) = gguf.strip_prefix("blk.")?.split_once('.')?;
-    let layer: usize = index.parse().ok()?;
-    if layer.to_string() != index {
-        return None;
-    }
-    match rest {
-        "attn_norm.weight" => return Some((names::input_norm(layer), None)),
-        "ffn_norm.weight" => return Some((names::ffn_norm(layer), None)),
-        _ => {}
-    }
-    let (module, part) = rest.split_once('.')?;
-    let projection = Projection::ALL.into_iter().find(|p| projection_name(*p) == module)?;
-    let name = match part {
-        "weight" => projection.weight(layer),
-        "bias" => projection.bias(layer),
-        _ => return None,
-    };
-    Some((name, Some(projection)))
-}
 
 /// Where a tensor lies and how it is stored.
 #[derive(Debug)]
@@ -83,6 +44,8 @@ struct Entry {
     /// Row-major.
     shape: Vec<usize>,
     rows: Rows,
+    /// Whether it holds one more than the weight.
+    one_plus: bool,
 }
 
 /// A [`TensorSource`] over a mapped GGUF file.
@@ -94,37 +57,38 @@ pub struct GgufSource {
 }
 
 impl GgufSource {
-    /// The tensors of `file`, whose header is `header` and whose heads are
-    /// `head_dim` (`D`) wide.
+    /// The tensors of `file`, whose header is `header`, of a model of this configuration.
     ///
     /// # Errors
-    /// A tensor that no Llama block has, or one that does not lie in the file.
-    pub fn new(file: Arc<MappedFile>, header: &Header, head_dim: usize) -> Result<Self> {
-        let mut entries = BTreeMap::new();
+    /// A tensor that no such model has, or one that does not lie in the file.
+    pub fn new(file: Arc<MappedFile>, header: &Header, config: &ModelConfig) -> Result<Self> {
+        let (family, mut entries) = (config.family(), BTreeMap::new());
+        let expected = expected_tensors(config).into_iter();
+        let expected = expected.filter_map(|t| Some((t.part.gguf_name(family)?, t)));
+        let expected: BTreeMap<String, ExpectedTensor> = expected.collect();
+        let rotated = match family.gguf.rows {
+            RowOrder::HalfSplit => Rows::Plain,
+            RowOrder::Interleaved => Rows::Interleaved { head_dim: config.head_dim },
+        };
         for tensor in header.tensors.iter().filter(|t| t.name != ROPE_FREQS) {
-            let Some((name, projection)) = canonical_name(&tensor.name) else {
-                let message =
-                    format!("tensor {} is not part of a Llama model", shown(&tensor.name));
+            let Some(ExpectedTensor { part, name, .. }) = expected.get(&tensor.name) else {
+                let message = format!(
+                    "tensor {} is not part of the {} model that the metadata describes",
+                    shown(&tensor.name),
+                    family.title
+                );
                 return Err(Error::unsupported(file.path(), message));
             };
-            let outside = || Error::tensor(file.path(), &name, "does not lie in the file");
+            let outside = || Error::tensor(file.path(), name, "does not lie in the file");
             let bytes = header.data(tensor, &file).ok_or_else(outside)?;
             let start = bytes.as_ptr().addr() - file.as_ptr().addr();
             let shape = tensor.dims.iter().rev().map(|&d| usize::try_from(d));
             let shape = shape.collect::<Result<Vec<_>, _>>().map_err(|_| outside())?;
-            let rows = match projection {
-                Some(Projection::Q | Projection::K) => Rows::Interleaved { head_dim },
-                Some(
-                    Projection::V
-                    | Projection::O
-                    | Projection::Gate
-                    | Projection::Up
-                    | Projection::Down,
-                )
-                | None => Rows::Plain,
-            };
+            let rows = if part.is_rotated() { rotated } else { Rows::Plain };
+            let one_plus = part.is_norm() && family.norm_weight == NormWeight::OnePlus;
             let range = start..start + bytes.len();
-            entries.insert(name, Entry { range, kind: tensor.kind, shape, rows });
+            let entry = Entry { range, kind: tensor.kind, shape, rows, one_plus };
+            entries.insert(name.clone(), entry);
         }
         Ok(Self { file, entries, digest: OnceLock::new() })
     }
@@ -154,12 +118,19 @@ impl TensorSource for GgufSource {
             kind: entry.kind.ggml_dtype(),
             rows: entry.rows,
         };
-        let tensor = convert::tensor(stored, &entry.shape, dtype, device);
+        let read = if entry.one_plus { DType::F32 } else { dtype };
+        let tensor = convert::tensor(stored, &entry.shape, read, device);
         self.file.release(entry.range.clone());
-        tensor.map_err(|error| match error {
+        let tensor = tensor.map_err(|error| match error {
             ConvertError::Values(message) => Error::tensor(path, name, message),
             ConvertError::Candle(error) => error.into(),
-        })
+        })?;
+        if !entry.one_plus {
+            return Ok(tensor);
+        }
+        let tensor = (tensor - 1.0)?.to_dtype(dtype)?;
+        check_finite(name, &tensor)?;
+        Ok(tensor)
     }
 
     fn digest(&self) -> Result<Digest> {

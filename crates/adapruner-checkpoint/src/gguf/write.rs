@@ -6,19 +6,22 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use adapruner_arch::family::{NormWeight, RowOrder};
+
 use super::{
     config::llama3_divisors,
     encode::{self, ALIGNMENT, Row},
     kind::TensorKind,
-    quantize::{stored_kind, write_tensor},
-    source::{ROPE_FREQS, projection_name},
+    layout::{Layout, layout},
+    quantize::{StoredAs, stored_kind, write_tensor},
+    source::ROPE_FREQS,
     write_metadata::{metadata, per_layer_warnings},
 };
 use crate::{
     checkpoint::Checkpoint,
     config::{ModelConfig, RopeScaling},
     error::{Error, Result},
-    names::{self, ExpectedTensor, Projection},
+    names::{self, ExpectedTensor},
     open::check,
     output::{FileWriter, FloatType, OnProgress, Written, kept_type, prevailing_type},
 };
@@ -42,18 +45,19 @@ struct Place {
     tensor: ExpectedTensor,
     kind: TensorKind,
     bytes: u64,
-    /// `D` where rows are interleaved.
-    interleave: Option<usize>,
+    /// What is done to its values.
+    stored: StoredAs,
 }
 
-/// Writes `checkpoint` to the file `path`: as architecture `llama` where all
-/// layers have the same widths, else as `deci`.
+/// Writes `checkpoint` to the file `path`: as its own architecture where all
+/// layers have the same widths, else as `deci` where they are like Llama's.
 ///
 /// Made for the file of a [`StagedFile`](crate::atomic::StagedFile): what is
 /// left behind by an error is not cleaned up here.
 ///
 /// # Errors
-/// A tensor that cannot be read or has another shape than the configuration
+/// A model that llama.cpp cannot hold ([`super::check_fits`]), a tensor that cannot be read or
+/// has another shape than the configuration
 /// says, a value that the type asked for cannot hold, a tokenizer that GGUF
 /// cannot express, a file that cannot be written.
 pub fn write(
@@ -64,10 +68,12 @@ pub fn write(
 ) -> Result<Written> {
     let config = &checkpoint.config;
     check::config(&checkpoint.origin, config)?;
+    super::check_fits(config)?;
+    let layout = layout(config).map_err(|(message, _)| Error::unsupported("GGUF", message))?;
     let kind = options.kind.unwrap_or_else(|| source_kind(checkpoint));
     let mut warnings = per_layer_warnings(config);
-    let metadata = metadata(checkpoint, kind, options, &mut warnings)?;
-    let places = places(&checkpoint.origin, config, kind)?;
+    let metadata = metadata(checkpoint, layout, kind, options, &mut warnings)?;
+    let places = places(config, layout, kind);
     warnings.extend(fallback_warnings(&places, kind));
 
     let divisors = rope_divisors(config).unwrap_or_default();
@@ -92,7 +98,7 @@ pub fn write(
     let total = places.iter().map(|p| p.bytes).sum();
     let mut done = 0;
     for place in &places {
-        write_tensor(checkpoint, &place.tensor, place.kind, place.interleave, |bytes| {
+        write_tensor(checkpoint, &place.tensor, place.kind, place.stored, |bytes| {
             file.write(bytes)?;
             done += bytes.len() as u64;
             on_progress(done, total);
@@ -122,50 +128,21 @@ fn source_kind(checkpoint: &Checkpoint) -> TensorKind {
     }
 }
 
-fn places(origin: &Path, config: &ModelConfig, wanted: TensorKind) -> Result<Vec<Place>> {
+fn places(config: &ModelConfig, layout: Layout, wanted: TensorKind) -> Vec<Place> {
+    let family = config.family();
     let place = |tensor: ExpectedTensor| {
-        let Some((gguf_name, projection)) = gguf_name(&tensor.name) else {
-            return Err(Error::tensor(origin, tensor.name, "has no name in GGUF"));
-        };
         let kind = stored_kind(wanted, &tensor, config.tie_word_embeddings);
         let elements: u64 = tensor.shape.iter().map(|&d| d as u64).product();
-        let interleave = match projection {
-            Some(Projection::Q | Projection::K) => Some(config.head_dim),
-            Some(
-                Projection::V
-                | Projection::O
-                | Projection::Gate
-                | Projection::Up
-                | Projection::Down,
-            )
-            | None => None,
+        let interleaved = tensor.part.is_rotated() && layout.rows == RowOrder::Interleaved;
+        let stored = StoredAs {
+            interleave: interleaved.then_some(config.head_dim),
+            one_plus: tensor.part.is_norm() && family.norm_weight == NormWeight::OnePlus,
         };
         let bytes = elements / kind.block_size() * kind.block_bytes();
-        Ok(Place { gguf_name, tensor, kind, bytes, interleave })
+        let gguf_name = tensor.part.gguf_name(family)?;
+        Some(Place { gguf_name, tensor, kind, bytes, stored })
     };
-    names::expected_tensors(config).into_iter().map(place).collect()
-}
-
-/// GGUF's name of a canonical tensor, and the projection it belongs to; `None` for
-/// a name that a Llama model does not have.
-fn gguf_name(canonical: &str) -> Option<(String, Option<Projection>)> {
-    let fixed = |name: &str| Some((name.to_owned(), None));
-    match canonical {
-        names::EMBEDDING => return fixed("token_embd.weight"),
-        names::FINAL_NORM => return fixed("output_norm.weight"),
-        names::HEAD => return fixed("output.weight"),
-        _ => {}
-    }
-    let (layer, inner) = canonical.strip_prefix("model.layers.")?.split_once('.')?;
-    let (module, part) = inner.rsplit_once('.')?;
-    let projection = Projection::ALL.into_iter().find(|p| p.module() == module);
-    let module = match (projection, module, part) {
-        (Some(projection), _, "weight" | "bias") => projection_name(projection),
-        (None, "input_layernorm", "weight") => "attn_norm",
-        (None, "post_attention_layernorm", "weight") => "ffn_norm",
-        (Some(_) | None, _, _) => return None,
-    };
-    Some((format!("blk.{layer}.{module}.{part}"), projection))
+    names::expected_tensors(config).into_iter().filter_map(place).collect()
 }
 
 /// One line for each type that tensors fell back to.
@@ -204,41 +181,5 @@ fn rope_divisors(config: &ModelConfig) -> Option<Vec<f32>> {
             *original_max_position_embeddings,
         )),
         RopeScaling::Factors { divisors } => Some(divisors.clone()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{super::source::canonical_name, *};
-
-    #[test]
-    fn other_names_have_none() {
-        for name in [
-            "",
-            "model.layers.0.self_attn.q_norm.weight",
-            "model.layers.0.pre_feedforward_layernorm.weight",
-            "model.layers.0.input_layernorm.bias",
-            "model.layers.0.self_attn.q_proj.scale",
-            "model.layers.0",
-            "model.rotary.inv_freq",
-        ] {
-            assert_eq!(gguf_name(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn every_name_comes_back() {
-        let names = [names::EMBEDDING, names::FINAL_NORM, names::HEAD].map(str::to_owned);
-        let norms = [names::input_norm(3), names::ffn_norm(12)];
-        for name in names.into_iter().chain(norms) {
-            let (gguf, projection) = gguf_name(&name).unwrap();
-            assert_eq!((canonical_name(&gguf), projection), (Some((name, None)), None));
-        }
-        for p in Projection::ALL {
-            for name in [p.weight(7), p.bias(0)] {
-                let (gguf, projection) = gguf_name(&name).unwrap();
-                assert_eq!((canonical_name(&gguf), projection), (Some((name, Some(p))), Some(p)));
-            }
-        }
     }
 }

@@ -1,14 +1,17 @@
 //! The metadata of a GGUF file that is written.
 
+use adapruner_arch::family::{Factor, ScoreRule};
+
 use super::{
     encode::ALIGNMENT,
     kind::TensorKind,
+    layout::Layout,
     value::{Metadata, Value},
     write::GgufOptions,
 };
 use crate::{
     checkpoint::Checkpoint,
-    config::{Activation, LayerWidths, ModelConfig, RopeScaling},
+    config::{LayerWidths, ModelConfig, RopeScaling},
     error::Result,
 };
 
@@ -18,18 +21,15 @@ use crate::{
 /// hidden size divided by the number of heads.
 pub(super) fn metadata(
     checkpoint: &Checkpoint,
+    layout: Layout,
     kind: TensorKind,
     options: &GgufOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Metadata> {
     let config = &checkpoint.config;
-    match config.activation {
-        // What llama.cpp computes for both architectures.
-        Activation::Silu => {}
-    }
     let mut metadata = checkpoint.tokenizer.gguf_metadata(config.vocab_size)?;
     let uniform = config.uniform_widths().filter(LayerWidths::has_attention);
-    let architecture = if uniform.is_some() { "llama" } else { "deci" };
+    let (family, architecture) = (config.family(), layout.architecture);
 
     let mut set = |key: String, value: Value| {
         metadata.insert(key, value);
@@ -65,6 +65,24 @@ pub(super) fn metadata(
     model("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps as f32));
     model("rope.dimension_count", size(config.head_dim));
     model("rope.freq_base", Value::F32(config.rope.theta as f32));
+    if let Some(local) = &config.local_rope {
+        model("rope.freq_base_swa", Value::F32(local.theta as f32));
+    }
+    if let Some(window) = config.windows.iter().copied().flatten().next() {
+        model("attention.sliding_window", size(window));
+    }
+    if let ScoreRule::Key { gguf, .. } = family.scores {
+        model(gguf, Value::F32(config.score_scale.unwrap_or(0.0) as f32));
+    }
+    for (factor, value) in [
+        (family.embedding_scale, config.embedding_scale),
+        (family.residual_scale, config.residual_scale),
+        (family.logit_divisor, config.logit_divisor),
+    ] {
+        if let Factor::Key { gguf, .. } = factor {
+            model(gguf, Value::F32(value as f32));
+        }
+    }
     match &config.rope.scaling {
         RopeScaling::Linear { factor } => {
             model("rope.scaling.type", text("linear"));

@@ -1,7 +1,7 @@
-//! `config.json` to [`ModelConfig`].
+//! `config.json` to [`ModelConfig`], by what the architectures declare.
 //!
-//! Read are Llama, Mistral, and this program's own per-layer folders, which
-//! have Llama's keys and the widths of every layer beside them. Whatever would
+//! Read are the folders of every [`Architecture`], and this program's own per-layer folders,
+//! which have the same keys and the widths of every layer beside them. Whatever would
 //! change what the model computes and is not known is refused by name.
 //!
 //! Axes: `H` hidden, `N` query heads, `K` key-value heads, `D` head width,
@@ -9,53 +9,54 @@
 
 use std::path::Path;
 
+use adapruner_arch::{
+    config::all_but,
+    family::{AttentionBiasRule, Factor, Family, ScoreRule, UnrotatedRule, WindowRule},
+};
 use serde_json::{Map, Value};
 
 use crate::{
-    config::{Activation, Architecture, LayerWidths, ModelConfig, Rope, RopeScaling},
+    config::{
+        Activation, Architecture, AttentionBias, LayerWidths, ModelConfig, Rope, RopeScaling,
+    },
     error::{Error, Result},
+    hf::{modeling::cache_order, unknown},
 };
 
-/// `model_type` of a folder with widths per layer.
-pub const PER_LAYER_MODEL_TYPE: &str = "adapruner_llama";
-/// The entry of `architectures` in a folder with widths per layer.
-pub const PER_LAYER_ARCHITECTURE: &str = "AdaprunerLlamaForCausalLM";
 /// The key that holds the widths of every layer.
 pub const LAYER_WIDTHS: &str = "layer_widths";
+/// Kinds of layer, as `layer_types` names them.
+pub(super) const FULL: &str = "full_attention";
+/// The kind of a layer with a window.
+pub(super) const SLIDING: &str = "sliding_attention";
 
-/// The kinds of model that are read.
+/// What a folder is: an architecture, as it is or with widths per layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Llama,
-    Mistral,
-    PerLayer,
+pub(super) struct Kind {
+    pub(super) architecture: Architecture,
+    pub(super) per_layer: bool,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Llama, Self::Mistral, Self::PerLayer];
-
-    fn model_type(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Mistral => "mistral",
-            Self::PerLayer => PER_LAYER_MODEL_TYPE,
-        }
+    fn all() -> impl Iterator<Item = Self> {
+        let both = |architecture| [false, true].map(|per_layer| Self { architecture, per_layer });
+        Architecture::ALL.into_iter().flat_map(both)
     }
 
-    fn architecture(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Mistral => "MistralForCausalLM",
-            Self::PerLayer => PER_LAYER_ARCHITECTURE,
-        }
+    pub(super) fn family(self) -> &'static Family {
+        self.architecture.family()
     }
 
-    /// transformers' context length where the file names none.
-    fn default_context(self) -> usize {
-        match self {
-            Self::Llama | Self::PerLayer => 2048,
-            Self::Mistral => 131_072,
-        }
+    /// `model_type`.
+    pub(super) fn model_type(self) -> String {
+        let own = self.family().hf.model_type;
+        if self.per_layer { format!("adapruner_{own}") } else { own.to_owned() }
+    }
+
+    /// The entry of `architectures`.
+    pub(super) fn class(self) -> String {
+        let own = self.family().class();
+        if self.per_layer { format!("Adapruner{own}") } else { own }
     }
 }
 
@@ -70,11 +71,13 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
     };
     let keys = Keys { path, object };
     let kind = keys.kind()?;
-    keys.refuse_settings(kind)?;
+    let family = kind.family();
+    let context = keys.optional_size("max_position_embeddings")?.unwrap_or(family.hf.context);
+    keys.refuse_settings(family, context)?;
 
     let hidden_size = keys.size("hidden_size")?;
     let heads = keys.size("num_attention_heads")?;
-    let head_dim = match keys.optional_size("head_dim")? {
+    let head_dim = match keys.optional_size("head_dim")?.or(family.hf.head_dim) {
         Some(head_dim) => head_dim,
         None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
@@ -82,28 +85,40 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
             return Err(keys.error("head_dim", &message));
         }
     };
-    let max_position_embeddings =
-        keys.optional_size("max_position_embeddings")?.unwrap_or(kind.default_context());
+    let layers = keys.layers(kind, heads)?;
+    let order = cache_order(&layers);
+    let (rope, local_rope) = keys.ropes(family)?;
+    let id = |key, default: Option<u32>| keys.token_ids(key, default.as_slice());
     Ok(ModelConfig {
-        architecture: match kind {
-            Kind::Llama | Kind::PerLayer => Architecture::Llama,
-            Kind::Mistral => Architecture::Mistral,
-        },
+        architecture: kind.architecture,
         hidden_size,
         head_dim,
         vocab_size: keys.size("vocab_size")?,
-        layers: keys.layers(kind, heads)?,
-        activation: keys.activation()?,
-        rms_norm_eps: keys.optional_float("rms_norm_eps")?.unwrap_or(1e-6),
-        rope: keys.rope()?,
-        attention_bias: keys.optional_bool("attention_bias")?.unwrap_or(false),
-        mlp_bias: keys.optional_bool("mlp_bias")?.unwrap_or(false),
-        tie_word_embeddings: keys.optional_bool("tie_word_embeddings")?.unwrap_or(false),
-        max_position_embeddings,
+        activation: keys.activation(family)?,
+        rms_norm_eps: keys.optional_float("rms_norm_eps")?.unwrap_or(family.hf.eps),
+        rope,
+        local_rope,
+        unrotated: match &family.unrotated {
+            Some(rule) => keys.unrotated(rule, &order)?,
+            None => Vec::new(),
+        },
+        windows: keys.windows(family, &order, context)?,
+        score_scale: keys.score_scale(&family.scores, head_dim)?,
+        embedding_scale: keys.factor(family.embedding_scale, hidden_size)?,
+        residual_scale: keys.factor(family.residual_scale, hidden_size)?,
+        logit_divisor: keys.factor(family.logit_divisor, hidden_size)?,
+        attention_bias: keys.attention_bias(family)?,
+        mlp_bias: match family.mlp_bias {
+            Some(key) => keys.optional_bool(key)?.unwrap_or(false),
+            None => false,
+        },
+        tie_word_embeddings: keys.optional_bool("tie_word_embeddings")?.unwrap_or(family.hf.tied),
+        max_position_embeddings: context,
         // transformers' own defaults where the key is missing.
-        bos_token_id: keys.token_ids("bos_token_id", &[1])?.first().copied(),
-        eos_token_ids: keys.token_ids("eos_token_id", &[2])?,
-        pad_token_id: keys.token_ids("pad_token_id", &[])?.first().copied(),
+        bos_token_id: id("bos_token_id", family.hf.bos)?.first().copied(),
+        eos_token_ids: id("eos_token_id", family.hf.eos)?,
+        pad_token_id: id("pad_token_id", family.hf.pad)?.first().copied(),
+        layers,
     })
 }
 
@@ -171,14 +186,19 @@ impl<'a> Keys<'a> {
         let names = self.optional("architectures", "a list", Value::as_array)?;
         let name = names.and_then(|names| names.first());
         let model_type = self.optional_text("model_type")?;
+        let own_code = self.get("auto_map").is_some();
         let refused = |key, found: &str| {
-            let known = Kind::ALL.map(Kind::architecture).join(", ");
-            self.unsupported(key, format!("{found} is not supported, only {known}"))
+            let (message, hint) = unknown::refusal(&short(&found.into()), found, own_code);
+            let error = self.unsupported(key, message);
+            match hint {
+                Some(hint) => error.advise(hint),
+                None => error,
+            }
         };
         if let Some(name) = name {
             let name = name.as_str().unwrap_or_default();
-            let kind = Kind::ALL.into_iter().find(|kind| kind.architecture() == name);
-            let kind = kind.ok_or_else(|| refused("architectures", &short(&name.into())))?;
+            let kind = Kind::all().find(|kind| kind.class() == name);
+            let kind = kind.ok_or_else(|| refused("architectures", name))?;
             return match model_type {
                 Some(other) if other != kind.model_type() => {
                     let message = format!(
@@ -194,12 +214,12 @@ impl<'a> Keys<'a> {
         let Some(model_type) = model_type else {
             return Err(self.error("architectures", "missing"));
         };
-        let kind = Kind::ALL.into_iter().find(|kind| kind.model_type() == model_type);
-        kind.ok_or_else(|| refused("model_type", &short(&model_type.into())))
+        let kind = Kind::all().find(|kind| kind.model_type() == model_type);
+        kind.ok_or_else(|| refused("model_type", model_type))
     }
 
     /// Refuses settings that change what the model computes.
-    fn refuse_settings(&self, kind: Kind) -> Result<()> {
+    fn refuse_settings(&self, family: &Family, context: usize) -> Result<()> {
         if let Some(quantization) = self.optional_object("quantization_config")? {
             let method = quantization.optional_text("quant_method")?.unwrap_or("unknown");
             let message = format!("weights quantised by {method} are not supported");
@@ -210,16 +230,22 @@ impl<'a> Keys<'a> {
             let message = format!("a rotary embedding of a part ({factor}) is not supported");
             return Err(self.unsupported("partial_rotary_factor", message));
         }
-        let window = match (kind, self.object.get("sliding_window")) {
-            // transformers' default where the key is missing.
-            (Kind::Mistral, None) => Some(4096),
-            _ => self.optional_size("sliding_window")?,
-        };
-        let context = self.optional_size("max_position_embeddings")?;
-        let context = context.unwrap_or(kind.default_context());
-        if let Some(window) = window.filter(|w| *w < context) {
+        for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if let Some(cap) = self.optional_float(key)? {
+                return Err(self.unsupported(key, format!("a cap ({cap}) is not supported")));
+            }
+        }
+        if self.optional_bool("use_bidirectional_attention")? == Some(true) {
+            let message = "attention in both directions is not supported, only causal";
+            return Err(self.unsupported("use_bidirectional_attention", message));
+        }
+        let window = self.optional_size("sliding_window")?;
+        if let (WindowRule::None, Some(window)) = (family.windows, window)
+            && window < context
+        {
             let message = format!(
-                "a window of {window} tokens is not supported, only null or at least the context length of {context}"
+                "a window of {window} tokens is not supported for {}, only null or at least the context length of {context}",
+                family.title
             );
             let error = self.unsupported("sliding_window", message);
             return Err(error.advise(
@@ -229,19 +255,151 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 
-    fn activation(&self) -> Result<Activation> {
-        match self.optional_text("hidden_act")? {
-            None | Some("silu" | "swish") => Ok(Activation::Silu),
+    fn activation(&self, family: &Family) -> Result<Activation> {
+        let (key, default) = family.activation;
+        match self.optional_text(key)? {
+            None => Ok(default),
+            Some("silu" | "swish") => Ok(Activation::Silu),
+            Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Ok(Activation::GeluTanh),
             Some(other) => {
-                let found = short(&other.into());
-                Err(self.unsupported("hidden_act", format!("{found} is not supported, only silu")))
+                let message = format!(
+                    "{} is not supported, only silu and gelu_pytorch_tanh",
+                    short(&other.into())
+                );
+                Err(self.unsupported(key, message))
             }
         }
     }
 
+    fn attention_bias(&self, family: &Family) -> Result<AttentionBias> {
+        Ok(match family.attention_bias {
+            AttentionBiasRule::Never => AttentionBias::None,
+            AttentionBiasRule::Qkv => AttentionBias::Qkv,
+            AttentionBiasRule::Key(key) => self.optional_bool(key)?.unwrap_or(false).into(),
+        })
+    }
+
+    fn factor(&self, factor: Factor, hidden_size: usize) -> Result<f64> {
+        match factor {
+            Factor::One => Ok(1.0),
+            Factor::RootHidden => Ok((hidden_size as f64).sqrt()),
+            Factor::Key { hf, .. } => Ok(self.optional_float(hf)?.unwrap_or(1.0)),
+        }
+    }
+
+    /// The factor of scores, `None` where it is `1/√D`.
+    fn score_scale(&self, rule: &ScoreRule, head_dim: usize) -> Result<Option<f64>> {
+        match *rule {
+            ScoreRule::HeadWidth => Ok(None),
+            ScoreRule::InverseRoot { hf, default, .. } => {
+                let scalar = self.optional_float(hf)?.unwrap_or(default);
+                if !(scalar > 0.0 && scalar.is_finite()) {
+                    return Err(self.error(hf, &format!("above 0 expected, {scalar} found")));
+                }
+                Ok((scalar != head_dim as f64).then(|| 1.0 / scalar.sqrt()))
+            }
+            ScoreRule::Key { hf, default, .. } => {
+                Ok(Some(self.optional_float(hf)?.unwrap_or(default)))
+            }
+        }
+    }
+
+    /// Which layers do not rotate; `order` is that of the list.
+    fn unrotated(&self, rule: &UnrotatedRule, order: &[usize]) -> Result<Vec<usize>> {
+        let layers = order.len();
+        let Some(list) = self.optional(rule.list, "a list", Value::as_array)? else {
+            let every = self.optional_size(rule.interval)?.unwrap_or(rule.every);
+            let rotates = all_but(layers, every);
+            return Ok(rotates.enumerate().filter(|(_, is)| !is).map(|(at, _)| at).collect());
+        };
+        if list.len() != layers {
+            let message = format!("{layers} layers expected, {} found", list.len());
+            return Err(self.error(rule.list, &message));
+        }
+        let mut unrotated = Vec::new();
+        for (&layer, value) in order.iter().zip(list) {
+            match value.as_u64() {
+                Some(0) => unrotated.push(layer),
+                Some(1) => {}
+                _ => {
+                    let message = format!("0 or 1 expected, {} found", short(value));
+                    return Err(self.error(&format!("{}[{layer}]", rule.list), &message));
+                }
+            }
+        }
+        unrotated.sort_unstable();
+        Ok(unrotated)
+    }
+
+    /// The window of each layer; empty where none has one shorter than the context.
+    fn windows(
+        &self,
+        family: &Family,
+        order: &[usize],
+        context: usize,
+    ) -> Result<Vec<Option<usize>>> {
+        let layers = order.len();
+        let said = self.object.get("sliding_window");
+        let of_key = self.optional_size("sliding_window")?;
+        let missing = |default| if said.is_none() { Some(default) } else { of_key };
+        let (window, sliding): (_, Vec<bool>) = match family.windows {
+            WindowRule::None => return Ok(Vec::new()),
+            WindowRule::All { default } => (missing(default), vec![true; layers]),
+            WindowRule::Switched => {
+                if self.optional_bool("use_sliding_window")? != Some(true) {
+                    return Ok(Vec::new());
+                }
+                let first = self.optional_size("max_window_layers")?.unwrap_or(28);
+                let by_default = (0..layers).map(|layer| layer >= first).collect();
+                (missing(4096), self.layer_types(order)?.unwrap_or(by_default))
+            }
+            WindowRule::AllBut { every, default } => {
+                let every = self.optional_size("sliding_window_pattern")?.unwrap_or(every);
+                let by_default = all_but(layers, every).collect();
+                (missing(default), self.layer_types(order)?.unwrap_or(by_default))
+            }
+        };
+        let Some(window) = window.filter(|window| *window < context) else {
+            return match family.local_theta {
+                // Such layers rotate otherwise, window or not.
+                Some(_) => Ok(windows_of(sliding, window.unwrap_or(context))),
+                None => Ok(Vec::new()),
+            };
+        };
+        if window == 0 {
+            return Err(self.error("sliding_window", "at least 1 token expected, 0 found"));
+        }
+        Ok(windows_of(sliding, window))
+    }
+
+    /// Which layers have a window, as `layer_types` says in this order.
+    fn layer_types(&self, order: &[usize]) -> Result<Option<Vec<bool>>> {
+        let layers = order.len();
+        let Some(list) = self.optional("layer_types", "a list", Value::as_array)? else {
+            return Ok(None);
+        };
+        if list.len() != layers {
+            let message = format!("{layers} layers expected, {} found", list.len());
+            return Err(self.error("layer_types", &message));
+        }
+        let mut sliding = vec![false; layers];
+        for (&layer, value) in order.iter().zip(list) {
+            sliding[layer] = match value.as_str() {
+                Some(FULL) => false,
+                Some(SLIDING) => true,
+                _ => {
+                    let message =
+                        format!("{} is not supported, only {FULL} and {SLIDING}", short(value));
+                    return Err(self.unsupported(&format!("layer_types[{layer}]"), message));
+                }
+            };
+        }
+        Ok(Some(sliding))
+    }
+
     fn layers(&self, kind: Kind, query_heads: usize) -> Result<Vec<LayerWidths>> {
         let count = self.size("num_hidden_layers")?;
-        if kind == Kind::PerLayer {
+        if kind.per_layer {
             let list = self.optional(LAYER_WIDTHS, "a list", Value::as_array)?;
             let list = list.ok_or_else(|| self.error(LAYER_WIDTHS, "missing"))?;
             if list.len() != count {
@@ -267,7 +425,35 @@ impl<'a> Keys<'a> {
         Ok(vec![LayerWidths { query_heads, kv_heads, ffn }; count])
     }
 
-    fn rope(&self) -> Result<Rope> {
+    /// The rotary embedding, and that of layers with a window where it is another.
+    fn ropes(&self, family: &Family) -> Result<(Rope, Option<Rope>)> {
+        let nested = self.optional_object("rope_parameters")?;
+        // transformers 5 has an object for each kind of layer.
+        let nested = nested.filter(|nested| nested.object.contains_key(FULL));
+        let Some(nested) = nested else {
+            let rope = self.rope(family.hf.theta)?;
+            let local = family.local_theta.map(|(key, default)| -> Result<Rope> {
+                let theta = self.optional_float(key)?.unwrap_or(default);
+                Ok(Rope { theta, scaling: RopeScaling::None })
+            });
+            return Ok((rope, local.transpose()?));
+        };
+        let of = |kind: &str, default| -> Result<Rope> {
+            let Some(keys) = nested.optional_object(kind)? else {
+                return Err(self.error(&format!("rope_parameters.{kind}"), "missing"));
+            };
+            let theta = keys.optional_float("rope_theta")?.unwrap_or(default);
+            Ok(Rope { theta, scaling: keys.rope_scaling("rope_parameters")? })
+        };
+        let Some((_, local)) = family.local_theta else {
+            let message =
+                format!("an object for each kind of layer is not known of {}", family.title);
+            return Err(self.unsupported("rope_parameters", message));
+        };
+        Ok((of(FULL, family.hf.theta)?, Some(of(SLIDING, local)?)))
+    }
+
+    fn rope(&self, default_theta: f64) -> Result<Rope> {
         // transformers 5 writes one object for what were two keys. Where both are
         // there it takes `rope_scaling`, unless that is empty, and of the other
         // nothing.
@@ -291,7 +477,7 @@ impl<'a> Keys<'a> {
         };
         let theta = match theta {
             Some(theta) => theta,
-            None => self.optional_float("rope_theta")?.unwrap_or(10_000.0),
+            None => self.optional_float("rope_theta")?.unwrap_or(default_theta),
         };
         let scaling = match chosen {
             Some((key, chosen)) => chosen.rope_scaling(key)?,
@@ -385,6 +571,10 @@ impl<'a> Keys<'a> {
         }
         Ok(out)
     }
+}
+
+fn windows_of(sliding: Vec<bool>, window: usize) -> Vec<Option<usize>> {
+    sliding.into_iter().map(|is| is.then_some(window)).collect()
 }
 
 fn as_size(value: &Value) -> Option<usize> {

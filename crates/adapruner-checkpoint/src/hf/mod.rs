@@ -1,7 +1,9 @@
 //! Hugging Face folders, in and out.
 
 pub mod config;
+mod modeling;
 pub mod source;
+mod unknown;
 pub mod write;
 mod write_config;
 
@@ -9,7 +11,7 @@ use std::{path::Path, sync::Arc};
 
 pub use source::SafetensorsSource;
 pub use write::{HfOptions, StoreType, write};
-pub use write_config::opens_with_biases;
+pub use write_config::opens_elsewhere;
 
 use crate::{
     checkpoint::Checkpoint,

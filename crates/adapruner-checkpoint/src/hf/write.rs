@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
 use super::{
+    modeling::{MODELING_FILE, modeling},
     source::{INDEX, SINGLE},
-    write_config::{Form, config_json, form},
+    write_config::{config_json, form},
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -23,11 +24,6 @@ use crate::{
         load, prevailing_type, safetensors_header, write_file,
     },
 };
-
-/// The modelling code that a folder with widths per layer carries.
-const MODELING: &str = include_str!("modeling_adapruner.py");
-/// Its file name, which `auto_map` in config.json names.
-pub(super) const MODELING_FILE: &str = "modeling_adapruner.py";
 
 /// In which type weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -124,7 +120,7 @@ pub fn write(
 ) -> Result<Written> {
     let config = &checkpoint.config;
     check::config(&checkpoint.origin, config)?;
-    let (form, mut warnings) = form(config);
+    let (kind, mut warnings) = form(config);
 
     let places = places(checkpoint, options.store);
     let matrices: Vec<_> = places.iter().filter(|p| p.tensor.shape.len() == 2).collect();
@@ -141,15 +137,15 @@ pub fn write(
         files.push(OutputFile { name: name.to_owned(), ..write_file(&path, bytes)? });
         Ok(())
     };
-    small("config.json", &pretty(&config_json(config, form, dtype)))?;
+    small("config.json", &pretty(&config_json(config, kind, dtype)))?;
     if let Some(generation) = &checkpoint.generation_config {
         small("generation_config.json", &pretty(generation))?;
     }
     for (name, bytes) in checkpoint.tokenizer.hf_files()? {
         small(&name, &bytes)?;
     }
-    if form == Form::PerLayer {
-        small(MODELING_FILE, MODELING.as_bytes())?;
+    if kind.per_layer {
+        small(MODELING_FILE, modeling(kind.family()).as_bytes())?;
         warnings.push(
             "widths differ between layers: open with trust_remote_code=True, or export as GGUF"
                 .into(),

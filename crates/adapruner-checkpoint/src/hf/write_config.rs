@@ -1,33 +1,39 @@
-//! [`ModelConfig`] to `config.json`.
+//! [`ModelConfig`] to `config.json`, by what the architectures declare.
 
+use adapruner_arch::family::{AttentionBiasRule, Factor, ScoreRule, WindowRule};
 use serde_json::{Map, Value, json};
 
 use super::{
-    config::{LAYER_WIDTHS, PER_LAYER_ARCHITECTURE, PER_LAYER_MODEL_TYPE},
-    write::MODELING_FILE,
+    config::{FULL, Kind, LAYER_WIDTHS, SLIDING},
+    modeling::{MODELING_FILE, cache_order},
 };
 use crate::{
-    config::{Activation, Architecture, LayerWidths, ModelConfig, RopeScaling},
+    config::{
+        Activation, Architecture, AttentionBias, LayerWidths, ModelConfig, Rope, RopeScaling,
+    },
     output::FloatType,
 };
 
-/// As what a model is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// `LlamaForCausalLM`.
-    Llama,
-    /// `MistralForCausalLM` without a window.
-    Mistral,
-    /// This program's own, with widths per layer.
-    PerLayer,
+/// Whether transformers opens a folder of this model: from 5.6 on it refuses a Llama whose
+/// hidden size is no multiple of its query heads, and what that is written as else has no
+/// biases; the classes of most families have no room for biases that they were made without.
+pub fn opens_elsewhere(config: &ModelConfig) -> bool {
+    form(config).1.is_empty()
 }
 
-/// Whether transformers opens a folder of this model with its biases: from 5.6 on it
-/// refuses a Llama whose hidden size is no multiple of its query heads, and what that
-/// is written as else has no biases.
-pub fn opens_with_biases(config: &ModelConfig) -> bool {
-    let biased = ModelConfig { attention_bias: true, ..config.clone() };
-    form(&biased).1.is_empty()
+/// Whether the class of an architecture in transformers holds the model.
+fn holds(architecture: Architecture, config: &ModelConfig) -> bool {
+    let family = architecture.family();
+    let biased = match (family.attention_bias, config.attention_bias) {
+        (AttentionBiasRule::Never, bias) => bias == AttentionBias::None,
+        (AttentionBiasRule::Qkv, bias) => bias == AttentionBias::Qkv,
+        (AttentionBiasRule::Key(_), bias) => bias != AttentionBias::Qkv,
+    };
+    let same = architecture == config.architecture || {
+        let plain = family.head_norm.is_none() && family.norms == config.family().norms;
+        config.is_llama_like() && plain
+    };
+    same && biased && (family.mlp_bias.is_some() || !config.mlp_bias)
 }
 
 /// As what a model is written, and what the user should know of it.
@@ -35,48 +41,52 @@ pub fn opens_with_biases(config: &ModelConfig) -> bool {
 /// transformers from 5.6 on refuses a Llama whose hidden size is no multiple
 /// of the number of query heads, whatever their width; the same weights are
 /// then a Mistral, which is not held to that but has no biases.
-pub(super) fn form(config: &ModelConfig) -> (Form, Vec<String>) {
-    let heads = match config.uniform_widths() {
-        Some(widths) if widths.has_attention() => widths.query_heads,
-        Some(_) | None => return (Form::PerLayer, Vec::new()),
+pub(super) fn form(config: &ModelConfig) -> (Kind, Vec<String>) {
+    let uniform = config.uniform_widths().filter(LayerWidths::has_attention);
+    let whole = |architecture| match uniform {
+        Some(widths) if architecture == Architecture::Llama => {
+            config.hidden_size.is_multiple_of(widths.query_heads)
+        }
+        Some(_) | None => true,
     };
-    let biased = config.attention_bias || config.mlp_bias;
-    let whole = config.hidden_size.is_multiple_of(heads);
-    match (config.architecture, whole, biased) {
-        (Architecture::Mistral, _, false) | (Architecture::Llama, false, false) => {
-            (Form::Mistral, Vec::new())
-        }
-        (Architecture::Llama, true, _) | (Architecture::Mistral, true, true) => {
-            (Form::Llama, Vec::new())
-        }
-        (Architecture::Llama | Architecture::Mistral, false, true) => {
-            let warning = format!(
-                "the hidden size {} is not a multiple of {heads} heads: transformers 5.6 and later refuse to open such a Llama, and with biases it cannot be written as Mistral",
-                config.hidden_size
-            );
-            (Form::Llama, vec![warning])
-        }
+    // What is like Llama may be written as each of these.
+    let per_layer = uniform.is_none();
+    let alike = [Architecture::Llama, Architecture::Mistral, Architecture::Qwen2];
+    let own = Some(config.architecture).filter(|_| !(per_layer && config.is_llama_like()));
+    let mut candidates = own.into_iter().chain(alike).filter(|&a| holds(a, config));
+    if let Some(architecture) = candidates.clone().find(|&architecture| whole(architecture)) {
+        return (Kind { architecture, per_layer }, Vec::new());
     }
+    if let Some(architecture) = candidates.next() {
+        let heads = uniform.map_or(0, |widths| widths.query_heads);
+        let warning = format!(
+            "the hidden size {} is not a multiple of {heads} heads: transformers 5.6 and later refuse to open such a Llama, and with biases it cannot be written as Mistral",
+            config.hidden_size
+        );
+        return (Kind { architecture, per_layer }, vec![warning]);
+    }
+    let warning = format!(
+        "{} has no room for these biases in transformers, which does not open the folder",
+        config.family().class()
+    );
+    (Kind { architecture: config.architecture, per_layer }, vec![warning])
 }
 
 /// The content of `config.json`.
-pub(super) fn config_json(config: &ModelConfig, form: Form, dtype: FloatType) -> Value {
-    let (architecture, model_type) = match form {
-        Form::Llama => ("LlamaForCausalLM", "llama"),
-        Form::Mistral => ("MistralForCausalLM", "mistral"),
-        Form::PerLayer => (PER_LAYER_ARCHITECTURE, PER_LAYER_MODEL_TYPE),
-    };
+pub(super) fn config_json(config: &ModelConfig, kind: Kind, dtype: FloatType) -> Value {
+    let family = kind.family();
     let largest = |width: fn(&LayerWidths) -> usize| config.layers.iter().map(width).max();
-    // Without any attention: Llama's classes divide by the number of heads.
+    // Without any attention: the classes divide by the number of heads.
     let query_heads = largest(|w| w.query_heads).unwrap_or(0).max(1);
     let kv_heads = largest(|w| w.kv_heads).unwrap_or(0).max(1);
     let activation = match config.activation {
         Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
     };
     let ends = match config.eos_token_ids.as_slice() {
         [] => Value::Null,
         [one] => json!(one),
-        several => json!(several),
+        all => json!(all),
     };
     let dtype = match dtype {
         FloatType::F32 => "float32",
@@ -87,9 +97,9 @@ pub(super) fn config_json(config: &ModelConfig, form: Form, dtype: FloatType) ->
     let mut set = |key: &str, value: Value| {
         json.insert(key.to_owned(), value);
     };
-    set("architectures", json!([architecture]));
-    set("model_type", json!(model_type));
-    set("hidden_act", json!(activation));
+    set("architectures", json!([kind.class()]));
+    set("model_type", json!(kind.model_type()));
+    set(family.activation.0, json!(activation));
     set("hidden_size", json!(config.hidden_size));
     set("num_hidden_layers", json!(config.layers.len()));
     set("num_attention_heads", json!(query_heads));
@@ -100,41 +110,92 @@ pub(super) fn config_json(config: &ModelConfig, form: Form, dtype: FloatType) ->
     set("max_position_embeddings", json!(config.max_position_embeddings));
     set("rms_norm_eps", json!(config.rms_norm_eps));
     set("rope_theta", json!(config.rope.theta));
-    set("rope_scaling", rope_scaling(config));
-    match form {
-        Form::Llama | Form::PerLayer => {
-            set("attention_bias", json!(config.attention_bias));
-            set("mlp_bias", json!(config.mlp_bias));
+    set("rope_scaling", rope_scaling(config, &config.rope));
+    if let (Some((key, _)), Some(local)) = (family.local_theta, &config.local_rope) {
+        set(key, json!(local.theta));
+    }
+    if let AttentionBiasRule::Key(key) = family.attention_bias {
+        set(key, json!(config.attention_bias == AttentionBias::All));
+    }
+    if let Some(key) = family.mlp_bias {
+        set(key, json!(config.mlp_bias));
+    }
+    match family.scores {
+        ScoreRule::HeadWidth => {}
+        ScoreRule::InverseRoot { hf, .. } => {
+            let scalar = config.score_scale.map_or(config.head_dim as f64, |s| 1.0 / (s * s));
+            // What was read as a whole number is written as one.
+            let whole = scalar.round();
+            let near = (scalar - whole).abs() < 1e-9 * whole;
+            set(hf, if near { json!(whole as u64) } else { json!(scalar) });
         }
+        ScoreRule::Key { hf, default, .. } => {
+            set(hf, json!(config.score_scale.unwrap_or(default)));
+        }
+    }
+    for (factor, value) in [
+        (family.embedding_scale, config.embedding_scale),
+        (family.residual_scale, config.residual_scale),
+        (family.logit_divisor, config.logit_divisor),
+    ] {
+        if let Factor::Key { hf, .. } = factor {
+            set(hf, json!(value));
+        }
+    }
+    let window = config.windows.iter().copied().flatten().next();
+    let sliding = |layer| config.window(layer).is_some();
+    let order = cache_order(&config.layers);
+    let types: Vec<&str> =
+        order.iter().map(|&layer| if sliding(layer) { SLIDING } else { FULL }).collect();
+    match family.windows {
+        WindowRule::None => {}
         // A missing key is a window of 4096 tokens.
-        Form::Mistral => set("sliding_window", Value::Null),
+        WindowRule::All { .. } => set("sliding_window", json!(window)),
+        WindowRule::Switched => {
+            set("use_sliding_window", json!(window.is_some()));
+            set("sliding_window", json!(window));
+            set("layer_types", json!(types));
+            if window.is_some() {
+                let first = config.windows.iter().position(Option::is_some);
+                set("max_window_layers", json!(first));
+            }
+        }
+        WindowRule::AllBut { default, .. } => {
+            set("sliding_window", json!(window.unwrap_or(default)));
+            set("layer_types", json!(types));
+        }
+    }
+    if let Some(rule) = family.unrotated {
+        let rotates = order.iter().map(|layer| u8::from(!config.unrotated.contains(layer)));
+        let rotates: Vec<u8> = rotates.collect();
+        set(rule.list, json!(rotates));
     }
     set("tie_word_embeddings", json!(config.tie_word_embeddings));
-    // A missing key is id 1 or 2.
+    // A missing key is an id in some families.
     set("bos_token_id", json!(config.bos_token_id));
     set("eos_token_id", ends);
     set("pad_token_id", json!(config.pad_token_id));
     set("initializer_range", json!(0.02));
     set("use_cache", json!(true));
     set("torch_dtype", json!(dtype));
-    if form == Form::PerLayer {
+    if kind.per_layer {
         set(LAYER_WIDTHS, json!(config.layers));
         let module = MODELING_FILE.trim_end_matches(".py");
-        let class = |kind: &str| format!("{module}.AdaprunerLlama{kind}");
+        let class = |stem: &str, class: &str| format!("{module}.Adapruner{stem}{class}");
         set(
             "auto_map",
             json!({
-                "AutoConfig": class("Config"),
-                "AutoModel": class("Model"),
-                "AutoModelForCausalLM": class("ForCausalLM"),
+                "AutoConfig": class(family.hf.stem, "Config"),
+                "AutoModel": class(family.hf.stem, "Model"),
+                "AutoModelForCausalLM": class(family.hf.prefix, "ForCausalLM"),
             }),
         );
     }
     Value::Object(json)
 }
 
-fn rope_scaling(config: &ModelConfig) -> Value {
-    match &config.rope.scaling {
+fn rope_scaling(config: &ModelConfig, rope: &Rope) -> Value {
+    match &rope.scaling {
         RopeScaling::None => Value::Null,
         RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
         RopeScaling::Llama3 {

@@ -8,8 +8,8 @@ mod hf_folder;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use adapruner_checkpoint::{
-    Activation, Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, Result, Rope,
-    RopeScaling, TensorMeta, TensorSource, names, output::Written, tokenizer::TextTokenizer,
+    Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, Result, Rope, RopeScaling,
+    TensorMeta, TensorSource, names, output::Written, tokenizer::TextTokenizer,
 };
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -76,21 +76,12 @@ pub fn widths(query_heads: usize, kv_heads: usize, ffn: usize) -> LayerWidths {
 /// A small configuration with these layers; `H` = 24, `D` = 4.
 pub fn config(layers: &[LayerWidths]) -> ModelConfig {
     ModelConfig {
-        architecture: Architecture::Llama,
-        hidden_size: 24,
-        head_dim: 4,
-        vocab_size: VOCAB,
-        layers: layers.to_vec(),
-        activation: Activation::Silu,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
-        attention_bias: false,
-        mlp_bias: false,
         tie_word_embeddings: true,
         max_position_embeddings: 64,
         bos_token_id: Some(0),
         eos_token_ids: vec![1],
-        pad_token_id: None,
+        ..ModelConfig::new(Architecture::Llama, 24, 4, VOCAB, layers.to_vec())
     }
 }
 
@@ -199,7 +190,7 @@ pub fn any_config() -> impl Strategy<Value = ModelConfig> {
             ModelConfig {
                 hidden_size: hidden * 3,
                 rope: Rope { theta: 500.0, scaling },
-                attention_bias,
+                attention_bias: attention_bias.into(),
                 mlp_bias,
                 tie_word_embeddings: tied,
                 bos_token_id: token,

@@ -7,21 +7,101 @@
 
 mod attention;
 mod feed_forward;
+mod residual;
 
 use std::{ops::Range, sync::Arc};
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
-pub use self::{attention::SelfAttention, feed_forward::FeedForward};
+pub use self::{
+    attention::{Rotation, SelfAttention},
+    feed_forward::FeedForward,
+    residual::Residual,
+};
 use crate::{
     GradTap, LowRank,
     buffer::{GRAIN, Held, Unwritten, Weight, rows_of_a_task, written},
     composition, linear,
     low_rank::{self, Parts},
     map::{Map, Sizes, Way},
+    norm,
     packed::{Laid, Packed},
     threads::{self, Blocks},
 };
+
+/// A root mean square norm.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    /// Factor of every column.
+    pub weight: Tensor,
+    /// Added to the mean square.
+    pub eps: f64,
+}
+
+impl Norm {
+    /// The norm of `x`: of whole rows, or of as wide a part of each as the weight is.
+    ///
+    /// # Shapes
+    /// `[.., n · w]`, a weight of `[w]` → `[.., n · w]`.
+    ///
+    /// # Errors
+    /// A weight that does not divide the rows.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let (whole, part) = (x.dim(D::Minus1)?, self.weight.elem_count());
+        if whole == part {
+            return norm::rms_norm(x, &self.weight, self.eps);
+        }
+        self.check(whole)?;
+        norm::rms_norm(&x.reshape(((), part))?, &self.weight, self.eps)?.reshape(x.shape())
+    }
+
+    /// Whether the fused path takes it.
+    fn fused(&self) -> bool {
+        fused_vector(&self.weight)
+    }
+
+    /// Checks that rows of `width` are made of whole parts.
+    fn check(&self, width: usize) -> Result<()> {
+        let part = self.weight.dims1()?;
+        if part == 0 || !width.is_multiple_of(part) {
+            bail!("a norm of {part} does not fit rows of {width}");
+        }
+        Ok(())
+    }
+
+    /// The weight while it is read.
+    fn held(norm: Option<&Self>) -> Option<(Held<'_>, f64)> {
+        norm.map(|norm| (Held::new(&norm.weight), norm.eps))
+    }
+}
+
+/// A norm's weight and epsilon while rows go through it.
+type RunningNorm<'a> = Option<(&'a [f32], f64)>;
+
+/// What [`Norm::held`] holds.
+fn running<'a>(held: &'a Option<(Held<'_>, f64)>) -> Result<RunningNorm<'a>> {
+    held.as_ref().map(|(weight, eps)| Ok((weight.slice()?, *eps))).transpose()
+}
+
+/// The rows' norm, or the rows, into `to`, all of which is written.
+fn write_norm(norm: RunningNorm<'_>, x: &[f32], to: &mut Unwritten) {
+    match norm {
+        Some((weight, eps)) => norm::write(x, weight, eps, to),
+        None => {
+            to.write_copy_of_slice(x);
+        }
+    }
+}
+
+/// The gradient of what a norm reads from that of what it gives.
+fn write_norm_gradient(norm: RunningNorm<'_>, x: &[f32], grad: &[f32], to: &mut Unwritten) {
+    match norm {
+        Some((weight, eps)) => norm::write_grad_input(x, weight, grad, eps, to),
+        None => {
+            to.write_copy_of_slice(grad);
+        }
+    }
+}
 
 /// A linear map with its optional bias, mask and tap.
 #[derive(Clone)]

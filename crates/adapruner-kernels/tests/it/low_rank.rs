@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use adapruner_kernels::{
-    Dropout, GradTap, LowRank, LowRankGrad,
+    Dropout, Gate, GradTap, LowRank, LowRankGrad,
     packed::Packed,
-    sublayer::{Affine, FeedForward},
+    sublayer::{Affine, FeedForward, Norm, Residual},
 };
 use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -78,8 +78,14 @@ impl Case {
                 tap: Some(Arc::new(Tap(NAMES[at], seen.clone()))),
             }
         };
-        let norm = tensor(&[self.hidden], 1);
-        FeedForward { norm, eps: 1e-5, gate: map(0), up: map(1), down: map(2) }
+        FeedForward {
+            norm: Some(Norm { weight: tensor(&[self.hidden], 1), eps: 1e-5 }),
+            activation: Gate::Silu,
+            gate: map(0),
+            up: map(1),
+            down: map(2),
+            residual: Residual::default(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Norm, rotary embedding and gate.
 
-use adapruner_kernels::{composition, rms_norm, rope, swiglu};
-use candle_core::DType;
+use adapruner_kernels::{Gate, composition, gated, rms_norm, rope};
+use candle_core::{DType, Var};
 use proptest::prelude::*;
 
 use crate::twin::{Operand, compare, numbers};
@@ -28,13 +28,19 @@ proptest! {
     }
 
     #[test]
-    fn swiglu_agrees((r, f) in (1..50_usize, 1..900_usize), strided: bool, seed: u64) {
+    fn gates_agree(
+        (r, f) in (1..50_usize, 1..900_usize),
+        tanh: bool,
+        strided: bool,
+        seed: u64,
+    ) {
+        let kind = if tanh { Gate::GeluTanh } else { Gate::Silu };
         let gate = Operand::new(&[r, f], seed).strided(strided);
         let up = Operand::new(&[r, f], !seed);
         compare(
             &[gate, up],
-            |o| swiglu(&o[0], &o[1]),
-            |o| composition::swiglu(&o[0], &o[1]),
+            |o| gated(kind, &o[0], &o[1]),
+            |o| composition::gated(kind, &o[0], &o[1]),
             seed,
         );
     }
@@ -75,9 +81,17 @@ fn only_what_is_tracked_gets_a_gradient() {
 #[test]
 fn extreme_gates_stay_finite() {
     let gate = numbers(&[64], 1).affine(1e4, 0.0).unwrap();
-    let y = swiglu(&gate, &gate.ones_like().unwrap()).unwrap().to_vec1::<f32>().unwrap();
-    for (y, g) in y.iter().zip(gate.to_vec1::<f32>().unwrap()) {
-        assert!((y - g.max(0.0)).abs() < 1e-3, "silu({g}) is {y}");
+    for kind in [Gate::Silu, Gate::GeluTanh] {
+        let gate = Var::from_tensor(&gate).unwrap();
+        let y = gated(kind, gate.as_tensor(), &gate.ones_like().unwrap()).unwrap();
+        let slopes = y.sum_all().unwrap().backward().unwrap().get(&gate).unwrap().clone();
+        let values = [&y, gate.as_tensor(), &slopes].map(|t| t.to_vec1::<f32>().unwrap());
+        for at in 0..y.elem_count() {
+            let [y, g, slope] = values.each_ref().map(|values| values[at]);
+            assert!((y - g.max(0.0)).abs() < 1e-3, "{kind:?} of {g} is {y}");
+            let expected = if g > 0.0 { 1.0 } else { 0.0 };
+            assert!((slope - expected).abs() < 1e-3, "{kind:?} of {g} has slope {slope}");
+        }
     }
 }
 
@@ -89,5 +103,5 @@ fn shapes_that_do_not_fit_are_errors() {
     assert!(rope(&x, &table, &numbers(&[3, 2], 2)).is_err());
     assert!(rope(&numbers(&[1, 3, 2, 7], 1), &table, &table).is_err());
     assert!(rms_norm(&x, &numbers(&[5], 1), 1e-5).is_err());
-    assert!(swiglu(&x, &numbers(&[1, 3, 2, 5], 1)).is_err());
+    assert!(gated(Gate::Silu, &x, &numbers(&[1, 3, 2, 5], 1)).is_err());
 }

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use adapruner_kernels::{
-    GradTap, column_dots,
+    Gate, GradTap, Scores, column_dots,
     packed::Packed,
-    sublayer::{Affine, FeedForward, SelfAttention},
+    sublayer::{Affine, FeedForward, Norm, Residual, Rotation, SelfAttention},
 };
 use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -42,7 +42,60 @@ struct Maker {
     stored: DType,
     /// Whether everything is then held as f64.
     wide: bool,
+    shape: Shape,
     seen: Arc<Seen>,
+}
+
+/// How a family's sublayers are made beside their maps.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    before: bool,
+    after: bool,
+    residual: f64,
+    activation: Gate,
+    /// Whether heads are normed, each by itself (or all together).
+    head_norms: Option<bool>,
+    turned: bool,
+    scores: Scores,
+}
+
+/// Llama's.
+const LLAMA: Shape = Shape {
+    before: true,
+    after: false,
+    residual: 1.0,
+    activation: Gate::Silu,
+    head_norms: None,
+    turned: true,
+    scores: Scores { scale: None, window: None },
+};
+
+/// Gemma 3's, with a residual of its own.
+const GEMMA: Shape = Shape {
+    before: true,
+    after: true,
+    residual: 0.5,
+    activation: Gate::GeluTanh,
+    head_norms: Some(true),
+    turned: true,
+    scores: Scores { scale: Some(0.3), window: Some(3) },
+};
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let scores = (prop::option::of(0.05..0.5_f64), prop::option::of(1..60_usize));
+    let norms = (any::<bool>(), any::<bool>(), any::<Option<bool>>());
+    (norms, any::<[bool; 3]>(), scores).prop_map(|((before, after, head_norms), is, scores)| {
+        let [scaled, tanh, turned] = is;
+        Shape {
+            before,
+            after,
+            residual: if scaled { 0.22 } else { 1.0 },
+            activation: if tanh { Gate::GeluTanh } else { Gate::Silu },
+            head_norms,
+            turned,
+            scores: Scores { scale: scores.0, window: scores.1 },
+        }
+    })
 }
 
 impl Maker {
@@ -71,10 +124,19 @@ impl Maker {
         if self.wide { mask.to_dtype(DType::F64).unwrap() } else { mask }
     }
 
+    fn norm(&self, there: bool, width: usize, index: u64) -> Option<Norm> {
+        there.then(|| Norm { weight: self.tensor(&[width], index, DType::F32), eps: 1e-5 })
+    }
+
+    fn residual(&self, hidden: usize) -> Residual {
+        Residual { norm: self.norm(self.shape.after, hidden, 10), scale: self.shape.residual }
+    }
+
     fn feed_forward(&self, hidden: usize, inner: usize) -> FeedForward {
         FeedForward {
-            norm: self.tensor(&[hidden], 1, DType::F32),
-            eps: 1e-5,
+            norm: self.norm(self.shape.before, hidden, 1),
+            activation: self.shape.activation,
+            residual: self.residual(hidden),
             gate: self.map("gate", inner, hidden, 2),
             up: self.map("up", inner, hidden, 3),
             down: self.map("down", hidden, inner, 4),
@@ -87,25 +149,33 @@ impl Maker {
         t: usize,
         (n, k, d): (usize, usize, usize),
     ) -> SelfAttention {
+        let each = self.shape.head_norms;
+        let head_norm = |width, index| {
+            self.norm(each.is_some(), if each == Some(true) { d } else { width }, index)
+        };
+        let table = |index| self.tensor(&[t, d / 2], index, DType::F32);
         SelfAttention {
-            norm: self.tensor(&[hidden], 1, DType::F32),
-            eps: 1e-5,
+            norm: self.norm(self.shape.before, hidden, 1),
             head_dim: d,
+            q_norm: head_norm(n * d, 11),
+            k_norm: head_norm(k * d, 12),
             lengths: None,
+            scores: self.shape.scores,
+            residual: self.residual(hidden),
             q: self.map("q", n * d, hidden, 2),
             k: self.map("k", k * d, hidden, 3),
             v: self.map("v", k * d, hidden, 4),
             o: self.map("o", hidden, n * d, 5),
-            cos: self.tensor(&[t, d / 2], 6, DType::F32),
-            sin: self.tensor(&[t, d / 2], 7, DType::F32),
+            rotation: self.shape.turned.then(|| Rotation { cos: table(6), sin: table(7) }),
         }
     }
 }
 
 /// A maker of the fused side and one of its twin.
-fn makers(seed: u64, biased: bool, masked: bool, bf16: bool) -> [Maker; 2] {
+fn makers(seed: u64, biased: bool, masked: bool, bf16: bool, shape: Shape) -> [Maker; 2] {
     let stored = if bf16 { DType::BF16 } else { DType::F32 };
-    [false, true].map(|wide| Maker { seed, biased, masked, stored, wide, seen: Arc::default() })
+    let maker = |wide| Maker { seed, biased, masked, stored, wide, shape, seen: Arc::default() };
+    [false, true].map(maker)
 }
 
 /// Both sides' taps saw the same, each once.
@@ -137,9 +207,10 @@ proptest! {
         masked: bool,
         bf16: bool,
         strided: bool,
+        shape in shapes(),
         seed: u64,
     ) {
-        let makers = makers(seed, biased, masked, bf16);
+        let makers = makers(seed, biased, masked, bf16, shape);
         let layers = makers.each_ref().map(|m| m.feed_forward(hidden, inner));
         let tolerance = if bf16 { of_bf16_weights() } else { F32 };
         compare_within(
@@ -162,9 +233,10 @@ proptest! {
         masked: bool,
         bf16: bool,
         strided: bool,
+        shape in shapes(),
         seed: u64,
     ) {
-        let makers = makers(seed, biased, masked, bf16);
+        let makers = makers(seed, biased, masked, bf16, shape);
         let layers = makers.each_ref().map(|m| m.attention(hidden, t, (k * group, k, 2 * half)));
         let tolerance = if bf16 { of_bf16_weights() } else { F32 };
         compare_within(
@@ -180,18 +252,26 @@ proptest! {
     }
 }
 
+/// Makes the weight of the norm a variable.
+fn tracked_norm(attention: &mut SelfAttention) -> Var {
+    let norm = attention.norm.as_mut().unwrap();
+    let variable = Var::from_tensor(&norm.weight).unwrap();
+    norm.weight = variable.as_tensor().clone();
+    variable
+}
+
 /// Packed sequences are what each is alone, forward and backward, whichever path
 /// is taken.
 #[test]
 fn packed_sequences_attend_to_themselves() {
     let lengths = [5, 1, 9, 70];
     let rows = lengths.iter().sum();
-    let [maker, _] = makers(3, true, true, false);
+    let [maker, _] = makers(3, true, true, false, LLAMA);
     let packed = |tracked: bool| {
         let mut layer = maker.attention(8, rows, (6, 2, 4));
         layer.lengths = Some(lengths.as_slice().into());
         if tracked {
-            layer.norm = Var::from_tensor(&layer.norm).unwrap().as_tensor().clone();
+            tracked_norm(&mut layer);
         }
         layer
     };
@@ -210,7 +290,8 @@ fn packed_sequences_attend_to_themselves() {
             let part = |t: &Tensor, axis| t.narrow(axis, start, length).unwrap();
             let mut alone = packed(false);
             alone.lengths = None;
-            (alone.cos, alone.sin) = (part(&alone.cos, 0), part(&alone.sin, 0));
+            let Rotation { cos, sin } = alone.rotation.take().unwrap();
+            alone.rotation = Some(Rotation { cos: part(&cos, 0), sin: part(&sin, 0) });
             let expected = run(&alone, &part(&x, 1), &part(&upstream, 1));
             for (found, expected) in found.iter().zip(&expected) {
                 let error = (part(found, 1) - expected).unwrap().abs().unwrap();
@@ -228,7 +309,7 @@ fn packed_sequences_attend_to_themselves() {
 /// A tracked weight takes the composed path and gets its gradient.
 #[test]
 fn tracked_weights_get_gradients() {
-    let [maker, _] = makers(1, true, false, false);
+    let [maker, _] = makers(1, true, false, false, LLAMA);
     let x = numbers(&[2, 5, 8], 2);
     let plain = maker.feed_forward(8, 12);
     let up = Var::from_tensor(&plain.up.weight).unwrap();
@@ -240,15 +321,14 @@ fn tracked_weights_get_gradients() {
     assert!(b.sum_all().unwrap().backward().unwrap().get(&up).is_some());
 
     let mut attention = maker.attention(8, 5, (4, 2, 2));
-    let norm = Var::from_tensor(&attention.norm).unwrap();
-    attention.norm = norm.as_tensor().clone();
+    let norm = tracked_norm(&mut attention);
     let y = attention.forward(&x).unwrap();
     assert!(y.sum_all().unwrap().backward().unwrap().get(&norm).is_some());
 }
 
 #[test]
 fn weights_that_do_not_fit_are_errors() {
-    let [maker, _] = makers(1, true, false, false);
+    let [maker, _] = makers(1, true, false, false, LLAMA);
     let x = numbers(&[2, 5, 8], 2);
     let mut feed_forward = maker.feed_forward(8, 12);
     assert!(feed_forward.forward(&numbers(&[2, 5, 7], 2)).is_err());
@@ -264,11 +344,16 @@ fn weights_that_do_not_fit_are_errors() {
     for change in [
         |a: &mut SelfAttention| a.head_dim = 3,
         |a: &mut SelfAttention| a.head_dim = 0,
-        |a: &mut SelfAttention| a.cos = numbers(&[4, 1], 1),
+        |a: &mut SelfAttention| a.rotation.as_mut().unwrap().cos = numbers(&[4, 1], 1),
         |a: &mut SelfAttention| a.v.weight = numbers(&[6, 8], 1),
         |a: &mut SelfAttention| a.o.weight = numbers(&[8, 6], 1),
         |a: &mut SelfAttention| a.q.bias = Some(numbers(&[3], 1)),
-        |a: &mut SelfAttention| a.norm = numbers(&[3], 1),
+        |a: &mut SelfAttention| a.norm.as_mut().unwrap().weight = numbers(&[3], 1),
+        |a: &mut SelfAttention| a.q_norm = Some(Norm { weight: numbers(&[3], 1), eps: 1e-5 }),
+        |a: &mut SelfAttention| {
+            a.residual.norm = Some(Norm { weight: numbers(&[4], 1), eps: 1e-5 })
+        },
+        |a: &mut SelfAttention| a.scores.window = Some(0),
         |a: &mut SelfAttention| a.o.mask = Some(numbers(&[1], 1)),
     ] {
         let mut attention = fits.clone();
@@ -280,7 +365,7 @@ fn weights_that_do_not_fit_are_errors() {
 /// The sums of what a mask's tap saw are its gradient, also of factors that are 0.
 #[test]
 fn masks_have_the_gradients_of_automatic_differentiation() {
-    let [fused, wide] = makers(5, true, true, false);
+    let [fused, wide] = makers(5, true, true, false, GEMMA);
     let (x, upstream) = (numbers(&[3, 7, 8], 1), numbers(&[3, 7, 8], 2));
     let sublayers = |maker: &Maker| (maker.feed_forward(8, 30), maker.attention(8, 7, (6, 2, 4)));
     let sums = |maker: &Maker, width| {

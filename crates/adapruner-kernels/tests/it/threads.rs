@@ -1,13 +1,15 @@
 //! Results do not depend on the number of threads, bit for bit.
 
-use adapruner_kernels::{Head, attention, linear, linear_cross_entropy, rms_norm, rope, swiglu};
+use adapruner_kernels::{
+    Gate, Head, Scores, attention, gated, linear, linear_cross_entropy, rms_norm, rope,
+};
 use candle_core::{Device, Result, Tensor, Var};
 
 use crate::twin::numbers;
 
 /// A little of everything, large enough to be cut into parts; returns the
 /// bits of the losses and of all gradients.
-fn pass() -> Result<Vec<Vec<u32>>> {
+fn pass(scores: Scores) -> Result<Vec<Vec<u32>>> {
     let (b, t, n, k, d, f, v) = (3, 150, 6, 2, 32, 512, 1100);
     let h = n * d;
     let of = |shape: &[usize], seed| Var::from_tensor(&numbers(shape, seed).affine(0.1, 0.0)?);
@@ -22,8 +24,9 @@ fn pass() -> Result<Vec<Vec<u32>>> {
     let heads = |y: Tensor| y.reshape((b, t, (), d));
     let q = rope(&heads(linear(&y, q, None)?)?, &cos, &sin)?;
     let key = rope(&heads(linear(&y, key, None)?)?, &cos, &sin)?;
-    let y = attention(&q, &key, &heads(linear(&y, value, None)?)?)?.reshape((b, t, h))?;
-    let y = swiglu(&linear(&y, gate, None)?, &linear(&y, up, None)?)?;
+    let value = heads(linear(&y, value, None)?)?;
+    let y = attention(&q, &key, &value, scores)?.reshape((b, t, h))?;
+    let y = gated(Gate::Silu, &linear(&y, gate, None)?, &linear(&y, up, None)?)?;
     let y = linear(&y, down, None)?.reshape((b * t, h))?;
     let ids: Vec<u32> = (0..(b * t) as u32).map(|i| i * 7 % v as u32).collect();
     let loss =
@@ -41,14 +44,16 @@ fn pass() -> Result<Vec<Vec<u32>>> {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| pass().unwrap())
-    };
-    let one = on(1);
-    for threads in [2, 3, 5] {
-        for (at, (found, expected)) in on(threads).iter().zip(&one).enumerate() {
-            assert!(found == expected, "tensor {at} differs on {threads} threads");
+    for window in [None, Some(50)] {
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| pass(Scores { window, ..Scores::default() }).unwrap())
+        };
+        let one = on(1);
+        for threads in [2, 3, 5] {
+            for (at, (found, expected)) in on(threads).iter().zip(&one).enumerate() {
+                assert!(found == expected, "tensor {at} differs on {threads} threads, {window:?}");
+            }
         }
     }
 }

@@ -6,9 +6,7 @@ use std::{
 };
 
 use adapruner_checkpoint::names::{self, Projection};
-use adapruner_kernels::{
-    GradTap, Head, LowRankGrad, column_dots, linear_soft_cross_entropy, rms_norm,
-};
+use adapruner_kernels::{GradTap, Head, LowRankGrad, column_dots, linear_soft_cross_entropy};
 use candle_core::{D, DType, Result as CandleResult, Tensor, Var};
 
 use super::{Learned, Lesson, MaskGradients, PassOptions, Term};
@@ -17,6 +15,7 @@ use crate::{
     block::Pass,
     decoder::Decoder,
     error::{Error, Result},
+    rotary::Rotations,
     wide::{in_f64, sum_in_f64},
 };
 
@@ -25,8 +24,7 @@ pub(super) struct Rows {
     lengths: Arc<[usize]>,
     /// u32 `[1, R]`.
     ids: Tensor,
-    cos: Tensor,
-    sin: Tensor,
+    rotations: Rotations,
 }
 
 impl Rows {
@@ -40,15 +38,15 @@ impl Rows {
         let lengths: Arc<[usize]> = sequences.iter().map(Vec::len).collect();
         let ids = decoder.tokens(&[sequences.concat()])?;
         let places = lengths.iter().flat_map(|&length| 0..length as u32).collect();
-        let (cos, sin) = decoder.positions_of(places)?;
-        Ok(Self { lengths, ids, cos, sin })
+        let rotations = decoder.positions_of(places)?;
+        Ok(Self { lengths, ids, rotations })
     }
 
     pub(super) fn pass<'a>(
         &'a self,
         taps: Option<&'a dyn Fn(Projection) -> Arc<dyn GradTap>>,
     ) -> Pass<'a> {
-        Pass { cos: &self.cos, sin: &self.sin, lengths: Some(&self.lengths), taps }
+        Pass { lengths: Some(&self.lengths), taps, ..Pass::of(&self.rotations) }
     }
 
     pub(super) fn embedded(&self, decoder: &Decoder) -> Result<Tensor> {
@@ -248,18 +246,20 @@ fn last(
     let count = predicting.len();
     let device = x.device();
     let variable = Var::from_tensor(x)?;
-    let (norm, head) = (decoder.final_norm()?, decoder.head()?);
+    let mut ending = decoder.ending()?;
     let outer = match wanted {
         Wanted::Adapters | Wanted::Masks => None,
-        Wanted::Parameters => Some((Var::from_tensor(&norm)?, Var::from_tensor(&head.weight)?)),
+        Wanted::Parameters => {
+            Some((Var::from_tensor(&ending.norm.weight)?, Var::from_tensor(&ending.head.weight)?))
+        }
     };
-    let (norm, head) = match &outer {
-        None => (norm, head),
-        Some((norm, head)) => (norm.as_tensor().clone(), Head::from(head.as_tensor())),
-    };
+    if let Some((norm, head)) = &outer {
+        ending.norm.weight = norm.as_tensor().clone();
+        ending.head = Head::from(head.as_tensor());
+    }
     let x = variable.as_tensor().squeeze(0)?;
     let x = x.index_select(&Tensor::from_vec(predicting, count, device)?, 0)?;
-    let x = rms_norm(&x, &norm, decoder.config().rms_norm_eps)?;
+    let x = ending.read(&x)?;
     let mut sums = Vec::with_capacity(lesson.terms.len());
     let mut total: Option<Tensor> = None;
     for term in &lesson.terms {
@@ -269,7 +269,7 @@ fn last(
         }
         let ids = Tensor::from_slice(&term.ids, (count, term.k), device)?;
         let weights = Tensor::from_slice(&term.weights, (count, term.k), device)?;
-        let losses = linear_soft_cross_entropy(&x, &head, &ids, &weights, term.temperature)?;
+        let losses = linear_soft_cross_entropy(&x, &ending.head, &ids, &weights, term.temperature)?;
         let values = in_f64(&losses.detach())?.to_vec1::<f64>()?;
         if let Some(row) = values.iter().position(|loss| !loss.is_finite()) {
             return Err(Error::Loss { sample: rows.sequence_of(row), loss: values[row] });
@@ -388,7 +388,8 @@ pub(super) fn run_onto(
     }
     if wanted == Wanted::Parameters {
         let embedding = decoder.embedding()?;
-        let upstream = upstream.flatten_to(1)?.to_dtype(embedding.dtype())?;
+        let upstream = (upstream.flatten_to(1)? * decoder.config().embedding_scale)?;
+        let upstream = upstream.to_dtype(embedding.dtype())?;
         let ids = rows.ids.flatten_all()?;
         let gradient = embedding.zeros_like()?.index_add(&ids, &upstream, 0)?;
         gradients.add(names::EMBEDDING, gradient)?;

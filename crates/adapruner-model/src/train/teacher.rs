@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use adapruner_kernels::rms_norm;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
@@ -56,8 +55,8 @@ impl Decoder {
         let count = predicting.len();
         let predicting = Tensor::from_vec(predicting, count, x.device())?;
         let x = x.squeeze(0)?.index_select(&predicting, 0)?;
-        let x = rms_norm(&x, &self.final_norm()?, self.config().rms_norm_eps)?;
-        let head = self.head()?;
+        let ending = self.ending()?;
+        let (x, head) = (ending.read(&x)?, ending.head);
         let vocabulary = head.weight.dim(0)?;
         let k = k.min(vocabulary);
         let mut top = TopLogits { k, ids: Vec::new(), logits: Vec::new(), logsumexp: Vec::new() };

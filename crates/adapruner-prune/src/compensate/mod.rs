@@ -42,9 +42,10 @@ mod ridge;
 use std::{collections::BTreeMap, fmt};
 
 use adapruner_checkpoint::{Checkpoint, LayerWidths, ModelConfig, names::Projection};
+use adapruner_kernels::sublayer::{Affine, Residual};
 use adapruner_model::{
     Decoder, Placement, Residency,
-    block::{Block, Linear},
+    block::{Block, Pass},
 };
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 use serde::Serialize;
@@ -214,11 +215,13 @@ pub fn compensated_config(dense: &ModelConfig, pruned: &ModelConfig, form: Form)
         let mut pairs = dense.layers.iter().zip(&pruned.layers);
         biased && pairs.any(|(before, after)| fitted(before, after).contains(&projection))
     };
-    ModelConfig {
-        attention_bias: pruned.attention_bias || fits(Projection::O),
-        mlp_bias: pruned.mlp_bias || fits(Projection::Down),
-        ..pruned.clone()
+    let mut config = pruned.clone();
+    for projection in [Projection::O, Projection::Down] {
+        if fits(projection) {
+            config.add_bias(projection);
+        }
     }
+    config
 }
 
 /// Which matrices of a layer are fitted: those that read what it lost; where its
@@ -230,9 +233,6 @@ fn fitted(before: &LayerWidths, after: &LayerWidths) -> Vec<Projection> {
     let cut = [(heads, Projection::O), (channels, Projection::Down)];
     cut.into_iter().filter_map(|(cut, projection)| cut.then_some(projection)).collect()
 }
-
-/// Cosines and sines of the positions, `[T, D/2]` each.
-type Angles = (Tensor, Tensor);
 
 /// Samples that run together.
 struct Batch {
@@ -258,29 +258,48 @@ impl Sublayer {
         }
     }
 
-    /// What the sublayer's last matrix reads, and that matrix.
+    /// What the sublayer's last matrix reads, that matrix, and how what it gives is added.
     fn of<'a>(
         self,
         block: &'a Block,
         x: &Tensor,
-        angles: &Angles,
-    ) -> CandleResult<Option<(Tensor, &'a Linear)>> {
+        pass: &Pass<'_>,
+    ) -> CandleResult<Option<(Tensor, &'a Affine, &'a Residual)>> {
         Ok(match (self, &block.attention) {
-            (Self::FeedForward, _) => Some((block.channels(x)?, &block.ffn.down)),
+            (Self::FeedForward, _) => {
+                Some((block.channels(x)?, &block.ffn.down, &block.ffn.residual))
+            }
             (Self::Attention, None) => None,
             (Self::Attention, Some(attention)) => {
-                block.head_outputs(x, angles)?.map(|inner| (inner, &attention.o))
+                block.head_outputs(x, pass)?.map(|inner| (inner, &attention.o, &attention.residual))
             }
         })
     }
 
     /// `x` with the sublayer added, if the block has it.
-    fn forward(self, block: &Block, x: &Tensor, angles: &Angles) -> CandleResult<Tensor> {
-        match self.of(block, x, angles)? {
+    fn forward(self, block: &Block, x: &Tensor, pass: &Pass<'_>) -> CandleResult<Tensor> {
+        match self.of(block, x, pass)? {
             None => Ok(x.clone()),
-            Some((inner, map)) => x + map.forward(&inner)?,
+            Some((inner, map, residual)) => residual.add(x, &map.apply(&inner)?),
         }
     }
+}
+
+/// What the last matrix of a sublayer gives too little, `[B, T, H]`, so that the stream behind it
+/// is `reference`; where a norm comes behind the matrix, so that the norm reads what the dense
+/// matrix gives.
+fn missing(
+    residual: &Residual,
+    stream: &Tensor,
+    given: &Tensor,
+    reference: &Tensor,
+    dense: &Tensor,
+) -> CandleResult<Tensor> {
+    if residual.norm.is_some() {
+        return dense - given;
+    }
+    let difference = (reference - residual.add(stream, given)?)?;
+    if residual.scale == 1.0 { Ok(difference) } else { difference / residual.scale }
 }
 
 struct Run<'a> {
@@ -323,8 +342,9 @@ impl Run<'_> {
         let fitted = fitted(&before, &after);
         if before.has_attention() && !after.has_attention() {
             for batch in &mut self.batches {
-                let angles = self.dense.positions(0, batch.stream.dim(1)?)?;
-                let reference = Sublayer::Attention.forward(&dense, &batch.stream, &angles)?;
+                let rotations = self.dense.positions(0, batch.stream.dim(1)?)?;
+                let pass = Pass::of(&rotations);
+                let reference = Sublayer::Attention.forward(&dense, &batch.stream, &pass)?;
                 batch.reference = Some(reference);
             }
         }
@@ -342,8 +362,8 @@ impl Run<'_> {
     /// Sends the stream through a sublayer that lost nothing.
     fn pass(&mut self, sublayer: Sublayer, pruned: &Block) -> Result<()> {
         for batch in &mut self.batches {
-            let angles = self.pruned.positions(0, batch.stream.dim(1)?)?;
-            batch.stream = sublayer.forward(pruned, &batch.stream, &angles)?;
+            let rotations = self.pruned.positions(0, batch.stream.dim(1)?)?;
+            batch.stream = sublayer.forward(pruned, &batch.stream, &Pass::of(&rotations))?;
         }
         Ok(())
     }
@@ -359,34 +379,38 @@ impl Run<'_> {
         let (mut fit, mut read) = (None, Vec::new());
         let form = self.options.form;
         for batch in &mut self.batches {
-            let angles = self.dense.positions(0, batch.stream.dim(1)?)?;
+            let rotations = self.dense.positions(0, batch.stream.dim(1)?)?;
+            let pass = Pass::of(&rotations);
             let from = batch.reference.as_ref().unwrap_or(&batch.stream);
-            let reference = sublayer.forward(dense, from, &angles)?;
-            if let Some((inner, map)) = sublayer.of(pruned, &batch.stream, &angles)? {
-                let residual = (&reference - (&batch.stream + map.forward(&inner)?)?)?;
-                let (features, outputs) = (inner.dim(D::Minus1)?, residual.dim(D::Minus1)?);
-                let (_, sums) =
-                    fit.get_or_insert_with(|| (map, Sums::new(form, features, outputs)));
-                let residual = residual.reshape(((), outputs))?;
+            let Some((inner, map, added)) = sublayer.of(dense, from, &pass)? else { continue };
+            let given = map.apply(&inner)?;
+            let reference = added.add(from, &given)?;
+            if let Some((inner, map, added)) = sublayer.of(pruned, &batch.stream, &pass)? {
+                let own = map.apply(&inner)?;
+                let missing = missing(added, &batch.stream, &own, &reference, &given)?;
+                let (features, outputs) = (inner.dim(D::Minus1)?, missing.dim(D::Minus1)?);
+                let (_, _, sums) =
+                    fit.get_or_insert_with(|| (map, added, Sums::new(form, features, outputs)));
+                let missing = missing.reshape(((), outputs))?;
                 let weights = token_weights(&reference)?;
                 match sums {
                     Sums::Weight(equations, _) => {
                         equations.of(batch.held_out).add(
                             &inner.reshape(((), features))?,
-                            &residual,
+                            &missing,
                             &weights,
                         )?;
                     }
-                    Sums::Bias(means) => means.of(batch.held_out).add(&residual, &weights)?,
+                    Sums::Bias(means) => means.of(batch.held_out).add(&missing, &weights)?,
                 }
                 read.push(inner);
             }
             batch.reference = Some(reference);
         }
-        if let Some((map, sums)) = fit {
+        if let Some((map, added, sums)) = fit {
             let map = self.refit(layer, sublayer.output(), sums, map)?;
             for (batch, inner) in self.batches.iter_mut().zip(read) {
-                batch.stream = (&batch.stream + map.forward(&inner)?)?;
+                batch.stream = added.add(&batch.stream, &map.apply(&inner)?)?;
             }
         }
         Ok(())
@@ -398,8 +422,8 @@ impl Run<'_> {
         layer: usize,
         projection: Projection,
         sums: Sums,
-        map: &Linear,
-    ) -> Result<Linear> {
+        map: &Affine,
+    ) -> Result<Affine> {
         if !sums.is_finite() {
             return Err(Error::Compensation(format!(
                 "layer {layer}, {projection}: the activations are not finite"

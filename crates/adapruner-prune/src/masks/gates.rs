@@ -395,7 +395,7 @@ fn sublayers(config: &ModelConfig, plan: &PrunePlan, scores: &Scores) -> Result<
     if cut.iter().all(|(_, _, kept)| !kept.kv_heads.is_empty()) {
         return Ok(Vec::new());
     }
-    if config.attention_bias {
+    if config.has_bias(Projection::O) {
         let message = "sublayers: the attention of this model has biases, which a gate would keep";
         return refuse("learn-units", message.into(), Some("leave sublayers out"));
     }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use adapruner_checkpoint::{
-    Activation, Architecture, Digest, LayerWidths, ModelConfig, Rope, RopeScaling,
-};
+use adapruner_checkpoint::{Architecture, Digest, LayerWidths, ModelConfig};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -19,21 +17,11 @@ use crate::{LayerPlan, Layout, PrunePlan, Scores, scores::LayerScores};
 
 fn config(layers: Vec<LayerWidths>) -> ModelConfig {
     ModelConfig {
-        architecture: Architecture::Llama,
-        hidden_size: 24,
-        head_dim: 4,
-        vocab_size: 50,
-        layers,
-        activation: Activation::Silu,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 1e4, scaling: RopeScaling::None },
-        attention_bias: false,
         mlp_bias: true,
         tie_word_embeddings: true,
         max_position_embeddings: 64,
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        pad_token_id: None,
+        ..ModelConfig::new(Architecture::Llama, 24, 4, 50, layers)
     }
 }
 
@@ -221,7 +209,7 @@ fn what_gates_cannot_hold_is_refused() {
     assert!(error.contains("multiples of 4, but layer 0 keeps 10"), "{error}");
 
     // Sublayers with biases, or of different sizes.
-    let biased = ModelConfig { attention_bias: true, ..config.clone() };
+    let biased = ModelConfig { attention_bias: true.into(), ..config.clone() };
     let again = PrunePlan::keeping(&biased, plan.model_digest, plan.layers.clone());
     let error = refused(&biased, &again, &[Sublayers], per_layer);
     assert!(error.contains("biases"), "{error}");

@@ -38,7 +38,7 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 /// Everything at once: groups of three, biases, a dropped sublayer.
 fn example() -> (ModelConfig, Checkpoint, PrunePlan) {
     let config = ModelConfig {
-        attention_bias: true,
+        attention_bias: true.into(),
         mlp_bias: true,
         tie_word_embeddings: false,
         ..config(vec![widths(9, 3, 20), widths(6, 2, 17), widths(4, 4, 11)])

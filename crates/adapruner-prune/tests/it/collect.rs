@@ -19,7 +19,7 @@ const TOLERANCE: f64 = 1e-4;
 
 fn model() -> ModelConfig {
     ModelConfig {
-        attention_bias: true,
+        attention_bias: true.into(),
         tie_word_embeddings: false,
         ..config(vec![widths(6, 2, 13), widths(0, 0, 9), widths(3, 3, 40)])
     }
@@ -245,7 +245,7 @@ fn coarse_statistics_are_the_same_signed_sums() {
 #[test]
 fn a_forward_pass_alone_gives_the_same_activation_sums() {
     let wide = config(vec![widths(8, 4, 40), widths(0, 0, 9), widths(8, 8, 33)]);
-    let biased = ModelConfig { attention_bias: true, mlp_bias: true, ..wide.clone() };
+    let biased = ModelConfig { attention_bias: true.into(), mlp_bias: true, ..wide.clone() };
     for config in [model(), wide, biased] {
         let checkpoint = random_checkpoint(&config, 3);
         let mut samples = random_ids(&config, 5, 16, 1);

@@ -7,8 +7,8 @@ use std::{
 };
 
 use adapruner_checkpoint::{
-    Activation, Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, Rope, RopeScaling,
-    TensorMeta, TensorSource, names, tokenizer::TextTokenizer,
+    Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, TensorMeta, TensorSource, names,
+    tokenizer::TextTokenizer,
 };
 use adapruner_prune::{
     Error, PlanOptions, PrunePlan, Scores, StatsBank, Terms,
@@ -29,21 +29,10 @@ pub fn widths(query_heads: usize, kv_heads: usize, ffn: usize) -> LayerWidths {
 /// A small Llama without biases, its head tied.
 pub fn config(layers: Vec<LayerWidths>) -> ModelConfig {
     ModelConfig {
-        architecture: Architecture::Llama,
-        hidden_size: 24,
-        head_dim: 4,
-        vocab_size: 50,
-        layers,
-        activation: Activation::Silu,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 1e4, scaling: RopeScaling::None },
-        attention_bias: false,
-        mlp_bias: false,
         tie_word_embeddings: true,
         max_position_embeddings: 64,
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        pad_token_id: None,
+        ..ModelConfig::new(Architecture::Llama, 24, 4, 50, layers)
     }
 }
 
@@ -112,7 +101,7 @@ pub fn any_config() -> impl Strategy<Value = ModelConfig> {
         });
     (proptest::collection::vec(layer, 1..7), any::<[bool; 3]>()).prop_map(
         |(layers, [attention_bias, mlp_bias, tie_word_embeddings])| ModelConfig {
-            attention_bias,
+            attention_bias: attention_bias.into(),
             mlp_bias,
             tie_word_embeddings,
             ..config(layers)

@@ -148,7 +148,7 @@ const BIAS: CompensateOptions = CompensateOptions { form: Form::Bias, batch_toke
 /// the biases that `biased` says.
 fn cut(biased: bool) -> (Checkpoint, PrunePlan) {
     let mut config = config(vec![widths(4, 2, 9); 3]);
-    (config.attention_bias, config.mlp_bias) = (biased, biased);
+    (config.attention_bias, config.mlp_bias) = (biased.into(), biased);
     let mut layers = whole(&config);
     layers[1].query_heads.truncate(2);
     layers[1].kv_heads.truncate(1);
@@ -168,7 +168,7 @@ fn a_bias_is_the_mean_of_what_was_removed() {
         assert_eq!(fitted, [(1, Projection::O), (2, Projection::Down)]);
         assert!(refits.iter().all(|r| r.ridge.is_none() && r.error_after < r.error_before));
         let config = &checkpoint.config;
-        assert!(config.attention_bias && config.mlp_bias);
+        assert!(config.has_bias(Projection::O) && config.mlp_bias);
         let sliced = apply(&dense, &plan).unwrap();
         for expected in adapruner_checkpoint::names::expected_tensors(config) {
             let name = &expected.name;
@@ -210,7 +210,7 @@ fn only_what_lost_units_gets_biases() {
     layers[1].ffn.truncate(6);
     let plan = PrunePlan::keeping(&config, digest(), layers);
     let found = fit(&dense, &plan, &random_ids(&config, 64, 16, 1), &BIAS).checkpoint;
-    assert!(found.config.mlp_bias && !found.config.attention_bias);
+    assert!(found.config.mlp_bias && !found.config.has_bias(Projection::O));
     let sliced = apply(&dense, &plan).unwrap();
     assert_eq!(compensated_config(&config, &sliced.config, BIAS.form), found.config);
     let kept = compensated_config(&config, &sliced.config, CHOSEN.form);

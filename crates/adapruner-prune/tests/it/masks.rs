@@ -37,7 +37,7 @@ fn decoder(checkpoint: &Checkpoint) -> Decoder {
 #[test]
 fn gradients_of_whole_masks_are_the_banks_signed_sums() {
     let config = ModelConfig {
-        attention_bias: true,
+        attention_bias: true.into(),
         mlp_bias: true,
         ..config(vec![widths(6, 2, 13), widths(0, 0, 9), widths(3, 3, 40)])
     };

@@ -3,11 +3,10 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use adapruner_checkpoint::{
-    Architecture, LayerWidths, ModelConfig, Result, Rope, RopeScaling, TensorSource,
+    Architecture, LayerWidths, ModelConfig, Result, RopeScaling, TensorSource,
     gguf::{
         GgufSource, Header, TensorKind, Value,
         config::{llama3_divisors, model_config},
-        source::canonical_name,
     },
     mapped::MappedFile,
     names::{self, Projection},
@@ -106,21 +105,10 @@ pub fn widths(query_heads: usize, kv_heads: usize, ffn: usize) -> LayerWidths {
 /// The configuration that [`metadata`] describes.
 pub fn config(layers: &[LayerWidths]) -> ModelConfig {
     ModelConfig {
-        architecture: Architecture::Llama,
-        hidden_size: SIZES.0,
-        head_dim: SIZES.1,
-        vocab_size: SIZES.2,
-        layers: layers.to_vec(),
-        activation: adapruner_checkpoint::Activation::Silu,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
-        attention_bias: false,
-        mlp_bias: false,
         tie_word_embeddings: true,
         max_position_embeddings: 64,
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        pad_token_id: None,
+        ..ModelConfig::new(Architecture::Llama, SIZES.0, SIZES.1, SIZES.2, layers.to_vec())
     }
 }
 
@@ -134,13 +122,13 @@ fn refusal(file: &GgufBytes) -> String {
     read_config(file).expect_err("a refused file").to_string()
 }
 
-fn source(file: &GgufBytes, head_dim: usize) -> Result<GgufSource> {
+fn source(file: &GgufBytes, config: &ModelConfig) -> Result<GgufSource> {
     let bytes = file.build();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
     std::fs::write(&path, &bytes).unwrap();
     let header = Header::parse(&bytes).expect("a good header");
-    GgufSource::new(Arc::new(MappedFile::open(&path)?), &header, head_dim)
+    GgufSource::new(Arc::new(MappedFile::open(&path)?), &header, config)
 }
 
 fn flat(tensor: &Tensor) -> Vec<f32> {
@@ -154,7 +142,7 @@ fn widths_per_layer_biases_and_head_come_back() {
         [(false, false, true), (true, false, false), (true, true, true), (false, true, false)]
     {
         let expected = ModelConfig {
-            attention_bias,
+            attention_bias: attention_bias.into(),
             mlp_bias,
             tie_word_embeddings: tied,
             bos_token_id: Some(3),
@@ -170,7 +158,7 @@ fn widths_per_layer_biases_and_head_come_back() {
         let (file, values) = model(file, &expected);
         assert_eq!(read_config(&file).unwrap(), expected);
 
-        let source = source(&file, expected.head_dim).unwrap();
+        let source = source(&file, &expected).unwrap();
         let mut sorted: Vec<_> = values.keys().cloned().collect();
         sorted.sort();
         assert_eq!(source.names(), sorted);
@@ -204,9 +192,11 @@ fn other_models_and_settings_are_refused_by_name() {
     let good = || model(metadata("llama", &layers), &config(&layers)).0;
     assert!(read_config(&good()).is_ok());
 
-    for name in ["qwen2", "gemma2", "phi3", "mistral3"] {
+    for name in ["gemma2", "phi3", "mistral3"] {
         let text = refusal(&good().entry("general.architecture", Value::String(name.into())));
-        let expected = format!("m.gguf: architecture {name} is not supported, only llama and deci");
+        let expected = format!(
+            "m.gguf: architecture {name} is not supported, only llama, qwen2, qwen3, gemma3, smollm3, olmo2, granite and deci"
+        );
         assert_eq!(text, expected);
     }
     let text = |value: &str| Value::String(value.into());
@@ -291,15 +281,24 @@ fn rotary_scalings_are_recovered() {
 
 #[test]
 fn tensors_that_no_llama_has_are_refused() {
-    let file = GgufBytes::default().f32("blk.0.ffn_gate_exps.weight", &[4], &[0.0; 4]);
-    let text = source(&file, 4).unwrap_err().to_string();
-    assert!(text.ends_with("tensor blk.0.ffn_gate_exps.weight is not part of a Llama model"));
-    for name in ["blk.0.attn_norm.bias", "blk.00.attn_q.weight", "blk.-1.attn_q.weight", "blk.0"] {
-        assert_eq!(canonical_name(name), None, "{name}");
+    let model = config(&[widths(1, 1, 6); 2]);
+    for name in [
+        "blk.0.ffn_gate_exps.weight",
+        "blk.0.attn_norm.bias",
+        "blk.00.attn_q.weight",
+        "blk.2.attn_q.weight",
+        "blk.0.attn_q_norm.weight",
+        "blk.0",
+    ] {
+        let file = GgufBytes::default().f32(name, &[4], &[0.0; 4]);
+        let text = source(&file, &model).unwrap_err().to_string();
+        let expected =
+            format!("tensor {name} is not part of the Llama model that the metadata describes");
+        assert!(text.ends_with(&expected), "{text}");
     }
-    let (name, projection) = canonical_name("blk.12.ffn_gate.weight").unwrap();
-    assert_eq!(name, "model.layers.12.mlp.gate_proj.weight");
-    assert_eq!(projection, Some(Projection::Gate));
+    let file = GgufBytes::default().f32("blk.1.ffn_gate.weight", &[4], &[0.0; 4]);
+    let names = source(&file, &model).unwrap().names();
+    assert_eq!(names, ["model.layers.1.mlp.gate_proj.weight"]);
 }
 
 #[test]
@@ -310,7 +309,7 @@ fn bad_values_are_counted_and_placed() {
         .f32("blk.0.ffn_up.weight", &[6, 4], &values)
         .f32("blk.0.ffn_norm.weight", &[2], &[1.0, 1e38])
         .f32("blk.0.attn_q.weight", &[6, 1], &[0.0; 6]);
-    let source = source(&file, 4).unwrap();
+    let source = source(&file, &config(&[widths(1, 1, 6)])).unwrap();
     let load = |name: &str, dtype| source.load(name, dtype, &Device::Cpu);
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
         let text = load("model.layers.0.mlp.up_proj.weight", dtype).unwrap_err().to_string();
@@ -335,6 +334,11 @@ fn bad_values_are_counted_and_placed() {
 /// twice, and the reference may round where this does not.
 const DEQUANTISED_TOLERANCE: f32 = 1e-6;
 
+/// A model with a layer for each type.
+fn every_type() -> ModelConfig {
+    config(&[widths(1, 1, 512)].repeat(TensorKind::ALL.len()))
+}
+
 #[test]
 fn every_type_is_dequantised_as_the_reference_does() {
     let path = fixture("gguf_types/types.gguf");
@@ -343,7 +347,7 @@ fn every_type_is_dequantised_as_the_reference_does() {
             .unwrap();
     let file = Arc::new(MappedFile::open(&path).unwrap());
     let header = Header::parse(&file).unwrap();
-    let source = GgufSource::new(file, &header, 4).unwrap();
+    let source = GgufSource::new(file, &header, &every_type()).unwrap();
     assert_eq!(source.names().len(), TensorKind::ALL.len());
     for (layer, kind) in TensorKind::ALL.into_iter().enumerate() {
         let name = Projection::Down.weight(layer);
@@ -371,7 +375,7 @@ fn the_digest_is_that_of_the_file() {
     let path = fixture("gguf_types/types.gguf");
     let file = Arc::new(MappedFile::open(&path).unwrap());
     let header = Header::parse(&file).unwrap();
-    let source = GgufSource::new(file, &header, 4).unwrap();
+    let source = GgufSource::new(file, &header, &every_type()).unwrap();
     let expected = adapruner_checkpoint::Digest::of_file(&path).unwrap();
     assert_eq!(source.digest().unwrap(), expected);
     assert_eq!(source.digest().unwrap(), expected);
@@ -395,7 +399,9 @@ proptest! {
         let file = GgufBytes::default()
             .f32("blk.0.attn_k.weight", &[rows, columns], &interleave(&values, rows, head_dim))
             .f32("blk.0.attn_k.bias", &[rows], &interleave(&bias, rows, head_dim));
-        let source = source(&file, head_dim).unwrap();
+        let layers = [widths(heads, heads, 6)];
+        let model = ModelConfig { head_dim, attention_bias: true.into(), ..config(&layers) };
+        let source = source(&file, &model).unwrap();
         let load = |name: String| flat(&source.load(&name, DType::F32, &Device::Cpu).unwrap());
         prop_assert_eq!(load(Projection::K.weight(0)), values);
         prop_assert_eq!(load(Projection::K.bias(0)), bias);

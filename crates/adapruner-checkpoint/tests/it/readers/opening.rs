@@ -398,7 +398,7 @@ fn gguf_files_that_are_no_whole_model_are_refused() {
     assert!(text(misshapen).ends_with(expected));
 
     let surplus = good().f32("blk.2.ffn_norm.weight", &[8], &[1.0; 8]);
-    assert!(text(surplus).contains("not part of the model that the configuration describes"));
+    assert!(text(surplus).contains("not part of the Llama model that the metadata describes"));
 
     let split = good().entry("split.count", Value::U16(3));
     let (_folder, path) = file_of(&split);

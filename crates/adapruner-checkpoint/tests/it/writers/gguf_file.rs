@@ -6,6 +6,7 @@ use adapruner_checkpoint::{
     Architecture, Checkpoint, ModelConfig,
     gguf::{self, GgufOptions, Header, TensorKind, Value},
     names,
+    names::Projection,
     output::Written,
 };
 use candle_core::DType;
@@ -120,7 +121,7 @@ fn metadata_is_what_llama_cpp_needs() {
 #[test]
 fn query_and_key_rows_are_interleaved() {
     let mut config = config(&[widths(2, 1, 3)]);
-    config.attention_bias = true;
+    config.attention_bias = true.into();
     let model = random_model(config, DType::F32, 1);
     let (_folder, path, _) = write(&model, &GgufOptions::default());
     let bytes = std::fs::read(&path).unwrap();
@@ -225,7 +226,7 @@ proptest! {
         let again = Checkpoint::open(&path).unwrap();
         // A file without any attention cannot show whether it would be biased.
         let attention = config.layers.iter().any(|w| w.has_attention());
-        let attention_bias = config.attention_bias && attention;
+        let attention_bias = (config.has_bias(Projection::O) && attention).into();
         prop_assert_eq!(&again.config, &ModelConfig { attention_bias, ..config });
         assert_same_tensors(&again, &model, DType::F32);
     }

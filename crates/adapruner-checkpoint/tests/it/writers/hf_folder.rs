@@ -158,12 +158,12 @@ fn values_that_f16_cannot_hold_are_named() {
 fn models_are_written_as_what_opens_everywhere() {
     let uniform = |heads| config(&[widths(heads, 1, 9); 2]);
     let mistral = ModelConfig { architecture: Architecture::Mistral, ..uniform(6) };
-    let biased = ModelConfig { attention_bias: true, ..uniform(5) };
+    let biased = ModelConfig { attention_bias: true.into(), ..uniform(5) };
     for (config, expected, warned) in [
         (uniform(6), "LlamaForCausalLM", false),
         (uniform(5), "MistralForCausalLM", false),
         (mistral, "MistralForCausalLM", false),
-        (ModelConfig { attention_bias: true, ..uniform(6) }, "LlamaForCausalLM", false),
+        (ModelConfig { attention_bias: true.into(), ..uniform(6) }, "LlamaForCausalLM", false),
         (biased, "LlamaForCausalLM", true),
         (config(&[widths(2, 1, 9), widths(2, 1, 8)]), "AdaprunerLlamaForCausalLM", true),
         (config(&[widths(0, 0, 9); 2]), "AdaprunerLlamaForCausalLM", true),

@@ -1,0 +1,320 @@
+//! What a model is made of, independent of the file it came from.
+//!
+//! Axes: `H` hidden, `N` query heads, `K` key-value heads, `D` head width,
+//! `F` feed-forward width, `V` vocabulary.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    family::{AttentionBiasRule, Factor, Family, NormWeight, ScoreRule, WindowRule},
+    names::Projection,
+};
+
+/// The decoder architectures that are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    /// Llama 1, 2, 3, Vicuna, TinyLlama, SmolLM2.
+    Llama,
+    /// Mistral.
+    Mistral,
+    /// Qwen 2 and 2.5.
+    Qwen2,
+    /// Qwen 3.
+    Qwen3,
+    /// Gemma 3, the language model.
+    Gemma3,
+    /// SmolLM3.
+    #[serde(rename = "smollm3")]
+    SmolLm3,
+    /// OLMo 2.
+    Olmo2,
+    /// Granite 3, the dense models.
+    Granite,
+}
+
+/// The widths of one layer.
+///
+/// `query_heads == 0` (then also `kv_heads == 0`) is a layer without an
+/// attention sublayer: it has no attention tensors and no input norm. Else
+/// `query_heads` is a multiple of `kv_heads`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LayerWidths {
+    /// `N`.
+    pub query_heads: usize,
+    /// `K`.
+    pub kv_heads: usize,
+    /// `F`, at least 1.
+    pub ffn: usize,
+}
+
+impl LayerWidths {
+    /// Whether the layer has an attention sublayer.
+    pub fn has_attention(&self) -> bool {
+        self.query_heads > 0
+    }
+
+    /// Query heads that share a key-value head (`N / K`); 0 without attention.
+    pub fn group_size(&self) -> usize {
+        self.query_heads.checked_div(self.kv_heads).unwrap_or(0)
+    }
+}
+
+/// The gate's activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// x · sigmoid(x).
+    Silu,
+    /// GELU, approximated with tanh.
+    GeluTanh,
+}
+
+/// Which maps of the attention sublayers have biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionBias {
+    /// None.
+    None,
+    /// Query, key and value.
+    Qkv,
+    /// All four.
+    All,
+}
+
+/// Frequency scaling of the rotary embedding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum RopeScaling {
+    /// Frequencies as `theta` gives them.
+    None,
+    /// Positions divided by `factor`.
+    Linear {
+        /// Divisor of the positions, > 0.
+        factor: f64,
+    },
+    /// Llama 3's piecewise scaling of low frequencies.
+    Llama3 {
+        /// Divisor of the low frequencies, > 0.
+        factor: f64,
+        /// Wavelengths above `original / low_freq_factor` are fully scaled.
+        low_freq_factor: f64,
+        /// Wavelengths below `original / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// Context length of the original training, in tokens.
+        original_max_position_embeddings: usize,
+    },
+    /// Each frequency divided by its own number: what a GGUF file's
+    /// `rope_freqs.weight` says where no named scaling gives the same numbers.
+    Factors {
+        /// `[D/2]` divisors, each > 0.
+        divisors: Vec<f32>,
+    },
+}
+
+/// The rotary position embedding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rope {
+    /// Base of the geometric frequency series.
+    pub theta: f64,
+    /// Scaling of the frequencies.
+    pub scaling: RopeScaling,
+}
+
+impl From<bool> for AttentionBias {
+    /// Of all four, or of none.
+    fn from(all: bool) -> Self {
+        if all { Self::All } else { Self::None }
+    }
+}
+
+/// Everything needed to run a model beside its weights: its architecture's declaration
+/// ([`ModelConfig::family`]) and the numbers that are its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// Which architecture it is.
+    pub architecture: Architecture,
+    /// `H`.
+    pub hidden_size: usize,
+    /// `D`; `N · D` need not equal `H`.
+    pub head_dim: usize,
+    /// `V`, the rows of the embedding.
+    pub vocab_size: usize,
+    /// `N`, `K` and `F` of every layer, first layer first.
+    pub layers: Vec<LayerWidths>,
+    /// Gate activation.
+    pub activation: Activation,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Rotary embedding, in layers with a window unless they have their own.
+    pub rope: Rope,
+    /// Rotary embedding of the layers with a window, where it is another.
+    pub local_rope: Option<Rope>,
+    /// Layers whose queries and keys are not rotated, in ascending order.
+    pub unrotated: Vec<usize>,
+    /// Tokens that a layer's queries see, their own the last of them; all where there is none.
+    /// One entry for each layer, or no entries where no layer has a window.
+    pub windows: Vec<Option<usize>>,
+    /// Factor of the products of queries and keys; `1/√D` where there is none.
+    pub score_scale: Option<f64>,
+    /// Factor of the embedding.
+    pub embedding_scale: f64,
+    /// Factor of what a sublayer adds.
+    pub residual_scale: f64,
+    /// Divisor of the logits.
+    pub logit_divisor: f64,
+    /// Biases of the attention's projections.
+    pub attention_bias: AttentionBias,
+    /// Biases on gate, up and down projections.
+    pub mlp_bias: bool,
+    /// The output projection is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Longest context the model was made for, in tokens.
+    pub max_position_embeddings: usize,
+    /// Token that opens a text, where the model has one.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a text; the first is the principal one.
+    pub eos_token_ids: Vec<u32>,
+    /// Padding token, where the model has one.
+    pub pad_token_id: Option<u32>,
+}
+
+impl ModelConfig {
+    /// A model of these sizes, untied and without special tokens; all else is what its
+    /// architecture takes for what is not said.
+    pub fn new(
+        architecture: Architecture,
+        hidden_size: usize,
+        head_dim: usize,
+        vocab_size: usize,
+        layers: Vec<LayerWidths>,
+    ) -> Self {
+        let family = architecture.family();
+        let root = (hidden_size as f64).sqrt();
+        let factor = |factor| if factor == Factor::RootHidden { root } else { 1.0 };
+        let rope = |theta| Rope { theta, scaling: RopeScaling::None };
+        Self {
+            architecture,
+            hidden_size,
+            head_dim,
+            vocab_size,
+            activation: family.activation.1,
+            rms_norm_eps: family.hf.eps,
+            rope: rope(family.hf.theta),
+            local_rope: family.local_theta.map(|(_, theta)| rope(theta)),
+            unrotated: family.unrotated.map_or_else(Vec::new, |rule| {
+                (0..layers.len()).filter(|layer| (layer + 1).is_multiple_of(rule.every)).collect()
+            }),
+            windows: match family.windows {
+                WindowRule::AllBut { every, default } => {
+                    all_but(layers.len(), every).map(|seen| seen.then_some(default)).collect()
+                }
+                WindowRule::None | WindowRule::All { .. } | WindowRule::Switched => Vec::new(),
+            },
+            score_scale: match family.scores {
+                ScoreRule::HeadWidth | ScoreRule::InverseRoot { .. } => None,
+                ScoreRule::Key { default, .. } => Some(default),
+            },
+            embedding_scale: factor(family.embedding_scale),
+            residual_scale: factor(family.residual_scale),
+            logit_divisor: factor(family.logit_divisor),
+            attention_bias: match family.attention_bias {
+                AttentionBiasRule::Never | AttentionBiasRule::Key(_) => AttentionBias::None,
+                AttentionBiasRule::Qkv => AttentionBias::Qkv,
+            },
+            mlp_bias: false,
+            tie_word_embeddings: false,
+            max_position_embeddings: family.hf.context,
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+            pad_token_id: None,
+            layers,
+        }
+    }
+
+    /// What its architecture declares.
+    pub fn family(&self) -> &'static Family {
+        self.architecture.family()
+    }
+
+    /// The widths shared by all layers, or `None` where they differ.
+    pub fn uniform_widths(&self) -> Option<LayerWidths> {
+        let first = *self.layers.first()?;
+        self.layers.iter().all(|w| *w == first).then_some(first)
+    }
+
+    /// The same model with other widths.
+    pub fn with_layers(&self, layers: Vec<LayerWidths>) -> Self {
+        Self { layers, ..self.clone() }
+    }
+
+    /// Whether a projection has a bias.
+    pub fn has_bias(&self, projection: Projection) -> bool {
+        match projection {
+            Projection::Q | Projection::K | Projection::V => {
+                self.attention_bias != AttentionBias::None
+            }
+            Projection::O => self.attention_bias == AttentionBias::All,
+            Projection::Gate | Projection::Up | Projection::Down => self.mlp_bias,
+        }
+    }
+
+    /// Gives a projection a bias, and those that have one together with it.
+    pub fn add_bias(&mut self, projection: Projection) {
+        match projection {
+            Projection::O => self.attention_bias = AttentionBias::All,
+            Projection::Q | Projection::K | Projection::V => {
+                if self.attention_bias == AttentionBias::None {
+                    self.attention_bias = match self.family().attention_bias {
+                        AttentionBiasRule::Qkv => AttentionBias::Qkv,
+                        AttentionBiasRule::Never | AttentionBiasRule::Key(_) => AttentionBias::All,
+                    };
+                }
+            }
+            Projection::Gate | Projection::Up | Projection::Down => self.mlp_bias = true,
+        }
+    }
+
+    /// Tokens that the queries of layer `layer` see, where not all before them.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.windows.get(layer).copied().flatten()
+    }
+
+    /// The rotary embedding of layer `layer`, where it has one.
+    pub fn rope_of(&self, layer: usize) -> Option<&Rope> {
+        if self.unrotated.contains(&layer) {
+            return None;
+        }
+        match (&self.local_rope, self.window(layer)) {
+            (Some(local), Some(_)) => Some(local),
+            (Some(_) | None, _) => Some(&self.rope),
+        }
+    }
+
+    /// Whether every layer is as Llama has them but for biases: what opens as Llama.
+    pub fn is_llama_like(&self) -> bool {
+        let family = self.family();
+        family.norms == Architecture::Llama.family().norms
+            && family.norm_weight == NormWeight::Plain
+            && family.head_norm.is_none()
+            && self.activation == Activation::Silu
+            && self.windows.iter().all(Option::is_none)
+            && self.unrotated.is_empty()
+            && self.score_scale.is_none()
+            && [self.embedding_scale, self.residual_scale, self.logit_divisor] == [1.0; 3]
+    }
+
+    /// Number of parameters (elements of all tensors, a tied head not counted
+    /// twice).
+    pub fn parameters(&self) -> u64 {
+        crate::names::expected_tensors(self)
+            .iter()
+            .map(|t| t.shape.iter().map(|&d| d as u64).product::<u64>())
+            .sum()
+    }
+}
+
+/// Which of so many layers are not every `every`-th.
+pub fn all_but(layers: usize, every: usize) -> impl Iterator<Item = bool> {
+    (1..=layers).map(move |at| !at.is_multiple_of(every.max(1)))
+}

@@ -1,0 +1,40 @@
+//! One file for each architecture.
+
+mod gemma3;
+mod granite;
+mod llama;
+mod mistral;
+mod olmo2;
+mod qwen2;
+mod qwen3;
+mod smollm3;
+
+use crate::{config::Architecture, family::Family};
+
+impl Architecture {
+    /// All of them, in the order in which they are listed for users.
+    pub const ALL: [Self; 8] = [
+        Self::Llama,
+        Self::Mistral,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::Gemma3,
+        Self::SmolLm3,
+        Self::Olmo2,
+        Self::Granite,
+    ];
+
+    /// What it declares.
+    pub fn family(self) -> &'static Family {
+        match self {
+            Self::Llama => &llama::FAMILY,
+            Self::Mistral => &mistral::FAMILY,
+            Self::Qwen2 => &qwen2::FAMILY,
+            Self::Qwen3 => &qwen3::FAMILY,
+            Self::Gemma3 => &gemma3::FAMILY,
+            Self::SmolLm3 => &smollm3::FAMILY,
+            Self::Olmo2 => &olmo2::FAMILY,
+            Self::Granite => &granite::FAMILY,
+        }
+    }
+}

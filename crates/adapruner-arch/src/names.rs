@@ -1,0 +1,371 @@
+//! Tensor names (those of Hugging Face's folders) and the shapes that a configuration demands
+//! of them.
+
+use std::fmt;
+
+use crate::{
+    config::ModelConfig,
+    family::{Family, HeadNorm, NormName},
+};
+
+/// The token embedding, `[V, H]`.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The final norm, `[H]`.
+pub const FINAL_NORM: &str = "model.norm.weight";
+/// The output projection of an untied model, `[V, H]`.
+pub const HEAD: &str = "lm_head.weight";
+
+/// The seven linear projections of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Projection {
+    /// Query, `[N·D, H]`.
+    Q,
+    /// Key, `[K·D, H]`.
+    K,
+    /// Value, `[K·D, H]`.
+    V,
+    /// Attention output, `[H, N·D]`.
+    O,
+    /// Feed-forward gate, `[F, H]`.
+    Gate,
+    /// Feed-forward up, `[F, H]`.
+    Up,
+    /// Feed-forward down, `[H, F]`.
+    Down,
+}
+
+impl Projection {
+    /// All seven, in the order of the forward pass.
+    pub const ALL: [Self; 7] =
+        [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// Name of the module inside its block (`self_attn.q_proj`).
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::Q => "self_attn.q_proj",
+            Self::K => "self_attn.k_proj",
+            Self::V => "self_attn.v_proj",
+            Self::O => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// Its name inside its block in a GGUF file.
+    pub fn gguf(self) -> &'static str {
+        match self {
+            Self::Q => "attn_q",
+            Self::K => "attn_k",
+            Self::V => "attn_v",
+            Self::O => "attn_output",
+            Self::Gate => "ffn_gate",
+            Self::Up => "ffn_up",
+            Self::Down => "ffn_down",
+        }
+    }
+
+    /// Whether the projection belongs to the attention sublayer.
+    pub fn is_attention(self) -> bool {
+        match self {
+            Self::Q | Self::K | Self::V | Self::O => true,
+            Self::Gate | Self::Up | Self::Down => false,
+        }
+    }
+
+    /// Whether pruned units are its columns (inputs) rather than its rows
+    /// (outputs).
+    pub fn prunes_columns(self) -> bool {
+        match self {
+            Self::O | Self::Down => true,
+            Self::Q | Self::K | Self::V | Self::Gate | Self::Up => false,
+        }
+    }
+
+    /// Weight name in layer `layer`.
+    pub fn weight(self, layer: usize) -> String {
+        format!("model.layers.{layer}.{}.weight", self.module())
+    }
+
+    /// Bias name in layer `layer`.
+    pub fn bias(self, layer: usize) -> String {
+        format!("model.layers.{layer}.{}.bias", self.module())
+    }
+}
+
+impl fmt::Display for Projection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.module())
+    }
+}
+
+/// The norms of a layer, in the order of the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Norm {
+    /// Of what attention reads, `[H]`.
+    BeforeAttention,
+    /// Of queries, `[D]` or `[N·D]`.
+    Query,
+    /// Of keys, `[D]` or `[K·D]`.
+    Key,
+    /// Of what attention adds, `[H]`.
+    AfterAttention,
+    /// Of what the feed-forward reads, `[H]`.
+    BeforeFfn,
+    /// Of what the feed-forward adds, `[H]`.
+    AfterFfn,
+}
+
+impl Norm {
+    /// All six.
+    pub const ALL: [Self; 6] = [
+        Self::BeforeAttention,
+        Self::Query,
+        Self::Key,
+        Self::AfterAttention,
+        Self::BeforeFfn,
+        Self::AfterFfn,
+    ];
+
+    /// Whether the norm belongs to the attention sublayer.
+    pub fn is_attention(self) -> bool {
+        match self {
+            Self::BeforeAttention | Self::Query | Self::Key | Self::AfterAttention => true,
+            Self::BeforeFfn | Self::AfterFfn => false,
+        }
+    }
+
+    /// Its names, if the family has it.
+    pub fn of(self, family: &Family) -> Option<NormName> {
+        let head = |hf, gguf| family.head_norm.map(|_| NormName { hf, gguf });
+        match self {
+            Self::BeforeAttention => family.norms.before_attention,
+            Self::Query => head("self_attn.q_norm", "attn_q_norm"),
+            Self::Key => head("self_attn.k_norm", "attn_k_norm"),
+            Self::AfterAttention => family.norms.after_attention,
+            Self::BeforeFfn => family.norms.before_ffn,
+            Self::AfterFfn => family.norms.after_ffn,
+        }
+    }
+
+    /// The projection whose rows it norms, and how.
+    pub fn normed(self, family: &Family) -> Option<(Projection, HeadNorm)> {
+        let projection = match self {
+            Self::Query => Projection::Q,
+            Self::Key => Projection::K,
+            Self::BeforeAttention | Self::AfterAttention | Self::BeforeFfn | Self::AfterFfn => {
+                return None;
+            }
+        };
+        family.head_norm.map(|norm| (projection, norm))
+    }
+
+    /// Its tensor's name in layer `layer`, if the family has it.
+    pub fn weight(self, family: &Family, layer: usize) -> Option<String> {
+        self.of(family).map(|name| format!("model.layers.{layer}.{}.weight", name.hf))
+    }
+
+    /// Its shape in a layer of `config`.
+    fn shape(self, config: &ModelConfig, layer: usize) -> usize {
+        match self.normed(config.family()) {
+            None => config.hidden_size,
+            Some((_, HeadNorm::Each)) => config.head_dim,
+            Some((projection, HeadNorm::All)) => projection_shape(config, layer, projection)[0],
+        }
+    }
+}
+
+/// What a tensor is in its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// The token embedding, `[V, H]`.
+    Embedding,
+    /// A norm of a layer.
+    Norm(usize, Norm),
+    /// The weight of a projection in a layer.
+    Weight(usize, Projection),
+    /// Its bias.
+    Bias(usize, Projection),
+    /// The final norm, `[H]`.
+    FinalNorm,
+    /// The output projection of an untied model, `[V, H]`.
+    Head,
+}
+
+impl Part {
+    /// Its name in a Hugging Face folder; `None` for a norm that the family does not have.
+    pub fn name(self, family: &Family) -> Option<String> {
+        Some(match self {
+            Self::Embedding => EMBEDDING.to_owned(),
+            Self::Norm(layer, norm) => norm.weight(family, layer)?,
+            Self::Weight(layer, projection) => projection.weight(layer),
+            Self::Bias(layer, projection) => projection.bias(layer),
+            Self::FinalNorm => FINAL_NORM.to_owned(),
+            Self::Head => HEAD.to_owned(),
+        })
+    }
+
+    /// Its name in a GGUF file; `None` for a norm that the family does not have.
+    pub fn gguf_name(self, family: &Family) -> Option<String> {
+        Some(match self {
+            Self::Embedding => "token_embd.weight".to_owned(),
+            Self::Norm(layer, norm) => format!("blk.{layer}.{}.weight", norm.of(family)?.gguf),
+            Self::Weight(layer, projection) => format!("blk.{layer}.{}.weight", projection.gguf()),
+            Self::Bias(layer, projection) => format!("blk.{layer}.{}.bias", projection.gguf()),
+            Self::FinalNorm => "output_norm.weight".to_owned(),
+            Self::Head => "output.weight".to_owned(),
+        })
+    }
+
+    /// Whether it is the weight of a norm.
+    pub fn is_norm(self) -> bool {
+        match self {
+            Self::Norm(..) | Self::FinalNorm => true,
+            Self::Embedding | Self::Weight(..) | Self::Bias(..) | Self::Head => false,
+        }
+    }
+
+    /// Whether its rows are those that a rotation pairs.
+    pub fn is_rotated(self) -> bool {
+        match self {
+            Self::Weight(_, projection) | Self::Bias(_, projection) => match projection {
+                Projection::Q | Projection::K => true,
+                Projection::V
+                | Projection::O
+                | Projection::Gate
+                | Projection::Up
+                | Projection::Down => false,
+            },
+            // Those of single heads are in the order of the rotation as well, but no family
+            // that has them has its rows interleaved.
+            Self::Norm(..) | Self::Embedding | Self::FinalNorm | Self::Head => false,
+        }
+    }
+}
+
+/// A tensor that a configuration demands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedTensor {
+    /// What it is.
+    pub part: Part,
+    /// Its name, as Hugging Face has it.
+    pub name: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+/// `[out, in]` of a projection in a layer of `config`.
+pub fn projection_shape(config: &ModelConfig, layer: usize, projection: Projection) -> [usize; 2] {
+    let (h, d, w) = (config.hidden_size, config.head_dim, config.layers[layer]);
+    match projection {
+        Projection::Q => [w.query_heads * d, h],
+        Projection::K | Projection::V => [w.kv_heads * d, h],
+        Projection::O => [h, w.query_heads * d],
+        Projection::Gate | Projection::Up => [w.ffn, h],
+        Projection::Down => [h, w.ffn],
+    }
+}
+
+/// Every tensor of a model with `config`, in the order of the forward pass: a
+/// layer without attention has no attention tensors and none of that sublayer's norms.
+pub fn expected_tensors(config: &ModelConfig) -> Vec<ExpectedTensor> {
+    let (h, family) = (config.hidden_size, config.family());
+    let mut out = Vec::new();
+    // Norms that the family does not have have no name.
+    let mut push = |part: Part, shape: &[usize]| {
+        let name = part.name(family);
+        out.extend(name.map(|name| ExpectedTensor { part, name, shape: shape.to_vec() }));
+    };
+    push(Part::Embedding, &[config.vocab_size, h]);
+    for (layer, widths) in config.layers.iter().enumerate() {
+        let norm = |norm: Norm| (Part::Norm(layer, norm), vec![norm.shape(config, layer)]);
+        let map = |projection: Projection| {
+            let shape = projection_shape(config, layer, projection);
+            let bias = config.has_bias(projection);
+            let bias = bias.then(|| (Part::Bias(layer, projection), vec![shape[0]]));
+            std::iter::once((Part::Weight(layer, projection), shape.to_vec())).chain(bias)
+        };
+        let mut parts = Vec::new();
+        if widths.has_attention() {
+            parts.push(norm(Norm::BeforeAttention));
+            parts.extend([Projection::Q, Projection::K, Projection::V].into_iter().flat_map(map));
+            parts.extend([norm(Norm::Query), norm(Norm::Key)]);
+            parts.extend(map(Projection::O));
+            parts.push(norm(Norm::AfterAttention));
+        }
+        parts.push(norm(Norm::BeforeFfn));
+        parts
+            .extend([Projection::Gate, Projection::Up, Projection::Down].into_iter().flat_map(map));
+        parts.push(norm(Norm::AfterFfn));
+        parts.into_iter().for_each(|(part, shape)| push(part, &shape));
+    }
+    push(Part::FinalNorm, &[h]);
+    if !config.tie_word_embeddings {
+        push(Part::Head, &[config.vocab_size, h]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Architecture, LayerWidths};
+
+    fn names(architecture: Architecture, layers: Vec<LayerWidths>) -> Vec<(String, Vec<usize>)> {
+        let config = ModelConfig::new(architecture, 10, 6, 17, layers);
+        expected_tensors(&config).into_iter().map(|t| (t.name, t.shape)).collect()
+    }
+
+    #[test]
+    fn every_family_names_each_tensor_once_in_both_formats() {
+        let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 7 };
+        for architecture in Architecture::ALL {
+            let mut config = ModelConfig::new(architecture, 10, 6, 17, vec![widths; 2]);
+            Projection::ALL.into_iter().for_each(|projection| config.add_bias(projection));
+            let tensors = expected_tensors(&config);
+            let hf: std::collections::BTreeSet<_> = tensors.iter().map(|t| &t.name).collect();
+            let gguf = tensors.iter().map(|t| t.part.gguf_name(config.family()).unwrap());
+            let gguf: std::collections::BTreeSet<String> = gguf.collect();
+            assert_eq!((hf.len(), gguf.len()), (tensors.len(), tensors.len()), "{architecture:?}");
+        }
+    }
+
+    #[test]
+    fn norms_are_those_of_the_family() {
+        let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 7 };
+        let norms = |architecture, layers| -> Vec<(String, usize)> {
+            let all = names(architecture, layers).into_iter();
+            let norms = all.filter(|(_, shape)| shape.len() == 1);
+            norms.map(|(name, shape)| (name.replace(".weight", ""), shape[0])).collect()
+        };
+        let of = |names: &[(&str, usize)]| -> Vec<(String, usize)> {
+            let layer = |(name, size): &(&str, usize)| (format!("model.layers.0.{name}"), *size);
+            names.iter().map(layer).chain([("model.norm".to_owned(), 10)]).collect()
+        };
+        assert_eq!(
+            norms(Architecture::Gemma3, vec![widths]),
+            of(&[
+                ("input_layernorm", 10),
+                ("self_attn.q_norm", 6),
+                ("self_attn.k_norm", 6),
+                ("post_attention_layernorm", 10),
+                ("pre_feedforward_layernorm", 10),
+                ("post_feedforward_layernorm", 10),
+            ])
+        );
+        assert_eq!(
+            norms(Architecture::Olmo2, vec![widths]),
+            of(&[
+                ("self_attn.q_norm", 24),
+                ("self_attn.k_norm", 12),
+                ("post_attention_layernorm", 10),
+                ("post_feedforward_layernorm", 10),
+            ])
+        );
+        let none = LayerWidths { query_heads: 0, kv_heads: 0, ffn: 7 };
+        assert_eq!(
+            norms(Architecture::Gemma3, vec![none]),
+            of(&[("pre_feedforward_layernorm", 10), ("post_feedforward_layernorm", 10)])
+        );
+    }
+}

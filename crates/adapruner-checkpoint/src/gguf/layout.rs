@@ -1,0 +1,93 @@
+//! As which of llama.cpp's architectures a model is written, and what none of them can hold.
+
+use adapruner_arch::{
+    config::all_but,
+    family::{GgufBiases, RowOrder, ScoreRule, WindowRule},
+};
+
+use crate::config::{AttentionBias, LayerWidths, ModelConfig};
+
+/// Architecture of files whose layers are like Llama's, with widths of their own.
+pub(super) const PER_LAYER: &str = "deci";
+
+/// How a file is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// `general.architecture`.
+    pub(super) architecture: &'static str,
+    /// Order of the rows of queries and keys.
+    pub(super) rows: RowOrder,
+}
+
+/// The layout of a model's file, or what llama.cpp cannot hold of it.
+///
+/// # Errors
+/// What it is, and what can be done instead.
+pub(super) fn layout(config: &ModelConfig) -> Result<Layout, (String, &'static str)> {
+    const FOLDER: &str = "write a Hugging Face folder";
+    let family = config.family();
+    let uniform = config.uniform_widths().filter(LayerWidths::has_attention).is_some();
+    let llama = config.is_llama_like();
+    if !uniform {
+        return match llama {
+            true => Ok(Layout { architecture: PER_LAYER, rows: RowOrder::Interleaved }),
+            false => Err((
+                format!("llama.cpp has no architecture for {} with widths per layer", family.title),
+                "give --layout uniform, or write a Hugging Face folder",
+            )),
+        };
+    }
+    let biases = match family.gguf.biases {
+        GgufBiases::None => config.attention_bias == AttentionBias::None && !config.mlp_bias,
+        GgufBiases::Qkv => config.attention_bias == AttentionBias::Qkv && !config.mlp_bias,
+        GgufBiases::All => true,
+    };
+    if !biases && llama {
+        return Ok(Layout { architecture: "llama", rows: RowOrder::Interleaved });
+    }
+    let refuse = |what: &str| Err((format!("llama.cpp runs {} {what}", family.title), FOLDER));
+    if !biases {
+        return refuse("without these biases");
+    }
+    if config.activation != family.activation.1 {
+        return refuse("with another activation");
+    }
+    let layers = config.layers.len();
+    let windows = match family.windows {
+        WindowRule::None | WindowRule::All { .. } | WindowRule::Switched => {
+            if config.windows.iter().any(Option::is_some) {
+                return refuse("without windows");
+            }
+            true
+        }
+        WindowRule::AllBut { every, .. } => {
+            (0..layers).map(|layer| config.window(layer).is_some()).eq(all_but(layers, every))
+        }
+    };
+    if !windows {
+        return refuse("with windows in other layers");
+    }
+    if let Some(rule) = family.unrotated {
+        let rotates = (0..layers).map(|layer| !config.unrotated.contains(&layer));
+        if !rotates.eq(all_but(layers, rule.every)) {
+            return refuse("with rotation in other layers");
+        }
+    }
+    if let ScoreRule::InverseRoot { .. } = family.scores
+        && config.score_scale != by_layers(config)
+    {
+        return refuse("with another scale of attention scores");
+    }
+    Ok(Layout { architecture: family.gguf.architecture, rows: family.gguf.rows })
+}
+
+/// The scale of scores that llama.cpp takes from sizes, `None` where it is `1/√D`.
+pub(super) fn by_layers(config: &ModelConfig) -> Option<f64> {
+    let heads = config.layers.first().map_or(0, |widths| widths.query_heads);
+    match config.family().scores {
+        ScoreRule::InverseRoot { by_hidden, .. } if config.layers.len() == by_hidden => {
+            Some((heads as f64 / config.hidden_size as f64).sqrt())
+        }
+        ScoreRule::InverseRoot { .. } | ScoreRule::HeadWidth | ScoreRule::Key { .. } => None,
+    }
+}

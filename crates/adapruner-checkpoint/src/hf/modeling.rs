@@ -1,0 +1,68 @@
+//! The modelling code that a folder with widths per layer carries, made from what its
+//! architecture declares.
+
+use adapruner_arch::{Family, names::Norm};
+
+use crate::config::LayerWidths;
+
+/// The file's name, which `auto_map` in config.json names.
+pub(super) const MODELING_FILE: &str = "modeling_adapruner.py";
+
+/// The code, with the family's names in braces; doubled braces are single ones.
+const TEMPLATE: &str = include_str!("modeling_adapruner.py");
+
+/// The code for a family.
+pub(super) fn modeling(family: &Family) -> String {
+    let on_stream = |norm: &Norm| norm.is_attention() && norm.normed(family).is_none();
+    let norms = Norm::ALL.into_iter().filter(on_stream).filter_map(|norm| norm.of(family));
+    let norms: Vec<String> = norms.map(|name| format!("\"{}\"", name.hf)).collect();
+    let model_type = format!("adapruner_{}", family.hf.model_type);
+    let names = [
+        ("{title}", family.title),
+        ("{stem}", family.hf.stem),
+        ("{prefix}", family.hf.prefix),
+        ("{module}", family.hf.module),
+        ("{model_type}", &model_type),
+        ("{norms}", &format!("[{}]", norms.join(", "))),
+    ];
+    let code = names
+        .into_iter()
+        .fold(TEMPLATE.to_owned(), |code, (name, value)| code.replace(name, value));
+    code.replace("{{", "{").replace("}}", "}")
+}
+
+/// The layers in the order of the key-value cache of that code: those with attention first.
+/// Lists of config.json with an entry for each layer, but for the widths, are in this order.
+pub(super) fn cache_order(layers: &[LayerWidths]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..layers.len()).collect();
+    order.sort_by_key(|&layer| !layers[layer].has_attention());
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use adapruner_arch::Architecture;
+
+    use super::*;
+
+    #[test]
+    fn no_name_is_left_open() {
+        for architecture in Architecture::ALL {
+            let code = modeling(architecture.family());
+            let open = code.lines().find(|line| line.contains("{prefix") || line.contains("{stem"));
+            assert_eq!(open, None);
+            assert!(code.contains("slots = {layer: slot for slot, layer"), "{code}");
+            assert!(code.contains(&format!("class Adapruner{}(", architecture.family().class())));
+        }
+        let code = modeling(Architecture::Gemma3.family());
+        assert!(
+            code.contains("ATTENTION_NORMS = [\"input_layernorm\", \"post_attention_layernorm\"]")
+        );
+    }
+
+    #[test]
+    fn layers_with_attention_come_first() {
+        let with = |query_heads| LayerWidths { query_heads, kv_heads: query_heads, ffn: 1 };
+        assert_eq!(cache_order(&[with(0), with(2), with(0), with(1)]), [1, 3, 0, 2]);
+    }
+}

@@ -1,0 +1,68 @@
+//! What is said of architectures that are not run.
+
+use adapruner_arch::Architecture;
+
+/// Names, as `architectures` or `model_type` has them, of models that are known and not run:
+/// what makes them so.
+const NOT_RUN: [(&str, &str); 22] = [
+    ("Gemma3ForConditionalGeneration", "text and images in one folder"),
+    ("gemma3", "text and images in one folder"),
+    ("Gemma2ForCausalLM", "caps on scores and logits"),
+    ("gemma2", "caps on scores and logits"),
+    ("Gemma4", "widths of heads by kind of layer, embeddings per layer"),
+    ("gemma4", "widths of heads by kind of layer, embeddings per layer"),
+    ("Phi3ForCausalLM", "fused projections"),
+    ("phi3", "fused projections"),
+    ("Qwen3_5", "gated DeltaNet layers"),
+    ("qwen3_5", "gated DeltaNet layers"),
+    ("Qwen3Next", "gated DeltaNet layers"),
+    ("qwen3_next", "gated DeltaNet layers"),
+    ("GptOss", "mixtures of experts with attention sinks"),
+    ("gpt_oss", "mixtures of experts with attention sinks"),
+    ("MixtralForCausalLM", "mixtures of experts"),
+    ("mixtral", "mixtures of experts"),
+    ("Qwen3MoeForCausalLM", "mixtures of experts"),
+    ("qwen3_moe", "mixtures of experts"),
+    ("OlmoeForCausalLM", "mixtures of experts"),
+    ("OPTForCausalLM", "learned positions and plain feed-forwards"),
+    ("GPTNeoXForCausalLM", "sublayers side by side"),
+    ("FalconForCausalLM", "sublayers side by side"),
+];
+
+/// The message, and a hint, about the architecture `found`, written as `shown`.
+pub(super) fn refusal(shown: &str, found: &str, own_code: bool) -> (String, Option<&'static str>) {
+    let known = |(name, _): &&(&str, &str)| found.starts_with(name);
+    if let Some((_, why)) = NOT_RUN.iter().find(known) {
+        return (format!("{shown} is known but not run yet ({why})"), None);
+    }
+    let classes: Vec<String> = Architecture::ALL.iter().map(|a| a.family().class()).collect();
+    let message = format!("{shown} is not supported, only {}", classes.join(", "));
+    if own_code {
+        let hint = "the folder brings modelling code of its own (auto_map), which is never run";
+        return (message, Some(hint));
+    }
+    let names = Architecture::ALL.iter().map(|a| a.family().hf.model_type.to_owned());
+    let all = classes.iter().cloned().chain(names);
+    let nearest = all
+        .max_by(|a, b| strsim::jaro_winkler(a, found).total_cmp(&strsim::jaro_winkler(b, found)));
+    let close = |name: &String| strsim::jaro_winkler(name, found) > 0.85;
+    match nearest.filter(close) {
+        Some(name) => (format!("{message}; did you mean {name}?"), None),
+        None => (message, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_ones_are_said_and_near_ones_named() {
+        let of = |found| refusal(found, found, false);
+        assert!(of("Qwen3_5ForCausalLM").0.contains("known but not run yet"));
+        assert!(of("LlamaForCasualLM").0.ends_with("did you mean LlamaForCausalLM?"));
+        assert!(of("qwen_2").0.ends_with("did you mean qwen2?"));
+        assert!(of("Zzz").0.ends_with("GraniteForCausalLM"));
+        assert!(refusal("X", "X", true).1.unwrap().contains("auto_map"));
+    }
+}
