@@ -271,7 +271,13 @@ impl ModelConfig {
                     };
                 }
             }
-            Projection::Gate | Projection::Up | Projection::Down => self.mlp_bias = true,
+            Projection::Gate | Projection::Up | Projection::Down => {
+                self.mlp_bias = true;
+                // No class has these beside biases of queries, keys and values alone.
+                if self.attention_bias == AttentionBias::Qkv {
+                    self.attention_bias = AttentionBias::All;
+                }
+            }
         }
     }
 

@@ -18,17 +18,42 @@ use rand::{RngExt, SeedableRng};
 use crate::readers::fixture;
 
 /// The fixtures of models.
-pub const MODELS: [&str; 9] = [
+pub const MODELS: [&str; 14] = [
     "biases",
     "gqa3_untied",
+    "granite",
     "linear_rope",
     "llama3_rope",
     "mha_tied",
     "mistral_no_window",
+    "olmo2",
     "per_layer",
+    "qwen2",
+    "qwen3",
     "sharded_bf16",
+    "smollm3",
     "tiny",
 ];
+/// Those that llama.cpp runs otherwise, with what is said of them.
+pub const FOLDERS_ONLY: [(&str, &str); 3] = [
+    ("gemma3", "Gemma 3 (text) with another scale of attention scores"),
+    ("mistral_windows", "Mistral without windows"),
+    ("qwen2_windows", "Qwen 2 and 2.5 without windows"),
+];
+
+/// A model of an architecture whose layers have `widths`, short windows and all else as its
+/// family has it.
+pub fn family(architecture: Architecture, widths: &[LayerWidths]) -> ModelConfig {
+    let plain = ModelConfig::new(architecture, 24, 4, VOCAB, widths.to_vec());
+    let windows = plain.windows.iter().map(|window| window.map(|_| 5)).collect();
+    ModelConfig {
+        windows,
+        max_position_embeddings: 64,
+        bos_token_id: Some(0),
+        eos_token_ids: vec![1],
+        ..plain
+    }
+}
 
 pub fn open_fixture(name: &str) -> Checkpoint {
     Checkpoint::open(&fixture("models").join(name)).unwrap()

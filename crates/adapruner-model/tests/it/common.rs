@@ -7,15 +7,23 @@ use adapruner_model::{Decoder, Placement, Residency};
 use candle_core::{DType, Device, Tensor};
 
 /// Every model of `fixtures/models`.
-pub const FIXTURES: [&str; 9] = [
+pub const FIXTURES: [&str; 17] = [
     "biases",
+    "gemma3",
     "gqa3_untied",
+    "granite",
     "linear_rope",
     "llama3_rope",
     "mha_tied",
     "mistral_no_window",
+    "mistral_windows",
+    "olmo2",
     "per_layer",
+    "qwen2",
+    "qwen2_windows",
+    "qwen3",
     "sharded_bf16",
+    "smollm3",
     "tiny",
 ];
 

@@ -92,19 +92,28 @@ pub fn header(config: &ModelConfig, samples: usize) -> BankHeader {
     }
 }
 
-/// Models of 1 to 6 layers, group sizes 1 to 3, some layers without attention,
-/// biased or not.
+/// Models of every architecture with 1 to 6 layers, group sizes 1 to 3, some layers without
+/// attention, short windows where the family has windows, biased or not.
 pub fn any_config() -> impl Strategy<Value = ModelConfig> {
     let layer =
         (1_usize..4, 1_usize..4, 1_usize..40, 0_usize..6).prop_map(|(kv, group, ffn, a)| {
             if a == 0 { widths(0, 0, ffn) } else { widths(kv * group, kv, ffn) }
         });
-    (proptest::collection::vec(layer, 1..7), any::<[bool; 3]>()).prop_map(
-        |(layers, [attention_bias, mlp_bias, tie_word_embeddings])| ModelConfig {
-            attention_bias: attention_bias.into(),
-            mlp_bias,
-            tie_word_embeddings,
-            ..config(layers)
+    let architecture = proptest::sample::select(Architecture::ALL.to_vec());
+    (architecture, proptest::collection::vec(layer, 1..7), any::<[bool; 3]>()).prop_map(
+        |(architecture, layers, [attention_bias, mlp_bias, tie_word_embeddings])| {
+            let plain = ModelConfig::new(architecture, 24, 4, 50, layers);
+            ModelConfig {
+                windows: plain.windows.iter().map(|window| window.map(|_| 3)).collect(),
+                // Where heads are normed together, the masked model's mean is over more.
+                rms_norm_eps: if architecture == Architecture::Olmo2 { 1e-12 } else { 1e-5 },
+                residual_scale: if architecture == Architecture::Granite { 0.4 } else { 1.0 },
+                attention_bias: attention_bias.into(),
+                mlp_bias,
+                tie_word_embeddings,
+                max_position_embeddings: 64,
+                ..plain
+            }
         },
     )
 }

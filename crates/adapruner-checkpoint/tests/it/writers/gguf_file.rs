@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    MODELS, Progress, any_config, assert_reported, assert_same_tensors, config, open_fixture,
-    random_model, values, widths, with_value,
+    FOLDERS_ONLY, MODELS, Progress, any_config, assert_reported, assert_same_tensors, config,
+    family, open_fixture, random_model, values, widths, with_value,
 };
 
 pub fn write(model: &Checkpoint, options: &GgufOptions) -> (TempDir, PathBuf, Written) {
@@ -47,7 +47,11 @@ fn every_fixture_comes_back() {
         let (_folder, path, written) = write(&model, &GgufOptions::default());
         let again = Checkpoint::open(&path).unwrap();
         // llama.cpp knows Mistral as Llama too.
-        let expected = ModelConfig { architecture: Architecture::Llama, ..model.config.clone() };
+        let architecture = match model.config.architecture {
+            Architecture::Mistral => Architecture::Llama,
+            other => other,
+        };
+        let expected = ModelConfig { architecture, ..model.config.clone() };
         assert_eq!(again.config, expected, "{name}");
         assert_same_tensors(&again, &model, DType::F32);
         let ids = |model: &Checkpoint| model.tokenizer.encode(TEXT).unwrap();
@@ -60,6 +64,92 @@ fn every_fixture_comes_back() {
             assert_eq!(tensor.kind.name(), expected, "{name} {}", tensor.name);
         }
     }
+}
+
+#[test]
+fn what_llama_cpp_runs_otherwise_is_refused() {
+    for (name, expected) in FOLDERS_ONLY {
+        let model = open_fixture(name);
+        let folder = tempfile::tempdir().unwrap();
+        let options = GgufOptions::default();
+        let error = gguf::write(&model, &folder.path().join("m.gguf"), &options, &mut |_, _| {});
+        let error = error.unwrap_err();
+        assert_eq!(error.to_string(), format!("GGUF: llama.cpp runs {expected}"));
+        assert_eq!(error.hint(), Some("write a Hugging Face folder"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+/// Every family: as it is, and with widths per layer where llama.cpp has them.
+#[test]
+fn every_family_comes_back_or_is_refused() {
+    let (mut returned, mut refused) = (0, 0);
+    for architecture in Architecture::ALL {
+        let uniform = family(architecture, &[widths(4, 2, 9); 7]);
+        let per_layer = family(architecture, &[widths(4, 2, 9), widths(0, 0, 5), widths(3, 3, 7)]);
+        for config in [uniform, per_layer] {
+            let model = random_model(config.clone(), DType::BF16, 3);
+            if config.uniform_widths().is_none() && !config.is_llama_like() {
+                let text = gguf::check_fits(&config).unwrap_err().to_string();
+                assert!(text.ends_with("with widths per layer"), "{text}");
+                refused += 1;
+                continue;
+            }
+            let (_folder, path, _) = write(&model, &GgufOptions::default());
+            let mut again = Checkpoint::open(&path).unwrap();
+            let like_llama = config.is_llama_like();
+            if like_llama && again.config.architecture == Architecture::Llama {
+                again.config.architecture = architecture;
+            }
+            assert_eq!(again.config, config);
+            assert_same_tensors(&again, &model, DType::BF16);
+            returned += 1;
+        }
+    }
+    // Three layers of SmolLM3 all rotate, which makes them like Llama's.
+    assert_eq!((returned, refused), (12, 4));
+}
+
+/// Biases that were fitted to Qwen 2 make it a Llama there.
+#[test]
+fn biases_that_an_architecture_does_not_have_make_it_another_or_are_refused() {
+    let biased = |architecture| {
+        let mut config = family(architecture, &[widths(4, 2, 9); 2]);
+        config.add_bias(Projection::Down);
+        config
+    };
+    let model = random_model(biased(Architecture::Qwen2), DType::F32, 3);
+    let (_folder, path, _) = write(&model, &GgufOptions::default());
+    let again = Checkpoint::open(&path).unwrap();
+    assert_eq!(again.config.architecture, Architecture::Llama);
+    assert!(again.config.has_bias(Projection::O) && again.config.mlp_bias);
+    assert_same_tensors(&again, &model, DType::F32);
+    let error = gguf::check_fits(&biased(Architecture::Qwen3)).unwrap_err();
+    assert_eq!(error.to_string(), "GGUF: llama.cpp runs Qwen 3 without these biases");
+}
+
+/// Files hold one more than the weights of Gemma's norms, exactly where that is possible.
+#[test]
+fn norms_of_gemma_are_stored_with_their_one() {
+    let model = random_model(family(Architecture::Gemma3, &[widths(4, 1, 9); 6]), DType::BF16, 3);
+    let (_folder, path, _) = write(&model, &GgufOptions::default());
+    let bytes = std::fs::read(&path).unwrap();
+    let header = Header::parse(&bytes).unwrap();
+    let again = Checkpoint::open(&path).unwrap();
+    let mut norms = 0;
+    for tensor in names::expected_tensors(&model.config) {
+        let own = values(&model, &tensor.name, DType::BF16);
+        assert_eq!(values(&again, &tensor.name, DType::BF16), own, "{}", tensor.name);
+        if tensor.part.is_norm() {
+            let name = tensor.part.gguf_name(model.config.family()).unwrap();
+            let data = header.data(header.tensor(&name).unwrap(), &bytes).unwrap();
+            let stored: Vec<f32> =
+                data.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            assert_eq!(stored, own.iter().map(|w| w + 1.0).collect::<Vec<f32>>(), "{name}");
+            norms += 1;
+        }
+    }
+    assert_eq!(norms, 6 * 6 + 1);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use adapruner_checkpoint::{
     Architecture, Checkpoint, ModelConfig, Rope, RopeScaling,
     hf::{self, HfOptions, StoreType},
     names,
+    names::Projection,
     output::Written,
 };
 use candle_core::DType;
@@ -12,8 +13,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
-    MODELS, Progress, any_config, assert_reported, assert_same_tensors, config, open_fixture,
-    random_model, widths, with_value,
+    FOLDERS_ONLY, MODELS, Progress, any_config, assert_reported, assert_same_tensors, config,
+    family, open_fixture, random_model, widths, with_value,
 };
 
 fn write(model: &Checkpoint, options: &HfOptions) -> (TempDir, Written) {
@@ -33,7 +34,7 @@ fn read_json(folder: &TempDir, name: &str) -> Value {
 
 #[test]
 fn every_fixture_comes_back() {
-    for name in MODELS {
+    for name in MODELS.into_iter().chain(FOLDERS_ONLY.map(|(name, _)| name)) {
         let model = open_fixture(name);
         let (folder, written) = write(&model, &HfOptions::default());
         let again = Checkpoint::open(folder.path()).unwrap();
@@ -181,6 +182,75 @@ fn models_are_written_as_what_opens_everywhere() {
         let mut again = Checkpoint::open(folder.path()).unwrap();
         again.config.architecture = config.architecture;
         assert_eq!(again.config, config);
+    }
+}
+
+/// Every family, uniform and with widths per layer; lists with an entry for each layer are
+/// then in the order of the cache.
+#[test]
+fn every_family_comes_back() {
+    for architecture in Architecture::ALL {
+        let per_layer = [
+            widths(0, 0, 5),
+            widths(4, 2, 9),
+            widths(3, 3, 7),
+            widths(0, 0, 6),
+            widths(4, 1, 9),
+            widths(4, 2, 8),
+            widths(2, 1, 3),
+        ];
+        for layers in [[widths(4, 2, 9); 7], per_layer] {
+            let config = family(architecture, &layers);
+            let model = random_model(config.clone(), DType::F32, 3);
+            let (folder, written) = write(&model, &HfOptions::default());
+            let mut again = Checkpoint::open(folder.path()).unwrap();
+            if config.is_llama_like() && again.config.architecture == Architecture::Llama {
+                again.config.architecture = architecture;
+            }
+            assert_eq!(again.config, config);
+            assert_same_tensors(&again, &model, DType::F32);
+            let named = |name: &str| written.files.iter().any(|file| file.name == name);
+            assert_eq!(named("modeling_adapruner.py"), layers == per_layer);
+            let json = read_json(&folder, "config.json");
+            let family = architecture.family();
+            if architecture == Architecture::Gemma3 {
+                // The sixth layer sees all, and is the fourth with attention.
+                let full = if layers == per_layer { 3 } else { 5 };
+                let types = json["layer_types"].as_array().unwrap();
+                for (at, kind) in types.iter().enumerate() {
+                    let expected = if at == full { "full_attention" } else { "sliding_attention" };
+                    assert_eq!(kind, expected, "{at}");
+                }
+                assert_eq!(json["query_pre_attn_scalar"], json!(4));
+            }
+            assert!(json.get(family.activation.0).is_some());
+        }
+    }
+}
+
+/// Biases that were fitted to Qwen 2 make it a Llama, with zeros for those it lacks; other
+/// families have no room for them.
+#[test]
+fn fitted_biases_are_written_where_a_class_holds_them() {
+    let biased = |architecture, projection| {
+        let mut config = family(architecture, &[widths(4, 2, 9); 2]);
+        config.add_bias(projection);
+        config
+    };
+    assert!(hf::opens_elsewhere(&family(Architecture::Qwen2, &[widths(4, 2, 9); 2])));
+    let output = biased(Architecture::Qwen2, Projection::O);
+    assert!(hf::opens_elsewhere(&output));
+    let (folder, _) = write(&random_model(output, DType::F32, 1), &HfOptions::default());
+    let again = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(again.config.architecture, Architecture::Llama);
+    assert!(hf::opens_elsewhere(&biased(Architecture::Qwen2, Projection::Down)));
+    assert!(hf::opens_elsewhere(&biased(Architecture::SmolLm3, Projection::Down)));
+    for (architecture, projection) in [
+        (Architecture::Qwen3, Projection::Down),
+        (Architecture::Gemma3, Projection::Down),
+        (Architecture::Olmo2, Projection::Up),
+    ] {
+        assert!(!hf::opens_elsewhere(&biased(architecture, projection)), "{architecture:?}");
     }
 }
 
