@@ -31,6 +31,8 @@ pub enum Architecture {
     Olmo2,
     /// Granite 3, the dense models.
     Granite,
+    /// Phi 3 and 4.
+    Phi3,
 }
 
 /// The widths of one layer.
@@ -299,12 +301,18 @@ impl ModelConfig {
 
     /// Whether every layer is as Llama has them but for biases: what opens as Llama.
     pub fn is_llama_like(&self) -> bool {
+        self.is_mistral_like() && self.windows.iter().all(Option::is_none)
+    }
+
+    /// Whether every layer is as Mistral has them but for biases: Llama's, all with the same
+    /// window or none.
+    pub fn is_mistral_like(&self) -> bool {
         let family = self.family();
         family.norms == Architecture::Llama.family().norms
             && family.norm_weight == NormWeight::Plain
             && family.head_norm.is_none()
             && self.activation == Activation::Silu
-            && self.windows.iter().all(Option::is_none)
+            && self.windows.iter().all(|window| *window == self.windows[0])
             && self.unrotated.is_empty()
             && self.score_scale.is_none()
             && [self.embedding_scale, self.residual_scale, self.logit_divisor] == [1.0; 3]

@@ -3,7 +3,10 @@
 //!
 //! Axes: `H` hidden, `N` query heads, `K` key-value heads, `D` head width.
 
-use crate::config::{Activation, Architecture};
+use crate::{
+    config::{Activation, Architecture},
+    names::Projection,
+};
 
 /// A decoder architecture.
 ///
@@ -44,6 +47,8 @@ pub struct Family {
     /// Base of the rotation in layers with a window, where they have one of their own: the key
     /// of `config.json` and its default.
     pub local_theta: Option<(&'static str, f64)>,
+    /// Matrices that files of both formats hold as one.
+    pub fused: &'static [Fused],
     /// How transformers names it.
     pub hf: HuggingFace,
     /// How llama.cpp names it.
@@ -55,6 +60,17 @@ impl Family {
     pub fn class(&self) -> String {
         format!("{}ForCausalLM", self.hf.prefix)
     }
+}
+
+/// Matrices that files hold as one, the rows of the first before those of the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fused {
+    /// The whole's module in a Hugging Face folder.
+    pub hf: &'static str,
+    /// Its name in a GGUF file.
+    pub gguf: &'static str,
+    /// What it is made of.
+    pub of: &'static [Projection],
 }
 
 /// A norm's tensor inside its layer.
@@ -169,7 +185,7 @@ pub enum WindowRule {
     /// llama.cpp runs such models without a window.
     All {
         /// Tokens.
-        default: usize,
+        default: Option<usize>,
     },
     /// Those that `layer_types` says, where `use_sliding_window` is true; without the list those
     /// from `max_window_layers` on. llama.cpp runs such models without a window.

@@ -306,6 +306,59 @@ pub fn expected_tensors(config: &ModelConfig) -> Vec<ExpectedTensor> {
     out
 }
 
+/// A tensor as a file holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTensor {
+    /// Its name in a Hugging Face folder.
+    pub name: String,
+    /// Its name in a GGUF file.
+    pub gguf_name: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// What it is made of: one tensor, or several whose rows follow each other.
+    pub parts: Vec<ExpectedTensor>,
+}
+
+/// [`expected_tensors`] as files of the architecture hold them.
+pub fn stored_tensors(config: &ModelConfig, family: &Family) -> Vec<StoredTensor> {
+    let mut out: Vec<StoredTensor> = Vec::new();
+    for tensor in expected_tensors(config) {
+        let fused = match tensor.part {
+            Part::Weight(layer, projection) => {
+                let fused = family.fused.iter().find(|fused| fused.of.contains(&projection));
+                fused.map(|fused| (layer, fused))
+            }
+            Part::Embedding | Part::Norm(..) | Part::Bias(..) | Part::FinalNorm | Part::Head => {
+                None
+            }
+        };
+        let Some((layer, fused)) = fused else {
+            let gguf_name = tensor.part.gguf_name(config.family());
+            out.extend(gguf_name.map(|gguf_name| StoredTensor {
+                name: tensor.name.clone(),
+                gguf_name,
+                shape: tensor.shape.clone(),
+                parts: vec![tensor],
+            }));
+            continue;
+        };
+        let name = format!("model.layers.{layer}.{}.weight", fused.hf);
+        match out.iter_mut().rev().find(|whole| whole.name == name) {
+            Some(whole) => {
+                whole.shape[0] += tensor.shape[0];
+                whole.parts.push(tensor);
+            }
+            None => out.push(StoredTensor {
+                name,
+                gguf_name: format!("blk.{layer}.{}.weight", fused.gguf),
+                shape: tensor.shape.clone(),
+                parts: vec![tensor],
+            }),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,6 +381,31 @@ mod tests {
             let gguf: std::collections::BTreeSet<String> = gguf.collect();
             assert_eq!((hf.len(), gguf.len()), (tensors.len(), tensors.len()), "{architecture:?}");
         }
+    }
+
+    #[test]
+    fn fused_matrices_are_made_of_their_parts_in_order() {
+        let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 7 };
+        let config = ModelConfig::new(Architecture::Phi3, 10, 6, 17, vec![widths; 2]);
+        let stored = stored_tensors(&config, config.family());
+        let of = |name: &str| {
+            let tensor = stored.iter().find(|t| t.name == format!("model.layers.1.{name}.weight"));
+            let StoredTensor { gguf_name, shape, parts, .. } = tensor.unwrap().clone();
+            let parts: Vec<_> = parts.into_iter().map(|part| part.part).collect();
+            (gguf_name, shape, parts)
+        };
+        let weights =
+            |all: &[Projection]| all.iter().map(|&p| Part::Weight(1, p)).collect::<Vec<_>>();
+        let qkv = [Projection::Q, Projection::K, Projection::V];
+        let expected = ("blk.1.attn_qkv.weight".to_owned(), vec![24 + 12 + 12, 10], weights(&qkv));
+        assert_eq!(of("self_attn.qkv_proj"), expected);
+        let both = [Projection::Gate, Projection::Up];
+        let expected = ("blk.1.ffn_up.weight".to_owned(), vec![14, 10], weights(&both));
+        assert_eq!(of("mlp.gate_up_proj"), expected);
+        assert_eq!(stored.len(), expected_tensors(&config).len() - 2 * 3);
+        // The same model as files of another family hold it.
+        let apart = stored_tensors(&config, Architecture::Llama.family());
+        assert_eq!(apart.len(), expected_tensors(&config).len());
     }
 
     #[test]

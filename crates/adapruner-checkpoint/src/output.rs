@@ -104,12 +104,15 @@ impl FloatType {
     }
 }
 
-/// The type in which a checkpoint's tensor is kept.
-pub(crate) fn kept_type(checkpoint: &Checkpoint, tensor: &ExpectedTensor) -> FloatType {
-    match checkpoint.tensors.meta(&tensor.name) {
+/// The type in which a checkpoint's tensors are kept together: theirs, F32 where they differ.
+pub(crate) fn kept_type(checkpoint: &Checkpoint, tensors: &[ExpectedTensor]) -> FloatType {
+    let kind = |tensor: &ExpectedTensor| match checkpoint.tensors.meta(&tensor.name) {
         Some(meta) => FloatType::of_stored(&meta.stored),
         None => FloatType::F32,
-    }
+    };
+    let mut kinds = tensors.iter().map(kind);
+    let first = kinds.next().unwrap_or(FloatType::F32);
+    if kinds.all(|kind| kind == first) { first } else { FloatType::F32 }
 }
 
 /// The type that most of the weights of `tensors` have, by number of elements.

@@ -4,7 +4,7 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use adapruner_checkpoint::{
-    Checkpoint, Error,
+    Checkpoint, Error, ModelConfig,
     atomic::StagedDir,
     gguf::{self, TensorKind},
     hf::{self, StoreType},
@@ -77,6 +77,21 @@ fn optional_name<S: serde::Serializer>(
         Some(kind) => serializer.collect_str(kind),
         None => serializer.serialize_none(),
     }
+}
+
+/// Refuses formats that cannot hold a model like `config`, before any work is done for it;
+/// with `per_layer` one whose layers are about to get widths of their own.
+///
+/// # Errors
+/// What cannot be held, with what can be done instead.
+pub fn check_fits(settings: &OutputSettings, config: &ModelConfig, per_layer: bool) -> Result<()> {
+    for format in &settings.formats {
+        match format {
+            Format::Hf => {}
+            Format::Gguf => gguf::check_fits(config, per_layer)?,
+        }
+    }
+    Ok(())
 }
 
 /// Writes `checkpoint` and its manifest, checks that it opens again, and only

@@ -21,9 +21,10 @@ pub(super) const FAMILY: Family = Family {
     embedding_scale: Factor::One,
     residual_scale: Factor::One,
     logit_divisor: Factor::One,
-    windows: WindowRule::All { default: 4096 },
+    windows: WindowRule::All { default: Some(4096) },
     unrotated: None,
     local_theta: None,
+    fused: &[],
     hf: HuggingFace {
         model_type: "mistral",
         prefix: "Mistral",

@@ -5,6 +5,7 @@ mod granite;
 mod llama;
 mod mistral;
 mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
@@ -13,7 +14,7 @@ use crate::{config::Architecture, family::Family};
 
 impl Architecture {
     /// All of them, in the order in which they are listed for users.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
@@ -22,6 +23,7 @@ impl Architecture {
         Self::SmolLm3,
         Self::Olmo2,
         Self::Granite,
+        Self::Phi3,
     ];
 
     /// What it declares.
@@ -35,6 +37,7 @@ impl Architecture {
             Self::SmolLm3 => &smollm3::FAMILY,
             Self::Olmo2 => &olmo2::FAMILY,
             Self::Granite => &granite::FAMILY,
+            Self::Phi3 => &phi3::FAMILY,
         }
     }
 }

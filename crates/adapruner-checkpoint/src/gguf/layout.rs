@@ -1,6 +1,7 @@
 //! As which of llama.cpp's architectures a model is written, and what none of them can hold.
 
 use adapruner_arch::{
+    Architecture, Family,
     config::all_but,
     family::{GgufBiases, RowOrder, ScoreRule, WindowRule},
 };
@@ -19,14 +20,28 @@ pub(super) struct Layout {
     pub(super) rows: RowOrder,
 }
 
-/// The layout of a model's file, or what llama.cpp cannot hold of it.
+impl Layout {
+    /// The family whose files are laid out like this one.
+    pub(super) fn family(self) -> &'static Family {
+        let all = Architecture::ALL.into_iter().map(Architecture::family);
+        let own = |family: &&Family| family.gguf.architecture == self.architecture;
+        all.into_iter().find(own).unwrap_or(Architecture::Llama.family())
+    }
+}
+
+/// The layout of a model's file, or what llama.cpp cannot hold of it; `per_layer` where its
+/// widths are taken to differ.
 ///
 /// # Errors
 /// What it is, and what can be done instead.
-pub(super) fn layout(config: &ModelConfig) -> Result<Layout, (String, &'static str)> {
+pub(super) fn layout(
+    config: &ModelConfig,
+    per_layer: bool,
+) -> Result<Layout, (String, &'static str)> {
     const FOLDER: &str = "write a Hugging Face folder";
     let family = config.family();
-    let uniform = config.uniform_widths().filter(LayerWidths::has_attention).is_some();
+    let uniform =
+        !per_layer && config.uniform_widths().filter(LayerWidths::has_attention).is_some();
     let llama = config.is_llama_like();
     if !uniform {
         return match llama {

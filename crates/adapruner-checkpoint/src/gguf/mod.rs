@@ -28,12 +28,13 @@ use crate::{
     tokenizer::TextTokenizer,
 };
 
-/// Refuses a model that llama.cpp cannot hold, before any work is done for it.
+/// Refuses a model that llama.cpp cannot hold, before any work is done for it; with `per_layer`
+/// one whose layers are about to get widths of their own.
 ///
 /// # Errors
 /// What cannot be held, with what can be done instead.
-pub fn check_fits(config: &ModelConfig) -> Result<()> {
-    match layout::layout(config) {
+pub fn check_fits(config: &ModelConfig, per_layer: bool) -> Result<()> {
+    match layout::layout(config, per_layer) {
         Ok(_) => Ok(()),
         Err((message, hint)) => Err(Error::unsupported("GGUF", message).advise(hint)),
     }

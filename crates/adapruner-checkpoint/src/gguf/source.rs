@@ -28,7 +28,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     mapped::MappedFile,
-    names::{ExpectedTensor, expected_tensors},
+    names::{ExpectedTensor, stored_tensors},
     replaced::check_finite,
 };
 
@@ -63,15 +63,15 @@ impl GgufSource {
     /// A tensor that no such model has, or one that does not lie in the file.
     pub fn new(file: Arc<MappedFile>, header: &Header, config: &ModelConfig) -> Result<Self> {
         let (family, mut entries) = (config.family(), BTreeMap::new());
-        let expected = expected_tensors(config).into_iter();
-        let expected = expected.filter_map(|t| Some((t.part.gguf_name(family)?, t)));
-        let expected: BTreeMap<String, ExpectedTensor> = expected.collect();
+        let expected = stored_tensors(config, family).into_iter();
+        let expected = expected.map(|t| (t.gguf_name, (t.shape, t.parts)));
+        let expected: BTreeMap<String, (Vec<usize>, Vec<ExpectedTensor>)> = expected.collect();
         let rotated = match family.gguf.rows {
             RowOrder::HalfSplit => Rows::Plain,
             RowOrder::Interleaved => Rows::Interleaved { head_dim: config.head_dim },
         };
         for tensor in header.tensors.iter().filter(|t| t.name != ROPE_FREQS) {
-            let Some(ExpectedTensor { part, name, .. }) = expected.get(&tensor.name) else {
+            let Some((whole, parts)) = expected.get(&tensor.name) else {
                 let message = format!(
                     "tensor {} is not part of the {} model that the metadata describes",
                     shown(&tensor.name),
@@ -79,16 +79,35 @@ impl GgufSource {
                 );
                 return Err(Error::unsupported(file.path(), message));
             };
+            let name = &parts[0].name;
             let outside = || Error::tensor(file.path(), name, "does not lie in the file");
             let bytes = header.data(tensor, &file).ok_or_else(outside)?;
             let start = bytes.as_ptr().addr() - file.as_ptr().addr();
             let shape = tensor.dims.iter().rev().map(|&d| usize::try_from(d));
             let shape = shape.collect::<Result<Vec<_>, _>>().map_err(|_| outside())?;
-            let rows = if part.is_rotated() { rotated } else { Rows::Plain };
-            let one_plus = part.is_norm() && family.norm_weight == NormWeight::OnePlus;
-            let range = start..start + bytes.len();
-            let entry = Entry { range, kind: tensor.kind, shape, rows, one_plus };
-            entries.insert(name.clone(), entry);
+            // One alone may be of another shape, which is told with all others.
+            if parts.len() > 1 && shape != *whole {
+                let message = format!("shape {whole:?} expected, {shape:?} found");
+                return Err(Error::tensor(file.path(), &tensor.name, message));
+            }
+            let row = bytes.len() / shape.first().copied().unwrap_or(1).max(1);
+            let mut from = start;
+            for ExpectedTensor { part, name, shape: of_part } in parts {
+                let of_part = if parts.len() > 1 { of_part } else { &shape };
+                let end = match parts.len() {
+                    1 => start + bytes.len(),
+                    _ => from + of_part[0] * row,
+                };
+                let entry = Entry {
+                    range: from..end,
+                    kind: tensor.kind,
+                    shape: of_part.clone(),
+                    rows: if part.is_rotated() { rotated } else { Rows::Plain },
+                    one_plus: part.is_norm() && family.norm_weight == NormWeight::OnePlus,
+                };
+                entries.insert(name.clone(), entry);
+                from = end;
+            }
         }
         Ok(Self { file, entries, digest: OnceLock::new() })
     }

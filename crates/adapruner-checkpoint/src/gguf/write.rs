@@ -21,7 +21,7 @@ use crate::{
     checkpoint::Checkpoint,
     config::{ModelConfig, RopeScaling},
     error::{Error, Result},
-    names::{self, ExpectedTensor},
+    names::{self, StoredTensor, stored_tensors},
     open::check,
     output::{FileWriter, FloatType, OnProgress, Written, kept_type, prevailing_type},
 };
@@ -41,8 +41,7 @@ pub struct GgufOptions {
 
 /// A tensor's place in the file.
 struct Place {
-    gguf_name: String,
-    tensor: ExpectedTensor,
+    tensor: StoredTensor,
     kind: TensorKind,
     bytes: u64,
     /// What is done to its values.
@@ -68,8 +67,8 @@ pub fn write(
 ) -> Result<Written> {
     let config = &checkpoint.config;
     check::config(&checkpoint.origin, config)?;
-    super::check_fits(config)?;
-    let layout = layout(config).map_err(|(message, _)| Error::unsupported("GGUF", message))?;
+    super::check_fits(config, false)?;
+    let layout = layout(config, false).map_err(|(text, _)| Error::unsupported("GGUF", text))?;
     let kind = options.kind.unwrap_or_else(|| source_kind(checkpoint));
     let mut warnings = per_layer_warnings(config);
     let metadata = metadata(checkpoint, layout, kind, options, &mut warnings)?;
@@ -88,7 +87,7 @@ pub fn write(
         row(ROPE_FREQS, &[divisors.len()], TensorKind::F32, divisor_bytes.len() as u64);
     }
     for place in &places {
-        row(&place.gguf_name, &place.tensor.shape, place.kind, place.bytes);
+        row(&place.tensor.gguf_name, &place.tensor.shape, place.kind, place.bytes);
     }
 
     let mut file = FileWriter::create(path)?;
@@ -98,12 +97,14 @@ pub fn write(
     let total = places.iter().map(|p| p.bytes).sum();
     let mut done = 0;
     for place in &places {
-        write_tensor(checkpoint, &place.tensor, place.kind, place.stored, |bytes| {
-            file.write(bytes)?;
-            done += bytes.len() as u64;
-            on_progress(done, total);
-            Ok(())
-        })?;
+        for part in &place.tensor.parts {
+            write_tensor(checkpoint, part, place.kind, place.stored, |bytes| {
+                file.write(bytes)?;
+                done += bytes.len() as u64;
+                on_progress(done, total);
+                Ok(())
+            })?;
+        }
         pad(&mut file, place.bytes)?;
     }
     Ok(Written { files: vec![file.finish()?], dtype: kind.name().to_owned(), warnings })
@@ -119,7 +120,7 @@ fn source_kind(checkpoint: &Checkpoint) -> TensorKind {
     let tensors = names::expected_tensors(&checkpoint.config);
     let matrices = tensors.iter().filter(|t| t.shape.len() == 2).map(|tensor| {
         let elements = tensor.shape.iter().map(|&d| d as u64).product();
-        (kept_type(checkpoint, tensor), elements)
+        (kept_type(checkpoint, std::slice::from_ref(tensor)), elements)
     });
     match prevailing_type(&matrices.collect::<Vec<_>>()) {
         FloatType::F32 => TensorKind::F32,
@@ -130,19 +131,19 @@ fn source_kind(checkpoint: &Checkpoint) -> TensorKind {
 
 fn places(config: &ModelConfig, layout: Layout, wanted: TensorKind) -> Vec<Place> {
     let family = config.family();
-    let place = |tensor: ExpectedTensor| {
-        let kind = stored_kind(wanted, &tensor, config.tie_word_embeddings);
+    let place = |tensor: StoredTensor| {
+        let part = tensor.parts.first()?;
+        let kind = stored_kind(wanted, part, config.tie_word_embeddings);
         let elements: u64 = tensor.shape.iter().map(|&d| d as u64).product();
-        let interleaved = tensor.part.is_rotated() && layout.rows == RowOrder::Interleaved;
+        let interleaved = part.part.is_rotated() && layout.rows == RowOrder::Interleaved;
         let stored = StoredAs {
             interleave: interleaved.then_some(config.head_dim),
-            one_plus: tensor.part.is_norm() && family.norm_weight == NormWeight::OnePlus,
+            one_plus: part.part.is_norm() && family.norm_weight == NormWeight::OnePlus,
         };
         let bytes = elements / kind.block_size() * kind.block_bytes();
-        let gguf_name = tensor.part.gguf_name(family)?;
-        Some(Place { gguf_name, tensor, kind, bytes, stored })
+        Some(Place { tensor, kind, bytes, stored })
     };
-    names::expected_tensors(config).into_iter().filter_map(place).collect()
+    stored_tensors(config, layout.family()).into_iter().filter_map(place).collect()
 }
 
 /// One line for each type that tensors fell back to.
@@ -153,7 +154,7 @@ fn fallback_warnings(places: &[Place], wanted: TensorKind) -> Vec<String> {
         fallbacks.entry(place.kind.name()).or_default().push(place);
     }
     let line = |(kind, places): (&str, Vec<&Place>)| {
-        let first = &places[0].gguf_name;
+        let first = &places[0].tensor.gguf_name;
         let which = match places.len() {
             1 => first.clone(),
             n => format!("{n} tensors ({first} and others)"),

@@ -344,7 +344,10 @@ impl<'a> Keys<'a> {
         let missing = |default| if said.is_none() { Some(default) } else { of_key };
         let (window, sliding): (_, Vec<bool>) = match family.windows {
             WindowRule::None => return Ok(Vec::new()),
-            WindowRule::All { default } => (missing(default), vec![true; layers]),
+            WindowRule::All { default } => {
+                let window = if said.is_none() { default } else { of_key };
+                (window, vec![true; layers])
+            }
             WindowRule::Switched => {
                 if self.optional_bool("use_sliding_window")? != Some(true) {
                     return Ok(Vec::new());

@@ -43,6 +43,7 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
     let mut source = SafetensorsSource::open(folder, files)?;
     source.strip_prefixes()?;
     source.retain(|name| !is_surplus(name, config.tie_word_embeddings));
+    source.take_apart(&config)?;
     check::tensors(folder, &config, &source)?;
     source.check_dtypes()?;
 

@@ -14,10 +14,12 @@ use safetensors::{Dtype, tensor::Metadata};
 use super::read_json;
 use crate::{
     checkpoint::{TensorMeta, TensorSource},
+    config::ModelConfig,
     convert::{self, ConvertError, Rows, Stored},
     digest::Digest,
     error::{Error, Result},
     mapped::MappedFile,
+    names::{StoredTensor, stored_tensors},
 };
 
 /// The weights of a model that has them in one file.
@@ -83,6 +85,38 @@ impl SafetensorsSource {
     /// Drops the tensors that `keep` does not want.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.entries.retain(|name, _| keep(name));
+    }
+
+    /// Takes the matrices apart that the folder holds as one.
+    ///
+    /// # Errors
+    /// One whose shape is not that of its parts.
+    pub fn take_apart(&mut self, config: &ModelConfig) -> Result<()> {
+        let stored = stored_tensors(config, config.family());
+        for StoredTensor { name, shape, parts, .. } in stored.iter().filter(|t| t.parts.len() > 1) {
+            let Some(whole) = self.entries.remove(name) else {
+                let message = format!("missing, shape {shape:?} expected");
+                return Err(Error::tensor(&self.folder, name, message));
+            };
+            if whole.shape != *shape {
+                let message = format!("shape {shape:?} expected, {:?} found", whole.shape);
+                return Err(Error::tensor(&self.folder, name, message));
+            }
+            let row = whole.range.len() / shape[0].max(1);
+            let mut start = whole.range.start;
+            for part in parts {
+                let end = start + part.shape[0] * row;
+                let entry = Entry {
+                    range: start..end,
+                    shape: part.shape.clone(),
+                    dtype: whole.dtype,
+                    shard: whole.shard,
+                };
+                self.entries.insert(part.name.clone(), entry);
+                start = end;
+            }
+        }
+        Ok(())
     }
 
     /// Takes off what wrappers put before the names of all tensors.

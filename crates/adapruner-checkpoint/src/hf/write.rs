@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
 use super::{
+    config::Kind,
     modeling::{MODELING_FILE, modeling},
     source::{INDEX, SINGLE},
     write_config::{config_json, form},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
-    names::{self, ExpectedTensor},
+    names::{StoredTensor, stored_tensors},
     open::check,
     output::{
         FileWriter, FloatType, HeaderEntry, OnProgress, OutputFile, Written, for_bytes, kept_type,
@@ -42,9 +43,9 @@ pub enum StoreType {
 }
 
 impl StoreType {
-    fn of(self, checkpoint: &Checkpoint, tensor: &ExpectedTensor) -> FloatType {
+    fn of(self, checkpoint: &Checkpoint, tensor: &StoredTensor) -> FloatType {
         match self {
-            Self::Keep => kept_type(checkpoint, tensor),
+            Self::Keep => kept_type(checkpoint, &tensor.parts),
             Self::F32 => FloatType::F32,
             Self::F16 => FloatType::F16,
             Self::Bf16 => FloatType::Bf16,
@@ -95,7 +96,7 @@ impl Default for HfOptions {
 
 /// A tensor's place in a file.
 struct Place {
-    tensor: ExpectedTensor,
+    tensor: StoredTensor,
     kind: FloatType,
     bytes: u64,
 }
@@ -122,7 +123,7 @@ pub fn write(
     check::config(&checkpoint.origin, config)?;
     let (kind, mut warnings) = form(config);
 
-    let places = places(checkpoint, options.store);
+    let places = places(checkpoint, kind, options.store);
     let matrices: Vec<_> = places.iter().filter(|p| p.tensor.shape.len() == 2).collect();
     let elements = |place: &&Place| (place.kind, place.bytes / place.kind.bytes());
     let dtype = prevailing_type(&matrices.iter().map(elements).collect::<Vec<_>>());
@@ -159,13 +160,13 @@ fn pretty(json: &serde_json::Value) -> Vec<u8> {
     format!("{json:#}\n").into_bytes()
 }
 
-fn places(checkpoint: &Checkpoint, store: StoreType) -> Vec<Place> {
-    let place = |tensor: ExpectedTensor| {
+fn places(checkpoint: &Checkpoint, kind: Kind, store: StoreType) -> Vec<Place> {
+    let place = |tensor: StoredTensor| {
         let kind = store.of(checkpoint, &tensor);
         let elements: u64 = tensor.shape.iter().map(|&d| d as u64).product();
         Place { kind, bytes: elements * kind.bytes(), tensor }
     };
-    names::expected_tensors(&checkpoint.config).into_iter().map(place).collect()
+    stored_tensors(&checkpoint.config, kind.family()).into_iter().map(place).collect()
 }
 
 /// Tensors to files of at most `most` bytes, in the order of the forward pass.
@@ -208,13 +209,15 @@ fn write_weights(
         let mut file = FileWriter::create(&dir.join(&name))?;
         file.write(&header(shard))?;
         for place in shard {
-            let tensor = load(checkpoint, &place.tensor, place.kind)?;
-            for_bytes(&tensor, |bytes| {
-                file.write(bytes)?;
-                done += bytes.len() as u64;
-                on_progress(done, total);
-                Ok(())
-            })?;
+            for part in &place.tensor.parts {
+                let tensor = load(checkpoint, part, place.kind)?;
+                for_bytes(&tensor, |bytes| {
+                    file.write(bytes)?;
+                    done += bytes.len() as u64;
+                    on_progress(done, total);
+                    Ok(())
+                })?;
+            }
             map.insert(place.tensor.name.clone(), name.clone().into());
         }
         files.push(file.finish()?);

@@ -30,8 +30,17 @@ fn holds(architecture: Architecture, config: &ModelConfig) -> bool {
         (AttentionBiasRule::Key(_), bias) => bias != AttentionBias::Qkv,
     };
     let same = architecture == config.architecture || {
-        let plain = family.head_norm.is_none() && family.norms == config.family().norms;
-        config.is_llama_like() && plain
+        // What the class computes; its windows are those of all layers, or none.
+        match architecture {
+            Architecture::Llama | Architecture::Qwen2 => config.is_llama_like(),
+            Architecture::Mistral => config.is_mistral_like(),
+            Architecture::Qwen3
+            | Architecture::Gemma3
+            | Architecture::SmolLm3
+            | Architecture::Olmo2
+            | Architecture::Granite
+            | Architecture::Phi3 => false,
+        }
     };
     same && biased && (family.mlp_bias.is_some() || !config.mlp_bias)
 }
@@ -52,7 +61,10 @@ pub(super) fn form(config: &ModelConfig) -> (Kind, Vec<String>) {
     // What is like Llama may be written as each of these.
     let per_layer = uniform.is_none();
     let alike = [Architecture::Llama, Architecture::Mistral, Architecture::Qwen2];
-    let own = Some(config.architecture).filter(|_| !(per_layer && config.is_llama_like()));
+    // The code with widths per layer is made for matrices of their own.
+    let fused = !config.family().fused.is_empty();
+    let elsewhere = per_layer && (config.is_llama_like() || fused);
+    let own = Some(config.architecture).filter(|_| !elsewhere);
     let mut candidates = own.into_iter().chain(alike).filter(|&a| holds(a, config));
     if let Some(architecture) = candidates.clone().find(|&architecture| whole(architecture)) {
         return (Kind { architecture, per_layer }, Vec::new());

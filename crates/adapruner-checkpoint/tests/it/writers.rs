@@ -18,7 +18,7 @@ use rand::{RngExt, SeedableRng};
 use crate::readers::fixture;
 
 /// The fixtures of models.
-pub const MODELS: [&str; 14] = [
+pub const MODELS: [&str; 15] = [
     "biases",
     "gqa3_untied",
     "granite",
@@ -28,6 +28,7 @@ pub const MODELS: [&str; 14] = [
     "mistral_no_window",
     "olmo2",
     "per_layer",
+    "phi3",
     "qwen2",
     "qwen3",
     "sharded_bf16",
@@ -35,9 +36,10 @@ pub const MODELS: [&str; 14] = [
     "tiny",
 ];
 /// Those that llama.cpp runs otherwise, with what is said of them.
-pub const FOLDERS_ONLY: [(&str, &str); 3] = [
+pub const FOLDERS_ONLY: [(&str, &str); 4] = [
     ("gemma3", "Gemma 3 (text) with another scale of attention scores"),
     ("mistral_windows", "Mistral without windows"),
+    ("phi3_windows", "Phi 3 and 4 without windows"),
     ("qwen2_windows", "Qwen 2 and 2.5 without windows"),
 ];
 

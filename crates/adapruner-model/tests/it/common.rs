@@ -7,7 +7,7 @@ use adapruner_model::{Decoder, Placement, Residency};
 use candle_core::{DType, Device, Tensor};
 
 /// Every model of `fixtures/models`.
-pub const FIXTURES: [&str; 17] = [
+pub const FIXTURES: [&str; 19] = [
     "biases",
     "gemma3",
     "gqa3_untied",
@@ -19,6 +19,8 @@ pub const FIXTURES: [&str; 17] = [
     "mistral_windows",
     "olmo2",
     "per_layer",
+    "phi3",
+    "phi3_windows",
     "qwen2",
     "qwen2_windows",
     "qwen3",

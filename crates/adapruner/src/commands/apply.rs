@@ -149,6 +149,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let (masks, compensation) = args.samples(&file)?;
     let bars = Bars::default();
     let checkpoint = args.common.open(session)?;
+    outputs::check_fits(&output, &checkpoint.config, false)?;
     let staged = session.writer.folder(&output.out)?;
     let samples = Samples::draw(&checkpoint, masks.as_ref(), compensation.as_ref())?;
     if samples.masks.is_some() || samples.fit.is_some() {
@@ -165,6 +166,9 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         (None, None) => anyhow::bail!("plan: missing"),
     };
     let Made { plan, scores, study } = made;
+    if plan.validate(&checkpoint.config).is_ok() {
+        outputs::check_fits(&output, &plan.pruned_config(&checkpoint.config), false)?;
+    }
     let named = || from.display().to_string();
     let (plan, mut learned) = match &samples.masks {
         None => (plan, None),

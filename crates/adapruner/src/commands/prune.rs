@@ -11,7 +11,7 @@ use adapruner::{
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use adapruner_model::Placement;
-use adapruner_prune::{BankHeader, PlanTable, PrunePlan};
+use adapruner_prune::{BankHeader, Layout, PlanTable, PrunePlan};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -159,6 +159,10 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let bars = Bars::default();
     let placement = settings.run.placement()?;
     let checkpoint = args.common.open(session)?;
+    if let Some(output) = &settings.output {
+        let per_layer = settings.plan.layout == Layout::PerLayer;
+        outputs::check_fits(output, &checkpoint.config, per_layer)?;
+    }
     let staged = match &settings.output {
         Some(output) if !args.dry_run => Some((session.writer.folder(&output.out)?, output)),
         Some(_) | None => None,

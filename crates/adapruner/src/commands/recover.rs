@@ -91,6 +91,7 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     let bars = Bars::default();
     let placement = settings.run.placement()?;
     let checkpoint = args.common.open(session)?;
+    outputs::check_fits(&settings.output, &checkpoint.config, false)?;
     // Known before any work whether it can be written; begun again at the end,
     // so that a training that is killed leaves no hidden folder.
     drop(session.writer.folder(&settings.output.out)?);

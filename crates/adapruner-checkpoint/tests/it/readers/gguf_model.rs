@@ -195,7 +195,7 @@ fn other_models_and_settings_are_refused_by_name() {
     for name in ["gemma2", "phi3", "mistral3"] {
         let text = refusal(&good().entry("general.architecture", Value::String(name.into())));
         let expected = format!(
-            "m.gguf: architecture {name} is not supported, only llama, qwen2, qwen3, gemma3, smollm3, olmo2, granite and deci"
+            "m.gguf: architecture {name} is not supported, only llama, qwen2, qwen3, gemma3, smollm3, olmo2, granite, phi3 and deci"
         );
         assert_eq!(text, expected);
     }
