@@ -128,7 +128,7 @@ pub(crate) fn write_gradients(
 }
 
 /// `√(8/π)`.
-const TANH_SCALE: f32 = 1.595_769_1;
+const TANH_SCALE: f32 = 2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
 const CUBIC: f32 = 0.044_715;
 
 /// `z` of the tanh form.

@@ -68,7 +68,26 @@ pub(crate) fn config(path: &Path, config: &ModelConfig) -> Result<()> {
     if !(eps > 0.0 && eps < 1.0) {
         return refuse(format!("epsilon of the norms: above 0 and below 1 expected, {eps} found"));
     }
-    rope(path, &config.rope, config.head_dim)?;
+    for rope in std::iter::once(&config.rope).chain(&config.local_rope) {
+        self::rope(path, rope, config.head_dim)?;
+    }
+    let entries = config.windows.len();
+    if entries != 0 && entries != config.layers.len() {
+        return refuse(format!(
+            "windows: {} layers expected, {entries} found",
+            config.layers.len()
+        ));
+    }
+    for (what, factor) in [
+        ("scale of the embedding", config.embedding_scale),
+        ("scale of what sublayers add", config.residual_scale),
+        ("divisor of the logits", config.logit_divisor),
+        ("scale of attention scores", config.score_scale.unwrap_or(1.0)),
+    ] {
+        if !(factor.is_finite() && factor > 0.0) {
+            return refuse(format!("{what}: a number above 0 expected, {factor} found"));
+        }
+    }
     let ids = [("bos", config.bos_token_id), ("pad", config.pad_token_id)];
     let ends = config.eos_token_ids.iter().map(|id| ("eos", Some(*id)));
     for (what, id) in ids.into_iter().chain(ends) {

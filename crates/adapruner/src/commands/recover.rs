@@ -136,7 +136,17 @@ fn write(
     bars: &Bars,
 ) -> Result<Manifest> {
     let mut manifest = Manifest::new("recover", settings, checkpoint)?;
-    if let Some(adapter) = &recovered.adapter {
+    let family = checkpoint.config.family();
+    let mut notes = Vec::new();
+    if recovered.adapter.is_some() && !family.fused.is_empty() {
+        let fused: Vec<&str> = family.fused.iter().map(|fused| fused.hf).collect();
+        notes.push(format!(
+            "the adapter is merged into the model and not written: transformers holds {} of {} as \
+             one matrix each",
+            fused.join(" and "),
+            family.title
+        ));
+    } else if let Some(adapter) = &recovered.adapter {
         let folder = staged.path().join(ADAPTER);
         std::fs::create_dir(&folder).map_err(FileError::io(&folder, "create"))?;
         // Found from any folder; a hub id stays one.
@@ -151,6 +161,7 @@ fn write(
     std::fs::copy(work.log(), &log).map_err(FileError::io(&log, "write"))?;
     manifest.files.push(OutputFile::of(&log)?);
     manifest.warnings = recover::warnings(&recovered.record, work)?;
+    manifest.warnings.extend(notes);
     manifest.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     manifest.recovery = Some(recovered.record);
     outputs::finish(staged, &recovered.model, &settings.output, manifest, bars)
