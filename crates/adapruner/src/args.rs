@@ -308,7 +308,7 @@ pub struct PlanArgs {
     /// fifth
     #[arg(long, value_name = "RATIO")]
     pub ratio: Option<Real>,
-    /// per-layer (widths differ between layers) or uniform (an ordinary Llama model)
+    /// per-layer (widths differ between layers) or uniform (an ordinary model of its architecture)
     /// [default: per-layer]
     #[arg(long, value_name = "LAYOUT")]
     pub layout: Option<Named<Layout>>,
