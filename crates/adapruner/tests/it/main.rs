@@ -8,6 +8,7 @@ mod compare_models;
 mod config_file;
 mod correlate;
 mod digests;
+mod families;
 mod generate;
 #[cfg(all(target_os = "linux", feature = "redis"))]
 mod hosts;

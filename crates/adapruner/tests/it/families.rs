@@ -1,0 +1,108 @@
+//! Every family through the whole program: searched, applied, compensated, its masks learned,
+//! trained, merged, run.
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::program::{json, model, succeed, tiny};
+
+fn number(value: &Value, path: &str) -> f64 {
+    value.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} in {value}"))
+}
+
+/// The whole job on a fixture; `adapter` where its adapters are PEFT's.
+fn whole(name: &str, adapter: bool) {
+    let dir = tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (model, text, test) = (model(name), tiny().join("calibration.txt"), tiny().join("text.txt"));
+    let (study, cut, masked) = (at("study"), at("cut"), at("masked"));
+    let (trained, full, merged) = (at("trained"), at("full"), at("merged"));
+    let of_adapter = trained.join("adapter");
+    let paths = [
+        ("model", model.as_path()),
+        ("text", text.as_path()),
+        ("test", test.as_path()),
+        ("study", study.as_path()),
+        ("cut", cut.as_path()),
+        ("masked", masked.as_path()),
+        ("trained", trained.as_path()),
+        ("full", full.as_path()),
+        ("merged", merged.as_path()),
+        ("adapter", of_adapter.as_path()),
+    ];
+    let perplexity = |model: &str| {
+        let line = format!("eval {{{model}}} --text {{test}} --window 32 --limit 6");
+        let found = number(&json(&line, &paths), "/perplexity");
+        assert!(found.is_finite() && found > 1.0, "{name}, {model}: {found}");
+        found
+    };
+    let dense = number(&json("inspect {model}", &paths), "/parameters");
+
+    let found = json(
+        "search {model} --ratio 0.1 --calibration {text} --samples 16 --sample-tokens 16 \
+         --text {test} --window 32 --limit 4 --study {study} --trials 3 --allow-overlap",
+        &paths,
+    );
+    assert_eq!(found["result"]["trials"]["completed"].as_u64().unwrap_or(3), 3, "{found}");
+    let line = "apply {model} --study {study} --compensate --compensate-samples 12 --out {cut}";
+    let applied = json(line, &paths);
+    assert!(number(&applied, "/parameters") <= 0.91 * dense, "{name}");
+    assert!(applied["compensation"]["refits"].as_array().is_some_and(|all| !all.is_empty()));
+    let before = perplexity("cut");
+
+    let line = "prune {model} --ratio 0.1 --calibration {text} --samples 8 --sample-tokens 16 \
+                --learn-masks 3 --mask-samples 24 --mask-tokens 16 --attention-share 0.2 \
+                --save-dtype f32 --out {masked}";
+    json(line, &paths);
+    perplexity("masked");
+
+    let training = "--data {text} --cutoff 32 --batch-size 4 --max-steps 6 --warmup 1 \
+                    --validate-every 3 --save-dtype f32";
+    let line = format!(
+        "recover {{cut}} --teacher {{model}} --rank 4 --learning-rate 1e-2 --out {{trained}} \
+         {training}"
+    );
+    let report = json(&line, &paths);
+    assert_eq!(of_adapter.exists(), adapter, "{name}");
+    let warned = report["manifest"]["warnings"].to_string().contains("adapter is merged");
+    assert_eq!(warned, !adapter, "{report}");
+    let after = perplexity("trained");
+    assert!(after < before, "{name}: {before} → {after}");
+    if adapter {
+        succeed("merge {cut} --adapter {adapter} --out {merged} --save-dtype f32", &paths);
+        let again = perplexity("merged");
+        assert!((again / after - 1.0).abs() < 1e-6, "{name}: {after}, {again}");
+    }
+    let line = format!(
+        "recover {{cut}} --method full --learning-rate 1e-3 --out {{full}} {training}"
+    );
+    json(&line, &paths);
+    let after = perplexity("full");
+    assert!(after < before, "{name}, all parameters: {before} → {after}");
+
+    let line = "generate {trained} --raw --prompt river --max-tokens 8";
+    succeed(line, &paths);
+}
+
+macro_rules! families {
+    ($($test:ident: $adapter:literal),* $(,)?) => {
+        $(
+            #[test]
+            fn $test() {
+                whole(stringify!($test), $adapter);
+            }
+        )*
+    };
+}
+
+families!(
+    gemma3: true,
+    granite: true,
+    mistral_windows: true,
+    olmo2: true,
+    phi3: false,
+    qwen2: true,
+    qwen2_windows: true,
+    qwen3: true,
+    smollm3: true,
+);
