@@ -47,6 +47,9 @@ pub struct Family {
     /// Base of the rotation in layers with a window, where they have one of their own: the key
     /// of `config.json` and its default.
     pub local_theta: Option<(&'static str, f64)>,
+    /// Whether its models were never run without BOS, so that every window of a text begins with
+    /// it.
+    pub opens_with_bos: bool,
     /// Matrices that files of both formats hold as one.
     pub fused: &'static [Fused],
     /// How transformers names it.

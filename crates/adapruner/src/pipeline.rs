@@ -8,8 +8,7 @@ use adapruner_checkpoint::{
     Checkpoint, Digest,
     atomic::{StagedFile, Writer},
     mapped::MappedFile,
-    text,
-    text::TokenSet,
+    text::{self, Text, TokenSet},
 };
 use adapruner_eval::{Perplexity, batch_tokens, perplexity};
 use adapruner_model::{
@@ -89,12 +88,20 @@ pub struct Evaluation {
     pub tokens_per_second: f64,
 }
 
+/// A text as the model's windows are cut of it: each begins with BOS where the family was never
+/// run without it.
+fn read(checkpoint: &Checkpoint, settings: &TextSettings) -> Result<Text> {
+    let text = text::read(&settings.text, &settings.options())?;
+    let opens = checkpoint.config.family().opens_with_bos;
+    Ok(text.opened_by(checkpoint.tokenizer.bos_id().filter(|_| opens)))
+}
+
 /// The windows of a text to measure on.
 ///
 /// # Errors
 /// A text that cannot be read or is too short for a window.
 pub fn eval_tokens(checkpoint: &Checkpoint, settings: &EvalSettings) -> Result<TokenSet> {
-    let text = text::read(&settings.text.text, &settings.text.options())?;
+    let text = read(checkpoint, &settings.text)?;
     Ok(TokenSet::windows(&text, &checkpoint.tokenizer, settings.window, settings.limit)?)
 }
 
@@ -108,7 +115,7 @@ pub fn spread_tokens(
     window: usize,
     windows: usize,
 ) -> Result<TokenSet> {
-    let text = text::read(&text.text, &text.options())?;
+    let text = read(checkpoint, text)?;
     Ok(TokenSet::spread(&text, &checkpoint.tokenizer, window, windows)?)
 }
 
@@ -128,7 +135,7 @@ pub fn calibration_tokens(
     checkpoint: &Checkpoint,
     settings: &CalibrationSettings,
 ) -> Result<TokenSet> {
-    let text = text::read(&settings.text.text, &settings.text.options())?;
+    let text = read(checkpoint, &settings.text)?;
     let CalibrationSettings { samples, sample_tokens, seed, .. } = *settings;
     Ok(TokenSet::samples(&text, &checkpoint.tokenizer, samples, sample_tokens, seed)?)
 }

@@ -26,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
     windows: WindowRule::All { default: None },
     unrotated: None,
     local_theta: None,
+    opens_with_bos: false,
     fused: &[
         Fused {
             hf: "self_attn.qkv_proj",

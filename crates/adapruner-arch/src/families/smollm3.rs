@@ -28,6 +28,7 @@ pub(super) const FAMILY: Family = Family {
         every: 4,
     }),
     local_theta: None,
+    opens_with_bos: false,
     fused: &[],
     hf: HuggingFace {
         model_type: "smollm3",

@@ -23,6 +23,7 @@ use crate::{
     convert::{self, ConvertError, Rows, Stored},
     error::{Error, Result},
     names::Projection,
+    open::check,
 };
 
 /// llama.cpp's base where a file names none.
@@ -109,7 +110,9 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
         // 0 stands for `1/√D`.
         ScoreRule::Key { gguf, .. } => keys.optional_float(gguf)?.filter(|s| *s != 0.0),
     };
-    Ok(ModelConfig { windows: keys.windows(&model)?, local_rope, score_scale, ..model })
+    let config = ModelConfig { windows: keys.windows(&model)?, local_rope, score_scale, ..model };
+    check::config(path, &config)?;
+    Ok(config)
 }
 
 /// The projections that have biases together.

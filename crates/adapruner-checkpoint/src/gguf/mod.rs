@@ -54,7 +54,6 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         return Err(error.advise("join the parts with llama-gguf-split --merge"));
     }
     let config = config::model_config(path, &header, &file)?;
-    check::config(path, &config)?;
     let source = GgufSource::new(Arc::new(file), &header, &config)?;
     check::tensors(path, &config, &source)?;
     let mut tokenizer = TextTokenizer::from_gguf(path, &header.metadata)?;

@@ -21,6 +21,7 @@ use crate::{
     },
     error::{Error, Result},
     hf::{modeling::cache_order, unknown},
+    open::check,
 };
 
 /// The key that holds the widths of every layer.
@@ -89,7 +90,7 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
     let order = cache_order(&layers);
     let (rope, local_rope) = keys.ropes(family)?;
     let id = |key, default: Option<u32>| keys.token_ids(key, default.as_slice());
-    Ok(ModelConfig {
+    let config = ModelConfig {
         architecture: kind.architecture,
         hidden_size,
         head_dim,
@@ -119,7 +120,9 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
         eos_token_ids: id("eos_token_id", family.hf.eos)?,
         pad_token_id: id("pad_token_id", family.hf.pad)?.first().copied(),
         layers,
-    })
+    };
+    check::config(path, &config)?;
+    Ok(config)
 }
 
 /// An object of the file.

@@ -154,15 +154,34 @@ pub struct Text {
     store: Arc<Store>,
     /// Only so many documents make the text of perplexity; `None` for all.
     head: Option<usize>,
+    /// What every window cut of it begins with.
+    opening: Option<u32>,
 }
 
 impl Text {
     fn new(name: String, files: Vec<PathBuf>, store: Store, head: Option<usize>) -> Result<Self> {
-        let text = Self { digest: store.digest, name, files, store: Arc::new(store), head };
+        let text =
+            Self { digest: store.digest, name, files, store: Arc::new(store), head, opening: None };
         if (0..text.len()).all(|document| text.store.is_blank(document)) {
             return Err(text.error("the text is empty"));
         }
         Ok(text)
+    }
+
+    /// The same text, cut into windows that each begin with `token` in place of their first
+    /// own one; the tokenizer's special tokens then stand nowhere else. Given ids stay as they
+    /// are.
+    ///
+    /// For models that were never run without BOS (`Family::opens_with_bos`).
+    #[must_use]
+    pub fn opened_by(self, token: Option<u32>) -> Self {
+        let opening = token.filter(|_| self.store.form == Form::Text);
+        Self { opening, ..self }
+    }
+
+    /// How many of a window's tokens are the text's own.
+    fn own(&self, tokens: usize) -> usize {
+        tokens.saturating_sub(usize::from(self.opening.is_some()))
     }
 
     /// Number of documents, or of rows of ids.
@@ -191,17 +210,19 @@ impl Text {
 
     fn passage(&self, document: usize) -> Passage {
         let blank = self.store.is_blank(document);
-        Passage::new(&self.store, self.store.range(document), blank)
+        Passage::new(&self.store, self.store.range(document), blank).special(self.opening.is_none())
     }
 
     /// A paragraph of plain text, by its first and last byte.
     fn paragraph(&self, (first, last): (u32, u32)) -> Passage {
         Passage::new(&self.store, first as usize..last as usize + 1, false)
+            .special(self.opening.is_none())
     }
 
     /// All documents, joined.
     fn all(&self) -> Passage {
         Passage::new(&self.store, self.store.joined(self.len()), false)
+            .special(self.opening.is_none())
     }
 
     /// Documents joined to the text of the perplexity protocol.
@@ -211,6 +232,7 @@ impl Text {
             all => self.head.unwrap_or(all).min(all),
         };
         Passage::new(&self.store, self.store.joined(documents), false)
+            .special(self.opening.is_none())
     }
 
     /// An [`Error::Text`] for this text.

@@ -22,6 +22,8 @@ pub struct Passage {
     store: Arc<Store>,
     range: Range<usize>,
     blank: bool,
+    /// Whether the tokenizer's own special tokens stand around it.
+    special: bool,
 }
 
 /// Whether they are the same place of the same text.
@@ -35,7 +37,12 @@ impl Eq for Passage {}
 
 impl Passage {
     pub(super) fn new(store: &Arc<Store>, range: Range<usize>, blank: bool) -> Self {
-        Self { store: Arc::clone(store), range, blank }
+        Self { store: Arc::clone(store), range, blank, special: true }
+    }
+
+    /// The same without the tokenizer's own special tokens, unless told otherwise.
+    pub(super) fn special(self, special: bool) -> Self {
+        Self { special, ..self }
     }
 
     /// Whether there is nothing in it but white space.
@@ -70,7 +77,8 @@ impl Passage {
     }
 
     /// Its ids, piece by piece, as [`TextTokenizer::encode`] gives them for the
-    /// whole passage; given ids as they are. Nothing is read or tokenised after
+    /// whole passage ([`TextTokenizer::encode_plain`] of a text that is
+    /// [opened](super::Text::opened_by)); given ids as they are. Nothing is read or tokenised after
     /// `visit` says [`ControlFlow::Break`].
     ///
     /// # Errors
@@ -85,7 +93,7 @@ impl Passage {
         match self.store.form {
             Form::Text => {
                 let parts = self.store.text(range).map(|part| part.map_err(E::from));
-                tokenizer.encode_pieces(parts, true, visit).map(drop)
+                tokenizer.encode_pieces(parts, self.special, visit).map(drop)
             }
             Form::Ids => {
                 for ids in self.store.ids(range) {

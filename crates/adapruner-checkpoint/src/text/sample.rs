@@ -43,6 +43,7 @@ impl TokenSet {
         seed: u64,
     ) -> Result<Self> {
         check_length(text, "sample", tokens)?;
+        let tokens = text.own(tokens);
         if samples == 0 {
             return Err(text.error("0 samples: at least 1"));
         }

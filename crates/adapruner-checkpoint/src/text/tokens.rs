@@ -81,7 +81,7 @@ impl TokenSet {
         limit: Option<usize>,
     ) -> Result<Self> {
         check_windows(text, tokenizer, window, limit)?;
-        let limit = limit.unwrap_or(usize::MAX);
+        let (limit, window) = (limit.unwrap_or(usize::MAX), text.own(window));
         let (mut windows, mut open, mut tokens) = (Vec::new(), Vec::new(), 0);
         text.joined().encode(tokenizer, |mut ids| -> Result<_> {
             tokens += ids.len();
@@ -120,6 +120,7 @@ impl TokenSet {
         windows: usize,
     ) -> Result<Self> {
         check_windows(text, tokenizer, window, Some(windows))?;
+        let window = text.own(window);
         let joined = text.joined();
         let counted = joined.counted(tokenizer)?;
         let all = counted.tokens / window;
@@ -156,6 +157,10 @@ impl TokenSet {
         cut: Cut,
         dropped: Option<usize>,
     ) -> Self {
+        let mut windows = windows;
+        if let Some(opening) = text.opening {
+            windows.iter_mut().for_each(|window| window.insert(0, opening));
+        }
         Self {
             name: text.name.clone(),
             digest: digest(&windows),

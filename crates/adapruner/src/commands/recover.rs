@@ -19,6 +19,7 @@ use super::{CommonArgs, Perform, Session, required};
 use crate::{
     args::{OutputArgs, RunArgs},
     config_file::overlay,
+    failure::advised,
     interrupt,
     printer::{bytes, grouped, table},
     recover_args::RecoverArgs,
@@ -92,6 +93,14 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     let placement = settings.run.placement()?;
     let checkpoint = args.common.open(session)?;
     outputs::check_fits(&settings.output, &checkpoint.config, false)?;
+    if settings.output.formats.is_empty()
+        && let Some(fused) = fused(&checkpoint)
+    {
+        return Err(advised(
+            format!("format: an adapter alone cannot be written: transformers holds {fused}"),
+            "write the merged model: --format hf",
+        ));
+    }
     // Known before any work whether it can be written; begun again at the end,
     // so that a training that is killed leaves no hidden folder.
     drop(session.writer.folder(&settings.output.out)?);
@@ -128,6 +137,14 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// The matrices that adapters would be beside and that transformers holds as one, in words.
+fn fused(checkpoint: &Checkpoint) -> Option<String> {
+    let family = checkpoint.config.family();
+    let fused: Vec<&str> = family.fused.iter().map(|fused| fused.hf).collect();
+    let one = || format!("{} of {} as one matrix each", fused.join(" and "), family.title);
+    (!fused.is_empty()).then(one)
+}
+
 fn write(
     checkpoint: &Checkpoint,
     recovered: Recovered,
@@ -136,15 +153,11 @@ fn write(
     bars: &Bars,
 ) -> Result<Manifest> {
     let mut manifest = Manifest::new("recover", settings, checkpoint)?;
-    let family = checkpoint.config.family();
     let mut notes = Vec::new();
-    if recovered.adapter.is_some() && !family.fused.is_empty() {
-        let fused: Vec<&str> = family.fused.iter().map(|fused| fused.hf).collect();
+    let fused = recovered.adapter.as_ref().and_then(|_| fused(checkpoint));
+    if let Some(fused) = fused {
         notes.push(format!(
-            "the adapter is merged into the model and not written: transformers holds {} of {} as \
-             one matrix each",
-            fused.join(" and "),
-            family.title
+            "the adapter is merged into the model and not written: transformers holds {fused}"
         ));
     } else if let Some(adapter) = &recovered.adapter {
         let folder = staged.path().join(ADAPTER);

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::program::{json, model, succeed, tiny};
+use crate::program::{fail, json, model, succeed, tiny};
 
 fn number(value: &Value, path: &str) -> f64 {
     value.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} in {value}"))
@@ -14,7 +14,8 @@ fn number(value: &Value, path: &str) -> f64 {
 fn whole(name: &str, adapter: bool) {
     let dir = tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let (model, text, test) = (model(name), tiny().join("calibration.txt"), tiny().join("text.txt"));
+    let (model, text, test) =
+        (model(name), tiny().join("calibration.txt"), tiny().join("text.txt"));
     let (study, cut, masked) = (at("study"), at("cut"), at("masked"));
     let (trained, full, merged) = (at("trained"), at("full"), at("merged"));
     let of_adapter = trained.join("adapter");
@@ -44,7 +45,8 @@ fn whole(name: &str, adapter: bool) {
         &paths,
     );
     assert_eq!(found["result"]["trials"]["completed"].as_u64().unwrap_or(3), 3, "{found}");
-    let line = "apply {model} --study {study} --compensate --compensate-samples 12 --out {cut}";
+    let line = "apply {model} --study {study} --compensate --compensate-text {text} \
+                --compensate-samples 12 --out {cut}";
     let applied = json(line, &paths);
     assert!(number(&applied, "/parameters") <= 0.91 * dense, "{name}");
     assert!(applied["compensation"]["refits"].as_array().is_some_and(|all| !all.is_empty()));
@@ -57,11 +59,15 @@ fn whole(name: &str, adapter: bool) {
     perplexity("masked");
 
     let training = "--data {text} --cutoff 32 --batch-size 4 --max-steps 6 --warmup 1 \
-                    --validate-every 3 --save-dtype f32";
+                    --validate-every 3 --save-dtype f32 --format hf";
     let line = format!(
         "recover {{cut}} --teacher {{model}} --rank 4 --learning-rate 1e-2 --out {{trained}} \
          {training}"
     );
+    if !adapter {
+        let error = fail(&line.replace(" --format hf", ""), &paths);
+        assert!(error.contains("an adapter alone cannot be written"), "{error}");
+    }
     let report = json(&line, &paths);
     assert_eq!(of_adapter.exists(), adapter, "{name}");
     let warned = report["manifest"]["warnings"].to_string().contains("adapter is merged");
@@ -73,9 +79,8 @@ fn whole(name: &str, adapter: bool) {
         let again = perplexity("merged");
         assert!((again / after - 1.0).abs() < 1e-6, "{name}: {after}, {again}");
     }
-    let line = format!(
-        "recover {{cut}} --method full --learning-rate 1e-3 --out {{full}} {training}"
-    );
+    let line =
+        format!("recover {{cut}} --method full --learning-rate 1e-3 --out {{full}} {training}");
     json(&line, &paths);
     let after = perplexity("full");
     assert!(after < before, "{name}, all parameters: {before} → {after}");

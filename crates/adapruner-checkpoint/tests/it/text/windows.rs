@@ -48,6 +48,44 @@ fn given_ids_are_concatenated() {
     assert_eq!(set.dropped, Some(1));
 }
 
+/// Windows that begin with BOS have as many tokens as others, one fewer of their own, and the
+/// tokenizer's special tokens stand nowhere else.
+#[test]
+fn windows_of_an_opened_text_each_begin_with_the_token() {
+    let adds =
+        TextTokenizer::from_hf_folder(&crate::readers::fixture("models/llama3_rope")).unwrap();
+    let bos = adds.bos_id().unwrap();
+    let plain = tales();
+    let mut ids = Vec::new();
+    let all: String = plain.passages().map(|p| p.to_text().unwrap()).collect();
+    assert_eq!(adds.encode(&all).unwrap()[0], bos);
+    ids.extend(adds.encode_plain(&all).unwrap());
+    let text = plain.clone().opened_by(Some(bos));
+    let set = TokenSet::windows(&text, &adds, 8, Some(20)).unwrap();
+    for (window, own) in set.windows.iter().zip(ids.chunks(7)) {
+        assert_eq!((window[0], &window[1..]), (bos, own));
+    }
+    assert_eq!(set.windows.len(), 20);
+    assert_eq!(set.sources[3], Source { document: 0, start: 21 });
+    let spread = TokenSet::spread(&text, &adds, 8, 5).unwrap();
+    for (window, source) in spread.windows.iter().zip(&spread.sources) {
+        assert_eq!((window[0], &window[1..]), (bos, &ids[source.start..source.start + 7]));
+    }
+    let samples = TokenSet::samples(&text, &adds, 6, 8, 1).unwrap();
+    for window in &samples.windows {
+        assert_eq!((window.len(), window[0]), (8, bos));
+        assert!(!window[1..].contains(&bos));
+        assert!(ids.windows(7).any(|own| own == &window[1..]));
+    }
+    assert_ne!(samples.digest, TokenSet::samples(&plain, &adds, 6, 8, 1).unwrap().digest);
+    // Given ids are as they are, and without a token nothing changes.
+    let rows = read_as("ids.json", "[[1, 2, 3], [4, 5, 6]]").unwrap().opened_by(Some(bos));
+    let set = TokenSet::windows(&rows, &TOKENIZER, 3, None).unwrap();
+    assert_eq!(set.windows, [[1, 2, 3], [4, 5, 6]]);
+    let same = TokenSet::windows(&plain.clone().opened_by(None), &adds, 8, Some(3)).unwrap();
+    assert_eq!(same, TokenSet::windows(&plain, &adds, 8, Some(3)).unwrap());
+}
+
 #[test]
 fn the_digest_is_of_the_windows() {
     let digest = |json: &str, window| {
