@@ -2,6 +2,7 @@
 
 pub mod config;
 mod modeling;
+mod rope;
 pub mod source;
 mod unknown;
 pub mod write;
