@@ -106,6 +106,18 @@ pub enum RopeScaling {
         /// Context length of the original training, in tokens.
         original_max_position_embeddings: usize,
     },
+    /// Each frequency divided by its own number, one for short texts and another for long ones
+    /// (LongRoPE, Ding et al., arXiv 2402.13753), and cosines and sines scaled.
+    Long {
+        /// `[R/2]` divisors for texts of up to `original` tokens, each > 0.
+        short: Vec<f32>,
+        /// Those for longer ones.
+        long: Vec<f32>,
+        /// Factor of cosines and sines, > 0.
+        attention_factor: f64,
+        /// Context length of the original training, in tokens.
+        original_max_position_embeddings: usize,
+    },
     /// Each frequency divided by its own number: what a GGUF file's
     /// `rope_freqs.weight` says where no named scaling gives the same numbers.
     Factors {
@@ -152,6 +164,8 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// Rotary embedding of the layers with a window, where it is another.
     pub local_rope: Option<Rope>,
+    /// `R`, how much of each head is rotated, an even number; all of it where there is none.
+    pub rotated_dim: Option<usize>,
     /// Layers whose queries and keys are not rotated, in ascending order.
     pub unrotated: Vec<usize>,
     /// Tokens that a layer's queries see, their own the last of them; all where there is none.
@@ -203,6 +217,7 @@ impl ModelConfig {
             activation: family.activation.1,
             rms_norm_eps: family.hf.eps,
             rope: rope(family.hf.theta),
+            rotated_dim: None,
             local_rope: family.local_theta.map(|(_, theta)| rope(theta)),
             unrotated: family.unrotated.map_or_else(Vec::new, |rule| {
                 (0..layers.len()).filter(|layer| (layer + 1).is_multiple_of(rule.every)).collect()
@@ -288,6 +303,25 @@ impl ModelConfig {
         self.windows.get(layer).copied().flatten()
     }
 
+    /// `R`: `D`, or the part of each head that is rotated.
+    pub fn rotated(&self) -> usize {
+        self.rotated_dim.unwrap_or(self.head_dim)
+    }
+
+    /// Longest text that is run, in tokens: what the model was made for, or as far as its
+    /// rotation is that of short texts.
+    pub fn longest(&self) -> usize {
+        match self.rope.scaling {
+            RopeScaling::Long { original_max_position_embeddings, .. } => {
+                self.max_position_embeddings.min(original_max_position_embeddings)
+            }
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Factors { .. } => self.max_position_embeddings,
+        }
+    }
+
     /// The rotary embedding of layer `layer`, where it has one.
     pub fn rope_of(&self, layer: usize) -> Option<&Rope> {
         if self.unrotated.contains(&layer) {
@@ -314,6 +348,8 @@ impl ModelConfig {
             && self.activation == Activation::Silu
             && self.windows.iter().all(|window| *window == self.windows[0])
             && self.unrotated.is_empty()
+            && self.rotated_dim.is_none()
+            && !matches!(self.rope.scaling, RopeScaling::Long { .. })
             && self.score_scale.is_none()
             && [self.embedding_scale, self.residual_scale, self.logit_divisor] == [1.0; 3]
     }

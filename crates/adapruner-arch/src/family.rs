@@ -47,6 +47,9 @@ pub struct Family {
     /// Base of the rotation in layers with a window, where they have one of their own: the key
     /// of `config.json` and its default.
     pub local_theta: Option<(&'static str, f64)>,
+    /// Key of `config.json` for the share of each head that is rotated; all of it is where there
+    /// is no key.
+    pub rotated_share: Option<&'static str>,
     /// Whether its models were never run without BOS, so that every window of a text begins with
     /// it.
     pub opens_with_bos: bool,

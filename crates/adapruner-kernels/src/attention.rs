@@ -196,6 +196,11 @@ impl Sizes {
         Ok(Self { b, t, s, n, k, d, scale: scores.scale_of(d) as f32, window })
     }
 
+    /// `T`.
+    pub(crate) fn tokens(&self) -> usize {
+        self.t
+    }
+
     /// `G`.
     fn group(&self) -> usize {
         self.n / self.k

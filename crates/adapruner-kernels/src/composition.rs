@@ -166,17 +166,21 @@ pub fn gated(kind: Gate, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// [`crate::rope`], composed.
 ///
 /// # Shapes
-/// `[B, T, N, D]`, `[T, D/2]`, `[T, D/2]` → `[B, T, N, D]`.
+/// `[B, T, N, D]`, `[T, R/2]`, `[T, R/2]` → `[B, T, N, D]`.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let half = x.dim(D::Minus1)? / 2;
+    let (whole, half) = (x.dim(D::Minus1)?, cos.dim(D::Minus1)?);
     let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
     let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[first, second], D::Minus1)
+    if whole == 2 * half {
+        return Tensor::cat(&[first, second], D::Minus1);
+    }
+    let rest = x.narrow(D::Minus1, 2 * half, whole - 2 * half)?;
+    Tensor::cat(&[first, second, rest], D::Minus1)
 }
 
 /// [`crate::attention`], composed; the `T × S` scores are held.

@@ -256,12 +256,16 @@ impl Decoder {
     /// # Errors
     /// More positions than the model was made for.
     pub fn positions(&self, start: usize, tokens: usize) -> Result<Rotations> {
-        let limit = self.config.max_position_embeddings;
+        let (limit, made_for) = (self.config.longest(), self.config.max_position_embeddings);
         if start + tokens > limit {
-            return Err(Error::Tokens(format!(
-                "{} positions, but the model was made for at most {limit}",
-                start + tokens
-            )));
+            let found = start + tokens;
+            return Err(Error::Tokens(match limit == made_for {
+                true => format!("{found} positions, but the model was made for at most {limit}"),
+                false => format!(
+                    "{found} positions, but beyond {limit} the model rotates otherwise, which is \
+                     not run"
+                ),
+            }));
         }
         Ok(self.rotary.positions(start, tokens)?)
     }

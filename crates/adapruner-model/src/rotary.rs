@@ -1,5 +1,5 @@
 //! Rotary position embedding (Su et al., arXiv 2104.09864) in Hugging Face's
-//! half-split form: pairs are `(x[d], x[d + D/2])`.
+//! half-split form: pairs are `(x[d], x[d + R/2])` of the `R` of each head that are rotated.
 //!
 //! Angles are computed in f64 and rounded once.
 
@@ -79,7 +79,7 @@ impl RotaryTables {
     /// Tables of which nothing is made yet.
     pub fn new(config: &ModelConfig, placement: &Placement) -> Self {
         let table = |rope: &Rope| {
-            RotaryTable::new(rope, config.head_dim, placement.activations(), &placement.device)
+            RotaryTable::new(rope, config.rotated(), placement.activations(), &placement.device)
         };
         Self { global: table(&config.rope), local: config.local_rope.as_ref().map(table) }
     }
@@ -97,13 +97,13 @@ impl RotaryTables {
     }
 }
 
-/// Inverse frequencies in radians per token, `[D/2]`, scaling applied.
-pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f64> {
-    let plain = (0..head_dim / 2).map(|i| rope.theta.powf(-2.0 * i as f64 / head_dim as f64));
+/// Inverse frequencies in radians per token, `[R/2]`, scaling of short texts applied.
+pub fn inverse_frequencies(rope: &Rope, rotated: usize) -> Vec<f64> {
+    let plain = (0..rotated / 2).map(|i| rope.theta.powf(-2.0 * i as f64 / rotated as f64));
     match &rope.scaling {
         RopeScaling::None => plain.collect(),
         RopeScaling::Linear { factor } => plain.map(|f| f / factor).collect(),
-        RopeScaling::Factors { divisors } => {
+        RopeScaling::Factors { divisors } | RopeScaling::Long { short: divisors, .. } => {
             plain.zip(divisors).map(|(f, &divisor)| f / f64::from(divisor)).collect()
         }
         &RopeScaling::Llama3 {
@@ -139,6 +139,8 @@ const FIRST: usize = 256;
 #[derive(Debug)]
 pub struct RotaryTable {
     frequencies: Vec<f64>,
+    /// Factor of cosines and sines.
+    factor: f64,
     dtype: DType,
     device: Device,
     /// Cosines and sines of the first positions.
@@ -147,9 +149,16 @@ pub struct RotaryTable {
 
 impl RotaryTable {
     /// A table of which nothing is made yet.
-    pub fn new(rope: &Rope, head_dim: usize, dtype: DType, device: &Device) -> Self {
+    pub fn new(rope: &Rope, rotated: usize, dtype: DType, device: &Device) -> Self {
         Self {
-            frequencies: inverse_frequencies(rope, head_dim),
+            frequencies: inverse_frequencies(rope, rotated),
+            factor: match rope.scaling {
+                RopeScaling::Long { attention_factor, .. } => attention_factor,
+                RopeScaling::None
+                | RopeScaling::Linear { .. }
+                | RopeScaling::Llama3 { .. }
+                | RopeScaling::Factors { .. } => 1.0,
+            },
             dtype,
             device: device.clone(),
             made: Mutex::new(None),
@@ -159,7 +168,7 @@ impl RotaryTable {
     /// The rows of positions `start..start + tokens`.
     ///
     /// # Shapes
-    /// `([tokens, D/2], [tokens, D/2])`.
+    /// `([tokens, R/2], [tokens, R/2])`.
     ///
     /// # Errors
     /// No memory on the device.
@@ -178,7 +187,9 @@ impl RotaryTable {
 
     fn table(&self, rows: usize, f: fn(f64) -> f64) -> Result<Tensor> {
         let values: Vec<f32> = (0..rows)
-            .flat_map(|t| self.frequencies.iter().map(move |w| f(t as f64 * w) as f32))
+            .flat_map(|t| {
+                self.frequencies.iter().map(move |w| (f(t as f64 * w) * self.factor) as f32)
+            })
             .collect();
         Tensor::from_vec(values, (rows, self.frequencies.len()), &self.device)?.to_dtype(self.dtype)
     }

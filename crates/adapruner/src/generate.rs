@@ -151,7 +151,7 @@ pub fn generate(
 ) -> Result<Vec<Answer>> {
     settings.check()?;
     let config = &checkpoint.config;
-    let (taken, context) = (prompt.ids.len(), config.max_position_embeddings);
+    let (taken, context) = (prompt.ids.len(), config.longest());
     ensure!(
         taken < context,
         "prompt: {taken} tokens, but the model's context of {context} must also hold an answer"

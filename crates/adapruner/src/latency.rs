@@ -119,7 +119,7 @@ pub fn latency(
     ensure!(*new_tokens > 0, "new-tokens: at least 1 expected, 0 found");
     ensure!(!prompt_tokens.is_empty(), "prompt-tokens: at least one length expected, none found");
     for checkpoint in checkpoints {
-        let context = checkpoint.config.max_position_embeddings;
+        let context = checkpoint.config.longest();
         for &length in prompt_tokens {
             let fits = length.checked_add(*new_tokens).is_some_and(|all| all <= context);
             ensure!(length > 0, "prompt-tokens: at least 1 expected, 0 found");

@@ -83,5 +83,5 @@ pub fn template(model: &Path, config: &ModelConfig) -> String {
         .replace("@MODEL@", &toml::Value::String(model.display().to_string()).to_string())
         .replace("@PARAMETERS@", &format!("{:.0}", config.parameters() as f64 / 1e6))
         .replace("@LAYERS@", &layers.to_string())
-        .replace("@CUTOFF@", &config.max_position_embeddings.min(256).to_string())
+        .replace("@CUTOFF@", &config.longest().min(256).to_string())
 }

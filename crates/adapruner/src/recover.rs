@@ -123,7 +123,7 @@ pub fn data(checkpoint: &Checkpoint, settings: &RecoverSettings) -> Result<Datas
     let data = read_data(checkpoint, &settings.data, &settings.records)?;
     let tests = pipeline::test_tokens(checkpoint, &settings.tests)?;
     check_tests(&tests, &data, settings.allow_overlap)?;
-    let (longest, most) = (data.longest(), checkpoint.config.max_position_embeddings);
+    let (longest, most) = (data.longest(), checkpoint.config.longest());
     if longest > most {
         return Err(advised(
             format!("cutoff: sequences of {longest} tokens, but the model was made for {most}"),

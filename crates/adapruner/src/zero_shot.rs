@@ -106,7 +106,7 @@ impl Questions {
         checkpoint: &Checkpoint,
         selection: Selection,
     ) -> Result<Vec<(String, u64)>> {
-        let positions = checkpoint.config.max_position_embeddings;
+        let positions = checkpoint.config.longest();
         let encoder = Encoder::new(&checkpoint.tokenizer, positions);
         let of = |(task, set): &(Task, QuestionSet)| {
             let chosen = selection.of(set.questions.len());
@@ -223,7 +223,7 @@ pub fn zero_shot(
         settings.batch_tokens.unwrap_or_else(|| batch_tokens(config, 1, memory::available() / 4));
     let run = Run {
         decoder: &decoder,
-        encoder: Encoder::new(&checkpoint.tokenizer, config.max_position_embeddings),
+        encoder: Encoder::new(&checkpoint.tokenizer, config.longest()),
         batch_rows,
     };
     let at = |done, all| progress.at("zero-shot", done, all);
@@ -238,7 +238,7 @@ pub fn zero_shot(
                  beginning",
                 task.name,
                 result.truncated,
-                config.max_position_embeddings
+                config.longest()
             );
         }
         tasks.push(result);

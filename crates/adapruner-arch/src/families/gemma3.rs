@@ -33,6 +33,7 @@ pub(super) const FAMILY: Family = Family {
     windows: WindowRule::AllBut { every: 6, default: 4096 },
     unrotated: None,
     local_theta: Some(("rope_local_base_freq", 10_000.0)),
+    rotated_share: None,
     opens_with_bos: true,
     fused: &[],
     hf: HuggingFace {

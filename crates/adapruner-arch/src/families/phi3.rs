@@ -1,5 +1,5 @@
-//! Phi 3 and 4: Mistral whose matrices are fused. Models that rotate a part of each head, or
-//! scale long texts otherwise than short ones, are refused by these settings.
+//! Phi 3 and 4: Mistral whose matrices are fused; some rotate a part of each head, and long
+//! texts otherwise than short ones.
 
 use crate::{
     config::{Activation, Architecture},
@@ -26,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
     windows: WindowRule::All { default: None },
     unrotated: None,
     local_theta: None,
+    rotated_share: Some("partial_rotary_factor"),
     opens_with_bos: false,
     fused: &[
         Fused {

@@ -24,6 +24,7 @@ pub(super) const FAMILY: Family = Family {
     windows: WindowRule::Switched,
     unrotated: None,
     local_theta: None,
+    rotated_share: None,
     opens_with_bos: false,
     fused: &[],
     hf: HuggingFace {

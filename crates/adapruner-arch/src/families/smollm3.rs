@@ -28,6 +28,7 @@ pub(super) const FAMILY: Family = Family {
         every: 4,
     }),
     local_theta: None,
+    rotated_share: None,
     opens_with_bos: false,
     fused: &[],
     hf: HuggingFace {

@@ -167,7 +167,7 @@ fn fallback_warnings(places: &[Place], wanted: TensorKind) -> Vec<String> {
 /// What `rope_freqs.weight` holds, `[D/2]`, where the scaling needs it.
 fn rope_divisors(config: &ModelConfig) -> Option<Vec<f32>> {
     match &config.rope.scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Long { .. } => None,
         RopeScaling::Llama3 {
             factor,
             low_freq_factor,
@@ -175,7 +175,7 @@ fn rope_divisors(config: &ModelConfig) -> Option<Vec<f32>> {
             original_max_position_embeddings,
         } => Some(llama3_divisors(
             config.rope.theta,
-            config.head_dim,
+            config.rotated(),
             *factor,
             *low_freq_factor,
             *high_freq_factor,

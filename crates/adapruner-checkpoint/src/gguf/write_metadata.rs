@@ -89,7 +89,10 @@ pub(super) fn metadata(
             model("rope.scaling.factor", Value::F32(*factor as f32));
         }
         // Said by a tensor, not by metadata.
-        RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. } => {}
+        RopeScaling::None
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Factors { .. }
+        | RopeScaling::Long { .. } => {}
     }
 
     let mut ends = config.eos_token_ids.iter().copied();

@@ -97,6 +97,7 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
         rms_norm_eps: keys.optional_float("rms_norm_eps")?.unwrap_or(family.hf.eps),
         rope,
         local_rope,
+        rotated_dim: keys.rotated_dim(family, head_dim)?,
         unrotated: match &family.unrotated {
             Some(rule) => keys.unrotated(rule, &order)?,
             None => Vec::new(),
@@ -226,10 +227,6 @@ impl<'a> Keys<'a> {
             let message = format!("weights quantised by {method} are not supported");
             let error = self.unsupported("quantization_config", message);
             return Err(error.advise("give the unquantised model, or a GGUF file of it"));
-        }
-        if let Some(factor) = self.optional_float("partial_rotary_factor")?.filter(|f| *f != 1.0) {
-            let message = format!("a rotary embedding of a part ({factor}) is not supported");
-            return Err(self.unsupported("partial_rotary_factor", message));
         }
         for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
             if let Some(cap) = self.optional_float(key)? {

@@ -24,6 +24,7 @@ pub(super) fn modeling(family: &Family) -> String {
         ("{module}", family.hf.module),
         ("{model_type}", &model_type),
         ("{norms}", &format!("[{}]", norms.join(", "))),
+        ("{fused}", if family.fused.is_empty() { "False" } else { "True" }),
     ];
     let code = names
         .into_iter()

@@ -15,6 +15,8 @@ from transformers.models.{module}.modeling_{module} import {prefix}DecoderLayer
 
 # Norms that a layer without attention does not have.
 ATTENTION_NORMS = {norms}
+# Whether a layer reads its widths from its configuration also when it runs.
+FUSED = {fused}
 
 
 class Adapruner{stem}Config({stem}Config):
@@ -56,10 +58,10 @@ def build_layer(config, widths, slot):
         layer.self_attn = NoAttention()
         for norm in ATTENTION_NORMS:
             setattr(layer, norm, nn.Identity())
-    # The sizes are built in. What is read later (which attention to run) is
+    # Where the sizes are built in, what is read later (which attention to run) is
     # read from the model's one configuration, so that changing it has effect.
     for module in layer.modules():
-        if getattr(module, "config", None) is own:
+        if not FUSED and getattr(module, "config", None) is own:
             module.config = config
     return layer
 

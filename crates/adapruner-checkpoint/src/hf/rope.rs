@@ -10,6 +10,33 @@ use crate::{
 };
 
 impl Keys<'_> {
+    /// How much of each head is rotated, `None` where it is all of it.
+    pub(super) fn rotated_dim(&self, family: &Family, head_dim: usize) -> Result<Option<usize>> {
+        const KEY: &str = "partial_rotary_factor";
+        // transformers 5 has it beside the base.
+        let nested = match self.optional_object("rope_parameters")? {
+            Some(nested) => nested.optional_float(KEY)?,
+            None => None,
+        };
+        let scaling = match self.optional_object("rope_scaling")? {
+            Some(scaling) => scaling.optional_float(KEY)?,
+            None => None,
+        };
+        let share = self.optional_float(KEY)?.or(nested).or(scaling).filter(|share| *share != 1.0);
+        let Some(share) = share else { return Ok(None) };
+        if family.rotated_share.is_none() {
+            let message = format!(
+                "a rotary embedding of a part ({share}) is not supported for {}",
+                family.title
+            );
+            return Err(self.unsupported(KEY, message));
+        }
+        if !(share > 0.0 && share < 1.0) {
+            return Err(self.error(KEY, &format!("above 0 and at most 1 expected, {share} found")));
+        }
+        Ok(Some((head_dim as f64 * share) as usize))
+    }
+
     /// The rotary embedding, and that of layers with a window where it is another.
     pub(super) fn ropes(&self, family: &Family) -> Result<(Rope, Option<Rope>)> {
         let nested = self.optional_object("rope_parameters")?;
@@ -28,7 +55,7 @@ impl Keys<'_> {
                 return Err(self.error(&format!("rope_parameters.{kind}"), "missing"));
             };
             let theta = keys.optional_float("rope_theta")?.unwrap_or(default);
-            Ok(Rope { theta, scaling: keys.rope_scaling("rope_parameters")? })
+            Ok(Rope { theta, scaling: keys.rope_scaling("rope_parameters", self)? })
         };
         let Some((_, local)) = family.local_theta else {
             let message =
@@ -65,7 +92,7 @@ impl Keys<'_> {
             None => self.optional_float("rope_theta")?.unwrap_or(default_theta),
         };
         let scaling = match chosen {
-            Some((key, chosen)) => chosen.rope_scaling(key)?,
+            Some((key, chosen)) => chosen.rope_scaling(key, self)?,
             None => RopeScaling::None,
         };
         // Beside the object it wins in transformers.
@@ -83,11 +110,7 @@ impl Keys<'_> {
     }
 
     /// The scaling that this object, found under `key`, describes.
-    fn rope_scaling(&self, key: &str) -> Result<RopeScaling> {
-        if let Some(factor) = self.optional_float("partial_rotary_factor")?.filter(|f| *f != 1.0) {
-            let message = format!("a rotary embedding of a part ({factor}) is not supported");
-            return Err(self.unsupported("partial_rotary_factor", message));
-        }
+    fn rope_scaling(&self, key: &str, beside: &Keys<'_>) -> Result<RopeScaling> {
         let kind = match self.optional_text("rope_type")? {
             Some(kind) => kind,
             None => match self.optional_text("type")? {
@@ -105,7 +128,7 @@ impl Keys<'_> {
                 high_freq_factor: self.float("high_freq_factor")?,
                 original_max_position_embeddings: self.size("original_max_position_embeddings")?,
             }),
-            "longrope" => self.longrope(key),
+            "longrope" => self.longrope(beside),
             other => {
                 let found = short(&other.into());
                 let message = format!("type {found} is not supported, only linear and llama3");
@@ -114,15 +137,37 @@ impl Keys<'_> {
         }
     }
 
-    /// Divisors of the frequencies, as this program's own folders have them:
-    /// the same for all lengths of text, and attention left as it is.
-    fn longrope(&self, key: &str) -> Result<RopeScaling> {
+    /// Divisors of the frequencies: this program's own folders have the same for all lengths of
+    /// text, and attention left as it is. `beside` are the keys of the whole file, whose context
+    /// lengths count as transformers has it.
+    fn longrope(&self, beside: &Keys<'_>) -> Result<RopeScaling> {
         let (short, long) = (self.divisors("short_factor")?, self.divisors("long_factor")?);
-        if short != long || self.optional_float("attention_factor")? != Some(1.0) {
-            let message = "type longrope is supported only with the same factors for short and long texts and an attention_factor of 1";
-            return Err(self.unsupported(key, message));
+        let said = self.optional_float("attention_factor")?;
+        if short == long && said == Some(1.0) {
+            return Ok(RopeScaling::Factors { divisors: short });
         }
-        Ok(RopeScaling::Factors { divisors: short })
+        const ORIGINAL: &str = "original_max_position_embeddings";
+        let context = beside.size("max_position_embeddings")?;
+        let original = match beside.optional_size(ORIGINAL)? {
+            Some(original) => Some(original),
+            None => self.optional_size(ORIGINAL)?,
+        };
+        let factor = match (original, self.optional_float("factor")?) {
+            (Some(original), _) if original > 0 => context as f64 / original as f64,
+            (_, Some(factor)) => factor,
+            (_, None) => 1.0,
+        };
+        let original = original.unwrap_or(context);
+        let by_default = match factor <= 1.0 {
+            true => 1.0,
+            false => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+        };
+        Ok(RopeScaling::Long {
+            short,
+            long,
+            attention_factor: said.unwrap_or(by_default),
+            original_max_position_embeddings: original,
+        })
     }
 
     fn divisors(&self, key: &str) -> Result<Vec<f32>> {

@@ -61,10 +61,7 @@ pub(super) fn form(config: &ModelConfig) -> (Kind, Vec<String>) {
     // What is like Llama may be written as each of these.
     let per_layer = uniform.is_none();
     let alike = [Architecture::Llama, Architecture::Mistral, Architecture::Qwen2];
-    // The code with widths per layer is made for matrices of their own.
-    let fused = !config.family().fused.is_empty();
-    let elsewhere = per_layer && (config.is_llama_like() || fused);
-    let own = Some(config.architecture).filter(|_| !elsewhere);
+    let own = Some(config.architecture).filter(|_| !(per_layer && config.is_llama_like()));
     let mut candidates = own.into_iter().chain(alike).filter(|&a| holds(a, config));
     if let Some(architecture) = candidates.clone().find(|&architecture| whole(architecture)) {
         return (Kind { architecture, per_layer }, Vec::new());
@@ -123,6 +120,14 @@ pub(super) fn config_json(config: &ModelConfig, kind: Kind, dtype: FloatType) ->
     set("rms_norm_eps", json!(config.rms_norm_eps));
     set("rope_theta", json!(config.rope.theta));
     set("rope_scaling", rope_scaling(config, &config.rope));
+    if let RopeScaling::Long { original_max_position_embeddings: original, .. } =
+        config.rope.scaling
+    {
+        set("original_max_position_embeddings", json!(original));
+    }
+    if let (Some(key), Some(rotated)) = (family.rotated_share, config.rotated_dim) {
+        set(key, json!(rotated as f64 / config.head_dim as f64));
+    }
     if let (Some((key, _)), Some(local)) = (family.local_theta, &config.local_rope) {
         set(key, json!(local.theta));
     }
@@ -224,6 +229,20 @@ fn rope_scaling(config: &ModelConfig, rope: &Rope) -> Value {
         }),
         // The one type of transformers that takes numbers for each frequency;
         // the same for short and long texts, and attention left as it is.
+        // Phi's configuration takes these three keys and no other; the factor of attention is
+        // what follows from the context lengths, and said where it does not.
+        RopeScaling::Long { short, long, attention_factor, original_max_position_embeddings } => {
+            let original = *original_max_position_embeddings as f64;
+            let factor = config.max_position_embeddings as f64 / original;
+            let by_default =
+                if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+            let mut scaling =
+                json!({"type": "longrope", "short_factor": short, "long_factor": long});
+            if (attention_factor - by_default).abs() > 1e-12 {
+                scaling["attention_factor"] = json!(attention_factor);
+            }
+            scaling
+        }
         RopeScaling::Factors { divisors } => json!({
             "rope_type": "longrope",
             "factor": 1.0,

@@ -69,7 +69,13 @@ pub(crate) fn config(path: &Path, config: &ModelConfig) -> Result<()> {
         return refuse(format!("epsilon of the norms: above 0 and below 1 expected, {eps} found"));
     }
     for rope in std::iter::once(&config.rope).chain(&config.local_rope) {
-        self::rope(path, rope, config.head_dim)?;
+        self::rope(path, rope, config.rotated())?;
+    }
+    let (rotated, head_dim) = (config.rotated(), config.head_dim);
+    if !(2..=head_dim).contains(&rotated) || !rotated.is_multiple_of(2) {
+        return refuse(format!(
+            "rotated part of a head: an even number up to {head_dim} expected, {rotated} found"
+        ));
     }
     let entries = config.windows.len();
     if entries != 0 && entries != config.layers.len() {
@@ -99,7 +105,7 @@ pub(crate) fn config(path: &Path, config: &ModelConfig) -> Result<()> {
     Ok(())
 }
 
-fn rope(path: &Path, rope: &Rope, head_dim: usize) -> Result<()> {
+fn rope(path: &Path, rope: &Rope, rotated: usize) -> Result<()> {
     let positive = |what: &str, value: f64| {
         if value.is_finite() && value > 0.0 {
             return Ok(());
@@ -122,14 +128,27 @@ fn rope(path: &Path, rope: &Rope, head_dim: usize) -> Result<()> {
             positive("high_freq_factor - low_freq_factor", high_freq_factor - low_freq_factor)?;
             positive("original_max_position_embeddings", *original_max_position_embeddings as f64)
         }
-        RopeScaling::Factors { divisors } => {
-            if divisors.len() != head_dim / 2 {
-                let (expected, found) = (head_dim / 2, divisors.len());
-                let message =
-                    format!("rotary embedding: {expected} divisors expected, {found} found");
-                return Err(Error::unsupported(path, message));
-            }
-            divisors.iter().try_for_each(|d| positive("divisors", f64::from(*d)))
+        RopeScaling::Factors { divisors: list } => divisors(path, list, rotated),
+        RopeScaling::Long { short, long, attention_factor, original_max_position_embeddings } => {
+            positive("attention_factor", *attention_factor)?;
+            positive("original_max_position_embeddings", *original_max_position_embeddings as f64)?;
+            [short, long].into_iter().try_for_each(|list| divisors(path, list, rotated))
+        }
+    }
+}
+
+/// Checks the divisors of frequencies, of which there is one for each pair.
+fn divisors(path: &Path, divisors: &[f32], rotated: usize) -> Result<()> {
+    let (expected, found) = (rotated / 2, divisors.len());
+    if found != expected {
+        let message = format!("rotary embedding: {expected} divisors expected, {found} found");
+        return Err(Error::unsupported(path, message));
+    }
+    match divisors.iter().find(|d| !(d.is_finite() && **d > 0.0)) {
+        None => Ok(()),
+        Some(bad) => {
+            let message = format!("rotary embedding: divisors above 0 expected, {bad} found");
+            Err(Error::unsupported(path, message))
         }
     }
 }

@@ -36,9 +36,10 @@ pub const MODELS: [&str; 15] = [
     "tiny",
 ];
 /// Those that llama.cpp runs otherwise, with what is said of them.
-pub const FOLDERS_ONLY: [(&str, &str); 4] = [
+pub const FOLDERS_ONLY: [(&str, &str); 5] = [
     ("gemma3", "Gemma 3 (text) with another scale of attention scores"),
     ("mistral_windows", "Mistral without windows"),
+    ("phi3_long", "Phi 3 and 4 with all of each head rotated, for texts of any length alike"),
     ("phi3_windows", "Phi 3 and 4 without windows"),
     ("qwen2_windows", "Qwen 2 and 2.5 without windows"),
 ];

@@ -22,7 +22,8 @@ use crate::{
     packed_attention, rope, threads,
 };
 
-/// Cosines and sines of the positions, `[T, D/2]` each.
+/// Cosines and sines of the positions, `[T, R/2]` each; `R` is `D`, or the part of a head that
+/// is turned.
 #[derive(Debug, Clone)]
 pub struct Rotation {
     /// Cosines.
@@ -90,9 +91,7 @@ impl SelfAttention {
         let (b, t, hidden) = x.dims3()?;
         let (of_q, of_k) = (self.q.outputs(hidden)?, self.k.outputs(hidden)?);
         let d = self.head_dim;
-        let table = [t, d / 2];
-        let turns =
-            |of: &Rotation| d.is_multiple_of(2) && of.cos.dims() == table && of.sin.dims() == table;
+        let turns = |of: &Rotation| rope::fits(&of.cos, &of.sin, t, d);
         let of_rows = |norm: &Norm| norm.weight.dims() == [hidden];
         if ![&self.norm, &self.residual.norm].into_iter().flatten().all(of_rows)
             || self.v.outputs(hidden)? != of_k
@@ -253,7 +252,7 @@ impl CustomOp1 for Fused {
         let [norm, q_norm, k_norm, after] = norms.each_ref().map(running);
         let (norm, q_norm, k_norm, after) = (norm?, q_norm?, k_norm?, after?);
         let rotation = Rotation::held(rotation.as_ref());
-        let tables = tables(&rotation, head_dim / 2)?;
+        let tables = tables(&rotation, (self.sizes.tokens(), *head_dim))?;
         let (of_q, of_k) = self.heads;
         let widths = [of_q, of_k, of_k].map(|heads| heads * head_dim);
         let plain = |norm: Option<_>, width| if norm.is_some() { width } else { 0 };
@@ -332,7 +331,7 @@ impl CustomOp1 for Fused {
         let [norm, q_norm, k_norm] = norms.each_ref().map(running);
         let (norm, q_norm, k_norm) = (norm?, q_norm?, k_norm?);
         let rotation = Rotation::held(rotation.as_ref());
-        let tables = tables(&rotation, head_dim / 2)?;
+        let tables = tables(&rotation, (self.sizes.tokens(), *head_dim))?;
 
         let of_mask = o_map.mask.as_ref().map(Held::new);
         let masked_y = of_mask.as_ref().map(|mask| masked(y_values, mask)).transpose()?;
@@ -408,10 +407,11 @@ impl CustomOp1 for Fused {
 /// The tables of a rotation while rows are turned.
 fn tables<'a>(
     rotation: &'a Option<[Held<'_>; 2]>,
-    half: usize,
+    (tokens, head_dim): (usize, usize),
 ) -> Result<Option<rope::Tables<'a>>> {
     let Some([cos, sin]) = rotation else { return Ok(None) };
-    Ok(Some(rope::Tables { cos: cos.slice()?, sin: sin.slice()?, half }))
+    let (cos, sin): (&[f32], &[f32]) = (cos.slice()?, sin.slice()?);
+    Ok(Some(rope::Tables { cos, sin, half: cos.len() / tokens.max(1), head_dim }))
 }
 
 /// Rows of `n` heads as they are turned by their positions, if they are, forwards or back.

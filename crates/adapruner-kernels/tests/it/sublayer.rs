@@ -56,6 +56,8 @@ struct Shape {
     /// Whether heads are normed, each by itself (or all together).
     head_norms: Option<bool>,
     turned: bool,
+    /// Whether half of each head is turned (or all of it).
+    partly: bool,
     scores: Scores,
 }
 
@@ -67,6 +69,7 @@ const LLAMA: Shape = Shape {
     activation: Gate::Silu,
     head_norms: None,
     turned: true,
+    partly: false,
     scores: Scores { scale: None, window: None },
 };
 
@@ -78,14 +81,15 @@ const GEMMA: Shape = Shape {
     activation: Gate::GeluTanh,
     head_norms: Some(true),
     turned: true,
+    partly: true,
     scores: Scores { scale: Some(0.3), window: Some(3) },
 };
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let scores = (prop::option::of(0.05..0.5_f64), prop::option::of(1..60_usize));
     let norms = (any::<bool>(), any::<bool>(), any::<Option<bool>>());
-    (norms, any::<[bool; 3]>(), scores).prop_map(|((before, after, head_norms), is, scores)| {
-        let [scaled, tanh, turned] = is;
+    (norms, any::<[bool; 4]>(), scores).prop_map(|((before, after, head_norms), is, scores)| {
+        let [scaled, tanh, turned, partly] = is;
         Shape {
             before,
             after,
@@ -93,6 +97,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             activation: if tanh { Gate::GeluTanh } else { Gate::Silu },
             head_norms,
             turned,
+            partly,
             scores: Scores { scale: scores.0, window: scores.1 },
         }
     })
@@ -153,7 +158,8 @@ impl Maker {
         let head_norm = |width, index| {
             self.norm(each.is_some(), if each == Some(true) { d } else { width }, index)
         };
-        let table = |index| self.tensor(&[t, d / 2], index, DType::F32);
+        let half = if self.shape.partly { (d / 4).max(1) } else { d / 2 };
+        let table = |index| self.tensor(&[t, half], index, DType::F32);
         SelfAttention {
             norm: self.norm(self.shape.before, hidden, 1),
             head_dim: d,

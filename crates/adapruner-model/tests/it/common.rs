@@ -7,7 +7,7 @@ use adapruner_model::{Decoder, Placement, Residency};
 use candle_core::{DType, Device, Tensor};
 
 /// Every model of `fixtures/models`.
-pub const FIXTURES: [&str; 19] = [
+pub const FIXTURES: [&str; 20] = [
     "biases",
     "gemma3",
     "gqa3_untied",
@@ -20,6 +20,7 @@ pub const FIXTURES: [&str; 19] = [
     "olmo2",
     "per_layer",
     "phi3",
+    "phi3_long",
     "phi3_windows",
     "qwen2",
     "qwen2_windows",

@@ -64,7 +64,7 @@ impl LatencyArgs {
     /// Fills in the defaults, for these models.
     pub fn resolve(&self, models: &[Checkpoint]) -> LatencySettings {
         let Self { prompt_tokens, new_tokens, rounds } = self;
-        let context = models.iter().map(|c| c.config.max_position_embeddings).min().unwrap_or(0);
+        let context = models.iter().map(|c| c.config.longest()).min().unwrap_or(0);
         let prompt_tokens = if prompt_tokens.is_empty() {
             let fits = |length: &usize| length.saturating_add(*new_tokens) <= context;
             [128, 512].into_iter().filter(fits).collect()

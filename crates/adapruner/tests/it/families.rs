@@ -46,7 +46,7 @@ fn whole(name: &str, adapter: bool) {
     );
     assert_eq!(found["result"]["trials"]["completed"].as_u64().unwrap_or(3), 3, "{found}");
     let line = "apply {model} --study {study} --compensate --compensate-text {text} \
-                --compensate-samples 12 --out {cut}";
+                --compensate-samples 12 --compensate-tokens 32 --out {cut}";
     let applied = json(line, &paths);
     assert!(number(&applied, "/parameters") <= 0.91 * dense, "{name}");
     assert!(applied["compensation"]["refits"].as_array().is_some_and(|all| !all.is_empty()));
@@ -106,6 +106,7 @@ families!(
     mistral_windows: true,
     olmo2: true,
     phi3: false,
+    phi3_long: false,
     qwen2: true,
     qwen2_windows: true,
     qwen3: true,

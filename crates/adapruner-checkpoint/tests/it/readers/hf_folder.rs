@@ -190,7 +190,7 @@ fn rotary_settings_are_those_of_transformers() {
             RopeScaling::None => ("default", None),
             RopeScaling::Linear { factor } => ("linear", Some(factor)),
             RopeScaling::Llama3 { factor, .. } => ("llama3", Some(factor)),
-            RopeScaling::Factors { .. } => panic!("{config}"),
+            RopeScaling::Factors { .. } | RopeScaling::Long { .. } => panic!("{config}"),
         };
         assert_eq!(
             (&rope["rope_type"], rope["factor"].as_f64()),

@@ -272,7 +272,7 @@ fn absurd_configurations_are_not_written() {
 }
 
 #[test]
-fn longrope_is_read_only_where_it_is_plain_divisors() {
+fn longrope_is_plain_divisors_or_those_of_short_and_long_texts() {
     let scaling = RopeScaling::Factors { divisors: vec![1.5, 2.0] };
     let rope = Rope { theta: 10_000.0, scaling };
     let model = ModelConfig { rope, ..config(&[widths(2, 1, 3)]) };
@@ -281,10 +281,26 @@ fn longrope_is_read_only_where_it_is_plain_divisors() {
     let good = read_json(&folder, "config.json");
     let read = |json: &Value| hf::config::model_config(&path, json);
     assert!(read(&good).is_ok());
+    let long = |json: &Value| {
+        let config = read(json).unwrap();
+        let longest = config.longest();
+        let RopeScaling::Long { short, long, attention_factor, .. } = config.rope.scaling else {
+            panic!("{json}");
+        };
+        (short, long, attention_factor, longest)
+    };
+    let mut changed = good.clone();
+    changed["rope_scaling"]["long_factor"] = json!([1.5, 2.5]);
+    assert_eq!(long(&changed), (vec![1.5, 2.0], vec![1.5, 2.5], 1.0, 64));
+    // What transformers takes for a missing factor follows from the context lengths.
+    changed["rope_scaling"]["attention_factor"] = Value::Null;
+    changed["original_max_position_embeddings"] = json!(16);
+    let expected = (1.0 + 4_f64.ln() / 16_f64.ln()).sqrt();
+    assert_eq!(long(&changed), (vec![1.5, 2.0], vec![1.5, 2.5], expected, 16));
     for (key, value, expected) in [
-        ("long_factor", json!([1.5, 2.5]), "is supported only with the same factors"),
-        ("attention_factor", json!(1.2), "and an attention_factor of 1"),
-        ("attention_factor", Value::Null, "and an attention_factor of 1"),
+        ("long_factor", json!([1.5]), "2 divisors expected, 1 found"),
+        ("long_factor", json!([1.5, 0.0]), "divisors above 0 expected, 0 found"),
+        ("attention_factor", json!(-1.0), "attention_factor above 0 expected, -1 found"),
         ("short_factor", json!([1.5, "x"]), "short_factor: numbers expected"),
         ("short_factor", Value::Null, "short_factor: missing"),
     ] {
