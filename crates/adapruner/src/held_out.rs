@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
 use anyhow::Result;
 
-use crate::{pipeline, settings::CalibrationSettings};
+use crate::{pipeline, room::room, settings::CalibrationSettings};
 
 /// Samples that a model is judged on: enough to tell a perplexity from twice as much.
 pub const SAMPLES: usize = 16;
@@ -23,9 +23,9 @@ pub fn samples(
 ) -> Result<Option<TokenSet>> {
     // Draws by one seed begin alike, so that those beyond the seen ones are new.
     let most = seen.iter().map(|set| set.windows.len()).max().unwrap_or(0);
-    let room = pipeline::room(checkpoint, &settings.text, settings.sample_tokens, most + SAMPLES)?;
-    let wanted = CalibrationSettings { samples: room.samples, ..settings.clone() };
-    if room.samples == 0 || room.tokens < settings.sample_tokens {
+    let given = room(checkpoint, &settings.text, settings.sample_tokens, most + SAMPLES)?;
+    let wanted = CalibrationSettings { samples: given.samples, ..settings.clone() };
+    if given.samples == 0 || given.tokens < settings.sample_tokens {
         return Ok(None);
     }
     let drawn = pipeline::calibration_tokens(checkpoint, &wanted)?;

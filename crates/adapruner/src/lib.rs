@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`settings`] | resolved, validated settings, as they are written into manifests |
 //! | [`pipeline`] | the stages, each from settings and what the stage before made |
+//! | [`room`] | how many samples a text gives |
 //! | [`statistics`] | statistics collected within the memory there is |
 //! | [`sensitivity`] | what cutting each layer alone costs, and how a cut is spread by it |
 //! | [`compensation`] | what remains fitted to make up for what was removed |
@@ -42,6 +43,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod recover;
 pub mod recovered;
+pub mod room;
 pub mod search;
 pub mod sensitivity;
 pub mod settings;

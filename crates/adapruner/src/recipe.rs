@@ -6,7 +6,8 @@ use std::{fmt::Display, path::PathBuf};
 
 use adapruner::{
     caution::Caution,
-    pipeline::{self, Room},
+    pipeline,
+    room::{Room, room},
     settings::{Chosen, Recipe},
 };
 use adapruner_checkpoint::{Checkpoint, ModelConfig};
@@ -179,7 +180,7 @@ impl Given {
                 let most = calibration.samples.unwrap_or(CALIBRATION.0);
                 let tokens = calibration.sample_tokens.unwrap_or(CALIBRATION.1);
                 let Some(of) = calibration.resolve(eval)? else { return Ok(()) };
-                pipeline::room(model, &of.text, tokens, most).map_err(|error| match named {
+                room(model, &of.text, tokens, most).map_err(|error| match named {
                     true => error,
                     false => missing(&error),
                 })?
@@ -198,7 +199,7 @@ impl Given {
         let most = self.masks.mask_samples.unwrap_or(SAMPLES.0);
         let tokens = self.masks.mask_tokens.unwrap_or(SAMPLES.1);
         match text.resolve(eval)? {
-            Some(of) => pipeline::room(model, &of.text, tokens, most),
+            Some(of) => room(model, &of.text, tokens, most),
             None => Ok(Room { samples: 0, tokens }),
         }
     }

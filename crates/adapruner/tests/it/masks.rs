@@ -12,8 +12,9 @@ use tempfile::tempdir;
 use crate::program::{command, entries, fail, fail_warned, json, stderr, succeed, tiny, words};
 
 /// Pruned and learned on a text of the fixture's.
-const LINE: &str = "prune {model} --ratio 0.3 --calibration {text} --out {out} --learn-masks 6 \
-                    --protect 0,0 --samples 10 --sample-tokens 64 --mask-samples 40 --mask-tokens 24 --mask-every 2 --mask-spread 0.3";
+const LINE: &str = "prune {model} --ratio 0.3 --calibration {text} --out {out} --protect 0,0 \
+                    --samples 10 --sample-tokens 64 --learn-masks 6 --mask-samples 40 \
+                    --mask-tokens 24 --mask-every 2 --mask-spread 0.3";
 
 fn number(value: &Value, path: &str) -> f64 {
     value.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} in {value}"))
