@@ -15,7 +15,7 @@ use adapruner_checkpoint::{atomic::Files, gguf::TensorKind, hf::StoreType};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice};
 use adapruner_prune::{
-    Allocation, Form, Importance, KvMode, Layout, PlanOptions, Reduction, Ridge,
+    ActivationMetric, Allocation, Form, Importance, KvMode, Layout, PlanOptions, Reduction, Ridge,
 };
 use anyhow::Result;
 use clap::Args;
@@ -161,10 +161,10 @@ pub struct CalibrationArgs {
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub calibration: Option<PathBuf>,
-    /// Number of calibration samples [default: 10]
+    /// Number of calibration samples [default: 128, as far as the text gives them; stats: 10]
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
-    /// Tokens of a calibration sample [default: 64]
+    /// Tokens of a calibration sample [default: 64; prune: 128]
     #[arg(long, value_name = "TOKENS")]
     pub sample_tokens: Option<usize>,
     /// Seed of every random choice [default: 42]
@@ -243,12 +243,15 @@ impl CalibrationArgs {
     }
 }
 
+/// How units are scored where nothing is said.
+pub const IMPORTANCE: Importance = Importance::Activation(ActivationMetric::Wanda);
+
 /// How units are scored.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Importance")]
 pub struct ImportanceArgs {
-    /// Measure [default: param_first]. With weights w, gradient g_s of sample s, ḡ and F̄
+    /// Measure [default: wanda]. With weights w, gradient g_s of sample s, ḡ and F̄
     /// the means over samples of g_s and g_s², Σ over a row or column: LLM-Pruner's
     /// param_first Σ|w·ḡ|, vectorize |Σ w·ḡ|, param_second Σ w²·F̄ and param_mix
     /// Σ|w·ḡ − ½·w²·F̄|; sample_first, the mean over samples of Σ|w·g_s|; without gradients,
@@ -272,7 +275,7 @@ impl ImportanceArgs {
     /// Fills in the defaults.
     pub fn resolve(&self) -> ScoreSettings {
         ScoreSettings {
-            importance: self.importance.map_or(Importance::ParamFirst, |i| i.0),
+            importance: self.importance.map_or(IMPORTANCE, |i| i.0),
             reduction: self.grouping.map_or_else(Default::default, |r| r.0),
         }
     }
@@ -312,7 +315,8 @@ pub struct PlanArgs {
     /// [default: per-layer]
     #[arg(long, value_name = "LAYOUT")]
     pub layout: Option<Named<Layout>>,
-    /// Spare the first A and last B layers [default: 0,0]
+    /// Spare the first A and last B layers [default: 0,0; prune: an eighth and a sixteenth of
+    /// the layers, where the others can give what is to go]
     #[arg(long, value_name = "A,B")]
     pub protect: Option<Named<Ends>>,
     /// Share of what is removed that comes from attention, 0 to 1, or "free" to

@@ -36,6 +36,8 @@ pub struct Pruned<'a> {
     pub plan: &'a PlanOptions,
     /// Layers of the model.
     pub layers: usize,
+    /// Whether its units were learned.
+    pub learned: bool,
     /// Whether what remains was fitted.
     pub compensated: bool,
 }
@@ -62,9 +64,12 @@ pub fn collapse(
         return None;
     }
     let mut steps = Vec::new();
-    if let Some(Pruned { plan, layers, compensated }) = pruned {
+    if let Some(Pruned { plan, layers, learned, compensated }) = pruned {
         if let Some((first, last)) = protect(*layers).filter(|_| plan.protect == (0, 0)) {
             steps.push(format!("--protect {first},{last}"));
+        }
+        if !learned {
+            steps.push("--learn-masks 60".to_owned());
         }
         if !compensated {
             steps.push("--compensate".to_owned());
@@ -89,17 +94,20 @@ mod tests {
     #[test]
     fn a_perplexity_that_more_than_doubles_is_said_with_what_was_not_tried() {
         let plain = PlanOptions::new(0.2);
-        let pruned = Pruned { plan: &plain, layers: 30, compensated: false };
+        let pruned = Pruned { plan: &plain, layers: 30, learned: false, compensated: false };
         let of = |after, pruned: &Pruned<'_>| collapse((63.8, after), "a text", Some(pruned));
         assert_eq!(of(127.6, &pruned), None);
         let said = of(252.0, &pruned).unwrap();
         assert!(said.message.contains("63.800 to 252.000"), "{said}");
-        for step in ["--protect 4,2", "--compensate", "search", "recover"] {
+        for step in ["--protect 4,2", "--learn-masks", "--compensate", "search", "recover"] {
             assert!(said.hint.contains(step), "{said}");
         }
         let spared = PlanOptions { protect: (4, 2), ..plain.clone() };
-        let said = of(147.0, &Pruned { plan: &spared, compensated: true, ..pruned }).unwrap();
-        assert!(!said.hint.contains("--protect") && !said.hint.contains("--compensate"), "{said}");
+        let said = of(147.0, &Pruned { plan: &spared, learned: true, compensated: true, ..pruned });
+        let said = said.unwrap();
+        for tried in ["--protect", "--learn-masks", "--compensate"] {
+            assert!(!said.hint.contains(tried), "{said}");
+        }
         assert!(of(f64::NAN, &pruned).is_some(), "no number");
         // A plan that spares layers must be one that the model takes.
         for layers in 0..40 {

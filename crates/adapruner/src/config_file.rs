@@ -15,6 +15,7 @@ use crate::{
     },
     mask_args::MaskArgs,
     pipeline_args::PipelineArgs,
+    recipe::RecipeArgs,
     recover_args::RecoverArgs,
     search_args::SearchArgs,
     task_args::TaskArgs,
@@ -30,6 +31,8 @@ pub struct ConfigFile {
     pub eval: EvalArgs,
     /// Tasks to ask.
     pub tasks: TaskArgs,
+    /// What fills in what `prune` is not told.
+    pub recipe: RecipeArgs,
     /// Calibration set and statistics.
     pub calibration: CalibrationArgs,
     /// How units are scored.
@@ -139,6 +142,8 @@ workers = 2
 samples = [8, 64]
 normalisation = ["mean", "rank"]
 beta-coarse = false
+[recipe]
+fast = true
 [masks]
 learn-masks = 60
 learn-units = ["ffn", "sublayers"]

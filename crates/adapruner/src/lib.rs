@@ -5,10 +5,12 @@
 //! |---|---|
 //! | [`settings`] | resolved, validated settings, as they are written into manifests |
 //! | [`pipeline`] | the stages, each from settings and what the stage before made |
+//! | [`room`] | how many samples a text gives |
 //! | [`statistics`] | statistics collected within the memory there is |
 //! | [`sensitivity`] | what cutting each layer alone costs, and how a cut is spread by it |
 //! | [`compensation`] | what remains fitted to make up for what was removed |
 //! | [`masks`] | which units stay, learned by gradient |
+//! | [`held_out`] | calibration samples that nothing was chosen by |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
 //! | [`locked`] | folders of state that one process at a time works in |
@@ -30,6 +32,7 @@ pub mod caution;
 pub mod compare_models;
 pub mod compensation;
 pub mod generate;
+pub mod held_out;
 pub mod latency;
 pub mod locked;
 pub mod manifest;
@@ -40,6 +43,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod recover;
 pub mod recovered;
+pub mod room;
 pub mod search;
 pub mod sensitivity;
 pub mod settings;

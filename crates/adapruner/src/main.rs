@@ -11,6 +11,7 @@ mod interrupt;
 mod mask_args;
 mod pipeline_args;
 mod printer;
+mod recipe;
 mod recover_args;
 mod search_args;
 mod task_args;

@@ -163,6 +163,9 @@ pub struct Manifest {
     /// Perplexity before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<BeforeAfter>,
+    /// The same on held-out calibration samples, where no text to measure on was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<BeforeAfter>,
     /// What was learned after it was pruned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryRecord>,
@@ -200,6 +203,7 @@ impl Manifest {
             compensation: None,
             study: None,
             evaluation: None,
+            held_out: None,
             recovery: None,
             adapter: None,
             files: Vec::new(),

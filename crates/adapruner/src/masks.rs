@@ -1,5 +1,5 @@
 //! Learned masks as a stage: samples drawn and divided, passes that fit the memory, a
-//! state on the disk, and what it means for a compensation.
+//! state on the disk.
 
 use std::{fmt, sync::atomic::AtomicBool};
 
@@ -15,7 +15,7 @@ use adapruner_prune::{
     ActivationMetric, Error as PruneError, Importance, PrunePlan, Reduction, Scores, Terms,
     masks::{
         LearnedMasks, MaskEnd, MaskFootprint, MaskLearning, MaskOptions, MaskOutcome, MaskRecord,
-        MaskState, MaskStep, MaskWatch, MaskWork, mean_loss,
+        MaskState, MaskStep, MaskWatch, MaskWork,
     },
 };
 use anyhow::{Context, Result};
@@ -23,7 +23,6 @@ use serde::Serialize;
 
 use crate::{
     advice::advised,
-    compensation::CompensationRecord,
     locked::Locked,
     memory,
     pipeline::{self, TokensRecord},
@@ -46,17 +45,6 @@ pub struct MaskSamples {
     pub held_out: TokenSet,
 }
 
-/// What a compensation did to the loss on the held-out samples.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct CompensationChoice {
-    /// Loss of the learned plan as it is, in nats per predicted token.
-    pub held_out_without: f64,
-    /// Loss with what was fitted.
-    pub held_out_with: f64,
-    /// Whether what was fitted is kept: where it lowered the loss.
-    pub kept: bool,
-}
-
 /// Masks that were learned, for the manifest.
 #[derive(Debug, Clone, Serialize)]
 pub struct LearnedRecord {
@@ -70,9 +58,6 @@ pub struct LearnedRecord {
     pub outcome: MaskOutcome,
     /// The memory that was foreseen.
     pub memory_foreseen: MaskFootprint,
-    /// What a compensation did, where one was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub compensation: Option<CompensationChoice>,
 }
 
 impl LearnedRecord {
@@ -90,14 +75,7 @@ impl LearnedRecord {
              stays as it was"
                 .to_owned()
         });
-        let compensation = self.compensation.filter(|choice| !choice.kept).map(|choice| {
-            format!(
-                "compensation: left out, since it raised the loss on the held-out samples from \
-                 {:.4} to {:.4}",
-                choice.held_out_without, choice.held_out_with
-            )
-        });
-        [diverged, nothing, compensation].into_iter().flatten()
+        [diverged, nothing].into_iter().flatten()
     }
 }
 
@@ -254,7 +232,6 @@ pub fn learn(
         options: options.clone(),
         outcome,
         memory_foreseen: footprint,
-        compensation: None,
     };
     Ok(Some((plan, record)))
 }
@@ -267,64 +244,6 @@ fn refused(error: PruneError) -> anyhow::Error {
         error.to_string(),
         "a larger --memory, fewer --mask-tokens, a smaller --mask-batch, or --mask-loss text",
     )
-}
-
-/// Those samples to fit on that share no passage with the held-out ones, which are to say
-/// whether the fit helps.
-///
-/// # Errors
-/// Where none are left.
-pub fn apart(fit: TokenSet, held_out: &TokenSet) -> Result<TokenSet> {
-    let one =
-        |window: &Vec<u32>| TokenSet::of_rows(&fit.name, fit.text_digest, vec![window.clone()]);
-    let (kept, shared): (Vec<_>, Vec<_>) =
-        fit.windows.iter().cloned().partition(|window| one(window).overlap(held_out) == 0);
-    if kept.is_empty() {
-        return Err(advised(
-            format!(
-                "compensate-text: all {} samples share passages with those that are held out of \
-                 learning masks",
-                shared.len()
-            ),
-            "give another --compensate-text, or more --compensate-samples",
-        ));
-    }
-    if shared.is_empty() {
-        return Ok(fit);
-    }
-    tracing::info!(
-        "{}: {} samples to fit on share passages with held-out ones and are left out",
-        fit.name,
-        shared.len()
-    );
-    Ok(TokenSet::of_rows(&fit.name, fit.text_digest, kept))
-}
-
-/// Keeps what was fitted after masks were learned only where it lowers the loss on the
-/// held-out samples; what was found goes into `record`.
-///
-/// # Errors
-/// Damaged weights, a loss that is not finite, no memory.
-pub fn choose(
-    plain: Checkpoint,
-    (fitted, compensation): (Checkpoint, CompensationRecord),
-    (record, held_out): (&mut LearnedRecord, &TokenSet),
-    placement: &Placement,
-    progress: &dyn Progress,
-) -> Result<(Checkpoint, Option<CompensationRecord>)> {
-    let measure = |model: &Checkpoint, stage: &'static str| -> Result<f64> {
-        let decoder = Decoder::load(model, placement, pipeline::residency(model, placement))?;
-        let window = held_out.windows.first().map_or(0, Vec::len);
-        let memory = memory::available() / 4;
-        let tokens = adapruner_eval::batch_tokens(&model.config, window, memory);
-        let mut told = |done, all| progress.at(stage, done, all);
-        Ok(mean_loss(&decoder, &held_out.windows, tokens, &mut told)?)
-    };
-    let held_out_without = measure(&plain, "held out, without compensation")?;
-    let held_out_with = measure(&fitted, "held out, with compensation")?;
-    let kept = held_out_with < held_out_without;
-    record.compensation = Some(CompensationChoice { held_out_without, held_out_with, kept });
-    Ok(if kept { (fitted, Some(compensation)) } else { (plain, None) })
 }
 
 /// Hands steps on to a bar, and states to their folder.

@@ -1,7 +1,7 @@
 //! Resolved, validated settings: what a stage is told, and what goes into the
 //! manifest.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use adapruner_checkpoint::text::TextOptions;
 use adapruner_kernels::MatmulPrecision;
@@ -37,7 +37,7 @@ impl RunSettings {
     }
 }
 
-fn display<T: std::fmt::Display, S: serde::Serializer>(
+fn display<T: fmt::Display, S: serde::Serializer>(
     value: &T,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -131,9 +131,50 @@ pub struct ScoreSettings {
     pub reduction: Reduction,
 }
 
+/// What fills in the options of `prune` that are not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recipe {
+    /// What gave the best result in minutes.
+    #[default]
+    Default,
+    /// What gives the best result by one forward pass, without gradients.
+    Fast,
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::Fast => "fast",
+        })
+    }
+}
+
+/// What a recipe chose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Chosen {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Options that were not given, as they would be.
+    pub options: Vec<String>,
+}
+
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.recipe)?;
+        if !self.options.is_empty() {
+            write!(f, ": {}", self.options.join(" "))?;
+        }
+        Ok(())
+    }
+}
+
 /// Everything that `prune` does.
 #[derive(Debug, Clone, Serialize)]
 pub struct PruneSettings {
+    /// What was chosen where nothing was said; the settings below are what came of it.
+    pub recipe: Chosen,
     /// Where models run.
     pub run: RunSettings,
     /// The calibration set, for importances that need one.

@@ -48,9 +48,14 @@ pub(super) const METHODS: &[Method] = &[
     Method::theirs("greedy-layers", &["--method", "greedy"]),
     Method::theirs("slicegpt", &["--method", "slicegpt"]),
     Method::theirs("masks-from-scratch", &["--method", "masks"]),
-    Method::ours("taylor-spared", &["--importance", "param_first", "--protect", "4,2"]),
+    Method::ours(
+        "taylor-spared",
+        &["--importance", "param_first", "--protect", "4,2", "--learn-masks", "0"],
+    ),
     Method::ours(
         "taylor-spared-compensated",
-        &["--importance", "param_first", "--protect", "4,2", "--compensate"],
+        &["--importance", "param_first", "--protect", "4,2", "--learn-masks", "0", "--compensate"],
     ),
+    Method::ours("fast", &["--fast"]),
+    Method::ours("default", &[]),
 ];

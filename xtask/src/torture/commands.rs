@@ -87,14 +87,14 @@ pub const COMMANDS: &[Command] = &[
     command(
         "prune",
         "prune {in}/model --ratio 0.2 --calibration {in}/calibration.txt --samples 8 \
-         --sample-tokens 16 --text {in}/text.txt --window 32 --limit 4 --allow-overlap \
+         --sample-tokens 16 --importance param_first --protect 0,0 --learn-masks 0 --text {in}/text.txt --window 32 --limit 4 --allow-overlap \
          --format hf,gguf --out {room}/out",
         &[output("out", Whole::Weights)],
         false,
     ),
     command(
         "prune --force",
-        "prune {in}/model --ratio 0.2 --importance magnitude_l2 --format hf,gguf --force \
+        "prune {in}/model --ratio 0.2 --importance magnitude_l2 --learn-masks 0 --format hf,gguf --force \
          --out {room}/out",
         &[output("out", Whole::Weights)],
         true,

@@ -40,7 +40,8 @@ const READ_GGUF: &str = "eval {room}/pruned/model.gguf --text {in}/text.txt --wi
 const READ_ADAPTER: &str =
     "merge {in}/model --adapter {room}/recovered/adapter --out {room}/merged";
 const READ_STATS: &str = "prune {in}/model --ratio 0.2 --calibration {in}/calibration.txt \
-    --samples 12 --sample-tokens 16 --stats {room}/stats.safetensors --out {room}/out";
+    --samples 12 --sample-tokens 16 --importance param_first --learn-masks 0 \
+    --stats {room}/stats.safetensors --out {room}/out";
 
 const FILES: &[File] = &[
     file("statistics", &["stats.safetensors"], "stats.safetensors", READ_STATS),

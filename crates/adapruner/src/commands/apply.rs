@@ -170,7 +170,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         outputs::check_fits(&output, &plan.pruned_config(&checkpoint.config), false)?;
     }
     let named = || from.display().to_string();
-    let (plan, mut learned) = match &samples.masks {
+    let (plan, learned) = match &samples.masks {
         None => (plan, None),
         Some((of, masks)) => {
             plan.validate(&checkpoint.config).with_context(named)?;
@@ -182,9 +182,8 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
             samples.learn(&checkpoint, (plan, &scores), run).with_context(named)?
         }
     };
-    let run_on = (&placement, &bars);
     let (pruned, fitted) =
-        samples.apply(&checkpoint, &plan, &mut learned, run_on).with_context(named)?;
+        samples.apply(&checkpoint, &plan, (&placement, &bars)).with_context(named)?;
     let settings = Settings {
         plan: &args.plan,
         study: &args.study,

@@ -25,7 +25,7 @@ pub(super) struct Samples<'a> {
 }
 
 impl<'a> Samples<'a> {
-    /// Draws them; none that is fitted on is held out of learning masks.
+    /// Draws them.
     ///
     /// # Errors
     /// Texts that cannot be read or are too short.
@@ -36,15 +36,14 @@ impl<'a> Samples<'a> {
     ) -> Result<Self> {
         let masks = masks.map(|of| Ok::<_, anyhow::Error>((masks::samples(checkpoint, of)?, of)));
         let masks = masks.transpose()?;
-        let fit = fit.map(|of| {
-            let drawn = compensation::tokens(checkpoint, of)?;
-            let drawn = match &masks {
-                Some((samples, _)) => masks::apart(drawn, &samples.held_out)?,
-                None => drawn,
-            };
-            Ok::<_, anyhow::Error>((drawn, of))
-        });
+        let fit = fit.map(|of| Ok::<_, anyhow::Error>((compensation::tokens(checkpoint, of)?, of)));
         Ok(Self { fit: fit.transpose()?, masks })
+    }
+
+    /// All of them.
+    pub(super) fn chosen_on(&self) -> impl Iterator<Item = &TokenSet> {
+        let masks = self.masks.iter().flat_map(|(of, _)| [&of.train, &of.held_out]);
+        masks.chain(self.fit.iter().map(|(samples, _)| samples))
     }
 
     /// Refuses a text to measure on that shares passages with any of them.
@@ -90,8 +89,7 @@ impl<'a> Samples<'a> {
         Ok((plan, Some(record)))
     }
 
-    /// The pruned model, fitted where that is asked for; after learned masks only where the
-    /// fit lowers the loss on held-out samples, which `learned` is told.
+    /// The pruned model, fitted where that is asked for and lowers the loss on held-out samples.
     ///
     /// # Errors
     /// A plan for another model, damaged weights, no memory.
@@ -99,18 +97,11 @@ impl<'a> Samples<'a> {
         &self,
         checkpoint: &Checkpoint,
         plan: &PrunePlan,
-        learned: &mut Option<LearnedRecord>,
         (placement, bars): (&Placement, &Bars),
     ) -> Result<(Checkpoint, Option<CompensationRecord>)> {
         let Some((samples, fit)) = &self.fit else { return Ok((apply(checkpoint, plan)?, None)) };
-        let fitted = compensation::compensate(checkpoint, plan, samples, fit, placement, bars)?;
-        match (learned, &self.masks) {
-            (Some(record), Some((samples, _))) => {
-                let plain = apply(checkpoint, plan)?;
-                let told = (record, &samples.held_out);
-                masks::choose(plain, fitted, told, placement, bars)
-            }
-            (Some(_) | None, _) => Ok((fitted.0, Some(fitted.1))),
-        }
+        let (fitted, record) =
+            compensation::compensate(checkpoint, plan, samples, fit, placement, bars)?;
+        Ok((fitted, Some(record)))
     }
 }

@@ -56,7 +56,7 @@ pub struct Cli {
 const EXAMPLE: &str = "\
 Example: measure, remove a fifth, measure again
   adapruner eval MODEL --text wikitext2
-  adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --protect 4,2 --out SMALLER
+  adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --out SMALLER
   adapruner eval SMALLER --text wikitext2
 
 Exit codes: 0 done, 1 something you can mend, 2 wrong usage, 130 interrupted.";
@@ -151,7 +151,7 @@ pub struct CommonArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// Settings from a TOML file with the tables run, eval, tasks, calibration,
+    /// Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
     /// importance, plan, masks, compensation, output, search, space and recover,
     /// whose keys are the options' names; what is typed wins
     #[arg(long, value_name = "FILE")]

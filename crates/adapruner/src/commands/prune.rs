@@ -2,12 +2,14 @@
 
 use adapruner::{
     caution::{Caution, Pruned, collapse},
+    held_out,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
-    memory, outputs,
+    memory,
+    outputs::{self, OutputSettings},
     pipeline::{self, Planned, TokensRecord},
     progress::Progress,
-    settings::PruneSettings,
+    settings::{Chosen, PruneSettings, Recipe, RunSettings},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use adapruner_model::Placement;
@@ -25,6 +27,7 @@ use crate::{
     failure::advised,
     mask_args::MaskArgs,
     printer::{bytes, table},
+    recipe::{Given, RecipeArgs},
     terminal::{Bars, warn},
     typed::Real,
 };
@@ -33,16 +36,20 @@ use crate::{
 ///
 /// Whole feed-forward channels and attention heads are scored on a calibration
 /// set, the least important ones are removed, and the rest is an ordinary dense
-/// model. With --text, perplexity is measured before and after. With --learn-masks,
-/// which units stay is learned by gradient, within the widths that the scores gave.
+/// model. Which channels stay is then learned by gradient, unless --fast is given.
+/// Options that are not given are filled in with what measured best; the result says
+/// which. Perplexity is measured before and after, on --text or else on calibration
+/// samples that nothing was chosen by.
 ///
-/// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --protect 4,2 --out SMALLER
+/// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --out SMALLER
 ///
-/// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --protect 4,2 --learn-masks 60 --out SMALLER
+/// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --fast --out SMALLER
 #[derive(Debug, Args)]
 pub struct PruneCommand {
     #[command(flatten)]
     common: CommonArgs,
+    #[command(flatten)]
+    recipe: RecipeArgs,
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
@@ -74,6 +81,8 @@ pub struct PruneCommand {
 
 #[derive(Serialize)]
 struct Report {
+    /// What was chosen where nothing was said.
+    recipe: Chosen,
     plan: PlanTable,
     /// The whole plan, in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,19 +93,27 @@ struct Report {
     manifest: Option<Manifest>,
     #[serde(skip_serializing_if = "Option::is_none")]
     evaluation: Option<BeforeAfter>,
+    /// The same on held-out calibration samples, where no text to measure on was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_out: Option<BeforeAfter>,
     /// What a reader should know, also without a manifest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     peak_memory_bytes: Option<u64>,
 }
 
+/// Everything that was given.
+struct Typed {
+    given: Given,
+    recipe: Recipe,
+    run: RunArgs,
+    eval: EvalArgs,
+    output: Option<OutputSettings>,
+}
+
 impl PruneCommand {
-    fn settings(&self) -> Result<PruneSettings> {
+    fn typed(&self) -> Result<Typed> {
         let file = self.common.file()?;
-        let eval = overlay(&self.eval, &file.eval)?;
-        let typed = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
-        let calibration = overlay(&typed, &file.calibration)?;
-        let score = overlay(&self.importance, &file.importance)?.resolve();
         let output = overlay(&self.output, &file.output)?.resolve();
         if output.is_none() && !self.dry_run {
             return Err(advised(
@@ -104,48 +121,61 @@ impl PruneCommand {
                 "name a folder to write: --out DIR; or look at the plan with --dry-run",
             ));
         }
-        let arguments = overlay(&self.plan, &file.plan)?;
+        let calibration = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
+        let given = Given {
+            plan: overlay(&self.plan, &file.plan)?,
+            calibration: overlay(&calibration, &file.calibration)?,
+            importance: overlay(&self.importance, &file.importance)?,
+            masks: overlay(&self.masks, &file.masks)?,
+            compensation: overlay(&self.compensation, &file.compensation)?,
+        };
+        Ok(Typed {
+            given,
+            recipe: overlay(&self.recipe, &file.recipe)?.resolve(),
+            run: overlay(&self.run, &file.run)?,
+            eval: overlay(&self.eval, &file.eval)?,
+            output,
+        })
+    }
+
+    /// Settings for a model; without one, to see that they can be made.
+    fn settings(
+        &self,
+        typed: &Typed,
+        run: &RunSettings,
+        model: Option<&Checkpoint>,
+    ) -> Result<(PruneSettings, Option<Caution>)> {
+        let (mut given, eval) = (typed.given.clone(), &typed.eval);
+        let (recipe, caution) = given.fill(typed.recipe, eval, model)?;
+        let Given { plan: arguments, calibration, importance, masks, compensation } = &given;
         let plan = arguments.resolve()?;
         let settings = PruneSettings {
-            run: overlay(&self.run, &file.run)?.resolve()?,
-            calibration: calibration.resolve(&eval)?,
+            recipe,
+            run: *run,
+            calibration: calibration.resolve(eval)?,
             statistics: calibration.stats.clone(),
-            score,
+            score: importance.resolve(),
             seed: calibration.seed(),
             sensitivity: arguments.sensitivity(&plan)?,
             plan,
-            masks: overlay(&self.masks, &file.masks)?.resolve(&calibration, &eval)?,
-            compensation: overlay(&self.compensation, &file.compensation)?
-                .resolve(&calibration, &eval)?,
+            masks: masks.resolve(calibration, eval)?,
+            compensation: compensation.resolve(calibration, eval)?,
             eval: eval.resolve(),
             allow_overlap: self.allow_overlap,
-            output,
+            output: typed.output.clone(),
         };
-        if score.importance.terms().is_some() && settings.calibration.is_none() {
-            return Err(advised(
-                format!("calibration: missing, and {} needs a calibration set", score.importance),
-                "name a text: --calibration FILE; or use --importance magnitude_l2",
-            ));
-        }
-        if settings.sensitivity.is_some() && settings.calibration.is_none() {
-            return Err(advised(
-                "calibration: missing, and layer sensitivities are measured on a calibration set",
-                "name a text: --calibration FILE; or leave --sensitivity out",
-            ));
-        }
-        Ok(settings)
+        Ok((settings, caution))
     }
 }
 
 impl Perform for PruneCommand {
     fn files(&self) -> Result<Files> {
-        let file = self.common.file()?;
-        let files = overlay(&self.eval, &file.eval)?.files(self.common.files());
-        let calibration = overlay(&self.calibration, &file.calibration)?;
-        let files = calibration.statistics(calibration.files(files));
-        let files = overlay(&self.masks, &file.masks)?.files(files);
-        let files = overlay(&self.compensation, &file.compensation)?.files(files);
-        let output = overlay(&self.output, &file.output)?;
+        let Typed { mut given, recipe, eval, .. } = self.typed()?;
+        given.fill(recipe, &eval, None)?;
+        let files = eval.files(self.common.files());
+        let files = given.calibration.statistics(given.calibration.files(files));
+        let files = given.compensation.files(given.masks.files(files));
+        let output = overlay(&self.output, &self.common.file()?.output)?;
         Ok(if self.dry_run { files } else { output.files(files) })
     }
 
@@ -155,10 +185,13 @@ impl Perform for PruneCommand {
 }
 
 fn run(args: &PruneCommand, session: &Session) -> Result<()> {
-    let settings = args.settings()?;
+    let typed = args.typed()?;
     let bars = Bars::default();
-    let placement = settings.run.placement()?;
+    let run = typed.run.resolve()?;
+    args.settings(&typed, &run, None)?;
+    let placement = run.placement()?;
     let checkpoint = args.common.open(session)?;
+    let (settings, short) = args.settings(&typed, &run, Some(&checkpoint))?;
     if let Some(output) = &settings.output {
         let per_layer = settings.plan.layout == Layout::PerLayer;
         outputs::check_fits(output, &checkpoint.config, per_layer)?;
@@ -185,14 +218,25 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, told)?;
     let Planned { plan, scores, statistics, sensitivities } = planned;
     let run = (&placement, session, &bars);
-    let (plan, mut learned) = samples.learn(&checkpoint, (plan, &scores), run)?;
-    let (pruned, fitted) = samples.apply(&checkpoint, &plan, &mut learned, (&placement, &bars))?;
+    let (plan, learned) = samples.learn(&checkpoint, (plan, &scores), run)?;
+    let (pruned, fitted) = samples.apply(&checkpoint, &plan, (&placement, &bars))?;
     let evaluation = match &eval {
         Some(tokens) => Some(measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars)?),
         None => None,
     };
+    let held_out = match (&settings.calibration, &eval) {
+        (Some(from), None) if !args.dry_run => {
+            let seen = calibration.iter().chain(samples.chosen_on()).collect::<Vec<_>>();
+            let held_out = held_out::samples(&checkpoint, from, &seen)?;
+            let of = |tokens| measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars);
+            held_out.as_ref().map(of).transpose()?
+        }
+        (Some(_) | None, _) => None,
+    };
     let table = plan.table(&checkpoint.config)?;
-    let cautions = cautions(&checkpoint, &plan, &settings, evaluation.as_ref());
+    let measured = (evaluation.as_ref(), held_out.as_ref());
+    let cautions = cautions(&checkpoint, &plan, &settings, measured);
+    let cautions: Vec<Caution> = short.into_iter().chain(cautions).collect();
     cautions.iter().for_each(warn);
     let warnings: Vec<String> = cautions
         .iter()
@@ -207,6 +251,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
             manifest.parameters = pruned.config.parameters();
             manifest.statistics = statistics_record(statistics.as_ref(), calibration.as_ref());
             manifest.evaluation = evaluation.clone();
+            manifest.held_out = held_out.clone();
             manifest.sensitivities = sensitivities;
             manifest.plan = Some(plan);
             manifest.masks = learned.clone();
@@ -219,11 +264,13 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let warnings = manifest.as_ref().map_or(warnings, |manifest| manifest.warnings.clone());
     let peak_memory_bytes = memory::peak();
     let report = Report {
+        recipe: settings.recipe,
         plan: table,
         full_plan,
         masks: learned,
         manifest,
         evaluation,
+        held_out,
         warnings,
         peak_memory_bytes,
     };
@@ -235,18 +282,22 @@ fn cautions(
     checkpoint: &Checkpoint,
     plan: &PrunePlan,
     settings: &PruneSettings,
-    evaluation: Option<&BeforeAfter>,
+    (evaluation, held_out): (Option<&BeforeAfter>, Option<&BeforeAfter>),
 ) -> Vec<Caution> {
     let config = &checkpoint.config;
     let unmet = plan.unmet(config, &settings.plan).into_iter().map(Caution::from);
     let pruned = Pruned {
         plan: &settings.plan,
         layers: config.layers.len(),
+        learned: settings.masks.is_some(),
         compensated: settings.compensation.is_some(),
     };
-    let collapsed = evaluation.and_then(|BeforeAfter { before, after }| {
+    let named = |found: &BeforeAfter| found.after.text.clone();
+    let of_text = evaluation.map(|found| (found, named(found)));
+    let unseen = held_out.map(|found| (found, format!("held-out samples of {}", named(found))));
+    let collapsed = of_text.or(unseen).and_then(|(BeforeAfter { before, after }, text)| {
         let perplexities = (before.loss.perplexity, after.loss.perplexity);
-        collapse(perplexities, &after.text, Some(&pruned))
+        collapse(perplexities, &text, Some(&pruned))
     });
     unmet.chain(collapsed).collect()
 }
@@ -281,10 +332,13 @@ fn statistics_record(
 
 fn text(report: &Report) -> String {
     let mut out = format!("{}\n", report.plan);
-    let mut rows = Vec::new();
-    if let Some(BeforeAfter { before, after }) = &report.evaluation {
+    let mut rows = vec![("recipe", report.recipe.to_string())];
+    let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
+    for (name, BeforeAfter { before, after }) in
+        measured.iter().filter_map(|(name, found)| Some((name, found.as_ref()?)))
+    {
         rows.push((
-            "perplexity",
+            name,
             format!(
                 "{:.3} → {:.3} ({}, {} windows of {} tokens)",
                 before.loss.perplexity,

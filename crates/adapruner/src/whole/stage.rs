@@ -40,6 +40,7 @@ impl StageName {
                 const TABLES: &[&str] = &[
                     "run",
                     "eval",
+                    "recipe",
                     "calibration",
                     "importance",
                     "plan",

@@ -57,7 +57,7 @@ fn outputs_are_never_overwritten_unasked() {
     fs::create_dir(&out).unwrap();
     fs::write(out.join("mine.txt"), "precious").unwrap();
     let before = entries(dir.path());
-    let line = "prune {model} --ratio 0.2 --importance random --out {out}";
+    let line = "prune {model} {bare} --ratio 0.2 --importance random --out {out}";
     let tiny = tiny();
     let paths = [("model", tiny.as_path()), ("out", out.as_path())];
     assert!(fail(line, &paths).contains("already exists"));

@@ -195,7 +195,7 @@ fn paths_of_any_bytes_are_paths() {
         word("--json"),
     ]);
     assert_eq!(found["text"], "text\u{fffd}");
-    let line = "--ratio=0.2 --samples=4 --json --allow-overlap --limit=2";
+    let line = "--ratio=0.2 --samples=4 --learn-masks=0 --json --allow-overlap --limit=2";
     let mut args = vec![
         word("prune"),
         model.as_os_str(),

@@ -23,7 +23,7 @@ fn models_side_by_side() {
         ("data", &data),
         ("table", &table),
     ];
-    succeed("prune {model} --ratio 0.2 --importance magnitude_l1 --out {smaller}", &paths);
+    succeed("prune {model} {bare} --ratio 0.2 --importance magnitude_l1 --out {smaller}", &paths);
     let line = "compare-models {model} {smaller} --text {text} --window 32 --limit 4 --tasks \
                 piqa,boolq --data-dir {data} --prompt-tokens 8 --new-tokens 4 --rounds 2";
     let report = json(line, &paths);

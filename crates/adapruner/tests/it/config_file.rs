@@ -13,6 +13,7 @@ fn a_file_fills_in_what_is_not_typed() {
         &config,
         format!(
             "[plan]\nratio = 0.3\nlayout = \"uniform\"\n\n[importance]\nimportance = \"magnitude_l1\"\n\n\
+             [masks]\nlearn-masks = 0\n\
              [eval]\ntext = {:?}\nwindow = 32\n\n[run]\nthreads = 1\n",
             text.to_str().unwrap()
         ),

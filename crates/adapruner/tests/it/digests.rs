@@ -32,7 +32,10 @@ fn models_are_held_against_their_manifests() {
     let (model, out) = (tiny(), dir.path().join("out"));
     let text = model.join("text.txt");
     let paths = [("m", &*model), ("out", &*out), ("text", &*text)];
-    succeed("prune {m} --ratio 0.2 --importance magnitude_l2 --out {out} --format hf,gguf", &paths);
+    succeed(
+        "prune {m} {bare} --ratio 0.2 --importance magnitude_l2 --out {out} --format hf,gguf",
+        &paths,
+    );
     let gguf = out.join("model.gguf");
     let files: Vec<PathBuf> = entries(&out).into_iter().collect();
     assert!(files.len() > 5, "{files:?}");
@@ -75,7 +78,7 @@ fn statistics_and_plans_are_held_against_their_own_digests() {
         ("next", &*next),
         ("plan", &*manifest),
     ];
-    let line = "prune {m} --ratio 0.2 --calibration {c} --stats {stats} --out";
+    let line = "prune {m} {taylor} --ratio 0.2 --calibration {c} --stats {stats} --out";
     succeed(&format!("{line} {{out}}"), &paths);
     flipped(&stats, &mut || {
         let error = fail(&format!("{line} {{next}}"), &paths);

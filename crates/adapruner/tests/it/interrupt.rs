@@ -21,7 +21,7 @@ fn an_interrupt_leaves_the_disk_as_it_was() {
     std::fs::write(&text, once.repeat(100)).unwrap();
     let out = dir.path().join("out");
     let before = entries(dir.path());
-    let line = "prune {model} --ratio 0.2 --importance random --text {text} --out {out}";
+    let line = "prune {model} {bare} --ratio 0.2 --importance random --text {text} --out {out}";
     let paths = [("model", model.as_path()), ("text", text.as_path()), ("out", out.as_path())];
     let child = command(words(line, &paths)).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
@@ -57,7 +57,7 @@ fn a_full_disk_is_an_error_and_leaves_nothing_behind() {
         ("bank", bank.as_path()),
     ];
     for line in [
-        "prune {model} --ratio 0.2 --importance magnitude_l2 --out {out}",
+        "prune {model} {bare} --ratio 0.2 --importance magnitude_l2 --out {out}",
         "export {model} --format gguf --out {out}",
         "stats {model} --calibration {calibration} --stats {bank}",
     ] {

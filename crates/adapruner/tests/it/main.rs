@@ -21,6 +21,7 @@ mod memory;
 mod metrics;
 mod overlap;
 mod program;
+mod recipe;
 mod recover;
 mod reference;
 mod search;

@@ -55,9 +55,11 @@ fn eval_reports_what_its_numbers_are_of() {
 fn a_fifth_is_removed_in_both_layouts_and_all_formats_agree() {
     let (model, dir) = (tiny(), tempdir().unwrap());
     let (text, calibration) = (model.join("text.txt"), model.join("calibration.txt"));
-    for options in
-        ["--layout uniform", "--protect 1,1", "--attention-share 0.3 --importance vectorize"]
-    {
+    for options in [
+        "--layout uniform --importance param_first",
+        "--protect 1,1 --importance param_first",
+        "--attention-share 0.3 --importance vectorize --protect 0,0",
+    ] {
         let out = dir.path().join(options.replace(' ', "_"));
         let paths = [
             ("model", model.as_path()),
@@ -67,8 +69,8 @@ fn a_fifth_is_removed_in_both_layouts_and_all_formats_agree() {
         ];
         let report = json(
             &format!(
-                "prune {{model}} --ratio 0.2 --calibration {{calibration}} --samples 8 {options} \
-                 --text {{text}} --format hf,gguf --save-dtype f32 --gguf-type f32 --out {{out}}"
+                "prune {{model}} --ratio 0.2 --calibration {{calibration}} --samples 8 \
+                 --sample-tokens 64 --learn-masks 0 {options} --text {{text}} --format hf,gguf --save-dtype f32 --gguf-type f32 --out {{out}}"
             ),
             &paths,
         );
@@ -118,7 +120,7 @@ fn whole_attention_sublayers_can_go() {
         ("out", out.as_path()),
     ];
     let report = json(
-        "prune {model} --ratio 0.2 --calibration {calibration} --drop-attention 2 --text {text} \
+        "prune {model} {taylor} --ratio 0.2 --calibration {calibration} --drop-attention 2 --text {text} \
          --save-dtype f32 --out {out}",
         &paths,
     );
@@ -142,7 +144,8 @@ fn statistics_are_collected_once_and_reused() {
     let report = json("stats {model} --calibration {calibration} --stats {bank}", &paths);
     assert!(number(&report, "/mean_loss") > 0.0);
     let modified = std::fs::metadata(&bank).unwrap().modified().unwrap();
-    let prune = "prune {model} --calibration {calibration} --ratio 0.1 --dry-run";
+    let prune = "prune {model} {bare} --importance param_first --samples 10 --sample-tokens 64 \
+                 --calibration {calibration} --ratio 0.1 --dry-run";
     let fresh = json(prune, &paths);
     let reused = json(&format!("{prune} --stats {{bank}}"), &paths);
     assert_eq!(fresh["full_plan"], reused["full_plan"]);
@@ -166,7 +169,7 @@ fn a_plan_is_applied_again_from_a_manifest() {
         ("again", again.as_path()),
         ("plan", plan.as_path()),
     ];
-    json("prune {model} --ratio 0.3 --importance magnitude_l2 --out {out}", &paths);
+    json("prune {model} {bare} --ratio 0.3 --importance magnitude_l2 --out {out}", &paths);
     json("apply {model} --plan {plan} --out {again}", &paths);
     let weights = |dir: &Path| std::fs::read(dir.join("model.safetensors")).unwrap();
     assert_eq!(weights(&out), weights(&again));
@@ -213,10 +216,7 @@ fn a_model_calibrates_itself() {
     assert_eq!(std::fs::read_to_string(&ids).unwrap(), first);
     let rows: Vec<Vec<u32>> = serde_json::from_str(&first).unwrap();
     assert!(rows.len() == 6 && rows.iter().all(|row| row.len() == 40));
-    let report = json(
-        "prune {model} --ratio 0.1 --calibration {ids} --samples 6 --sample-tokens 40 --dry-run",
-        &paths,
-    );
+    let report = json("prune {model} --ratio 0.1 --calibration {ids} --dry-run", &paths);
     assert!(report["full_plan"].is_object());
     // Text of its own is easier for a model than text of others.
     let own = json("eval {model} --text {ids} --window 40", &paths);
@@ -235,7 +235,7 @@ fn layers_are_cut_by_what_cutting_them_costs() {
         ("flat", flat.as_path()),
         ("spread", spread.as_path()),
     ];
-    let prune = "prune {model} --ratio 0.3 --calibration {calibration}";
+    let prune = "prune {model} {taylor} --ratio 0.3 --calibration {calibration}";
     let flat = json(&format!("{prune} --sensitivity=0 --out {{flat}}"), &paths);
     let spread = json(&format!("{prune} --sensitivity --out {{spread}}"), &paths);
     let widths = |report: &Value| -> Vec<usize> {
@@ -260,7 +260,7 @@ fn layers_are_cut_by_what_cutting_them_costs() {
         ("--sensitivity=-1 --calibration {calibration}", "at least 0"),
         ("--sensitivity --layout uniform --calibration {calibration}", "uniform"),
         ("--sensitivity --allocation global --calibration {calibration}", "global"),
-        ("--sensitivity --importance magnitude_l2", "calibration: missing"),
+        ("--sensitivity --importance magnitude_l2 --learn-masks 0", "c4: "),
     ] {
         let refused = fail(&format!("{prune} {given}"), &paths);
         assert!(refused.contains(said), "{refused}");
@@ -282,7 +282,7 @@ fn what_remains_is_fitted_to_make_up_for_what_is_gone() {
         ("again", again.as_path()),
         ("plan", plan.as_path()),
     ];
-    let prune = "prune {model} --ratio 0.3 --calibration {calibration} --text {text} \
+    let prune = "prune {model} {taylor} --ratio 0.3 --calibration {calibration} --text {text} \
                  --attention-share 0.2 --save-dtype f32 --format hf,gguf --gguf-type f32";
     let fit = "--compensate --compensate-samples 24 --compensate-tokens 64";
     let after = |report: &Value| number(report, "/evaluation/after/perplexity");

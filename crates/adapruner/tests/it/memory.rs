@@ -115,7 +115,7 @@ fn what_does_not_fit_is_refused_before_work_begins() {
     ];
     for line in [
         "stats {model} --calibration {calibration} --stats {bank} --memory 0.0001",
-        "prune {model} --ratio 0.2 --calibration {calibration} --out {out} --memory 0.0001",
+        "prune {model} {taylor} --ratio 0.2 --calibration {calibration} --out {out} --memory 0.0001",
     ] {
         let text = fail(line, &paths);
         assert!(text.contains("need at least") && text.contains("may be used"), "{text}");
@@ -129,7 +129,7 @@ fn what_does_not_fit_is_refused_before_work_begins() {
         fail("stats {model} --calibration {calibration} --stats {bank} --memory -1", &paths);
     assert!(refused.contains("-1 found"), "{refused}");
     let refused = fail(
-        "prune {model} --ratio 0.2 --importance magnitude_l2 --compensate --calibration \
+        "prune {model} {bare} --ratio 0.2 --importance magnitude_l2 --compensate --calibration \
          {calibration} --compensate-samples 2 --out {out} --memory 0.0001",
         &paths,
     );
@@ -146,7 +146,7 @@ fn a_share_of_attention_that_was_not_reached_is_said() {
     let out = dir.path().join("out");
     let paths = [("model", model.as_path()), ("out", out.as_path())];
     let line = words(
-        "prune {model} --ratio 0.2 --importance magnitude_l2 --attention-share 0.5 --out {out} \
+        "prune {model} {bare} --ratio 0.2 --importance magnitude_l2 --attention-share 0.5 --out {out} \
          --json",
         &paths,
     );
@@ -172,7 +172,7 @@ fn a_perplexity_that_more_than_doubled_is_said() {
     let paths = [("model", model.as_path()), ("out", out.as_path()), ("text", text.as_path())];
     let of = |ratio: &str| {
         let line = format!(
-            "prune {{model}} --ratio {ratio} --importance random --text {{text}} --limit 4 --force \
+            "prune {{model}} {{bare}} --ratio {ratio} --importance random --text {{text}} --limit 4 --force \
              --out {{out}} --json"
         );
         let output = crate::program::command(words(&line, &paths)).output().unwrap();
@@ -184,7 +184,9 @@ fn a_perplexity_that_more_than_doubled_is_said() {
     };
     let (factor, said) = of("0.45");
     assert!(factor > 2.0, "{factor}");
-    for part in ["quality collapsed", "--protect 1,1", "--compensate", "search", "recover"] {
+    for part in
+        ["quality collapsed", "--protect 1,1", "--learn-masks", "--compensate", "search", "recover"]
+    {
         assert_eq!(said.matches(part).count() / 2, 1, "{part} in {said}");
     }
     let (factor, said) = of("0.01");

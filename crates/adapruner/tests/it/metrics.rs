@@ -46,7 +46,7 @@ fn a_forward_pass_is_enough_for_wanda_and_flap() {
     let drawn = "--calibration {calibration} --samples 6 --sample-tokens 16";
     let plan = |importance: &str, more: &str| {
         let line = format!(
-            "prune {{model}} --ratio 0.2 {drawn} --importance {importance} {more} --dry-run"
+            "prune {{model}} {{bare}} --ratio 0.2 {drawn} --importance {importance} {more} --dry-run"
         );
         json(&line, &paths)
     };
@@ -67,14 +67,15 @@ fn a_forward_pass_is_enough_for_wanda_and_flap() {
     assert_ne!(plans[0], plans[1]);
     assert_eq!(plans[1], plans[2]);
     // What is collected for wanda alone is a forward pass, and no gradient follows from it.
-    let line = format!("prune {{model}} --ratio 0.2 {drawn} --importance wanda --out {{out}}");
+    let line =
+        format!("prune {{model}} {{bare}} --ratio 0.2 {drawn} --importance wanda --out {{out}}");
     let written = dir.path().join("written");
     let mut with = paths.to_vec();
     with.push(("written", written.as_path()));
     json(&format!("{line} --stats {{written}}"), &with);
     assert_eq!(fs::read(&written).unwrap(), fs::read(&forward).unwrap());
     let line = format!(
-        "prune {{model}} --ratio 0.2 {drawn} --importance param_second --stats {{forward}} --dry-run"
+        "prune {{model}} {{bare}} --ratio 0.2 {drawn} --importance param_second --stats {{forward}} --dry-run"
     );
     let refused = fail(&line, &paths);
     for part in ["forward: ", "param_second needs the element and Fisher sums", "delete this one"] {
@@ -93,8 +94,9 @@ fn statistics_of_an_earlier_version_are_refused_for_what_they_lack() {
     ];
     let drawn = "--calibration {calibration} --samples 4 --sample-tokens 16 --stats {old}";
     json(&format!("stats {{model}} {drawn}"), &paths);
-    let line =
-        |what: &str| format!("prune {{model}} --ratio 0.2 {drawn} --importance {what} --dry-run");
+    let line = |what: &str| {
+        format!("prune {{model}} {{bare}} --ratio 0.2 {drawn} --importance {what} --dry-run")
+    };
     let before = json(&line("param_first"), &paths);
     fs::write(&old, as_version_2(&bank(&old)).to_bytes().unwrap()).unwrap();
     assert_eq!(ffn(&json(&line("param_first"), &paths)), ffn(&before));
@@ -112,7 +114,7 @@ fn layers_are_compared_by_standardised_scores() {
     let paths = [("model", model.as_path()), ("calibration", calibration.as_path())];
     let of = |allocation: &str| {
         let line = format!(
-            "prune {{model}} --ratio 0.2 --calibration {{calibration}} --samples 6 --sample-tokens \
+            "prune {{model}} {{bare}} --ratio 0.2 --calibration {{calibration}} --samples 6 --sample-tokens \
              16 --importance flap --attention-share free --allocation {allocation} --dry-run"
         );
         ffn(&json(&line, &paths))

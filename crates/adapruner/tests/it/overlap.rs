@@ -160,7 +160,7 @@ fn an_output_is_replaced_only_while_it_is_as_it_was_written() {
     let dir = tempdir().unwrap();
     let (model, out) = (tiny(), dir.path().join("out"));
     let paths = [("m", &*model), ("out", &*out)];
-    let line = "prune {m} --ratio 0.2 --importance magnitude_l2 --out {out} --force";
+    let line = "prune {m} {bare} --ratio 0.2 --importance magnitude_l2 --out {out} --force";
     for _ in 0..2 {
         succeed(line, &paths);
     }

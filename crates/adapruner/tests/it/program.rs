@@ -28,6 +28,12 @@ pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     command
 }
 
+/// `{bare}` of a command line: without what a recipe does beside the scores.
+const BARE: &str = "--protect 0,0 --learn-masks 0";
+/// `{taylor}` of a command line: LLM-Pruner's scores, layers and calibration.
+const TAYLOR: &str = "--importance param_first --samples 10 --sample-tokens 64 --protect 0,0 \
+                      --learn-masks 0";
+
 /// Words of a command line; `{name}` stands for a path of `paths`.
 pub fn words(line: &str, paths: &[(&str, &Path)]) -> Vec<String> {
     let fill = |word: &str| {
@@ -35,6 +41,7 @@ pub fn words(line: &str, paths: &[(&str, &Path)]) -> Vec<String> {
             word.replace(&format!("{{{name}}}"), path.to_str().unwrap())
         })
     };
+    let line = line.replace("{bare}", BARE).replace("{taylor}", TAYLOR);
     line.split_whitespace().map(fill).collect()
 }
 

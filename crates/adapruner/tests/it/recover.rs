@@ -172,7 +172,7 @@ fn a_teacher_and_all_parameters() {
         ("small", small.as_path()),
         ("out", out.as_path()),
     ];
-    succeed("prune {model} --ratio 0.2 --importance magnitude_l2 --out {small}", &paths);
+    succeed("prune {model} {bare} --ratio 0.2 --importance magnitude_l2 --out {small}", &paths);
     let line = "recover {small} --method full --data {data} --teacher {model} --out {out} \
                 --learning-rate 1e-3 --batch-tokens 128 --max-steps 6 --warmup 1 --top-logits 8 \
                 --temperature 2 --checkpointing --keep-work";
@@ -202,7 +202,7 @@ fn blocks_are_matched_where_attention_is_gone_too() {
         ("biases", biases.as_path()),
         ("none", none.as_path()),
     ];
-    let line = "prune {model} --ratio 0.15 --importance magnitude_l2 --drop-attention 1 \
+    let line = "prune {model} {bare} --ratio 0.15 --importance magnitude_l2 --drop-attention 1 \
                 --out {small}";
     succeed(line, &paths);
     let line = LINE.replace("{model}", "{small}") + " --max-steps 12 --teacher {model}";
@@ -283,7 +283,8 @@ fn data_that_hold_a_test_text_are_refused() {
 
     // `apply` holds the text that it fits on against it in the same way.
     let plan = dir.path().join("plan.json");
-    let dense = json("prune {model} --ratio 0.2 --importance magnitude_l2 --dry-run", &paths);
+    let dense =
+        json("prune {model} {bare} --ratio 0.2 --importance magnitude_l2 --dry-run", &paths);
     std::fs::write(&plan, dense["full_plan"].to_string()).unwrap();
     let again = dir.path().join("again");
     let paths = [&paths[..], &[("plan", plan.as_path()), ("again", again.as_path())]].concat();

@@ -1,0 +1,252 @@
+//! What `prune` does where nothing else is said: a recipe fills in the options that are not
+//! given, and an option that is given always wins. docs/MEASUREMENTS.md has the figures that
+//! the recipes rest on.
+
+use std::{fmt::Display, path::PathBuf};
+
+use adapruner::{
+    caution::Caution,
+    pipeline,
+    room::{Room, room},
+    settings::{Chosen, Recipe},
+};
+use adapruner_checkpoint::{Checkpoint, ModelConfig};
+use adapruner_prune::Layout;
+use anyhow::Result;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    args::{
+        CalibrationArgs, CompensationArgs, Ends, EvalArgs, IMPORTANCE, ImportanceArgs, PlanArgs,
+        Share,
+    },
+    failure::advised,
+    mask_args::{MaskArgs, SAMPLES},
+    typed::{Named, Real},
+};
+
+/// Which recipe it is.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Recipe")]
+pub struct RecipeArgs {
+    /// The best result in seconds: structured Wanda by one forward pass, without gradients.
+    /// Without it, what is not given is what gave the best result in minutes: masks are
+    /// learned from there
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL",
+        hide_possible_values = true
+    )]
+    pub fast: Option<bool>,
+}
+
+impl RecipeArgs {
+    /// Fills in the default.
+    pub fn resolve(&self) -> Recipe {
+        if self.fast.unwrap_or(false) { Recipe::Fast } else { Recipe::Default }
+    }
+}
+
+/// Text where none is named.
+const TEXT: &str = "c4";
+/// Calibration samples and their tokens.
+const CALIBRATION: (usize, usize) = (128, 128);
+/// Steps of learned masks.
+const STEPS: u64 = 60;
+/// Samples without which no masks are learned: too few to hold some out and learn.
+const LEAST: usize = 64;
+/// Share of the feed-forward that layers may lose before fewer are spared.
+const MOST: f64 = 0.75;
+
+/// The options that a recipe fills in.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// What is removed.
+    pub plan: PlanArgs,
+    /// The calibration set.
+    pub calibration: CalibrationArgs,
+    /// How units are scored.
+    pub importance: ImportanceArgs,
+    /// How masks are learned.
+    pub masks: MaskArgs,
+    /// How the rest is fitted.
+    pub compensation: CompensationArgs,
+}
+
+/// Options as they are filled in.
+struct Filling(Chosen);
+
+impl Filling {
+    /// Fills in an option that is not given.
+    fn fill<T: Display>(&mut self, option: &mut Option<T>, name: &str, value: T) {
+        if option.is_none() {
+            self.0.options.push(format!("--{name} {value}"));
+            *option = Some(value);
+        }
+    }
+}
+
+impl Given {
+    /// Fills in what is not given, without a model as far as that goes; what was chosen.
+    ///
+    /// # Errors
+    /// A text or file of statistics that cannot be read.
+    pub fn fill(
+        &mut self,
+        recipe: Recipe,
+        eval: &EvalArgs,
+        model: Option<&Checkpoint>,
+    ) -> Result<(Chosen, Option<Caution>)> {
+        let mut filling = Filling(Chosen { recipe, options: Vec::new() });
+        filling.fill(&mut self.importance.importance, "importance", Named(IMPORTANCE));
+        let mut caution = None;
+        if self.masks.learn_masks.is_none() {
+            match recipe {
+                Recipe::Default if self.gates() => {}
+                Recipe::Default | Recipe::Fast => self.masks.learn_masks = Some(0),
+            }
+        }
+        let named = self.calibration.calibration.is_some();
+        if self.needs_text() && !named {
+            filling.0.options.push(format!("--calibration {TEXT}"));
+            self.calibration.calibration = Some(PathBuf::from(TEXT));
+        }
+        if let Some(model) = model {
+            if self.calibration.calibration.is_some() {
+                self.fill_samples(&mut filling, (eval, named), model)?;
+            }
+            if let Some(ends) = self.spared(&model.config) {
+                filling.fill(&mut self.plan.protect, "protect", Named(ends));
+            }
+        }
+        if self.masks.learn_masks != Some(0) {
+            let room = match model {
+                Some(model) => self.mask_room(eval, model)?,
+                None => Room { samples: SAMPLES.0, tokens: SAMPLES.1 },
+            };
+            let MaskArgs { learn_masks, mask_samples, mask_tokens, .. } = &mut self.masks;
+            if room.samples < LEAST && learn_masks.is_none() && mask_samples.is_none() {
+                caution = Some(too_short(room));
+                *learn_masks = Some(0);
+            } else {
+                filling.fill(learn_masks, "learn-masks", STEPS);
+                if room.samples < SAMPLES.0 {
+                    filling.fill(mask_samples, "mask-samples", room.samples);
+                }
+                if room.tokens < SAMPLES.1 {
+                    filling.fill(mask_tokens, "mask-tokens", room.tokens);
+                }
+            }
+        }
+        Ok((filling.0, caution))
+    }
+
+    /// Whether channels are cut, so that there are gates to learn.
+    fn gates(&self) -> bool {
+        let all = Some(Named(Share(Some(1.0))));
+        self.plan.attention_share != all || self.masks.learn_units.is_some()
+    }
+
+    /// Whether anything is computed from a calibration text.
+    fn needs_text(&self) -> bool {
+        let scored = self.importance.importance.is_some_and(|of| of.0.terms().is_some());
+        let learned = self.masks.learn_masks != Some(0) && self.masks.mask_text.is_none();
+        let fitted =
+            self.compensation.compensate.is_some() && self.compensation.compensate_text.is_none();
+        scored || learned || fitted || self.plan.sensitivity.is_some()
+    }
+
+    /// As many calibration samples as there are, or as the statistics are of.
+    fn fill_samples(
+        &mut self,
+        filling: &mut Filling,
+        (eval, named): (&EvalArgs, bool),
+        model: &Checkpoint,
+    ) -> Result<()> {
+        let calibration = &mut self.calibration;
+        let room = match calibration.stats.as_ref().filter(|path| path.exists()) {
+            Some(path) => {
+                let bank = pipeline::read_statistics(path)?;
+                let lengths = &bank.header().sample_tokens;
+                let tokens = lengths.iter().copied().max().unwrap_or(CALIBRATION.1);
+                Room { samples: lengths.len(), tokens }
+            }
+            None => {
+                let most = calibration.samples.unwrap_or(CALIBRATION.0);
+                let tokens = calibration.sample_tokens.unwrap_or(CALIBRATION.1);
+                let Some(of) = calibration.resolve(eval)? else { return Ok(()) };
+                room(model, &of.text, tokens, most).map_err(|error| match named {
+                    true => error,
+                    false => missing(&error),
+                })?
+            }
+        };
+        // A text that gives none is refused where it is drawn from.
+        filling.fill(&mut calibration.samples, "samples", room.samples.max(1));
+        filling.fill(&mut calibration.sample_tokens, "sample-tokens", room.tokens);
+        Ok(())
+    }
+
+    /// What the text that masks are learned on gives.
+    fn mask_room(&self, eval: &EvalArgs, model: &Checkpoint) -> Result<Room> {
+        let text = self.masks.mask_text.clone().or_else(|| self.calibration.calibration.clone());
+        let text = CalibrationArgs { calibration: text, ..self.calibration.clone() };
+        let most = self.masks.mask_samples.unwrap_or(SAMPLES.0);
+        let tokens = self.masks.mask_tokens.unwrap_or(SAMPLES.1);
+        match text.resolve(eval)? {
+            Some(of) => room(model, &of.text, tokens, most),
+            None => Ok(Room { samples: 0, tokens }),
+        }
+    }
+
+    /// Layers to spare: an eighth first and a sixteenth last, as far as the others can give
+    /// what is to go.
+    fn spared(&self, config: &ModelConfig) -> Option<Ends> {
+        let PlanArgs { ratio, layout, drop_attention, sensitivity, .. } = &self.plan;
+        if layout.is_some_and(|layout| layout.0 == Layout::Uniform) || sensitivity.is_some() {
+            return None;
+        }
+        let layers = config.layers.len();
+        let dropped = drop_attention.as_deref().unwrap_or_default();
+        let Real(ratio) = (*ratio)?;
+        let (mut first, mut last) = (layers.div_ceil(8), layers.div_ceil(16));
+        loop {
+            let between = first..layers.saturating_sub(last);
+            let channels: usize = config.layers[between.clone()].iter().map(|of| of.ffn).sum();
+            let gives = 3.0 * config.hidden_size as f64 * channels as f64;
+            let fits = ratio * config.parameters() as f64 <= MOST * gives;
+            if fits && dropped.iter().all(|layer| between.contains(layer)) {
+                return (first + last > 0).then_some(Ends(first, last));
+            }
+            if first + last == 0 {
+                return None;
+            }
+            (first, last) = (first / 2, last / 2);
+        }
+    }
+}
+
+/// No text is named, and the one in its place cannot be read.
+fn missing(error: &anyhow::Error) -> anyhow::Error {
+    advised(
+        format!("calibration: no text is named, and {error:#}"),
+        "name a text: --calibration FILE; or the folder that holds c4: --data-dir DIR",
+    )
+}
+
+/// A calibration text that gives too little to learn masks on.
+fn too_short(room: Room) -> Caution {
+    Caution {
+        message: format!(
+            "no masks were learned: the calibration text gives {} samples of {} tokens, and {LEAST} \
+             are needed to hold some out",
+            room.samples, room.tokens
+        ),
+        hint: "name a longer one with --calibration or --mask-text, or give --fast".to_owned(),
+    }
+}
