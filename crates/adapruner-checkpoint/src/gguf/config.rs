@@ -15,7 +15,7 @@ use super::{
     header::{Header, shown},
     kind::TensorKind,
     layout::{PER_LAYER, by_layers},
-    source::ROPE_FREQS,
+    source::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT},
     value::Value,
 };
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
     names::Projection,
     open::check,
 };
+
+/// Factor of the rotation's cosines and sines.
+pub(super) const ATTENTION_FACTOR: &str = "rope.scaling.attn_factor";
 
 /// llama.cpp's base where a file names none.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
@@ -66,6 +69,7 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
     let count = keys.size("block_count")?;
     let layers = keys.layers(count)?;
     let head_dim = keys.head_dim(hidden_size, &layers)?;
+    let rotated_dim = keys.rotated_dim(family, head_dim)?;
     let Some(embedding) = header.tensor("token_embd.weight") else {
         return Err(Error::format(path, "no tensor token_embd.weight"));
     };
@@ -87,7 +91,11 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
         attention_bias: keys.attention_bias(&layers)?,
         mlp_bias: keys.has_biases(&layers, MLP)? == Some(true),
         rms_norm_eps: keys.float("attention.layer_norm_rms_epsilon")?,
-        rope: Rope { theta, scaling: keys.rope_scaling(theta, head_dim, file)? },
+        rope: Rope {
+            theta,
+            scaling: keys.rope_scaling(theta, rotated_dim.unwrap_or(head_dim), file)?,
+        },
+        rotated_dim,
         embedding_scale: keys.factor(family.embedding_scale, hidden_size)?,
         residual_scale: keys.factor(family.residual_scale, hidden_size)?,
         logit_divisor: keys.factor(family.logit_divisor, hidden_size)?,
@@ -229,13 +237,27 @@ impl<'a> Keys<'a> {
                 _ => return Err(self.error("attention.key_length", "missing")),
             },
         };
-        for key in ["attention.value_length", "rope.dimension_count"] {
-            if let Some(length) = self.optional_size(key)?.filter(|length| *length != head_dim) {
-                let message = format!("{length} differs from the head width {head_dim}");
-                return Err(self.unsupported(key, message));
-            }
-        }
+        self.equals_head_dim("attention.value_length", head_dim)?;
         Ok(head_dim)
+    }
+
+    fn equals_head_dim(&self, key: &str, head_dim: usize) -> Result<()> {
+        match self.optional_size(key)?.filter(|length| *length != head_dim) {
+            Some(length) => {
+                let message = format!("{length} differs from the head width {head_dim}");
+                Err(self.unsupported(key, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// How much of each head is rotated, `None` where it is all of it.
+    fn rotated_dim(&self, family: &Family, head_dim: usize) -> Result<Option<usize>> {
+        const KEY: &str = "rope.dimension_count";
+        if family.rotated_share.is_none() {
+            self.equals_head_dim(KEY, head_dim)?;
+        }
+        Ok(self.optional_size(KEY)?.filter(|rotated| *rotated != head_dim))
     }
 
     /// Refuses settings that change what the model computes.
@@ -244,7 +266,7 @@ impl<'a> Keys<'a> {
             let message = format!("a mixture of {experts} experts is not supported");
             return Err(self.unsupported("expert_count", message));
         }
-        if let (WindowRule::None | WindowRule::All { .. } | WindowRule::Switched, Some(window)) =
+        if let (WindowRule::None | WindowRule::Switched, Some(window)) =
             (family.windows, self.optional_size("attention.sliding_window")?.filter(|n| *n > 0))
             && window < self.size("context_length")?
         {
@@ -266,11 +288,13 @@ impl<'a> Keys<'a> {
             "residual_scale",
             "logit_scale",
             "attention.scale",
-            "rope.scaling.attn_factor",
+            ATTENTION_FACTOR,
             "attn_logit_softcapping",
             "final_logit_softcapping",
         ] {
-            if read(key) {
+            // The rotation's belongs to the divisors of LongRoPE.
+            let long = key == ATTENTION_FACTOR && self.header.tensor(ROPE_SHORT).is_some();
+            if long || read(key) {
                 continue;
             }
             if let Some(scale) = self.optional_float(key)?.filter(|s| *s != 0.0 && *s != 1.0) {
@@ -294,8 +318,15 @@ impl<'a> Keys<'a> {
     /// The window of each layer, where the architecture has them.
     fn windows(&self, model: &ModelConfig) -> Result<Vec<Option<usize>>> {
         let layers = model.layers.len();
-        let WindowRule::AllBut { every, .. } = model.family().windows else {
-            return Ok(Vec::new());
+        let every = match model.family().windows {
+            WindowRule::AllBut { every, .. } => every,
+            WindowRule::All { .. } => {
+                // llama.cpp passes it over; the model was made with it.
+                let window = self.optional_size("attention.sliding_window")?.filter(|n| *n > 0);
+                let window = window.filter(|window| *window < model.max_position_embeddings);
+                return Ok(window.map_or_else(Vec::new, |window| vec![Some(window); layers]));
+            }
+            WindowRule::None | WindowRule::Switched => return Ok(Vec::new()),
         };
         let window = self.size("attention.sliding_window")?;
         if window == 0 {
@@ -353,7 +384,26 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn rope_scaling(&self, theta: f64, head_dim: usize, file: &[u8]) -> Result<RopeScaling> {
+    fn rope_scaling(&self, theta: f64, rotated: usize, file: &[u8]) -> Result<RopeScaling> {
+        if let Some(short) = self.divisors(ROPE_SHORT, rotated, file)? {
+            let Some(long) = self.divisors(ROPE_LONG, rotated, file)? else {
+                return Err(Error::tensor(
+                    self.path,
+                    ROPE_LONG,
+                    format!("missing beside {ROPE_SHORT}"),
+                ));
+            };
+            let original = self.optional_size("rope.scaling.original_context_length")?;
+            return Ok(RopeScaling::Long {
+                short,
+                long,
+                attention_factor: self.optional_float(ATTENTION_FACTOR)?.unwrap_or(1.0),
+                original_max_position_embeddings: match original {
+                    Some(original) => original,
+                    None => self.size("context_length")?,
+                },
+            });
+        }
         let mut factor = self.optional_float("rope.scaling.factor")?;
         if factor.is_none() {
             factor = self.optional_float("rope.scale_linear")?;
@@ -372,7 +422,7 @@ impl<'a> Keys<'a> {
                 return Err(self.unsupported("rope.scaling.type", message));
             }
         };
-        let Some(divisors) = self.rope_freqs(head_dim, file)? else { return Ok(linear) };
+        let Some(divisors) = self.divisors(ROPE_FREQS, rotated, file)? else { return Ok(linear) };
         if linear != RopeScaling::None {
             let message = format!("linear scaling together with {ROPE_FREQS} is not supported");
             return Err(self.unsupported("rope.scaling.factor", message));
@@ -383,11 +433,11 @@ impl<'a> Keys<'a> {
         Ok(llama3_scaling(&divisors, theta).unwrap_or(RopeScaling::Factors { divisors }))
     }
 
-    /// The divisors of `rope_freqs.weight`, `[D/2]`.
-    fn rope_freqs(&self, head_dim: usize, file: &[u8]) -> Result<Option<Vec<f32>>> {
-        let Some(tensor) = self.header.tensor(ROPE_FREQS) else { return Ok(None) };
-        let error = |message: String| Error::tensor(self.path, ROPE_FREQS, message);
-        let expected = head_dim / 2;
+    /// The divisors of frequencies that a tensor holds, `[R/2]`.
+    fn divisors(&self, name: &str, rotated: usize, file: &[u8]) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.header.tensor(name) else { return Ok(None) };
+        let error = |message: String| Error::tensor(self.path, name, message);
+        let expected = rotated / 2;
         if tensor.kind != TensorKind::F32 || tensor.dims != [expected as u64] {
             let (kind, dims) = (tensor.kind.name(), &tensor.dims);
             return Err(error(format!("[{expected}] of F32 expected, {dims:?} of {kind} found")));

@@ -6,7 +6,7 @@ use adapruner_arch::{
     family::{GgufBiases, RowOrder, ScoreRule, WindowRule},
 };
 
-use crate::config::{AttentionBias, LayerWidths, ModelConfig, RopeScaling};
+use crate::config::{AttentionBias, LayerWidths, ModelConfig};
 
 /// Architecture of files whose layers are like Llama's, with widths of their own.
 pub(super) const PER_LAYER: &str = "deci";
@@ -63,10 +63,6 @@ pub(super) fn layout(
     let refuse = |what: &str| Err((format!("llama.cpp runs {} {what}", family.title), FOLDER));
     if !biases {
         return refuse("without these biases");
-    }
-    // llama.cpp could, by tensors that are not written yet.
-    if config.rotated_dim.is_some() || matches!(config.rope.scaling, RopeScaling::Long { .. }) {
-        return refuse("with all of each head rotated, for texts of any length alike");
     }
     if config.activation != family.activation.1 {
         return refuse("with another activation");

@@ -35,6 +35,13 @@ use crate::{
 /// The frequency divisors of a scaled rotary embedding, which belong to the
 /// configuration, not to the weights.
 pub const ROPE_FREQS: &str = "rope_freqs.weight";
+/// Those for short texts.
+pub const ROPE_SHORT: &str = "rope_factors_short.weight";
+/// Those for long texts.
+pub const ROPE_LONG: &str = "rope_factors_long.weight";
+
+/// All of them.
+const OF_ROTATION: [&str; 3] = [ROPE_FREQS, ROPE_SHORT, ROPE_LONG];
 
 /// Where a tensor lies and how it is stored.
 #[derive(Debug)]
@@ -70,7 +77,7 @@ impl GgufSource {
             RowOrder::HalfSplit => Rows::Plain,
             RowOrder::Interleaved => Rows::Interleaved { head_dim: config.head_dim },
         };
-        for tensor in header.tensors.iter().filter(|t| t.name != ROPE_FREQS) {
+        for tensor in header.tensors.iter().filter(|t| !OF_ROTATION.contains(&t.name.as_str())) {
             let Some((whole, parts)) = expected.get(&tensor.name) else {
                 let message = format!(
                     "tensor {} is not part of the {} model that the metadata describes",

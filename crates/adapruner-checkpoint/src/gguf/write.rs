@@ -14,7 +14,7 @@ use super::{
     kind::TensorKind,
     layout::{Layout, layout},
     quantize::{StoredAs, stored_kind, write_tensor},
-    source::ROPE_FREQS,
+    source::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT},
     write_metadata::{metadata, per_layer_warnings},
 };
 use crate::{
@@ -75,16 +75,18 @@ pub fn write(
     let places = places(config, layout, kind);
     warnings.extend(fallback_warnings(&places, kind));
 
-    let divisors = rope_divisors(config).unwrap_or_default();
-    let divisor_bytes: Vec<u8> = divisors.iter().flat_map(|d| d.to_le_bytes()).collect();
+    let of_rotation: Vec<(&str, Vec<u8>)> = rope_divisors(config)
+        .into_iter()
+        .map(|(name, divisors)| (name, divisors.iter().flat_map(|d| d.to_le_bytes()).collect()))
+        .collect();
     let (mut rows, mut offset) = (Vec::new(), 0);
     let mut row = |name: &str, shape: &[usize], kind: TensorKind, bytes: u64| {
         let dims = shape.iter().rev().map(|&d| d as u64).collect();
         rows.push(Row { name: name.to_owned(), dims, kind: kind.code(), offset });
         offset = (offset + bytes).next_multiple_of(ALIGNMENT);
     };
-    if !divisors.is_empty() {
-        row(ROPE_FREQS, &[divisors.len()], TensorKind::F32, divisor_bytes.len() as u64);
+    for (name, bytes) in &of_rotation {
+        row(name, &[bytes.len() / 4], TensorKind::F32, bytes.len() as u64);
     }
     for place in &places {
         row(&place.tensor.gguf_name, &place.tensor.shape, place.kind, place.bytes);
@@ -92,8 +94,10 @@ pub fn write(
 
     let mut file = FileWriter::create(path)?;
     file.write(&encode::header(&metadata, &rows))?;
-    file.write(&divisor_bytes)?;
-    pad(&mut file, divisor_bytes.len() as u64)?;
+    for (_, bytes) in &of_rotation {
+        file.write(bytes)?;
+        pad(&mut file, bytes.len() as u64)?;
+    }
     let total = places.iter().map(|p| p.bytes).sum();
     let mut done = 0;
     for place in &places {
@@ -164,16 +168,20 @@ fn fallback_warnings(places: &[Place], wanted: TensorKind) -> Vec<String> {
     fallbacks.into_iter().map(line).collect()
 }
 
-/// What `rope_freqs.weight` holds, `[D/2]`, where the scaling needs it.
-fn rope_divisors(config: &ModelConfig) -> Option<Vec<f32>> {
+/// The tensors that say how frequencies are divided, `[R/2]` each, where the scaling needs them.
+fn rope_divisors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
+    let freqs = |divisors| vec![(ROPE_FREQS, divisors)];
     match &config.rope.scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Long { .. } => None,
+        RopeScaling::None | RopeScaling::Linear { .. } => Vec::new(),
+        RopeScaling::Long { short, long, .. } => {
+            vec![(ROPE_LONG, long.clone()), (ROPE_SHORT, short.clone())]
+        }
         RopeScaling::Llama3 {
             factor,
             low_freq_factor,
             high_freq_factor,
             original_max_position_embeddings,
-        } => Some(llama3_divisors(
+        } => freqs(llama3_divisors(
             config.rope.theta,
             config.rotated(),
             *factor,
@@ -181,6 +189,6 @@ fn rope_divisors(config: &ModelConfig) -> Option<Vec<f32>> {
             *high_freq_factor,
             *original_max_position_embeddings,
         )),
-        RopeScaling::Factors { divisors } => Some(divisors.clone()),
+        RopeScaling::Factors { divisors } => freqs(divisors.clone()),
     }
 }

@@ -3,6 +3,7 @@
 use adapruner_arch::family::{Factor, ScoreRule};
 
 use super::{
+    config::ATTENTION_FACTOR,
     encode::ALIGNMENT,
     kind::TensorKind,
     layout::Layout,
@@ -63,7 +64,7 @@ pub(super) fn metadata(
     model("attention.key_length", size(config.head_dim));
     model("attention.value_length", size(config.head_dim));
     model("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps as f32));
-    model("rope.dimension_count", size(config.head_dim));
+    model("rope.dimension_count", size(config.rotated()));
     model("rope.freq_base", Value::F32(config.rope.theta as f32));
     if let Some(local) = &config.local_rope {
         model("rope.freq_base_swa", Value::F32(local.theta as f32));
@@ -89,10 +90,12 @@ pub(super) fn metadata(
             model("rope.scaling.factor", Value::F32(*factor as f32));
         }
         // Said by a tensor, not by metadata.
-        RopeScaling::None
-        | RopeScaling::Llama3 { .. }
-        | RopeScaling::Factors { .. }
-        | RopeScaling::Long { .. } => {}
+        RopeScaling::Long { attention_factor, original_max_position_embeddings, .. } => {
+            let original = *original_max_position_embeddings;
+            model("rope.scaling.original_context_length", size(original));
+            model(ATTENTION_FACTOR, Value::F32(*attention_factor as f32));
+        }
+        RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. } => {}
     }
 
     let mut ends = config.eos_token_ids.iter().copied();

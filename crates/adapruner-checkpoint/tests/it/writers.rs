@@ -18,7 +18,7 @@ use rand::{RngExt, SeedableRng};
 use crate::readers::fixture;
 
 /// The fixtures of models.
-pub const MODELS: [&str; 15] = [
+pub const MODELS: [&str; 16] = [
     "biases",
     "gqa3_untied",
     "granite",
@@ -29,6 +29,7 @@ pub const MODELS: [&str; 15] = [
     "olmo2",
     "per_layer",
     "phi3",
+    "phi3_long",
     "qwen2",
     "qwen3",
     "sharded_bf16",
@@ -36,10 +37,9 @@ pub const MODELS: [&str; 15] = [
     "tiny",
 ];
 /// Those that llama.cpp runs otherwise, with what is said of them.
-pub const FOLDERS_ONLY: [(&str, &str); 5] = [
+pub const FOLDERS_ONLY: [(&str, &str); 4] = [
     ("gemma3", "Gemma 3 (text) with another scale of attention scores"),
     ("mistral_windows", "Mistral without windows"),
-    ("phi3_long", "Phi 3 and 4 with all of each head rotated, for texts of any length alike"),
     ("phi3_windows", "Phi 3 and 4 without windows"),
     ("qwen2_windows", "Qwen 2 and 2.5 without windows"),
 ];
