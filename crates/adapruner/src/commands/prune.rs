@@ -353,6 +353,11 @@ fn text(report: &Report) -> String {
             format!("{:.0} → {:.0} tokens/s", before.tokens_per_second, after.tokens_per_second),
         ));
     }
+    // Only what was written is measured.
+    if report.manifest.is_some() && report.evaluation.is_none() && report.held_out.is_none() {
+        let why = "not measured: no --text, and no calibration samples that nothing was chosen by";
+        rows.push(("held out", why.to_owned()));
+    }
     rows.extend(report.masks.as_ref().map(|masks| ("learned masks", masks.to_string())));
     if let Some(manifest) = &report.manifest {
         rows.extend(manifest.compensation.as_ref().map(|c| ("compensation", c.to_string())));
