@@ -126,6 +126,14 @@ pub enum RopeScaling {
     },
 }
 
+/// The factor of cosines and sines that LongRoPE takes where none is said, for a model of
+/// `context` tokens that was first trained on `original` (arXiv 2402.13753, equation 7):
+/// `√(1 + ln(context/original) / ln(original))`, and 1 where the context did not grow.
+pub fn long_attention_factor(context: f64, original: f64) -> f64 {
+    let factor = context / original;
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() }
+}
+
 /// The rotary position embedding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rope {

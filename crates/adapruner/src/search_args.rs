@@ -30,7 +30,8 @@ pub struct SearchArgs {
     pub study: Option<PathBuf>,
     /// Keep the trials in Redis, redis://HOST:PORT, so that workers on many
     /// machines share them; each machine has a --study folder of its own. Start
-    /// the server with --appendonly yes: it may then be restarted at any time
+    /// the server with --appendonly yes: it may then be restarted at any time,
+    /// and with --appendfsync always also be killed
     #[arg(long, value_name = "URL")]
     pub storage: Option<String>,
     /// What is searched at all: full (samples, metric and where the model is

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, f64::consts::TAU, path::Path};
 
 use adapruner_arch::{
-    config::all_but,
+    config::{all_but, long_attention_factor},
     family::{Factor, Family, ScoreRule, WindowRule},
 };
 use candle_core::quantized::GgmlDType;
@@ -393,15 +393,18 @@ impl<'a> Keys<'a> {
                     format!("missing beside {ROPE_SHORT}"),
                 ));
             };
+            let context = self.size("context_length")?;
             let original = self.optional_size("rope.scaling.original_context_length")?;
+            let original = original.unwrap_or(context);
+            // What was rounded to single precision is what it was computed as.
+            let by_default = long_attention_factor(context as f64, original as f64);
+            let said = self.optional_float(ATTENTION_FACTOR)?.unwrap_or(1.0);
+            let same = said as f32 == by_default as f32;
             return Ok(RopeScaling::Long {
                 short,
                 long,
-                attention_factor: self.optional_float(ATTENTION_FACTOR)?.unwrap_or(1.0),
-                original_max_position_embeddings: match original {
-                    Some(original) => original,
-                    None => self.size("context_length")?,
-                },
+                attention_factor: if same { by_default } else { said },
+                original_max_position_embeddings: original,
             });
         }
         let mut factor = self.optional_float("rope.scaling.factor")?;

@@ -1,6 +1,6 @@
 //! The rotary embeddings that a `config.json` describes, as transformers 4 and 5 spell them.
 
-use adapruner_arch::Family;
+use adapruner_arch::{Family, config::long_attention_factor};
 use serde_json::Value;
 
 use super::config::{FULL, Keys, SLIDING, short};
@@ -152,16 +152,12 @@ impl Keys<'_> {
             Some(original) => Some(original),
             None => self.optional_size(ORIGINAL)?,
         };
-        let factor = match (original, self.optional_float("factor")?) {
-            (Some(original), _) if original > 0 => context as f64 / original as f64,
-            (_, Some(factor)) => factor,
-            (_, None) => 1.0,
+        let grown = match (original, self.optional_float("factor")?) {
+            (None, Some(factor)) => context as f64 * factor,
+            (Some(_) | None, _) => context as f64,
         };
         let original = original.unwrap_or(context);
-        let by_default = match factor <= 1.0 {
-            true => 1.0,
-            false => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
-        };
+        let by_default = long_attention_factor(grown, original as f64);
         Ok(RopeScaling::Long {
             short,
             long,

@@ -1,6 +1,9 @@
 //! [`ModelConfig`] to `config.json`, by what the architectures declare.
 
-use adapruner_arch::family::{AttentionBiasRule, Factor, ScoreRule, WindowRule};
+use adapruner_arch::{
+    config::long_attention_factor,
+    family::{AttentionBiasRule, Factor, ScoreRule, WindowRule},
+};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -233,9 +236,7 @@ fn rope_scaling(config: &ModelConfig, rope: &Rope) -> Value {
         // what follows from the context lengths, and said where it does not.
         RopeScaling::Long { short, long, attention_factor, original_max_position_embeddings } => {
             let original = *original_max_position_embeddings as f64;
-            let factor = config.max_position_embeddings as f64 / original;
-            let by_default =
-                if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+            let by_default = long_attention_factor(config.max_position_embeddings as f64, original);
             let mut scaling =
                 json!({"type": "longrope", "short_factor": short, "long_factor": long});
             if (attention_factor - by_default).abs() > 1e-12 {

@@ -8,8 +8,9 @@
 //! script had its effect before the break, `{prefix}:adapruner:{writer}` tells: it
 //! holds the number of the writer's last addition, is set by the same script, and
 //! goes after an hour. So no record is lost or doubled by a server that keeps what
-//! it acknowledged, over a restart too (`appendonly yes`). A server that does not
-//! is found out: the last record that was read must be there still.
+//! it acknowledged, over a restart too (`appendonly yes`, and `appendfsync always`
+//! where it may be killed). A server that does not is found out: the last record
+//! that was read must be there still.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -91,6 +91,9 @@ fn spawn(port: u16, keeps: bool, folder: PathBuf) -> Child {
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
     command.args(["--appendonly", if keeps { "yes" } else { "no" }]).arg("--dir").arg(folder);
+    // By default a server that waits for a busy disk answers before it has written, and being
+    // killed then loses what it acknowledged.
+    command.args(["--appendfsync", "always"]);
     command.stdout(Stdio::null()).spawn().unwrap()
 }
 
