@@ -251,8 +251,6 @@ pub struct HuggingFace {
 pub struct Gguf {
     /// `general.architecture`, which also begins its keys.
     pub architecture: &'static str,
-    /// The same for files whose layers have widths of their own, where there is one.
-    pub per_layer: Option<&'static str>,
     /// The order of the rows of queries and keys.
     pub rows: RowOrder,
     /// The biases that llama.cpp reads.

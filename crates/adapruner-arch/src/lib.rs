@@ -5,7 +5,8 @@
 //! keys of `config.json` and of GGUF's metadata say so. Readers, writers, the decoder and
 //! pruning derive everything else from it and from a [`ModelConfig`], which is one model's sizes.
 //!
-//! To add an architecture made of known parts: a file in `families`, its name in
+//! To add an architecture made of known parts: a file in `families` that says what differs from
+//! Llama's, its name in
 //! [`Architecture`] and its line in [`Architecture::family`].
 //!
 //! Axes: `H` hidden, `N` query heads, `K` key-value heads, `D` head width, `F` feed-forward

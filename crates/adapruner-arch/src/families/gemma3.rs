@@ -1,11 +1,12 @@
 //! Gemma 3, the language model: norms around each sublayer, windows in five of six layers,
 //! which rotate by a base of their own.
 
+use super::llama;
 use crate::{
     config::{Activation, Architecture},
     family::{
-        AttentionBiasRule, Factor, Family, Gguf, GgufBiases, HeadNorm, HuggingFace, LayerNorms,
-        NormName, NormWeight, RowOrder, ScoreRule, WindowRule,
+        Factor, Family, Gguf, GgufBiases, HeadNorm, HuggingFace, LayerNorms, NormName, NormWeight,
+        RowOrder, ScoreRule, WindowRule,
     },
 };
 
@@ -23,19 +24,13 @@ pub(super) const FAMILY: Family = Family {
     },
     norm_weight: NormWeight::OnePlus,
     head_norm: Some(HeadNorm::Each),
-    attention_bias: AttentionBiasRule::Key("attention_bias"),
     mlp_bias: None,
     activation: ("hidden_activation", Activation::GeluTanh),
     scores: ScoreRule::InverseRoot { hf: "query_pre_attn_scalar", default: 256.0, by_hidden: 62 },
     embedding_scale: Factor::RootHidden,
-    residual_scale: Factor::One,
-    logit_divisor: Factor::One,
     windows: WindowRule::AllBut { every: 6, default: 4096 },
-    unrotated: None,
     local_theta: Some(("rope_local_base_freq", 10_000.0)),
-    rotated_share: None,
     opens_with_bos: true,
-    fused: &[],
     hf: HuggingFace {
         model_type: "gemma3_text",
         prefix: "Gemma3",
@@ -43,17 +38,13 @@ pub(super) const FAMILY: Family = Family {
         module: "gemma3",
         context: 131_072,
         theta: 1_000_000.0,
-        eps: 1e-6,
         head_dim: Some(256),
         tied: true,
         bos: Some(2),
         eos: Some(1),
         pad: Some(0),
+        ..llama::FAMILY.hf
     },
-    gguf: Gguf {
-        architecture: "gemma3",
-        per_layer: None,
-        rows: RowOrder::HalfSplit,
-        biases: GgufBiases::None,
-    },
+    gguf: Gguf { architecture: "gemma3", rows: RowOrder::HalfSplit, biases: GgufBiases::None },
+    ..llama::FAMILY
 };

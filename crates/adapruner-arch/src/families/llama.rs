@@ -41,10 +41,5 @@ pub(super) const FAMILY: Family = Family {
         eos: Some(2),
         pad: None,
     },
-    gguf: Gguf {
-        architecture: "llama",
-        per_layer: Some("deci"),
-        rows: RowOrder::Interleaved,
-        biases: GgufBiases::All,
-    },
+    gguf: Gguf { architecture: "llama", rows: RowOrder::Interleaved, biases: GgufBiases::All },
 };
