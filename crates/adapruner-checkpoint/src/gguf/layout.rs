@@ -6,7 +6,7 @@ use adapruner_arch::{
     family::{GgufBiases, RowOrder, ScoreRule, WindowRule},
 };
 
-use crate::config::{AttentionBias, LayerWidths, ModelConfig};
+use crate::config::{AttentionBias, LayerWidths, ModelConfig, RopeScaling};
 
 /// Architecture of files whose layers are like Llama's, with widths of their own.
 pub(super) const PER_LAYER: &str = "deci";
@@ -63,6 +63,11 @@ pub(super) fn layout(
     let refuse = |what: &str| Err((format!("llama.cpp runs {} {what}", family.title), FOLDER));
     if !biases {
         return refuse("without these biases");
+    }
+    // Only Phi's files say it by tensors alone.
+    let long = matches!(config.rope.scaling, RopeScaling::Long { .. });
+    if long && config.architecture != Architecture::Phi3 {
+        return refuse("with one rotation for texts of any length");
     }
     if config.activation != family.activation.1 {
         return refuse("with another activation");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapruner_checkpoint::{
-    Architecture, Checkpoint, ModelConfig,
+    Architecture, Checkpoint, ModelConfig, Rope, RopeScaling,
     gguf::{self, GgufOptions, Header, TensorKind, Value},
     names,
     names::Projection,
@@ -123,6 +123,17 @@ fn biases_that_an_architecture_does_not_have_make_it_another_or_are_refused() {
     assert_eq!(again.config.architecture, Architecture::Llama);
     assert!(again.config.has_bias(Projection::O) && again.config.mlp_bias);
     assert_same_tensors(&again, &model, DType::F32);
+    let scaling = RopeScaling::Long {
+        short: vec![1.0, 1.5],
+        long: vec![2.0, 3.0],
+        attention_factor: 1.1,
+        original_max_position_embeddings: 32,
+    };
+    let rope = Rope { theta: 1e4, scaling };
+    for (architecture, fits) in [(Architecture::Phi3, true), (Architecture::Llama, false)] {
+        let config = ModelConfig { rope: rope.clone(), ..family(architecture, &[widths(4, 2, 9)]) };
+        assert_eq!(gguf::check_fits(&config, false).is_ok(), fits, "{architecture:?}");
+    }
     let error = gguf::check_fits(&biased(Architecture::Qwen3), false).unwrap_err();
     assert_eq!(error.to_string(), "GGUF: llama.cpp runs Qwen 3 without these biases");
 }
