@@ -38,7 +38,7 @@ pub struct RunArgs {
     /// on the CPU and bf16 elsewhere [default: auto]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Named<DTypeChoice>>,
-    /// How exactly products are made, in PyTorch's words: highest (f32; where the
+    /// Precision of matrix multiplication, in PyTorch's words: highest (f32; where the
     /// processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
     /// bf16) or high (16-bit integers with a scale for each row: closer than TF32,
     /// faster on processors with VNNI) [default: highest]

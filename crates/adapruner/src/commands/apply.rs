@@ -19,10 +19,10 @@ use serde::Serialize;
 use super::{CommonArgs, Perform, Session, learned::Samples, required};
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, OutputArgs, RunArgs},
+    bars::Bars,
     config_file::{ConfigFile, overlay},
     mask_args::MaskArgs,
     printer::table,
-    terminal::Bars,
     typed::Real,
 };
 
@@ -151,7 +151,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let output = required(overlay(&args.output, &file.output)?.resolve())?;
     let run = overlay(&args.run, &file.run)?.resolve()?;
     let (masks, compensation) = args.samples(&file)?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let checkpoint = args.common.open(session)?;
     outputs::check_fits(&output, &checkpoint.config, false)?;
     let staged = session.writer.folder(&output.out)?;

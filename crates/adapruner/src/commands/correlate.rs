@@ -32,7 +32,7 @@ use crate::{
     failure::advised,
     printer::{Printer, columns, grouped},
     search_args::command_line,
-    terminal::{Bars, say},
+    terminal::say,
     typed::Real,
 };
 
@@ -236,7 +236,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     let pool = pool::tokens(&folder, &record)?;
     let texts = Texts { pool, eval, tests: tests.collect::<Result<Vec<_>>>()? };
     texts.check_tests(args.allow_overlap)?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let leading = study.space.most_protected();
     let objective =
         prepare::stored(&checkpoint, (&folder, &record), &texts.eval, &placement, leading, &bars)?;

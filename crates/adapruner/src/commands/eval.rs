@@ -24,7 +24,6 @@ use crate::{
     failure::advised,
     printer::{bytes, grouped, table},
     task_args::TaskArgs,
-    terminal::Bars,
 };
 
 /// Measure the perplexity of a model on a text, or its accuracy on tasks.
@@ -110,10 +109,10 @@ fn run(args: &EvalCommand, session: &Session) -> Result<()> {
     let log = asked.log_samples.as_deref().map(|path| session.writer.file(path)).transpose()?;
 
     let evaluation =
-        text.as_ref().map(|text| measure(&checkpoint, text, &placement)).transpose()?;
+        text.as_ref().map(|text| measure(&checkpoint, text, &placement, session)).transpose()?;
     let answered = match (&tasks, &questions) {
         (Some(tasks), Some(questions)) => {
-            Some(zero_shot(&checkpoint, questions, tasks, &placement, &Bars::default())?)
+            Some(zero_shot(&checkpoint, questions, tasks, &placement, &session.bars())?)
         }
         (Some(_), None) | (None, _) => None,
     };
@@ -148,10 +147,11 @@ fn measure(
     checkpoint: &Checkpoint,
     settings: &EvalSettings,
     placement: &Placement,
+    session: &Session,
 ) -> Result<Evaluation> {
     let tokens = pipeline::eval_tokens(checkpoint, settings)?;
     let batch = settings.batch_tokens;
-    pipeline::evaluate(checkpoint, &tokens, placement, batch, "perplexity", &Bars::default())
+    pipeline::evaluate(checkpoint, &tokens, placement, batch, "perplexity", &session.bars())
 }
 
 fn as_json(

@@ -10,7 +10,6 @@ use crate::{
     args::OutputArgs,
     config_file::overlay,
     printer::{bytes, grouped, table},
-    terminal::Bars,
 };
 
 /// Write a model in other formats: GGUF to Hugging Face and back, other types.
@@ -45,7 +44,7 @@ fn run(args: &ExportCommand, session: &Session) -> Result<()> {
     outputs::check_fits(&output, &checkpoint.config, false)?;
     let staged = session.writer.folder(&output.out)?;
     let manifest = Manifest::new("export", &output, &checkpoint)?;
-    let manifest = outputs::finish(staged, &checkpoint, &output, manifest, &Bars::default())?;
+    let manifest = outputs::finish(staged, &checkpoint, &output, manifest, &session.bars())?;
     args.common.printer().result(&manifest, |manifest| table(&rows(manifest)))
 }
 

@@ -21,7 +21,6 @@ use crate::{
     args::RunArgs,
     config_file::overlay,
     printer::{bytes, grouped, table},
-    terminal::Bars,
 };
 
 /// Measure how fast a model reads prompts and makes tokens, and what memory it
@@ -123,7 +122,7 @@ fn run(args: &LatencyCommand, session: &Session) -> Result<()> {
     let apart = |path: &&Path| peak_apart(path, &settings, &run);
     let peaks: Vec<Option<u64>> =
         if alone { Vec::new() } else { paths.iter().map(apart).collect::<Result<_>>()? };
-    let measured = latency(&models, &settings, &placement, &Bars::default())?;
+    let measured = latency(&models, &settings, &placement, &session.bars())?;
     let peak = |at: usize| peaks.get(at).copied().unwrap_or_else(memory::peak);
     let last = measured.len() - 1;
     let report = Report {

@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{CommonArgs, Perform, Session, export, required};
-use crate::{args::OutputArgs, config_file::overlay, printer::table, terminal::Bars};
+use crate::{args::OutputArgs, config_file::overlay, printer::table};
 
 /// Merge a LoRA adapter, as PEFT has it, into its model.
 ///
@@ -66,6 +66,6 @@ fn run(args: &MergeCommand, session: &Session) -> Result<()> {
         digest: Digest::of_file(&args.adapter.join(peft::WEIGHTS))?,
         parameters: adapter.parameters(),
     });
-    let manifest = outputs::finish(staged, &merged, &output, manifest, &Bars::default())?;
+    let manifest = outputs::finish(staged, &merged, &output, manifest, &session.bars())?;
     args.common.printer().result(&manifest, |manifest| table(&export::rows(manifest)))
 }

@@ -23,12 +23,13 @@ use crate::{
     args::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
     },
+    bars::Bars,
     config_file::overlay,
     failure::advised,
     mask_args::MaskArgs,
     printer::{bytes, table},
     recipe::{Given, RecipeArgs},
-    terminal::{Bars, warn},
+    terminal::warn,
     typed::Real,
 };
 
@@ -190,7 +191,7 @@ impl Perform for PruneCommand {
 
 fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let typed = args.typed()?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let run = typed.run.resolve()?;
     args.settings(&typed, &run, None)?;
     let placement = run.placement()?;

@@ -13,7 +13,6 @@ use crate::{
     args::RunArgs,
     config_file::overlay,
     printer::{grouped, table},
-    terminal::Bars,
 };
 
 /// Draw token sequences from a model itself, as token ids.
@@ -81,7 +80,7 @@ fn run(args: &SampleCommand, session: &Session) -> Result<()> {
     let settings = SampleSettings { samples, sample_tokens, temperature, seed };
     let checkpoint = args.common.open(session)?;
     let staged = session.writer.file(&args.out)?;
-    let rows = pipeline::sample(&checkpoint, &settings, &placement, &Bars::default())?;
+    let rows = pipeline::sample(&checkpoint, &settings, &placement, &session.bars())?;
     let json = serde_json::to_string(&rows)? + "\n";
     staged.write(json.as_bytes())?;
     let first = rows.first().map_or(&[][..], |row| &row[..row.len().min(32)]);

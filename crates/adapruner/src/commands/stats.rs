@@ -19,7 +19,6 @@ use crate::{
     config_file::overlay,
     failure::advised,
     printer::{bytes, grouped, table},
-    terminal::Bars,
     typed::Real,
 };
 
@@ -73,9 +72,9 @@ enum TermsChoice {
 #[derive(Serialize)]
 struct Report {
     /// What the collection was to take, part by part.
-    memory_foreseen: Footprint,
-    /// Bytes of it at the most.
-    memory_foreseen_bytes: u64,
+    memory_estimate: Footprint,
+    /// Bytes of it at most.
+    memory_estimate_bytes: u64,
 
     stats: String,
     stats_bytes: u64,
@@ -146,14 +145,14 @@ fn run(args: &StatsCommand, session: &Session) -> Result<()> {
         &settings,
         terms,
         &placement,
-        &Bars::default(),
+        &session.bars(),
     )?;
     let seconds = start.elapsed().as_secs_f64();
     pipeline::write_statistics(&bank, session.writer.file(&path)?)?;
     let header = bank.header();
     let report = Report {
-        memory_foreseen: cut.footprint,
-        memory_foreseen_bytes: cut.footprint.total(),
+        memory_estimate: cut.footprint,
+        memory_estimate_bytes: cut.footprint.total(),
         stats_bytes: std::fs::metadata(&path).map_or(0, |m| m.len()),
         stats: path.display().to_string(),
         model: args.common.model.display().to_string(),
@@ -182,7 +181,7 @@ fn text(r: &Report) -> String {
         ("mean loss", format!("{:.5} nats per predicted token", r.mean_loss)),
         ("vectors", format!("{} rows and columns", grouped(r.vectors as u64))),
         ("speed", format!("{:.0} tokens/s ({:.1} s)", r.tokens_per_second, r.seconds)),
-        ("foreseen", bytes(r.memory_foreseen_bytes)),
+        ("memory estimate", bytes(r.memory_estimate_bytes)),
         ("peak memory", r.peak_memory_bytes.map_or_else(|| "unknown".to_owned(), bytes)),
         ("written", format!("{} ({})", r.stats, bytes(r.stats_bytes))),
     ])
