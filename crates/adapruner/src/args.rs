@@ -22,6 +22,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    combine::combine,
     failure::advised,
     typed::{Named, Real},
 };
@@ -48,6 +49,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 }
+
+combine!(RunArgs { device, dtype, matmul_precision, threads });
 
 impl RunArgs {
     /// What was given, as arguments.
@@ -118,6 +121,8 @@ pub struct EvalArgs {
     pub batch_tokens: Option<usize>,
 }
 
+combine!(EvalArgs { text, window, limit, field, data_dir, batch_tokens });
+
 /// The literature's window length, in tokens.
 const WINDOW: usize = 128;
 
@@ -182,6 +187,16 @@ pub struct CalibrationArgs {
     #[arg(skip)]
     pub memory: Option<Real>,
 }
+
+combine!(CalibrationArgs {
+    calibration,
+    samples,
+    sample_tokens,
+    seed,
+    calibration_field,
+    stats,
+    memory,
+});
 
 /// GiB as bytes.
 ///
@@ -271,6 +286,8 @@ pub struct ImportanceArgs {
     pub grouping: Option<Named<Reduction>>,
 }
 
+combine!(ImportanceArgs { importance, grouping });
+
 impl ImportanceArgs {
     /// Fills in the defaults.
     pub fn resolve(&self) -> ScoreSettings {
@@ -351,6 +368,18 @@ pub struct PlanArgs {
     )]
     pub sensitivity: Option<Real>,
 }
+
+combine!(PlanArgs {
+    ratio,
+    layout,
+    protect,
+    attention_share,
+    multiple_of,
+    kv_mode,
+    drop_attention,
+    allocation,
+    sensitivity,
+});
 
 /// A share of what is removed, or none.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -473,6 +502,14 @@ pub struct CompensationArgs {
     pub compensate_ridge: Option<Ridge>,
 }
 
+combine!(CompensationArgs {
+    compensate,
+    compensate_text,
+    compensate_samples,
+    compensate_tokens,
+    compensate_ridge,
+});
+
 /// Samples and the tokens of each: many times the features of a fit, or what is
 /// fitted is noise. 5 tokens for a feature did slight harm, 18 helped
 /// (docs/MEASUREMENTS.md).
@@ -543,6 +580,8 @@ pub struct OutputArgs {
     #[arg(long)]
     pub force: Option<bool>,
 }
+
+combine!(OutputArgs { out, format, save_dtype, gguf_type, force });
 
 impl OutputArgs {
     /// What is written.

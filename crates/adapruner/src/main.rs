@@ -5,6 +5,7 @@
 
 mod args;
 mod bars;
+mod combine;
 mod commands;
 mod config_file;
 mod failure;

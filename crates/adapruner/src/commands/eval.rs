@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use super::{CommonArgs, Perform, Session};
 use crate::{
     args::{EvalArgs, RunArgs},
-    config_file::overlay,
+    combine::Combine,
     failure::advised,
     printer::{bytes, grouped, table},
     task_args::TaskArgs,
@@ -78,8 +78,8 @@ impl Perform for EvalCommand {
 
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
-        let files = overlay(&self.eval, &file.eval)?.files(self.common.files());
-        Ok(overlay(&self.tasks, &file.tasks)?.files(files))
+        let files = self.eval.over(&file.eval).files(self.common.files());
+        Ok(self.tasks.over(&file.tasks).files(files))
     }
 
     fn run(&self, session: &Session) -> Result<()> {
@@ -89,9 +89,9 @@ impl Perform for EvalCommand {
 
 fn run(args: &EvalCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let run = overlay(&args.run, &file.run)?.resolve()?;
-    let eval = overlay(&args.eval, &file.eval)?;
-    let asked = overlay(&args.tasks, &file.tasks)?;
+    let run = args.run.over(&file.run).resolve()?;
+    let eval = args.eval.over(&file.eval);
+    let asked = args.tasks.over(&file.tasks);
     let (text, tasks) = (eval.resolve(), asked.resolve(&eval)?);
     let settings = match (&tasks, &text) {
         (Some(tasks), text) => Settings::Tasks { tasks, text: text.as_ref() },

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{CommonArgs, Perform, Session, required};
 use crate::{
     args::OutputArgs,
-    config_file::overlay,
+    combine::Combine,
     printer::{bytes, grouped, table},
 };
 
@@ -29,7 +29,7 @@ impl Perform for ExportCommand {
     }
 
     fn files(&self) -> Result<Files> {
-        Ok(overlay(&self.output, &self.common.file()?.output)?.files(self.common.files()))
+        Ok(self.output.over(&self.common.file()?.output).files(self.common.files()))
     }
 
     fn run(&self, session: &Session) -> Result<()> {
@@ -39,7 +39,7 @@ impl Perform for ExportCommand {
 
 fn run(args: &ExportCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let output = required(overlay(&args.output, &file.output)?.resolve())?;
+    let output = required(args.output.over(&file.output).resolve())?;
     let checkpoint = args.common.open(session)?;
     outputs::check_fits(&output, &checkpoint.config, false)?;
     let staged = session.writer.folder(&output.out)?;

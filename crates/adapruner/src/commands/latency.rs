@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{CommonArgs, MODEL, Perform, Session};
 use crate::{
     args::RunArgs,
-    config_file::overlay,
+    combine::Combine,
     printer::{bytes, grouped, table},
 };
 
@@ -112,7 +112,7 @@ impl Perform for LatencyCommand {
 
 fn run(args: &LatencyCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let run = overlay(&args.run, &file.run)?.resolve()?;
+    let run = args.run.over(&file.run).resolve()?;
     let placement = run.placement()?;
     // The other model first: ratios are taken of the first.
     let paths: Vec<&Path> = args.against.iter().chain([&args.common.model]).map(|p| &**p).collect();

@@ -24,7 +24,7 @@ use crate::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
     },
     bars::Bars,
-    config_file::overlay,
+    combine::Combine,
     failure::advised,
     mask_args::MaskArgs,
     printer::{bytes, table},
@@ -115,7 +115,7 @@ struct Typed {
 impl PruneCommand {
     fn typed(&self) -> Result<Typed> {
         let file = self.common.file()?;
-        let output = overlay(&self.output, &file.output)?.resolve();
+        let output = self.output.over(&file.output).resolve();
         if output.is_none() && !self.dry_run {
             return Err(advised(
                 "out: missing",
@@ -124,17 +124,17 @@ impl PruneCommand {
         }
         let calibration = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
         let given = Given {
-            plan: overlay(&self.plan, &file.plan)?,
-            calibration: overlay(&calibration, &file.calibration)?,
-            importance: overlay(&self.importance, &file.importance)?,
-            masks: overlay(&self.masks, &file.masks)?,
-            compensation: overlay(&self.compensation, &file.compensation)?,
+            plan: self.plan.over(&file.plan),
+            calibration: calibration.over(&file.calibration),
+            importance: self.importance.over(&file.importance),
+            masks: self.masks.over(&file.masks),
+            compensation: self.compensation.over(&file.compensation),
         };
         Ok(Typed {
             given,
-            recipe: overlay(&self.recipe, &file.recipe)?.resolve(),
-            run: overlay(&self.run, &file.run)?,
-            eval: overlay(&self.eval, &file.eval)?,
+            recipe: self.recipe.over(&file.recipe).resolve(),
+            run: self.run.over(&file.run),
+            eval: self.eval.over(&file.eval),
             output,
         })
     }
@@ -180,7 +180,7 @@ impl Perform for PruneCommand {
         let files = eval.files(self.common.files());
         let files = given.calibration.statistics(given.calibration.files(files));
         let files = given.compensation.files(given.masks.files(files));
-        let output = overlay(&self.output, &self.common.file()?.output)?;
+        let output = self.output.over(&self.common.file()?.output);
         Ok(if self.dry_run { files } else { output.files(files) })
     }
 

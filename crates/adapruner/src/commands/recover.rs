@@ -19,7 +19,7 @@ use super::{CommonArgs, Perform, Session, required};
 use crate::{
     args::{OutputArgs, RunArgs},
     bars::Bars,
-    config_file::overlay,
+    combine::Combine,
     failure::advised,
     interrupt,
     printer::{bytes, grouped, table},
@@ -61,10 +61,10 @@ struct Report {
 impl RecoverCommand {
     fn settings(&self) -> Result<RecoverSettings> {
         let file = self.common.file()?;
-        let args = overlay(&self.recover, &file.recover)?;
-        let typed = overlay(&self.output, &file.output)?;
+        let args = self.recover.over(&file.recover);
+        let typed = self.output.over(&file.output);
         let mut output = required(typed.resolve())?;
-        let run = overlay(&self.run, &file.run)?.resolve()?;
+        let run = self.run.over(&file.run).resolve()?;
         let lora = args.method.is_none_or(|m| m.0 == Default::default());
         if lora && typed.format.is_none() {
             output.formats.clear();
@@ -80,9 +80,9 @@ impl Perform for RecoverCommand {
 
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
-        let output = overlay(&self.output, &file.output)?;
-        let files = overlay(&self.recover, &file.recover)?
-            .files(self.common.files(), output.out.as_deref());
+        let output = self.output.over(&file.output);
+        let files =
+            self.recover.over(&file.recover).files(self.common.files(), output.out.as_deref());
         Ok(output.files(files))
     }
 

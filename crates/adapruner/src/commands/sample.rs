@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{CommonArgs, Perform, Session};
 use crate::{
     args::RunArgs,
-    config_file::overlay,
+    combine::Combine,
     printer::{grouped, table},
 };
 
@@ -75,7 +75,7 @@ impl Perform for SampleCommand {
 
 fn run(args: &SampleCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let placement = overlay(&args.run, &file.run)?.resolve()?.placement()?;
+    let placement = args.run.over(&file.run).resolve()?.placement()?;
     let SampleCommand { samples, sample_tokens, temperature, seed, .. } = *args;
     let settings = SampleSettings { samples, sample_tokens, temperature, seed };
     let checkpoint = args.common.open(session)?;

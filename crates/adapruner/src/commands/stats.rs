@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{CommonArgs, Perform, Session};
 use crate::{
     args::{CalibrationArgs, EvalArgs, RunArgs},
-    config_file::overlay,
+    combine::Combine,
     failure::advised,
     printer::{bytes, grouped, table},
     typed::Real,
@@ -101,7 +101,7 @@ impl Perform for StatsCommand {
 
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
-        let calibration = overlay(&self.calibration, &file.calibration)?;
+        let calibration = self.calibration.over(&file.calibration);
         let files = calibration.files(self.common.files());
         let folder = self.data_dir.as_ref().or(file.eval.data_dir.as_ref());
         let files = folder.into_iter().fold(files, |files, path| files.search("--data-dir", path));
@@ -116,15 +116,15 @@ impl Perform for StatsCommand {
 
 fn run(args: &StatsCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let run = overlay(&args.run, &file.run)?.resolve()?;
+    let run = args.run.over(&file.run).resolve()?;
     let typed = CalibrationArgs { memory: args.memory, ..args.calibration.clone() };
-    let calibration = overlay(&typed, &file.calibration)?;
+    let calibration = typed.over(&file.calibration);
     let typed = EvalArgs {
         batch_tokens: args.batch_tokens,
         data_dir: args.data_dir.clone(),
         ..EvalArgs::default()
     };
-    let settings = calibration.resolve(&overlay(&typed, &file.eval)?)?.ok_or_else(|| {
+    let settings = calibration.resolve(&typed.over(&file.eval))?.ok_or_else(|| {
         advised("calibration: missing", "name a calibration text: --calibration FILE")
     })?;
     let Some(path) = calibration.stats else {
