@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     combine::combine,
     failure::advised,
-    typed::{Named, Real},
+    typed::{Named, Proportion, Real},
 };
 
 /// Where models run.
@@ -324,10 +324,9 @@ impl fmt::Display for Ends {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Plan")]
 pub struct PlanArgs {
-    /// Share of all parameters to remove, embedding included: 0.2 removes a
-    /// fifth
-    #[arg(long, value_name = "RATIO")]
-    pub ratio: Option<Real>,
+    /// Share of all parameters to remove, embedding included: 0.2, or 20%, removes a fifth
+    #[arg(long, value_name = "RATIO", allow_negative_numbers = true)]
+    pub ratio: Option<Proportion>,
     /// per-layer (widths differ between layers) or uniform (an ordinary model of its architecture)
     /// [default: per-layer]
     #[arg(long, value_name = "LAYOUT")]
@@ -431,7 +430,7 @@ impl PlanArgs {
 
     /// Fills in the defaults.
     pub fn resolve(&self) -> Result<PlanOptions> {
-        let Some(Real(ratio)) = self.ratio else {
+        let Some(Proportion(ratio)) = self.ratio else {
             return Err(advised(
                 "ratio: missing",
                 "say what share of all parameters to remove: --ratio 0.2",

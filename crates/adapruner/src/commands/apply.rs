@@ -24,7 +24,7 @@ use crate::{
     config_file::ConfigFile,
     mask_args::MaskArgs,
     printer::table,
-    typed::Real,
+    typed::{Proportion, Real},
 };
 
 /// Apply a plan, or the best trial of a study.
@@ -60,8 +60,8 @@ pub struct ApplyCommand {
     #[arg(long, value_name = "NUMBER", requires = "study")]
     trial: Option<u64>,
     /// Share of all parameters to remove [default: the study's]
-    #[arg(long, requires = "study")]
-    ratio: Option<f64>,
+    #[arg(long, requires = "study", allow_negative_numbers = true)]
+    ratio: Option<Proportion>,
     #[command(flatten)]
     masks: MaskArgs,
     #[command(flatten)]
@@ -233,7 +233,7 @@ fn of_study(
     )?;
     let best = args.trial.map_or_else(|| study.best(), |number| study.trial(number))?;
     let searched = record.plan_options();
-    let options = PlanOptions { ratio: args.ratio.unwrap_or(searched.ratio), ..searched };
+    let options = PlanOptions { ratio: args.ratio.map_or(searched.ratio, |ratio| ratio.0), ..searched };
     let found = &best.configuration;
     let applied =
         transfer::plan_for(checkpoint, &folder, &record, found, &options, placement, bars)

@@ -33,7 +33,7 @@ use crate::{
     printer::{Printer, columns, grouped},
     search_args::command_line,
     terminal::say,
-    typed::Real,
+    typed::Proportion,
 };
 
 /// Correlate perplexity with task accuracy over a study's trials.
@@ -75,7 +75,7 @@ pub struct CorrelateCommand {
     /// Ratios that each of them is pruned to: trials times ratios models
     /// [default: the study's own]
     #[arg(long, value_name = "RATIOS", value_delimiter = ',')]
-    ratios: Vec<Real>,
+    ratios: Vec<Proportion>,
     /// The study's search-evaluation text, as given to search
     #[arg(long, value_name = "FILE|SET")]
     text: PathBuf,
