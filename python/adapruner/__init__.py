@@ -13,11 +13,18 @@ stops the command. What it refuses is an :class:`Error` with a hint.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ._commands import *  # noqa: F403
-from ._commands import __all__ as _commands
+from ._commands import __all__ as _names
 from ._evaluate import evaluate
 from ._program import Error, UsageError, program, version
 from ._study import Study
 
-__all__ = [*_commands, "Error", "Study", "UsageError", "evaluate", "program", "version"]
-__version__ = version()
+__all__ = [*_names, "Error", "Study", "UsageError", "program", "version"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,8 @@ Progress = Callable[[str, int, int, str], None]
 # Exit codes of the program.
 _USAGE = 2
 _INTERRUPTED = 130
+# Lines that come back as the message of an Error.
+_OF_ERRORS = ("error: ", "hint: ", "  tip: ", "For more information", "Usage: ")
 
 
 class Error(Exception):
@@ -105,7 +107,7 @@ def run_command(
             event = _event(text)
             if event is None:
                 said.append(text)
-                if not text.startswith(("error: ", "hint: ")):
+                if text.strip() and not text.startswith(_OF_ERRORS):
                     print(text, end="", file=sys.stderr)
             elif listener is not None and not failed:
                 try:
@@ -127,6 +129,9 @@ def run_command(
         raise
     finally:
         ear.join()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
         if isinstance(listener, _Bars):
             listener.close()
     if failed:
