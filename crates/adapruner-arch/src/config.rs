@@ -22,6 +22,8 @@ pub enum Architecture {
     Qwen2,
     /// Qwen 3.
     Qwen3,
+    /// Gemma 2.
+    Gemma2,
     /// Gemma 3, the language model.
     Gemma3,
     /// SmolLM3.
@@ -187,6 +189,10 @@ pub struct ModelConfig {
     pub residual_scale: f64,
     /// Divisor of the logits.
     pub logit_divisor: f64,
+    /// Cap on scores, where there is one.
+    pub score_cap: Option<f64>,
+    /// Cap on logits, where there is one.
+    pub logit_cap: Option<f64>,
     /// Biases of the attention's projections.
     pub attention_bias: AttentionBias,
     /// Biases on gate, up and down projections.
@@ -243,6 +249,8 @@ impl ModelConfig {
             embedding_scale: factor(family.embedding_scale),
             residual_scale: factor(family.residual_scale),
             logit_divisor: factor(family.logit_divisor),
+            score_cap: family.caps.map(|caps| caps.scores.default),
+            logit_cap: family.caps.map(|caps| caps.logits.default),
             attention_bias: match family.attention_bias {
                 AttentionBiasRule::Never | AttentionBiasRule::Key(_) => AttentionBias::None,
                 AttentionBiasRule::Qkv => AttentionBias::Qkv,
@@ -359,6 +367,7 @@ impl ModelConfig {
             && self.rotated_dim.is_none()
             && !matches!(self.rope.scaling, RopeScaling::Long { .. })
             && self.score_scale.is_none()
+            && [self.score_cap, self.logit_cap] == [None; 2]
             && [self.embedding_scale, self.residual_scale, self.logit_divisor] == [1.0; 3]
     }
 

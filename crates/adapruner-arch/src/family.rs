@@ -40,6 +40,8 @@ pub struct Family {
     pub residual_scale: Factor,
     /// Divisor of the logits.
     pub logit_divisor: Factor,
+    /// Caps on scores and logits.
+    pub caps: Option<Caps>,
     /// Which layers see a window of tokens only.
     pub windows: WindowRule,
     /// Layers that do not rotate queries and keys.
@@ -154,6 +156,31 @@ pub enum Factor {
         /// Of GGUF's metadata, without the architecture.
         gguf: &'static str,
     },
+}
+
+/// Numbers `x` that are bent to `c · tanh(x/c)`, where the cap `c` is not null.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Caps {
+    /// Of the scores of attention.
+    pub scores: Cap,
+    /// Of the logits.
+    pub logits: Cap,
+}
+
+impl Caps {
+    /// Both.
+    pub fn each(&self) -> [&Cap; 2] {
+        [&self.scores, &self.logits]
+    }
+}
+
+/// A cap, as both formats say it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cap {
+    /// Key of `config.json`, and of GGUF's metadata without the architecture.
+    pub key: &'static str,
+    /// What it is where the key is missing.
+    pub default: f64,
 }
 
 /// The factor of the products of queries and keys.

@@ -153,7 +153,11 @@ impl Block {
                 o: from.map(Projection::O)?,
                 lengths: None,
                 rotation: None,
-                scores: Scores { scale: config.score_scale, window: config.window(layer) },
+                scores: Scores {
+                    scale: config.score_scale,
+                    window: config.window(layer),
+                    cap: config.score_cap,
+                },
                 residual: from.residual(NormPlace::AfterAttention)?,
             })
         } else {

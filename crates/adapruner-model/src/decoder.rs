@@ -118,11 +118,12 @@ impl Decoder {
                 // Of several damaged layers the first is told, whoever was faster.
                 let blocks = blocks.into_iter().collect::<Result<_>>()?;
                 let norm = load_norm(checkpoint, names::FINAL_NORM, placement)?;
-                let head = Head::from(&if config.tie_word_embeddings {
+                let head = if config.tie_word_embeddings {
                     embedding.clone()
                 } else {
                     load_head(checkpoint, placement)?
-                });
+                };
+                let head = Head::new(&head, config.logit_cap);
                 Weights::Resident { embedding, blocks, norm, head }
             }
         };
@@ -185,7 +186,7 @@ impl Decoder {
                 norm.weight = as_factor(tensor, self.config.family())?;
             }
             if let Some(tensor) = changes.parameters.get(head_name) {
-                *head = Head::from(tensor);
+                *head = Head::new(tensor, self.config.logit_cap);
             }
         }
         let (config, placement) = (self.config.clone(), self.placement.clone());
@@ -248,7 +249,7 @@ impl Decoder {
                 self.streamed(names::HEAD, || load_head(checkpoint, &self.placement))
             }
         };
-        Ok(Head::from(&weight?))
+        Ok(Head::new(&weight?, self.config.logit_cap))
     }
 
     /// Cosines and sines of positions `start..start + tokens`.

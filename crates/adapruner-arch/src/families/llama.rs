@@ -21,6 +21,7 @@ pub(super) const FAMILY: Family = Family {
     embedding_scale: Factor::One,
     residual_scale: Factor::One,
     logit_divisor: Factor::One,
+    caps: None,
     windows: WindowRule::None,
     unrotated: None,
     local_theta: None,

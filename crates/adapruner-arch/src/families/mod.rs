@@ -1,5 +1,6 @@
 //! One file for each architecture.
 
+mod gemma2;
 mod gemma3;
 mod granite;
 mod llama;
@@ -14,11 +15,12 @@ use crate::{config::Architecture, family::Family};
 
 impl Architecture {
     /// All of them, in the order in which they are listed for users.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
         Self::Qwen3,
+        Self::Gemma2,
         Self::Gemma3,
         Self::SmolLm3,
         Self::Olmo2,
@@ -33,6 +35,7 @@ impl Architecture {
             Self::Mistral => &mistral::FAMILY,
             Self::Qwen2 => &qwen2::FAMILY,
             Self::Qwen3 => &qwen3::FAMILY,
+            Self::Gemma2 => &gemma2::FAMILY,
             Self::Gemma3 => &gemma3::FAMILY,
             Self::SmolLm3 => &smollm3::FAMILY,
             Self::Olmo2 => &olmo2::FAMILY,

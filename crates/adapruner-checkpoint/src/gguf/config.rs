@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, f64::consts::TAU, path::Path};
 
 use adapruner_arch::{
     config::{all_but, long_attention_factor},
-    family::{Factor, Family, ScoreRule, WindowRule},
+    family::{Cap, Factor, Family, ScoreRule, WindowRule},
 };
 use candle_core::quantized::GgmlDType;
 
@@ -99,6 +99,8 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
         embedding_scale: keys.factor(family.embedding_scale, hidden_size)?,
         residual_scale: keys.factor(family.residual_scale, hidden_size)?,
         logit_divisor: keys.factor(family.logit_divisor, hidden_size)?,
+        score_cap: keys.cap(family.caps.map(|caps| caps.scores))?,
+        logit_cap: keys.cap(family.caps.map(|caps| caps.logits))?,
         tie_word_embeddings: header.tensor("output.weight").is_none(),
         max_position_embeddings: keys.size("context_length")?,
         bos_token_id: tokens.optional_id("bos_token_id")?,
@@ -281,7 +283,8 @@ impl<'a> Keys<'a> {
             let by_key =
                 |factor: &Factor| matches!(factor, Factor::Key { gguf, .. } if *gguf == key);
             let scores = matches!(family.scores, ScoreRule::Key { gguf, .. } if gguf == key);
-            scores || factors.iter().any(by_key)
+            let caps = family.caps.is_some_and(|caps| caps.each().iter().any(|c| c.key == key));
+            scores || caps || factors.iter().any(by_key)
         };
         for key in [
             "embedding_scale",
@@ -313,6 +316,12 @@ impl<'a> Keys<'a> {
                 Ok(self.optional_float(gguf)?.filter(|factor| *factor != 0.0).unwrap_or(1.0))
             }
         }
+    }
+
+    /// A cap, of which llama.cpp takes the default where the key is missing.
+    fn cap(&self, cap: Option<Cap>) -> Result<Option<f64>> {
+        let Some(Cap { key, default }) = cap else { return Ok(None) };
+        Ok(Some(self.optional_float(key)?.unwrap_or(default)))
     }
 
     /// The window of each layer, where the architecture has them.

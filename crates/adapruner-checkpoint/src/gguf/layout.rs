@@ -72,6 +72,9 @@ pub(super) fn layout(
     if config.activation != family.activation.1 {
         return refuse("with another activation");
     }
+    if family.caps.is_some() && [config.score_cap, config.logit_cap].contains(&None) {
+        return refuse("with caps on scores and logits");
+    }
     let layers = config.layers.len();
     let windows = match family.windows {
         WindowRule::None | WindowRule::All { .. } | WindowRule::Switched => {

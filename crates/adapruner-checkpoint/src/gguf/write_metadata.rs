@@ -1,6 +1,6 @@
 //! The metadata of a GGUF file that is written.
 
-use adapruner_arch::family::{Factor, ScoreRule};
+use adapruner_arch::family::{Cap, Factor, ScoreRule};
 
 use super::{
     config::ATTENTION_FACTOR,
@@ -82,6 +82,15 @@ pub(super) fn metadata(
     ] {
         if let Factor::Key { gguf, .. } = factor {
             model(gguf, Value::F32(value as f32));
+        }
+    }
+    if let Some(caps) = family.caps {
+        for (Cap { key, .. }, value) in
+            [(caps.scores, config.score_cap), (caps.logits, config.logit_cap)]
+        {
+            if let Some(value) = value {
+                model(key, Value::F32(value as f32));
+            }
         }
     }
     match &config.rope.scaling {

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use adapruner_arch::{
     config::all_but,
-    family::{AttentionBiasRule, Factor, Family, ScoreRule, UnrotatedRule, WindowRule},
+    family::{AttentionBiasRule, Cap, Factor, Family, ScoreRule, UnrotatedRule, WindowRule},
 };
 use serde_json::{Map, Value};
 
@@ -107,6 +107,8 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
         embedding_scale: keys.factor(family.embedding_scale, hidden_size)?,
         residual_scale: keys.factor(family.residual_scale, hidden_size)?,
         logit_divisor: keys.factor(family.logit_divisor, hidden_size)?,
+        score_cap: keys.cap(family.caps.map(|caps| caps.scores))?,
+        logit_cap: keys.cap(family.caps.map(|caps| caps.logits))?,
         attention_bias: keys.attention_bias(family)?,
         mlp_bias: match family.mlp_bias {
             Some(key) => keys.optional_bool(key)?.unwrap_or(false),
@@ -229,7 +231,8 @@ impl<'a> Keys<'a> {
             return Err(error.advise("give the unquantised model, or a GGUF file of it"));
         }
         for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
-            if let Some(cap) = self.optional_float(key)? {
+            let known = family.caps.is_some_and(|caps| caps.each().iter().any(|c| c.key == key));
+            if let Some(cap) = self.optional_float(key)?.filter(|_| !known) {
                 return Err(self.unsupported(key, format!("a cap ({cap}) is not supported")));
             }
         }
@@ -283,6 +286,15 @@ impl<'a> Keys<'a> {
             Factor::RootHidden => Ok((hidden_size as f64).sqrt()),
             Factor::Key { hf, .. } => Ok(self.optional_float(hf)?.unwrap_or(1.0)),
         }
+    }
+
+    /// A cap: none where the key is null, its default where it is missing.
+    fn cap(&self, cap: Option<Cap>) -> Result<Option<f64>> {
+        let Some(Cap { key, default }) = cap else { return Ok(None) };
+        if !self.object.contains_key(key) {
+            return Ok(Some(default));
+        }
+        self.optional_float(key)
     }
 
     /// The factor of scores, `None` where it is `1/√D`.

@@ -4,11 +4,9 @@ use adapruner_arch::Architecture;
 
 /// Names, as `architectures` or `model_type` has them, of models that are known and not run:
 /// what makes them so.
-const NOT_RUN: [(&str, &str); 20] = [
+const NOT_RUN: [(&str, &str); 18] = [
     ("Gemma3ForConditionalGeneration", "text and images in one folder"),
     ("gemma3", "text and images in one folder"),
-    ("Gemma2ForCausalLM", "caps on scores and logits"),
-    ("gemma2", "caps on scores and logits"),
     ("Gemma4", "widths of heads by kind of layer, embeddings per layer"),
     ("gemma4", "widths of heads by kind of layer, embeddings per layer"),
     ("Qwen3_5", "gated DeltaNet layers"),

@@ -38,6 +38,7 @@ fn holds(architecture: Architecture, config: &ModelConfig) -> bool {
             Architecture::Llama | Architecture::Qwen2 => config.is_llama_like(),
             Architecture::Mistral => config.is_mistral_like(),
             Architecture::Qwen3
+            | Architecture::Gemma2
             | Architecture::Gemma3
             | Architecture::SmolLm3
             | Architecture::Olmo2
@@ -161,6 +162,10 @@ pub(super) fn config_json(config: &ModelConfig, kind: Kind, dtype: FloatType) ->
         if let Factor::Key { hf, .. } = factor {
             set(hf, json!(value));
         }
+    }
+    if let Some(caps) = family.caps {
+        set(caps.scores.key, json!(config.score_cap));
+        set(caps.logits.key, json!(config.logit_cap));
     }
     let window = config.windows.iter().copied().flatten().next();
     let sliding = |layer| config.window(layer).is_some();

@@ -89,6 +89,8 @@ pub(crate) fn config(path: &Path, config: &ModelConfig) -> Result<()> {
         ("scale of what sublayers add", config.residual_scale),
         ("divisor of the logits", config.logit_divisor),
         ("scale of attention scores", config.score_scale.unwrap_or(1.0)),
+        ("cap on attention scores", config.score_cap.unwrap_or(1.0)),
+        ("cap on logits", config.logit_cap.unwrap_or(1.0)),
     ] {
         if !(factor.is_finite() && factor > 0.0) {
             return refuse(format!("{what}: a number above 0 expected, {factor} found"));

@@ -37,7 +37,8 @@ pub const MODELS: [&str; 16] = [
     "tiny",
 ];
 /// Those that llama.cpp runs otherwise, with what is said of them.
-pub const FOLDERS_ONLY: [(&str, &str); 4] = [
+pub const FOLDERS_ONLY: [(&str, &str); 5] = [
+    ("gemma2", "Gemma 2 with another scale of attention scores"),
     ("gemma3", "Gemma 3 (text) with another scale of attention scores"),
     ("mistral_windows", "Mistral without windows"),
     ("phi3_windows", "Phi 3 and 4 without windows"),

@@ -70,7 +70,7 @@ const LLAMA: Shape = Shape {
     head_norms: None,
     turned: true,
     partly: false,
-    scores: Scores { scale: None, window: None },
+    scores: Scores { scale: None, window: None, cap: None },
 };
 
 /// Gemma 3's, with a residual of its own.
@@ -82,11 +82,15 @@ const GEMMA: Shape = Shape {
     head_norms: Some(true),
     turned: true,
     partly: true,
-    scores: Scores { scale: Some(0.3), window: Some(3) },
+    scores: Scores { scale: Some(0.3), window: Some(3), cap: Some(1.5) },
 };
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    let scores = (prop::option::of(0.05..0.5_f64), prop::option::of(1..60_usize));
+    let scores = (
+        prop::option::of(0.05..0.5_f64),
+        prop::option::of(1..60_usize),
+        prop::option::of(0.3..4.0_f64),
+    );
     let norms = (any::<bool>(), any::<bool>(), any::<Option<bool>>());
     (norms, any::<[bool; 4]>(), scores).prop_map(|((before, after, head_norms), is, scores)| {
         let [scaled, tanh, turned, partly] = is;
@@ -98,7 +102,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             head_norms,
             turned,
             partly,
-            scores: Scores { scale: scores.0, window: scores.1 },
+            scores: Scores { scale: scores.0, window: scores.1, cap: scores.2 },
         }
     })
 }

@@ -255,7 +255,7 @@ fn last(
     };
     if let Some((norm, head)) = &outer {
         ending.norm.weight = norm.as_tensor().clone();
-        ending.head = Head::from(head.as_tensor());
+        ending.head = Head::new(head.as_tensor(), ending.head.cap);
     }
     let x = variable.as_tensor().squeeze(0)?;
     let x = x.index_select(&Tensor::from_vec(predicting, count, device)?, 0)?;

@@ -7,8 +7,9 @@ use adapruner_model::{Decoder, Placement, Residency};
 use candle_core::{DType, Device, Tensor};
 
 /// Every model of `fixtures/models`.
-pub const FIXTURES: [&str; 20] = [
+pub const FIXTURES: [&str; 21] = [
     "biases",
+    "gemma2",
     "gemma3",
     "gqa3_untied",
     "granite",

@@ -101,6 +101,7 @@ macro_rules! families {
 }
 
 families!(
+    gemma2: true,
     gemma3: true,
     granite: true,
     mistral_windows: true,

@@ -192,10 +192,10 @@ fn other_models_and_settings_are_refused_by_name() {
     let good = || model(metadata("llama", &layers), &config(&layers)).0;
     assert!(read_config(&good()).is_ok());
 
-    for name in ["gemma2", "starcoder2", "mistral3"] {
+    for name in ["gemma4", "starcoder2", "mistral3"] {
         let text = refusal(&good().entry("general.architecture", Value::String(name.into())));
         let expected = format!(
-            "m.gguf: architecture {name} is not supported, only llama, qwen2, qwen3, gemma3, smollm3, olmo2, granite, phi3 and deci"
+            "m.gguf: architecture {name} is not supported, only llama, qwen2, qwen3, gemma2, gemma3, smollm3, olmo2, granite, phi3 and deci"
         );
         assert_eq!(text, expected);
     }

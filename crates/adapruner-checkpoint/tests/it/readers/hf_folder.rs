@@ -216,8 +216,8 @@ fn other_models_and_settings_are_refused_by_name() {
             "architectures: \"StableLmForCausalLM\" is not supported, only LlamaForCausalLM, MistralForCausalLM",
         ),
         (
-            json!({"architectures": null, "model_type": "gemma2"}),
-            "model_type: \"gemma2\" is known but not run yet (caps on scores and logits)",
+            json!({"architectures": null, "model_type": "gemma4"}),
+            "model_type: \"gemma4\" is known but not run yet (widths of heads by kind of layer",
         ),
         (json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping: a cap (50) is not"),
         (json!({"architectures": null, "model_type": null}), "architectures: missing"),
