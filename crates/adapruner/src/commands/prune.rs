@@ -169,6 +169,10 @@ impl PruneCommand {
 }
 
 impl Perform for PruneCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let Typed { mut given, recipe, eval, .. } = self.typed()?;
         given.fill(recipe, &eval, None)?;
