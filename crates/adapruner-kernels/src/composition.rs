@@ -149,6 +149,36 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     x.broadcast_div(&scale)?.broadcast_mul(&weight.to_dtype(x.dtype())?)
 }
 
+/// [`crate::layer_norm`], composed.
+///
+/// # Shapes
+/// `[.., H]`, `[H]`, `[H]` → `[.., H]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let apart = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let scale = (apart.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    let y = apart.broadcast_div(&scale)?.broadcast_mul(&weight.to_dtype(x.dtype())?)?;
+    y.broadcast_add(&bias.to_dtype(x.dtype())?)
+}
+
+/// [`crate::activated`], composed.
+///
+/// # Shapes
+/// `[..]` → `[..]`.
+///
+/// # Errors
+/// No memory.
+pub fn activated(kind: Gate, x: &Tensor) -> Result<Tensor> {
+    match kind {
+        Gate::Silu => x.silu(),
+        Gate::GeluTanh => x.gelu(),
+        Gate::Gelu => x.gelu_erf(),
+        Gate::Relu => x.relu(),
+    }
+}
+
 /// [`crate::gated`], composed.
 ///
 /// # Shapes
@@ -157,10 +187,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// Shapes that differ.
 pub fn gated(kind: Gate, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    match kind {
-        Gate::Silu => gate.silu()? * up,
-        Gate::GeluTanh => gate.gelu()? * up,
-    }
+    activated(kind, gate)? * up
 }
 
 /// [`crate::rope`], composed.

@@ -26,6 +26,11 @@ pub(super) const FAMILY: Family = Family {
         theta: llama::FAMILY.hf.theta,
         ..gemma3::FAMILY.hf
     },
-    gguf: Gguf { architecture: "gemma2", rows: RowOrder::HalfSplit, biases: GgufBiases::None },
+    gguf: Some(Gguf {
+        architecture: "gemma2",
+        rows: RowOrder::HalfSplit,
+        biases: GgufBiases::None,
+        ..Gguf::LLAMA
+    }),
     ..gemma3::FAMILY
 };

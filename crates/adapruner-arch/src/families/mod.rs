@@ -1,11 +1,15 @@
 //! One file for each architecture.
 
+mod falcon;
+mod falcon_two_norms;
 mod gemma2;
 mod gemma3;
+mod gpt_neox;
 mod granite;
 mod llama;
 mod mistral;
 mod olmo2;
+mod opt;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -15,7 +19,7 @@ use crate::{config::Architecture, family::Family};
 
 impl Architecture {
     /// All of them, in the order in which they are listed for users.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
@@ -26,6 +30,10 @@ impl Architecture {
         Self::Olmo2,
         Self::Granite,
         Self::Phi3,
+        Self::Opt,
+        Self::GptNeoX,
+        Self::Falcon,
+        Self::FalconTwoNorms,
     ];
 
     /// What it declares.
@@ -41,6 +49,10 @@ impl Architecture {
             Self::Olmo2 => &olmo2::FAMILY,
             Self::Granite => &granite::FAMILY,
             Self::Phi3 => &phi3::FAMILY,
+            Self::Opt => &opt::FAMILY,
+            Self::GptNeoX => &gpt_neox::FAMILY,
+            Self::Falcon => &falcon::FAMILY,
+            Self::FalconTwoNorms => &falcon_two_norms::FAMILY,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use adapruner_checkpoint::{LayerWidths, names::Projection};
+use adapruner_checkpoint::{LayerWidths, arch::family::FeedForwardKind, names::Projection};
 use adapruner_model::{GradientObserver, InputObserver, ProjectionGrad, ProjectionInput};
 use candle_core::{DType, Device, Tensor};
 use rand::{RngExt, SeedableRng};
@@ -84,7 +84,7 @@ fn collect(seen: &[Seen], terms: Terms, batch: bool, batches: &[Range<usize>]) -
 
 /// The bank from its definition: whole weight gradients, sums in f64.
 fn reference(seen: &[Seen]) -> BankArrays {
-    let vectors = VectorLayout::new(&[WIDTHS], HEAD_DIM).unwrap().len();
+    let vectors = VectorLayout::new(&[WIDTHS], HEAD_DIM, FeedForwardKind::Gated).unwrap().len();
     let mut out = BankArrays {
         signed: vec![0.0; SAMPLES * vectors],
         element: vec![0.0; SAMPLES * vectors],
@@ -220,7 +220,7 @@ fn weights_of_half_precision_are_read_as_they_stand() {
 fn tensor_operations_give_the_same_sums() {
     let seen = seen();
     let expected = reference(&seen);
-    let layout = VectorLayout::new(&[WIDTHS], HEAD_DIM).unwrap();
+    let layout = VectorLayout::new(&[WIDTHS], HEAD_DIM, FeedForwardKind::Gated).unwrap();
     let mut found = BankArrays {
         signed: vec![0.0; expected.signed.len()],
         element: vec![0.0; expected.signed.len()],

@@ -153,7 +153,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let (masks, compensation) = args.samples(&file)?;
     let bars = Bars::default();
     let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&output, &checkpoint.config, false)?;
+    outputs::check_fits(&output, &checkpoint.config, outputs::Planned::default())?;
     let staged = session.writer.folder(&output.out)?;
     let samples = Samples::draw(&checkpoint, masks.as_ref(), compensation.as_ref())?;
     if samples.masks.is_some() || samples.fit.is_some() {
@@ -171,7 +171,11 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     };
     let Made { plan, scores, study } = made;
     if plan.validate(&checkpoint.config).is_ok() {
-        outputs::check_fits(&output, &plan.pruned_config(&checkpoint.config), false)?;
+        outputs::check_fits(
+            &output,
+            &plan.pruned_config(&checkpoint.config),
+            outputs::Planned::default(),
+        )?;
     }
     let named = || from.display().to_string();
     let (plan, learned) = match &samples.masks {
