@@ -33,7 +33,7 @@
 //! | `threads` | work on all threads, or on one alone |
 //! | [`composition`] | the same, composed of candle's operations |
 //! | `precision` | how exactly products are made |
-//! | `peak` | what the f32 units can do at the most |
+//! | `peak` | what the f32 units can do at most |
 //! | `allocator` | the allocator of programs that run models |
 
 #![expect(unsafe_code, reason = "outputs are written once, products go through pointers")]

@@ -42,7 +42,7 @@ use crate::{
     block::{Pass, extra_token_values},
     decoder::{Decoder, Places, next_token_nll},
     error::{Error, Result},
-    train::{Lesson, PassOptions, Term, full_gradients},
+    train::{Batch, PassOptions, Term, full_gradients},
     wide::in_f64,
 };
 
@@ -395,9 +395,9 @@ pub fn parameter_gradients(
 ) -> Result<BTreeMap<String, Tensor>> {
     let weight = |sample: usize, _| (1.0 / (samples[sample].len() - 1) as f64) as f32;
     let terms = vec![Term::cross_entropy(samples, weight)];
-    let lesson = Lesson { sequences: samples, terms, hidden: None };
+    let batch = Batch { sequences: samples, terms, hidden: None };
     let options = PassOptions { checkpointing: true };
-    Ok(full_gradients(decoder, &lesson, &options)?.gradients)
+    Ok(full_gradients(decoder, &batch, &options)?.gradients)
 }
 
 #[cfg(test)]

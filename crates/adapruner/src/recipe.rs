@@ -21,6 +21,7 @@ use crate::{
         CalibrationArgs, CompensationArgs, Ends, EvalArgs, IMPORTANCE, ImportanceArgs, PlanArgs,
         Share,
     },
+    combine::combine,
     failure::advised,
     mask_args::{MaskArgs, SAMPLES},
     typed::{Named, Real},
@@ -37,6 +38,8 @@ pub struct RecipeArgs {
     #[arg(long)]
     pub fast: Option<bool>,
 }
+
+combine!(RecipeArgs { fast });
 
 impl RecipeArgs {
     /// Fills in the default.

@@ -1,4 +1,4 @@
-//! Forward and backward of a lesson, block by block.
+//! Forward and backward of a batch, block by block.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use adapruner_checkpoint::names::{Part, Projection};
 use adapruner_kernels::{GradTap, Head, LowRankGrad, column_dots, linear_soft_cross_entropy};
 use candle_core::{D, DType, Result as CandleResult, Tensor, Var};
 
-use super::{Learned, Lesson, MaskGradients, PassOptions, Term};
+use super::{Batch, Learned, MaskGradients, PassOptions, Term};
 use crate::{
     backward::{Ran, gradient_of},
     block::Pass,
@@ -202,11 +202,11 @@ impl Running {
     }
 }
 
-fn check(decoder: &Decoder, lesson: &Lesson<'_>, predicting: usize) -> Result<()> {
+fn check(decoder: &Decoder, batch: &Batch<'_>, predicting: usize) -> Result<()> {
     let vocabulary = decoder.config().vocab_size;
-    for (at, Term { k, ids, weights, temperature }) in lesson.terms.iter().enumerate() {
+    for (at, Term { k, ids, weights, temperature }) in batch.terms.iter().enumerate() {
         if ids.len() != predicting * k || weights.len() != ids.len() {
-            return Err(Error::Lesson(format!(
+            return Err(Error::Batch(format!(
                 "term {at} has {} ids and {} weights, expected {k} of each for {predicting} \
                  predicted tokens",
                 ids.len(),
@@ -219,16 +219,16 @@ fn check(decoder: &Decoder, lesson: &Lesson<'_>, predicting: usize) -> Result<()
             )));
         }
         if !(*temperature > 0.0 && temperature.is_finite()) {
-            return Err(Error::Lesson(format!(
+            return Err(Error::Batch(format!(
                 "term {at} has temperature {temperature}, expected a number above 0"
             )));
         }
     }
     let layers = decoder.config().layers.len();
-    let matched = lesson.hidden.as_ref().and_then(|h| h.layers.iter().find(|&&l| l >= layers));
+    let matched = batch.hidden.as_ref().and_then(|h| h.layers.iter().find(|&&l| l >= layers));
     match matched {
         Some(layer) => {
-            Err(Error::Lesson(format!("hidden states of layer {layer}, the model has {layers}")))
+            Err(Error::Batch(format!("hidden states of layer {layer}, the model has {layers}")))
         }
         None => Ok(()),
     }
@@ -237,14 +237,14 @@ fn check(decoder: &Decoder, lesson: &Lesson<'_>, predicting: usize) -> Result<()
 /// The terms' sums, and the gradient of the last block's output `[1, R, H]`.
 fn last(
     decoder: &Decoder,
-    lesson: &Lesson<'_>,
+    batch: &Batch<'_>,
     rows: &Rows,
     x: &Tensor,
     wanted: Wanted,
     into: &mut Gradients,
 ) -> Result<(Vec<f64>, Tensor)> {
     let predicting = rows.predicting();
-    check(decoder, lesson, predicting.len())?;
+    check(decoder, batch, predicting.len())?;
     let count = predicting.len();
     let device = x.device();
     let variable = Var::from_tensor(x)?;
@@ -270,9 +270,9 @@ fn last(
     let x = variable.as_tensor().squeeze(0)?;
     let x = x.index_select(&Tensor::from_vec(predicting, count, device)?, 0)?;
     let x = ending.read(&x)?;
-    let mut sums = Vec::with_capacity(lesson.terms.len());
+    let mut sums = Vec::with_capacity(batch.terms.len());
     let mut total: Option<Tensor> = None;
-    for term in &lesson.terms {
+    for term in &batch.terms {
         if term.is_empty() {
             sums.push(0.0);
             continue;
@@ -319,26 +319,26 @@ fn apart(h: &Tensor, t: &Tensor) -> Result<(f64, Tensor)> {
     Ok((squares.sum_all()?.to_scalar()?, (weighed.to_dtype(h.dtype())? * 2.0)?))
 }
 
-/// Runs a lesson.
+/// Runs a batch.
 pub(super) fn run(
     decoder: &Decoder,
-    lesson: &Lesson<'_>,
+    batch: &Batch<'_>,
     options: &PassOptions,
     wanted: Wanted,
 ) -> Result<Learned<Gradients>> {
-    run_onto(decoder, lesson, options, wanted, Gradients::default())
+    run_onto(decoder, batch, options, wanted, Gradients::default())
 }
 
-/// Runs a lesson; its gradients are added to those of earlier ones.
+/// Runs a batch; its gradients are added to those of earlier ones.
 pub(super) fn run_onto(
     decoder: &Decoder,
-    lesson: &Lesson<'_>,
+    batch: &Batch<'_>,
     options: &PassOptions,
     wanted: Wanted,
     mut gradients: Gradients,
 ) -> Result<Learned<Gradients>> {
-    let rows = Rows::new(decoder, lesson.sequences)?;
-    check(decoder, lesson, rows.predicting().len())?;
+    let rows = Rows::new(decoder, batch.sequences)?;
+    check(decoder, batch, rows.predicting().len())?;
     let layers = decoder.config().layers.len();
     // Backward ends where nothing is left to be learned.
     let first = match wanted {
@@ -362,13 +362,13 @@ pub(super) fn run_onto(
 
     let mut hidden = 0.0;
     let mut y = states.swap_remove(layers);
-    let (terms, mut upstream) = last(decoder, lesson, &rows, &y, wanted, &mut gradients)?;
+    let (terms, mut upstream) = last(decoder, batch, &rows, &y, wanted, &mut gradients)?;
     for layer in (0..layers).rev() {
-        if let Some(matched) = lesson.hidden.as_ref().filter(|h| h.layers.contains(&layer)) {
+        if let Some(matched) = batch.hidden.as_ref().filter(|h| h.layers.contains(&layer)) {
             let target = (matched.target)(layer)?;
             let (_, count, width) = y.dims3()?;
             if target.dims() != [count, width] {
-                return Err(Error::Lesson(format!(
+                return Err(Error::Batch(format!(
                     "the target of layer {layer} is {:?}, expected [{count}, {width}]",
                     target.dims()
                 )));

@@ -3,7 +3,7 @@
 use adapruner_checkpoint::names::{Projection, projection_shape};
 use adapruner_model::{
     Decoder, Masks, Residency,
-    train::{HiddenMatch, Learned, Lesson, MaskGradients, PassOptions, Term, mask_gradients},
+    train::{Batch, HiddenMatch, Learned, MaskGradients, PassOptions, Term, mask_gradients},
 };
 use candle_core::{DType, Device, Tensor};
 
@@ -45,7 +45,7 @@ fn learn(
     sums: &mut MaskGradients,
 ) -> Learned<()> {
     let terms = vec![Term::cross_entropy(sequences, |_, at| (at % 3) as f32)];
-    mask_gradients(decoder, &Lesson { sequences, terms, hidden: None }, options, sums).unwrap()
+    mask_gradients(decoder, &Batch { sequences, terms, hidden: None }, options, sums).unwrap()
 }
 
 fn gradients(decoder: &Decoder, sequences: &[Vec<u32>], options: &PassOptions) -> MaskGradients {
@@ -69,9 +69,9 @@ fn losses_change_as_gradients_say() {
                 let decoder = plain.with_masks(masks).unwrap();
                 let terms = vec![Term::cross_entropy(&sequences, |_, _| 1.0)];
                 let hidden = HiddenMatch { weight, layers: vec![0, 1], target: &target };
-                let lesson = Lesson { sequences: &sequences, terms, hidden: Some(hidden) };
+                let batch = Batch { sequences: &sequences, terms, hidden: Some(hidden) };
                 let mut sums = MaskGradients::new();
-                let learned = mask_gradients(&decoder, &lesson, &KEPT, &mut sums).unwrap();
+                let learned = mask_gradients(&decoder, &batch, &KEPT, &mut sums).unwrap();
                 (learned.terms[0] + learned.hidden, sums)
             };
             let (loss, found) = learn(&here);
@@ -177,7 +177,7 @@ fn threads_divisions_and_recomputing_change_nothing() {
     }
 }
 
-/// Lessons that follow each other add up to one; where our own kernels make all
+/// Batches that follow each other add up to one; where our own kernels make all
 /// products (the gemm crate makes those of up to four rows), to the bit.
 #[test]
 fn lessons_add_up() {

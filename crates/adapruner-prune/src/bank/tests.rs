@@ -18,7 +18,8 @@ const HIDDEN: usize = 300;
 const HEAD_DIM: usize = 10;
 const WIDTHS: LayerWidths = LayerWidths { query_heads: 9, kv_heads: 3, ffn: 150 };
 /// One layer of that.
-const WIDE: (&[LayerWidths], usize) = (&[WIDTHS], HEAD_DIM);
+const WIDE: (&[LayerWidths], usize, FeedForwardKind) =
+    (&[WIDTHS], HEAD_DIM, FeedForwardKind::Gated);
 
 /// Sums of f32 products, taken against f64: a few hundred roundings of 6e-8.
 const TOLERANCE: f64 = 2e-5;
@@ -331,7 +332,9 @@ fn samples_that_never_come_are_missed() {
 fn gradients_of_other_shapes_are_refused() {
     let seen = seen();
     let widths = LayerWidths { ffn: WIDTHS.ffn + 1, ..WIDTHS };
-    let collector = Collector::new((&[widths], HEAD_DIM), SAMPLES, Terms::Full, false).unwrap();
+    let collector =
+        Collector::new((&[widths], HEAD_DIM, FeedForwardKind::Gated), SAMPLES, Terms::Full, false)
+            .unwrap();
     let gate = &seen[4];
     let result = collector.projection(&ProjectionGrad {
         layer: 0,
@@ -370,5 +373,5 @@ fn contradicting_requests_are_refused() {
     assert!(Collector::new(WIDE, 1, Terms::Coarse, true).is_err());
     assert!(Collector::new(WIDE, 1, Terms::Activations, true).is_err());
     let widths = LayerWidths { query_heads: usize::MAX, kv_heads: 1, ffn: 1 };
-    assert!(Collector::new((&[widths], 2), 1, Terms::Full, false).is_err());
+    assert!(Collector::new((&[widths], 2, FeedForwardKind::Gated), 1, Terms::Full, false).is_err());
 }

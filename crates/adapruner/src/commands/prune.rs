@@ -23,12 +23,13 @@ use crate::{
     args::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
     },
-    config_file::overlay,
+    bars::Bars,
+    combine::Combine,
     failure::advised,
     mask_args::MaskArgs,
     printer::{bytes, table},
     recipe::{Given, RecipeArgs},
-    terminal::{Bars, warn},
+    terminal::warn,
     typed::Real,
 };
 
@@ -114,7 +115,7 @@ struct Typed {
 impl PruneCommand {
     fn typed(&self) -> Result<Typed> {
         let file = self.common.file()?;
-        let output = overlay(&self.output, &file.output)?.resolve();
+        let output = self.output.over(&file.output).resolve();
         if output.is_none() && !self.dry_run {
             return Err(advised(
                 "out: missing",
@@ -123,17 +124,17 @@ impl PruneCommand {
         }
         let calibration = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
         let given = Given {
-            plan: overlay(&self.plan, &file.plan)?,
-            calibration: overlay(&calibration, &file.calibration)?,
-            importance: overlay(&self.importance, &file.importance)?,
-            masks: overlay(&self.masks, &file.masks)?,
-            compensation: overlay(&self.compensation, &file.compensation)?,
+            plan: self.plan.over(&file.plan),
+            calibration: calibration.over(&file.calibration),
+            importance: self.importance.over(&file.importance),
+            masks: self.masks.over(&file.masks),
+            compensation: self.compensation.over(&file.compensation),
         };
         Ok(Typed {
             given,
-            recipe: overlay(&self.recipe, &file.recipe)?.resolve(),
-            run: overlay(&self.run, &file.run)?,
-            eval: overlay(&self.eval, &file.eval)?,
+            recipe: self.recipe.over(&file.recipe).resolve(),
+            run: self.run.over(&file.run),
+            eval: self.eval.over(&file.eval),
             output,
         })
     }
@@ -179,7 +180,7 @@ impl Perform for PruneCommand {
         let files = eval.files(self.common.files());
         let files = given.calibration.statistics(given.calibration.files(files));
         let files = given.compensation.files(given.masks.files(files));
-        let output = overlay(&self.output, &self.common.file()?.output)?;
+        let output = self.output.over(&self.common.file()?.output);
         Ok(if self.dry_run { files } else { output.files(files) })
     }
 
@@ -190,7 +191,7 @@ impl Perform for PruneCommand {
 
 fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let typed = args.typed()?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let run = typed.run.resolve()?;
     args.settings(&typed, &run, None)?;
     let placement = run.placement()?;

@@ -9,7 +9,7 @@ use adapruner_checkpoint::{
 use adapruner_model::{
     Decoder,
     train::{
-        Adapters, Dropout, Lesson, LowRank, PassOptions, adamw::Parameter, adapter_gradients,
+        Adapters, Batch, Dropout, LowRank, PassOptions, adamw::Parameter, adapter_gradients,
         full_gradients,
     },
 };
@@ -31,7 +31,7 @@ enum Kind {
 }
 
 /// A model in training.
-pub struct Trainee<'a> {
+pub struct Trainer<'a> {
     base: &'a Decoder,
     kind: Kind,
     /// By name: PEFT's of an adapter, the model's own of a model.
@@ -48,7 +48,7 @@ pub(crate) struct PartGradients {
     pub gradients: BTreeMap<String, Vec<f32>>,
 }
 
-impl<'a> Trainee<'a> {
+impl<'a> Trainer<'a> {
     /// `base` with an adapter to be learned.
     pub fn lora(base: &'a Decoder, adapter: Adapter) -> Self {
         let mut parameters = BTreeMap::new();
@@ -156,18 +156,18 @@ impl<'a> Trainee<'a> {
         Ok(self.base.with_adapters(&adapters)?)
     }
 
-    /// Losses and gradients of a lesson.
+    /// Losses and gradients of a batch.
     pub(crate) fn gradients(
         &self,
         decoder: &Decoder,
-        lesson: &Lesson<'_>,
+        batch: &Batch<'_>,
         options: &PassOptions,
     ) -> Result<PartGradients> {
         let flat = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
         let mut gradients = BTreeMap::new();
         let (terms, hidden) = match &self.kind {
             Kind::Lora(_) => {
-                let learned = adapter_gradients(decoder, lesson, options)?;
+                let learned = adapter_gradients(decoder, batch, options)?;
                 for (&(layer, projection), grad) in &learned.gradients {
                     gradients.insert(self.name(layer, projection, Side::A), flat(&grad.a)?);
                     gradients.insert(self.name(layer, projection, Side::B), flat(&grad.b)?);
@@ -175,7 +175,7 @@ impl<'a> Trainee<'a> {
                 (learned.terms, learned.hidden)
             }
             Kind::Full => {
-                let learned = full_gradients(decoder, lesson, options)?;
+                let learned = full_gradients(decoder, batch, options)?;
                 for (name, grad) in &learned.gradients {
                     gradients.insert(name.clone(), flat(grad)?);
                 }
