@@ -40,7 +40,7 @@ use candle_core::{Result as CandleResult, Tensor, Var};
 use crate::{
     backward::{Ran, gradient_of},
     block::{Pass, extra_token_values},
-    decoder::{Decoder, next_token_nll},
+    decoder::{Decoder, Places, next_token_nll},
     error::{Error, Result},
     train::{Batch, PassOptions, Term, full_gradients},
     wide::in_f64,
@@ -238,7 +238,7 @@ fn forward_states(
 ) -> Result<()> {
     let embedding = decoder.embedding()?;
     for batch in &mut *batches {
-        batch.states = vec![decoder.embed(&embedding, &batch.ids)?];
+        batch.states = vec![decoder.embed(&embedding, &batch.ids, Places::From(0))?];
     }
     drop(embedding);
     for layer in 0..kept.end - 1 {

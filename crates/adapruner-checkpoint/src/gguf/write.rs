@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, path::Path};
 use adapruner_arch::family::{NormWeight, RowOrder};
 
 use super::{
+    Planned,
     config::llama3_divisors,
     encode::{self, ALIGNMENT, Row},
     kind::TensorKind,
@@ -67,8 +68,9 @@ pub fn write(
 ) -> Result<Written> {
     let config = &checkpoint.config;
     check::config(&checkpoint.origin, config)?;
-    super::check_fits(config, false)?;
-    let layout = layout(config, false).map_err(|(text, _)| Error::unsupported("GGUF", text))?;
+    super::check_fits(config, Planned::default())?;
+    let layout =
+        layout(config, Planned::default()).map_err(|(text, _)| Error::unsupported("GGUF", text))?;
     let kind = options.kind.unwrap_or_else(|| source_kind(checkpoint));
     let mut warnings = per_layer_warnings(config);
     let metadata = metadata(checkpoint, layout, kind, options, &mut warnings)?;

@@ -1,9 +1,9 @@
 //! The metadata of a GGUF file that is written.
 
-use adapruner_arch::family::{Factor, ScoreRule};
+use adapruner_arch::family::{Cap, Factor, OrderRule, ScoreRule};
 
 use super::{
-    config::ATTENTION_FACTOR,
+    config::{ATTENTION_FACTOR, eps_key},
     encode::ALIGNMENT,
     kind::TensorKind,
     layout::Layout,
@@ -63,7 +63,10 @@ pub(super) fn metadata(
     model("attention.head_count_kv", widths(|w| w.kv_heads));
     model("attention.key_length", size(config.head_dim));
     model("attention.value_length", size(config.head_dim));
-    model("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps as f32));
+    model(eps_key(family), Value::F32(config.norm_eps as f32));
+    if let OrderRule::Key { gguf, .. } = family.order {
+        model(gguf, Value::Bool(config.parallel));
+    }
     model("rope.dimension_count", size(config.rotated()));
     model("rope.freq_base", Value::F32(config.rope.theta as f32));
     if let Some(local) = &config.local_rope {
@@ -82,6 +85,15 @@ pub(super) fn metadata(
     ] {
         if let Factor::Key { gguf, .. } = factor {
             model(gguf, Value::F32(value as f32));
+        }
+    }
+    if let Some(caps) = family.caps {
+        for (Cap { key, .. }, value) in
+            [(caps.scores, config.score_cap), (caps.logits, config.logit_cap)]
+        {
+            if let Some(value) = value {
+                model(key, Value::F32(value as f32));
+            }
         }
     }
     match &config.rope.scaling {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use adapruner_checkpoint::names::{self, Projection};
+use adapruner_checkpoint::names::{Part, Projection};
 use adapruner_kernels::{GradTap, Head, LowRankGrad, column_dots, linear_soft_cross_entropy};
 use candle_core::{D, DType, Result as CandleResult, Tensor, Var};
 
@@ -13,7 +13,7 @@ use super::{Batch, Learned, MaskGradients, PassOptions, Term};
 use crate::{
     backward::{Ran, gradient_of},
     block::Pass,
-    decoder::Decoder,
+    decoder::{Decoder, Places, head_part},
     error::{Error, Result},
     rotary::Rotations,
     wide::{in_f64, sum_in_f64},
@@ -24,6 +24,8 @@ pub(super) struct Rows {
     lengths: Arc<[usize]>,
     /// u32 `[1, R]`.
     ids: Tensor,
+    /// Where each row stands in its sequence.
+    places: Vec<u32>,
     rotations: Rotations,
 }
 
@@ -37,9 +39,9 @@ impl Rows {
         }
         let lengths: Arc<[usize]> = sequences.iter().map(Vec::len).collect();
         let ids = decoder.tokens(&[sequences.concat()])?;
-        let places = lengths.iter().flat_map(|&length| 0..length as u32).collect();
-        let rotations = decoder.positions_of(places)?;
-        Ok(Self { lengths, ids, rotations })
+        let places: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+        let rotations = decoder.positions_of(places.clone())?;
+        Ok(Self { lengths, ids, places, rotations })
     }
 
     pub(super) fn pass<'a>(
@@ -50,7 +52,7 @@ impl Rows {
     }
 
     pub(super) fn embedded(&self, decoder: &Decoder) -> Result<Tensor> {
-        decoder.embedded(&self.ids)
+        decoder.embedded(&self.ids, Places::Each(&self.places))
     }
 
     /// Rows that predict: all but the last of each sequence.
@@ -250,13 +252,21 @@ fn last(
     let outer = match wanted {
         Wanted::Adapters | Wanted::Masks => None,
         Wanted::Parameters => {
-            Some((Var::from_tensor(&ending.norm.weight)?, Var::from_tensor(&ending.head.weight)?))
+            let config = decoder.config();
+            let mut outer = vec![
+                (config.name(Part::FinalNorm), Var::from_tensor(&ending.norm.weight)?),
+                (config.name(head_part(config)), Var::from_tensor(&ending.head.weight)?),
+            ];
+            ending.norm.weight = outer[0].1.as_tensor().clone();
+            ending.head = Head::new(outer[1].1.as_tensor(), ending.head.cap);
+            if let Some(bias) = &mut ending.norm.bias {
+                let variable = Var::from_tensor(bias)?;
+                *bias = variable.as_tensor().clone();
+                outer.push((config.name(Part::FinalNormBias), variable));
+            }
+            Some(outer)
         }
     };
-    if let Some((norm, head)) = &outer {
-        ending.norm.weight = norm.as_tensor().clone();
-        ending.head = Head::from(head.as_tensor());
-    }
     let x = variable.as_tensor().squeeze(0)?;
     let x = x.index_select(&Tensor::from_vec(predicting, count, device)?, 0)?;
     let x = ending.read(&x)?;
@@ -281,22 +291,16 @@ fn last(
             Some(total) => (total + sum)?,
         });
     }
-    let head_name = match decoder.config().tie_word_embeddings {
-        true => names::EMBEDDING,
-        false => names::HEAD,
-    };
     let Some(total) = total else {
         // Nothing is predicted; what is matched may still be learned from.
-        if let Some((norm, head)) = &outer {
-            into.add(names::FINAL_NORM, norm.zeros_like()?)?;
-            into.add(head_name, head.zeros_like()?)?;
+        for (name, variable) in outer.iter().flatten() {
+            into.add(name, variable.zeros_like()?)?;
         }
         return Ok((sums, variable.zeros_like()?));
     };
     let grads = total.backward()?;
-    if let Some((norm, head)) = &outer {
-        into.add(names::FINAL_NORM, gradient_of(&grads, norm, names::FINAL_NORM)?)?;
-        into.add(head_name, gradient_of(&grads, head, head_name)?)?;
+    for (name, variable) in outer.iter().flatten() {
+        into.add(name, gradient_of(&grads, variable, name)?)?;
     }
     Ok((sums, gradient_of(&grads, &variable, "the last hidden state")?))
 }
@@ -387,12 +391,17 @@ pub(super) fn run_onto(
         return Err(Error::Matching(hidden));
     }
     if wanted == Wanted::Parameters {
-        let embedding = decoder.embedding()?;
-        let upstream = (upstream.flatten_to(1)? * decoder.config().embedding_scale)?;
-        let upstream = upstream.to_dtype(embedding.dtype())?;
-        let ids = rows.ids.flatten_all()?;
-        let gradient = embedding.zeros_like()?.index_add(&ids, &upstream, 0)?;
-        gradients.add(names::EMBEDDING, gradient)?;
+        let (config, embedding) = (decoder.config(), decoder.embedding()?);
+        let upstream = upstream.flatten_to(1)?;
+        let summed = |table: &Tensor, at: &Tensor, upstream: &Tensor| {
+            table.zeros_like()?.index_add(at, &upstream.to_dtype(table.dtype())?, 0)
+        };
+        if let Some(positions) = &embedding.positions {
+            let at = decoder.position_rows(Places::Each(&rows.places), rows.places.len())?;
+            gradients.add(&config.name(Part::Positions), summed(positions, &at, &upstream)?)?;
+        }
+        let (at, upstream) = (rows.ids.flatten_all()?, (upstream * config.embedding_scale)?);
+        gradients.add(&config.name(Part::Embedding), summed(&embedding.words, &at, &upstream)?)?;
     }
     Ok(Learned { terms, hidden, gradients })
 }

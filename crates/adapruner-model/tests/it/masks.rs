@@ -139,7 +139,7 @@ fn masked_units_are_gone() {
         let mut parameters = std::collections::BTreeMap::new();
         for (&(layer, projection), mask) in &masks {
             let (_, variables) = plain.block(layer).unwrap().with_variables(layer).unwrap();
-            let name = projection.weight(layer);
+            let name = projection.weight(plain.config().family(), layer);
             let (_, weight) = variables.into_iter().find(|(of, _)| *of == name).unwrap();
             let weight = weight.as_detached_tensor().broadcast_mul(mask).unwrap();
             parameters.insert(name, weight);
@@ -220,7 +220,12 @@ fn masks_that_do_not_fit_are_named() {
         }
     };
     let error = refused(bare, Projection::O, 4);
-    assert!(error.contains(&Projection::O.weight(bare)), "{error}");
+    assert!(
+        error.contains(
+            &Projection::O.weight(adapruner_checkpoint::Architecture::Llama.family(), bare)
+        ),
+        "{error}"
+    );
     refused(99, Projection::Down, width);
     refused(bare, Projection::Up, width);
     let error = refused(bare, Projection::Down, width + 1);

@@ -29,9 +29,9 @@ fn numbers(shape: [usize; 2], seed: u32) -> Tensor {
 /// Updates of rank 3 of every projection.
 fn adapters(decoder: &Decoder, dropout: Option<f64>) -> Adapters {
     let mut out = Adapters::new();
-    for (layer, widths) in decoder.config().layers.iter().enumerate() {
+    for layer in 0..decoder.config().layers.len() {
         for (at, projection) in Projection::ALL.into_iter().enumerate() {
-            if projection.is_attention() && !widths.has_attention() {
+            if !decoder.config().has(layer, projection) {
                 continue;
             }
             let [outputs, inputs] = projection_shape(decoder.config(), layer, projection);
@@ -91,7 +91,7 @@ fn adapters_gradients_are_those_of_merged_weights() {
         let mut merged = BTreeMap::new();
         for (&(layer, projection), LowRank { a, b, scale, .. }) in &updates {
             let (_, variables) = plain.block(layer).unwrap().with_variables(layer).unwrap();
-            let name = projection.weight(layer);
+            let name = projection.weight(plain.config().family(), layer);
             let (_, weight) = variables.into_iter().find(|(of, _)| *of == name).unwrap();
             let update = (b.matmul(a).unwrap() * *scale).unwrap();
             merged.insert(name, (weight.as_detached_tensor() + update).unwrap());
@@ -103,7 +103,7 @@ fn adapters_gradients_are_those_of_merged_weights() {
         }
         assert_eq!(found.gradients.len(), updates.len());
         for ((layer, projection), gradient) in &found.gradients {
-            let of_weight = &all.gradients[&projection.weight(*layer)];
+            let of_weight = &all.gradients[&projection.weight(plain.config().family(), *layer)];
             let LowRank { a, b, scale, .. } = &updates[&(*layer, *projection)];
             let of_a = (b.t().unwrap().matmul(of_weight).unwrap() * *scale).unwrap();
             let of_b = (of_weight.matmul(&a.t().unwrap()).unwrap() * *scale).unwrap();
@@ -259,8 +259,13 @@ fn matching_alone_teaches_and_a_matched_student_rests() {
         let gradient = &learned.gradients[name];
         gradient.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
     };
-    assert!(most(&Projection::Up.weight(1)) > 0.0);
-    assert_eq!(most(&Projection::Up.weight(2)), 0.0);
+    assert!(
+        most(&Projection::Up.weight(adapruner_checkpoint::Architecture::Llama.family(), 1)) > 0.0
+    );
+    assert_eq!(
+        most(&Projection::Up.weight(adapruner_checkpoint::Architecture::Llama.family(), 2)),
+        0.0
+    );
 }
 
 #[test]
@@ -302,7 +307,12 @@ fn changes_that_do_not_fit_are_named() {
         }
     };
     let error = refused(bare, Projection::Q, (bare, Projection::Up));
-    assert!(error.contains(&Projection::Q.weight(bare)), "{error}");
+    assert!(
+        error.contains(
+            &Projection::Q.weight(adapruner_checkpoint::Architecture::Llama.family(), bare)
+        ),
+        "{error}"
+    );
     refused(99, Projection::Up, (bare, Projection::Up));
     let error = refused(bare, Projection::Down, (bare, Projection::Up));
     assert!(error.contains("does not fit"), "{error}");

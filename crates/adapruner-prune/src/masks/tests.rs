@@ -17,7 +17,7 @@ use crate::{LayerPlan, Layout, PrunePlan, Scores, scores::LayerScores};
 
 fn config(layers: Vec<LayerWidths>) -> ModelConfig {
     ModelConfig {
-        rms_norm_eps: 1e-5,
+        norm_eps: 1e-5,
         mlp_bias: true,
         tie_word_embeddings: true,
         max_position_embeddings: 64,

@@ -146,7 +146,7 @@ fn a_teacher_with_other_tokens_is_refused() {
 /// The fixture with a feed-forward sublayer that gives half of what it gave.
 fn halved() -> Checkpoint {
     let whole = checkpoint("tiny");
-    let name = Projection::Down.weight(1);
+    let name = Projection::Down.weight(adapruner_checkpoint::Architecture::Llama.family(), 1);
     let down = whole.tensors.load(&name, DType::F32, &Device::Cpu).unwrap();
     whole.with_tensors([(name, (down * 0.5).unwrap())].into()).unwrap()
 }

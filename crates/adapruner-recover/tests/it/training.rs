@@ -133,7 +133,12 @@ fn gradients_of_the_first_step_agree_with_peft() {
             assert_eq!(found.gradients.len(), 2 * 7);
             for ((layer, projection), gradient) in &found.gradients {
                 for (side, gradient) in [(Side::A, &gradient.a), (Side::B, &gradient.b)] {
-                    let name = tensor_name(*layer, *projection, side);
+                    let name = tensor_name(
+                        adapruner_checkpoint::Architecture::Llama.family(),
+                        *layer,
+                        *projection,
+                        side,
+                    );
                     let mean = (gradient / learned as f64).unwrap();
                     near(&mean, expected.get(&format!("grad.{name}")), F32, &name);
                 }
@@ -272,7 +277,7 @@ fn all_parameters_are_learned() {
         near(&logits(&decoder(&model), ids), &learned, F32, "replaced");
         let load =
             |c: &Checkpoint, name: &str| c.tensors.load(name, DType::F32, &Device::Cpu).unwrap();
-        let name = Projection::Up.weight(0);
+        let name = Projection::Up.weight(adapruner_checkpoint::Architecture::Llama.family(), 0);
         near(&load(&model, &name), &trainer.tensors().unwrap()[&name], 0.0, &name);
     }
 }

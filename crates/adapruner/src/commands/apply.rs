@@ -154,7 +154,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let (masks, compensation) = args.samples(&file)?;
     let bars = session.bars();
     let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&output, &checkpoint.config, false)?;
+    outputs::check_fits(&output, &checkpoint.config, outputs::Planned::default())?;
     let staged = session.writer.folder(&output.out)?;
     let samples = Samples::draw(&checkpoint, masks.as_ref(), compensation.as_ref())?;
     if samples.masks.is_some() || samples.fit.is_some() {
@@ -172,7 +172,11 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     };
     let Made { plan, scores, study } = made;
     if plan.validate(&checkpoint.config).is_ok() {
-        outputs::check_fits(&output, &plan.pruned_config(&checkpoint.config), false)?;
+        outputs::check_fits(
+            &output,
+            &plan.pruned_config(&checkpoint.config),
+            outputs::Planned::default(),
+        )?;
     }
     let named = || from.display().to_string();
     let (plan, learned) = match &samples.masks {
@@ -233,7 +237,8 @@ fn of_study(
     )?;
     let best = args.trial.map_or_else(|| study.best(), |number| study.trial(number))?;
     let searched = record.plan_options();
-    let options = PlanOptions { ratio: args.ratio.map_or(searched.ratio, |ratio| ratio.0), ..searched };
+    let options =
+        PlanOptions { ratio: args.ratio.map_or(searched.ratio, |ratio| ratio.0), ..searched };
     let found = &best.configuration;
     let applied =
         transfer::plan_for(checkpoint, &folder, &record, found, &options, placement, bars)

@@ -41,7 +41,7 @@ fn run(args: &ExportCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let output = required(args.output.over(&file.output).resolve())?;
     let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&output, &checkpoint.config, false)?;
+    outputs::check_fits(&output, &checkpoint.config, outputs::Planned::default())?;
     let staged = session.writer.folder(&output.out)?;
     let manifest = Manifest::new("export", &output, &checkpoint)?;
     let manifest = outputs::finish(staged, &checkpoint, &output, manifest, &session.bars())?;

@@ -13,7 +13,7 @@ use adapruner::{
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use adapruner_model::Placement;
-use adapruner_prune::{BankHeader, Layout, PlanTable, PrunePlan};
+use adapruner_prune::{BankHeader, Layout, PlanOptions, PlanTable, PrunePlan};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -198,8 +198,12 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let checkpoint = args.common.open(session)?;
     let (settings, short) = args.settings(&typed, &run, Some(&checkpoint))?;
     if let Some(output) = &settings.output {
-        let per_layer = settings.plan.layout == Layout::PerLayer;
-        outputs::check_fits(output, &checkpoint.config, per_layer)?;
+        let PlanOptions { layout, attention_share, drop_attention, .. } = &settings.plan;
+        let planned = outputs::Planned {
+            per_layer: *layout == Layout::PerLayer,
+            heads: *attention_share != Some(0.0) || !drop_attention.is_empty(),
+        };
+        outputs::check_fits(output, &checkpoint.config, planned)?;
     }
     let staged = match &settings.output {
         Some(output) if !args.dry_run => Some((session.writer.folder(&output.out)?, output)),

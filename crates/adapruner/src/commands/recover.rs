@@ -96,7 +96,7 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     let bars = session.bars();
     let placement = settings.run.placement()?;
     let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&settings.output, &checkpoint.config, false)?;
+    outputs::check_fits(&settings.output, &checkpoint.config, outputs::Planned::default())?;
     if settings.output.formats.is_empty()
         && let Some(fused) = fused(&checkpoint)
     {
@@ -144,7 +144,7 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
 /// The matrices that adapters would be beside and that transformers holds as one, in words.
 fn fused(checkpoint: &Checkpoint) -> Option<String> {
     let family = checkpoint.config.family();
-    let fused: Vec<&str> = family.fused.iter().map(|fused| fused.hf).collect();
+    let fused: Vec<&str> = family.fused.iter().map(|fused| fused.name.hf).collect();
     let one = || format!("{} of {} as one matrix each", fused.join(" and "), family.title);
     (!fused.is_empty()).then(one)
 }

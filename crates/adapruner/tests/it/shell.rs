@@ -107,7 +107,8 @@ fn a_misspelt_file_or_value_is_answered_with_the_nearest() {
 #[test]
 fn ratios_are_taken_as_they_are_usually_written() {
     let line = |ratio: &str| {
-        let line = format!("prune {{model}} --ratio {ratio} --importance magnitude_l1 --dry-run --json");
+        let line =
+            format!("prune {{model}} --ratio {ratio} --importance magnitude_l1 --dry-run --json");
         command(words(&line, &[("model", &tiny())])).output().unwrap()
     };
     let plan = |ratio: &str| -> serde_json::Value {
