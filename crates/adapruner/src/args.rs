@@ -11,7 +11,7 @@ use adapruner::{
         TextSettings,
     },
 };
-use adapruner_checkpoint::{atomic::Files, gguf::TensorKind, hf::StoreType};
+use adapruner_checkpoint::{atomic::Files, gguf::GgufType, hf::StoreType};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice};
 use adapruner_prune::{
@@ -571,10 +571,11 @@ pub struct OutputArgs {
     /// they are quantised), f32, f16 or bf16 [default: keep]
     #[arg(long, value_name = "TYPE")]
     pub save_dtype: Option<Named<StoreType>>,
-    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1 or
-    /// a K-quant [default: the model's float type, f16 where it is quantised]
+    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a K-quant for all
+    /// of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l, …) [default: the
+    /// model's float type, f16 where it is quantised]
     #[arg(long, value_name = "TYPE")]
-    pub gguf_type: Option<Named<TensorKind>>,
+    pub gguf_type: Option<Named<GgufType>>,
     /// Replace an earlier output of this program
     #[arg(long)]
     pub force: Option<bool>,

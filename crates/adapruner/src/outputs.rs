@@ -7,7 +7,7 @@ pub use adapruner_checkpoint::gguf::Planned;
 use adapruner_checkpoint::{
     Checkpoint, Error, ModelConfig,
     atomic::StagedDir,
-    gguf::{self, TensorKind},
+    gguf::{self, GgufType},
     hf::{self, StoreType},
     sealed,
 };
@@ -49,13 +49,13 @@ pub struct OutputSettings {
     pub save_dtype: StoreType,
     /// Type of the GGUF weights; `None` keeps the model's float type.
     #[serde(serialize_with = "optional_name")]
-    pub gguf_type: Option<TensorKind>,
+    pub gguf_type: Option<GgufType>,
     /// Whether an earlier output may be replaced.
     pub force: bool,
 }
 
 fn optional_name<S: serde::Serializer>(
-    kind: &Option<TensorKind>,
+    kind: &Option<GgufType>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     match kind {

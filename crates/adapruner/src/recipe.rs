@@ -24,7 +24,7 @@ use crate::{
     combine::combine,
     failure::advised,
     mask_args::{MaskArgs, SAMPLES},
-    typed::{Named, Real},
+    typed::{Named, Proportion},
 };
 
 /// Which recipe it is.
@@ -209,7 +209,7 @@ impl Given {
         }
         let layers = config.layers.len();
         let dropped = drop_attention.as_deref().unwrap_or_default();
-        let Real(ratio) = (*ratio)?;
+        let Proportion(ratio) = (*ratio)?;
         let (mut first, mut last) = (layers.div_ceil(8), layers.div_ceil(16));
         loop {
             let between = first..layers.saturating_sub(last);

@@ -12,9 +12,72 @@
 //! | `q5_k_m` | Q6_K where it pays | Q6_K where it pays | Q5_K | Q5_K |
 //!
 //! More bits pay in the first and last eighth of the layers and in every third between. The
-//! matrix that gives the logits is Q6_K. ¹ llama.cpp's file type `Q2_K`.
+//! matrix that gives the logits is Q6_K. Queries, keys and values that a file holds as one matrix
+//! have Q4_K in `q3_k_m` and `q3_k_l`, Q5_K in `q4_k_m`, Q6_K in `q5_k_m`. llama.cpp gives
+//! Falcon's feed-forward outputs fewer bits; here they have those of the table.
+//! ¹ llama.cpp's file type `Q2_K`.
+
+use std::{fmt, str::FromStr};
+
+use adapruner_arch::names::{Part, Projection, StoredTensor};
+use adapruner_choice::Unknown;
 
 use super::kind::TensorKind;
+use crate::config::ModelConfig;
+
+/// The type of a file's matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GgufType {
+    /// One type for all.
+    Plain(TensorKind),
+    /// One by what a matrix does.
+    Mixed(Mixture),
+}
+
+impl From<TensorKind> for GgufType {
+    fn from(kind: TensorKind) -> Self {
+        Self::Plain(kind)
+    }
+}
+
+impl fmt::Display for GgufType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(kind) => kind.fmt(f),
+            Self::Mixed(mixture) => mixture.fmt(f),
+        }
+    }
+}
+
+impl FromStr for GgufType {
+    type Err = Unknown;
+
+    /// ggml's name of a type or llama.cpp's of a mixture, in capitals or not.
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        if let Ok(kind) = text.parse() {
+            return Ok(Self::Plain(kind));
+        }
+        text.parse().map(Self::Mixed).map_err(|_| {
+            let plain = TensorKind::ALL.map(TensorKind::name);
+            let mixed = Mixture::NAMED.iter().map(|(name, _)| *name);
+            Unknown::new("type", text, &plain.into_iter().chain(mixed).collect::<Vec<_>>())
+        })
+    }
+}
+
+impl GgufType {
+    /// The type of a matrix of a model, before its rows are looked at.
+    pub(super) fn of(self, tensor: &StoredTensor, config: &ModelConfig) -> TensorKind {
+        match self {
+            Self::Plain(kind) => kind,
+            Self::Mixed(mixture) => {
+                let groups = config.layers.iter().filter(|widths| widths.has_attention());
+                let group = groups.map(|widths| widths.query_heads / widths.kv_heads).max();
+                mixture.kind(Place::of(tensor), config.layers.len(), group.unwrap_or(1))
+            }
+        }
+    }
+}
 
 /// A mixture of types, by llama.cpp's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +119,22 @@ pub(super) enum Place {
     Down(usize),
     /// The output projection of attention.
     AttentionOutput,
+    /// Queries, keys and values as one matrix.
+    QueryKeyValue,
     /// Any other.
     Other,
+}
+
+impl Place {
+    fn of(tensor: &StoredTensor) -> Self {
+        match tensor.parts.iter().map(|part| part.part).collect::<Vec<_>>()[..] {
+            [Part::Weight(layer, Projection::V)] => Self::Value(layer),
+            [Part::Weight(layer, Projection::Down)] => Self::Down(layer),
+            [Part::Weight(_, Projection::O)] => Self::AttentionOutput,
+            [Part::Weight(_, Projection::Q), ..] if tensor.parts.len() > 1 => Self::QueryKeyValue,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Mixture {
@@ -93,6 +170,10 @@ impl Mixture {
         let six = |layer| if pays(layer, layers) { Q6K } else { base };
         match (self, place) {
             (_, Place::Other) => base,
+            (Self::Q3KM | Self::Q3KL, Place::QueryKeyValue) => Q4K,
+            (Self::Q4KM, Place::QueryKeyValue) => Q5K,
+            (Self::Q5KM, Place::QueryKeyValue) => Q6K,
+            (Self::Q2KM | Self::Q3KS | Self::Q4KS | Self::Q5KS, Place::QueryKeyValue) => base,
             (Self::Q2KM, Place::Value(_)) => {
                 if group >= 4 {
                     Q4K

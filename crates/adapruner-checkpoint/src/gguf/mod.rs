@@ -5,6 +5,7 @@ mod encode;
 pub mod header;
 pub mod kind;
 mod layout;
+mod mixture;
 mod quantize;
 pub mod source;
 pub mod value;
@@ -15,6 +16,7 @@ use std::{path::Path, sync::Arc};
 
 pub use header::{Header, TensorInfo};
 pub use kind::TensorKind;
+pub use mixture::{GgufType, Mixture};
 pub use source::GgufSource;
 pub use value::{Metadata, Value};
 pub use write::{GgufOptions, write};

@@ -18,7 +18,7 @@ const CHUNK: usize = 1 << 14;
 
 /// The type that a tensor is stored in, where `wanted` is asked for.
 ///
-/// As llama.cpp's quantisation has it, without its mixtures: vectors are F32;
+/// As llama.cpp's quantisation has it: vectors are F32;
 /// the matrix that gives the logits is Q6_K (Q8_0 where its rows do not fit)
 /// below eight bits; rows that fit no block of the type fall back to a type of
 /// blocks of 32, and to F16 where these do not fit either. llama.cpp falls

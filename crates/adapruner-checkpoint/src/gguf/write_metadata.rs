@@ -7,6 +7,7 @@ use super::{
     encode::ALIGNMENT,
     kind::TensorKind,
     layout::Layout,
+    mixture::GgufType,
     value::{Metadata, Value},
     write::GgufOptions,
 };
@@ -23,7 +24,7 @@ use crate::{
 pub(super) fn metadata(
     checkpoint: &Checkpoint,
     layout: Layout,
-    kind: TensorKind,
+    kind: GgufType,
     options: &GgufOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Metadata> {
@@ -135,7 +136,11 @@ pub(super) fn metadata(
 }
 
 /// llama.cpp's number for a file whose matrices are of this type.
-fn file_type(kind: TensorKind) -> u32 {
+fn file_type(of: GgufType) -> u32 {
+    let kind = match of {
+        GgufType::Plain(kind) => kind,
+        GgufType::Mixed(mixture) => return mixture.file_type(),
+    };
     match kind {
         TensorKind::F32 => 0,
         TensorKind::F16 => 1,

@@ -31,7 +31,7 @@ pub fn write(model: &Checkpoint, options: &GgufOptions) -> (TempDir, PathBuf, Wr
 }
 
 pub fn of_kind(kind: TensorKind) -> GgufOptions {
-    GgufOptions { kind: Some(kind), ..GgufOptions::default() }
+    GgufOptions { kind: Some(kind.into()), ..GgufOptions::default() }
 }
 
 pub fn header(path: &Path) -> Header {
@@ -170,7 +170,7 @@ fn metadata_is_what_llama_cpp_needs() {
         let options = GgufOptions {
             name: Some("pruned".into()),
             description: Some("20 % fewer parameters".into()),
-            kind: Some(TensorKind::F16),
+            kind: Some(TensorKind::F16.into()),
         };
         let (_folder, path, _) = write(&model, &options);
         let header = header(&path);
