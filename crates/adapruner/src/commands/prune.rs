@@ -1,7 +1,10 @@
 //! `prune`: score, plan, apply and write in one go.
 
+use std::f64::consts::LN_2;
+
 use adapruner::{
     caution::{Caution, Pruned, collapse},
+    compensation::CompensationRecord,
     held_out,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
@@ -10,8 +13,10 @@ use adapruner::{
     pipeline::{self, Planned, TokensRecord},
     progress::Progress,
     settings::{Chosen, PruneSettings, Recipe, RunSettings},
+    vocabulary::{self, VocabularyRecord},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
+use adapruner_eval::BitsPerByte;
 use adapruner_model::Placement;
 use adapruner_prune::{BankHeader, Layout, PlanTable, PrunePlan};
 use anyhow::Result;
@@ -30,6 +35,7 @@ use crate::{
     recipe::{Given, RecipeArgs},
     terminal::{Bars, warn},
     typed::Real,
+    vocabulary_args::VocabularyArgs,
 };
 
 /// Remove a share of a model's parameters and write what remains.
@@ -44,6 +50,8 @@ use crate::{
 /// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --out SMALLER
 ///
 /// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --fast --out SMALLER
+///
+/// Example: adapruner prune MODEL --vocab auto --vocab-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
 pub struct PruneCommand {
     #[command(flatten)]
@@ -56,6 +64,8 @@ pub struct PruneCommand {
     calibration: CalibrationArgs,
     #[command(flatten)]
     importance: ImportanceArgs,
+    #[command(flatten)]
+    vocabulary: VocabularyArgs,
     #[command(flatten)]
     masks: MaskArgs,
     #[command(flatten)]
@@ -88,6 +98,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     full_plan: Option<PrunePlan>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    vocabulary: Option<VocabularyRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     masks: Option<LearnedRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<Manifest>,
@@ -108,8 +120,19 @@ struct Typed {
     recipe: Recipe,
     run: RunArgs,
     eval: EvalArgs,
+    vocabulary: VocabularyArgs,
     output: Option<OutputSettings>,
 }
+
+impl Typed {
+    /// Whether layers stay as they are, where tokens go and `ratio` of what is left then.
+    fn tokens_alone(&self, ratio: Option<f64>) -> bool {
+        self.vocabulary.vocab.is_some() && ratio.unwrap_or(0.0) <= LEAST
+    }
+}
+
+/// Shares of all parameters up to this are none.
+const LEAST: f64 = 0.001;
 
 impl PruneCommand {
     fn typed(&self) -> Result<Typed> {
@@ -134,34 +157,50 @@ impl PruneCommand {
             recipe: overlay(&self.recipe, &file.recipe)?.resolve(),
             run: overlay(&self.run, &file.run)?,
             eval: overlay(&self.eval, &file.eval)?,
+            vocabulary: overlay(&self.vocabulary, &file.vocabulary)?,
             output,
         })
     }
 
-    /// Settings for a model; without one, to see that they can be made.
+    /// Settings for a model; without one, to see that they can be made. `left` is what is
+    /// still to be removed of a model whose tokens went.
     fn settings(
         &self,
         typed: &Typed,
         run: &RunSettings,
         model: Option<&Checkpoint>,
+        left: Option<f64>,
     ) -> Result<(PruneSettings, Option<Caution>)> {
         let (mut given, eval) = (typed.given.clone(), &typed.eval);
-        let (recipe, caution) = given.fill(typed.recipe, eval, model)?;
+        // Before a recipe names a text.
+        let vocabulary = typed.vocabulary.resolve(&given.calibration, eval)?;
+        let asked = given.plan.ratio.map(|Real(ratio)| ratio);
+        let ratio = left.or(asked);
+        let alone = typed.tokens_alone(ratio);
+        given.plan.ratio = if alone { Some(Real(0.0)) } else { ratio.map(Real) };
+        if typed.tokens_alone(asked) {
+            given.refuse_without_layers()?;
+        }
+        let (recipe, caution) = match alone {
+            true => (Chosen { recipe: typed.recipe, options: Vec::new() }, None),
+            false => given.fill(typed.recipe, eval, model)?,
+        };
         let Given { plan: arguments, calibration, importance, masks, compensation } = &given;
         let plan = arguments.resolve()?;
         let settings = PruneSettings {
             recipe,
             run: *run,
-            calibration: calibration.resolve(eval)?,
+            calibration: calibration.resolve(eval)?.filter(|_| !alone),
             statistics: calibration.stats.clone(),
             score: importance.resolve(),
             seed: calibration.seed(),
             sensitivity: arguments.sensitivity(&plan)?,
             plan,
-            masks: masks.resolve(calibration, eval)?,
-            compensation: compensation.resolve(calibration, eval)?,
+            masks: if alone { None } else { masks.resolve(calibration, eval)? },
+            compensation: if alone { None } else { compensation.resolve(calibration, eval)? },
             eval: eval.resolve(),
             allow_overlap: self.allow_overlap,
+            vocabulary,
             output: typed.output.clone(),
         };
         Ok((settings, caution))
@@ -170,9 +209,13 @@ impl PruneCommand {
 
 impl Perform for PruneCommand {
     fn files(&self) -> Result<Files> {
-        let Typed { mut given, recipe, eval, .. } = self.typed()?;
-        given.fill(recipe, &eval, None)?;
-        let files = eval.files(self.common.files());
+        let typed = self.typed()?;
+        let alone = typed.tokens_alone(typed.given.plan.ratio.map(|Real(ratio)| ratio));
+        let Typed { mut given, recipe, eval, vocabulary, .. } = typed;
+        if !alone {
+            given.fill(recipe, &eval, None)?;
+        }
+        let files = vocabulary.files(eval.files(self.common.files()));
         let files = given.calibration.statistics(given.calibration.files(files));
         let files = given.compensation.files(given.masks.files(files));
         let output = overlay(&self.output, &self.common.file()?.output)?;
@@ -188,55 +231,86 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let typed = args.typed()?;
     let bars = Bars::default();
     let run = typed.run.resolve()?;
-    args.settings(&typed, &run, None)?;
+    let (first, _) = args.settings(&typed, &run, None, None)?;
     let placement = run.placement()?;
-    let checkpoint = args.common.open(session)?;
-    let (settings, short) = args.settings(&typed, &run, Some(&checkpoint))?;
-    if let Some(output) = &settings.output {
-        let per_layer = settings.plan.layout == Layout::PerLayer;
-        outputs::check_fits(output, &checkpoint.config, per_layer)?;
+    let original = args.common.open(session)?;
+    if let Some(output) = &first.output {
+        let per_layer = first.plan.layout == Layout::PerLayer && first.plan.ratio > 0.0;
+        outputs::check_fits(output, &original.config, per_layer)?;
     }
+    let chosen = first.vocabulary.as_ref().map(|of| vocabulary::choose(&original, of, &bars));
+    let chosen = chosen.transpose()?;
+    // All that follows is done to the model with the tokens that stay.
+    let checkpoint = chosen.as_ref().map_or(&original, |chosen| &chosen.model);
+    let left = chosen.as_ref().map(|_| left(&original, checkpoint, first.plan.ratio));
+    let (mut settings, short) = args.settings(&typed, &run, Some(checkpoint), left)?;
     let staged = match &settings.output {
         Some(output) if !args.dry_run => Some((session.writer.folder(&output.out)?, output)),
         Some(_) | None => None,
     };
     let eval = match &settings.eval {
-        Some(eval) if !args.dry_run => Some(pipeline::eval_tokens(&checkpoint, eval)?),
+        Some(eval) if !args.dry_run => Some(pipeline::eval_tokens(checkpoint, eval)?),
         Some(_) | None => None,
     };
-    let calibration = pipeline::calibration(&checkpoint, &settings)?;
+    let whole = match (&chosen, &settings.eval) {
+        (Some(_), Some(of)) if eval.is_some() => Some(pipeline::eval_tokens(&original, of)?),
+        (Some(_) | None, _) => eval.clone(),
+    };
+    let mut cautions: Vec<Caution> = short.into_iter().collect();
+    if let Some(chosen) = &chosen {
+        cautions.extend(of_vocabulary(&original, chosen, whole.as_ref(), &settings)?);
+    }
+    let layers = settings.plan.ratio > 0.0;
+    let calibration = if layers { pipeline::calibration(checkpoint, &settings)? } else { None };
     if let (Some(eval), Some(calibration)) = (&eval, &calibration) {
         let role = ("the calibration set", calibration);
         pipeline::check_overlap(eval, role, settings.allow_overlap)?;
     }
     let fit = settings.compensation.as_ref().filter(|_| !args.dry_run);
-    let samples = Samples::draw(&checkpoint, settings.masks.as_ref(), fit)?;
+    let samples = Samples::draw(checkpoint, settings.masks.as_ref(), fit)?;
     if let Some(eval) = &eval {
         samples.check_overlap(eval, settings.allow_overlap)?;
     }
-    let told: (&_, &dyn Progress) = (&session.writer, &bars);
-    let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, told)?;
-    let Planned { plan, scores, statistics, sensitivities } = planned;
-    let run = (&placement, session, &bars);
-    let (plan, learned) = samples.learn(&checkpoint, (plan, &scores), run)?;
-    let (pruned, fitted) = samples.apply(&checkpoint, &plan, (&placement, &bars))?;
-    let evaluation = match &eval {
-        Some(tokens) => Some(measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars)?),
-        None => None,
+    let cut = match layers {
+        true => {
+            let told: (&_, &dyn Progress) = (&session.writer, &bars);
+            let planned =
+                pipeline::prune(checkpoint, calibration.as_ref(), &settings, &placement, told)?;
+            let Planned { plan, scores, statistics, sensitivities } = planned;
+            let run = (&placement, session, &bars);
+            let (plan, learned) = samples.learn(checkpoint, (plan, &scores), run)?;
+            let (pruned, fitted) = samples.apply(checkpoint, &plan, (&placement, &bars))?;
+            Cut { plan: Some(plan), pruned, learned, fitted, statistics, sensitivities }
+        }
+        false => Cut::nothing(checkpoint.clone()),
     };
-    let held_out = match (&settings.calibration, &eval) {
-        (Some(from), None) if !args.dry_run => {
-            let seen = calibration.iter().chain(samples.chosen_on()).collect::<Vec<_>>();
-            let held_out = held_out::samples(&checkpoint, from, &seen)?;
-            let of = |tokens| measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars);
-            held_out.as_ref().map(of).transpose()?
+    let Cut { plan, pruned, learned, fitted, statistics, sensitivities } = cut;
+    let measured = (&settings, &placement, &bars);
+    let evaluation = match (&whole, &eval) {
+        (Some(whole), Some(tokens)) => {
+            Some(measure((&original, whole), (&pruned, tokens), measured)?)
         }
         (Some(_) | None, _) => None,
     };
-    let table = plan.table(&checkpoint.config)?;
-    let measured = (evaluation.as_ref(), held_out.as_ref());
-    let cautions = cautions(&checkpoint, &plan, &settings, measured);
-    let cautions: Vec<Caution> = short.into_iter().chain(cautions).collect();
+    let held_out = match (&settings.calibration, &eval, &chosen) {
+        (Some(from), None, None) if !args.dry_run => {
+            let seen = calibration.iter().chain(samples.chosen_on()).collect::<Vec<_>>();
+            let held_out = held_out::samples(&original, from, &seen)?;
+            let of = |tokens| measure((&original, tokens), (&pruned, tokens), measured);
+            held_out.as_ref().map(of).transpose()?
+        }
+        // A vocabulary of its own has other tokens.
+        (Some(_) | None, _, _) => None,
+    };
+    let figures = (evaluation.as_ref(), held_out.as_ref());
+    cautions.extend(self::cautions(checkpoint, plan.as_ref(), &settings, figures));
+    let asked = first.plan.ratio;
+    let (plan, vocabulary) = composed(&original, plan, chosen.as_ref(), asked)?;
+    if let (Some(_), Some(missed)) = (&chosen, beyond(&plan, asked)) {
+        cautions.push(missed);
+    }
+    settings.plan.ratio = asked;
+    let table = plan.table(&original.config)?;
     cautions.iter().for_each(warn);
     let warnings: Vec<String> = cautions
         .iter()
@@ -247,13 +321,14 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let full_plan = args.dry_run.then(|| plan.clone());
     let manifest = match staged {
         Some((staged, output)) => {
-            let mut manifest = Manifest::new("prune", &settings, &checkpoint)?;
+            let mut manifest = Manifest::new("prune", &settings, &original)?;
             manifest.parameters = pruned.config.parameters();
             manifest.statistics = statistics_record(statistics.as_ref(), calibration.as_ref());
             manifest.evaluation = evaluation.clone();
             manifest.held_out = held_out.clone();
             manifest.sensitivities = sensitivities;
             manifest.plan = Some(plan);
+            manifest.vocabulary = vocabulary.clone();
             manifest.masks = learned.clone();
             manifest.warnings = warnings.clone();
             manifest.compensation = fitted;
@@ -267,6 +342,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         recipe: settings.recipe,
         plan: table,
         full_plan,
+        vocabulary,
         masks: learned,
         manifest,
         evaluation,
@@ -277,15 +353,102 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     args.common.printer().result(&report, text)
 }
 
+/// What was done to the layers.
+struct Cut {
+    /// Of the model whose tokens went already; none where layers stay as they are.
+    plan: Option<PrunePlan>,
+    pruned: Checkpoint,
+    learned: Option<LearnedRecord>,
+    fitted: Option<CompensationRecord>,
+    statistics: Option<BankHeader>,
+    sensitivities: Option<Vec<Option<f64>>>,
+}
+
+impl Cut {
+    /// Layers as they are.
+    fn nothing(pruned: Checkpoint) -> Self {
+        let (plan, learned, fitted) = (None, None, None);
+        Self { plan, pruned, learned, fitted, statistics: None, sensitivities: None }
+    }
+}
+
+/// The ratio that is left to remove of a model whose tokens went, so that all of it together
+/// is `ratio` of the original.
+fn left(original: &Checkpoint, trimmed: &Checkpoint, ratio: f64) -> f64 {
+    let (before, now) = (original.config.parameters(), trimmed.config.parameters());
+    (ratio * before as f64 - before.saturating_sub(now) as f64) / now as f64
+}
+
+/// The plan for the original model, of tokens and layers.
+fn composed(
+    original: &Checkpoint,
+    plan: Option<PrunePlan>,
+    chosen: Option<&vocabulary::Chosen>,
+    ratio: f64,
+) -> Result<(PrunePlan, Option<VocabularyRecord>)> {
+    let (config, digest) = (&original.config, original.digest()?);
+    let record = chosen.map(|chosen| chosen.record.clone());
+    let plan = match (plan, chosen.map(|chosen| chosen.plan.clone())) {
+        (Some(plan), None) => plan,
+        (Some(plan), Some(of)) => plan.after_vocabulary(config, digest, of, ratio),
+        (None, Some(of)) => PrunePlan::of_vocabulary(config, digest, of),
+        (None, None) => anyhow::bail!("ratio: nothing is removed"),
+    };
+    Ok((plan, record))
+}
+
+/// Says where the tokens alone are more than what was to go.
+fn beyond(plan: &PrunePlan, asked: f64) -> Option<Caution> {
+    (asked > 0.0 && plan.reached_ratio > asked + LEAST).then(|| Caution {
+        message: format!(
+            "ratio: {asked} asked, {:.4} reached: the tokens that go are more than that, and the \
+             layers stay as they are",
+            plan.reached_ratio
+        ),
+        hint: "keep more tokens with --vocab, or ask for a larger ratio".into(),
+    })
+}
+
+/// What to be wary of in a vocabulary: texts of another kind than those that it was chosen by.
+///
+/// # Errors
+/// A text to measure on that is one of these, unless that is allowed.
+fn of_vocabulary(
+    original: &Checkpoint,
+    chosen: &vocabulary::Chosen,
+    whole: Option<&TokenSet>,
+    settings: &PruneSettings,
+) -> Result<Vec<Caution>> {
+    let counted = |digest| chosen.record.texts.iter().find(|text| text.digest == digest);
+    let mut cautions = Vec::new();
+    if let Some(eval) = whole {
+        if let Some(text) = counted(eval.text_digest).filter(|_| !settings.allow_overlap) {
+            return Err(advised(
+                format!("{}: the vocabulary is chosen by it ({})", eval.name, text.text),
+                "measure on another text, or say --allow-overlap",
+            ));
+        }
+        cautions.extend(chosen.foreign(&eval.name, &eval.windows));
+    }
+    if let Some(of) = &settings.calibration {
+        let tokens = pipeline::calibration_tokens(original, of)?;
+        if counted(tokens.text_digest).is_none() {
+            cautions.extend(chosen.foreign(&tokens.name, &tokens.windows));
+        }
+    }
+    Ok(cautions)
+}
+
 /// What was asked for and not reached, and whether quality collapsed.
 fn cautions(
     checkpoint: &Checkpoint,
-    plan: &PrunePlan,
+    plan: Option<&PrunePlan>,
     settings: &PruneSettings,
     (evaluation, held_out): (Option<&BeforeAfter>, Option<&BeforeAfter>),
 ) -> Vec<Caution> {
     let config = &checkpoint.config;
-    let unmet = plan.unmet(config, &settings.plan).into_iter().map(Caution::from);
+    let unmet = plan.map(|plan| plan.unmet(config, &settings.plan)).unwrap_or_default();
+    let unmet = unmet.into_iter().map(Caution::from);
     let pruned = Pruned {
         plan: &settings.plan,
         layers: config.layers.len(),
@@ -296,25 +459,34 @@ fn cautions(
     let of_text = evaluation.map(|found| (found, named(found)));
     let unseen = held_out.map(|found| (found, format!("held-out samples of {}", named(found))));
     let collapsed = of_text.or(unseen).and_then(|(BeforeAfter { before, after }, text)| {
-        let perplexities = (before.loss.perplexity, after.loss.perplexity);
-        collapse(perplexities, &text, Some(&pruned))
+        // By token of the text before, where that has other ones after.
+        let per_token = |after: &BitsPerByte, before: &BitsPerByte, tokens: u64| {
+            (after.bits_per_byte * LN_2 * before.bytes as f64 / tokens as f64).exp()
+        };
+        let now = match (&after.loss.bits, &before.loss.bits) {
+            (Some(now), Some(then)) if settings.vocabulary.is_some() => {
+                per_token(now, then, before.loss.tokens)
+            }
+            (Some(_) | None, _) => after.loss.perplexity,
+        };
+        let pruned = plan.is_some().then_some(&pruned);
+        collapse((before.loss.perplexity, now), &text, pruned)
     });
     unmet.chain(collapsed).collect()
 }
 
+/// Measures the model before and after, each on windows of its own tokens.
 fn measure(
-    checkpoint: &Checkpoint,
-    pruned: &Checkpoint,
-    tokens: &TokenSet,
-    settings: &PruneSettings,
-    placement: &Placement,
-    bars: &Bars,
+    (original, whole): (&Checkpoint, &TokenSet),
+    (pruned, tokens): (&Checkpoint, &TokenSet),
+    (settings, placement, bars): (&PruneSettings, &Placement, &Bars),
 ) -> Result<BeforeAfter> {
     let batch = settings.eval.as_ref().and_then(|eval| eval.batch_tokens);
-    let measure = |model, stage| pipeline::evaluate(model, tokens, placement, batch, stage, bars);
+    let measure =
+        |model, tokens, stage| pipeline::evaluate(model, tokens, placement, batch, stage, bars);
     Ok(BeforeAfter {
-        before: measure(checkpoint, "perplexity before")?,
-        after: measure(pruned, "perplexity after")?,
+        before: measure(original, whole, "perplexity before")?,
+        after: measure(pruned, tokens, "perplexity after")?,
     })
 }
 
@@ -333,6 +505,7 @@ fn statistics_record(
 fn text(report: &Report) -> String {
     let mut out = format!("{}\n", report.plan);
     let mut rows = vec![("recipe", report.recipe.to_string())];
+    rows.extend(report.vocabulary.as_ref().map(|of| ("vocabulary", of.to_string())));
     let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
     for (name, BeforeAfter { before, after }) in
         measured.iter().filter_map(|(name, found)| Some((name, found.as_ref()?)))
@@ -348,6 +521,10 @@ fn text(report: &Report) -> String {
                 after.loss.window
             ),
         ));
+        if let (Some(before), Some(after)) = (&before.loss.bits, &after.loss.bits) {
+            let (before, after) = (before.bits_per_byte, after.bits_per_byte);
+            rows.push(("bits per byte", format!("{before:.4} → {after:.4}")));
+        }
         rows.push((
             "speed",
             format!("{:.0} → {:.0} tokens/s", before.tokens_per_second, after.tokens_per_second),
@@ -355,7 +532,12 @@ fn text(report: &Report) -> String {
     }
     // Only what was written is measured.
     if report.manifest.is_some() && report.evaluation.is_none() && report.held_out.is_none() {
-        let why = "not measured: no --text, and no calibration samples that nothing was chosen by";
+        let why = match report.vocabulary {
+            Some(_) => "not measured: no --text",
+            None => {
+                "not measured: no --text, and no calibration samples that nothing was chosen by"
+            }
+        };
         rows.push(("held out", why.to_owned()));
     }
     rows.extend(report.masks.as_ref().map(|masks| ("learned masks", masks.to_string())));
