@@ -177,6 +177,24 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
+    /// The path that was named and is not there.
+    pub fn missing(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. } if self.is_absent() => Some(path),
+            Self::NotFound { name, .. } => Some(Path::new(name)),
+            Self::Advised { error, .. } => error.missing(),
+            Self::Io { .. }
+            | Self::Format { .. }
+            | Self::Tensor { .. }
+            | Self::Unsupported { .. }
+            | Self::Tokenizer { .. }
+            | Self::Text { .. }
+            | Self::Exists { .. }
+            | Self::Overlap(_)
+            | Self::Candle(_) => None,
+        }
+    }
+
     /// What the user can do about it, on a line of its own; `None` where the
     /// message says it all.
     pub fn hint(&self) -> Option<&'static str> {

@@ -3,11 +3,7 @@
 //! The words are those of PyTorch's `set_float32_matmul_precision`. Weight gradients, Gram
 //! matrices, attention, adapters and products of up to 12 rows are f32 in every precision.
 
-use std::{
-    fmt,
-    str::FromStr,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 static HIGH: AtomicBool = AtomicBool::new(false);
 
@@ -48,23 +44,7 @@ impl MatmulPrecision {
     }
 }
 
-impl fmt::Display for MatmulPrecision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Highest => "highest",
-            Self::High => "high",
-        })
-    }
-}
-
-impl FromStr for MatmulPrecision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "highest" => Ok(Self::Highest),
-            "high" => Ok(Self::High),
-            other => Err(format!("unknown precision {other:?}, expected highest or high")),
-        }
-    }
-}
+adapruner_choice::choice!(MatmulPrecision, "precision", {
+    Highest => "highest",
+    High => "high",
+});

@@ -1,7 +1,5 @@
 //! Where a model runs and in which number type.
 
-use std::{fmt, str::FromStr};
-
 use adapruner_kernels::packed::{Packed, PackedBytes};
 use candle_core::{DType, Device};
 
@@ -31,51 +29,17 @@ pub enum DTypeChoice {
     Bf16,
 }
 
-impl FromStr for DeviceChoice {
-    type Err = String;
+adapruner_choice::choice!(DeviceChoice, "device", {
+    Cpu => "cpu",
+    Cuda => "cuda",
+    Metal => "metal",
+});
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda),
-            "metal" => Ok(Self::Metal),
-            other => Err(format!("unknown device {other:?}, expected cpu, cuda or metal")),
-        }
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::Metal => "metal",
-        })
-    }
-}
-
-impl FromStr for DTypeChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            other => Err(format!("unknown dtype {other:?}, expected auto, f32 or bf16")),
-        }
-    }
-}
-
-impl fmt::Display for DTypeChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        })
-    }
-}
+adapruner_choice::choice!(DTypeChoice, "dtype", {
+    Auto => "auto",
+    F32 => "f32" | "float32",
+    Bf16 => "bf16" | "bfloat16",
+});
 
 /// A device together with the type weights are held in there.
 #[derive(Debug, Clone)]

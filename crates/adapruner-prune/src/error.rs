@@ -87,6 +87,9 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
+    /// A name that stands for none of the choices.
+    #[error(transparent)]
+    Name(#[from] adapruner_choice::Unknown),
     /// A score that is not a number.
     #[error("layer {layer}, {kind} {unit}: the score is {value} (expected a finite number)")]
     Score {
@@ -200,6 +203,7 @@ impl Error {
             Self::Candle(_)
             | Self::Bank(_)
             | Self::Importance { .. }
+            | Self::Name(_)
             | Self::Compensation(_)
             | Self::MaskGradient(_)
             | Self::Plan(_) => None,

@@ -432,26 +432,10 @@ pub enum Compensate {
     Bias,
 }
 
-impl FromStr for Compensate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "fit" => Ok(Self::Fit),
-            "bias" => Ok(Self::Bias),
-            other => Err(format!("unknown form {other:?}, expected fit or bias")),
-        }
-    }
-}
-
-impl fmt::Display for Compensate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fit => "fit",
-            Self::Bias => "bias",
-        })
-    }
-}
+adapruner_choice::choice!(Compensate, "form", {
+    Fit => "fit",
+    Bias => "bias",
+});
 
 /// How what remains is fitted to make up for what was removed.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -556,14 +540,7 @@ pub struct OutputArgs {
     #[arg(long, value_name = "TYPE")]
     pub gguf_type: Option<Named<TensorKind>>,
     /// Replace an earlier output of this program
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub force: Option<bool>,
 }
 

@@ -1,24 +1,34 @@
 //! Errors as people see them: one line, and advice on a line of its own.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
 
 use crate::terminal::say;
 use adapruner::advice::Advised;
 pub use adapruner::advice::advised;
 use anyhow::Error;
 
-/// Prints an error and says how the program ends; a reader that went away is no
-/// error.
-pub fn report(error: &Error) -> ExitCode {
+/// Prints an error, on stdout as JSON too where results are JSON, and says how the program ends;
+/// a reader that went away is no error.
+pub fn report(error: &Error, json: bool) -> ExitCode {
     let broken_pipe = error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     });
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    say(&format!("error: {}", one_line(error)));
-    if let Some(hint) = hint(error) {
+    let (message, hint) = (one_line(error), hint(error));
+    say(&format!("error: {message}"));
+    if let Some(hint) = &hint {
         say(&format!("hint: {hint}"));
+    }
+    if json {
+        let failed = serde_json::json!({ "error": { "message": message, "hint": hint } });
+        // The error stands on stderr; nothing is lost where stdout cannot take it.
+        let _ = writeln!(io::stdout().lock(), "{failed:#}");
     }
     ExitCode::from(1)
 }
@@ -55,10 +65,25 @@ fn hint(error: &Error) -> Option<String> {
             return e.hint().map(str::to_owned);
         }
         if let Some(e) = cause.downcast_ref::<adapruner_checkpoint::Error>() {
-            return e.hint().map(str::to_owned);
+            return e.hint().map(str::to_owned).or_else(|| neighbour(e));
         }
         cause.downcast_ref::<Advised>().map(|e| e.hint().to_owned())
     })
+}
+
+/// Most entries of a folder that are looked at for a name like one that is missing.
+const LOOKED_AT: usize = 10_000;
+
+/// The file or folder beside one that is missing whose name is closest to its name.
+fn neighbour(error: &adapruner_checkpoint::Error) -> Option<String> {
+    let missing = error.missing()?;
+    let name = missing.file_name()?.to_str()?;
+    let parent = missing.parent()?;
+    let folder = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let entries = std::fs::read_dir(folder).ok()?.take(LOOKED_AT).flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let nearest = adapruner_choice::nearest(name, names)?;
+    Some(format!("did you mean {}?", parent.join(nearest).display()))
 }
 
 #[cfg(test)]
@@ -74,6 +99,21 @@ mod tests {
         assert_eq!(one_line(&error), "x.bin: cannot write: disk full");
         let said = Err::<(), _>(io::Error::other("full")).context("no: full").unwrap_err();
         assert_eq!(one_line(&said), "no: full");
+    }
+
+    #[test]
+    fn the_neighbour_of_a_missing_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("calibration.jsonl"), "").unwrap();
+        let of = |name: &str| {
+            let path = folder.path().join(name);
+            let error = adapruner_checkpoint::input::open(&path).unwrap_err();
+            hint(&Error::new(error))
+        };
+        let right = folder.path().join("calibration.jsonl");
+        assert_eq!(of("calibation.jsonl"), Some(format!("did you mean {}?", right.display())));
+        assert_eq!(of("model.gguf"), None);
+        assert_eq!(of("nowhere/calibration.jsonl"), None);
     }
 
     #[test]

@@ -23,7 +23,6 @@ mod workers;
 use std::process::ExitCode;
 
 use adapruner_kernels::{Allocator, keep_freed_pages, keep_to_one_pool};
-use clap::Parser;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -38,12 +37,12 @@ fn main() -> ExitCode {
         }
     }));
     keep_to_one_pool();
-    let cli = commands::Cli::parse();
+    let cli = commands::Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     terminal::init_messages(cli.verbose);
     interrupt::install();
     interrupt::follow_parent();
-    match workers::hold_stage().and_then(|_held| commands::run(cli)) {
+    match workers::hold_stage().and_then(|_held| commands::run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+        Err(error) => failure::report(&error, cli.json()),
     }
 }

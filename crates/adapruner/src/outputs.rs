@@ -1,7 +1,7 @@
 //! A model folder: Hugging Face files, `model.gguf`, and the manifest that says
 //! what they were made from.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::path::PathBuf;
 
 use adapruner_checkpoint::{
     Checkpoint, Error, ModelConfig,
@@ -31,26 +31,10 @@ pub enum Format {
     Gguf,
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Hf => "hf",
-            Self::Gguf => "gguf",
-        })
-    }
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "hf" => Ok(Self::Hf),
-            "gguf" => Ok(Self::Gguf),
-            other => Err(format!("unknown format {other:?}, expected hf or gguf")),
-        }
-    }
-}
+adapruner_choice::choice!(Format, "format", {
+    Hf => "hf",
+    Gguf => "gguf",
+});
 
 /// What is written and where.
 #[derive(Debug, Clone, Serialize)]

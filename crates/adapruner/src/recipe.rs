@@ -34,14 +34,7 @@ pub struct RecipeArgs {
     /// The best result in seconds: structured Wanda by one forward pass, without gradients.
     /// Without it, what is not given is what gave the best result in minutes: masks are
     /// learned from there
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub fast: Option<bool>,
 }
 

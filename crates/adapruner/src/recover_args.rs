@@ -1,10 +1,6 @@
 //! Arguments of `recover`, which the configuration file has as a table too.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::path::{Path, PathBuf};
 
 use adapruner::{
     outputs::OutputSettings,
@@ -39,26 +35,10 @@ pub enum MethodChoice {
     Full,
 }
 
-impl FromStr for MethodChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "lora" => Ok(Self::Lora),
-            "full" => Ok(Self::Full),
-            other => Err(format!("unknown method {other:?}, expected lora or full")),
-        }
-    }
-}
-
-impl fmt::Display for MethodChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Lora => "lora",
-            Self::Full => "full",
-        })
-    }
-}
+adapruner_choice::choice!(MethodChoice, "method", {
+    Lora => "lora",
+    Full => "full",
+});
 
 /// How a model is trained.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -84,27 +64,13 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "FILE|SET")]
     pub test: Option<Vec<String>>,
     /// Train even on data that share passages with a test text
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub allow_overlap: Option<bool>,
     /// Most tokens of a sequence; what is longer is cut, and said [default: 256]
     #[arg(long, value_name = "TOKENS")]
     pub cutoff: Option<usize>,
     /// Learn the prompts too
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub train_on_prompt: Option<bool>,
     /// Records kept for validation: a share (0.05) or a number (200) [default:
     /// 0.05]
@@ -127,14 +93,7 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub targets: Option<Vec<Named<Target>>>,
     /// Scale updates by ALPHA / √R (rsLoRA)
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub rslora: Option<bool>,
     /// Sequences of a step [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "batch_tokens")]
@@ -172,14 +131,7 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "N")]
     pub max_minutes: Option<Real>,
     /// Compute each block again in the backward pass: slower, in less memory
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub checkpointing: Option<bool>,
     /// Steps from one validation to the next [default: 50]
     #[arg(long, value_name = "N")]
@@ -221,14 +173,7 @@ pub struct RecoverArgs {
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub work: Option<PathBuf>,
     /// Keep that folder once the output is written
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub keep_work: Option<bool>,
     /// Most memory, in GiB: a training that needs more is refused before it
     /// begins [default: what is there]

@@ -73,24 +73,10 @@ pub struct SearchArgs {
     pub memory: Option<Real>,
     /// Where the folder holds another search, move that to STUDY.1 (or the next
     /// free number) and begin anew, with its statistics where they fit
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub anew: Option<bool>,
     /// Go on though texts share passages
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub allow_overlap: Option<bool>,
 }
 

@@ -37,14 +37,7 @@ pub struct TaskArgs {
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub log_samples: Option<PathBuf>,
     /// Replace that file if it exists
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL",
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     pub force: Option<bool>,
 }
 

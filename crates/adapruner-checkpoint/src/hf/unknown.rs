@@ -41,10 +41,7 @@ pub(super) fn refusal(shown: &str, found: &str, own_code: bool) -> (String, Opti
     }
     let names = Architecture::ALL.iter().map(|a| a.family().hf.model_type.to_owned());
     let all = classes.iter().cloned().chain(names);
-    let nearest = all
-        .max_by(|a, b| strsim::jaro_winkler(a, found).total_cmp(&strsim::jaro_winkler(b, found)));
-    let close = |name: &String| strsim::jaro_winkler(name, found) > 0.85;
-    match nearest.filter(close) {
+    match adapruner_choice::nearest(found, all) {
         Some(name) => (format!("{message}; did you mean {name}?"), None),
         None => (message, None),
     }

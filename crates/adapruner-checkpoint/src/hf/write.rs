@@ -4,7 +4,7 @@
 //! bounded by the largest of them. All sizes are known beforehand, from the
 //! configuration alone; headers are written first.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
@@ -53,30 +53,12 @@ impl StoreType {
     }
 }
 
-impl fmt::Display for StoreType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Keep => "keep",
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        })
-    }
-}
-
-impl FromStr for StoreType {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "keep" => Ok(Self::Keep),
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            "bf16" => Ok(Self::Bf16),
-            other => Err(format!("unknown type {other:?}, expected keep, f32, f16 or bf16")),
-        }
-    }
-}
+adapruner_choice::choice!(StoreType, "type", {
+    Keep => "keep",
+    F32 => "f32" | "float32",
+    F16 => "f16" | "float16",
+    Bf16 => "bf16" | "bfloat16",
+});
 
 /// How a folder is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -52,9 +52,7 @@ mod tokens;
 
 use std::{
     ffi::OsStr,
-    fmt,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
 };
 
@@ -90,15 +88,6 @@ pub enum Split {
 }
 
 impl Split {
-    /// The name that Hugging Face data sets use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-            Self::Test => "test",
-        }
-    }
-
     /// The name in the original WikiText and PTB files.
     fn short_name(self) -> &'static str {
         match self {
@@ -109,24 +98,11 @@ impl Split {
     }
 }
 
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Split {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "train" => Ok(Self::Train),
-            "validation" | "valid" => Ok(Self::Validation),
-            "test" => Ok(Self::Test),
-            _ => Err(format!("unknown split {name:?}: expected train, validation or test")),
-        }
-    }
-}
+adapruner_choice::choice!(Split, "split", {
+    Train => "train",
+    Validation => "validation" | "valid",
+    Test => "test",
+});
 
 /// How a text is to be read.
 #[derive(Debug, Clone, Default)]

@@ -124,7 +124,8 @@ pub(super) fn find(spec: &str, given: Option<Split>) -> Result<Option<(&'static 
     };
     let Some(set) = SETS.iter().find(|set| set.name == name) else { return Ok(None) };
     let fail = |message| Error::NotFound { name: spec.to_owned(), message };
-    let suffix = suffix.map(str::parse::<Split>).transpose().map_err(fail)?;
+    let suffix =
+        suffix.map(str::parse::<Split>).transpose().map_err(|unknown| fail(unknown.to_string()))?;
     let split = match (suffix, given) {
         (Some(suffix), Some(given)) if suffix != given => {
             return Err(fail(format!("the name says {suffix}, the split is given as {given}")));

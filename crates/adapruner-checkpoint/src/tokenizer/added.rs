@@ -91,8 +91,8 @@ impl Beside<'_> {
             let bytes = token.content.len();
             return Err(format!("an added token of {bytes} bytes, at most {MAX_TEXT} expected"));
         }
-        let added: Vec<AddedToken> = tokens.iter().map(|(_, token)| token.clone()).collect();
-        tokenizer.add_tokens(&added);
+        let added = tokenizer.add_tokens(tokens.iter().map(|(_, token)| token.clone()));
+        added.map_err(|error| error.to_string())?;
         for (said, token) in &tokens {
             let (Some(said), Some(id)) = (*said, tokenizer.token_to_id(&token.content)) else {
                 continue;

@@ -1,7 +1,5 @@
 //! The learning rate of a step, by transformers' formulas.
 
-use std::{fmt, str::FromStr};
-
 /// How the learning rate goes on after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -15,30 +13,11 @@ pub enum Decay {
     Constant,
 }
 
-impl FromStr for Decay {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "linear" => Ok(Self::Linear),
-            "cosine" => Ok(Self::Cosine),
-            "constant" => Ok(Self::Constant),
-            other => {
-                Err(format!("unknown schedule {other:?}, expected linear, cosine or constant"))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Decay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Linear => "linear",
-            Self::Cosine => "cosine",
-            Self::Constant => "constant",
-        })
-    }
-}
+adapruner_choice::choice!(Decay, "schedule", {
+    Linear => "linear",
+    Cosine => "cosine",
+    Constant => "constant",
+});
 
 /// Learning rates of a whole training.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,6 +1,6 @@
 //! What learning a mask is told.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
@@ -131,67 +131,19 @@ pub(super) fn refuse<T>(
     Err(Error::Option { option, message, hint: hint.map(Into::into) })
 }
 
-/// A closed choice by its names.
-fn named<T: Copy>(what: &str, names: &[(&str, T)], text: &str) -> Result<T, String> {
-    let found = names.iter().find(|(name, _)| *name == text);
-    found.map(|(_, value)| *value).ok_or_else(|| {
-        let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
-        format!("unknown {what} {text:?}, expected {}", names.join(", "))
-    })
-}
+adapruner_choice::choice!(GatedUnit, "unit", {
+    Ffn => "ffn",
+    KvGroups => "kv-groups",
+    Sublayers => "sublayers",
+});
 
-impl fmt::Display for GatedUnit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ffn => "ffn",
-            Self::KvGroups => "kv-groups",
-            Self::Sublayers => "sublayers",
-        })
-    }
-}
+adapruner_choice::choice!(MaskBudget, "budget", {
+    PerLayer => "per-layer",
+    Free => "free",
+});
 
-impl FromStr for GatedUnit {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names =
-            [("ffn", Self::Ffn), ("kv-groups", Self::KvGroups), ("sublayers", Self::Sublayers)];
-        named("unit", &names, text)
-    }
-}
-
-impl fmt::Display for MaskBudget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PerLayer => "per-layer",
-            Self::Free => "free",
-        })
-    }
-}
-
-impl FromStr for MaskBudget {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        named("budget", &[("per-layer", Self::PerLayer), ("free", Self::Free)], text)
-    }
-}
-
-impl fmt::Display for MaskLoss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Text => "text",
-            Self::Logits => "logits",
-            Self::Hidden => "hidden",
-        })
-    }
-}
-
-impl FromStr for MaskLoss {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = [("text", Self::Text), ("logits", Self::Logits), ("hidden", Self::Hidden)];
-        named("loss", &names, text)
-    }
-}
+adapruner_choice::choice!(MaskLoss, "loss", {
+    Text => "text",
+    Logits => "logits",
+    Hidden => "hidden",
+});

@@ -283,47 +283,15 @@ fn unknown(option: &'static str, expected: &str, found: &str) -> Error {
     Error::Option { option, message: format!("expected {expected}, found {found:?}"), hint: None }
 }
 
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PerLayer => "per-layer",
-            Self::Uniform => "uniform",
-        })
-    }
-}
+adapruner_choice::choice!(Layout, "layout", {
+    PerLayer => "per-layer",
+    Uniform => "uniform",
+});
 
-impl FromStr for Layout {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "per-layer" => Ok(Self::PerLayer),
-            "uniform" => Ok(Self::Uniform),
-            other => Err(unknown("layout", "per-layer or uniform", other)),
-        }
-    }
-}
-
-impl fmt::Display for KvMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Groups => "groups",
-            Self::QueryHeads => "query-heads",
-        })
-    }
-}
-
-impl FromStr for KvMode {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "groups" => Ok(Self::Groups),
-            "query-heads" => Ok(Self::QueryHeads),
-            other => Err(unknown("kv-mode", "groups or query-heads", other)),
-        }
-    }
-}
+adapruner_choice::choice!(KvMode, "kv-mode", {
+    Groups => "groups",
+    QueryHeads => "query-heads",
+});
 
 impl fmt::Display for Allocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -39,7 +39,7 @@ impl ActivationMetric {
     }
 }
 
-names!(ActivationMetric, "activation metric", Self::ALL, {
-    Self::Wanda => "wanda",
-    Self::Flap => "flap",
+adapruner_choice::choice!(ActivationMetric, "activation metric", {
+    Wanda => "wanda",
+    Flap => "flap",
 });

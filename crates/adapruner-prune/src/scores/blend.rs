@@ -92,10 +92,10 @@ impl Fine {
     }
 }
 
-names!(Fine, "fine side", Self::ALL, {
-    Self::PerSample => "per-sample",
-    Self::Set => "set",
-    Self::Mixed => "mixed",
+adapruner_choice::choice!(Fine, "fine side", {
+    PerSample => "per-sample",
+    Set => "set",
+    Mixed => "mixed",
 });
 
 impl Blend {

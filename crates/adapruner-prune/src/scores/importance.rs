@@ -3,6 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
+use adapruner_choice::Unknown;
 use serde::{Deserialize, Serialize};
 
 use super::{activation::ActivationMetric, blend::Blend};
@@ -79,11 +80,11 @@ impl Reduction {
     }
 }
 
-names!(Reduction, "reduction", Self::ALL, {
-    Self::Sum => "sum",
-    Self::Mean => "mean",
-    Self::Max => "max",
-    Self::Prod => "prod",
+adapruner_choice::choice!(Reduction, "reduction", {
+    Sum => "sum",
+    Mean => "mean",
+    Max => "max",
+    Prod => "prod",
 });
 
 impl Importance {
@@ -170,12 +171,7 @@ impl FromStr for Importance {
             "random" => Self::Random,
             _ => match text.strip_prefix("adapruner:") {
                 Some(settings) => Self::AdaPruner(Blend::parse(text, settings)?),
-                None => {
-                    return Err(refusal(
-                        text,
-                        format!("unknown, expected one of {}", Self::NAMES.join(", ")),
-                    ));
-                }
+                None => return Err(Unknown::new("importance", text, &Self::NAMES).into()),
             },
         })
     }

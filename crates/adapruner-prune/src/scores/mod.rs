@@ -21,37 +21,6 @@
 //! Axes: `N` query heads, `K` key-value heads, `D` head width, `F` feed-forward
 //! width. Scores are f64 and finite.
 
-/// Names of a closed choice, written and read.
-macro_rules! names {
-    ($type:ty, $what:literal, $all:expr, { $($variant:path => $name:literal),+ $(,)? }) => {
-        impl std::fmt::Display for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(match self { $($variant => $name),+ })
-            }
-        }
-
-        impl std::str::FromStr for $type {
-            type Err = $crate::error::Error;
-
-            fn from_str(text: &str) -> $crate::error::Result<Self> {
-                match text {
-                    $($name => Ok($variant),)+
-                    _ => {
-                        let known: Vec<_> = $all.iter().map(ToString::to_string).collect();
-                        Err($crate::error::Error::Importance {
-                            importance: text.to_owned(),
-                            message: format!(
-                                concat!("unknown ", $what, ", expected one of {}"),
-                                known.join(", ")
-                            ),
-                        })
-                    }
-                }
-            }
-        }
-    };
-}
-
 mod activation;
 mod blend;
 mod importance;

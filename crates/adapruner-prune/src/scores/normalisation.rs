@@ -49,13 +49,13 @@ impl Normalisation {
     }
 }
 
-names!(Normalisation, "normalisation", Self::ALL, {
-    Self::None => "none",
-    Self::Mean => "mean",
-    Self::Max => "max",
-    Self::Sum => "sum",
-    Self::Rank => "rank",
-    Self::Standard => "standard",
+adapruner_choice::choice!(Normalisation, "normalisation", {
+    None => "none",
+    Mean => "mean",
+    Max => "max",
+    Sum => "sum",
+    Rank => "rank",
+    Standard => "standard",
 });
 
 /// Replaces scores by their ranks (1 the least) over their number.

@@ -123,6 +123,10 @@ impl ApplyCommand {
 }
 
 impl Perform for ApplyCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
         let files = self.common.files();

@@ -61,6 +61,10 @@ struct Report<'a> {
 }
 
 impl Perform for CompareCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         self.groups.files(self.common.files(), &self.common.file()?)
     }

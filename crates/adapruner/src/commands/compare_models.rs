@@ -114,6 +114,10 @@ struct Report<'a> {
 }
 
 impl Perform for CompareModelsCommand {
+    fn json(&self) -> bool {
+        self.json
+    }
+
     fn files(&self) -> Result<Files> {
         let files = self.models.iter().fold(Files::new(), |files, path| files.read(MODEL, path));
         let files = self.text.iter().fold(files, |files, text| files.read("--text", text));

@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 
 use adapruner_checkpoint::atomic::Files;
 use anyhow::Result;
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
 use super::{Cli, Perform, Session};
@@ -19,6 +19,10 @@ pub struct CompletionsArgs {
 }
 
 impl Perform for CompletionsArgs {
+    fn json(&self) -> bool {
+        false
+    }
+
     fn files(&self) -> Result<Files> {
         Ok(Files::new())
     }
@@ -30,7 +34,7 @@ impl Perform for CompletionsArgs {
 
 fn run(args: &CompletionsArgs) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "adapruner", &mut script);
+    clap_complete::generate(args.shell, &mut Cli::line(), "adapruner", &mut script);
     let mut out = stdout().lock();
     out.write_all(&script)?;
     Ok(out.flush()?)

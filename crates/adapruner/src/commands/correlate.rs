@@ -193,6 +193,10 @@ struct Plan {
 }
 
 impl Perform for CorrelateCommand {
+    fn json(&self) -> bool {
+        self.json
+    }
+
     fn files(&self) -> Result<Files> {
         let files = Files::new().state("STUDY", &self.study, &STUDY);
         let files = self.model.iter().fold(files, |files, path| files.read("--model", path));

@@ -3,8 +3,6 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use clap::{CommandFactory, Parser};
-
 use super::Cli;
 
 /// A line for every command, in a folder that holds `c.toml`; further options
@@ -36,7 +34,7 @@ const PATHS: [&str; 7] = ["FILE", "DIR", "FILE|SET", "MODEL", "DENSE", "STUDY", 
 /// Every path that a line declares.
 fn declared(line: &str) -> BTreeSet<String> {
     let words = std::iter::once("adapruner").chain(line.split_whitespace());
-    let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+    let cli = Cli::read(words).unwrap_or_else(|error| panic!("{line}: {error}"));
     let files = cli.command.as_perform().files().unwrap_or_else(|e| panic!("{line}: {e:#}"));
     let shown = |(_, path): (&str, &Path)| path.display().to_string();
     files.reads().map(shown).chain(files.writes().map(shown)).collect()
@@ -49,7 +47,7 @@ fn every_path_that_can_be_typed_is_declared() {
     std::fs::write(&config, "[pipeline]\nmodel = \"m\"\nout = \"o\"\ntests = [\"t\"]\n").unwrap();
     let config = config.display().to_string();
     let mut tried = 0;
-    for command in Cli::command().get_subcommands() {
+    for command in Cli::line().get_subcommands() {
         let name = command.get_name();
         let mut lines = LINES.iter().filter(|line| line.split(' ').next() == Some(name));
         let line = lines.next().unwrap_or_else(|| panic!("{name}: no line to try it with"));

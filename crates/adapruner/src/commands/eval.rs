@@ -73,6 +73,10 @@ enum Settings<'a> {
 }
 
 impl Perform for EvalCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
         let files = overlay(&self.eval, &file.eval)?.files(self.common.files());

@@ -25,6 +25,10 @@ pub struct ExportCommand {
 }
 
 impl Perform for ExportCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         Ok(overlay(&self.output, &self.common.file()?.output)?.files(self.common.files()))
     }

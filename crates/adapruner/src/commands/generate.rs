@@ -81,6 +81,10 @@ struct Report<'a> {
 }
 
 impl Perform for GenerateCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let prompt = self.prompt_file.iter();
         Ok(prompt.fold(self.common.files(), |files, path| files.read("--prompt-file", path)))

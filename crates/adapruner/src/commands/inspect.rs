@@ -40,6 +40,10 @@ struct Report {
 }
 
 impl Perform for InspectArgs {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         Ok(self.common.files())
     }

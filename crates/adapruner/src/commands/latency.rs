@@ -97,6 +97,10 @@ struct Against<'a> {
 }
 
 impl Perform for LatencyCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let against = self.against.iter();
         Ok(against.fold(self.common.files(), |files, path| files.read("--against", path)))

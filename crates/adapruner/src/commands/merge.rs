@@ -36,6 +36,10 @@ struct Settings<'a> {
 }
 
 impl Perform for MergeCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let output = overlay(&self.output, &self.common.file()?.output)?;
         Ok(output.files(self.common.files().read("--adapter", &self.adapter)))

@@ -22,7 +22,11 @@ mod sample;
 mod search;
 mod stats;
 
-use std::path::{Path, PathBuf};
+use std::{
+    any::TypeId,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use adapruner::outputs::OutputSettings;
 use adapruner_checkpoint::{
@@ -31,7 +35,7 @@ use adapruner_checkpoint::{
     provenance,
 };
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{config_file::ConfigFile, failure::advised, printer::Printer};
 
@@ -85,6 +89,9 @@ enum Command {
 
 /// A subcommand. [`perform`] is the only way to run one.
 trait Perform {
+    /// Whether its result, or what keeps it from one, is printed as JSON.
+    fn json(&self) -> bool;
+
     /// Everything that it reads and writes, by what was typed and what the
     /// configuration file says; nothing is opened yet.
     ///
@@ -185,8 +192,43 @@ impl CommonArgs {
 ///
 /// # Errors
 /// Whatever the subcommand could not do.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: &Cli) -> Result<()> {
     perform(cli.command.as_perform(), !cli.no_verify)
+}
+
+impl Cli {
+    /// The whole command line. An option whose field is an `Option<bool>` is a switch that a
+    /// settings file has too: it stands alone (`--force`), or says which (`--force=false`), so
+    /// that what is typed wins over the file both ways.
+    pub fn line() -> clap::Command {
+        let switches = |arg: clap::Arg| {
+            let is_bool = arg.get_value_parser().type_id() == TypeId::of::<bool>();
+            if !is_bool || !arg.get_action().takes_values() {
+                return arg;
+            }
+            arg.num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .value_name("BOOL")
+                .hide_possible_values(true)
+        };
+        Self::command().mut_subcommands(|command| command.mut_args(switches))
+    }
+
+    /// Reads a command line, the program's name first.
+    ///
+    /// # Errors
+    /// Wrong usage; a request for help or the version, which clap prints as one.
+    pub fn read<S: Into<OsString> + Clone>(
+        words: impl IntoIterator<Item = S>,
+    ) -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&Self::line().try_get_matches_from(words)?)
+    }
+
+    /// Whether the subcommand prints JSON.
+    pub fn json(&self) -> bool {
+        self.command.as_perform().json()
+    }
 }
 
 impl Command {

@@ -208,6 +208,10 @@ impl PruneCommand {
 }
 
 impl Perform for PruneCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let typed = self.typed()?;
         let alone = typed.tokens_alone(typed.given.plan.ratio.map(|Real(ratio)| ratio));

@@ -74,6 +74,10 @@ impl RecoverCommand {
 }
 
 impl Perform for RecoverCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
         let output = overlay(&self.output, &file.output)?;

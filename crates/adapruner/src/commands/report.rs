@@ -63,6 +63,10 @@ struct Written {
 }
 
 impl Perform for ReportCommand {
+    fn json(&self) -> bool {
+        self.json
+    }
+
     fn files(&self) -> Result<Files> {
         let files = Files::new().read("STUDY", &self.study);
         let recovery = self.recovery.iter();

@@ -25,7 +25,7 @@ use adapruner::{
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser};
+use clap::Args;
 use serde::Serialize;
 
 use super::{Cli, Perform, Session};
@@ -81,6 +81,10 @@ struct Report<'a> {
 }
 
 impl Perform for RunCommand {
+    fn json(&self) -> bool {
+        self.json
+    }
+
     fn files(&self) -> Result<Files> {
         if let Some(model) = &self.init {
             let files = Files::new().read("--init", model);
@@ -158,7 +162,7 @@ fn run(args: &RunCommand, session: &Session) -> Result<()> {
 fn claim(stage: &Stage) -> Result<()> {
     let program = std::iter::once(OsString::from("adapruner"));
     let words = program.chain(stage.arguments.iter().cloned());
-    let cli = Cli::try_parse_from(words).with_context(|| format!("{}: its command", stage.name))?;
+    let cli = Cli::read(words).with_context(|| format!("{}: its command", stage.name))?;
     let files = cli.command.as_perform().files()?;
     files.claim().with_context(|| stage.name.to_string())?;
     Ok(())

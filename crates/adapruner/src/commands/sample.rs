@@ -61,6 +61,10 @@ struct Report<'a> {
 }
 
 impl Perform for SampleCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         Ok(self.common.files().file("--out", &self.out, self.force))
     }

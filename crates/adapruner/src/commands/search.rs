@@ -64,6 +64,10 @@ struct Report<'a> {
 }
 
 impl Perform for SearchCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
         if self.show_space {

@@ -96,6 +96,10 @@ struct Report {
 }
 
 impl Perform for StatsCommand {
+    fn json(&self) -> bool {
+        self.common.json
+    }
+
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
         let calibration = overlay(&self.calibration, &file.calibration)?;

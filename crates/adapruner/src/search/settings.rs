@@ -1,11 +1,11 @@
 //! Everything that a search is told.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::path::PathBuf;
 
 use adapruner_prune::PlanOptions;
 use serde::{Deserialize, Serialize};
 
-use super::space::{Extent, GivenSpace, Varied, named};
+use super::space::{Extent, GivenSpace, Varied};
 use crate::settings::{CalibrationSettings, EvalSettings, RunSettings, TextSettings};
 
 /// What proposes configurations.
@@ -34,12 +34,12 @@ pub enum EarlyStop {
     Off,
 }
 
-named!(SamplerChoice, { Self::Tpe => "tpe", Self::Random => "random" });
-named!(EarlyStop, {
-    Self::Wilcoxon => "wilcoxon",
-    Self::Median => "median",
-    Self::Halving => "halving",
-    Self::Off => "off",
+adapruner_choice::choice!(SamplerChoice, "sampler", { Tpe => "tpe", Random => "random" });
+adapruner_choice::choice!(EarlyStop, "early stopping", {
+    Wilcoxon => "wilcoxon",
+    Median => "median",
+    Halving => "halving",
+    Off => "off",
 });
 
 /// One way of searching.

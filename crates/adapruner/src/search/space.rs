@@ -1,6 +1,6 @@
 //! The space of a search: each dimension searched over some values or fixed.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt};
 
 use adapruner_prune::Layout;
 use adapruner_study::{Choice, Distribution, ParamValue, Space, sampler::Params};
@@ -485,32 +485,10 @@ impl fmt::Display for Domain {
     }
 }
 
-macro_rules! named {
-    ($type:ty, { $($variant:path => $name:literal),+ $(,)? }) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $($variant => $name),+ })
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = String;
-
-            fn from_str(text: &str) -> Result<Self, String> {
-                match text {
-                    $($name => Ok($variant),)+
-                    _ => Err(format!("expected one of {:?}, found {text:?}", [$($name),+])),
-                }
-            }
-        }
-    };
-}
-pub(super) use named;
-
-named!(Extent, { Self::Full => "full", Self::Paper => "paper" });
-named!(Varied, {
-    Self::Joint => "joint",
-    Self::Data => "data",
-    Self::Metric => "metric",
-    Self::Baseline => "baseline",
+adapruner_choice::choice!(Extent, "space", { Full => "full", Paper => "paper" });
+adapruner_choice::choice!(Varied, "arm", {
+    Joint => "joint",
+    Data => "data",
+    Metric => "metric",
+    Baseline => "baseline",
 });

@@ -2,9 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fmt,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use anyhow::{Result, ensure};
@@ -56,27 +54,13 @@ impl StageName {
     }
 }
 
-impl fmt::Display for StageName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Search => "search",
-            Self::Prune => "prune",
-            Self::Recover => "recover",
-            Self::Evaluate => "evaluate",
-            Self::Report => "report",
-        })
-    }
-}
-
-impl FromStr for StageName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|stage| stage.to_string() == text).ok_or_else(|| {
-            format!("unknown stage {text:?}, expected search, prune, recover, evaluate or report")
-        })
-    }
-}
+adapruner_choice::choice!(StageName, "stage", {
+    Search => "search",
+    Prune => "prune",
+    Recover => "recover",
+    Evaluate => "evaluate",
+    Report => "report",
+});
 
 /// What is run on which model.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,8 @@ mod correlate;
 mod digests;
 mod families;
 mod generate;
+#[cfg(unix)]
+mod guide;
 #[cfg(all(target_os = "linux", feature = "redis"))]
 mod hosts;
 mod hub_tasks;

@@ -143,7 +143,7 @@ fn unknown_names_and_splits_are_told_what_there_is() {
     }
     assert_eq!(
         fail("ptb:dev").to_string(),
-        "ptb:dev: unknown split \"dev\": expected train, validation or test"
+        "ptb:dev: unknown split \"dev\", expected train, validation or test"
     );
     assert_eq!(
         fail("c4:test").to_string(),
