@@ -37,10 +37,10 @@ use crate::{
 /// A plan for another model, or one that does not fit it; a tokenizer that cannot lose
 /// the plan's tokens.
 pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
-    let digest = checked_digest(checkpoint, plan)?;
     if let Some((trimmed, rest)) = without_tokens(checkpoint, plan)? {
         return rest.map_or_else(|| Ok(trimmed.clone()), |rest| apply(&trimmed, &rest));
     }
+    let digest = checked_digest(checkpoint, plan)?;
     let cuts = Cuts::new(&checkpoint.config, plan);
     let source = SlicedSource {
         base: checkpoint.tensors.clone(),
@@ -68,10 +68,10 @@ pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
 /// # Errors
 /// As [`apply`].
 pub fn mask(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
-    let digest = checked_digest(checkpoint, plan)?;
     if let Some((trimmed, rest)) = without_tokens(checkpoint, plan)? {
         return rest.map_or_else(|| Ok(trimmed.clone()), |rest| mask(&trimmed, &rest));
     }
+    let digest = checked_digest(checkpoint, plan)?;
     let cuts = Cuts::new(&checkpoint.config, plan);
     let source = MaskedSource {
         base: checkpoint.tensors.clone(),
@@ -88,16 +88,22 @@ pub fn mask(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
 /// anything; `None` where no token goes.
 ///
 /// # Errors
-/// A plan that names ids that the model does not have, or leaves out one that its
+/// A plan for another model, or one that does not fit it or leaves out an id that its
 /// configuration names; a tokenizer that cannot lose tokens.
 pub fn without_tokens(
     checkpoint: &Checkpoint,
     plan: &PrunePlan,
 ) -> Result<Option<(Checkpoint, Option<PrunePlan>)>> {
     let Some(VocabularyPlan { kept, rows }) = &plan.vocabulary else { return Ok(None) };
+    checked_digest(checkpoint, plan)?;
     let trimmed = checkpoint.with_vocabulary(kept, *rows)?;
     let layers = plan.layers.clone();
-    let rest = PrunePlan::keeping(&trimmed.config, trimmed.digest()?, layers);
+    let rest = PrunePlan {
+        requested_attention_share: plan.requested_attention_share,
+        layout: plan.layout,
+        multiple_of: plan.multiple_of,
+        ..PrunePlan::keeping(&trimmed.config, trimmed.digest()?, layers)
+    };
     let whole = rest.parameters_after == rest.parameters_before;
     Ok(Some((trimmed, (!whole).then_some(rest))))
 }

@@ -32,6 +32,7 @@ pub struct VocabularyArgs {
     /// Text whose tokens are counted, as for --text; may be given several times. Name texts of
     /// all languages and kinds that the model is meant for [default: the calibration text]
     #[arg(long, value_name = "FILE|SET")]
+    #[serde(with = "adapruner_checkpoint::os_path")]
     pub vocab_text: Option<Vec<PathBuf>>,
     /// The embedding's rows become a multiple of N, by rows that no token has and whose
     /// logit is never the largest [default: 1]

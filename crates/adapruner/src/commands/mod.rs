@@ -21,6 +21,7 @@ mod run;
 mod sample;
 mod search;
 mod stats;
+mod tokens;
 
 use std::{
     any::TypeId,

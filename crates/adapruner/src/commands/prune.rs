@@ -23,7 +23,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommonArgs, Perform, Session, learned::Samples};
+use super::{CommonArgs, Perform, Session, learned::Samples, tokens};
 use crate::{
     args::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
@@ -127,12 +127,9 @@ struct Typed {
 impl Typed {
     /// Whether layers stay as they are, where tokens go and `ratio` of what is left then.
     fn tokens_alone(&self, ratio: Option<f64>) -> bool {
-        self.vocabulary.vocab.is_some() && ratio.unwrap_or(0.0) <= LEAST
+        self.vocabulary.vocab.is_some() && ratio.unwrap_or(0.0) <= tokens::LEAST
     }
 }
-
-/// Shares of all parameters up to this are none.
-const LEAST: f64 = 0.001;
 
 impl PruneCommand {
     fn typed(&self) -> Result<Typed> {
@@ -246,7 +243,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let chosen = chosen.transpose()?;
     // All that follows is done to the model with the tokens that stay.
     let checkpoint = chosen.as_ref().map_or(&original, |chosen| &chosen.model);
-    let left = chosen.as_ref().map(|_| left(&original, checkpoint, first.plan.ratio));
+    let left = chosen.as_ref().map(|_| tokens::left(&original, checkpoint, first.plan.ratio));
     let (mut settings, short) = args.settings(&typed, &run, Some(checkpoint), left)?;
     let staged = match &settings.output {
         Some(output) if !args.dry_run => Some((session.writer.folder(&output.out)?, output)),
@@ -262,7 +259,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     };
     let mut cautions: Vec<Caution> = short.into_iter().collect();
     if let Some(chosen) = &chosen {
-        cautions.extend(of_vocabulary(&original, chosen, whole.as_ref(), &settings)?);
+        cautions.extend(tokens::cautions(&original, chosen, whole.as_ref(), &settings)?);
     }
     let layers = settings.plan.ratio > 0.0;
     let calibration = if layers { pipeline::calibration(checkpoint, &settings)? } else { None };
@@ -309,8 +306,8 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let figures = (evaluation.as_ref(), held_out.as_ref());
     cautions.extend(self::cautions(checkpoint, plan.as_ref(), &settings, figures));
     let asked = first.plan.ratio;
-    let (plan, vocabulary) = composed(&original, plan, chosen.as_ref(), asked)?;
-    if let (Some(_), Some(missed)) = (&chosen, beyond(&plan, asked)) {
+    let (plan, vocabulary) = tokens::composed(&original, plan, chosen.as_ref(), asked)?;
+    if let (Some(_), Some(missed)) = (&chosen, tokens::beyond(&plan, asked)) {
         cautions.push(missed);
     }
     settings.plan.ratio = asked;
@@ -374,73 +371,6 @@ impl Cut {
         let (plan, learned, fitted) = (None, None, None);
         Self { plan, pruned, learned, fitted, statistics: None, sensitivities: None }
     }
-}
-
-/// The ratio that is left to remove of a model whose tokens went, so that all of it together
-/// is `ratio` of the original.
-fn left(original: &Checkpoint, trimmed: &Checkpoint, ratio: f64) -> f64 {
-    let (before, now) = (original.config.parameters(), trimmed.config.parameters());
-    (ratio * before as f64 - before.saturating_sub(now) as f64) / now as f64
-}
-
-/// The plan for the original model, of tokens and layers.
-fn composed(
-    original: &Checkpoint,
-    plan: Option<PrunePlan>,
-    chosen: Option<&vocabulary::Chosen>,
-    ratio: f64,
-) -> Result<(PrunePlan, Option<VocabularyRecord>)> {
-    let (config, digest) = (&original.config, original.digest()?);
-    let record = chosen.map(|chosen| chosen.record.clone());
-    let plan = match (plan, chosen.map(|chosen| chosen.plan.clone())) {
-        (Some(plan), None) => plan,
-        (Some(plan), Some(of)) => plan.after_vocabulary(config, digest, of, ratio),
-        (None, Some(of)) => PrunePlan::of_vocabulary(config, digest, of),
-        (None, None) => anyhow::bail!("ratio: nothing is removed"),
-    };
-    Ok((plan, record))
-}
-
-/// Says where the tokens alone are more than what was to go.
-fn beyond(plan: &PrunePlan, asked: f64) -> Option<Caution> {
-    (asked > 0.0 && plan.reached_ratio > asked + LEAST).then(|| Caution {
-        message: format!(
-            "ratio: {asked} asked, {:.4} reached: the tokens that go are more than that, and the \
-             layers stay as they are",
-            plan.reached_ratio
-        ),
-        hint: "keep more tokens with --vocab, or ask for a larger ratio".into(),
-    })
-}
-
-/// What to be wary of in a vocabulary: texts of another kind than those that it was chosen by.
-///
-/// # Errors
-/// A text to measure on that is one of these, unless that is allowed.
-fn of_vocabulary(
-    original: &Checkpoint,
-    chosen: &vocabulary::Chosen,
-    whole: Option<&TokenSet>,
-    settings: &PruneSettings,
-) -> Result<Vec<Caution>> {
-    let counted = |digest| chosen.record.texts.iter().find(|text| text.digest == digest);
-    let mut cautions = Vec::new();
-    if let Some(eval) = whole {
-        if let Some(text) = counted(eval.text_digest).filter(|_| !settings.allow_overlap) {
-            return Err(advised(
-                format!("{}: the vocabulary is chosen by it ({})", eval.name, text.text),
-                "measure on another text, or say --allow-overlap",
-            ));
-        }
-        cautions.extend(chosen.foreign(&eval.name, &eval.windows));
-    }
-    if let Some(of) = &settings.calibration {
-        let tokens = pipeline::calibration_tokens(original, of)?;
-        if counted(tokens.text_digest).is_none() {
-            cautions.extend(chosen.foreign(&tokens.name, &tokens.windows));
-        }
-    }
-    Ok(cautions)
 }
 
 /// What was asked for and not reached, and whether quality collapsed.

@@ -130,6 +130,16 @@ fn tokens_and_layers_make_one_ratio() {
     let paths = [("model", &*bench.model), ("plan", &*plan), ("out", &*again)];
     json("apply {model} --plan {plan} --out {out} --save-dtype f32", &paths);
     assert!((bits(&again, &bench.text) / found - 1.0).abs() < SAME);
+    // Which is fitted in its own tokens, where that is asked for.
+    let fitted = bench.out("fitted");
+    let paths =
+        [("model", &*bench.model), ("plan", &*plan), ("out", &*fitted), ("fit", &*bench.corpus)];
+    let line = "apply {model} --plan {plan} --out {out} --compensate --compensate-text {fit} \
+                --compensate-samples 30 --compensate-tokens 64";
+    let report = json(line, &paths);
+    assert!(report["compensation"].is_object());
+    assert_eq!(number(&report, "/parameters"), after);
+    assert_eq!(report["plan"]["layers"], manifest["plan"]["layers"]);
     // Where the tokens are more than the ratio, the layers stay and that is said.
     let report = bench.prune("less", "--vocab 380 --ratio 0.01 --calibration {corpus} --fast");
     assert!(number(&report, "/plan/reached_ratio") > 0.04);
@@ -155,7 +165,7 @@ fn auto_keeps_as_few_as_the_tolerance_allows() {
         "prune {model} --vocab auto --vocab-text {corpus} --dry-run",
         &bench.paths(&bench.out("none")),
     );
-    assert!(shown.contains("auto: at most 0.50 %") && shown.contains("tokens  512 →"), "{shown}");
+    assert!(shown.contains("auto: at most 0.50 %") && shown.contains("512 → 505"), "{shown}");
 }
 
 #[test]
@@ -204,7 +214,9 @@ fn texts_of_another_kind_are_said() {
     let report = bench.prune("foreign", &options);
     let warnings = report["warnings"].to_string();
     assert!(warnings.contains("of another language or kind"), "{warnings}");
-    let report = bench.prune("own", "--vocab 450 --vocab-text {corpus} --text {text}");
+    let options =
+        "--vocab 505 --vocab-text {corpus} --vocab-text {text} --text {text} --allow-overlap";
+    let report = bench.prune("own", options);
     let warnings = report["warnings"].to_string();
     assert!(!warnings.contains("of another language or kind"), "{warnings}");
 }
