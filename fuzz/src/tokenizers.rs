@@ -1,6 +1,6 @@
 //! Readers of tokenizers and chat templates.
 
-use adapruner_checkpoint::tokenizer::{TextTokenizer, chat::Message};
+use adapruner_checkpoint::tokenizer::{TextTokenizer, chat::Message, vocabulary::Role};
 
 use crate::room::{folder, seed};
 
@@ -57,6 +57,42 @@ pub(crate) fn exercise(tokenizer: &TextTokenizer) {
     }
     let _ = tokenizer.hf_files();
     let _ = tokenizer.gguf_metadata(tokenizer.vocab_size());
+    trim(tokenizer);
+}
+
+/// Most ids that are looked at: a file may name any number as one.
+const MOST: usize = 1 << 20;
+
+/// Leaves out every other token that may go, with those that are merged of it.
+fn trim(tokenizer: &TextTokenizer) {
+    let size = tokenizer.vocab_size();
+    let bytes = tokenizer.predicted_bytes(&[vec![0, 1, u32::MAX]]);
+    assert_eq!(bytes.len(), 1);
+    if size > MOST {
+        return;
+    }
+    let Ok(vocabulary) = tokenizer.vocabulary(size, &[]) else { return };
+    let mut stays: Vec<bool> = (0..size as u32)
+        .map(|id| match vocabulary.role(id) {
+            Role::Required => true,
+            Role::Free => id % 2 == 0,
+            Role::Unreachable | Role::Unassigned => false,
+        })
+        .collect();
+    let mut open: Vec<u32> = (0..size as u32).filter(|id| stays[*id as usize]).collect();
+    while let Some(id) = open.pop() {
+        for need in vocabulary.needs(id) {
+            if !std::mem::replace(&mut stays[*need as usize], true) {
+                open.push(*need);
+            }
+        }
+    }
+    let kept: Vec<u32> = (0..size as u32).filter(|id| stays[*id as usize]).collect();
+    let Ok(trimmed) = tokenizer.trimmed(&kept, kept.len()) else { return };
+    for text in TEXTS {
+        let Ok(ids) = trimmed.encode(text) else { continue };
+        assert!(ids.iter().all(|id| (*id as usize) < kept.len()), "{ids:?} of {}", kept.len());
+    }
 }
 
 fn converse(tokenizer: &TextTokenizer) {

@@ -45,6 +45,7 @@ mod resident;
 pub mod sealed;
 pub mod text;
 pub mod tokenizer;
+mod trimmed;
 
 pub use adapruner_arch::{
     self as arch, Activation, Architecture, AttentionBias, LayerWidths, ModelConfig, Rope,

@@ -39,4 +39,4 @@ mod testing;
 pub use batch::batch_tokens;
 pub use chunked::{ChunkedWindows, TOGETHER};
 pub use error::{Error, Result};
-pub use perplexity::{Perplexity, perplexity};
+pub use perplexity::{BitsPerByte, Perplexity, perplexity};

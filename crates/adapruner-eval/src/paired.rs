@@ -41,6 +41,16 @@ impl Difference {
     pub fn is_shown(&self) -> Option<bool> {
         self.interval.map(|(low, high)| low > 0.0 || high < 0.0)
     }
+
+    /// The difference in a unit of which `factor` (above 0) are one of this one's.
+    #[must_use]
+    pub fn scaled(self, factor: f64) -> Self {
+        Self {
+            value: self.value * factor,
+            stderr: self.stderr.map(|stderr| stderr * factor),
+            interval: self.interval.map(|(low, high)| (low * factor, high * factor)),
+        }
+    }
 }
 
 /// Two models' answers to the same questions.

@@ -4,12 +4,22 @@
 //!
 //! Axes: `B` windows of a batch, `T` tokens of a window. Losses in nats, summed
 //! in f64.
+//!
+//! Perplexity is per token and so depends on the tokenizer. [`BitsPerByte`] does not:
+//! the same sum of losses, in bits, divided by the UTF-8 bytes of text that the
+//! predicted tokens stand for. A window's bytes are those of all its tokens but the
+//! first; a token's are what decoding it adds to a text, none for special tokens.
+
+use std::f64::consts::LN_2;
 
 use adapruner_model::Decoder;
 use candle_core::DType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    paired::by_unit,
+};
 
 /// Loss of a model on windows of a text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,9 +36,16 @@ pub struct Perplexity {
     pub windows: usize,
     /// `T`, tokens of each window.
     pub window: usize,
+    /// The loss by byte of the text, where the bytes are known.
+    #[serde(flatten)]
+    pub bits: Option<BitsPerByte>,
     /// Summed loss of each window, in nats.
     #[serde(skip)]
     pub window_nll: Vec<f64>,
+    /// UTF-8 bytes of text that the predicted tokens of each window stand for; empty
+    /// where they are not known.
+    #[serde(skip)]
+    pub window_bytes: Vec<u64>,
 }
 
 impl Perplexity {
@@ -56,9 +73,41 @@ impl Perplexity {
             tokens,
             windows,
             window,
+            bits: None,
             window_nll,
+            window_bytes: Vec::new(),
         })
     }
+
+    /// With the loss by byte, from the bytes of text that the predicted tokens of each
+    /// window stand for; without it where they stand for none.
+    ///
+    /// # Errors
+    /// Another number of windows.
+    pub fn with_bytes(self, window_bytes: Vec<u64>) -> Result<Self> {
+        let (expected, found) = (self.window_nll.len(), window_bytes.len());
+        if expected != found {
+            let message = format!("expected the bytes of {expected}, found those of {found}");
+            return Err(Error::Windows(message));
+        }
+        let bits = by_unit(&self.window_nll, &window_bytes).map(|(nats, stderr)| BitsPerByte {
+            bits_per_byte: nats / LN_2,
+            bits_per_byte_stderr: stderr.map(|nats| nats / LN_2),
+            bytes: window_bytes.iter().sum(),
+        });
+        Ok(Self { bits, window_bytes, ..self })
+    }
+}
+
+/// Loss by byte of the text, which models with different tokenizers can be compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BitsPerByte {
+    /// Summed loss of all windows in bits, divided by `bytes`.
+    pub bits_per_byte: f64,
+    /// Its standard error over windows; none for a single window.
+    pub bits_per_byte_stderr: Option<f64>,
+    /// UTF-8 bytes of text that the predicted tokens stand for.
+    pub bytes: u64,
 }
 
 /// Measures `decoder` on windows of equal length, `batch_tokens` tokens at a
@@ -101,6 +150,20 @@ mod tests {
         // Window means 3 and 5: variance 2, over 2 windows.
         assert!((p.nll_stderr.unwrap() - 1.0).abs() < 1e-12);
         assert_eq!(Perplexity::of(vec![1.0], 2).unwrap().nll_stderr, None);
+    }
+
+    #[test]
+    fn bits_are_per_byte_of_all_windows_together() {
+        let p = Perplexity::of(vec![30.0 * LN_2, 50.0 * LN_2], 11).unwrap();
+        let bits = p.clone().with_bytes(vec![40, 40]).unwrap().bits.unwrap();
+        assert!((bits.bits_per_byte - 1.0).abs() < 1e-12 && bits.bytes == 80);
+        // Windows of 0.75 and 1.25 bits a byte: variance 0.125, over 2 windows.
+        assert!((bits.bits_per_byte_stderr.unwrap() - 0.25).abs() < 1e-12);
+        // Not the mean of the windows' own figures.
+        let bits = p.clone().with_bytes(vec![10, 70]).unwrap().bits.unwrap();
+        assert!((bits.bits_per_byte - 1.0).abs() < 1e-12);
+        assert_eq!(p.clone().with_bytes(vec![0, 0]).unwrap().bits, None);
+        assert!(p.with_bytes(vec![1]).is_err());
     }
 
     #[test]

@@ -27,14 +27,19 @@ use half::{bf16, f16};
 use crate::{
     error::{Error, Result},
     plan::{LayerPlan, PrunePlan},
+    vocabulary::VocabularyPlan,
 };
 
-/// The pruned model: widths of the plan, tensors sliced when they are loaded,
-/// heads and channels in their original order.
+/// The pruned model: widths and tokens of the plan, tensors sliced when they are loaded,
+/// heads, channels and tokens in their original order.
 ///
 /// # Errors
-/// A plan for another model, or one that does not fit it.
+/// A plan for another model, or one that does not fit it; a tokenizer that cannot lose
+/// the plan's tokens.
 pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
+    if let Some((trimmed, rest)) = without_tokens(checkpoint, plan)? {
+        return rest.map_or_else(|| Ok(trimmed.clone()), |rest| apply(&trimmed, &rest));
+    }
     let digest = checked_digest(checkpoint, plan)?;
     let cuts = Cuts::new(&checkpoint.config, plan);
     let source = SlicedSource {
@@ -53,7 +58,8 @@ pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
 }
 
 /// The original model with the units that the plan removes set to zero, biases
-/// included: what the pruned model computes, at the original's widths. Where all heads of queries
+/// included: what the pruned model computes, at the original's widths and with the pruned model's
+/// tokens. Where all heads of queries
 /// or keys are normed together, the mean is over those that stay, as in the pruned model.
 ///
 /// A dropped attention sublayer keeps its tensors here, its output projection and
@@ -62,6 +68,9 @@ pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
 /// # Errors
 /// As [`apply`].
 pub fn mask(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
+    if let Some((trimmed, rest)) = without_tokens(checkpoint, plan)? {
+        return rest.map_or_else(|| Ok(trimmed.clone()), |rest| mask(&trimmed, &rest));
+    }
     let digest = checked_digest(checkpoint, plan)?;
     let cuts = Cuts::new(&checkpoint.config, plan);
     let source = MaskedSource {
@@ -73,6 +82,30 @@ pub fn mask(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
         cuts,
     };
     Ok(Checkpoint { tensors: Arc::new(source), ..checkpoint.clone() })
+}
+
+/// The model without the tokens that the plan removes, and what else the plan removes, if
+/// anything; `None` where no token goes.
+///
+/// # Errors
+/// A plan for another model, or one that does not fit it or leaves out an id that its
+/// configuration names; a tokenizer that cannot lose tokens.
+pub fn without_tokens(
+    checkpoint: &Checkpoint,
+    plan: &PrunePlan,
+) -> Result<Option<(Checkpoint, Option<PrunePlan>)>> {
+    let Some(VocabularyPlan { kept, rows }) = &plan.vocabulary else { return Ok(None) };
+    checked_digest(checkpoint, plan)?;
+    let trimmed = checkpoint.with_vocabulary(kept, *rows)?;
+    let layers = plan.layers.clone();
+    let rest = PrunePlan {
+        requested_attention_share: plan.requested_attention_share,
+        layout: plan.layout,
+        multiple_of: plan.multiple_of,
+        ..PrunePlan::keeping(&trimmed.config, trimmed.digest()?, layers)
+    };
+    let whole = rest.parameters_after == rest.parameters_before;
+    Ok(Some((trimmed, (!whole).then_some(rest))))
 }
 
 /// The model's digest, if the plan was made for it and fits.

@@ -6,6 +6,7 @@
 //! | [`layout`] | where each vector's numbers stand |
 //! | [`scores`] | [`Importance`] and [`Scores`]: one number per removable unit |
 //! | [`mod@plan`] | [`PrunePlan`]: which units stay; data |
+//! | [`vocabulary`] | which tokens stay |
 //! | [`mod@apply`] | the pruned model as a view of the original |
 //! | [`masks`] | which units stay, learned by gradient |
 //! | [`mod@compensate`] | the matrices that read pruned units, fitted anew |
@@ -26,8 +27,9 @@ pub mod layout;
 pub mod masks;
 pub mod plan;
 pub mod scores;
+pub mod vocabulary;
 
-pub use apply::{apply, mask};
+pub use apply::{apply, mask, without_tokens};
 pub use bank::{
     BankHeader, CollectOptions, Origin, StatsBank, Terms, collect,
     memory::{Collection, Footprint, bank_bytes, streamed_weights},
@@ -43,3 +45,4 @@ pub use plan::{
 pub use scores::{
     ActivationMetric, Blend, Evidence, Fine, Importance, Normalisation, Reduction, Scores, score,
 };
+pub use vocabulary::VocabularyPlan;

@@ -84,6 +84,23 @@ pub fn check_vocabulary(student: &TextTokenizer, teacher: &Checkpoint) -> Result
     Ok(())
 }
 
+/// The teacher in the student's tokens: itself where it has the very same ones. Where the
+/// student's vocabulary is a part of the teacher's, in its order, the teacher with that part
+/// alone: the probabilities that it teaches are those of all its tokens that the student has.
+///
+/// # Errors
+/// The first id that means another text.
+pub fn aligned(student: &Checkpoint, teacher: &Checkpoint) -> Result<Checkpoint> {
+    let own = student.tokenizer.vocab_size();
+    let part = student.tokenizer.ids_in(&teacher.tokenizer);
+    let teacher = match part.filter(|_| own < teacher.tokenizer.vocab_size()) {
+        None => teacher.clone(),
+        Some(ids) => teacher.with_vocabulary(&ids, student.config.vocab_size)?,
+    };
+    check_vocabulary(&student.tokenizer, &teacher)?;
+    Ok(teacher)
+}
+
 /// Refuses a teacher whose blocks do not stand for the student's, one by one.
 /// Pruning leaves their number and the hidden size as they are, and a block whose
 /// attention is gone is still a block.

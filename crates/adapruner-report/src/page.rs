@@ -210,6 +210,12 @@ pub struct Measured {
     /// Perplexity of the pruned model.
     #[serde(with = "nullable")]
     pub pruned: f64,
+    /// Bits per byte of the model as it was; none where it was not measured.
+    #[serde(default)]
+    pub dense_bits_per_byte: Option<f64>,
+    /// Bits per byte of the pruned model; none where it was not measured.
+    #[serde(default)]
+    pub pruned_bits_per_byte: Option<f64>,
 }
 
 /// One kind of search, over its seeds.

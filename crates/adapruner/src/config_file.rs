@@ -19,6 +19,7 @@ use crate::{
     recover_args::RecoverArgs,
     search_args::SearchArgs,
     task_args::TaskArgs,
+    vocabulary_args::VocabularyArgs,
 };
 
 /// The tables of the file. Every command reads the ones it has a use for.
@@ -39,6 +40,8 @@ pub struct ConfigFile {
     pub importance: ImportanceArgs,
     /// What is removed.
     pub plan: PlanArgs,
+    /// Which tokens stay.
+    pub vocabulary: VocabularyArgs,
     /// How the units that stay are learned.
     pub masks: MaskArgs,
     /// How the rest is fitted to make up for that.

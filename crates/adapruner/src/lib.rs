@@ -7,6 +7,7 @@
 //! | [`pipeline`] | the stages, each from settings and what the stage before made |
 //! | [`room`] | how many samples a text gives |
 //! | [`statistics`] | statistics collected within the memory there is |
+//! | [`vocabulary`] | which tokens stay, by texts of the kind at hand |
 //! | [`sensitivity`] | what cutting each layer alone costs, and how a cut is spread by it |
 //! | [`compensation`] | what remains fitted to make up for what was removed |
 //! | [`masks`] | which units stay, learned by gradient |
@@ -48,6 +49,7 @@ pub mod search;
 pub mod sensitivity;
 pub mod settings;
 pub mod statistics;
+pub mod vocabulary;
 pub mod whole;
 pub mod zero_shot;
 

@@ -19,6 +19,7 @@ mod search_args;
 mod task_args;
 mod terminal;
 mod typed;
+mod vocabulary_args;
 mod workers;
 
 use std::process::ExitCode;

@@ -20,6 +20,7 @@ use crate::{
     masks::LearnedRecord,
     pipeline::{Evaluation, TokensRecord},
     search::Configuration,
+    vocabulary::VocabularyRecord,
 };
 
 /// File name of the manifest in an output folder.
@@ -148,6 +149,9 @@ pub struct Manifest {
     /// Which units were kept, by their indices in the model that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrunePlan>,
+    /// How the tokens that stay were chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<VocabularyRecord>,
     /// What the loss gains where a layer alone is cut, in nats per predicted token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sensitivities: Option<Vec<Option<f64>>>,
@@ -198,6 +202,7 @@ impl Manifest {
             parameters: checkpoint.config.parameters(),
             statistics: None,
             plan: None,
+            vocabulary: None,
             sensitivities: None,
             masks: None,
             compensation: None,

@@ -205,6 +205,7 @@ pub fn evaluate(
         progress.at(stage, done, all);
     })?;
     let seconds = start.elapsed().as_secs_f64();
+    let loss = loss.with_bytes(checkpoint.tokenizer.predicted_bytes(&tokens.windows))?;
     Ok(Evaluation {
         text: tokens.name.clone(),
         text_digest: tokens.text_digest,

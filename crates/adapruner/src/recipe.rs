@@ -142,6 +142,25 @@ impl Given {
         Ok((filling.0, caution))
     }
 
+    /// Refuses options that only mean something where layers are cut.
+    ///
+    /// # Errors
+    /// The first of them that is given.
+    pub fn refuse_without_layers(&self) -> Result<()> {
+        let given = [
+            ("learn-masks", self.masks.learn_masks.is_some_and(|steps| steps > 0)),
+            ("compensate", self.compensation.compensate.is_some()),
+            ("drop-attention", self.plan.drop_attention.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((name, _)) => Err(advised(
+                format!("{name}: given, but only tokens are removed"),
+                "say what share of all parameters to remove, the tokens' included: --ratio 0.2",
+            )),
+        }
+    }
+
     /// Whether channels are cut, so that there are gates to learn.
     fn gates(&self) -> bool {
         let all = Some(Named(Share(Some(1.0))));

@@ -198,8 +198,19 @@ pub fn train(
     (placement, stop): (&Placement, &AtomicBool),
     progress: &dyn Progress,
 ) -> Result<Option<Recovered>> {
-    let source = teacher;
     settings.train.check()?;
+    let aligned = teacher.map(|of| distill::aligned(checkpoint, of)).transpose()?;
+    let source = aligned.as_ref();
+    if let (Some(whole), Some(part)) = (teacher, source)
+        && whole.tokenizer.vocab_size() != part.tokenizer.vocab_size()
+    {
+        tracing::warn!(
+            "{}: the teacher has {} tokens and teaches by the {} that the model has",
+            whole.origin.display(),
+            whole.tokenizer.vocab_size(),
+            part.tokenizer.vocab_size()
+        );
+    }
     let mut record = Record::from([
         ("model".to_owned(), checkpoint.digest()?.to_string()),
         ("dtype".to_owned(), placement.dtype.as_str().to_owned()),
@@ -228,12 +239,12 @@ pub fn train(
     let estimate =
         MemoryEstimate::new(&checkpoint.config, bytes, learned, data, &settings.train, config);
     estimate.check(settings.memory.unwrap_or_else(memory::available))?;
-    let (mut teacher, mut cache) = (None, None);
+    let teacher = teacher.map(ModelRecord::of).transpose()?;
+    let mut cache = None;
     if let Some(source) = source {
-        teacher = Some(ModelRecord::of(source)?);
         record.insert("teacher".into(), source.digest()?.to_string());
         let told = (placement, stop, progress);
-        cache = probabilities(checkpoint, source, data, settings, work, told)?;
+        cache = probabilities(source, data, settings, work, told)?;
         if cache.is_none() {
             return Ok(None);
         }
@@ -271,7 +282,6 @@ pub fn train(
 
 /// The teacher's probabilities, computed unless they are in the work folder.
 fn probabilities(
-    student: &Checkpoint,
     teacher: &Checkpoint,
     data: &Dataset,
     settings: &RecoverSettings,
@@ -279,7 +289,6 @@ fn probabilities(
     (placement, stop, progress): (&Placement, &AtomicBool, &dyn Progress),
 ) -> Result<Option<TeacherCache>> {
     let Some(options) = &settings.train.distillation else { return Ok(None) };
-    distill::check_vocabulary(&student.tokenizer, teacher)?;
     let record = distill::record(teacher, &data.digest, options)?;
     let path = work.0.join(TEACHER);
     let here = (work.0.folder(), TEACHER);

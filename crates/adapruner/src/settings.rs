@@ -9,7 +9,7 @@ use adapruner_model::{DTypeChoice, DeviceChoice, Error as ModelError, Placement}
 use adapruner_prune::{Form, Importance, PlanOptions, Reduction, masks::MaskOptions};
 use serde::Serialize;
 
-use crate::outputs::OutputSettings;
+use crate::{outputs::OutputSettings, vocabulary::VocabularySettings};
 
 /// Where and in which number type models run.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -198,6 +198,9 @@ pub struct PruneSettings {
     pub eval: Option<EvalSettings>,
     /// Whether that text may share passages with the calibration set.
     pub allow_overlap: bool,
+    /// Which tokens stay, where not all do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<VocabularySettings>,
     /// What is written.
     pub output: Option<OutputSettings>,
 }

@@ -196,7 +196,7 @@ impl Text {
     }
 
     /// All documents, joined.
-    fn all(&self) -> Passage {
+    pub fn all(&self) -> Passage {
         Passage::new(&self.store, self.store.joined(self.len()), false)
             .special(self.opening.is_none())
     }

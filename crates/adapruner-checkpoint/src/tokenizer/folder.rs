@@ -20,7 +20,7 @@ use crate::{
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const CONFIG: &str = "tokenizer_config.json";
 const TOKENS_MAP: &str = "special_tokens_map.json";
-const ADDED: &str = "added_tokens.json";
+pub(super) const ADDED: &str = "added_tokens.json";
 const TEMPLATE: &str = "chat_template.jinja";
 /// The template as processors of images and sound keep it: an object that holds
 /// it.
@@ -46,20 +46,36 @@ pub(super) fn read(dir: &Path) -> Result<TextTokenizer> {
         let hint = "open the folder with transformers.AutoTokenizer and save it again; that writes tokenizer.json";
         return Err(error.advise(hint));
     };
-    let mut inner = load(&path, &bytes)?;
     let mut files = vec![(TOKENIZER.to_owned(), bytes)];
-
-    let (mut config, mut map, mut added) = (Json::Null, Json::Null, Json::Null);
-    for (name, json) in [(CONFIG, &mut config), (TOKENS_MAP, &mut map), (ADDED, &mut added)] {
-        if let Some(bytes) = read_file(&dir.join(name))? {
-            *json = serde_json::from_slice(&bytes)
-                .map_err(|e| Error::format(dir.join(name), format!("not valid JSON: {e}")))?;
-            files.push((name.to_owned(), bytes));
-        }
+    for name in [CONFIG, TOKENS_MAP, ADDED] {
+        files.extend(read_file(&dir.join(name))?.map(|bytes| (name.to_owned(), bytes)));
     }
-    let templates = templates(dir, &config["chat_template"], &mut files)?;
-    let (template_file, chat_template) = templates.unzip();
+    let config = parsed(dir, &files, CONFIG)?;
+    let template = templates(dir, &config["chat_template"], &mut files)?.unzip();
+    assembled(dir, files, template)
+}
 
+/// One of a folder's files as JSON; null where there is none.
+fn parsed(dir: &Path, files: &[(String, Vec<u8>)], name: &str) -> Result<Json> {
+    let Some((_, bytes)) = files.iter().find(|(other, _)| other == name) else {
+        return Ok(Json::Null);
+    };
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::format(dir.join(name), format!("not valid JSON: {e}")))
+}
+
+/// The tokenizer of files as they stand in `dir`, `tokenizer.json` first, with the file of
+/// its chat template and the template.
+pub(super) fn assembled(
+    dir: &Path,
+    files: Vec<(String, Vec<u8>)>,
+    (template_file, chat_template): (Option<PathBuf>, Option<String>),
+) -> Result<TextTokenizer> {
+    let path = dir.join(TOKENIZER);
+    let bytes = files.first().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default();
+    let mut inner = load(&path, bytes)?;
+    let config = parsed(dir, &files, CONFIG)?;
+    let (map, added) = (parsed(dir, &files, TOKENS_MAP)?, parsed(dir, &files, ADDED)?);
     let class = config["tokenizer_class"].as_str().unwrap_or_default();
     let llama = LLAMA_CLASSES.contains(&class);
     let defaults: &[_] = if llama { &LLAMA_DEFAULTS } else { &[] };

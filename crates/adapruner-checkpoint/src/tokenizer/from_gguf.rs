@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     NamedTokens, Source, TextTokenizer, folder,
     keys::{self, Keys, Kind, Token},
+    merges,
     pre::Pre,
     spm,
 };
@@ -26,12 +27,20 @@ pub(super) const SPACE: &str = "▁";
 pub(super) fn read(path: &Path, metadata: &Metadata) -> Result<TextTokenizer> {
     let own = |(key, _): &(&String, &Value)| key.starts_with("tokenizer.");
     let own = metadata.iter().filter(own).map(|(key, value)| (key.clone(), value.clone()));
-    let built = build(Keys { path, metadata })?;
     let architecture = metadata.get("general.architecture").and_then(Value::as_str);
     let context = architecture.and_then(|name| metadata.get(&format!("{name}.context_length")));
-    let context = context.and_then(Value::as_u64);
+    assembled(path, own.collect(), context.and_then(Value::as_u64))
+}
+
+/// The tokenizer of `tokenizer.*` keys, for a model with this length of context.
+pub(super) fn assembled(
+    path: &Path,
+    metadata: Metadata,
+    context: Option<u64>,
+) -> Result<TextTokenizer> {
+    let built = build(Keys { path, metadata: &metadata })?;
     let inner = folder::load(path, built.json.to_string().as_bytes())?;
-    let source = Source::Gguf { metadata: own.collect(), context };
+    let source = Source::Gguf { metadata, context };
     TextTokenizer::new(inner, path, source, built.named, built.chat_template)
 }
 
@@ -78,13 +87,14 @@ pub(super) fn files(
 }
 
 /// What metadata says, in Hugging Face's terms.
-struct Built {
-    json: Json,
+pub(super) struct Built {
+    /// `tokenizer.json`.
+    pub json: Json,
     named: NamedTokens,
     chat_template: Option<String>,
 }
 
-fn build(keys: Keys<'_>) -> Result<Built> {
+pub(super) fn build(keys: Keys<'_>) -> Result<Built> {
     let model = keys.text(keys::MODEL)?.ok_or_else(|| keys.missing(keys::MODEL))?;
     let (tokens, count) = keys.tokens()?;
     let mut named = keys.named(count)?;
@@ -212,9 +222,7 @@ fn listed_merges(keys: Keys<'_>, merges: &[&str], tokens: &[Token<'_>]) -> Resul
         let refuse = |message| {
             keys.error(keys::MERGES, format!("merge {at} (\"{}\"): {message}", shown(merge)))
         };
-        // As llama.cpp: a token may begin with a space.
-        let space = merge.bytes().skip(1).position(|byte| byte == b' ').map(|at| at + 1);
-        let Some((left, right)) = space.map(|at| (&merge[..at], &merge[at + 1..])) else {
+        let Some((left, right)) = merges::cut(merge) else {
             return Err(refuse("two tokens expected".to_owned()));
         };
         joined.clear();

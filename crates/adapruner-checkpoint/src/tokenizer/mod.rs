@@ -9,26 +9,34 @@
 //! |---|---|
 //! | [`chat`] | conversations as text, by the model's Jinja template |
 //! | `added` | added tokens that stand beside `tokenizer.json` |
+//! | `bytes` | how many bytes of text each token stands for |
 //! | `check`, `charsmap` | what a `tokenizer.json` may hold |
 //! | `folder` | the files of a Hugging Face folder |
 //! | `keys` | the `tokenizer.*` metadata, checked |
 //! | `from_gguf` | metadata → tokenizer.json, tokenizer_config.json |
 //! | `to_gguf` | tokenizer.json → metadata |
+//! | `merges` | the merges of byte-pair encoding, as both formats write them |
 //! | `pieces` | text of any length, piece by piece |
 //! | `pre` | the pre-tokenizers that llama.cpp knows by name |
 //! | `spm` | SentencePiece: scores → merges → scores |
+//! | `trimmed` | a tokenizer with some of its tokens alone |
+//! | [`vocabulary`] | what of a vocabulary must stay, and what stands in for the rest |
 
 mod added;
+mod bytes;
 mod charsmap;
 pub mod chat;
 mod check;
 pub(crate) mod folder;
 mod from_gguf;
 mod keys;
+mod merges;
 mod pieces;
 mod pre;
 mod spm;
 mod to_gguf;
+pub(crate) mod trimmed;
+pub mod vocabulary;
 
 use std::{
     collections::HashSet,

@@ -6,9 +6,10 @@ use serde_json::Value as Json;
 
 use super::{
     TextTokenizer,
+    bytes::is_byte,
     from_gguf::SPACE,
     keys::{self, Kind},
-    padding_token,
+    merges, padding_token,
     pre::{self, Pre},
     spm,
 };
@@ -203,14 +204,9 @@ impl Writer<'_> {
 
     fn sentence_piece(&self) -> Result<Metadata> {
         let space_prefix = self.space_prefix()?;
-        let byte = |text: &str| {
-            text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).is_some_and(|digits| {
-                digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit())
-            })
-        };
         let unk = self.json["model"]["unk_token"].as_str();
         let unk = unk.and_then(|text| self.tokenizer.inner.token_to_id(text));
-        let mut rows = self.rows(|text| if byte(text) { Kind::Byte } else { Kind::Normal })?;
+        let mut rows = self.rows(|text| if is_byte(text) { Kind::Byte } else { Kind::Normal })?;
         if let Some(row) = unk.and_then(|id| rows.get_mut(id as usize))
             && row.kind == Kind::Control
         {
@@ -360,19 +356,8 @@ impl Writer<'_> {
     }
 
     fn merges(&self) -> Result<Vec<spm::Merge>> {
-        let list = self.json["model"]["merges"].as_array().map_or(&[][..], Vec::as_slice);
-        let pair = |merge: &Json| match (merge.as_str(), merge.as_array().map(Vec::as_slice)) {
-            (Some(text), _) => text.split_once(' ').map(|(l, r)| (l.to_owned(), r.to_owned())),
-            (None, Some([left, right])) => Some((left.as_str()?.into(), right.as_str()?.into())),
-            _ => None,
-        };
-        let refuse =
-            |merge: &Json| self.refuse(format!("merge {} is no pair", shown(&merge.to_string())));
-        // Old files begin with a line that is no merge.
-        let merges = list
-            .iter()
-            .filter(|merge| !merge.as_str().is_some_and(|text| text.starts_with("#version")));
-        merges.map(|merge| pair(merge).ok_or_else(|| refuse(merge))).collect()
+        let merges = merges::of(&self.json["model"]).map_err(|what| self.refuse(shown(&what)))?;
+        Ok(merges.into_iter().map(|(l, r)| (l.to_owned(), r.to_owned())).collect())
     }
 
     /// What both kinds of tokenizer write.

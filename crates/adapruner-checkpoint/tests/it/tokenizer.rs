@@ -4,6 +4,7 @@ mod beside;
 mod chat;
 mod families;
 mod hostile;
+mod trimmed;
 mod writing;
 
 use std::{fs, path::Path};

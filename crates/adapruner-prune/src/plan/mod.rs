@@ -28,6 +28,7 @@ pub use self::{
 use crate::{
     cost::Costs,
     error::{Error, Result},
+    vocabulary::VocabularyPlan,
 };
 
 /// Version of the plan's form; a reader refuses any other.
@@ -98,17 +99,31 @@ pub struct PrunePlan {
     pub multiple_of: usize,
     /// First layer first.
     pub layers: Vec<LayerPlan>,
+    /// Which tokens stay, where not all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<VocabularyPlan>,
 }
 
 impl PrunePlan {
-    /// A plan that keeps these units of a model of this configuration, whatever
-    /// ratio that makes.
+    /// A plan that keeps these units of a model of this configuration and all its tokens,
+    /// whatever ratio that makes.
     pub fn keeping(config: &ModelConfig, model_digest: Digest, layers: Vec<LayerPlan>) -> Self {
+        Self::keeping_tokens(config, model_digest, layers, None)
+    }
+
+    /// A plan that keeps these units and tokens (all of them where none are named),
+    /// whatever ratio that makes.
+    pub fn keeping_tokens(
+        config: &ModelConfig,
+        model_digest: Digest,
+        layers: Vec<LayerPlan>,
+        vocabulary: Option<VocabularyPlan>,
+    ) -> Self {
         let widths: Vec<LayerWidths> = layers.iter().map(LayerPlan::widths).collect();
         let pairs = config.layers.iter().copied().zip(widths.iter().copied());
         let share = unmet::attention_share(&Costs::new(config), pairs);
         let before = config.parameters();
-        let after = config.with_layers(widths).parameters();
+        let after = pruned_parameters(config, widths, vocabulary.as_ref());
         let ratio = before.saturating_sub(after) as f64 / before as f64;
         Self {
             version: PLAN_VERSION,
@@ -122,6 +137,38 @@ impl PrunePlan {
             layout: Layout::PerLayer,
             multiple_of: 1,
             layers,
+            vocabulary,
+        }
+    }
+
+    /// A plan that keeps whole layers and these tokens.
+    pub fn of_vocabulary(
+        config: &ModelConfig,
+        model_digest: Digest,
+        vocabulary: VocabularyPlan,
+    ) -> Self {
+        let layers = config.layers.iter().map(LayerPlan::whole).collect();
+        Self::keeping_tokens(config, model_digest, layers, Some(vocabulary))
+    }
+
+    /// This plan, made for a model whose vocabulary was trimmed already, as the plan for
+    /// the model before that: its vocabulary goes by `vocabulary`, and the ratio that was
+    /// asked for is of that model.
+    #[must_use]
+    pub fn after_vocabulary(
+        self,
+        config: &ModelConfig,
+        model_digest: Digest,
+        vocabulary: VocabularyPlan,
+        requested_ratio: f64,
+    ) -> Self {
+        let Self { requested_attention_share, layout, multiple_of, layers, .. } = self;
+        Self {
+            requested_ratio,
+            requested_attention_share,
+            layout,
+            multiple_of,
+            ..Self::keeping_tokens(config, model_digest, layers, Some(vocabulary))
         }
     }
 
@@ -187,9 +234,11 @@ impl PrunePlan {
         Ok(Digest::of_bytes(self.to_json()?.as_bytes()))
     }
 
-    /// The configuration of the pruned model.
+    /// The configuration of the pruned model; of a smaller vocabulary the size, with the
+    /// ids of its tokens still the original ones.
     pub fn pruned_config(&self, config: &ModelConfig) -> ModelConfig {
-        config.with_layers(self.layers.iter().map(LayerPlan::widths).collect())
+        let layers = config.with_layers(self.layers.iter().map(LayerPlan::widths).collect());
+        self.vocabulary.as_ref().map_or_else(|| layers.clone(), |of| of.sized(&layers))
     }
 
     /// Refuses a plan that does not fit a model of this configuration.
@@ -221,6 +270,9 @@ impl PrunePlan {
                 }
             }
             check_groups(layer, kept, widths.group_size())?;
+        }
+        if let Some(vocabulary) = &self.vocabulary {
+            vocabulary.check(Some(config.vocab_size))?;
         }
         let before = config.parameters();
         let after = self.pruned_config(config).parameters();
@@ -286,6 +338,9 @@ impl PrunePlan {
         if self.multiple_of == 0 {
             return malformed("multiple_of: expected at least 1, found 0".into());
         }
+        if let Some(vocabulary) = &self.vocabulary {
+            vocabulary.check(None)?;
+        }
         if self.layers.is_empty() {
             return malformed("expected at least 1 layer, found none".into());
         }
@@ -329,6 +384,16 @@ impl PrunePlan {
             }
         }
     }
+}
+
+/// Parameters of a model with these widths and tokens.
+fn pruned_parameters(
+    config: &ModelConfig,
+    widths: Vec<LayerWidths>,
+    vocabulary: Option<&VocabularyPlan>,
+) -> u64 {
+    let layers = config.with_layers(widths);
+    vocabulary.map_or_else(|| layers.parameters(), |of| of.sized(&layers).parameters())
 }
 
 /// Every kept query head belongs to a kept group, and all groups keep the same

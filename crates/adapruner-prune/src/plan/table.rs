@@ -44,6 +44,9 @@ pub struct PlanTable {
     /// do not say.
     #[serde(default)]
     pub reached_attention_share: Option<f64>,
+    /// Rows of the embedding before and after, where tokens go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<(usize, usize)>,
 }
 
 impl PrunePlan {
@@ -73,6 +76,7 @@ impl PrunePlan {
             reached_ratio: self.reached_ratio,
             requested_attention_share: self.requested_attention_share,
             reached_attention_share: Some(self.attention_share(config)),
+            vocabulary: self.vocabulary.as_ref().map(|of| (config.vocab_size, of.rows)),
         })
     }
 }
@@ -91,6 +95,11 @@ impl fmt::Display for PlanTable {
                 change(row.parameters_before, row.parameters_after),
                 percent(row.parameters_before, row.parameters_after),
             ]);
+        }
+        if let Some((before, after)) = self.vocabulary {
+            let [kv, ffn, parameters, share] = [const { String::new() }; 4];
+            let rows = change(before as u64, after as u64);
+            lines.push(["tokens".into(), rows, kv, ffn, parameters, share]);
         }
         let (before, after) = (self.parameters_before, self.parameters_after);
         let [none, kv, ffn] = [const { String::new() }; 3];
@@ -115,7 +124,8 @@ impl fmt::Display for PlanTable {
             100.0 * self.requested_ratio
         )?;
         if let Some(reached) = self.reached_attention_share {
-            write!(f, ", {:.1} % of that from attention", 100.0 * reached)?;
+            let of = if self.vocabulary.is_some() { "what layers lose" } else { "that" };
+            write!(f, ", {:.1} % of {of} from attention", 100.0 * reached)?;
         }
         match self.requested_attention_share {
             Some(asked) => write!(f, " (asked for {:.1} %)", 100.0 * asked),

@@ -12,3 +12,4 @@ mod plan;
 mod plan_files;
 mod scores;
 mod unmet;
+mod vocabulary;

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-use adapruner_checkpoint::{Checkpoint, names::Projection};
+use adapruner_checkpoint::{Checkpoint, names::Projection, tokenizer::vocabulary::Role};
 use adapruner_model::train::schedule::Decay;
 use adapruner_recover::{
     data::{Dataset, Example},
@@ -141,6 +141,24 @@ fn a_teacher_with_other_tokens_is_refused() {
     distill::check_vocabulary(&student, &checkpoint("tiny")).unwrap();
     let message = said(distill::check_vocabulary(&student, &checkpoint("biases")));
     assert!(message.contains("a vocabulary of 512 tokens expected, 266 found"), "{message}");
+}
+
+/// It then gives the logits of the tokens that the student has: it is the same part of it.
+#[test]
+fn a_teacher_of_the_whole_vocabulary_teaches_by_the_part_that_the_student_has() {
+    let whole = checkpoint("tiny");
+    let kept: Vec<u32> = whole.vocabulary().unwrap().of_role(Role::Required).collect();
+    assert!(kept.len() < whole.config.vocab_size - 100);
+    let student = whole.with_vocabulary(&kept, kept.len() + 3).unwrap();
+    let aligned = distill::aligned(&student, &whole).unwrap();
+    assert_eq!(aligned.config, student.config);
+    assert_eq!(aligned.digest().unwrap(), student.digest().unwrap());
+    let same = distill::aligned(&whole, &whole).unwrap();
+    assert_eq!(same.digest().unwrap(), whole.digest().unwrap());
+    for (student, teacher) in [(&student, &checkpoint("biases")), (&whole, &student)] {
+        let message = said(distill::aligned(student, teacher).map(drop));
+        assert!(message.contains("expected"), "{message}");
+    }
 }
 
 /// The fixture with a feed-forward sublayer that gives half of what it gave.

@@ -2,7 +2,7 @@
 
 use super::table::{Kind, table};
 use crate::html::Html;
-use crate::number::{count, nats, percent, percent_of, perplexity, prefixed, times};
+use crate::number::{NONE, count, nats, percent, percent_of, perplexity, prefixed, times};
 use crate::page::Page;
 
 /// At most so many test texts stand above everything else.
@@ -55,7 +55,8 @@ pub(super) fn measured(page: &Page, html: &mut Html) {
         "p",
         &[("class", &"muted")],
         "Texts that the search never saw. Perplexity is the exponential of the mean loss per \
-         predicted token, in nats; lower is better.",
+         predicted token, in nats; bits per byte are the summed loss in bits divided by the UTF-8 \
+         bytes of the predicted text, whatever the tokenizer. Of both, lower is better.",
     );
     let columns = [
         ("text", Kind::Words),
@@ -64,6 +65,7 @@ pub(super) fn measured(page: &Page, html: &mut Html) {
         ("pruned (perplexity)", Kind::Numbers),
         ("pruned / dense", Kind::Numbers),
         ("more loss (nats per token)", Kind::Numbers),
+        ("bits per byte, dense → pruned", Kind::Numbers),
     ];
     let rows = page.measured.iter().map(|text| {
         vec![
@@ -73,6 +75,10 @@ pub(super) fn measured(page: &Page, html: &mut Html) {
             perplexity(text.pruned),
             times(text.pruned, text.dense),
             nats(text.pruned.ln() - text.dense.ln()),
+            match (text.dense_bits_per_byte, text.pruned_bits_per_byte) {
+                (Some(dense), Some(pruned)) => format!("{dense:.4} → {pruned:.4}"),
+                (Some(_) | None, _) => NONE.to_owned(),
+            },
         ]
     });
     table(html, "perplexities on the test texts", &columns, rows);

@@ -364,6 +364,8 @@ pub(crate) fn page() -> Page {
                 window: 128,
                 dense: 64.21,
                 pruned: 103.48,
+                dense_bits_per_byte: Some(1.4213),
+                pruned_bits_per_byte: Some(1.5843),
             },
             Measured {
                 text: "PTB test".to_owned(),
@@ -371,6 +373,8 @@ pub(crate) fn page() -> Page {
                 window: 128,
                 dense: 92.4,
                 pruned: 137.9,
+                dense_bits_per_byte: None,
+                pruned_bits_per_byte: None,
             },
         ],
         comparison: vec![

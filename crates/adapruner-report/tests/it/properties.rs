@@ -369,7 +369,17 @@ prop_compose! {
                 Best { run, number, loss, perplexity, values }
             }),
             measured: measured.into_iter().map(|(text, windows, window, dense, pruned)| {
-                Measured { text, windows, window, dense, pruned }
+                let bits = [dense, pruned].map(|value| value.is_finite().then_some(value));
+                let [dense_bits_per_byte, pruned_bits_per_byte] = bits;
+                Measured {
+                    text,
+                    windows,
+                    window,
+                    dense,
+                    pruned,
+                    dense_bits_per_byte,
+                    pruned_bits_per_byte,
+                }
             }).collect(),
             comparison, correlation, models, recovery, samples, layers,
             ..head

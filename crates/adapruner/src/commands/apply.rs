@@ -11,7 +11,7 @@ use adapruner::{
     settings::{CompensationSettings, MaskSettings, RunSettings},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files};
-use adapruner_prune::{PlanOptions, PrunePlan, Scores};
+use adapruner_prune::{PlanOptions, PrunePlan, Scores, without_tokens};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
@@ -22,6 +22,7 @@ use crate::{
     bars::Bars,
     combine::Combine,
     config_file::ConfigFile,
+    failure::advised,
     mask_args::MaskArgs,
     printer::table,
     typed::{Proportion, Real},
@@ -101,7 +102,8 @@ struct Settings<'a> {
 
 /// A plan, and the study it comes from.
 struct Made {
-    plan: PrunePlan,
+    /// None where only tokens go.
+    plan: Option<PrunePlan>,
     /// The scores that it was made by, where they are known.
     scores: Option<Scores>,
     study: Option<StudyRecord>,
@@ -153,8 +155,18 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let run = args.run.over(&file.run).resolve()?;
     let (masks, compensation) = args.samples(&file)?;
     let bars = session.bars();
-    let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&output, &checkpoint.config, outputs::Planned::default())?;
+    let original = args.common.open(session)?;
+    outputs::check_fits(&output, &original.config, outputs::Planned::default())?;
+    let given = args.plan.as_deref().map(|path| Tokens::read(path, &original)).transpose()?;
+    // All that follows is done to the model with the tokens that stay.
+    let checkpoint = given.as_ref().map_or_else(|| original.clone(), |of| of.model.clone());
+    let layers = given.as_ref().is_none_or(|of| of.layers.is_some());
+    if !layers && (masks.is_some() || compensation.is_some()) {
+        return Err(advised(
+            "plan: it removes tokens alone, which leaves no masks to learn and nothing to fit",
+            "leave --learn-masks and --compensate out",
+        ));
+    }
     let staged = session.writer.folder(&output.out)?;
     let samples = Samples::draw(&checkpoint, masks.as_ref(), compensation.as_ref())?;
     if samples.masks.is_some() || samples.fit.is_some() {
@@ -166,33 +178,43 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     }
     let placement = run.placement()?;
     let (made, from) = match (&args.plan, &args.study) {
-        (Some(path), _) => (Made { plan: plan_of(path)?, scores: None, study: None }, path),
+        (Some(path), _) => {
+            let plan = given.as_ref().and_then(|of| of.layers.clone());
+            (Made { plan, scores: None, study: None }, path)
+        }
         (None, Some(path)) => (of_study(args, path, &checkpoint, &placement, &bars)?, path),
         (None, None) => anyhow::bail!("plan: missing"),
     };
     let Made { plan, scores, study } = made;
-    if plan.validate(&checkpoint.config).is_ok() {
-        outputs::check_fits(
-            &output,
-            &plan.pruned_config(&checkpoint.config),
-            outputs::Planned::default(),
-        )?;
+    if let Some(plan) = plan.as_ref().filter(|plan| plan.validate(&checkpoint.config).is_ok()) {
+        let pruned = plan.pruned_config(&checkpoint.config);
+        outputs::check_fits(&output, &pruned, outputs::Planned::default())?;
     }
     let named = || from.display().to_string();
-    let (plan, learned) = match &samples.masks {
-        None => (plan, None),
-        Some((of, masks)) => {
+    let (plan, learned) = match (plan, &samples.masks) {
+        (plan, None) => (plan, None),
+        (None, Some(_)) => (None, None),
+        (Some(plan), Some((of, masks))) => {
             plan.validate(&checkpoint.config).with_context(named)?;
             let scores = match scores {
                 Some(scores) => scores,
                 None => masks::scores(&checkpoint, of, masks, &placement, &bars)?,
             };
             let run = (&placement, session, &bars);
-            samples.learn(&checkpoint, (plan, &scores), run).with_context(named)?
+            let learned = samples.learn(&checkpoint, (plan, &scores), run);
+            let (plan, learned) = learned.with_context(named)?;
+            (Some(plan), learned)
         }
     };
-    let (pruned, fitted) =
-        samples.apply(&checkpoint, &plan, (&placement, &bars)).with_context(named)?;
+    let (pruned, fitted) = match &plan {
+        Some(plan) => samples.apply(&checkpoint, plan, (&placement, &bars)).with_context(named)?,
+        None => (checkpoint.clone(), None),
+    };
+    let plan = match (given, plan) {
+        (Some(of), plan) => of.with(&original, plan)?,
+        (None, Some(plan)) => plan,
+        (None, None) => anyhow::bail!("plan: missing"),
+    };
     let settings = Settings {
         plan: &args.plan,
         study: &args.study,
@@ -201,9 +223,9 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         output: &output,
         run: &run,
     };
-    let mut manifest = Manifest::new("apply", &settings, &checkpoint)?;
+    let mut manifest = Manifest::new("apply", &settings, &original)?;
     manifest.parameters = pruned.config.parameters();
-    let plan_table = plan.table(&checkpoint.config)?;
+    let plan_table = plan.table(&original.config)?;
     manifest.plan = Some(plan);
     manifest.warnings = study.iter().flat_map(|study| study.notes.clone()).collect();
     manifest.warnings.extend(learned.iter().flat_map(|learned| learned.warnings()));
@@ -217,8 +239,39 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     })
 }
 
-fn plan_of(path: &Path) -> Result<PrunePlan> {
-    read_plan(path)
+/// A plan that was given, with the model that the tokens it removes went from.
+struct Tokens {
+    plan: PrunePlan,
+    /// The model with the tokens that stay.
+    model: Checkpoint,
+    /// What the plan removes of that model's layers, if anything.
+    layers: Option<PrunePlan>,
+}
+
+impl Tokens {
+    /// Reads a plan.
+    fn read(path: &Path, original: &Checkpoint) -> Result<Self> {
+        let plan = read_plan(path)?;
+        let found = without_tokens(original, &plan).with_context(|| path.display().to_string())?;
+        Ok(match found {
+            Some((model, layers)) => Self { plan, model, layers },
+            None => Self { layers: Some(plan.clone()), model: original.clone(), plan },
+        })
+    }
+
+    /// The plan of the original model, with what became of its layers.
+    fn with(self, original: &Checkpoint, layers: Option<PrunePlan>) -> Result<PrunePlan> {
+        let Self { plan, .. } = self;
+        Ok(match (plan.vocabulary.clone(), layers) {
+            (Some(vocabulary), Some(layers)) => {
+                let (config, digest) = (&original.config, original.digest()?);
+                let ratio = plan.requested_ratio;
+                layers.after_vocabulary(config, digest, vocabulary, ratio)
+            }
+            (None, Some(layers)) => layers,
+            (_, None) => plan,
+        })
+    }
 }
 
 /// The plan of a study's trial on this model.
@@ -251,7 +304,7 @@ fn of_study(
         ));
     }
     Ok(Made {
-        plan: applied.plan,
+        plan: Some(applied.plan),
         scores: Some(applied.scores),
         study: Some(StudyRecord {
             study: study.name,

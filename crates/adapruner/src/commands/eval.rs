@@ -184,12 +184,21 @@ fn write_answers(log: StagedFile, answered: Option<&ZeroShot>) -> Result<()> {
 /// What an evaluation says, row by row.
 fn rows_of(e: &Evaluation) -> Vec<(&'static str, String)> {
     let loss = &e.loss;
-    let stderr = loss.nll_stderr.map_or_else(String::new, |s| format!(" ± {s:.4}"));
-    vec![
+    let sure = |stderr: Option<f64>| stderr.map_or_else(String::new, |s| format!(" ± {s:.4}"));
+    let stderr = sure(loss.nll_stderr);
+    let bits = loss.bits.as_ref().map(|bits| {
+        let stderr = sure(bits.bits_per_byte_stderr);
+        let (value, bytes) = (bits.bits_per_byte, grouped(bits.bytes));
+        ("bits per byte", format!("{value:.5}{stderr} ({bytes} bytes of predicted text)"))
+    });
+    let mut rows = vec![
         ("parameters", grouped(e.parameters)),
         ("text", e.text.clone()),
         ("perplexity", format!("{:.4} (windows of {} tokens)", loss.perplexity, loss.window)),
         ("loss", format!("{:.5}{stderr} nats per predicted token", loss.nll)),
+    ];
+    rows.extend(bits);
+    rows.extend([
         (
             "measured",
             format!("{} predicted tokens in {} windows", grouped(loss.tokens), loss.windows),
@@ -203,7 +212,8 @@ fn rows_of(e: &Evaluation) -> Vec<(&'static str, String)> {
         ),
         ("model digest", e.model_digest.to_string()),
         ("text digest", e.text_digest.to_string()),
-    ]
+    ]);
+    rows
 }
 
 /// How the tasks were measured, row by row.

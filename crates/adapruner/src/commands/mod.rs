@@ -23,6 +23,7 @@ mod run;
 mod sample;
 mod search;
 mod stats;
+mod tokens;
 mod trials;
 
 use std::{

@@ -1,7 +1,10 @@
 //! `prune`: score, plan, apply and write in one go.
 
+use std::f64::consts::LN_2;
+
 use adapruner::{
     caution::{Caution, Pruned, collapse},
+    compensation::CompensationRecord,
     held_out,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
@@ -10,15 +13,17 @@ use adapruner::{
     pipeline::{self, Planned, TokensRecord},
     progress::Progress,
     settings::{Chosen, PruneSettings, Recipe, RunSettings},
+    vocabulary::{self, VocabularyRecord},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
+use adapruner_eval::BitsPerByte;
 use adapruner_model::Placement;
 use adapruner_prune::{BankHeader, Layout, PlanOptions, PlanTable, PrunePlan};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommonArgs, Perform, Session, learned::Samples};
+use super::{CommonArgs, Perform, Session, learned::Samples, tokens};
 use crate::{
     args::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
@@ -30,7 +35,8 @@ use crate::{
     printer::{bytes, table},
     recipe::{Given, RecipeArgs},
     terminal::warn,
-    typed::Real,
+    typed::{Proportion, Real},
+    vocabulary_args::VocabularyArgs,
 };
 
 /// Remove a share of a model's parameters and write what remains.
@@ -45,6 +51,8 @@ use crate::{
 /// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --out SMALLER
 ///
 /// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --fast --out SMALLER
+///
+/// Example: adapruner prune MODEL --vocab auto --vocab-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
 pub struct PruneCommand {
     #[command(flatten)]
@@ -57,6 +65,8 @@ pub struct PruneCommand {
     calibration: CalibrationArgs,
     #[command(flatten)]
     importance: ImportanceArgs,
+    #[command(flatten)]
+    vocabulary: VocabularyArgs,
     #[command(flatten)]
     masks: MaskArgs,
     #[command(flatten)]
@@ -89,6 +99,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     full_plan: Option<PrunePlan>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    vocabulary: Option<VocabularyRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     masks: Option<LearnedRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<Manifest>,
@@ -109,7 +121,15 @@ struct Typed {
     recipe: Recipe,
     run: RunArgs,
     eval: EvalArgs,
+    vocabulary: VocabularyArgs,
     output: Option<OutputSettings>,
+}
+
+impl Typed {
+    /// Whether layers stay as they are, where tokens go and `ratio` of what is left then.
+    fn tokens_alone(&self, ratio: Option<f64>) -> bool {
+        self.vocabulary.vocab.is_some() && ratio.unwrap_or(0.0) <= tokens::LEAST
+    }
 }
 
 impl PruneCommand {
@@ -135,34 +155,50 @@ impl PruneCommand {
             recipe: self.recipe.over(&file.recipe).resolve(),
             run: self.run.over(&file.run),
             eval: self.eval.over(&file.eval),
+            vocabulary: self.vocabulary.over(&file.vocabulary),
             output,
         })
     }
 
-    /// Settings for a model; without one, to see that they can be made.
+    /// Settings for a model; without one, to see that they can be made. `left` is what is
+    /// still to be removed of a model whose tokens went.
     fn settings(
         &self,
         typed: &Typed,
         run: &RunSettings,
         model: Option<&Checkpoint>,
+        left: Option<f64>,
     ) -> Result<(PruneSettings, Option<Caution>)> {
         let (mut given, eval) = (typed.given.clone(), &typed.eval);
-        let (recipe, caution) = given.fill(typed.recipe, eval, model)?;
+        // Before a recipe names a text.
+        let vocabulary = typed.vocabulary.resolve(&given.calibration, eval)?;
+        let asked = given.plan.ratio.map(|Proportion(ratio)| ratio);
+        let ratio = left.or(asked);
+        let alone = typed.tokens_alone(ratio);
+        given.plan.ratio = if alone { Some(Proportion(0.0)) } else { ratio.map(Proportion) };
+        if typed.tokens_alone(asked) {
+            given.refuse_without_layers()?;
+        }
+        let (recipe, caution) = match alone {
+            true => (Chosen { recipe: typed.recipe, options: Vec::new() }, None),
+            false => given.fill(typed.recipe, eval, model)?,
+        };
         let Given { plan: arguments, calibration, importance, masks, compensation } = &given;
         let plan = arguments.resolve()?;
         let settings = PruneSettings {
             recipe,
             run: *run,
-            calibration: calibration.resolve(eval)?,
+            calibration: calibration.resolve(eval)?.filter(|_| !alone),
             statistics: calibration.stats.clone(),
             score: importance.resolve(),
             seed: calibration.seed(),
             sensitivity: arguments.sensitivity(&plan)?,
             plan,
-            masks: masks.resolve(calibration, eval)?,
-            compensation: compensation.resolve(calibration, eval)?,
+            masks: if alone { None } else { masks.resolve(calibration, eval)? },
+            compensation: if alone { None } else { compensation.resolve(calibration, eval)? },
             eval: eval.resolve(),
             allow_overlap: self.allow_overlap,
+            vocabulary,
             output: typed.output.clone(),
         };
         Ok((settings, caution))
@@ -175,9 +211,13 @@ impl Perform for PruneCommand {
     }
 
     fn files(&self) -> Result<Files> {
-        let Typed { mut given, recipe, eval, .. } = self.typed()?;
-        given.fill(recipe, &eval, None)?;
-        let files = eval.files(self.common.files());
+        let typed = self.typed()?;
+        let alone = typed.tokens_alone(typed.given.plan.ratio.map(|Proportion(ratio)| ratio));
+        let Typed { mut given, recipe, eval, vocabulary, .. } = typed;
+        if !alone {
+            given.fill(recipe, &eval, None)?;
+        }
+        let files = vocabulary.files(eval.files(self.common.files()));
         let files = given.calibration.statistics(given.calibration.files(files));
         let files = given.compensation.files(given.masks.files(files));
         let output = self.output.over(&self.common.file()?.output);
@@ -193,59 +233,90 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let typed = args.typed()?;
     let bars = session.bars();
     let run = typed.run.resolve()?;
-    args.settings(&typed, &run, None)?;
+    let (first, _) = args.settings(&typed, &run, None, None)?;
     let placement = run.placement()?;
-    let checkpoint = args.common.open(session)?;
-    let (settings, short) = args.settings(&typed, &run, Some(&checkpoint))?;
-    if let Some(output) = &settings.output {
-        let PlanOptions { layout, attention_share, drop_attention, .. } = &settings.plan;
+    let original = args.common.open(session)?;
+    if let Some(output) = &first.output {
+        let PlanOptions { layout, attention_share, drop_attention, ratio, .. } = &first.plan;
         let planned = outputs::Planned {
-            per_layer: *layout == Layout::PerLayer,
-            heads: *attention_share != Some(0.0) || !drop_attention.is_empty(),
+            per_layer: *layout == Layout::PerLayer && *ratio > 0.0,
+            heads: *ratio > 0.0 && (*attention_share != Some(0.0) || !drop_attention.is_empty()),
         };
-        outputs::check_fits(output, &checkpoint.config, planned)?;
+        outputs::check_fits(output, &original.config, planned)?;
     }
+    let chosen = first.vocabulary.as_ref().map(|of| vocabulary::choose(&original, of, &bars));
+    let chosen = chosen.transpose()?;
+    // All that follows is done to the model with the tokens that stay.
+    let checkpoint = chosen.as_ref().map_or(&original, |chosen| &chosen.model);
+    let left = chosen.as_ref().map(|_| tokens::left(&original, checkpoint, first.plan.ratio));
+    let (mut settings, short) = args.settings(&typed, &run, Some(checkpoint), left)?;
     let staged = match &settings.output {
         Some(output) if !args.dry_run => Some((session.writer.folder(&output.out)?, output)),
         Some(_) | None => None,
     };
     let eval = match &settings.eval {
-        Some(eval) if !args.dry_run => Some(pipeline::eval_tokens(&checkpoint, eval)?),
+        Some(eval) if !args.dry_run => Some(pipeline::eval_tokens(checkpoint, eval)?),
         Some(_) | None => None,
     };
-    let calibration = pipeline::calibration(&checkpoint, &settings)?;
+    let whole = match (&chosen, &settings.eval) {
+        (Some(_), Some(of)) if eval.is_some() => Some(pipeline::eval_tokens(&original, of)?),
+        (Some(_) | None, _) => eval.clone(),
+    };
+    let mut cautions: Vec<Caution> = short.into_iter().collect();
+    if let Some(chosen) = &chosen {
+        cautions.extend(tokens::cautions(&original, chosen, whole.as_ref(), &settings)?);
+    }
+    let layers = settings.plan.ratio > 0.0;
+    let calibration = if layers { pipeline::calibration(checkpoint, &settings)? } else { None };
     if let (Some(eval), Some(calibration)) = (&eval, &calibration) {
         let role = ("the calibration set", calibration);
         pipeline::check_overlap(eval, role, settings.allow_overlap)?;
     }
     let fit = settings.compensation.as_ref().filter(|_| !args.dry_run);
-    let samples = Samples::draw(&checkpoint, settings.masks.as_ref(), fit)?;
+    let samples = Samples::draw(checkpoint, settings.masks.as_ref(), fit)?;
     if let Some(eval) = &eval {
         samples.check_overlap(eval, settings.allow_overlap)?;
     }
-    let told: (&_, &dyn Progress) = (&session.writer, &bars);
-    let planned = pipeline::prune(&checkpoint, calibration.as_ref(), &settings, &placement, told)?;
-    let Planned { plan, scores, statistics, sensitivities } = planned;
-    let run = (&placement, session, &bars);
-    let (plan, learned) = samples.learn(&checkpoint, (plan, &scores), run)?;
-    let (pruned, fitted) = samples.apply(&checkpoint, &plan, (&placement, &bars))?;
-    let evaluation = match &eval {
-        Some(tokens) => Some(measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars)?),
-        None => None,
+    let cut = match layers {
+        true => {
+            let told: (&_, &dyn Progress) = (&session.writer, &bars);
+            let planned =
+                pipeline::prune(checkpoint, calibration.as_ref(), &settings, &placement, told)?;
+            let Planned { plan, scores, statistics, sensitivities } = planned;
+            let run = (&placement, session, &bars);
+            let (plan, learned) = samples.learn(checkpoint, (plan, &scores), run)?;
+            let (pruned, fitted) = samples.apply(checkpoint, &plan, (&placement, &bars))?;
+            Cut { plan: Some(plan), pruned, learned, fitted, statistics, sensitivities }
+        }
+        false => Cut::nothing(checkpoint.clone()),
     };
-    let held_out = match (&settings.calibration, &eval) {
-        (Some(from), None) if !args.dry_run => {
-            let seen = calibration.iter().chain(samples.chosen_on()).collect::<Vec<_>>();
-            let held_out = held_out::samples(&checkpoint, from, &seen)?;
-            let of = |tokens| measure(&checkpoint, &pruned, tokens, &settings, &placement, &bars);
-            held_out.as_ref().map(of).transpose()?
+    let Cut { plan, pruned, learned, fitted, statistics, sensitivities } = cut;
+    let measured = (&settings, &placement, &bars);
+    let evaluation = match (&whole, &eval) {
+        (Some(whole), Some(tokens)) => {
+            Some(measure((&original, whole), (&pruned, tokens), measured)?)
         }
         (Some(_) | None, _) => None,
     };
-    let table = plan.table(&checkpoint.config)?;
-    let measured = (evaluation.as_ref(), held_out.as_ref());
-    let cautions = cautions(&checkpoint, &plan, &settings, measured);
-    let cautions: Vec<Caution> = short.into_iter().chain(cautions).collect();
+    let held_out = match (&settings.calibration, &eval, &chosen) {
+        (Some(from), None, None) if !args.dry_run => {
+            let seen = calibration.iter().chain(samples.chosen_on()).collect::<Vec<_>>();
+            let held_out = held_out::samples(&original, from, &seen)?;
+            let of = |tokens| measure((&original, tokens), (&pruned, tokens), measured);
+            held_out.as_ref().map(of).transpose()?
+        }
+        // A vocabulary of its own has other tokens.
+        (Some(_) | None, _, _) => None,
+    };
+    let figures = (evaluation.as_ref(), held_out.as_ref());
+    cautions.extend(self::cautions(checkpoint, plan.as_ref(), &settings, figures));
+    let asked = first.plan.ratio;
+    let (plan, vocabulary) = tokens::composed(&original, plan, chosen.as_ref(), asked)?;
+    if let (Some(_), Some(missed)) = (&chosen, tokens::beyond(&plan, asked)) {
+        cautions.push(missed);
+    }
+    settings.plan.ratio = asked;
+    let table = plan.table(&original.config)?;
     cautions.iter().for_each(warn);
     let warnings: Vec<String> = cautions
         .iter()
@@ -256,13 +327,14 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let full_plan = args.dry_run.then(|| plan.clone());
     let manifest = match staged {
         Some((staged, output)) => {
-            let mut manifest = Manifest::new("prune", &settings, &checkpoint)?;
+            let mut manifest = Manifest::new("prune", &settings, &original)?;
             manifest.parameters = pruned.config.parameters();
             manifest.statistics = statistics_record(statistics.as_ref(), calibration.as_ref());
             manifest.evaluation = evaluation.clone();
             manifest.held_out = held_out.clone();
             manifest.sensitivities = sensitivities;
             manifest.plan = Some(plan);
+            manifest.vocabulary = vocabulary.clone();
             manifest.masks = learned.clone();
             manifest.warnings = warnings.clone();
             manifest.compensation = fitted;
@@ -276,6 +348,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         recipe: settings.recipe,
         plan: table,
         full_plan,
+        vocabulary,
         masks: learned,
         manifest,
         evaluation,
@@ -286,15 +359,35 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     args.common.printer().result(&report, text)
 }
 
+/// What was done to the layers.
+struct Cut {
+    /// Of the model whose tokens went already; none where layers stay as they are.
+    plan: Option<PrunePlan>,
+    pruned: Checkpoint,
+    learned: Option<LearnedRecord>,
+    fitted: Option<CompensationRecord>,
+    statistics: Option<BankHeader>,
+    sensitivities: Option<Vec<Option<f64>>>,
+}
+
+impl Cut {
+    /// Layers as they are.
+    fn nothing(pruned: Checkpoint) -> Self {
+        let (plan, learned, fitted) = (None, None, None);
+        Self { plan, pruned, learned, fitted, statistics: None, sensitivities: None }
+    }
+}
+
 /// What was asked for and not reached, and whether quality collapsed.
 fn cautions(
     checkpoint: &Checkpoint,
-    plan: &PrunePlan,
+    plan: Option<&PrunePlan>,
     settings: &PruneSettings,
     (evaluation, held_out): (Option<&BeforeAfter>, Option<&BeforeAfter>),
 ) -> Vec<Caution> {
     let config = &checkpoint.config;
-    let unmet = plan.unmet(config, &settings.plan).into_iter().map(Caution::from);
+    let unmet = plan.map(|plan| plan.unmet(config, &settings.plan)).unwrap_or_default();
+    let unmet = unmet.into_iter().map(Caution::from);
     let pruned = Pruned {
         plan: &settings.plan,
         layers: config.layers.len(),
@@ -305,25 +398,34 @@ fn cautions(
     let of_text = evaluation.map(|found| (found, named(found)));
     let unseen = held_out.map(|found| (found, format!("held-out samples of {}", named(found))));
     let collapsed = of_text.or(unseen).and_then(|(BeforeAfter { before, after }, text)| {
-        let perplexities = (before.loss.perplexity, after.loss.perplexity);
-        collapse(perplexities, &text, Some(&pruned))
+        // By token of the text before, where that has other ones after.
+        let per_token = |after: &BitsPerByte, before: &BitsPerByte, tokens: u64| {
+            (after.bits_per_byte * LN_2 * before.bytes as f64 / tokens as f64).exp()
+        };
+        let now = match (&after.loss.bits, &before.loss.bits) {
+            (Some(now), Some(then)) if settings.vocabulary.is_some() => {
+                per_token(now, then, before.loss.tokens)
+            }
+            (Some(_) | None, _) => after.loss.perplexity,
+        };
+        let pruned = plan.is_some().then_some(&pruned);
+        collapse((before.loss.perplexity, now), &text, pruned)
     });
     unmet.chain(collapsed).collect()
 }
 
+/// Measures the model before and after, each on windows of its own tokens.
 fn measure(
-    checkpoint: &Checkpoint,
-    pruned: &Checkpoint,
-    tokens: &TokenSet,
-    settings: &PruneSettings,
-    placement: &Placement,
-    bars: &Bars,
+    (original, whole): (&Checkpoint, &TokenSet),
+    (pruned, tokens): (&Checkpoint, &TokenSet),
+    (settings, placement, bars): (&PruneSettings, &Placement, &Bars),
 ) -> Result<BeforeAfter> {
     let batch = settings.eval.as_ref().and_then(|eval| eval.batch_tokens);
-    let measure = |model, stage| pipeline::evaluate(model, tokens, placement, batch, stage, bars);
+    let measure =
+        |model, tokens, stage| pipeline::evaluate(model, tokens, placement, batch, stage, bars);
     Ok(BeforeAfter {
-        before: measure(checkpoint, "perplexity before")?,
-        after: measure(pruned, "perplexity after")?,
+        before: measure(original, whole, "perplexity before")?,
+        after: measure(pruned, tokens, "perplexity after")?,
     })
 }
 
@@ -342,6 +444,7 @@ fn statistics_record(
 fn text(report: &Report) -> String {
     let mut out = format!("{}\n", report.plan);
     let mut rows = vec![("recipe", report.recipe.to_string())];
+    rows.extend(report.vocabulary.as_ref().map(|of| ("vocabulary", of.to_string())));
     let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
     for (name, BeforeAfter { before, after }) in
         measured.iter().filter_map(|(name, found)| Some((name, found.as_ref()?)))
@@ -357,6 +460,10 @@ fn text(report: &Report) -> String {
                 after.loss.window
             ),
         ));
+        if let (Some(before), Some(after)) = (&before.loss.bits, &after.loss.bits) {
+            let (before, after) = (before.bits_per_byte, after.bits_per_byte);
+            rows.push(("bits per byte", format!("{before:.4} → {after:.4}")));
+        }
         rows.push((
             "speed",
             format!("{:.0} → {:.0} tokens/s", before.tokens_per_second, after.tokens_per_second),
@@ -364,7 +471,12 @@ fn text(report: &Report) -> String {
     }
     // Only what was written is measured.
     if report.manifest.is_some() && report.evaluation.is_none() && report.held_out.is_none() {
-        let why = "not measured: no --text, and no calibration samples that nothing was chosen by";
+        let why = match report.vocabulary {
+            Some(_) => "not measured: no --text",
+            None => {
+                "not measured: no --text, and no calibration samples that nothing was chosen by"
+            }
+        };
         rows.push(("held out", why.to_owned()));
     }
     rows.extend(report.masks.as_ref().map(|masks| ("learned masks", masks.to_string())));

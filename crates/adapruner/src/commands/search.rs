@@ -243,10 +243,14 @@ fn text(report: &Report<'_>) -> String {
     table(&rows)
 }
 
-/// Perplexity on a test text.
+/// Perplexity and bits per byte on a test text.
 pub fn test_row(test: &TestResult) -> String {
+    let bits = match (test.dense_bits_per_byte, test.pruned_bits_per_byte) {
+        (Some(dense), Some(pruned)) => format!("; {dense:.4} → {pruned:.4} bits per byte"),
+        (Some(_) | None, _) => String::new(),
+    };
     format!(
-        "{:.3} → {:.3} ({}, {} windows of {} tokens)",
+        "{:.3} → {:.3} ({}, {} windows of {} tokens){bits}",
         test.dense, test.pruned, test.text.text, test.text.windows, test.text.window
     )
 }

@@ -7,11 +7,13 @@
 
 mod shown;
 
+use std::f64::consts::LN_2;
+
 use adapruner_checkpoint::{Checkpoint, Digest};
 use adapruner_eval::{
     metrics::{Estimate, Metric},
     paired::{self, Difference, PairedAnswers, above_chance},
-    perplexity::Perplexity,
+    perplexity::{BitsPerByte, Perplexity},
     zero_shot::{Mean, RollingResult, TaskResult},
 };
 use adapruner_model::Placement;
@@ -47,6 +49,8 @@ pub enum Kind {
     Size,
     /// Lower is better; retained is the first model's divided by this.
     Perplexity,
+    /// Lower is better, and comparable across tokenizers; likewise.
+    BitsPerByte,
     /// Higher is better; retained is this divided by the first model's.
     Accuracy,
     /// Tokens a second; divided by the first model's, round by round, the
@@ -98,7 +102,7 @@ impl Row {
     fn new(name: String, kind: Kind, values: Vec<f64>) -> Self {
         let first = values.first().copied().unwrap_or(f64::NAN);
         let percent = |&value: &f64| match kind {
-            Kind::Perplexity => 100.0 * (first / value),
+            Kind::Perplexity | Kind::BitsPerByte => 100.0 * (first / value),
             Kind::Size | Kind::Accuracy | Kind::Speed | Kind::Seconds => 100.0 * (value / first),
         };
         let percent = values.iter().map(percent).collect();
@@ -116,6 +120,31 @@ impl Row {
         let (chance, above_chance) = (None, Vec::new());
         let sure = Sure { losses, stderrs, differences, chance, above_chance };
         Self { sure: Some(sure), ..Self::new(name, Kind::Perplexity, values) }
+    }
+
+    /// Bits per byte, where every model has them; differences are paired over windows of
+    /// the same tokens.
+    fn bits_per_byte(
+        name: String,
+        measured: &[Perplexity],
+        same: impl Iterator<Item = bool>,
+    ) -> Option<Self> {
+        let bits: Vec<BitsPerByte> =
+            measured.iter().map(|one| one.bits.clone()).collect::<Option<_>>()?;
+        let first = &measured[0].window_nll;
+        let pairs = measured.iter().zip(same).enumerate().map(|(at, (one, same))| {
+            let nats = paired::parts(first, &one.window_nll, &one.window_bytes);
+            nats.filter(|_| at > 0 && same).map(|nats| nats.scaled(LN_2.recip()))
+        });
+        let sure = Sure {
+            losses: Vec::new(),
+            stderrs: bits.iter().map(|one| one.bits_per_byte_stderr).collect(),
+            differences: pairs.collect(),
+            chance: None,
+            above_chance: Vec::new(),
+        };
+        let values = bits.iter().map(|one| one.bits_per_byte).collect();
+        Some(Self { sure: Some(sure), ..Self::new(name, Kind::BitsPerByte, values) })
     }
 
     /// Accuracies; differences are those of the models after the first.
@@ -205,19 +234,20 @@ pub fn compare(
         if models.iter().any(|model| last(model) != first) {
             notes.push(format!(
                 "{}: not all models see the same tokens, so perplexities per token cannot be \
-                 compared",
+                 compared; bits per byte can",
                 text.text.text.display()
             ));
         }
-        let name = format!("perplexity, {}, windows of {}", text.text.text.display(), text.window);
-        let same = models.iter().map(|model| last(model) == first);
-        let differences = measured.iter().zip(same).enumerate().map(|(at, (one, same))| {
+        let read = format!("{}, windows of {}", text.text.text.display(), text.window);
+        let same = || models.iter().map(|model| last(model) == first);
+        let differences = measured.iter().zip(same()).enumerate().map(|(at, (one, same))| {
             let (first, window) = (&measured[0].window_nll, one.window);
             paired::windows(first, &one.window_nll, window).filter(|_| at > 0 && same)
         });
         let differences = differences.collect();
         let losses = measured.iter().map(|one| (one.nll, one.nll_stderr)).collect();
-        rows.push(Row::perplexities(name, losses, differences));
+        rows.push(Row::perplexities(format!("perplexity, {read}"), losses, differences));
+        rows.extend(Row::bits_per_byte(format!("bits per byte, {read}"), &measured, same()));
     }
     if let (Some(tasks), Some(questions)) = (&settings.tasks, questions) {
         let mut answered = Vec::with_capacity(found);

@@ -7,7 +7,8 @@ use super::{Comparison, Kind, Row, Sure};
 /// What the brackets of the first table mean.
 const BRACKETS: &str = "After ±, the standard error (of a perplexity that of its loss, in nats per \
      token). In brackets, percent of the first model: of accuracies, sizes, speeds and seconds \
-     this model's figure divided by the first's, of perplexities the first's divided by this; of \
+     this model's figure divided by the first's, of perplexities and bits per byte the \
+     first's divided by this; of \
      speeds and seconds the median over rounds.";
 
 /// The figures of every model, then the differences from the first one.
@@ -52,7 +53,7 @@ fn figures(row: &Row) -> Vec<String> {
         let value = match row.kind {
             Kind::Size => format!("{value:.0}"),
             Kind::Perplexity => format!("{value:.3}"),
-            Kind::Accuracy | Kind::Seconds => format!("{value:.4}"),
+            Kind::Accuracy | Kind::Seconds | Kind::BitsPerByte => format!("{value:.4}"),
             Kind::Speed => format!("{value:.1}"),
         };
         let stderr = row.sure.as_ref().and_then(|sure| sure.stderrs.get(at).copied().flatten());
@@ -115,6 +116,12 @@ fn explained(rows: &[Row]) -> String {
         text.push_str(
             " Losses: paired over the same windows or articles, normal 95 % intervals that take \
              them as independent, though neighbours of one text are alike.",
+        );
+    }
+    if rows.iter().any(|row| row.kind == Kind::BitsPerByte) {
+        text.push_str(
+            " Bits per byte: the summed loss in bits by UTF-8 byte of the predicted text, which \
+             does not depend on the tokenizer; paired as losses are where all tokens are the same.",
         );
     }
     text + " The intervals are of these questions and texts; they do not contain the spread \

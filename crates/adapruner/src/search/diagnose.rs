@@ -39,7 +39,7 @@ pub(super) fn warnings(
     let mut found = Vec::new();
     found.extend(first_is_best(trials, search.space.baseline));
     found.extend(unmet(search, result, plan));
-    for TestResult { text, dense, pruned } in &result.tests {
+    for TestResult { text, dense, pruned, .. } in &result.tests {
         let said = collapse((*dense, *pruned), &text.text, None);
         found.extend(said.map(|caution| caution.to_string()));
     }

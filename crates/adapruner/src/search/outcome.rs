@@ -3,6 +3,7 @@
 use std::{cell::OnceCell, path::Path, sync::Arc};
 
 use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
+use adapruner_eval::Perplexity;
 use adapruner_prune::{PlanTable, PrunePlan};
 use adapruner_study::{Study, Trial, TrialState, effects::item_effects};
 use anyhow::{Context, Result};
@@ -58,6 +59,12 @@ pub struct TestResult {
     pub dense: f64,
     /// Perplexity of the best trial's model.
     pub pruned: f64,
+    /// Bits per byte of the model as it was; older results do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dense_bits_per_byte: Option<f64>,
+    /// Bits per byte of the best trial's model; older results do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned_bits_per_byte: Option<f64>,
 }
 
 /// What a search cost, by phase.
@@ -175,7 +182,7 @@ pub(super) fn standing_for(
 /// when the first pruned model is.
 pub struct Tests<'a> {
     texts: &'a [TokenSet],
-    dense: OnceCell<Vec<f64>>,
+    dense: OnceCell<Vec<Perplexity>>,
 }
 
 impl<'a> Tests<'a> {
@@ -190,11 +197,11 @@ impl<'a> Tests<'a> {
         objective: &Objective,
         stage: &'static str,
         progress: &dyn Progress,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<Perplexity>> {
         let placement = objective.beside.placement();
         let measure = |text| {
             let found = pipeline::evaluate(checkpoint, text, placement, None, stage, progress)?;
-            Ok(found.loss.perplexity)
+            Ok(found.loss)
         };
         self.texts.iter().map(measure).collect()
     }
@@ -217,8 +224,14 @@ impl<'a> Tests<'a> {
         let dense = self.dense.get().into_iter().flatten();
         let pruned = self.perplexities(pruned, objective, "perplexity after", progress)?;
         let rows = self.texts.iter().zip(dense.zip(pruned));
-        let row =
-            |(text, (&dense, pruned))| TestResult { text: TokensRecord::of(text), dense, pruned };
+        let bits = |loss: &Perplexity| loss.bits.map(|bits| bits.bits_per_byte);
+        let row = |(text, (dense, pruned)): (&TokenSet, (&Perplexity, Perplexity))| TestResult {
+            text: TokensRecord::of(text),
+            dense: dense.perplexity,
+            pruned: pruned.perplexity,
+            dense_bits_per_byte: bits(dense),
+            pruned_bits_per_byte: bits(&pruned),
+        };
         Ok(rows.map(row).collect())
     }
 }
@@ -257,6 +270,9 @@ impl Search<'_> {
                 let mut middle = draws.first().cloned().unwrap_or_default();
                 for (at, test) in middle.iter_mut().enumerate() {
                     test.pruned = median(draws.iter().map(|draw| draw[at].pruned));
+                    let bits = draws.iter().filter_map(|draw| draw[at].pruned_bits_per_byte);
+                    test.pruned_bits_per_byte =
+                        test.pruned_bits_per_byte.is_some().then(|| median(bits));
                 }
                 Ok(middle)
             }

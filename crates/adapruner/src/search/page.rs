@@ -113,6 +113,8 @@ fn add_result(page: &mut Page, result: SearchResult) {
             window: test.text.window,
             dense: test.dense,
             pruned: test.pruned,
+            dense_bits_per_byte: test.dense_bits_per_byte,
+            pruned_bits_per_byte: test.pruned_bits_per_byte,
         })
         .collect();
     page.model.parameters_after = Some(result.plan.parameters_after);

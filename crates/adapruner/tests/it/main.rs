@@ -29,5 +29,6 @@ mod reference;
 mod search;
 mod search_killed;
 mod shell;
+mod vocabulary;
 mod whole;
 mod zero_shot;

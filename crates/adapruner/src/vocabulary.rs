@@ -1,0 +1,233 @@
+//! Which tokens of a model stay, by texts of the kind that it is meant for.
+//!
+//! All tokens of the texts are counted, every tenth stretch of them apart: the tokens are
+//! ranked by the rest ([`adapruner_prune::vocabulary`]), and what a vocabulary costs is
+//! measured on the stretches held out. Costs are shares of tokens that a text takes more.
+
+use std::{fmt, ops::ControlFlow, str::FromStr};
+
+use adapruner_checkpoint::{Checkpoint, Digest, text, tokenizer::vocabulary::Role};
+use adapruner_prune::{VocabularyPlan, vocabulary::Ranking};
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::{caution::Caution, progress::Progress, settings::TextSettings};
+
+/// Tokens of a stretch that is counted or held out.
+const STRETCH: usize = 4096;
+/// One of so many stretches is held out.
+const HELD_OUT: usize = 10;
+/// Share of tokens more from which a text is said to be of another kind.
+const FOREIGN: f64 = 0.05;
+
+/// How many tokens stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tokens {
+    /// So many.
+    Count(usize),
+    /// As few as the tolerance allows.
+    Auto,
+}
+
+impl fmt::Display for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(tokens) => tokens.fmt(f),
+            Self::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+impl FromStr for Tokens {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let refused = |_| format!("expected a number of tokens or \"auto\", found {text:?}");
+        text.parse().map(Self::Count).map_err(refused)
+    }
+}
+
+/// What is asked of a vocabulary.
+#[derive(Debug, Clone, Serialize)]
+pub struct VocabularySettings {
+    /// How many tokens stay.
+    #[serde(serialize_with = "display")]
+    pub tokens: Tokens,
+    /// Texts whose tokens are counted.
+    pub texts: Vec<TextSettings>,
+    /// The embedding's rows become a multiple of this.
+    pub multiple_of: usize,
+    /// Share of tokens that held-out text may take more, for [`Tokens::Auto`].
+    pub tolerance: f64,
+}
+
+fn display<S: serde::Serializer>(value: &Tokens, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// A text that tokens were counted on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CountedText {
+    /// File or named set.
+    pub text: String,
+    /// Digest of the text.
+    pub digest: Digest,
+    /// Its tokens in the whole vocabulary.
+    pub tokens: u64,
+}
+
+/// A vocabulary before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VocabularyRecord {
+    /// Rows of the embedding before.
+    pub rows_before: usize,
+    /// Rows of the embedding after, padding included.
+    pub rows: usize,
+    /// Tokens that stay.
+    pub tokens: usize,
+    /// Those of them that stay in any case.
+    pub required: usize,
+    /// Share of tokens that held-out text takes more than before.
+    pub held_out_growth: f64,
+    /// What that was allowed to be, where the number of tokens was chosen by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
+    /// The texts.
+    pub texts: Vec<CountedText>,
+}
+
+impl fmt::Display for VocabularyRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} → {} rows, {} tokens", self.rows_before, self.rows, self.tokens)?;
+        let growth = 100.0 * self.held_out_growth;
+        write!(f, "; held-out text takes {growth:.2} % more tokens")?;
+        match self.tolerance {
+            Some(tolerance) => write!(f, " (auto: at most {:.2} %)", 100.0 * tolerance),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A vocabulary that was chosen.
+pub struct Chosen {
+    /// The model with these tokens alone.
+    pub model: Checkpoint,
+    /// The tokens.
+    pub plan: VocabularyPlan,
+    /// How they were chosen.
+    pub record: VocabularyRecord,
+    ranking: Ranking,
+}
+
+/// How often each token of a model stands in texts, by id.
+struct Counts {
+    /// What tokens are ranked by.
+    ranked: Vec<u64>,
+    /// What costs are measured on.
+    held_out: Vec<u64>,
+}
+
+/// Counts the tokens of a text, in bounded memory.
+fn count(
+    checkpoint: &Checkpoint,
+    text: &text::Text,
+    counts: &mut Counts,
+    progress: &dyn Progress,
+) -> Result<u64> {
+    let mut seen = 0_usize;
+    text.all().encode(&checkpoint.tokenizer, |mut ids| -> Result<_> {
+        while !ids.is_empty() {
+            let left = STRETCH - seen % STRETCH;
+            let (stretch, rest) = ids.split_at(left.min(ids.len()));
+            let held_out = seen / STRETCH % HELD_OUT == HELD_OUT - 1;
+            let of = if held_out { &mut counts.held_out } else { &mut counts.ranked };
+            for id in stretch {
+                let Some(slot) = of.get_mut(*id as usize) else {
+                    anyhow::bail!("{}: id {id} is beyond the vocabulary", text.name);
+                };
+                *slot += 1;
+            }
+            (seen, ids) = (seen + stretch.len(), rest);
+        }
+        // How many there are is not known before the end.
+        progress.at("tokens counted", seen as u64, seen as u64 + 1);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(seen as u64)
+}
+
+/// Chooses the tokens of a model.
+///
+/// # Errors
+/// Texts that cannot be read; a tokenizer that cannot lose tokens, by name; fewer tokens
+/// than bytes and special tokens need; nothing that would go.
+pub fn choose(
+    checkpoint: &Checkpoint,
+    settings: &VocabularySettings,
+    progress: &dyn Progress,
+) -> Result<Chosen> {
+    let tolerance = settings.tolerance;
+    ensure!(
+        (0.0..1.0).contains(&tolerance),
+        "vocab-tolerance: a number from 0 to below 1 expected, {tolerance} found"
+    );
+    let vocabulary = checkpoint.vocabulary()?;
+    let rows_before = vocabulary.rows();
+    let mut counts = Counts { ranked: vec![0; rows_before], held_out: vec![0; rows_before] };
+    let mut texts = Vec::with_capacity(settings.texts.len());
+    for settings in &settings.texts {
+        let text = text::read(&settings.text, &settings.options())?;
+        let tokens = count(checkpoint, &text, &mut counts, progress)?;
+        texts.push(CountedText { text: text.name.clone(), digest: text.digest, tokens });
+    }
+    let short = counts.held_out.iter().all(|count| *count == 0);
+    // Too short to hold anything out.
+    let measured = if short { &counts.ranked } else { &counts.held_out };
+    let ranking = Ranking::new(&vocabulary, &counts.ranked);
+    let (tokens, tolerance) = match settings.tokens {
+        Tokens::Count(tokens) => (tokens, None),
+        Tokens::Auto => (ranking.within(measured, tolerance), Some(tolerance)),
+    };
+    let kept = ranking.keep(tokens)?;
+    let plan = VocabularyPlan::new(kept, rows_before, settings.multiple_of)?;
+    let growths = ranking.growths_of(measured);
+    let gone = ranking.most().saturating_sub(plan.kept.len());
+    let record = VocabularyRecord {
+        rows_before,
+        rows: plan.rows,
+        tokens: plan.kept.len(),
+        required: vocabulary.of_role(Role::Required).count(),
+        held_out_growth: growths.get(gone).copied().unwrap_or(0.0),
+        tolerance,
+        texts,
+    };
+    let model = checkpoint.with_vocabulary(&plan.kept, plan.rows)?;
+    Ok(Chosen { model, plan, record, ranking })
+}
+
+impl Chosen {
+    /// Says where a text takes many more tokens in the chosen vocabulary, as one in another
+    /// language than that of the texts it was chosen by. `windows` are of the whole
+    /// vocabulary.
+    pub fn foreign(&self, name: &str, windows: &[Vec<u32>]) -> Option<Caution> {
+        let mut counts = vec![0_u64; self.record.rows_before];
+        for id in windows.iter().flatten() {
+            if let Some(slot) = counts.get_mut(*id as usize) {
+                *slot += 1;
+            }
+        }
+        let gone = self.ranking.most().saturating_sub(self.plan.kept.len());
+        let growth = self.ranking.growths_of(&counts).get(gone).copied().unwrap_or(0.0);
+        (growth > FOREIGN).then(|| Caution {
+            message: format!(
+                "{name} takes {:.1} % more tokens in the vocabulary that was chosen: the texts that \
+                 it was chosen by are of another language or kind",
+                100.0 * growth
+            ),
+            hint: "name texts of all the kinds that the model is meant for: --vocab-text".into(),
+        })
+    }
+}
