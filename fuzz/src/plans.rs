@@ -35,7 +35,7 @@ fn config(plan: &PrunePlan) -> ModelConfig {
         LayerWidths { query_heads, kv_heads, ffn: width(&kept.ffn) }
     });
     ModelConfig {
-        rms_norm_eps: 1e-5,
+        norm_eps: 1e-5,
         attention_bias: AttentionBias::All,
         mlp_bias: true,
         max_position_embeddings: 32,

@@ -6,8 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    family::{AttentionBiasRule, Factor, Family, NormWeight, ScoreRule, WindowRule},
-    names::Projection,
+    family::{
+        AttentionBiasRule, Factor, Family, HeadWidthRule, MlpBiasRule, NormKind, NormWeight,
+        OrderRule, Positions, ScoreRule, WindowRule,
+    },
+    names::{Part, Projection, Sublayer},
 };
 
 /// The decoder architectures that are run.
@@ -22,6 +25,8 @@ pub enum Architecture {
     Qwen2,
     /// Qwen 3.
     Qwen3,
+    /// Gemma 2.
+    Gemma2,
     /// Gemma 3, the language model.
     Gemma3,
     /// SmolLM3.
@@ -33,6 +38,16 @@ pub enum Architecture {
     Granite,
     /// Phi 3 and 4.
     Phi3,
+    /// OPT, with norms before its sublayers.
+    Opt,
+    /// GPT-NeoX and Pythia.
+    #[serde(rename = "gpt_neox")]
+    GptNeoX,
+    /// Falcon with one norm before both sublayers: 7B, 11B.
+    Falcon,
+    /// Falcon with a norm before each sublayer: 40B, 180B.
+    #[serde(rename = "falcon_two_norms")]
+    FalconTwoNorms,
 }
 
 /// The widths of one layer.
@@ -62,7 +77,7 @@ impl LayerWidths {
     }
 }
 
-/// The gate's activation function.
+/// The activation function of the feed-forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
@@ -70,6 +85,10 @@ pub enum Activation {
     Silu,
     /// GELU, approximated with tanh.
     GeluTanh,
+    /// GELU, x · Φ(x).
+    Gelu,
+    /// max(x, 0).
+    Relu,
 }
 
 /// Which maps of the attention sublayers have biases.
@@ -164,10 +183,12 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// `N`, `K` and `F` of every layer, first layer first.
     pub layers: Vec<LayerWidths>,
-    /// Gate activation.
+    /// Activation of the feed-forward.
     pub activation: Activation,
-    /// Added to the mean square in RMSNorm.
-    pub rms_norm_eps: f64,
+    /// Added to the mean square or variance in norms.
+    pub norm_eps: f64,
+    /// Whether both sublayers read what enters the layer.
+    pub parallel: bool,
     /// Rotary embedding, in layers with a window unless they have their own.
     pub rope: Rope,
     /// Rotary embedding of the layers with a window, where it is another.
@@ -187,9 +208,13 @@ pub struct ModelConfig {
     pub residual_scale: f64,
     /// Divisor of the logits.
     pub logit_divisor: f64,
+    /// Cap on scores, where there is one.
+    pub score_cap: Option<f64>,
+    /// Cap on logits, where there is one.
+    pub logit_cap: Option<f64>,
     /// Biases of the attention's projections.
     pub attention_bias: AttentionBias,
-    /// Biases on gate, up and down projections.
+    /// Biases on the maps of the feed-forward.
     pub mlp_bias: bool,
     /// The output projection is the embedding.
     pub tie_word_embeddings: bool,
@@ -223,9 +248,14 @@ impl ModelConfig {
             head_dim,
             vocab_size,
             activation: family.activation.1,
-            rms_norm_eps: family.hf.eps,
-            rope: rope(family.hf.theta),
-            rotated_dim: None,
+            norm_eps: family.hf.eps.1,
+            parallel: match family.order {
+                OrderRule::Sequential => false,
+                OrderRule::Parallel => true,
+                OrderRule::Key { default, .. } => default,
+            },
+            rope: rope(family.hf.theta.1),
+            rotated_dim: family.rotated_share.and_then(|(_, share)| rotated(head_dim, share)),
             local_rope: family.local_theta.map(|(_, theta)| rope(theta)),
             unrotated: family.unrotated.map_or_else(Vec::new, |rule| {
                 (0..layers.len()).filter(|layer| (layer + 1).is_multiple_of(rule.every)).collect()
@@ -243,11 +273,18 @@ impl ModelConfig {
             embedding_scale: factor(family.embedding_scale),
             residual_scale: factor(family.residual_scale),
             logit_divisor: factor(family.logit_divisor),
+            score_cap: family.caps.map(|caps| caps.scores.default),
+            logit_cap: family.caps.map(|caps| caps.logits.default),
             attention_bias: match family.attention_bias {
-                AttentionBiasRule::Never | AttentionBiasRule::Key(_) => AttentionBias::None,
+                AttentionBiasRule::Never => AttentionBias::None,
+                AttentionBiasRule::Key { default, .. } => default.into(),
                 AttentionBiasRule::Qkv => AttentionBias::Qkv,
             },
-            mlp_bias: false,
+            mlp_bias: match family.mlp_bias {
+                MlpBiasRule::Never => false,
+                MlpBiasRule::Always => true,
+                MlpBiasRule::Key { default, .. } => default,
+            },
             tie_word_embeddings: false,
             max_position_embeddings: family.hf.context,
             bos_token_id: None,
@@ -273,6 +310,27 @@ impl ModelConfig {
         Self { layers, ..self.clone() }
     }
 
+    /// Whether layer `layer` has a projection.
+    pub fn has(&self, layer: usize, projection: Projection) -> bool {
+        let widths = self.layers.get(layer);
+        self.family().has(projection)
+            && widths.is_some_and(|w| match projection.sublayer() {
+                Sublayer::Attention => w.has_attention(),
+                Sublayer::FeedForward => true,
+            })
+    }
+
+    /// The projections of layer `layer`, in the order of the forward pass.
+    pub fn projections(&self, layer: usize) -> impl Iterator<Item = Projection> + '_ {
+        Projection::ALL.into_iter().filter(move |&projection| self.has(layer, projection))
+    }
+
+    /// The name of a tensor in a Hugging Face folder; of one that the family does not have, what
+    /// it is.
+    pub fn name(&self, part: Part) -> String {
+        part.name(self.family()).unwrap_or_else(|| format!("{part:?}"))
+    }
+
     /// Whether a projection has a bias.
     pub fn has_bias(&self, projection: Projection) -> bool {
         match projection {
@@ -292,7 +350,9 @@ impl ModelConfig {
                 if self.attention_bias == AttentionBias::None {
                     self.attention_bias = match self.family().attention_bias {
                         AttentionBiasRule::Qkv => AttentionBias::Qkv,
-                        AttentionBiasRule::Never | AttentionBiasRule::Key(_) => AttentionBias::All,
+                        AttentionBiasRule::Never | AttentionBiasRule::Key { .. } => {
+                            AttentionBias::All
+                        }
                     };
                 }
             }
@@ -303,6 +363,16 @@ impl ModelConfig {
                     self.attention_bias = AttentionBias::All;
                 }
             }
+        }
+        // Where one key says it of all maps.
+        if let (
+            AttentionBiasRule::Key { hf: attention, .. },
+            MlpBiasRule::Key { hf: feed_forward, .. },
+        ) = (self.family().attention_bias, self.family().mlp_bias)
+            && attention == feed_forward
+        {
+            self.attention_bias = AttentionBias::All;
+            self.mlp_bias = true;
         }
     }
 
@@ -332,6 +402,10 @@ impl ModelConfig {
 
     /// The rotary embedding of layer `layer`, where it has one.
     pub fn rope_of(&self, layer: usize) -> Option<&Rope> {
+        match self.family().positions {
+            Positions::Rotary => {}
+            Positions::Learned { .. } => return None,
+        }
         if self.unrotated.contains(&layer) {
             return None;
         }
@@ -351,6 +425,10 @@ impl ModelConfig {
     pub fn is_mistral_like(&self) -> bool {
         let family = self.family();
         family.norms == Architecture::Llama.family().norms
+            && family.maps == Architecture::Llama.family().maps
+            && family.norm_kind == NormKind::RootMeanSquare
+            && family.positions == Positions::Rotary
+            && !self.parallel
             && family.norm_weight == NormWeight::Plain
             && family.head_norm.is_none()
             && self.activation == Activation::Silu
@@ -359,7 +437,27 @@ impl ModelConfig {
             && self.rotated_dim.is_none()
             && !matches!(self.rope.scaling, RopeScaling::Long { .. })
             && self.score_scale.is_none()
+            && [self.score_cap, self.logit_cap] == [None; 2]
             && [self.embedding_scale, self.residual_scale, self.logit_divisor] == [1.0; 3]
+    }
+
+    /// Whether the family's class has room for the widths of heads: where it takes `D` from `H`,
+    /// all of a layer's heads must be as wide as the stream.
+    pub fn heads_fit_class(&self) -> bool {
+        match self.family().hf.head_width {
+            HeadWidthRule::Key(_) => true,
+            HeadWidthRule::ByHidden => {
+                self.layers.iter().all(|w| w.query_heads * self.head_dim == self.hidden_size)
+            }
+        }
+    }
+
+    /// Rows of the table of learned positions, where there is one.
+    pub fn learned_positions(&self) -> Option<usize> {
+        match self.family().positions {
+            Positions::Rotary => None,
+            Positions::Learned { offset, .. } => Some(self.max_position_embeddings + offset),
+        }
     }
 
     /// Number of parameters (elements of all tensors, a tied head not counted
@@ -370,6 +468,11 @@ impl ModelConfig {
             .map(|t| t.shape.iter().map(|&d| d as u64).product::<u64>())
             .sum()
     }
+}
+
+/// How much of a head is rotated, `None` where it is all of it.
+pub fn rotated(head_dim: usize, share: f64) -> Option<usize> {
+    (share != 1.0).then(|| (head_dim as f64 * share) as usize)
 }
 
 /// Which of so many layers are not every `every`-th.

@@ -3,6 +3,12 @@
 //!
 //! Axes: `H` hidden, `N` query heads, `K` key-value heads, `D` head width.
 
+use serde::{Deserialize, Serialize};
+
+pub use crate::formats::{
+    Fixed, FormRule, Gguf, GgufBiases, HeadWidthRule, HuggingFace, KvHeadRule, OuterModules,
+    RowOrder,
+};
 use crate::{
     config::{Activation, Architecture},
     names::Projection,
@@ -10,27 +16,33 @@ use crate::{
 
 /// A decoder architecture.
 ///
-/// Every architecture has an embedding, layers of causal attention and a gated feed-forward
-/// (each with linear maps `q`, `k`, `v`, `o` and `gate`, `up`, `down`), root mean square norms,
-/// a final norm and an output projection; what differs is declared here.
+/// Every architecture has an embedding, layers of causal attention and a feed-forward, a final
+/// norm and an output projection; what differs is declared here.
 #[derive(Debug)]
 pub struct Family {
     /// Which one it is.
     pub architecture: Architecture,
     /// The models it stands for, in words.
     pub title: &'static str,
+    /// The linear maps of a layer.
+    pub maps: Maps,
     /// The norms of a layer's stream, which are also where they stand.
     pub norms: LayerNorms,
+    /// What norms of the stream compute.
+    pub norm_kind: NormKind,
     /// What the norms multiply by.
     pub norm_weight: NormWeight,
     /// Norms of queries and keys, before they are rotated.
     pub head_norm: Option<HeadNorm>,
+    /// How a layer's sublayers follow each other.
+    pub order: OrderRule,
+    /// How the model knows where tokens are.
+    pub positions: Positions,
     /// Biases of the attention's maps.
     pub attention_bias: AttentionBiasRule,
-    /// Key of `config.json` that says whether the feed-forward's maps have biases; none has
-    /// where there is no key.
-    pub mlp_bias: Option<&'static str>,
-    /// Key of `config.json` for the gate's activation, and what it is where the key is missing.
+    /// Biases of the feed-forward's maps.
+    pub mlp_bias: MlpBiasRule,
+    /// Key of `config.json` for the activation, and what it is where the key is missing.
     pub activation: (&'static str, Activation),
     /// Factor of the products of queries and keys.
     pub scores: ScoreRule,
@@ -40,6 +52,8 @@ pub struct Family {
     pub residual_scale: Factor,
     /// Divisor of the logits.
     pub logit_divisor: Factor,
+    /// Caps on scores and logits.
+    pub caps: Option<Caps>,
     /// Which layers see a window of tokens only.
     pub windows: WindowRule,
     /// Layers that do not rotate queries and keys.
@@ -47,9 +61,9 @@ pub struct Family {
     /// Base of the rotation in layers with a window, where they have one of their own: the key
     /// of `config.json` and its default.
     pub local_theta: Option<(&'static str, f64)>,
-    /// Key of `config.json` for the share of each head that is rotated; all of it is where there
-    /// is no key.
-    pub rotated_share: Option<&'static str>,
+    /// Key of `config.json` for the share of each head that is rotated, and what it is where the
+    /// key is missing; all of it is where there is no such key.
+    pub rotated_share: Option<(&'static str, f64)>,
     /// Whether its models were never run without BOS, so that every window of a text begins with
     /// it.
     pub opens_with_bos: bool,
@@ -57,8 +71,8 @@ pub struct Family {
     pub fused: &'static [Fused],
     /// How transformers names it.
     pub hf: HuggingFace,
-    /// How llama.cpp names it.
-    pub gguf: Gguf,
+    /// How llama.cpp names it, where it runs it.
+    pub gguf: Option<Gguf>,
 }
 
 impl Family {
@@ -66,22 +80,152 @@ impl Family {
     pub fn class(&self) -> String {
         format!("{}ForCausalLM", self.hf.prefix)
     }
+
+    /// Whether its layers have a map.
+    pub fn has(&self, projection: Projection) -> bool {
+        self.maps.of(projection).is_some()
+    }
+
+    /// The maps of its feed-forward, as statistics are laid out by.
+    pub fn feed_forward(&self) -> FeedForwardKind {
+        match self.maps.gate {
+            Some(_) => FeedForwardKind::Gated,
+            None => FeedForwardKind::Plain,
+        }
+    }
 }
 
-/// Matrices that files hold as one, the rows of the first before those of the next.
+/// What a feed-forward is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedForwardKind {
+    /// `down(a(gate(x)) · up(x))`.
+    #[default]
+    Gated,
+    /// `down(a(up(x)))`.
+    Plain,
+}
+
+impl FeedForwardKind {
+    /// Whether it has a map of a layer; it says nothing of those of attention.
+    pub fn has(self, projection: Projection) -> bool {
+        match (self, projection) {
+            (Self::Plain, Projection::Gate) => false,
+            (Self::Gated | Self::Plain, _) => true,
+        }
+    }
+}
+
+/// The linear maps of a layer, by what they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Maps {
+    /// Queries, `[N·D, H]`.
+    pub q: TensorName,
+    /// Keys, `[K·D, H]`.
+    pub k: TensorName,
+    /// Values, `[K·D, H]`.
+    pub v: TensorName,
+    /// What reads the heads' outputs, `[H, N·D]`.
+    pub o: TensorName,
+    /// What the activation is of, where another map gives what it multiplies, `[F, H]`.
+    pub gate: Option<TensorName>,
+    /// The channels, or what the gate multiplies, `[F, H]`.
+    pub up: TensorName,
+    /// What reads the channels, `[H, F]`.
+    pub down: TensorName,
+}
+
+impl Maps {
+    /// Llama's.
+    pub const LLAMA: Self = Self {
+        q: TensorName { hf: "self_attn.q_proj", gguf: "attn_q" },
+        k: TensorName { hf: "self_attn.k_proj", gguf: "attn_k" },
+        v: TensorName { hf: "self_attn.v_proj", gguf: "attn_v" },
+        o: TensorName { hf: "self_attn.o_proj", gguf: "attn_output" },
+        gate: Some(TensorName { hf: "mlp.gate_proj", gguf: "ffn_gate" }),
+        up: TensorName { hf: "mlp.up_proj", gguf: "ffn_up" },
+        down: TensorName { hf: "mlp.down_proj", gguf: "ffn_down" },
+    };
+
+    /// The name of one of them, if it is there.
+    pub fn of(&self, projection: Projection) -> Option<TensorName> {
+        match projection {
+            Projection::Q => Some(self.q),
+            Projection::K => Some(self.k),
+            Projection::V => Some(self.v),
+            Projection::O => Some(self.o),
+            Projection::Gate => self.gate,
+            Projection::Up => Some(self.up),
+            Projection::Down => Some(self.down),
+        }
+    }
+}
+
+/// What the norms of the stream compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x · w / √(mean(x²) + eps)`.
+    RootMeanSquare,
+    /// `(x − mean(x)) / √(var(x) + eps) · w + b`.
+    Layer,
+}
+
+/// How a layer's sublayers follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderRule {
+    /// The feed-forward reads the stream behind attention.
+    Sequential,
+    /// Both read what enters the layer, and are added to it.
+    Parallel,
+    /// As a key says: `true` for both at once.
+    Key {
+        /// Of `config.json`.
+        hf: &'static str,
+        /// Of GGUF's metadata, without the architecture.
+        gguf: &'static str,
+        /// Where it is missing.
+        default: bool,
+    },
+}
+
+/// How a model knows where tokens are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// Queries and keys are rotated.
+    Rotary,
+    /// A learned vector for each position is added to the embedding.
+    Learned {
+        /// Its module in a Hugging Face folder.
+        module: &'static str,
+        /// The row of position 0.
+        offset: usize,
+    },
+}
+
+/// Matrices that files hold as one, and their biases; in GGUF files the rows of the first stand
+/// before those of the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fused {
-    /// The whole's module in a Hugging Face folder.
-    pub hf: &'static str,
-    /// Its name in a GGUF file.
-    pub gguf: &'static str,
+    /// The whole's names.
+    pub name: TensorName,
     /// What it is made of.
     pub of: &'static [Projection],
+    /// The order of its rows in a Hugging Face folder.
+    pub rows: FusedRows,
 }
 
-/// A norm's tensor inside its layer.
+/// The order of the rows of matrices that are held as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NormName {
+pub enum FusedRows {
+    /// Those of the first before those of the next.
+    Whole,
+    /// For each key-value head its share of each: its query heads, the key, the value.
+    ByGroup,
+}
+
+/// The names of a tensor inside its layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorName {
     /// Its module in a Hugging Face folder.
     pub hf: &'static str,
     /// Its name in a GGUF file.
@@ -92,22 +236,25 @@ pub struct NormName {
 #[derive(Debug, PartialEq, Eq)]
 pub struct LayerNorms {
     /// Of what attention reads.
-    pub before_attention: Option<NormName>,
+    pub before_attention: Option<TensorName>,
     /// Of what attention adds.
-    pub after_attention: Option<NormName>,
+    pub after_attention: Option<TensorName>,
     /// Of what the feed-forward reads.
-    pub before_ffn: Option<NormName>,
+    pub before_ffn: Option<TensorName>,
     /// Of what the feed-forward adds.
-    pub after_ffn: Option<NormName>,
+    pub after_ffn: Option<TensorName>,
+    /// Whether attention reads what the norm before the feed-forward gives.
+    pub shared: bool,
 }
 
 impl LayerNorms {
     /// One before each sublayer, as most families have them.
     pub const BEFORE: Self = Self {
-        before_attention: Some(NormName { hf: "input_layernorm", gguf: "attn_norm" }),
+        before_attention: Some(TensorName { hf: "input_layernorm", gguf: "attn_norm" }),
         after_attention: None,
-        before_ffn: Some(NormName { hf: "post_attention_layernorm", gguf: "ffn_norm" }),
+        before_ffn: Some(TensorName { hf: "post_attention_layernorm", gguf: "ffn_norm" }),
         after_ffn: None,
+        shared: false,
     };
 }
 
@@ -136,8 +283,29 @@ pub enum AttentionBiasRule {
     Never,
     /// Those of queries, keys and values, always.
     Qkv,
-    /// All four, or none, as this key of `config.json` says.
-    Key(&'static str),
+    /// All four, or none, as a key of `config.json` says.
+    Key {
+        /// The key.
+        hf: &'static str,
+        /// Where it is missing.
+        default: bool,
+    },
+}
+
+/// Whether the feed-forward's maps have biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlpBiasRule {
+    /// None has.
+    Never,
+    /// All have.
+    Always,
+    /// All have, or none, as a key of `config.json` says.
+    Key {
+        /// The key.
+        hf: &'static str,
+        /// Where it is missing.
+        default: bool,
+    },
 }
 
 /// A factor, or a divisor.
@@ -154,6 +322,31 @@ pub enum Factor {
         /// Of GGUF's metadata, without the architecture.
         gguf: &'static str,
     },
+}
+
+/// Numbers `x` that are bent to `c · tanh(x/c)`, where the cap `c` is not null.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Caps {
+    /// Of the scores of attention.
+    pub scores: Cap,
+    /// Of the logits.
+    pub logits: Cap,
+}
+
+impl Caps {
+    /// Both.
+    pub fn each(&self) -> [&Cap; 2] {
+        [&self.scores, &self.logits]
+    }
+}
+
+/// A cap, as both formats say it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cap {
+    /// Key of `config.json`, and of GGUF's metadata without the architecture.
+    pub key: &'static str,
+    /// What it is where the key is missing.
+    pub default: f64,
 }
 
 /// The factor of the products of queries and keys.
@@ -215,64 +408,4 @@ pub struct UnrotatedRule {
     pub interval: &'static str,
     /// Where both are missing, and in GGUF files, which have no key for it.
     pub every: usize,
-}
-
-/// How transformers names an architecture, and what it takes for missing keys.
-#[derive(Debug)]
-pub struct HuggingFace {
-    /// `model_type`.
-    pub model_type: &'static str,
-    /// What its classes' names begin with.
-    pub prefix: &'static str,
-    /// What those of its configuration and of its model without a head begin with.
-    pub stem: &'static str,
-    /// Its package in `transformers.models`.
-    pub module: &'static str,
-    /// `max_position_embeddings`, in tokens.
-    pub context: usize,
-    /// `rope_theta`.
-    pub theta: f64,
-    /// `rms_norm_eps`.
-    pub eps: f64,
-    /// `head_dim`; H/N where there is no default.
-    pub head_dim: Option<usize>,
-    /// `tie_word_embeddings`.
-    pub tied: bool,
-    /// `bos_token_id`.
-    pub bos: Option<u32>,
-    /// `eos_token_id`.
-    pub eos: Option<u32>,
-    /// `pad_token_id`.
-    pub pad: Option<u32>,
-}
-
-/// How llama.cpp names an architecture and lays out its tensors.
-#[derive(Debug)]
-pub struct Gguf {
-    /// `general.architecture`, which also begins its keys.
-    pub architecture: &'static str,
-    /// The order of the rows of queries and keys.
-    pub rows: RowOrder,
-    /// The biases that llama.cpp reads.
-    pub biases: GgufBiases,
-}
-
-/// The biases that llama.cpp reads of an architecture, and takes for none where they are missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GgufBiases {
-    /// None.
-    None,
-    /// Of queries, keys and values, which must be there.
-    Qkv,
-    /// Of all seven projections.
-    All,
-}
-
-/// The order of a head's rows, which is how rotation pairs them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowOrder {
-    /// Row `i` with row `i + D/2`, as Hugging Face has them.
-    HalfSplit,
-    /// Row `2i` with row `2i + 1`.
-    Interleaved,
 }

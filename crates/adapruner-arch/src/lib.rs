@@ -32,6 +32,7 @@
 pub mod config;
 mod families;
 pub mod family;
+mod formats;
 pub mod names;
 
 pub use config::{

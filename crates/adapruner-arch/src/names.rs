@@ -5,17 +5,40 @@ use std::fmt;
 
 use crate::{
     config::ModelConfig,
-    family::{Family, HeadNorm, NormName},
+    family::{Family, FusedRows, HeadNorm, NormKind, Positions, TensorName},
 };
 
-/// The token embedding, `[V, H]`.
-pub const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The final norm, `[H]`.
-pub const FINAL_NORM: &str = "model.norm.weight";
-/// The output projection of an untied model, `[V, H]`.
-pub const HEAD: &str = "lm_head.weight";
+/// The parts of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sublayer {
+    /// Attention.
+    Attention,
+    /// Feed-forward.
+    FeedForward,
+}
 
-/// The seven linear projections of a block.
+impl Sublayer {
+    /// The projection that reads what its units give: its columns are what is cut.
+    pub fn output(self) -> Projection {
+        match self {
+            Self::Attention => Projection::O,
+            Self::FeedForward => Projection::Down,
+        }
+    }
+}
+
+/// What the axis of a projection is made of that is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum UnitAxis {
+    /// Query heads, `D` vectors each.
+    QueryHeads,
+    /// Key-value heads, `D` vectors each.
+    KvHeads,
+    /// Feed-forward channels, a vector each.
+    Channels,
+}
+
+/// The linear projections of a block, by what they do; a family has them or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Projection {
     /// Query, `[N·D, H]`.
@@ -39,7 +62,7 @@ impl Projection {
     pub const ALL: [Self; 7] =
         [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
-    /// Name of the module inside its block (`self_attn.q_proj`).
+    /// Llama's name of the module inside its block (`self_attn.q_proj`).
     pub fn module(self) -> &'static str {
         match self {
             Self::Q => "self_attn.q_proj",
@@ -52,24 +75,35 @@ impl Projection {
         }
     }
 
-    /// Its name inside its block in a GGUF file.
-    pub fn gguf(self) -> &'static str {
+    /// The family's name of the module inside its block; Llama's where the family has none.
+    pub fn module_of(self, family: &Family) -> &'static str {
+        family.maps.of(self).map_or(self.module(), |name| name.hf)
+    }
+
+    /// The name of the module in layer `layer` of the family's models.
+    pub fn path(self, family: &Family, layer: usize) -> String {
+        format!("{}.{layer}.{}", family.hf.outer.layers, self.module_of(family))
+    }
+
+    /// The sublayer that it belongs to.
+    pub fn sublayer(self) -> Sublayer {
         match self {
-            Self::Q => "attn_q",
-            Self::K => "attn_k",
-            Self::V => "attn_v",
-            Self::O => "attn_output",
-            Self::Gate => "ffn_gate",
-            Self::Up => "ffn_up",
-            Self::Down => "ffn_down",
+            Self::Q | Self::K | Self::V | Self::O => Sublayer::Attention,
+            Self::Gate | Self::Up | Self::Down => Sublayer::FeedForward,
         }
     }
 
     /// Whether the projection belongs to the attention sublayer.
     pub fn is_attention(self) -> bool {
+        self.sublayer() == Sublayer::Attention
+    }
+
+    /// What its rows (or columns) that are cut are made of.
+    pub fn axis(self) -> UnitAxis {
         match self {
-            Self::Q | Self::K | Self::V | Self::O => true,
-            Self::Gate | Self::Up | Self::Down => false,
+            Self::Q | Self::O => UnitAxis::QueryHeads,
+            Self::K | Self::V => UnitAxis::KvHeads,
+            Self::Gate | Self::Up | Self::Down => UnitAxis::Channels,
         }
     }
 
@@ -83,13 +117,13 @@ impl Projection {
     }
 
     /// Weight name in layer `layer`.
-    pub fn weight(self, layer: usize) -> String {
-        format!("model.layers.{layer}.{}.weight", self.module())
+    pub fn weight(self, family: &Family, layer: usize) -> String {
+        format!("{}.weight", self.path(family, layer))
     }
 
     /// Bias name in layer `layer`.
-    pub fn bias(self, layer: usize) -> String {
-        format!("model.layers.{layer}.{}.bias", self.module())
+    pub fn bias(self, family: &Family, layer: usize) -> String {
+        format!("{}.bias", self.path(family, layer))
     }
 }
 
@@ -136,8 +170,8 @@ impl Norm {
     }
 
     /// Its names, if the family has it.
-    pub fn of(self, family: &Family) -> Option<NormName> {
-        let head = |hf, gguf| family.head_norm.map(|_| NormName { hf, gguf });
+    pub fn of(self, family: &Family) -> Option<TensorName> {
+        let head = |hf, gguf| family.head_norm.map(|_| TensorName { hf, gguf });
         match self {
             Self::BeforeAttention => family.norms.before_attention,
             Self::Query => head("self_attn.q_norm", "attn_q_norm"),
@@ -162,7 +196,20 @@ impl Norm {
 
     /// Its tensor's name in layer `layer`, if the family has it.
     pub fn weight(self, family: &Family, layer: usize) -> Option<String> {
-        self.of(family).map(|name| format!("model.layers.{layer}.{}.weight", name.hf))
+        Part::Norm(layer, self).name(family)
+    }
+
+    /// Its bias's name in layer `layer`, if the family has it.
+    pub fn bias(self, family: &Family, layer: usize) -> Option<String> {
+        Part::NormBias(layer, self).name(family)
+    }
+
+    /// Whether it has a bias.
+    fn has_bias(self, family: &Family) -> bool {
+        match family.norm_kind {
+            NormKind::RootMeanSquare => false,
+            NormKind::Layer => self.of(family).is_some() && self.normed(family).is_none(),
+        }
     }
 
     /// Its shape in a layer of `config`.
@@ -180,39 +227,75 @@ impl Norm {
 pub enum Part {
     /// The token embedding, `[V, H]`.
     Embedding,
+    /// The learned positions, `[P + offset, H]` for `P` positions.
+    Positions,
     /// A norm of a layer.
     Norm(usize, Norm),
+    /// Its bias.
+    NormBias(usize, Norm),
     /// The weight of a projection in a layer.
     Weight(usize, Projection),
     /// Its bias.
     Bias(usize, Projection),
     /// The final norm, `[H]`.
     FinalNorm,
+    /// Its bias.
+    FinalNormBias,
     /// The output projection of an untied model, `[V, H]`.
     Head,
 }
 
 impl Part {
-    /// Its name in a Hugging Face folder; `None` for a norm that the family does not have.
+    /// Its name in a Hugging Face folder; `None` for what the family does not have.
     pub fn name(self, family: &Family) -> Option<String> {
+        let (outer, layers) = (&family.hf.outer, family.hf.outer.layers);
         Some(match self {
-            Self::Embedding => EMBEDDING.to_owned(),
-            Self::Norm(layer, norm) => norm.weight(family, layer)?,
-            Self::Weight(layer, projection) => projection.weight(layer),
-            Self::Bias(layer, projection) => projection.bias(layer),
-            Self::FinalNorm => FINAL_NORM.to_owned(),
-            Self::Head => HEAD.to_owned(),
+            Self::Embedding => format!("{}.weight", outer.embedding),
+            Self::Positions => match family.positions {
+                Positions::Rotary => return None,
+                Positions::Learned { module, .. } => format!("{module}.weight"),
+            },
+            Self::Norm(layer, norm) => format!("{layers}.{layer}.{}.weight", norm.of(family)?.hf),
+            Self::NormBias(layer, norm) if norm.has_bias(family) => {
+                format!("{layers}.{layer}.{}.bias", norm.of(family)?.hf)
+            }
+            Self::Weight(layer, projection) if family.has(projection) => {
+                projection.weight(family, layer)
+            }
+            Self::Bias(layer, projection) if family.has(projection) => {
+                projection.bias(family, layer)
+            }
+            Self::NormBias(..) | Self::Weight(..) | Self::Bias(..) => return None,
+            Self::FinalNorm => format!("{}.weight", outer.final_norm),
+            Self::FinalNormBias => match family.norm_kind {
+                NormKind::RootMeanSquare => return None,
+                NormKind::Layer => format!("{}.bias", outer.final_norm),
+            },
+            Self::Head => format!("{}.weight", outer.head),
         })
     }
 
-    /// Its name in a GGUF file; `None` for a norm that the family does not have.
+    /// Its name in a GGUF file; `None` for what the family does not have.
     pub fn gguf_name(self, family: &Family) -> Option<String> {
+        let map = |projection| family.maps.of(projection).map(|name| name.gguf);
         Some(match self {
             Self::Embedding => "token_embd.weight".to_owned(),
+            Self::Positions => match family.positions {
+                Positions::Rotary => return None,
+                Positions::Learned { .. } => "position_embd.weight".to_owned(),
+            },
             Self::Norm(layer, norm) => format!("blk.{layer}.{}.weight", norm.of(family)?.gguf),
-            Self::Weight(layer, projection) => format!("blk.{layer}.{}.weight", projection.gguf()),
-            Self::Bias(layer, projection) => format!("blk.{layer}.{}.bias", projection.gguf()),
+            Self::NormBias(layer, norm) if norm.has_bias(family) => {
+                format!("blk.{layer}.{}.bias", norm.of(family)?.gguf)
+            }
+            Self::NormBias(..) => return None,
+            Self::Weight(layer, projection) => format!("blk.{layer}.{}.weight", map(projection)?),
+            Self::Bias(layer, projection) => format!("blk.{layer}.{}.bias", map(projection)?),
             Self::FinalNorm => "output_norm.weight".to_owned(),
+            Self::FinalNormBias => match family.norm_kind {
+                NormKind::RootMeanSquare => return None,
+                NormKind::Layer => "output_norm.bias".to_owned(),
+            },
             Self::Head => "output.weight".to_owned(),
         })
     }
@@ -221,7 +304,13 @@ impl Part {
     pub fn is_norm(self) -> bool {
         match self {
             Self::Norm(..) | Self::FinalNorm => true,
-            Self::Embedding | Self::Weight(..) | Self::Bias(..) | Self::Head => false,
+            Self::Embedding
+            | Self::Positions
+            | Self::NormBias(..)
+            | Self::Weight(..)
+            | Self::Bias(..)
+            | Self::FinalNormBias
+            | Self::Head => false,
         }
     }
 
@@ -238,7 +327,13 @@ impl Part {
             },
             // Those of single heads are in the order of the rotation as well, but no family
             // that has them has its rows interleaved.
-            Self::Norm(..) | Self::Embedding | Self::FinalNorm | Self::Head => false,
+            Self::Norm(..)
+            | Self::NormBias(..)
+            | Self::Embedding
+            | Self::Positions
+            | Self::FinalNorm
+            | Self::FinalNormBias
+            | Self::Head => false,
         }
     }
 }
@@ -257,13 +352,12 @@ pub struct ExpectedTensor {
 /// `[out, in]` of a projection in a layer of `config`.
 pub fn projection_shape(config: &ModelConfig, layer: usize, projection: Projection) -> [usize; 2] {
     let (h, d, w) = (config.hidden_size, config.head_dim, config.layers[layer]);
-    match projection {
-        Projection::Q => [w.query_heads * d, h],
-        Projection::K | Projection::V => [w.kv_heads * d, h],
-        Projection::O => [h, w.query_heads * d],
-        Projection::Gate | Projection::Up => [w.ffn, h],
-        Projection::Down => [h, w.ffn],
-    }
+    let cut = match projection.axis() {
+        UnitAxis::QueryHeads => w.query_heads * d,
+        UnitAxis::KvHeads => w.kv_heads * d,
+        UnitAxis::Channels => w.ffn,
+    };
+    if projection.prunes_columns() { [h, cut] } else { [cut, h] }
 }
 
 /// Every tensor of a model with `config`, in the order of the forward pass: a
@@ -271,35 +365,44 @@ pub fn projection_shape(config: &ModelConfig, layer: usize, projection: Projecti
 pub fn expected_tensors(config: &ModelConfig) -> Vec<ExpectedTensor> {
     let (h, family) = (config.hidden_size, config.family());
     let mut out = Vec::new();
-    // Norms that the family does not have have no name.
+    // What the family does not have has no name.
     let mut push = |part: Part, shape: &[usize]| {
         let name = part.name(family);
         out.extend(name.map(|name| ExpectedTensor { part, name, shape: shape.to_vec() }));
     };
     push(Part::Embedding, &[config.vocab_size, h]);
-    for (layer, widths) in config.layers.iter().enumerate() {
-        let norm = |norm: Norm| (Part::Norm(layer, norm), vec![norm.shape(config, layer)]);
+    if let Some(rows) = config.learned_positions() {
+        push(Part::Positions, &[rows, h]);
+    }
+    for layer in 0..config.layers.len() {
+        let norm = |norm: Norm| {
+            let shape = vec![norm.shape(config, layer)];
+            [(Part::Norm(layer, norm), shape.clone()), (Part::NormBias(layer, norm), shape)]
+        };
         let map = |projection: Projection| {
+            let there = config.has(layer, projection);
             let shape = projection_shape(config, layer, projection);
             let bias = config.has_bias(projection);
             let bias = bias.then(|| (Part::Bias(layer, projection), vec![shape[0]]));
-            std::iter::once((Part::Weight(layer, projection), shape.to_vec())).chain(bias)
+            let both = std::iter::once((Part::Weight(layer, projection), shape.to_vec()));
+            both.chain(bias).filter(move |_| there)
         };
         let mut parts = Vec::new();
-        if widths.has_attention() {
-            parts.push(norm(Norm::BeforeAttention));
+        if config.layers[layer].has_attention() {
+            parts.extend(norm(Norm::BeforeAttention));
             parts.extend([Projection::Q, Projection::K, Projection::V].into_iter().flat_map(map));
-            parts.extend([norm(Norm::Query), norm(Norm::Key)]);
+            parts.extend([Norm::Query, Norm::Key].into_iter().flat_map(norm));
             parts.extend(map(Projection::O));
-            parts.push(norm(Norm::AfterAttention));
+            parts.extend(norm(Norm::AfterAttention));
         }
-        parts.push(norm(Norm::BeforeFfn));
+        parts.extend(norm(Norm::BeforeFfn));
         parts
             .extend([Projection::Gate, Projection::Up, Projection::Down].into_iter().flat_map(map));
-        parts.push(norm(Norm::AfterFfn));
+        parts.extend(norm(Norm::AfterFfn));
         parts.into_iter().for_each(|(part, shape)| push(part, &shape));
     }
     push(Part::FinalNorm, &[h]);
+    push(Part::FinalNormBias, &[h]);
     if !config.tie_word_embeddings {
         push(Part::Head, &[config.vocab_size, h]);
     }
@@ -315,34 +418,62 @@ pub struct StoredTensor {
     pub gguf_name: String,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// What it is made of: one tensor, or several whose rows follow each other.
+    /// What it is made of: one tensor, or several.
     pub parts: Vec<ExpectedTensor>,
+    /// The order of the rows of several in a Hugging Face folder.
+    pub rows: FusedRows,
+}
+
+impl StoredTensor {
+    /// In how many rounds a Hugging Face folder goes through the parts, some rows of each in each
+    /// round: the number of key-value heads where groups are held together, else 1.
+    pub fn rounds(&self, config: &ModelConfig) -> usize {
+        let keys = self.parts.iter().find(|tensor| match tensor.part {
+            Part::Weight(_, projection) | Part::Bias(_, projection) => {
+                projection.axis() == UnitAxis::KvHeads
+            }
+            Part::Embedding
+            | Part::Positions
+            | Part::Norm(..)
+            | Part::NormBias(..)
+            | Part::FinalNorm
+            | Part::FinalNormBias
+            | Part::Head => false,
+        });
+        match self.rows {
+            FusedRows::Whole => 1,
+            FusedRows::ByGroup => keys.map_or(1, |keys| keys.shape[0] / config.head_dim).max(1),
+        }
+    }
 }
 
 /// [`expected_tensors`] as files of the architecture hold them.
 pub fn stored_tensors(config: &ModelConfig, family: &Family) -> Vec<StoredTensor> {
     let mut out: Vec<StoredTensor> = Vec::new();
     for tensor in expected_tensors(config) {
-        let fused = match tensor.part {
-            Part::Weight(layer, projection) => {
-                let fused = family.fused.iter().find(|fused| fused.of.contains(&projection));
-                fused.map(|fused| (layer, fused))
-            }
-            Part::Embedding | Part::Norm(..) | Part::Bias(..) | Part::FinalNorm | Part::Head => {
-                None
-            }
+        let held = |projection: Projection| {
+            family.fused.iter().find(move |fused| fused.of.contains(&projection))
         };
-        let Some((layer, fused)) = fused else {
-            let gguf_name = tensor.part.gguf_name(config.family());
-            out.extend(gguf_name.map(|gguf_name| StoredTensor {
-                name: tensor.name.clone(),
-                gguf_name,
-                shape: tensor.shape.clone(),
-                parts: vec![tensor],
-            }));
+        let fused = match tensor.part {
+            Part::Weight(layer, projection) => held(projection).map(|of| (layer, of, "weight")),
+            Part::Bias(layer, projection) => held(projection).map(|of| (layer, of, "bias")),
+            Part::Embedding
+            | Part::Positions
+            | Part::Norm(..)
+            | Part::NormBias(..)
+            | Part::FinalNorm
+            | Part::FinalNormBias
+            | Part::Head => None,
+        };
+        let Some((layer, fused, kind)) = fused else {
+            let names = (tensor.part.name(family), tensor.part.gguf_name(family));
+            if let (Some(name), Some(gguf_name)) = names {
+                let (shape, rows) = (tensor.shape.clone(), FusedRows::Whole);
+                out.push(StoredTensor { name, gguf_name, shape, parts: vec![tensor], rows });
+            }
             continue;
         };
-        let name = format!("model.layers.{layer}.{}.weight", fused.hf);
+        let name = format!("{}.{layer}.{}.{kind}", family.hf.outer.layers, fused.name.hf);
         match out.iter_mut().rev().find(|whole| whole.name == name) {
             Some(whole) => {
                 whole.shape[0] += tensor.shape[0];
@@ -350,9 +481,10 @@ pub fn stored_tensors(config: &ModelConfig, family: &Family) -> Vec<StoredTensor
             }
             None => out.push(StoredTensor {
                 name,
-                gguf_name: format!("blk.{layer}.{}.weight", fused.gguf),
+                gguf_name: format!("blk.{layer}.{}.{kind}", fused.name.gguf),
                 shape: tensor.shape.clone(),
                 parts: vec![tensor],
+                rows: fused.rows,
             }),
         }
     }

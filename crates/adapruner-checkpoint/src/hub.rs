@@ -31,7 +31,7 @@ const OPTIONAL: [&str; 5] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
-/// Chat templates beside the usual one that are fetched at the most.
+/// Chat templates beside the usual one that are fetched at most.
 const MAX_TEMPLATES: usize = 16;
 /// Tries after the first one that failed half way.
 const RETRIES: usize = 3;

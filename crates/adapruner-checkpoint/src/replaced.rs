@@ -35,7 +35,7 @@ impl Checkpoint {
         let mut config = self.config.clone();
         for layer in 0..config.layers.len() {
             for projection in Projection::ALL {
-                if biases.contains_key(&projection.bias(layer)) {
+                if biases.contains_key(&projection.bias(config.family(), layer)) {
                     config.add_bias(projection);
                 }
             }

@@ -14,7 +14,7 @@ use crate::{
     config::ModelConfig,
     digest::Digest,
     error::{Error, Result},
-    names::{EMBEDDING, HEAD},
+    names::Part,
     tokenizer::{
         trimmed::{Kept, generation_config},
         vocabulary::Vocabulary,
@@ -86,7 +86,10 @@ impl Checkpoint {
             ("rows", (rows as u64).to_le_bytes().as_slice()),
             ("kept", bytes.as_slice()),
         ]);
-        let source = TrimmedSource { base: self.tensors.clone(), kept: kept.into(), rows, digest };
+        let parts = [Part::Embedding, Part::Head].into_iter();
+        let by_token = parts.filter_map(|part| part.name(self.config.family())).collect();
+        let base = self.tensors.clone();
+        let source = TrimmedSource { base, by_token, kept: kept.into(), rows, digest };
         Ok(Self {
             generation_config: generation_config(self.generation_config.as_ref(), &ids, padding),
             tokenizer: Arc::new(tokenizer),
@@ -100,6 +103,8 @@ impl Checkpoint {
 /// A model's tensors with some rows of the embedding and the head.
 struct TrimmedSource {
     base: Arc<dyn TensorSource>,
+    /// Names of the tensors that have a row for each token.
+    by_token: Vec<String>,
     /// `[W]`
     kept: Arc<[u32]>,
     /// `R`
@@ -107,9 +112,11 @@ struct TrimmedSource {
     digest: Digest,
 }
 
-/// Whether a tensor has a row for each token.
-fn by_token(name: &str) -> bool {
-    [EMBEDDING, HEAD].contains(&name)
+impl TrimmedSource {
+    /// Whether a tensor has a row for each token.
+    fn has_tokens(&self, name: &str) -> bool {
+        self.by_token.iter().any(|other| other == name)
+    }
 }
 
 impl TensorSource for TrimmedSource {
@@ -119,7 +126,7 @@ impl TensorSource for TrimmedSource {
 
     fn meta(&self, name: &str) -> Option<TensorMeta> {
         let mut meta = self.base.meta(name)?;
-        if by_token(name) {
+        if self.has_tokens(name) {
             let before = meta.shape.first_mut()?;
             let bytes = u128::from(meta.bytes) * self.rows as u128 / (*before).max(1) as u128;
             meta.bytes = bytes as u64;
@@ -132,7 +139,7 @@ impl TensorSource for TrimmedSource {
     /// Of what has a row for each token: `[V, H]` before, `[R, H]` here.
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let whole = self.base.load(name, dtype, device)?;
-        if !by_token(name) {
+        if !self.has_tokens(name) {
             return Ok(whole);
         }
         let kept = Tensor::new(&*self.kept, whole.device())?;

@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use adapruner_model::Decoder;
+use adapruner_model::{Decoder, Places};
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ impl ChunkedWindows {
         let leading = leading.min(dense.config().layers.len());
         let (first, most) = TOGETHER;
         let together = if dense.lays_out_once() { first } else { most };
-        let entering = vec![dense.embedded(&ids)?];
+        let entering = vec![dense.embedded(&ids, Places::From(0))?];
         let mut cut = Self { entering, ids, chunk, windows, window, together };
         for layer in 0..leading {
             let together = cut.together(usize::MAX);

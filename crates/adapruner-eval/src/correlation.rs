@@ -265,7 +265,7 @@ fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
         yy += y * y;
         xy += x * y;
     }
-    // What is alike differs from its mean by rounding at the most.
+    // What is alike differs from its mean by rounding at most.
     let varies = |squares: f64, mean: f64| squares > n as f64 * (mean * 1e-14).powi(2);
     let r = xy / (xx * yy).sqrt();
     (varies(xx, mean_x) && varies(yy, mean_y) && r.is_finite()).then(|| r.clamp(-1.0, 1.0))
@@ -346,7 +346,7 @@ mod tests {
                 match (found.p, right["p"].as_f64()) {
                     (None, None) => {}
                     // Of all permutations to rounding, of 20 000 random ones
-                    // within four standard errors at the most.
+                    // within four standard errors at most.
                     (Some(p), Some(right)) => {
                         let exact = numbers(&case["x"]).len() <= EXACT;
                         let close = if exact { 1e-12 } else { 0.015 };

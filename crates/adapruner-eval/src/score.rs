@@ -4,7 +4,7 @@
 //! each goes on from there. Questions are packed into one matrix of rows up to
 //! a limit, the longest first, so there is no padding; only rows that predict a
 //! scored token reach the head. What runs beside a question changes its figures
-//! by rounding at the most. Sums are in f64, in nats.
+//! by rounding at most. Sums are in f64, in nats.
 
 use adapruner_model::{Branches, Decoder};
 

@@ -213,7 +213,7 @@ fn measure(
                 sides.push(Side::new(name, move |_| time(|| linear(x, weight, None))));
             }
             sides.push(high(|| linear(&x, &weight, None)));
-            for kind in [Arithmetic::Widen, Arithmetic::Dot, Arithmetic::Fixed]
+            for kind in [Arithmetic::Widen, Arithmetic::Dot, Arithmetic::Int16]
                 .into_iter()
                 .filter(|k| k.runs_here())
             {

@@ -9,7 +9,8 @@
 //!
 //! The query heads that share a key-value head are the rows of one product, so
 //! keys and values are not repeated. With a window, a block of queries reads only the
-//! keys that one of them sees.
+//! keys that one of them sees. A cap bends scores to `c · tanh(s/c)`, whose slope
+//! `1 − tanh²(s/c)` multiplies `dS`.
 //!
 //! Axes: `B` sequences, `T` queries, `S` keys, `N` query heads, `K` key-value
 //! heads, `D` head width, `G = N/K`; `P` rows of a block, `G` for each query.
@@ -22,7 +23,7 @@ use rayon::prelude::*;
 use crate::{
     buffer::{Held, Unwritten, build, build_rows, fused, slice, written},
     composition,
-    exp::{dot, exponentials, largest},
+    exp::{cap, dot, exponentials, largest, multiply_by_slopes},
     gemm::{multiply, multiply_add},
     view::View,
 };
@@ -41,6 +42,8 @@ pub struct Scores {
     /// Keys that a query sees, its own the last of them; all up to its own where there is
     /// no window.
     pub window: Option<usize>,
+    /// `c`: scores are bent to `c · tanh(s/c)`, where there is one.
+    pub cap: Option<f64>,
 }
 
 impl Scores {
@@ -180,6 +183,8 @@ pub(crate) struct Sizes {
     scale: f32,
     /// Keys that a query sees at most.
     window: usize,
+    /// What scores are bent to.
+    cap: Option<f32>,
 }
 
 impl Sizes {
@@ -193,7 +198,8 @@ impl Sizes {
             bail!("attention: a window of at least 1 token expected, found 0");
         }
         let window = scores.window.unwrap_or(usize::MAX);
-        Ok(Self { b, t, s, n, k, d, scale: scores.scale_of(d) as f32, window })
+        let cap = scores.cap.map(|cap| cap as f32);
+        Ok(Self { b, t, s, n, k, d, scale: scores.scale_of(d) as f32, window, cap })
     }
 
     /// `T`.
@@ -345,6 +351,9 @@ fn attend(
     let mut sums = Vec::with_capacity(rows);
     for (row, scores) in scores.chunks_exact_mut(seen.len()).enumerate() {
         let scores = only_seen(scores, &seen, sizes.seen(queries.start + row / group));
+        if let Some(of) = sizes.cap {
+            cap(scores, of);
+        }
         let top = largest(scores);
         let sum = exponentials(scores, top);
         let at = row / group * n + head * group + row % group;
@@ -505,10 +514,17 @@ fn backward_head(
             let logsumexp = saved.logsumexp[query * n + head * group + row % group];
             let delta = dot(&y[row * d..(row + 1) * d], &grad[row * d..(row + 1) * d]) as f32;
             let p = only_seen(p, &seen, sizes.seen(query));
+            let bent = sizes.cap.map(|of| {
+                cap(p, of);
+                (p.to_vec(), of)
+            });
             exponentials(p, logsumexp);
             let ds = only_seen(ds, &seen, sizes.seen(query));
             for (ds, p) in ds.iter_mut().zip(p) {
                 *ds = *p * (*ds - delta);
+            }
+            if let Some((bent, of)) = bent {
+                multiply_by_slopes(ds, &bent, of);
             }
         }
         let (p, ds) = (View::dense(&p, rows, width), View::dense(&ds, rows, width));

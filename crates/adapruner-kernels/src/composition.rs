@@ -10,7 +10,7 @@ use candle_core::{
     backend::BackendStorage, bail,
 };
 
-use crate::{Gate, GradTap, LowRank, Scores};
+use crate::{Gate, GradTap, Head, LowRank, Scores};
 
 /// The identity, whose backward shows the gradient to a tap.
 struct Tapped {
@@ -149,6 +149,36 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     x.broadcast_div(&scale)?.broadcast_mul(&weight.to_dtype(x.dtype())?)
 }
 
+/// [`crate::layer_norm`], composed.
+///
+/// # Shapes
+/// `[.., H]`, `[H]`, `[H]` → `[.., H]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let apart = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let scale = (apart.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    let y = apart.broadcast_div(&scale)?.broadcast_mul(&weight.to_dtype(x.dtype())?)?;
+    y.broadcast_add(&bias.to_dtype(x.dtype())?)
+}
+
+/// [`crate::activated`], composed.
+///
+/// # Shapes
+/// `[..]` → `[..]`.
+///
+/// # Errors
+/// No memory.
+pub fn activated(kind: Gate, x: &Tensor) -> Result<Tensor> {
+    match kind {
+        Gate::Silu => x.silu(),
+        Gate::GeluTanh => x.gelu(),
+        Gate::Gelu => x.gelu_erf(),
+        Gate::Relu => x.relu(),
+    }
+}
+
 /// [`crate::gated`], composed.
 ///
 /// # Shapes
@@ -157,10 +187,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// Shapes that differ.
 pub fn gated(kind: Gate, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    match kind {
-        Gate::Silu => gate.silu()? * up,
-        Gate::GeluTanh => gate.gelu()? * up,
-    }
+    activated(kind, gate)? * up
 }
 
 /// [`crate::rope`], composed.
@@ -183,6 +210,17 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[first, second, rest], D::Minus1)
 }
 
+/// Numbers bent to `c · tanh(x/c)`, where there is a cap.
+///
+/// # Errors
+/// No memory.
+pub(crate) fn capped(x: Tensor, cap: Option<f64>) -> Result<Tensor> {
+    match cap {
+        None => Ok(x),
+        Some(cap) => (x / cap)?.tanh()? * cap,
+    }
+}
+
 /// [`crate::attention`], composed; the `T × S` scores are held.
 ///
 /// # Shapes
@@ -192,6 +230,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 /// Shapes that do not fit.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tensor> {
     let (scale, window) = (scores.scale_of(q.dim(3)?), scores.window.unwrap_or(usize::MAX));
+    let cap = scores.cap;
     let (b, t, n, d) = q.dims4()?;
     let (_, s, heads, _) = k.dims4()?;
     let q = q.reshape((b, t, heads, n / heads, d))?.permute((0, 2, 3, 1, 4))?.contiguous()?;
@@ -199,7 +238,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<T
     let k = k.transpose(1, 2)?.contiguous()?;
     let v = v.transpose(1, 2)?.contiguous()?;
     let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?;
-    let scores = scores.reshape((b, heads, n / heads, t, s))?;
+    let scores = capped(scores, cap)?.reshape((b, heads, n / heads, t, s))?;
     let seen = |i: usize, j: usize| {
         let end = i + 1 + s - t;
         (end.saturating_sub(window)..end).contains(&j)
@@ -251,9 +290,9 @@ pub fn packed_attention(
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Result<Tensor> {
+pub fn linear_cross_entropy(x: &Tensor, head: &Head, targets: &Tensor) -> Result<Tensor> {
     let weights = Tensor::ones((targets.dim(0)?, 1), DType::F32, x.device())?;
-    linear_soft_cross_entropy(x, weight, &targets.unsqueeze(1)?, &weights, 1.0)
+    linear_soft_cross_entropy(x, head, &targets.unsqueeze(1)?, &weights, 1.0)
 }
 
 /// [`crate::linear_soft_cross_entropy`], composed; the logits are held.
@@ -265,12 +304,12 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Re
 /// Shapes that do not fit.
 pub fn linear_soft_cross_entropy(
     x: &Tensor,
-    weight: &Tensor,
+    head: &Head,
     ids: &Tensor,
     weights: &Tensor,
     temperature: f64,
 ) -> Result<Tensor> {
-    let logits = linear(x, weight, None)?;
+    let logits = capped(linear(x, &head.weight, None)?, head.cap)?;
     let logits = if logits.dtype() == DType::F64 { logits } else { logits.to_dtype(DType::F32)? };
     let logits = (logits / temperature)?;
     let weights = weights.to_dtype(logits.dtype())?;

@@ -41,6 +41,19 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// Bends numbers to `c · tanh(x/c)`.
+pub(crate) fn cap(values: &mut [f32], of: f32) {
+    values.iter_mut().for_each(|value| *value = of * (*value / of).tanh());
+}
+
+/// Multiplies numbers by the slopes of [`cap`] where it gave `bent`: `1 − (bent/c)²`.
+pub(crate) fn multiply_by_slopes(values: &mut [f32], bent: &[f32], of: f32) {
+    for (value, bent) in values.iter_mut().zip(bent) {
+        let part = bent / of;
+        *value *= 1.0 - part * part;
+    }
+}
+
 /// Accumulators side by side, for vector code.
 const LANES: usize = 16;
 

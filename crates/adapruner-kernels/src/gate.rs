@@ -1,6 +1,6 @@
 //! The gate of the feed-forward: `y = a(g) · u` with an activation `a(g) = g · σ(z(g))`:
 //! SiLU has `z(g) = g`, GELU in its tanh form (Hendrycks and Gimpel, arXiv 1606.08415)
-//! `z(g) = √(8/π) · (g + 0.044715 · g³)`.
+//! `z(g) = √(8/π) · (g + 0.044715 · g³)`. GELU itself and ReLU are not of this form.
 //!
 //! Backward: `dg = dy · u · σ(z) · (1 + g · (1 − σ(z)) · z'(g))`, `du = dy · a(g)`.
 
@@ -10,19 +10,24 @@ use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, 
 use multiversion::multiversion;
 
 use crate::{
+    activation,
     buffer::{GRAIN, Held, Sheets, Unwritten, build, fill_rows, fused, slice},
     composition,
     exp::sigmoid,
     threads::{self, Blocks},
 };
 
-/// The activation of a gate.
+/// The activation of a feed-forward, of its gate where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
     /// `g · σ(g)`.
     Silu,
     /// GELU, approximated with tanh.
     GeluTanh,
+    /// GELU, `g · Φ(g)`.
+    Gelu,
+    /// `max(g, 0)`.
+    Relu,
 }
 
 /// `a(gate) · up`.
@@ -92,6 +97,11 @@ pub(crate) fn write(kind: Gate, gate: &[f32], up: &[f32], out: &mut Unwritten) {
         match kind {
             Gate::Silu => silu(gate, up, out),
             Gate::GeluTanh => gelu_tanh(gate, up, out),
+            Gate::Gelu | Gate::Relu => {
+                for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+                    out.write(activation::value(kind, g) * u);
+                }
+            }
         }
     });
 }
@@ -123,6 +133,14 @@ pub(crate) fn write_gradients(
         match kind {
             Gate::Silu => silu_gradients(of, grad_gate, grad_up),
             Gate::GeluTanh => gelu_tanh_gradients(of, grad_gate, grad_up),
+            Gate::Gelu | Gate::Relu => {
+                let [gate, up, grad] = of;
+                let outputs = grad_gate.iter_mut().zip(grad_up);
+                for ((((to_gate, to_up), &g), &u), &dy) in outputs.zip(gate).zip(up).zip(grad) {
+                    to_gate.write(dy * u * activation::slope(kind, g));
+                    to_up.write(dy * activation::value(kind, g));
+                }
+            }
         }
     });
 }
@@ -133,13 +151,13 @@ const CUBIC: f32 = 0.044_715;
 
 /// `z` of the tanh form.
 #[inline(always)]
-fn gelu_argument(g: f32) -> f32 {
+pub(crate) fn gelu_argument(g: f32) -> f32 {
     TANH_SCALE * (g + CUBIC * g * g * g)
 }
 
 /// Its derivative.
 #[inline(always)]
-fn gelu_slope(g: f32) -> f32 {
+pub(crate) fn gelu_slope(g: f32) -> f32 {
     TANH_SCALE * (1.0 + 3.0 * CUBIC * g * g)
 }
 

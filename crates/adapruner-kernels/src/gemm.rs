@@ -113,7 +113,7 @@ pub(crate) fn arithmetic(rows: usize, inner: usize, cols: usize) -> Option<Arith
 /// stay f32 too.
 fn own(a: View<'_>, b: View<'_>) -> Option<Arithmetic> {
     let own = arithmetic(a.rows, a.cols, b.cols)?;
-    if a.turned { Arithmetic::exact() } else { Some(own) }
+    if a.transposed { Arithmetic::exact() } else { Some(own) }
 }
 
 /// # Safety

@@ -1,10 +1,11 @@
-//! The output projection of a language model: logits `z = x · Wᵀ`.
+//! The output projection of a language model: logits `z = x · Wᵀ`, bent to `c · tanh(z/c)`
+//! where they are capped.
 //!
 //! Axes: `R` rows, `H` hidden, `V` vocabulary.
 
 use candle_core::{D, Result, Tensor};
 
-use crate::{linear, map::Way, packed::Packed};
+use crate::{composition, linear, map::Way, packed::Packed};
 
 /// A weight `[V, H]`, and its packed forms; clones share both.
 #[derive(Debug, Clone)]
@@ -13,15 +14,25 @@ pub struct Head {
     pub weight: Tensor,
     /// The weight as products on the CPU read it, where that pays.
     pub packed: Packed,
+    /// `c`, where logits are capped.
+    pub cap: Option<f64>,
 }
 
 impl From<&Tensor> for Head {
     fn from(weight: &Tensor) -> Self {
-        Self { weight: weight.clone(), packed: Packed::default() }
+        Self { weight: weight.clone(), packed: Packed::default(), cap: None }
     }
 }
 
 impl Head {
+    /// An output projection whose logits are capped, where there is a cap.
+    ///
+    /// # Shapes
+    /// `[V, H]`.
+    pub fn new(weight: &Tensor, cap: Option<f64>) -> Self {
+        Self { cap, ..Self::from(weight) }
+    }
+
     /// The logits.
     ///
     /// # Shapes
@@ -32,6 +43,6 @@ impl Head {
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);
         let packed = self.packed.of(&self.weight, Way::Forward, rows)?;
-        linear::with_packed(x, &self.weight, None, packed)
+        composition::capped(linear::with_packed(x, &self.weight, None, packed)?, self.cap)
     }
 }

@@ -21,9 +21,11 @@
 //! | [`packed`] | the core of all products, and weights laid out for it |
 //! | `matmul` | the product of two matrices alone |
 //! | `norm` | root mean square normalisation |
+//! | `layer_norm` | layer normalisation |
 //! | `rope` | rotary position embedding |
 //! | `attention` | causal grouped-query attention, no `T × T` matrix kept |
 //! | `gate` | gated feed-forward activation |
+//! | `activation` | activation without a gate |
 //! | `head` | the output projection |
 //! | `cross_entropy` | loss of a linear map, logits never held whole |
 //! | [`sublayer`] | whole sublayers of a decoder as one operation each |
@@ -31,11 +33,12 @@
 //! | `threads` | work on all threads, or on one alone |
 //! | [`composition`] | the same, composed of candle's operations |
 //! | `precision` | how exactly products are made |
-//! | `peak` | what the f32 units can do at the most |
+//! | `peak` | what the f32 units can do at most |
 //! | `allocator` | the allocator of programs that run models |
 
 #![expect(unsafe_code, reason = "outputs are written once, products go through pointers")]
 
+mod activation;
 mod allocator;
 mod attention;
 mod buffer;
@@ -46,6 +49,7 @@ mod exp;
 mod gate;
 mod gemm;
 mod head;
+mod layer_norm;
 mod linear;
 mod low_rank;
 mod map;
@@ -60,12 +64,14 @@ mod threads;
 mod upstream;
 mod view;
 
+pub use activation::activated;
 pub use allocator::{Allocator, keep_freed_pages};
 pub use attention::{Scores, attention, packed_attention};
 pub use columns::column_dots;
 pub use cross_entropy::{linear_cross_entropy, linear_soft_cross_entropy};
 pub use gate::{Gate, gated};
 pub use head::Head;
+pub use layer_norm::layer_norm;
 pub use linear::{GradTap, linear};
 pub use low_rank::{Dropout, LowRank, LowRankGrad};
 pub use matmul::{Columns, matmul, transposed_product};

@@ -69,19 +69,19 @@ struct Operand {
     /// Row by row.
     rows: Tensor,
     /// Whether the operand is the transpose.
-    turned: bool,
+    transposed: bool,
 }
 
 impl Operand {
     fn new(t: &Tensor) -> Result<Self> {
-        let turned = !t.is_contiguous() && t.t()?.is_contiguous();
-        let rows = if turned { t.t()? } else { t.contiguous()? };
-        Ok(Self { rows, turned })
+        let transposed = !t.is_contiguous() && t.t()?.is_contiguous();
+        let rows = if transposed { t.t()? } else { t.contiguous()? };
+        Ok(Self { rows, transposed })
     }
 
     fn view<'a>(&self, values: &'a [f32]) -> Result<View<'a>> {
         let (rows, cols) = self.rows.dims2()?;
         let view = View::dense(values, rows, cols);
-        Ok(if self.turned { view.t() } else { view })
+        Ok(if self.transposed { view.t() } else { view })
     }
 }

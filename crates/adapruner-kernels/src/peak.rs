@@ -1,4 +1,4 @@
-//! What the f32 units can do at the most: measured products are held against it.
+//! What the f32 units can do at most: measured products are held against it.
 
 use std::{hint::black_box, time::Instant};
 
@@ -8,7 +8,7 @@ use std::{hint::black_box, time::Instant};
 const PER_CYCLE: f64 = 64.0;
 
 /// Operations on f32 that `threads` threads, each on a core of its own, can make in a
-/// second at the most, at the clock of this moment. Measuring that takes some 30
+/// second at most, at the clock of this moment. Measuring that takes some 30
 /// milliseconds.
 pub fn f32_peak(threads: usize) -> f64 {
     PER_CYCLE * clock() * threads as f64

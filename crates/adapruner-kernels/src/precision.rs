@@ -17,7 +17,7 @@ pub enum MatmulPrecision {
     Highest,
     /// With both sides rounded to 16-bit integers that have a scale for each row and
     /// 512 inputs, and exact sums of their products
-    /// ([`Arithmetic::Fixed`](crate::packed::Arithmetic::Fixed)): closer than TF32, at
+    /// ([`Arithmetic::Int16`](crate::packed::Arithmetic::Int16)): closer than TF32, at
     /// twice the speed of f32. Where the processor has no instructions for it, as
     /// [`MatmulPrecision::Highest`].
     High,

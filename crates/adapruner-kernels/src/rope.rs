@@ -2,7 +2,7 @@
 //! form: pairs are `(x[d], x[d + R/2])`. Backward turns the other way. Where the tables
 //! are of a part of each head, `R < D`, the rest of it stays as it is.
 //!
-//! Axes: `B` sequences, `T` tokens, `N` heads, `D` head width, `R` width that is turned.
+//! Axes: `B` sequences, `T` tokens, `N` heads, `D` head width, `R` width that is rotated.
 
 use std::{mem::MaybeUninit, ops::Range};
 

@@ -8,10 +8,10 @@ pub(crate) struct View<'a, T = f32> {
     pub(crate) data: &'a [T],
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    /// From one row to the next, or from one column to the next if `turned`.
+    /// From one row to the next, or from one column to the next if `transposed`.
     pub(crate) stride: usize,
     /// Whether columns are what lies together.
-    pub(crate) turned: bool,
+    pub(crate) transposed: bool,
 }
 
 impl<'a, T> View<'a, T> {
@@ -24,7 +24,7 @@ impl<'a, T> View<'a, T> {
                 data.len()
             );
         }
-        Self { data, rows, cols, stride, turned: false }
+        Self { data, rows, cols, stride, transposed: false }
     }
 
     /// Rows that follow each other.
@@ -34,7 +34,7 @@ impl<'a, T> View<'a, T> {
 
     /// The transposed matrix.
     pub(crate) fn t(self) -> Self {
-        Self { rows: self.cols, cols: self.rows, turned: !self.turned, ..self }
+        Self { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -47,7 +47,7 @@ impl<'a, T> View<'a, T> {
 
     /// Steps from one row to the next and from one column to the next.
     pub(crate) fn strides(&self) -> (usize, usize) {
-        if self.turned { (1, self.stride) } else { (self.stride, 1) }
+        if self.transposed { (1, self.stride) } else { (self.stride, 1) }
     }
 
     pub(crate) fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
@@ -55,9 +55,9 @@ impl<'a, T> View<'a, T> {
         let start = rows.start * row_stride + cols.start * col_stride;
         let data = self.data.get(start..).unwrap_or_default();
         let (lines, len) =
-            if self.turned { (cols.len(), rows.len()) } else { (rows.len(), cols.len()) };
+            if self.transposed { (cols.len(), rows.len()) } else { (rows.len(), cols.len()) };
         let part = View::new(data, lines, len, self.stride);
-        if self.turned { part.t() } else { part }
+        if self.transposed { part.t() } else { part }
     }
 }
 

@@ -80,7 +80,9 @@ impl Sublayers {
             ..map
         };
         let head_dim = HIDDEN / HEADS;
-        let norm = |width: usize, seed| Some(Norm { weight: numbers(&[width], seed), eps: 1e-5 });
+        let norm = |width: usize, seed| {
+            Some(Norm { weight: numbers(&[width], seed), bias: None, eps: 1e-5 })
+        };
         // Once with a norm before each sublayer, once with every other one.
         let (before, others) = (!normed_after, normed_after);
         let residual = |seed| Residual {
@@ -108,7 +110,7 @@ impl Sublayers {
             norm: norm(HIDDEN, 4).filter(|_| before),
             activation: if others { Gate::GeluTanh } else { Gate::Silu },
             residual: residual(14),
-            gate: map(INNER, HIDDEN, 50),
+            gate: Some(map(INNER, HIDDEN, 50)),
             up: map(INNER, HIDDEN, 60),
             down: masked(map(HIDDEN, INNER, 70), INNER, 8),
         };

@@ -103,7 +103,7 @@ fn high_precision_is_close_and_reaches_what_it_should() {
     ] {
         let apart = apart(found, exact);
         assert!(apart < HIGH, "{name}: {apart:e}");
-        if Arithmetic::Fixed.runs_here() {
+        if Arithmetic::Int16.runs_here() {
             assert!(apart > 0.0, "{name}: rounded");
         }
     }
@@ -113,7 +113,7 @@ fn high_precision_is_close_and_reaches_what_it_should() {
     } else {
         assert!(bits(&exact.y_of_bf16) == bits(&exact.y_of_widened), "bf16 weights are exact");
     }
-    if Arithmetic::Fixed.runs_here() {
+    if Arithmetic::Int16.runs_here() {
         assert!(bits(&high.y_of_bf16) == bits(&high.y_of_widened), "the same integers");
     }
     assert!(bits(&high.gram) == bits(&exact.gram), "sums across rows stay f32");
@@ -130,7 +130,7 @@ fn high_precision_is_close_and_reaches_what_it_should() {
             _ => PackedBytes { forward: 0, back: 0, few },
         };
         assert_eq!(Packed::bytes(dtype), expected, "{dtype:?}");
-        if Arithmetic::Fixed.runs_here() {
+        if Arithmetic::Int16.runs_here() {
             let found = MatmulPrecision::High.during(|| Packed::bytes(dtype));
             assert_eq!(found, PackedBytes { forward: 2, back: 2, few }, "{dtype:?}, high");
         }

@@ -12,7 +12,7 @@ use adapruner_checkpoint::{
 };
 use adapruner_model::{
     Adapters, Decoder, Placement, Residency,
-    train::{Dropout, Lesson, LowRank, PassOptions, Term, adapter_gradients, full_gradients},
+    train::{Batch, Dropout, LowRank, PassOptions, Term, adapter_gradients, full_gradients},
 };
 use candle_core::{Device, Tensor};
 
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sequences: Vec<Vec<u32>> = (0..count)
         .map(|s| (0..length).map(|t| ((s * 7919 + t * 104_729) % vocabulary) as u32).collect())
         .collect();
-    let lesson = || Lesson {
+    let batch = || Batch {
         sequences: &sequences,
         terms: vec![Term::cross_entropy(&sequences, |_, _| 1.0)],
         hidden: None,
@@ -51,14 +51,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for checkpointing in [false, true] {
             let options = PassOptions { checkpointing };
             report(&format!("adapters, {dropout:?}, {options:?}"), count * length, || {
-                adapter_gradients(&adapted, &lesson(), &options).map(drop)
+                adapter_gradients(&adapted, &batch(), &options).map(drop)
             })?;
         }
     }
     for checkpointing in [false, true] {
         let options = PassOptions { checkpointing };
         report(&format!("all parameters, {options:?}"), count * length, || {
-            full_gradients(&decoder, &lesson(), &options).map(drop)
+            full_gradients(&decoder, &batch(), &options).map(drop)
         })?;
     }
     report("losses alone", count * length, || decoder.nll(&decoder.tokens(&sequences)?).map(drop))?;

@@ -1,5 +1,5 @@
-//! One decoder layer: attention and gated feed-forward, each added to the stream, as its
-//! architecture declares them.
+//! One decoder layer: attention and feed-forward, each added to the stream, one after the other
+//! or both of what enters the layer, as its architecture declares them.
 //!
 //! Axes: `B` sequences, `T` tokens, `H` hidden, `N` query heads, `K` key-value
 //! heads, `D` head width, `F` feed-forward width.
@@ -10,8 +10,8 @@ use adapruner_checkpoint::{
     Activation, Checkpoint, ModelConfig,
     arch::{
         Family,
-        family::NormWeight,
-        names::{Norm as NormPlace, Part, Projection},
+        family::{NormKind, NormWeight},
+        names::{Norm as NormPlace, Part, Projection, Sublayer},
     },
 };
 use adapruner_kernels::{
@@ -68,6 +68,8 @@ pub struct Block {
     /// The feed-forward sublayer; its taps are those of a pass.
     pub ffn: FeedForward,
     turn: Turn,
+    /// Whether both sublayers read what enters the layer.
+    parallel: bool,
     family: &'static Family,
 }
 
@@ -81,19 +83,19 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn map(&self, projection: Projection) -> Result<Affine> {
         let Self { checkpoint, layer, placement } = *self;
+        let family = checkpoint.config.family();
         let load = |name: &str, dtype| checkpoint.tensors.load(name, dtype, &placement.device);
-        let weight = load(&projection.weight(layer), placement.dtype)?;
+        let weight = load(&projection.weight(family, layer), placement.dtype)?;
         let biased = checkpoint.config.has_bias(projection);
-        let bias = biased.then(|| load(&projection.bias(layer), placement.activations()));
+        let bias = biased.then(|| load(&projection.bias(family, layer), placement.activations()));
         let bias = bias.transpose()?;
         Ok(Affine { weight, bias, packed: Packed::default(), adapter: None, mask: None, tap: None })
     }
 
     fn norm(&self, place: NormPlace) -> Result<Option<Norm>> {
-        let part = Part::Norm(self.layer, place);
-        let family = self.checkpoint.config.family();
-        let name = part.name(family);
-        name.map(|name| load_norm(self.checkpoint, &name, self.placement)).transpose()
+        let parts = [Part::Norm(self.layer, place), Part::NormBias(self.layer, place)];
+        let there = parts[0].name(self.checkpoint.config.family()).is_some();
+        there.then(|| load_norm(self.checkpoint, parts, self.placement)).transpose()
     }
 
     fn residual(&self, norm: NormPlace) -> Result<Residual> {
@@ -101,10 +103,10 @@ impl Loader<'_> {
     }
 }
 
-/// A norm as it multiplies.
+/// A norm as it multiplies, from its weight and its bias where its family has one.
 pub(crate) fn load_norm(
     checkpoint: &Checkpoint,
-    name: &str,
+    [weight, bias]: [Part; 2],
     placement: &Placement,
 ) -> Result<Norm> {
     let (config, device) = (&checkpoint.config, &placement.device);
@@ -112,9 +114,11 @@ pub(crate) fn load_norm(
         NormWeight::Plain => placement.activations(),
         NormWeight::OnePlus => DType::F32,
     };
-    let weight = checkpoint.tensors.load(name, read, device)?;
+    let weight = checkpoint.tensors.load(&config.name(weight), read, device)?;
     let weight = as_factor(&weight, config.family())?.to_dtype(placement.activations())?;
-    Ok(Norm { weight, eps: config.rms_norm_eps })
+    let bias = bias.name(config.family());
+    let load = |name: String| checkpoint.tensors.load(&name, placement.activations(), device);
+    Ok(Norm { weight, bias: bias.map(load).transpose()?, eps: config.norm_eps })
 }
 
 /// What a norm multiplies by, from its weight.
@@ -125,11 +129,13 @@ pub(crate) fn as_factor(weight: &Tensor, family: &Family) -> CandleResult<Tensor
     }
 }
 
-/// The activation of a gate as the kernels have it.
+/// An activation as the kernels have it.
 fn gate(activation: Activation) -> Gate {
     match activation {
         Activation::Silu => Gate::Silu,
         Activation::GeluTanh => Gate::GeluTanh,
+        Activation::Gelu => Gate::Gelu,
+        Activation::Relu => Gate::Relu,
     }
 }
 
@@ -153,7 +159,11 @@ impl Block {
                 o: from.map(Projection::O)?,
                 lengths: None,
                 rotation: None,
-                scores: Scores { scale: config.score_scale, window: config.window(layer) },
+                scores: Scores {
+                    scale: config.score_scale,
+                    window: config.window(layer),
+                    cap: config.score_cap,
+                },
                 residual: from.residual(NormPlace::AfterAttention)?,
             })
         } else {
@@ -162,12 +172,25 @@ impl Block {
         let ffn = FeedForward {
             norm: from.norm(NormPlace::BeforeFfn)?,
             activation: gate(config.activation),
-            gate: from.map(Projection::Gate)?,
+            gate: match config.family().has(Projection::Gate) {
+                true => Some(from.map(Projection::Gate)?),
+                false => None,
+            },
             up: from.map(Projection::Up)?,
             down: from.map(Projection::Down)?,
             residual: from.residual(NormPlace::AfterFfn)?,
         };
-        Ok(Self { attention, ffn, turn: Turn::of(config, layer), family: config.family() })
+        let (turn, family) = (Turn::of(config, layer), config.family());
+        let mut block = Self { attention, ffn, turn, parallel: config.parallel, family };
+        block.share_norm();
+        Ok(block)
+    }
+
+    /// Gives attention the feed-forward's norm, where they have one together.
+    pub(crate) fn share_norm(&mut self) {
+        if let Some(attention) = self.attention.as_mut().filter(|_| self.family.norms.shared) {
+            attention.norm.clone_from(&self.ffn.norm);
+        }
     }
 
     /// Runs the layer; with `cache`, the keys and values of earlier positions
@@ -184,7 +207,7 @@ impl Block {
         pass: &Pass<'_>,
         cache: Option<&mut Option<LayerCache>>,
     ) -> CandleResult<Tensor> {
-        let x = match (self.attention_in(pass), cache) {
+        let y = match (self.attention_in(pass), cache) {
             (None, _) => x.clone(),
             (Some(attention), None) => attention.forward(x)?,
             (Some(attention), Some(slot)) => {
@@ -199,12 +222,29 @@ impl Block {
                 attention.finish(x, &attention.attend(&[q, keys, values])?)?
             }
         };
-        self.ffn_in(pass).forward(&x)
+        self.feed_forward(x, &y, pass)
     }
 
-    /// [`Block::forward`] without a cache; `see` is shown what the output projection of
-    /// attention and the down projection read, to the bit what they read in `forward`, and
-    /// their weights.
+    /// The feed-forward sublayer added to `y`, the stream behind attention; `x` is what entered
+    /// the layer.
+    ///
+    /// # Shapes
+    /// `[B, T, H]`, `[B, T, H]` → `[B, T, H]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or no memory.
+    pub fn feed_forward(&self, x: &Tensor, y: &Tensor, pass: &Pass<'_>) -> CandleResult<Tensor> {
+        let ffn = self.ffn_in(pass);
+        if self.parallel { ffn.onto(y, x) } else { ffn.forward(y) }
+    }
+
+    /// What the feed-forward reads, of what entered the layer and of the stream behind attention.
+    pub fn read_by_ffn<'x>(&self, x: &'x Tensor, y: &'x Tensor) -> &'x Tensor {
+        if self.parallel { x } else { y }
+    }
+
+    /// [`Block::forward`] without a cache; `see` is shown what the output projections of both
+    /// sublayers read, to the bit what they read in `forward`, and their weights.
     ///
     /// # Shapes
     /// `[B, T, H]` → `[B, T, H]`; `see`: `[B, T, N·D]`, `[H, N·D]` and `[B, T, F]`, `[H, F]`.
@@ -217,15 +257,17 @@ impl Block {
         pass: &Pass<'_>,
         see: &mut dyn FnMut(Projection, &Tensor, &Tensor) -> CandleResult<()>,
     ) -> CandleResult<Tensor> {
-        let x = match self.attention_in(pass) {
+        let y = match self.attention_in(pass) {
             Some(attention) => {
-                see(Projection::O, &head_outputs(&attention, x)?, &attention.o.weight)?;
+                let read = head_outputs(&attention, x)?;
+                see(Sublayer::Attention.output(), &read, &attention.o.weight)?;
                 attention.forward(x)?
             }
             None => x.clone(),
         };
-        see(Projection::Down, &self.channels(&x)?, &self.ffn.down.weight)?;
-        self.ffn_in(pass).forward(&x)
+        let read = self.channels(self.read_by_ffn(x, &y))?;
+        see(Sublayer::FeedForward.output(), &read, &self.ffn.down.weight)?;
+        self.feed_forward(x, &y, pass)
     }
 
     /// The attention sublayer as it runs in a pass, if the layer has one.
@@ -247,7 +289,7 @@ impl Block {
     pub fn ffn_in(&self, pass: &Pass<'_>) -> FeedForward {
         let FeedForward { gate, up, down, .. } = &self.ffn;
         FeedForward {
-            gate: pass.tapped(gate, Projection::Gate),
+            gate: gate.as_ref().map(|gate| pass.tapped(gate, Projection::Gate)),
             up: pass.tapped(up, Projection::Up),
             down: pass.tapped(down, Projection::Down),
             ..self.ffn.clone()
@@ -266,7 +308,7 @@ impl Block {
         self.attention_in(pass).map(|attention| head_outputs(&attention, x)).transpose()
     }
 
-    /// What the down projection reads: the gated channels.
+    /// What the feed-forward's output projection reads: its channels.
     ///
     /// # Shapes
     /// `[B, T, H]` → `[B, T, F]`.
@@ -292,6 +334,7 @@ impl Block {
             *tensor = variable.as_tensor().clone();
             variables.extend(part.name(family).map(|name| (name, variable)));
         }
+        block.share_norm();
         Ok((block, variables))
     }
 
@@ -316,8 +359,9 @@ impl Block {
             self.attention.iter().flat_map(|SelfAttention { q, k, v, o, .. }| {
                 [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)]
             });
-        let of_ffn = [(Projection::Gate, gate), (Projection::Up, up), (Projection::Down, down)];
-        of_attention.chain(of_ffn).collect()
+        let of_ffn = [(Projection::Up, up), (Projection::Down, down)];
+        let of_gate = gate.iter().map(|gate| (Projection::Gate, gate));
+        of_attention.chain(of_gate).chain(of_ffn).collect()
     }
 
     /// [`Block::projections`], to be changed.
@@ -327,26 +371,27 @@ impl Block {
             self.attention.iter_mut().flat_map(|SelfAttention { q, k, v, o, .. }| {
                 [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)]
             });
-        let of_ffn = [(Projection::Gate, gate), (Projection::Up, up), (Projection::Down, down)];
-        of_attention.chain(of_ffn).collect()
+        let of_ffn = [(Projection::Up, up), (Projection::Down, down)];
+        let of_gate = gate.iter_mut().map(|gate| (Projection::Gate, gate));
+        of_attention.chain(of_gate).chain(of_ffn).collect()
     }
 
-    /// The parameters of layer `layer`; those of norms are what they multiply by.
+    /// The parameters of layer `layer`; those of norms are what they multiply by. After a change
+    /// [`Block::share_norm`] hands a norm on that both sublayers have.
     pub(crate) fn parameters_mut(&mut self, layer: usize) -> Vec<(Part, &mut Tensor)> {
         let mut out = Vec::new();
-        let Self { attention, ffn, .. } = self;
+        let Self { attention, ffn, family, .. } = self;
         let mut norms: Vec<(NormPlace, &mut Option<Norm>)> = vec![
             (NormPlace::BeforeFfn, &mut ffn.norm),
             (NormPlace::AfterFfn, &mut ffn.residual.norm),
         ];
-        let mut maps = vec![
-            (Projection::Gate, &mut ffn.gate),
-            (Projection::Up, &mut ffn.up),
-            (Projection::Down, &mut ffn.down),
-        ];
+        let mut maps = vec![(Projection::Up, &mut ffn.up), (Projection::Down, &mut ffn.down)];
+        maps.extend(ffn.gate.as_mut().map(|gate| (Projection::Gate, gate)));
         if let Some(SelfAttention { norm, q_norm, k_norm, q, k, v, o, residual, .. }) = attention {
+            if !family.norms.shared {
+                norms.push((NormPlace::BeforeAttention, norm));
+            }
             norms.extend([
-                (NormPlace::BeforeAttention, norm),
                 (NormPlace::Query, q_norm),
                 (NormPlace::Key, k_norm),
                 (NormPlace::AfterAttention, &mut residual.norm),
@@ -359,8 +404,9 @@ impl Block {
             ]);
         }
         for (place, norm) in norms {
-            let norm = norm.as_mut();
-            out.extend(norm.map(|norm| (Part::Norm(layer, place), &mut norm.weight)));
+            let Some(Norm { weight, bias, .. }) = norm.as_mut() else { continue };
+            out.push((Part::Norm(layer, place), weight));
+            out.extend(bias.as_mut().map(|bias| (Part::NormBias(layer, place), bias)));
         }
         for (projection, Affine { weight, bias, .. }) in maps {
             out.push((Part::Weight(layer, projection), weight));
@@ -388,5 +434,15 @@ pub(crate) fn extra_token_values(config: &ModelConfig, query_heads: u64, kv_head
     let plain = family.norms.after_attention.is_none()
         && family.norms.after_ffn.is_none()
         && config.residual_scale == 1.0;
-    heads + if plain { 0 } else { 4 * config.hidden_size as u64 }
+    let stream = if plain { 0 } else { 4 * config.hidden_size as u64 };
+    // Feed-forwards that run operation by operation keep what each of these gives: the norm, the
+    // product, its sum with the bias, the output and its sum.
+    let composed = match (family.norm_kind, family.has(Projection::Gate)) {
+        (NormKind::RootMeanSquare, true) => 0,
+        (NormKind::RootMeanSquare | NormKind::Layer, _) => {
+            let widest = config.layers.iter().map(|w| w.ffn as u64).max().unwrap_or(0);
+            4 * config.hidden_size as u64 + 2 * widest
+        }
+    };
+    heads + stream + composed
 }

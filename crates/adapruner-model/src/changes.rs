@@ -21,8 +21,7 @@ use crate::{
 pub type Adapters = BTreeMap<(usize, Projection), LowRank>;
 
 /// Masks of what the units of a layer give, by layer and by the projection that reads
-/// it: factors of the heads' outputs side by side (`o`, `[N·D]`) or of the channels
-/// (`down`, `[F]`).
+/// it: factors of the heads' outputs side by side (`[N·D]`) or of the channels (`[F]`).
 pub type Masks = BTreeMap<(usize, Projection), Tensor>;
 
 /// What was changed of a model's weights.
@@ -45,7 +44,7 @@ impl Changes {
         for (projection, linear) in block.projections_mut() {
             linear.adapter = self.adapters.get(&(layer, projection)).cloned();
             linear.mask = self.masks.get(&(layer, projection)).cloned();
-            if self.parameters.contains_key(&projection.weight(layer)) {
+            if self.parameters.contains_key(&projection.weight(config.family(), layer)) {
                 linear.packed = Packed::default();
             }
         }
@@ -59,6 +58,7 @@ impl Changes {
                 *tensor = if part.is_norm() { as_factor(other, family)? } else { other.clone() };
             }
         }
+        block.share_norm();
         Ok(())
     }
 }
@@ -73,10 +73,9 @@ impl Decoder {
     pub fn with_adapters(&self, adapters: &Adapters) -> Result<Self> {
         let config = self.config();
         for (&(layer, projection), adapter) in adapters {
-            let name = projection.weight(layer);
+            let name = projection.weight(config.family(), layer);
             let unfit = |message: String| Error::Unfit { name: name.clone(), message };
-            let widths = config.layers.get(layer);
-            if widths.is_none_or(|w| projection.is_attention() && !w.has_attention()) {
+            if !config.has(layer, projection) {
                 return Err(unfit("the model has no such projection to adapt".to_owned()));
             }
             let [outputs, inputs] = names::projection_shape(config, layer, projection);
@@ -97,12 +96,10 @@ impl Decoder {
         let mut placed = Masks::new();
         for (&(layer, projection), mask) in masks {
             let unfit = |message: String| {
-                let name = projection.weight(layer);
+                let name = projection.weight(config.family(), layer);
                 Error::Unfit { name, message }
             };
-            let widths = config.layers.get(layer);
-            let missing = widths.is_none_or(|w| projection.is_attention() && !w.has_attention());
-            if missing || !projection.prunes_columns() {
+            if !config.has(layer, projection) || !projection.prunes_columns() {
                 return Err(unfit("the model has no such projection that reads units".to_owned()));
             }
             let [_, inputs] = names::projection_shape(config, layer, projection);

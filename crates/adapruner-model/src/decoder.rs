@@ -1,11 +1,14 @@
 //! [`Decoder`]: a whole model, its weights held in memory or read block by
 //! block as they are needed.
 //!
-//! Axes: `B` sequences, `T` tokens, `H` hidden, `V` vocabulary.
+//! Axes: `B` sequences, `T` tokens, `H` hidden, `V` vocabulary, `P` positions.
 
 use std::sync::Arc;
 
-use adapruner_checkpoint::{Checkpoint, ModelConfig, names};
+use adapruner_checkpoint::{
+    Checkpoint, ModelConfig,
+    arch::{family::Positions, names::Part},
+};
 use adapruner_kernels::{Head, sublayer::Norm};
 use candle_core::{DType, Result as CandleResult, Tensor};
 use rayon::prelude::*;
@@ -30,7 +33,7 @@ pub enum Residency {
 
 #[derive(Clone)]
 enum Weights {
-    Resident { embedding: Tensor, blocks: Vec<Arc<Block>>, norm: Norm, head: Head },
+    Resident { embedding: Embedding, blocks: Vec<Arc<Block>>, norm: Norm, head: Head },
     Streamed(Box<Checkpoint>),
 }
 
@@ -42,6 +45,24 @@ pub struct Decoder {
     weights: Weights,
     /// What was changed of the weights; of resident ones, already in place.
     pub(crate) changes: Changes,
+}
+
+/// What tokens become.
+#[derive(Clone)]
+pub struct Embedding {
+    /// A vector for each token, `[V, H]`.
+    pub words: Tensor,
+    /// A vector for each position, `[P + offset, H]`, where the model has learned them.
+    pub positions: Option<Tensor>,
+}
+
+/// Where the tokens of sequences stand.
+#[derive(Debug, Clone, Copy)]
+pub enum Places<'a> {
+    /// One after the other, the first of each sequence here.
+    From(usize),
+    /// Each token of the only sequence somewhere.
+    Each(&'a [u32]),
 }
 
 /// Keys and values of the positions that were run, layer by layer.
@@ -117,12 +138,13 @@ impl Decoder {
                     (0..config.layers.len()).into_par_iter().map(block).collect();
                 // Of several damaged layers the first is told, whoever was faster.
                 let blocks = blocks.into_iter().collect::<Result<_>>()?;
-                let norm = load_norm(checkpoint, names::FINAL_NORM, placement)?;
-                let head = Head::from(&if config.tie_word_embeddings {
-                    embedding.clone()
+                let norm = load_norm(checkpoint, FINAL_NORM, placement)?;
+                let head = if config.tie_word_embeddings {
+                    embedding.words.clone()
                 } else {
-                    load_head(checkpoint, placement)?
-                });
+                    load_outer(checkpoint, Part::Head, placement)?
+                };
+                let head = Head::new(&head, config.logit_cap);
                 Weights::Resident { embedding, blocks, norm, head }
             }
         };
@@ -176,36 +198,50 @@ impl Decoder {
             for (layer, block) in blocks.iter_mut().enumerate() {
                 changes.apply(&self.config, layer, Arc::make_mut(block))?;
             }
-            let tied = self.config.tie_word_embeddings;
-            let head_name = if tied { names::EMBEDDING } else { names::HEAD };
-            if let Some(tensor) = changes.parameters.get(names::EMBEDDING) {
-                *embedding = tensor.clone();
+            let changed = |part| changes.parameters.get(&self.config.name(part));
+            if let Some(tensor) = changed(Part::Embedding) {
+                embedding.words = tensor.clone();
             }
-            if let Some(tensor) = changes.parameters.get(names::FINAL_NORM) {
+            if let Some(tensor) = changed(Part::Positions) {
+                embedding.positions = Some(tensor.clone());
+            }
+            if let Some(tensor) = changed(Part::FinalNorm) {
                 norm.weight = as_factor(tensor, self.config.family())?;
             }
-            if let Some(tensor) = changes.parameters.get(head_name) {
-                *head = Head::from(tensor);
+            if let Some(tensor) = changed(Part::FinalNormBias) {
+                norm.bias = Some(tensor.clone());
+            }
+            if let Some(tensor) = changed(head_part(&self.config)) {
+                *head = Head::new(tensor, self.config.logit_cap);
             }
         }
         let (config, placement) = (self.config.clone(), self.placement.clone());
         Ok(Self { config, placement, rotary: self.rotary.clone(), weights, changes })
     }
 
-    /// A tensor outside the blocks, of a streamed model.
-    fn streamed(&self, name: &str, load: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
-        self.changes.parameters.get(name).cloned().map_or_else(load, Ok)
+    /// A changed tensor outside the blocks, of a streamed model.
+    fn streamed(&self, part: Part) -> Option<Tensor> {
+        self.changes.parameters.get(&self.config.name(part)).cloned()
     }
 
-    /// The token embedding, `[V, H]`.
+    /// What tokens become.
     ///
     /// # Errors
     /// Weights that are damaged or not finite.
-    pub fn embedding(&self) -> Result<Tensor> {
+    pub fn embedding(&self) -> Result<Embedding> {
         match &self.weights {
             Weights::Resident { embedding, .. } => Ok(embedding.clone()),
             Weights::Streamed(checkpoint) => {
-                self.streamed(names::EMBEDDING, || load_embedding(checkpoint, &self.placement))
+                let changed = self.streamed(Part::Embedding);
+                let words = match changed {
+                    Some(words) => words,
+                    None => load_outer(checkpoint, Part::Embedding, &self.placement)?,
+                };
+                let positions = match self.streamed(Part::Positions) {
+                    Some(positions) => Some(positions),
+                    None => load_positions(checkpoint, &self.placement)?,
+                };
+                Ok(Embedding { words, positions })
             }
         }
     }
@@ -217,13 +253,16 @@ impl Decoder {
     pub fn final_norm(&self) -> Result<Norm> {
         match &self.weights {
             Weights::Resident { norm, .. } => Ok(norm.clone()),
-            Weights::Streamed(checkpoint) => match self.changes.parameters.get(names::FINAL_NORM) {
-                Some(tensor) => Ok(Norm {
-                    weight: as_factor(tensor, self.config.family())?,
-                    eps: self.config.rms_norm_eps,
-                }),
-                None => load_norm(checkpoint, names::FINAL_NORM, &self.placement),
-            },
+            Weights::Streamed(checkpoint) => {
+                let mut norm = load_norm(checkpoint, FINAL_NORM, &self.placement)?;
+                if let Some(weight) = self.streamed(Part::FinalNorm) {
+                    norm.weight = as_factor(&weight, self.config.family())?;
+                }
+                if let Some(bias) = self.streamed(Part::FinalNormBias) {
+                    norm.bias = Some(bias);
+                }
+                Ok(norm)
+            }
         }
     }
 
@@ -243,12 +282,15 @@ impl Decoder {
     pub fn head(&self) -> Result<Head> {
         let weight = match &self.weights {
             Weights::Resident { head, .. } => return Ok(head.clone()),
-            Weights::Streamed(_) if self.config.tie_word_embeddings => self.embedding(),
             Weights::Streamed(checkpoint) => {
-                self.streamed(names::HEAD, || load_head(checkpoint, &self.placement))
+                let part = head_part(&self.config);
+                match self.streamed(part) {
+                    Some(weight) => weight,
+                    None => load_outer(checkpoint, part, &self.placement)?,
+                }
             }
         };
-        Ok(Head::from(&weight?))
+        Ok(Head::new(&weight, self.config.logit_cap))
     }
 
     /// Cosines and sines of positions `start..start + tokens`.
@@ -256,9 +298,14 @@ impl Decoder {
     /// # Errors
     /// More positions than the model was made for.
     pub fn positions(&self, start: usize, tokens: usize) -> Result<Rotations> {
+        self.check_positions(start + tokens)?;
+        Ok(self.rotary.positions(start, tokens)?)
+    }
+
+    /// Refuses more positions than the model was made for.
+    fn check_positions(&self, found: usize) -> Result<()> {
         let (limit, made_for) = (self.config.longest(), self.config.max_position_embeddings);
-        if start + tokens > limit {
-            let found = start + tokens;
+        if found > limit {
             return Err(Error::Tokens(match limit == made_for {
                 true => format!("{found} positions, but the model was made for at most {limit}"),
                 false => format!(
@@ -267,7 +314,7 @@ impl Decoder {
                 ),
             }));
         }
-        Ok(self.rotary.positions(start, tokens)?)
+        Ok(())
     }
 
     /// Cosines and sines of the position of every row.
@@ -317,14 +364,40 @@ impl Decoder {
     /// u32 `[B, T]` → `[B, T, H]`.
     ///
     /// # Errors
-    /// No memory.
-    pub fn embed(&self, embedding: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    /// More positions than the model has, or no memory.
+    pub fn embed(&self, embedding: &Embedding, ids: &Tensor, places: Places<'_>) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
-        let rows = embedding.index_select(&ids.flatten_all()?, 0)?;
+        let rows = embedding.words.index_select(&ids.flatten_all()?, 0)?;
         let rows = rows.to_dtype(self.placement.activations())?;
         let scale = self.config.embedding_scale;
         let rows = if scale == 1.0 { rows } else { (rows * scale)? };
-        Ok(rows.reshape((b, t, self.config.hidden_size))?)
+        let rows = rows.reshape((b, t, self.config.hidden_size))?;
+        let Some(positions) = &embedding.positions else { return Ok(rows) };
+        let places = self.position_rows(places, t)?;
+        let positions = positions.index_select(&places, 0)?.to_dtype(rows.dtype())?;
+        Ok(rows.broadcast_add(&positions)?)
+    }
+
+    /// The rows of the learned positions of `tokens` tokens.
+    ///
+    /// # Shapes
+    /// u32 `[T]`.
+    pub(crate) fn position_rows(&self, places: Places<'_>, tokens: usize) -> Result<Tensor> {
+        let offset = match self.config.family().positions {
+            Positions::Rotary => 0,
+            Positions::Learned { offset, .. } => offset as u32,
+        };
+        let rows: Vec<u32> = match places {
+            Places::From(start) => {
+                self.check_positions(start + tokens)?;
+                (start as u32 + offset..(start + tokens) as u32 + offset).collect()
+            }
+            Places::Each(places) => {
+                self.check_positions(places.iter().max().map_or(0, |&last| last as usize + 1))?;
+                places.iter().map(|place| place + offset).collect()
+            }
+        };
+        Ok(Tensor::from_vec(rows, tokens, &self.placement.device)?)
     }
 
     /// The embedded tokens: what enters the first layer.
@@ -333,9 +406,9 @@ impl Decoder {
     /// u32 `[B, T]` → `[B, T, H]`.
     ///
     /// # Errors
-    /// Damaged weights, or no memory.
-    pub fn embedded(&self, ids: &Tensor) -> Result<Tensor> {
-        self.embed(&self.embedding()?, ids)
+    /// More positions than the model has, damaged weights, or no memory.
+    pub fn embedded(&self, ids: &Tensor, places: Places<'_>) -> Result<Tensor> {
+        self.embed(&self.embedding()?, ids, places)
     }
 
     /// Some layers, one after the other, on the residual stream that enters the
@@ -370,7 +443,7 @@ impl Decoder {
         let start = cache.as_ref().map_or(0, |c| c.tokens);
         let rotations = self.positions(start, t)?;
         let pass = Pass::of(&rotations);
-        let mut x = self.embed(&self.embedding()?, ids)?;
+        let mut x = self.embedded(ids, Places::From(start))?;
         for layer in 0..self.config.layers.len() {
             let slot = cache.as_deref_mut().map(|c| {
                 c.layers.resize_with(self.config.layers.len(), || None);
@@ -479,10 +552,25 @@ pub(crate) fn next_token_nll(hidden: &Tensor, ids: &Tensor, ending: &Ending) -> 
     Ok(nll.reshape((b, t - 1))?)
 }
 
-fn load_embedding(checkpoint: &Checkpoint, placement: &Placement) -> Result<Tensor> {
-    Ok(checkpoint.tensors.load(names::EMBEDDING, placement.dtype, &placement.device)?)
+/// The final norm's weight and bias.
+const FINAL_NORM: [Part; 2] = [Part::FinalNorm, Part::FinalNormBias];
+
+/// What the output projection is: the embedding where they are tied.
+pub(crate) fn head_part(config: &ModelConfig) -> Part {
+    if config.tie_word_embeddings { Part::Embedding } else { Part::Head }
 }
 
-fn load_head(checkpoint: &Checkpoint, placement: &Placement) -> Result<Tensor> {
-    Ok(checkpoint.tensors.load(names::HEAD, placement.dtype, &placement.device)?)
+fn load_outer(checkpoint: &Checkpoint, part: Part, placement: &Placement) -> Result<Tensor> {
+    let name = checkpoint.config.name(part);
+    Ok(checkpoint.tensors.load(&name, placement.dtype, &placement.device)?)
+}
+
+fn load_positions(checkpoint: &Checkpoint, placement: &Placement) -> Result<Option<Tensor>> {
+    let there = checkpoint.config.learned_positions().is_some();
+    there.then(|| load_outer(checkpoint, Part::Positions, placement)).transpose()
+}
+
+fn load_embedding(checkpoint: &Checkpoint, placement: &Placement) -> Result<Embedding> {
+    let words = load_outer(checkpoint, Part::Embedding, placement)?;
+    Ok(Embedding { words, positions: load_positions(checkpoint, placement)? })
 }

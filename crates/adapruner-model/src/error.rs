@@ -36,8 +36,8 @@ pub enum Error {
         message: String,
     },
     /// A training pass whose targets do not fit its sequences.
-    #[error("lesson: {0}")]
-    Lesson(String),
+    #[error("batch: {0}")]
+    Batch(String),
     /// A matching of hidden states that is not a number.
     #[error("the matching of hidden states is {0} (expected a finite number)")]
     Matching(f64),
@@ -66,7 +66,7 @@ impl Error {
             | Self::Tokens(_)
             | Self::NoGradient(_)
             | Self::Unfit { .. }
-            | Self::Lesson(_) => None,
+            | Self::Batch(_) => None,
         }
     }
 }

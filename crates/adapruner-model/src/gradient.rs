@@ -40,9 +40,9 @@ use candle_core::{Result as CandleResult, Tensor, Var};
 use crate::{
     backward::{Ran, gradient_of},
     block::{Pass, extra_token_values},
-    decoder::{Decoder, next_token_nll},
+    decoder::{Decoder, Places, next_token_nll},
     error::{Error, Result},
-    train::{Lesson, PassOptions, Term, full_gradients},
+    train::{Batch, PassOptions, Term, full_gradients},
     wide::in_f64,
 };
 
@@ -238,7 +238,7 @@ fn forward_states(
 ) -> Result<()> {
     let embedding = decoder.embedding()?;
     for batch in &mut *batches {
-        batch.states = vec![decoder.embed(&embedding, &batch.ids)?];
+        batch.states = vec![decoder.embed(&embedding, &batch.ids, Places::From(0))?];
     }
     drop(embedding);
     for layer in 0..kept.end - 1 {
@@ -395,9 +395,9 @@ pub fn parameter_gradients(
 ) -> Result<BTreeMap<String, Tensor>> {
     let weight = |sample: usize, _| (1.0 / (samples[sample].len() - 1) as f64) as f32;
     let terms = vec![Term::cross_entropy(samples, weight)];
-    let lesson = Lesson { sequences: samples, terms, hidden: None };
+    let batch = Batch { sequences: samples, terms, hidden: None };
     let options = PassOptions { checkpointing: true };
-    Ok(full_gradients(decoder, &lesson, &options)?.gradients)
+    Ok(full_gradients(decoder, &batch, &options)?.gradients)
 }
 
 #[cfg(test)]

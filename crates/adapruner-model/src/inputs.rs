@@ -19,7 +19,7 @@ use candle_core::{Result as CandleResult, Tensor};
 
 use crate::{
     block::{Pass, extra_token_values},
-    decoder::{Decoder, next_token_nll},
+    decoder::{Decoder, Places, next_token_nll},
     error::Result,
     gradient::{MicroBatch, PassCuts, micro_batches, sample_losses, take_newest},
 };
@@ -29,7 +29,7 @@ use crate::{
 pub struct ProjectionInput<'a> {
     /// Layer index.
     pub layer: usize,
-    /// Which of its projections: [`Projection::O`] or [`Projection::Down`].
+    /// Which of its projections: the output of a sublayer.
     pub projection: Projection,
     /// Input activations, `[S·T, in]`: `in` is `N·D` or `F`.
     pub input: &'a Tensor,
@@ -93,7 +93,7 @@ pub fn observe_inputs(
         let batches = &mut batches[group];
         let embedding = decoder.embedding()?;
         for batch in &mut *batches {
-            batch.states = vec![decoder.embed(&embedding, &batch.ids)?];
+            batch.states = vec![decoder.embed(&embedding, &batch.ids, Places::From(0))?];
         }
         drop(embedding);
         for layer in 0..layers {

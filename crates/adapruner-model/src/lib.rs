@@ -33,7 +33,7 @@ pub mod train;
 pub mod wide;
 
 pub use changes::{Adapters, Masks};
-pub use decoder::{Decoder, KvCache, Residency};
+pub use decoder::{Decoder, Embedding, KvCache, Places, Residency};
 pub use error::{Error, Result};
 pub use gradient::{
     GradientObserver, PassCuts, ProjectionGrad, observe_gradients, parameter_gradients,

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::{
     block::Pass,
-    decoder::Decoder,
+    decoder::{Decoder, Places},
     error::{Error, Result},
 };
 
@@ -70,15 +70,16 @@ impl Decoder {
             }
         }
         let ids = self.tokens(&[ids])?;
+        let mut x = self.embedded(&ids, Places::Each(&places))?;
         let rotations = self.positions_of(places)?;
         let pass = Pass::of(&rotations);
-        let mut x = self.embedded(&ids)?;
         for layer in 0..self.config().layers.len() {
             let block = self.block(layer)?;
-            if let Some(sublayer) = block.attention_in(&pass) {
-                x = attend_packed(&sublayer, &x, branches)?;
-            }
-            x = block.ffn_in(&pass).forward(&x)?;
+            let y = match block.attention_in(&pass) {
+                Some(sublayer) => attend_packed(&sublayer, &x, branches)?,
+                None => x.clone(),
+            };
+            x = block.feed_forward(&x, &y, &pass)?;
         }
         Ok(x.squeeze(0)?)
     }

@@ -16,7 +16,7 @@ use adapruner_checkpoint::{
     Checkpoint, Digest, ModelConfig, Result as SourceResult, TensorMeta, TensorSource,
     arch::{
         family::HeadNorm,
-        names::{Norm, Projection},
+        names::{Norm, Part, Projection, Sublayer, UnitAxis},
     },
 };
 use candle_core::{
@@ -176,6 +176,8 @@ impl Cut {
 struct Cuts {
     cuts: BTreeMap<String, Cut>,
     dropped: BTreeSet<String>,
+    /// Biases of the outputs of sublayers that are dropped.
+    cleared: BTreeSet<String>,
 }
 
 impl Cuts {
@@ -193,15 +195,19 @@ impl Cuts {
     }
 
     fn drop_attention(&mut self, config: &ModelConfig, layer: usize) {
-        let norms = Norm::ALL.into_iter().filter(|norm| norm.is_attention());
-        let norms = norms.filter_map(|norm| norm.weight(config.family(), layer));
-        self.dropped.extend(norms);
+        let family = config.family();
+        for norm in Norm::ALL.into_iter().filter(|norm| norm.is_attention()) {
+            self.dropped.extend(norm.weight(family, layer));
+            self.dropped.extend(norm.bias(family, layer));
+        }
         for projection in Projection::ALL.into_iter().filter(|p| p.is_attention()) {
-            self.dropped.insert(projection.weight(layer));
+            self.dropped.insert(projection.weight(family, layer));
             if config.has_bias(projection) {
-                self.dropped.insert(projection.bias(layer));
+                self.dropped.insert(projection.bias(family, layer));
             }
         }
+        // What the masked model clears.
+        self.cleared.insert(config.name(Part::Bias(layer, Sublayer::Attention.output())));
     }
 
     fn cut_layer(&mut self, config: &ModelConfig, layer: usize, kept: &LayerPlan) {
@@ -213,11 +219,12 @@ impl Cuts {
         let query = heads(&kept.query_heads);
         let key_value = heads(&kept.kv_heads);
         let ffn: Arc<[u32]> = kept.ffn.iter().map(|&j| j as u32).collect();
-        for projection in Projection::ALL {
-            let (kept, whole) = match projection {
-                Projection::Q | Projection::O => (&query, widths.query_heads * head_dim),
-                Projection::K | Projection::V => (&key_value, widths.kv_heads * head_dim),
-                Projection::Gate | Projection::Up | Projection::Down => (&ffn, widths.ffn),
+        let family = config.family();
+        for projection in config.projections(layer) {
+            let (kept, whole) = match projection.axis() {
+                UnitAxis::QueryHeads => (&query, widths.query_heads * head_dim),
+                UnitAxis::KvHeads => (&key_value, widths.kv_heads * head_dim),
+                UnitAxis::Channels => (&ffn, widths.ffn),
             };
             if kept.len() == whole {
                 continue;
@@ -226,15 +233,14 @@ impl Cuts {
             let cut = Cut { axis, kept: kept.clone(), mean: false };
             // The bias of a projection that loses inputs stays whole.
             if config.has_bias(projection) && axis == 0 {
-                self.cuts.insert(projection.bias(layer), cut.clone());
+                self.cuts.insert(projection.bias(family, layer), cut.clone());
             }
-            let normed =
-                |norm: &Norm| norm.normed(config.family()) == Some((projection, HeadNorm::All));
+            let normed = |norm: &Norm| norm.normed(family) == Some((projection, HeadNorm::All));
             let norm = Norm::ALL.into_iter().find(normed);
-            if let Some(name) = norm.and_then(|norm| norm.weight(config.family(), layer)) {
+            if let Some(name) = norm.and_then(|norm| norm.weight(family, layer)) {
                 self.cuts.insert(name, Cut { mean: true, ..cut.clone() });
             }
-            self.cuts.insert(projection.weight(layer), cut);
+            self.cuts.insert(projection.weight(family, layer), cut);
         }
     }
 }
@@ -306,8 +312,7 @@ impl TensorSource for MaskedSource {
         let whole = self.base.load(name, dtype, device)?;
         let Some(Cut { axis, kept, mean }) = self.cuts.cuts.get(name) else {
             // Of a dropped sublayer, only the output's bias is left to clear.
-            let is_bias = whole.rank() == 1 && name.ends_with(".bias");
-            let clear = is_bias && self.cuts.dropped.contains(name);
+            let clear = self.cuts.cleared.contains(name);
             return Ok(if clear { whole.zeros_like()? } else { whole });
         };
         let size = whole.dim(*axis)?;

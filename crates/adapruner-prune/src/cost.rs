@@ -6,14 +6,14 @@ use adapruner_checkpoint::{
     LayerWidths, ModelConfig,
     arch::{
         family::HeadNorm,
-        names::{Norm, Projection},
+        names::{Norm, Part, Projection, Sublayer, UnitAxis},
     },
 };
 
 /// Parameter counts of the parts of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Costs {
-    /// One feed-forward channel: gate row, up row, down column.
+    /// One feed-forward channel: its rows and its column.
     pub ffn_channel: u64,
     /// One query head: query rows, output columns.
     pub query_head: u64,
@@ -36,6 +36,7 @@ impl Costs {
             Norm::ALL.iter().filter(here).filter(|norm| norm.of(family).is_some()).map(
                 move |norm| {
                     match norm.normed(family) {
+                        None if Part::NormBias(0, *norm).name(family).is_some() => 2 * h,
                         None => h,
                         Some((_, HeadNorm::Each)) => d,
                         // Counted with the heads.
@@ -45,13 +46,18 @@ impl Costs {
             )
         };
         let of_head = if family.head_norm == Some(HeadNorm::All) { d } else { 0 };
-        let projection = |rows: u64, p| rows * (h + bias(p));
+        // Vectors of all maps that are cut along an axis; rows with their biases.
+        let vectors = |count: u64, axis: UnitAxis| {
+            let on = |p: &Projection| p.axis() == axis && family.has(*p);
+            let size = |p: Projection| if p.prunes_columns() { h } else { h + bias(p) };
+            Projection::ALL.into_iter().filter(on).map(|p| count * size(p)).sum::<u64>()
+        };
         Self {
-            ffn_channel: projection(1, Projection::Gate) + projection(1, Projection::Up) + h,
-            query_head: projection(d, Projection::Q) + d * h + of_head,
-            kv_head: projection(d, Projection::K) + projection(d, Projection::V) + of_head,
-            attention: norms(true).sum::<u64>() + bias(Projection::O) * h,
-            layer: norms(false).sum::<u64>() + bias(Projection::Down) * h,
+            ffn_channel: vectors(1, UnitAxis::Channels),
+            query_head: vectors(d, UnitAxis::QueryHeads) + of_head,
+            kv_head: vectors(d, UnitAxis::KvHeads) + of_head,
+            attention: norms(true).sum::<u64>() + bias(Sublayer::Attention.output()) * h,
+            layer: norms(false).sum::<u64>() + bias(Sublayer::FeedForward.output()) * h,
         }
     }
 
@@ -93,7 +99,11 @@ mod tests {
                 biases.iter().for_each(|&projection| config.add_bias(projection));
                 let costs = Costs::new(&config);
                 let layers: u64 = config.layers.iter().map(|w| costs.layer(w)).sum();
-                let ends = 10 + 170 * if tie_word_embeddings { 1 } else { 2 };
+                let outer = [Part::FinalNorm, Part::FinalNormBias]
+                    .map(|part| u64::from(part.name(config.family()).is_some()) * 10);
+                let positions = config.learned_positions().map_or(0, |rows| 10 * rows as u64);
+                let words = 170 * if tie_word_embeddings { 1 } else { 2 };
+                let ends = outer.iter().sum::<u64>() + positions + words;
                 assert_eq!(layers + ends, config.parameters(), "{architecture:?}, {biases:?}");
             }
         }

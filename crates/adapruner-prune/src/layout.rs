@@ -1,28 +1,33 @@
 //! Where the numbers of each structural vector stand in flat arrays.
 //!
-//! A vector is a row of `q`, `k`, `v`, `gate` or `up` or a column of `o` or
-//! `down`: the part of a weight that is kept or removed as a whole. A flat array
+//! A vector is a row or column of a projection: the part of a weight that is kept or removed as a
+//! whole, a column where the projection reads what units give, else a row. A flat array
 //! holds one number per vector: layers in order, within a layer the projections
 //! in the order of [`Projection::ALL`], within a projection its vectors by
-//! index. A layer without attention has none for q, k, v and o.
+//! index. A layer without attention has none for that's projections, a feed-forward without a
+//! gate none for the gate.
 //!
 //! Arrays of what the columns read have the columns' numbers alone, in the same order.
 //!
 //! Axes: `N` query heads, `K` key-value heads, `D` head width, `F` feed-forward
-//! width, `U = Σ over layers (2·N·D + 2·K·D + 3·F)` vectors, `C = Σ over layers
-//! (N·D + F)` of them columns.
+//! width, `U` vectors (`Σ over layers (2·N·D + 2·K·D + 3·F)` with gates, `2·F` without), `C = Σ
+//! over layers (N·D + F)` of them columns.
 
 use std::ops::Range;
 
-use adapruner_checkpoint::{LayerWidths, names::Projection};
+use adapruner_checkpoint::{
+    LayerWidths,
+    arch::{family::FeedForwardKind, names::UnitAxis},
+    names::Projection,
+};
 
 /// Number of vectors of `projection`, its length along the pruned axis.
 /// `None` where that overflows.
 fn vectors(widths: &LayerWidths, head_dim: usize, projection: Projection) -> Option<usize> {
-    match projection {
-        Projection::Q | Projection::O => widths.query_heads.checked_mul(head_dim),
-        Projection::K | Projection::V => widths.kv_heads.checked_mul(head_dim),
-        Projection::Gate | Projection::Up | Projection::Down => Some(widths.ffn),
+    match projection.axis() {
+        UnitAxis::QueryHeads => widths.query_heads.checked_mul(head_dim),
+        UnitAxis::KvHeads => widths.kv_heads.checked_mul(head_dim),
+        UnitAxis::Channels => Some(widths.ffn),
     }
 }
 
@@ -34,12 +39,13 @@ pub struct VectorLayout {
 }
 
 impl VectorLayout {
-    /// The layout for layers of these widths; `None` where the sizes overflow.
-    pub fn new(layers: &[LayerWidths], head_dim: usize) -> Option<Self> {
-        Self::of(layers, head_dim, |_| true)
+    /// The layout for layers of these widths and feed-forwards of a kind; `None` where the sizes
+    /// overflow.
+    pub fn new(layers: &[LayerWidths], head_dim: usize, kind: FeedForwardKind) -> Option<Self> {
+        Self::of(layers, head_dim, |projection| kind.has(projection))
     }
 
-    /// The layout of the columns alone: those of `o` and `down`, what these read; `None`
+    /// The layout of the columns alone, what the sublayers' outputs read; `None`
     /// where the sizes overflow.
     pub fn columns(layers: &[LayerWidths], head_dim: usize) -> Option<Self> {
         Self::of(layers, head_dim, Projection::prunes_columns)
@@ -98,8 +104,11 @@ mod tests {
             LayerWidths { query_heads: 6, kv_heads: 2, ffn: 7 },
             LayerWidths { query_heads: 0, kv_heads: 0, ffn: 5 },
         ];
-        let layout = VectorLayout::new(&layers, 4).unwrap();
+        let layout = VectorLayout::new(&layers, 4, FeedForwardKind::Gated).unwrap();
         assert_eq!((layout.len(), layout.layers()), (2 * 24 + 2 * 8 + 3 * 7 + 3 * 5, 2));
+        let plain = VectorLayout::new(&layers, 4, FeedForwardKind::Plain).unwrap();
+        assert_eq!(plain.len(), 2 * 24 + 2 * 8 + 2 * 7 + 2 * 5);
+        assert!(plain.range(1, Projection::Gate).is_empty());
         let mut at = 0;
         for layer in 0..2 {
             for projection in Projection::ALL {
@@ -132,6 +141,6 @@ mod tests {
     #[test]
     fn absurd_widths_are_refused() {
         let widths = LayerWidths { query_heads: usize::MAX, kv_heads: 1, ffn: 1 };
-        assert_eq!(VectorLayout::new(&[widths], 2), None);
+        assert_eq!(VectorLayout::new(&[widths], 2, FeedForwardKind::Plain), None);
     }
 }

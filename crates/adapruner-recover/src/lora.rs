@@ -26,9 +26,13 @@ pub struct Target(pub Projection);
 impl Target {
     /// PEFT's name of the module.
     pub fn name(self) -> &'static str {
-        let module = self.0.module();
-        module.rsplit_once('.').map_or(module, |(_, name)| name)
+        short(self.0.module())
     }
+}
+
+/// The last part of a module's name.
+pub(crate) fn short(module: &str) -> &str {
+    module.rsplit_once('.').map_or(module, |(_, name)| name)
 }
 
 impl serde::Serialize for Target {
@@ -166,10 +170,8 @@ impl Adapter {
 
 /// The projections that a model has.
 pub fn projections(config: &ModelConfig) -> impl Iterator<Item = (usize, Projection)> + '_ {
-    config.layers.iter().enumerate().flat_map(|(layer, widths)| {
-        let has = move |p: &Projection| widths.has_attention() || !p.is_attention();
-        Projection::ALL.into_iter().filter(has).map(move |p| (layer, p))
-    })
+    let layers = 0..config.layers.len();
+    layers.flat_map(|layer| config.projections(layer).map(move |p| (layer, p)))
 }
 
 fn uniform(generator: &mut impl Rng, count: usize, bound: f64) -> Vec<f32> {

@@ -1,4 +1,4 @@
-//! What a training takes in memory, foreseen.
+//! What a training takes in memory, estimated.
 //!
 //! An estimate from above: numbers are f32, every block's activations are
 //! counted as kept until they are read in the backward pass.
@@ -16,7 +16,7 @@ use crate::{
 
 /// Bytes of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Foreseen {
+pub struct MemoryEstimate {
     /// The model's weights and their packed forms.
     pub weights: u64,
     /// What is learned: numbers, moments, gradients and the model's copy.
@@ -37,7 +37,7 @@ fn states(config: &ModelConfig) -> u64 {
 /// of the gradients, those of a part, the model's copy.
 const HELD: u64 = 6;
 
-impl Foreseen {
+impl MemoryEstimate {
     /// What training a model takes, with `weight_bytes` for each of its
     /// parameters (packed forms included) and `learned` numbers that are learned,
     /// with a teacher that runs along or without.

@@ -36,7 +36,7 @@ pub fn merge(checkpoint: &Checkpoint, adapter: &Adapter) -> Result<Checkpoint> {
     let mut factors = BTreeMap::new();
     let mut parts = vec![("base".to_owned(), checkpoint.digest()?.as_bytes().to_vec())];
     for (&(layer, projection), update) in &adapter.updates {
-        let name = projection.weight(layer);
+        let name = projection.weight(checkpoint.config.family(), layer);
         let [out, inputs] = fitting(checkpoint, layer, projection, update)?;
         let scale = adapter.scale(update);
         let numbers = update.a.iter().chain(&update.b).flat_map(|v| v.to_le_bytes());
@@ -59,10 +59,8 @@ fn fitting(
     update: &Update,
 ) -> Result<[usize; 2]> {
     let config = &checkpoint.config;
-    let name = projection.weight(layer);
-    let has =
-        config.layers.get(layer).is_some_and(|w| w.has_attention() || !projection.is_attention());
-    if !has {
+    let name = projection.weight(config.family(), layer);
+    if !config.has(layer, projection) {
         return Err(Error::tensor(&checkpoint.origin, name, "not in the model"));
     }
     let [out, inputs] = names::projection_shape(config, layer, projection);

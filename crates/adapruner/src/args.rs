@@ -11,7 +11,7 @@ use adapruner::{
         TextSettings,
     },
 };
-use adapruner_checkpoint::{atomic::Files, gguf::TensorKind, hf::StoreType};
+use adapruner_checkpoint::{atomic::Files, gguf::GgufType, hf::StoreType};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice};
 use adapruner_prune::{
@@ -22,8 +22,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    combine::combine,
     failure::advised,
-    typed::{Named, Real},
+    typed::{Named, Proportion, Real},
 };
 
 /// Where models run.
@@ -38,7 +39,7 @@ pub struct RunArgs {
     /// on the CPU and bf16 elsewhere [default: auto]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Named<DTypeChoice>>,
-    /// How exactly products are made, in PyTorch's words: highest (f32; where the
+    /// Precision of matrix multiplication, in PyTorch's words: highest (f32; where the
     /// processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
     /// bf16) or high (16-bit integers with a scale for each row: closer than TF32,
     /// faster on processors with VNNI) [default: highest]
@@ -48,6 +49,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 }
+
+combine!(RunArgs { device, dtype, matmul_precision, threads });
 
 impl RunArgs {
     /// What was given, as arguments.
@@ -118,6 +121,8 @@ pub struct EvalArgs {
     pub batch_tokens: Option<usize>,
 }
 
+combine!(EvalArgs { text, window, limit, field, data_dir, batch_tokens });
+
 /// The literature's window length, in tokens.
 const WINDOW: usize = 128;
 
@@ -182,6 +187,16 @@ pub struct CalibrationArgs {
     #[arg(skip)]
     pub memory: Option<Real>,
 }
+
+combine!(CalibrationArgs {
+    calibration,
+    samples,
+    sample_tokens,
+    seed,
+    calibration_field,
+    stats,
+    memory,
+});
 
 /// GiB as bytes.
 ///
@@ -271,6 +286,8 @@ pub struct ImportanceArgs {
     pub grouping: Option<Named<Reduction>>,
 }
 
+combine!(ImportanceArgs { importance, grouping });
+
 impl ImportanceArgs {
     /// Fills in the defaults.
     pub fn resolve(&self) -> ScoreSettings {
@@ -307,10 +324,9 @@ impl fmt::Display for Ends {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Plan")]
 pub struct PlanArgs {
-    /// Share of all parameters to remove, embedding included: 0.2 removes a
-    /// fifth
-    #[arg(long, value_name = "RATIO")]
-    pub ratio: Option<Real>,
+    /// Share of all parameters to remove, embedding included: 0.2, or 20%, removes a fifth
+    #[arg(long, value_name = "RATIO", allow_negative_numbers = true)]
+    pub ratio: Option<Proportion>,
     /// per-layer (widths differ between layers) or uniform (an ordinary model of its architecture)
     /// [default: per-layer]
     #[arg(long, value_name = "LAYOUT")]
@@ -351,6 +367,18 @@ pub struct PlanArgs {
     )]
     pub sensitivity: Option<Real>,
 }
+
+combine!(PlanArgs {
+    ratio,
+    layout,
+    protect,
+    attention_share,
+    multiple_of,
+    kv_mode,
+    drop_attention,
+    allocation,
+    sensitivity,
+});
 
 /// A share of what is removed, or none.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -402,7 +430,7 @@ impl PlanArgs {
 
     /// Fills in the defaults.
     pub fn resolve(&self) -> Result<PlanOptions> {
-        let Some(Real(ratio)) = self.ratio else {
+        let Some(Proportion(ratio)) = self.ratio else {
             return Err(advised(
                 "ratio: missing",
                 "say what share of all parameters to remove: --ratio 0.2",
@@ -473,6 +501,14 @@ pub struct CompensationArgs {
     pub compensate_ridge: Option<Ridge>,
 }
 
+combine!(CompensationArgs {
+    compensate,
+    compensate_text,
+    compensate_samples,
+    compensate_tokens,
+    compensate_ridge,
+});
+
 /// Samples and the tokens of each: many times the features of a fit, or what is
 /// fitted is noise. 5 tokens for a feature did slight harm, 18 helped
 /// (docs/MEASUREMENTS.md).
@@ -535,14 +571,17 @@ pub struct OutputArgs {
     /// they are quantised), f32, f16 or bf16 [default: keep]
     #[arg(long, value_name = "TYPE")]
     pub save_dtype: Option<Named<StoreType>>,
-    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1 or
-    /// a K-quant [default: the model's float type, f16 where it is quantised]
+    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a K-quant for all
+    /// of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l, …) [default: the
+    /// model's float type, f16 where it is quantised]
     #[arg(long, value_name = "TYPE")]
-    pub gguf_type: Option<Named<TensorKind>>,
+    pub gguf_type: Option<Named<GgufType>>,
     /// Replace an earlier output of this program
     #[arg(long)]
     pub force: Option<bool>,
 }
+
+combine!(OutputArgs { out, format, save_dtype, gguf_type, force });
 
 impl OutputArgs {
     /// What is written.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use adapruner_checkpoint::input;
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use adapruner::search::GivenSpace;
 
@@ -72,28 +72,10 @@ impl ConfigFile {
     }
 }
 
-/// What was typed, and from the file what was not.
-///
-/// # Errors
-/// Values that do not survive the way through JSON (none that the command line
-/// can hold).
-pub fn overlay<T: Serialize + DeserializeOwned>(typed: &T, file: &T) -> Result<T> {
-    let mut merged = serde_json::to_value(file)?;
-    if let (Some(merged), serde_json::Value::Object(typed)) =
-        (merged.as_object_mut(), serde_json::to_value(typed)?)
-    {
-        for (key, value) in typed {
-            if !value.is_null() || !merged.contains_key(&key) {
-                merged.insert(key, value);
-            }
-        }
-    }
-    Ok(serde_json::from_value(merged)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::combine::Combine;
 
     fn parse(text: &str) -> Result<ConfigFile, toml::de::Error> {
         toml::from_str(text)
@@ -103,7 +85,7 @@ mod tests {
     fn the_command_line_wins_over_the_file() {
         let file = parse("[run]\ndtype = \"bf16\"\nthreads = 3\n").unwrap();
         let typed = RunArgs { threads: Some(1), ..RunArgs::default() };
-        let merged = overlay(&typed, &file.run).unwrap();
+        let merged = typed.over(&file.run);
         assert_eq!(merged.threads, Some(1));
         assert_eq!(merged.dtype.map(|d| d.0.to_string()).as_deref(), Some("bf16"));
     }
@@ -111,10 +93,10 @@ mod tests {
     #[test]
     fn switches_of_the_file_stay_on_unless_typed_off() {
         let file = parse("[output]\nforce = true\n").unwrap();
-        let merged = overlay(&OutputArgs::default(), &file.output).unwrap();
+        let merged = OutputArgs::default().over(&file.output);
         assert_eq!(merged.force, Some(true));
         let typed = OutputArgs { force: Some(false), ..OutputArgs::default() };
-        assert_eq!(overlay(&typed, &file.output).unwrap().force, Some(false));
+        assert_eq!(typed.over(&file.output).force, Some(false));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The command line.
 //!
 //! Results go to stdout, progress and messages to stderr. Exit codes: 0 done,
-//! 1 something the user can mend, 2 wrong usage, 130 interrupted.
+//! 1 an error that the user can fix, 2 wrong usage, 130 interrupted.
 
 mod args;
+mod bars;
+mod combine;
 mod commands;
 mod config_file;
 mod failure;
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     }));
     keep_to_one_pool();
     let cli = commands::Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    terminal::init_messages(cli.verbose);
+    terminal::init_messages(cli.verbose, cli.quiet);
     interrupt::install();
     interrupt::follow_parent();
     match workers::hold_stage().and_then(|_held| commands::run(&cli)) {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::{CalibrationArgs, EvalArgs},
+    combine::combine,
     failure::advised,
     typed::{Named, Real},
 };
@@ -80,6 +81,24 @@ pub struct MaskArgs {
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub masks_state: Option<PathBuf>,
 }
+
+combine!(MaskArgs {
+    learn_masks,
+    learn_units,
+    mask_budget,
+    mask_loss,
+    mask_text,
+    mask_samples,
+    mask_tokens,
+    mask_held_out,
+    mask_batch,
+    mask_rate,
+    mask_rate_end,
+    mask_spread,
+    mask_every,
+    mask_patience,
+    masks_state,
+});
 
 /// Samples and their tokens.
 pub const SAMPLES: (usize, usize) = (512, 128);

@@ -56,8 +56,8 @@ pub struct LearnedRecord {
     pub options: MaskOptions,
     /// What it came to.
     pub outcome: MaskOutcome,
-    /// The memory that was foreseen.
-    pub memory_foreseen: MaskFootprint,
+    /// The estimate of its memory.
+    pub memory_estimate: MaskFootprint,
 }
 
 impl LearnedRecord {
@@ -231,7 +231,7 @@ pub fn learn(
         held_out: TokensRecord::of(&samples.held_out),
         options: options.clone(),
         outcome,
-        memory_foreseen: footprint,
+        memory_estimate: footprint,
     };
     Ok(Some((plan, record)))
 }

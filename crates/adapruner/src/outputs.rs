@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
+pub use adapruner_checkpoint::gguf::Planned;
 use adapruner_checkpoint::{
     Checkpoint, Error, ModelConfig,
     atomic::StagedDir,
-    gguf::{self, TensorKind},
+    gguf::{self, GgufType},
     hf::{self, StoreType},
     sealed,
 };
@@ -48,13 +49,13 @@ pub struct OutputSettings {
     pub save_dtype: StoreType,
     /// Type of the GGUF weights; `None` keeps the model's float type.
     #[serde(serialize_with = "optional_name")]
-    pub gguf_type: Option<TensorKind>,
+    pub gguf_type: Option<GgufType>,
     /// Whether an earlier output may be replaced.
     pub force: bool,
 }
 
 fn optional_name<S: serde::Serializer>(
-    kind: &Option<TensorKind>,
+    kind: &Option<GgufType>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     match kind {
@@ -63,16 +64,16 @@ fn optional_name<S: serde::Serializer>(
     }
 }
 
-/// Refuses formats that cannot hold a model like `config`, before any work is done for it;
-/// with `per_layer` one whose layers are about to get widths of their own.
+/// Refuses formats that cannot hold a model like `config`, as it is and as it is planned to be,
+/// before any work is done for it.
 ///
 /// # Errors
 /// What cannot be held, with what can be done instead.
-pub fn check_fits(settings: &OutputSettings, config: &ModelConfig, per_layer: bool) -> Result<()> {
+pub fn check_fits(settings: &OutputSettings, config: &ModelConfig, planned: Planned) -> Result<()> {
     for format in &settings.formats {
         match format {
             Format::Hf => {}
-            Format::Gguf => gguf::check_fits(config, per_layer)?,
+            Format::Gguf => gguf::check_fits(config, planned)?,
         }
     }
     Ok(())

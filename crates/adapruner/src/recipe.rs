@@ -21,9 +21,10 @@ use crate::{
         CalibrationArgs, CompensationArgs, Ends, EvalArgs, IMPORTANCE, ImportanceArgs, PlanArgs,
         Share,
     },
+    combine::combine,
     failure::advised,
     mask_args::{MaskArgs, SAMPLES},
-    typed::{Named, Real},
+    typed::{Named, Proportion},
 };
 
 /// Which recipe it is.
@@ -37,6 +38,8 @@ pub struct RecipeArgs {
     #[arg(long)]
     pub fast: Option<bool>,
 }
+
+combine!(RecipeArgs { fast });
 
 impl RecipeArgs {
     /// Fills in the default.
@@ -225,7 +228,7 @@ impl Given {
         }
         let layers = config.layers.len();
         let dropped = drop_attention.as_deref().unwrap_or_default();
-        let Real(ratio) = (*ratio)?;
+        let Proportion(ratio) = (*ratio)?;
         let (mut first, mut last) = (layers.div_ceil(8), layers.div_ceil(16));
         loop {
             let between = first..layers.saturating_sub(last);

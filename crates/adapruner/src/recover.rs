@@ -10,10 +10,10 @@ use adapruner_recover::{
     data::{DataOptions, Dataset, records},
     distill::{self, Teacher, TeacherCache},
     lora::{Adapter, LoraOptions},
-    memory::Foreseen,
+    memory::MemoryEstimate,
     merge,
     train::{
-        self, Training, Watch, log::Entry, options::Record, options::TrainOptions, trainee::Trainee,
+        self, Training, Watch, log::Entry, options::Record, options::TrainOptions, trainer::Trainer,
     },
 };
 use anyhow::Result;
@@ -111,8 +111,8 @@ pub struct Recovered {
     pub model: Checkpoint,
     /// For the manifest.
     pub record: RecoveryRecord,
-    /// The memory that was foreseen.
-    pub foreseen: Foreseen,
+    /// The estimate of its memory.
+    pub memory: MemoryEstimate,
 }
 
 /// The training data of a model.
@@ -236,8 +236,9 @@ pub fn train(
     let packed = placement.packed_bytes();
     let bytes = (placement.dtype.size_in_bytes() + packed.forward + packed.back) as u64;
     let config = along.map(|source| &source.config);
-    let foreseen = Foreseen::new(&checkpoint.config, bytes, learned, data, &settings.train, config);
-    foreseen.check(settings.memory.unwrap_or_else(memory::available))?;
+    let estimate =
+        MemoryEstimate::new(&checkpoint.config, bytes, learned, data, &settings.train, config);
+    estimate.check(settings.memory.unwrap_or_else(memory::available))?;
     let teacher = teacher.map(ModelRecord::of).transpose()?;
     let mut cache = None;
     if let Some(source) = source {
@@ -253,12 +254,12 @@ pub fn train(
         None => None,
     };
     let base = Decoder::load(checkpoint, placement, Residency::Resident)?;
-    let mut trainee = match adapter {
-        Some(adapter) => Trainee::lora(&base, adapter),
-        None => Trainee::full(&base, checkpoint)?,
+    let mut trainer = match adapter {
+        Some(adapter) => Trainer::lora(&base, adapter),
+        None => Trainer::full(&base, checkpoint)?,
     };
     let mut training = Training {
-        trainee: &mut trainee,
+        trainer: &mut trainer,
         data,
         options: &settings.train,
         record,
@@ -268,15 +269,15 @@ pub fn train(
         folder: work.0.folder(),
     };
     let outcome = training.run(stop, &mut Told(progress))?;
-    let adapter = trainee.adapter();
+    let adapter = trainer.adapter();
     let model = match &adapter {
         Some(adapter) => merge::merge(checkpoint, adapter)?,
-        None => checkpoint.with_tensors(trainee.tensors()?)?,
+        None => checkpoint.with_tensors(trainer.tensors()?)?,
     };
     let counts = data.counts.clone();
     let data = DataRecord { name: data.name.clone(), digest: data.digest, counts };
     let record = RecoveryRecord { data, teacher, learned_parameters: learned, outcome };
-    Ok(Some(Recovered { adapter, model, record, foreseen }))
+    Ok(Some(Recovered { adapter, model, record, memory: estimate }))
 }
 
 /// The teacher's probabilities, computed unless they are in the work folder.

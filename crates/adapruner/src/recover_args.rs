@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::EvalArgs,
+    combine::combine,
     failure::advised,
     typed::{Named, Real},
 };
@@ -180,6 +181,48 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "GIB")]
     pub memory: Option<Real>,
 }
+
+combine!(RecoverArgs {
+    data,
+    field,
+    data_dir,
+    test,
+    allow_overlap,
+    cutoff,
+    train_on_prompt,
+    validation,
+    method,
+    rank,
+    alpha,
+    dropout,
+    targets,
+    rslora,
+    batch_size,
+    batch_tokens,
+    micro_tokens,
+    learning_rate,
+    schedule,
+    warmup,
+    weight_decay,
+    max_norm,
+    epochs,
+    max_steps,
+    max_minutes,
+    checkpointing,
+    validate_every,
+    patience,
+    save_every,
+    save_minutes,
+    seed,
+    teacher,
+    temperature,
+    mix,
+    top_logits,
+    match_hidden,
+    work,
+    keep_work,
+    memory,
+});
 
 /// LLM-Pruner's cutoff, in tokens.
 const CUTOFF: usize = 256;

@@ -16,7 +16,7 @@ pub struct Room {
     pub tokens: usize,
 }
 
-/// How many samples of `tokens` tokens a text gives, `most` at the most. Samples are no longer
+/// How many samples of `tokens` tokens a text gives, `most` at most. Samples are no longer
 /// than the model's context; rows of token ids are samples as they are.
 ///
 /// # Errors

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::{CalibrationArgs, EvalArgs, PlanArgs, RunArgs, memory_bytes},
-    config_file::{ConfigFile, overlay},
+    combine::Combine,
+    combine::combine,
+    config_file::ConfigFile,
     typed::{Named, Real},
 };
 
@@ -80,6 +82,23 @@ pub struct SearchArgs {
     pub allow_overlap: Option<bool>,
 }
 
+combine!(SearchArgs {
+    study,
+    storage,
+    space,
+    trials,
+    max_minutes,
+    patience,
+    early_stop,
+    chunk,
+    test,
+    test_windows,
+    workers,
+    memory,
+    anew,
+    allow_overlap,
+});
+
 /// The paper's number of trials.
 const TRIALS: u64 = 150;
 /// Samples of the pool.
@@ -127,9 +146,9 @@ impl SearchGroups {
     /// # Errors
     /// None that the command line can hold.
     pub fn files(&self, files: Files, file: &ConfigFile) -> Result<Files> {
-        let search = overlay(&self.search, &file.search)?;
-        let files = overlay(&self.calibration, &file.calibration)?.files(files);
-        let files = overlay(&self.eval, &file.eval)?.files(files);
+        let search = self.search.over(&file.search);
+        let files = self.calibration.over(&file.calibration).files(files);
+        let files = self.eval.over(&file.eval).files(files);
         let tests = search.test.iter().flatten();
         let files = tests.fold(files, |files, test| files.read("--test", test));
         let study = search.study.iter();
@@ -142,10 +161,10 @@ impl SearchGroups {
     /// # Errors
     /// What is missing, or out of range.
     pub fn resolve(&self, file: &ConfigFile) -> Result<Resolved> {
-        let search = overlay(&self.search, &file.search)?;
-        let calibration = overlay(&self.calibration, &file.calibration)?;
-        let eval = overlay(&self.eval, &file.eval)?;
-        let plan = overlay(&self.plan, &file.plan)?;
+        let search = self.search.over(&file.search);
+        let calibration = self.calibration.over(&file.calibration);
+        let eval = self.eval.over(&file.eval);
+        let plan = self.plan.over(&file.plan);
         if plan.sensitivity.is_some() {
             return Err(advised(
                 "sensitivity: a search spreads the cut over the layers by its own dimensions",
@@ -161,7 +180,7 @@ impl SearchGroups {
                 "{option}: a number above 0 expected, {number} found"
             );
         }
-        let mut run = overlay(&self.run, &file.run)?;
+        let mut run = self.run.over(&file.run);
         if workers > 1 && run.threads.is_none() {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             run.threads = Some((cores / workers).max(1));
@@ -243,9 +262,9 @@ pub fn space_alone(
     file: &ConfigFile,
     (varied, seed): (Varied, Option<u64>),
 ) -> Result<SearchSpace> {
-    let search = overlay(&groups.search, &file.search)?;
-    let calibration = overlay(&groups.calibration, &file.calibration)?;
-    let plan = overlay(&groups.plan, &file.plan)?;
+    let search = groups.search.over(&file.search);
+    let calibration = groups.calibration.over(&file.calibration);
+    let plan = groups.plan.over(&file.plan);
     let at = SpaceFor {
         layers: checkpoint.config.layers.len(),
         pool: calibration.samples.unwrap_or(POOL),

@@ -20,7 +20,7 @@ pub struct RunSettings {
     /// Type of the weights while a model runs.
     #[serde(serialize_with = "display")]
     pub dtype: DTypeChoice,
-    /// How exactly f32 products are made.
+    /// Precision of f32 matrix multiplication.
     #[serde(serialize_with = "display")]
     pub matmul_precision: MatmulPrecision,
     /// Threads; `None` for one a core.

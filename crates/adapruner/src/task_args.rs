@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::args::EvalArgs;
+use crate::{args::EvalArgs, combine::combine};
 
 /// Tasks to ask.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -40,6 +40,8 @@ pub struct TaskArgs {
     #[arg(long)]
     pub force: Option<bool>,
 }
+
+combine!(TaskArgs { tasks, task_file, sample, seed, log_samples, force });
 
 /// Seed where none is given.
 const SEED: u64 = 42;

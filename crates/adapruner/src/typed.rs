@@ -59,15 +59,73 @@ impl Serialize for Real {
 
 impl<'de> Deserialize<'de> for Real {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Stored {
-            Number(f64),
-            Text(String),
+        stored(deserializer, Self)
+    }
+}
+
+/// A number as a file has it: a number, or text as it would be typed.
+fn stored<'de, T, D>(deserializer: D, number: impl FnOnce(f64) -> T) -> Result<T, D::Error>
+where
+    T: FromStr<Err: fmt::Display>,
+    D: Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Number(f64),
+        Text(String),
+    }
+    match Stored::deserialize(deserializer)? {
+        Stored::Number(found) => Ok(number(found)),
+        Stored::Text(text) => text.parse().map_err(D::Error::custom),
+    }
+}
+
+/// A share, as a number (`0.2`) or in percent (`20%`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Proportion(pub f64);
+
+impl FromStr for Proportion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, whole) = match text.trim().strip_suffix('%') {
+            Some(percent) => (percent.trim_end(), 100.0),
+            None => (text, 1.0),
+        };
+        let number: f64 = number
+            .parse()
+            .map_err(|_| format!("expected a share such as 0.2 or 20%, found {text:?}"))?;
+        Ok(Self(number / whole))
+    }
+}
+
+impl Serialize for Proportion {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Real(self.0).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Proportion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        stored(deserializer, Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_numbers_or_percent() {
+        for (text, share) in [("0.2", 0.2), ("20%", 0.2), ("12.5 %", 0.125), ("-0.2", -0.2)] {
+            assert_eq!(text.parse(), Ok(Proportion(share)), "{text}");
         }
-        match Stored::deserialize(deserializer)? {
-            Stored::Number(number) => Ok(Self(number)),
-            Stored::Text(text) => text.parse().map_err(D::Error::custom),
+        for text in ["a fifth", "%", "20%%", ""] {
+            assert!(text.parse::<Proportion>().is_err(), "{text}");
         }
+        let table: std::collections::BTreeMap<String, Proportion> =
+            toml::from_str("a = 0.5\nb = \"50%\"").unwrap();
+        assert_eq!(table["a"], table["b"]);
     }
 }

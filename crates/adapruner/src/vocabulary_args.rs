@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::{CalibrationArgs, EvalArgs},
+    combine::combine,
     failure::advised,
-    typed::{Named, Real},
+    typed::{Named, Proportion},
 };
 
 /// Which tokens stay.
@@ -41,8 +42,10 @@ pub struct VocabularyArgs {
     /// What "auto" allows: the share of tokens that held-out text may take more than in the
     /// whole vocabulary [default: 0.005]
     #[arg(long, value_name = "SHARE")]
-    pub vocab_tolerance: Option<Real>,
+    pub vocab_tolerance: Option<Proportion>,
 }
+
+combine!(VocabularyArgs { vocab, vocab_text, vocab_multiple_of, vocab_tolerance });
 
 /// Half a percent more tokens.
 const TOLERANCE: f64 = 0.005;
@@ -93,7 +96,7 @@ impl VocabularyArgs {
             tokens,
             texts: texts.into_iter().map(of).collect(),
             multiple_of: self.vocab_multiple_of.unwrap_or(1),
-            tolerance: self.vocab_tolerance.map_or(TOLERANCE, |Real(share)| share),
+            tolerance: self.vocab_tolerance.map_or(TOLERANCE, |Proportion(share)| share),
         }))
     }
 }

@@ -15,7 +15,7 @@ use adapruner_prune::{
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Result as CandleResult};
 
-use super::{Args, Arithmetic, Dtype, Pass, Run, cut, process::minor_faults, train::Lessons};
+use super::{Args, Arithmetic, Dtype, Pass, Run, cut, process::minor_faults, train::Batches};
 
 /// First and last layers that a trial spares.
 const PROTECTED: (usize, usize) = (4, 2);
@@ -31,7 +31,7 @@ pub struct Ours {
     batch: usize,
     /// Where trials are run.
     trial: Option<Trial>,
-    lessons: Lessons,
+    batches: Batches,
 }
 
 /// What the trials of a search share.
@@ -150,7 +150,7 @@ impl Ours {
             samples,
             batch: args.batch,
             trial,
-            lessons: Lessons::new(args, ids)?,
+            batches: Batches::new(args, ids)?,
         })
     }
 
@@ -200,7 +200,7 @@ impl Ours {
                 (tokens(&self.samples), mean(&bank.header().losses))
             }
             Pass::Trial => self.trial.as_ref().context("no trial was prepared")?.run()?,
-            Pass::Train => self.lessons.run(self.dense()?)?,
+            Pass::Train => self.batches.run(self.dense()?)?,
             Pass::Search => bail!("search: expected a pass of this process, found one of another"),
         };
         let seconds = start.elapsed().as_secs_f64();

@@ -14,7 +14,7 @@ use adapruner_recover::{
         FOLDER, Training, Watch,
         log::Entry,
         options::{Record, TrainOptions},
-        trainee::Trainee,
+        trainer::Trainer,
     },
 };
 use anyhow::{Context, Result};
@@ -22,7 +22,7 @@ use anyhow::{Context, Result};
 use super::{Args, cut};
 
 /// What is learned, and how.
-pub struct Lessons {
+pub struct Batches {
     data: Dataset,
     options: TrainOptions,
 }
@@ -38,7 +38,7 @@ impl Watch for FirstLoss {
     }
 }
 
-impl Lessons {
+impl Batches {
     /// The same sequences at every step.
     pub fn new(args: &Args, ids: &[u32]) -> Result<Self> {
         let example = |ids: Vec<u32>| {
@@ -84,11 +84,11 @@ impl Lessons {
         targets.dedup();
         let options = LoraOptions { rank: 8, alpha: 16.0, dropout: 0.0, targets, rslora: false };
         let adapter = Adapter::new(decoder.config(), &options, 0)?;
-        let mut trainee = Trainee::lora(decoder, adapter);
+        let mut trainer = Trainer::lora(decoder, adapter);
         let folder = tempfile::tempdir()?;
         let mut first = FirstLoss::default();
         let mut training = Training {
-            trainee: &mut trainee,
+            trainer: &mut trainer,
             data: &self.data,
             options: &self.options,
             record: Record::new(),

@@ -13,7 +13,7 @@ use super::{
 };
 
 const PART: &str = "kills";
-/// Times that a command is ended at the most before it may end by itself.
+/// Times that a command is ended at most before it may end by itself.
 const ENDS: u32 = 4;
 
 /// Rounds over all commands, one after the other.

@@ -5,8 +5,8 @@ use super::llama;
 use crate::{
     config::{Activation, Architecture},
     family::{
-        Factor, Family, Gguf, GgufBiases, HeadNorm, HuggingFace, LayerNorms, NormName, NormWeight,
-        RowOrder, ScoreRule, WindowRule,
+        Factor, Family, Gguf, GgufBiases, HeadNorm, HeadWidthRule, HuggingFace, LayerNorms,
+        MlpBiasRule, NormWeight, RowOrder, ScoreRule, TensorName, WindowRule,
     },
 };
 
@@ -14,17 +14,18 @@ pub(super) const FAMILY: Family = Family {
     architecture: Architecture::Gemma3,
     title: "Gemma 3 (text)",
     norms: LayerNorms {
-        before_attention: Some(NormName { hf: "input_layernorm", gguf: "attn_norm" }),
-        after_attention: Some(NormName {
+        before_attention: Some(TensorName { hf: "input_layernorm", gguf: "attn_norm" }),
+        after_attention: Some(TensorName {
             hf: "post_attention_layernorm",
             gguf: "post_attention_norm",
         }),
-        before_ffn: Some(NormName { hf: "pre_feedforward_layernorm", gguf: "ffn_norm" }),
-        after_ffn: Some(NormName { hf: "post_feedforward_layernorm", gguf: "post_ffw_norm" }),
+        before_ffn: Some(TensorName { hf: "pre_feedforward_layernorm", gguf: "ffn_norm" }),
+        after_ffn: Some(TensorName { hf: "post_feedforward_layernorm", gguf: "post_ffw_norm" }),
+        shared: false,
     },
     norm_weight: NormWeight::OnePlus,
     head_norm: Some(HeadNorm::Each),
-    mlp_bias: None,
+    mlp_bias: MlpBiasRule::Never,
     activation: ("hidden_activation", Activation::GeluTanh),
     scores: ScoreRule::InverseRoot { hf: "query_pre_attn_scalar", default: 256.0, by_hidden: 62 },
     embedding_scale: Factor::RootHidden,
@@ -37,14 +38,19 @@ pub(super) const FAMILY: Family = Family {
         stem: "Gemma3Text",
         module: "gemma3",
         context: 131_072,
-        theta: 1_000_000.0,
-        head_dim: Some(256),
+        theta: ("rope_theta", 1_000_000.0),
+        head_width: HeadWidthRule::Key(Some(256)),
         tied: true,
         bos: Some(2),
         eos: Some(1),
         pad: Some(0),
         ..llama::FAMILY.hf
     },
-    gguf: Gguf { architecture: "gemma3", rows: RowOrder::HalfSplit, biases: GgufBiases::None },
+    gguf: Some(Gguf {
+        architecture: "gemma3",
+        rows: RowOrder::HalfSplit,
+        biases: GgufBiases::None,
+        ..Gguf::LLAMA
+    }),
     ..llama::FAMILY
 };

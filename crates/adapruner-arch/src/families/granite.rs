@@ -20,6 +20,11 @@ pub(super) const FAMILY: Family = Family {
         module: "granite",
         ..llama::FAMILY.hf
     },
-    gguf: Gguf { architecture: "granite", rows: RowOrder::Interleaved, biases: GgufBiases::All },
+    gguf: Some(Gguf {
+        architecture: "granite",
+        rows: RowOrder::Interleaved,
+        biases: GgufBiases::All,
+        ..Gguf::LLAMA
+    }),
     ..llama::FAMILY
 };

@@ -3,14 +3,14 @@
 use super::llama;
 use crate::{
     config::Architecture,
-    family::{AttentionBiasRule, Family, HuggingFace, WindowRule},
+    family::{AttentionBiasRule, Family, HuggingFace, MlpBiasRule, WindowRule},
 };
 
 pub(super) const FAMILY: Family = Family {
     architecture: Architecture::Mistral,
     title: "Mistral",
     attention_bias: AttentionBiasRule::Never,
-    mlp_bias: None,
+    mlp_bias: MlpBiasRule::Never,
     windows: WindowRule::All { default: Some(4096) },
     hf: HuggingFace {
         model_type: "mistral",

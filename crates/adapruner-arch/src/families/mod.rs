@@ -1,10 +1,15 @@
 //! One file for each architecture.
 
+mod falcon;
+mod falcon_two_norms;
+mod gemma2;
 mod gemma3;
+mod gpt_neox;
 mod granite;
 mod llama;
 mod mistral;
 mod olmo2;
+mod opt;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -14,16 +19,21 @@ use crate::{config::Architecture, family::Family};
 
 impl Architecture {
     /// All of them, in the order in which they are listed for users.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
         Self::Qwen3,
+        Self::Gemma2,
         Self::Gemma3,
         Self::SmolLm3,
         Self::Olmo2,
         Self::Granite,
         Self::Phi3,
+        Self::Opt,
+        Self::GptNeoX,
+        Self::Falcon,
+        Self::FalconTwoNorms,
     ];
 
     /// What it declares.
@@ -33,11 +43,16 @@ impl Architecture {
             Self::Mistral => &mistral::FAMILY,
             Self::Qwen2 => &qwen2::FAMILY,
             Self::Qwen3 => &qwen3::FAMILY,
+            Self::Gemma2 => &gemma2::FAMILY,
             Self::Gemma3 => &gemma3::FAMILY,
             Self::SmolLm3 => &smollm3::FAMILY,
             Self::Olmo2 => &olmo2::FAMILY,
             Self::Granite => &granite::FAMILY,
             Self::Phi3 => &phi3::FAMILY,
+            Self::Opt => &opt::FAMILY,
+            Self::GptNeoX => &gpt_neox::FAMILY,
+            Self::Falcon => &falcon::FAMILY,
+            Self::FalconTwoNorms => &falcon_two_norms::FAMILY,
         }
     }
 }

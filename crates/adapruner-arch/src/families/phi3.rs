@@ -5,7 +5,8 @@ use super::llama;
 use crate::{
     config::Architecture,
     family::{
-        AttentionBiasRule, Family, Fused, Gguf, GgufBiases, HuggingFace, RowOrder, WindowRule,
+        AttentionBiasRule, Family, Fused, FusedRows, Gguf, GgufBiases, HuggingFace, MlpBiasRule,
+        RowOrder, TensorName, WindowRule,
     },
     names::Projection,
 };
@@ -14,16 +15,20 @@ pub(super) const FAMILY: Family = Family {
     architecture: Architecture::Phi3,
     title: "Phi 3 and 4",
     attention_bias: AttentionBiasRule::Never,
-    mlp_bias: None,
+    mlp_bias: MlpBiasRule::Never,
     windows: WindowRule::All { default: None },
-    rotated_share: Some("partial_rotary_factor"),
+    rotated_share: Some(("partial_rotary_factor", 1.0)),
     fused: &[
         Fused {
-            hf: "self_attn.qkv_proj",
-            gguf: "attn_qkv",
+            name: TensorName { hf: "self_attn.qkv_proj", gguf: "attn_qkv" },
             of: &[Projection::Q, Projection::K, Projection::V],
+            rows: FusedRows::Whole,
         },
-        Fused { hf: "mlp.gate_up_proj", gguf: "ffn_up", of: &[Projection::Gate, Projection::Up] },
+        Fused {
+            name: TensorName { hf: "mlp.gate_up_proj", gguf: "ffn_up" },
+            of: &[Projection::Gate, Projection::Up],
+            rows: FusedRows::Whole,
+        },
     ],
     hf: HuggingFace {
         model_type: "phi3",
@@ -31,11 +36,17 @@ pub(super) const FAMILY: Family = Family {
         stem: "Phi3",
         module: "phi3",
         context: 4096,
-        eps: 1e-5,
+        eps: (Some("rms_norm_eps"), 1e-5),
         eos: Some(32_000),
         pad: Some(32_000),
+        widths_from_config: true,
         ..llama::FAMILY.hf
     },
-    gguf: Gguf { architecture: "phi3", rows: RowOrder::HalfSplit, biases: GgufBiases::None },
+    gguf: Some(Gguf {
+        architecture: "phi3",
+        rows: RowOrder::HalfSplit,
+        biases: GgufBiases::None,
+        ..Gguf::LLAMA
+    }),
     ..llama::FAMILY
 };

@@ -3,14 +3,16 @@
 use super::llama;
 use crate::{
     config::Architecture,
-    family::{AttentionBiasRule, Family, Gguf, GgufBiases, HuggingFace, RowOrder, WindowRule},
+    family::{
+        AttentionBiasRule, Family, Gguf, GgufBiases, HuggingFace, MlpBiasRule, RowOrder, WindowRule,
+    },
 };
 
 pub(super) const FAMILY: Family = Family {
     architecture: Architecture::Qwen2,
     title: "Qwen 2 and 2.5",
     attention_bias: AttentionBiasRule::Qkv,
-    mlp_bias: None,
+    mlp_bias: MlpBiasRule::Never,
     windows: WindowRule::Switched,
     hf: HuggingFace {
         model_type: "qwen2",
@@ -22,6 +24,11 @@ pub(super) const FAMILY: Family = Family {
         eos: None,
         ..llama::FAMILY.hf
     },
-    gguf: Gguf { architecture: "qwen2", rows: RowOrder::HalfSplit, biases: GgufBiases::Qkv },
+    gguf: Some(Gguf {
+        architecture: "qwen2",
+        rows: RowOrder::HalfSplit,
+        biases: GgufBiases::Qkv,
+        ..Gguf::LLAMA
+    }),
     ..llama::FAMILY
 };

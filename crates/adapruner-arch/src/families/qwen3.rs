@@ -3,14 +3,17 @@
 use super::llama;
 use crate::{
     config::Architecture,
-    family::{Family, Gguf, GgufBiases, HeadNorm, HuggingFace, RowOrder, WindowRule},
+    family::{
+        Family, Gguf, GgufBiases, HeadNorm, HeadWidthRule, HuggingFace, MlpBiasRule, RowOrder,
+        WindowRule,
+    },
 };
 
 pub(super) const FAMILY: Family = Family {
     architecture: Architecture::Qwen3,
     title: "Qwen 3",
     head_norm: Some(HeadNorm::Each),
-    mlp_bias: None,
+    mlp_bias: MlpBiasRule::Never,
     windows: WindowRule::Switched,
     hf: HuggingFace {
         model_type: "qwen3",
@@ -18,11 +21,16 @@ pub(super) const FAMILY: Family = Family {
         stem: "Qwen3",
         module: "qwen3",
         context: 32_768,
-        head_dim: Some(128),
+        head_width: HeadWidthRule::Key(Some(128)),
         bos: None,
         eos: None,
         ..llama::FAMILY.hf
     },
-    gguf: Gguf { architecture: "qwen3", rows: RowOrder::HalfSplit, biases: GgufBiases::None },
+    gguf: Some(Gguf {
+        architecture: "qwen3",
+        rows: RowOrder::HalfSplit,
+        biases: GgufBiases::None,
+        ..Gguf::LLAMA
+    }),
     ..llama::FAMILY
 };

@@ -21,13 +21,18 @@ pub(super) const FAMILY: Family = Family {
         stem: "SmolLM3",
         module: "smollm3",
         context: 32_768,
-        theta: 2_000_000.0,
+        theta: ("rope_theta", 2_000_000.0),
         tied: true,
         bos: Some(128_000),
         eos: Some(128_001),
         pad: Some(128_004),
         ..llama::FAMILY.hf
     },
-    gguf: Gguf { architecture: "smollm3", rows: RowOrder::Interleaved, biases: GgufBiases::None },
+    gguf: Some(Gguf {
+        architecture: "smollm3",
+        rows: RowOrder::Interleaved,
+        biases: GgufBiases::None,
+        ..Gguf::LLAMA
+    }),
     ..llama::FAMILY
 };

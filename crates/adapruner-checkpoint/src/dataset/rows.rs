@@ -23,7 +23,7 @@ const ROWS: usize = 1 << 20;
 const VALUES: u64 = 1 << 23;
 /// Names on the way to a value, at most.
 const DEEPEST: usize = 16;
-/// Column names that an error lists at the most.
+/// Column names that an error lists at most.
 const LISTED: usize = 12;
 
 /// The records of a parquet file, of each only the fields `fields`: truth

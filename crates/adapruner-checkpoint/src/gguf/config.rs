@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, f64::consts::TAU, path::Path};
 
 use adapruner_arch::{
     config::{all_but, long_attention_factor},
-    family::{Factor, Family, ScoreRule, WindowRule},
+    family::{Cap, Factor, Family, NormKind, OrderRule, ScoreRule, WindowRule},
 };
 use candle_core::quantized::GgmlDType;
 
@@ -22,7 +22,7 @@ use crate::{
     config::{Architecture, AttentionBias, LayerWidths, ModelConfig, Rope, RopeScaling},
     convert::{self, ConvertError, Rows, Stored},
     error::{Error, Result},
-    names::Projection,
+    names::{Norm, Projection},
     open::check,
 };
 
@@ -39,12 +39,22 @@ fn architecture(path: &Path, header: &Header) -> Result<(Architecture, &'static 
     if found == PER_LAYER {
         return Ok((Architecture::Llama, PER_LAYER));
     }
-    let mut all = Architecture::ALL.into_iter();
-    if let Some(known) = all.find(|a| a.family().gguf.architecture == found) {
-        return Ok((known, known.family().gguf.architecture));
+    // Of several with one name that with the most norms that the first layer has, all of its own.
+    let norms = |architecture: &Architecture| {
+        let family = architecture.family();
+        let norms = Norm::ALL.into_iter().filter_map(|norm| norm.of(family));
+        let there = norms.map(|n| header.tensor(&format!("blk.0.{}.weight", n.gguf)).is_some());
+        let there: Vec<bool> = there.collect();
+        if there.contains(&false) { 0 } else { there.len() }
+    };
+    let name = |a: &Architecture| a.family().gguf.map(|gguf| gguf.architecture);
+    let known = Architecture::ALL.into_iter().filter(|a| name(a) == Some(found));
+    let mut known: Vec<Architecture> = known.collect();
+    known.sort_by_key(|architecture| std::cmp::Reverse(norms(architecture)));
+    if let Some((first, name)) = known.first().and_then(|first| Some((*first, name(first)?))) {
+        return Ok((first, name));
     }
-    let mut names: Vec<&str> =
-        Architecture::ALL.iter().map(|a| a.family().gguf.architecture).collect();
+    let mut names: Vec<&str> = Architecture::ALL.iter().filter_map(name).collect();
     names.dedup();
     let message = format!(
         "architecture {} is not supported, only {} and {PER_LAYER}",
@@ -88,9 +98,14 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
         }
     }
     let model = ModelConfig {
-        attention_bias: keys.attention_bias(&layers)?,
-        mlp_bias: keys.has_biases(&layers, MLP)? == Some(true),
-        rms_norm_eps: keys.float("attention.layer_norm_rms_epsilon")?,
+        attention_bias: keys.attention_bias(family, &layers)?,
+        mlp_bias: keys.has_biases(family, &layers, MLP)? == Some(true),
+        norm_eps: keys.float(eps_key(family))?,
+        parallel: match family.order {
+            OrderRule::Sequential => false,
+            OrderRule::Parallel => true,
+            OrderRule::Key { gguf, default, .. } => keys.optional_bool(gguf)?.unwrap_or(default),
+        },
         rope: Rope {
             theta,
             scaling: keys.rope_scaling(theta, rotated_dim.unwrap_or(head_dim), file)?,
@@ -99,6 +114,8 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
         embedding_scale: keys.factor(family.embedding_scale, hidden_size)?,
         residual_scale: keys.factor(family.residual_scale, hidden_size)?,
         logit_divisor: keys.factor(family.logit_divisor, hidden_size)?,
+        score_cap: keys.cap(family.caps.map(|caps| caps.scores))?,
+        logit_cap: keys.cap(family.caps.map(|caps| caps.logits))?,
         tie_word_embeddings: header.tensor("output.weight").is_none(),
         max_position_embeddings: keys.size("context_length")?,
         bos_token_id: tokens.optional_id("bos_token_id")?,
@@ -121,6 +138,14 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
     let config = ModelConfig { windows: keys.windows(&model)?, local_rope, score_scale, ..model };
     check::config(path, &config)?;
     Ok(config)
+}
+
+/// The key for what norms add to the mean square or variance.
+pub(super) fn eps_key(family: &Family) -> &'static str {
+    match family.norm_kind {
+        NormKind::RootMeanSquare => "attention.layer_norm_rms_epsilon",
+        NormKind::Layer => "attention.layer_norm_epsilon",
+    }
 }
 
 /// The projections that have biases together.
@@ -158,6 +183,11 @@ impl<'a> Keys<'a> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let size = value.as_u64().and_then(|v| usize::try_from(v).ok());
         size.map(Some).ok_or_else(|| self.error(key, "not a non-negative integer"))
+    }
+
+    fn optional_bool(&self, key: &str) -> Result<Option<bool>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.error(key, "not true or false"))
     }
 
     fn size(&self, key: &str) -> Result<usize> {
@@ -281,7 +311,8 @@ impl<'a> Keys<'a> {
             let by_key =
                 |factor: &Factor| matches!(factor, Factor::Key { gguf, .. } if *gguf == key);
             let scores = matches!(family.scores, ScoreRule::Key { gguf, .. } if gguf == key);
-            scores || factors.iter().any(by_key)
+            let caps = family.caps.is_some_and(|caps| caps.each().iter().any(|c| c.key == key));
+            scores || caps || factors.iter().any(by_key)
         };
         for key in [
             "embedding_scale",
@@ -315,6 +346,12 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A cap, of which llama.cpp takes the default where the key is missing.
+    fn cap(&self, cap: Option<Cap>) -> Result<Option<f64>> {
+        let Some(Cap { key, default }) = cap else { return Ok(None) };
+        Ok(Some(self.optional_float(key)?.unwrap_or(default)))
+    }
+
     /// The window of each layer, where the architecture has them.
     fn windows(&self, model: &ModelConfig) -> Result<Vec<Option<usize>>> {
         let layers = model.layers.len();
@@ -345,8 +382,9 @@ impl<'a> Keys<'a> {
     }
 
     /// Which projections of attention have biases.
-    fn attention_bias(&self, layers: &[LayerWidths]) -> Result<AttentionBias> {
-        let (qkv, output) = (self.has_biases(layers, QKV)?, self.has_biases(layers, OUTPUT)?);
+    fn attention_bias(&self, family: &Family, layers: &[LayerWidths]) -> Result<AttentionBias> {
+        let of = |projections| self.has_biases(family, layers, projections);
+        let (qkv, output) = (of(QKV)?, of(OUTPUT)?);
         match (qkv == Some(true), output == Some(true)) {
             (false, false) => Ok(AttentionBias::None),
             (true, false) => Ok(AttentionBias::Qkv),
@@ -360,7 +398,12 @@ impl<'a> Keys<'a> {
 
     /// Whether these projections have biases: all of them, or none; `None` where no layer
     /// has them.
-    fn has_biases(&self, layers: &[LayerWidths], of: &[Projection]) -> Result<Option<bool>> {
+    fn has_biases(
+        &self,
+        family: &Family,
+        layers: &[LayerWidths],
+        of: &[Projection],
+    ) -> Result<Option<bool>> {
         let names: BTreeSet<&str> = self.header.tensors.iter().map(|t| t.name.as_str()).collect();
         let mut with: Option<String> = None;
         let mut without: Option<String> = None;
@@ -369,7 +412,10 @@ impl<'a> Keys<'a> {
                 if projection.is_attention() && !widths.has_attention() {
                     continue;
                 }
-                let name = format!("blk.{layer}.{}.bias", projection.gguf());
+                let fused = family.fused.iter().find(|fused| fused.of.contains(projection));
+                let name = fused.map(|fused| fused.name).or(family.maps.of(*projection));
+                let Some(name) = name else { continue };
+                let name = format!("blk.{layer}.{}.bias", name.gguf);
                 let side = if names.contains(name.as_str()) { &mut with } else { &mut without };
                 side.get_or_insert(name);
             }

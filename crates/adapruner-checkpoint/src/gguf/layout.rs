@@ -3,9 +3,10 @@
 use adapruner_arch::{
     Architecture, Family,
     config::all_but,
-    family::{GgufBiases, RowOrder, ScoreRule, WindowRule},
+    family::{Gguf, GgufBiases, RowOrder, ScoreRule, WindowRule},
 };
 
+use super::Planned;
 use crate::config::{AttentionBias, LayerWidths, ModelConfig, RopeScaling};
 
 /// Architecture of files whose layers are like Llama's, with widths of their own.
@@ -18,51 +19,72 @@ pub(super) struct Layout {
     pub(super) architecture: &'static str,
     /// Order of the rows of queries and keys.
     pub(super) rows: RowOrder,
+    /// The architecture whose files are laid out like this one.
+    like: Architecture,
 }
 
 impl Layout {
     /// The family whose files are laid out like this one.
     pub(super) fn family(self) -> &'static Family {
-        let all = Architecture::ALL.into_iter().map(Architecture::family);
-        let own = |family: &&Family| family.gguf.architecture == self.architecture;
-        all.into_iter().find(own).unwrap_or(Architecture::Llama.family())
+        self.like.family()
+    }
+
+    /// That of Llama, under a name.
+    fn llama(architecture: &'static str) -> Self {
+        Self { architecture, rows: RowOrder::Interleaved, like: Architecture::Llama }
     }
 }
 
-/// The layout of a model's file, or what llama.cpp cannot hold of it; `per_layer` where its
-/// widths are taken to differ.
+/// The layout of a model's file, or what llama.cpp cannot hold of it as it is planned to be.
 ///
 /// # Errors
 /// What it is, and what can be done instead.
 pub(super) fn layout(
     config: &ModelConfig,
-    per_layer: bool,
+    planned: Planned,
 ) -> Result<Layout, (String, &'static str)> {
     const FOLDER: &str = "write a Hugging Face folder";
     let family = config.family();
     let uniform =
-        !per_layer && config.uniform_widths().filter(LayerWidths::has_attention).is_some();
+        !planned.per_layer && config.uniform_widths().filter(LayerWidths::has_attention).is_some();
     let llama = config.is_llama_like();
+    let none = Err((format!("llama.cpp has no architecture for {}", family.title), FOLDER));
+    if family.gguf.is_none() {
+        return none;
+    }
     if !uniform {
         return match llama {
-            true => Ok(Layout { architecture: PER_LAYER, rows: RowOrder::Interleaved }),
+            true => Ok(Layout::llama(PER_LAYER)),
             false => Err((
                 format!("llama.cpp has no architecture for {} with widths per layer", family.title),
                 "give --layout uniform, or write a Hugging Face folder",
             )),
         };
     }
-    let biases = match family.gguf.biases {
+    let Some(gguf) = family.gguf else { return none };
+    let biases = match gguf.biases {
         GgufBiases::None => config.attention_bias == AttentionBias::None && !config.mlp_bias,
         GgufBiases::Qkv => config.attention_bias == AttentionBias::Qkv && !config.mlp_bias,
         GgufBiases::All => true,
+        GgufBiases::AllRequired => config.attention_bias == AttentionBias::All && config.mlp_bias,
     };
     if !biases && llama {
-        return Ok(Layout { architecture: "llama", rows: RowOrder::Interleaved });
+        return Ok(Layout::llama("llama"));
+    }
+    if !gguf.any_heads && (planned.heads || !config.heads_fit_class()) {
+        let message =
+            format!("llama.cpp has no room for other numbers of heads in {}", family.title);
+        return Err((message, "give --attention-share 0, or write a Hugging Face folder"));
     }
     let refuse = |what: &str| Err((format!("llama.cpp runs {} {what}", family.title), FOLDER));
     if !biases {
-        return refuse("without these biases");
+        return refuse(match gguf.biases {
+            GgufBiases::AllRequired => "with biases on all maps",
+            GgufBiases::None | GgufBiases::Qkv | GgufBiases::All => "without these biases",
+        });
+    }
+    if gguf.needs_head && config.tie_word_embeddings {
+        return refuse("with an output projection of its own");
     }
     // Only Phi's files say it by tensors alone.
     let long = matches!(config.rope.scaling, RopeScaling::Long { .. });
@@ -71,6 +93,9 @@ pub(super) fn layout(
     }
     if config.activation != family.activation.1 {
         return refuse("with another activation");
+    }
+    if family.caps.is_some() && [config.score_cap, config.logit_cap].contains(&None) {
+        return refuse("with caps on scores and logits");
     }
     let layers = config.layers.len();
     let windows = match family.windows {
@@ -98,7 +123,8 @@ pub(super) fn layout(
     {
         return refuse("with another scale of attention scores");
     }
-    Ok(Layout { architecture: family.gguf.architecture, rows: family.gguf.rows })
+    let Gguf { architecture, rows, .. } = gguf;
+    Ok(Layout { architecture, rows, like: config.architecture })
 }
 
 /// The scale of scores that llama.cpp takes from sizes, `None` where it is `1/√D`.

@@ -5,6 +5,7 @@ mod encode;
 pub mod header;
 pub mod kind;
 mod layout;
+mod mixture;
 mod quantize;
 pub mod source;
 pub mod value;
@@ -15,6 +16,7 @@ use std::{path::Path, sync::Arc};
 
 pub use header::{Header, TensorInfo};
 pub use kind::TensorKind;
+pub use mixture::{GgufType, Mixture};
 pub use source::GgufSource;
 pub use value::{Metadata, Value};
 pub use write::{GgufOptions, write};
@@ -28,13 +30,22 @@ use crate::{
     tokenizer::TextTokenizer,
 };
 
-/// Refuses a model that llama.cpp cannot hold, before any work is done for it; with `per_layer`
-/// one whose layers are about to get widths of their own.
+/// What is about to be done to a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// Layers may get widths of their own.
+    pub per_layer: bool,
+    /// Heads may be removed.
+    pub heads: bool,
+}
+
+/// Refuses a model that llama.cpp cannot hold, before any work is done for it, as it is and as it
+/// is planned to be.
 ///
 /// # Errors
 /// What cannot be held, with what can be done instead.
-pub fn check_fits(config: &ModelConfig, per_layer: bool) -> Result<()> {
-    match layout::layout(config, per_layer) {
+pub fn check_fits(config: &ModelConfig, planned: Planned) -> Result<()> {
+    match layout::layout(config, planned) {
         Ok(_) => Ok(()),
         Err((message, hint)) => Err(Error::unsupported("GGUF", message).advise(hint)),
     }

@@ -9,7 +9,7 @@ use super::kind::TensorKind;
 use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
-    names::{self, ExpectedTensor},
+    names::{ExpectedTensor, Part},
     output::{FloatType, for_bytes, load},
 };
 
@@ -18,7 +18,7 @@ const CHUNK: usize = 1 << 14;
 
 /// The type that a tensor is stored in, where `wanted` is asked for.
 ///
-/// As llama.cpp's quantisation has it, without its mixtures: vectors are F32;
+/// As llama.cpp's quantisation has it: vectors are F32;
 /// the matrix that gives the logits is Q6_K (Q8_0 where its rows do not fit)
 /// below eight bits; rows that fit no block of the type fall back to a type of
 /// blocks of 32, and to F16 where these do not fit either. llama.cpp falls
@@ -27,7 +27,7 @@ const CHUNK: usize = 1 << 14;
 pub(super) fn stored_kind(wanted: TensorKind, tensor: &ExpectedTensor, tied: bool) -> TensorKind {
     let [_, columns] = tensor.shape[..] else { return TensorKind::F32 };
     let fits = |kind: TensorKind| (columns as u64).is_multiple_of(kind.block_size());
-    let output = if tied { names::EMBEDDING } else { names::HEAD };
+    let output = if tied { Part::Embedding } else { Part::Head };
     let wanted = match wanted {
         TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 | TensorKind::Q8_0 => wanted,
         TensorKind::Q4_0
@@ -39,7 +39,7 @@ pub(super) fn stored_kind(wanted: TensorKind, tensor: &ExpectedTensor, tied: boo
         | TensorKind::Q4K
         | TensorKind::Q5K
         | TensorKind::Q6K => {
-            if tensor.name == output {
+            if tensor.part == output {
                 TensorKind::Q6K
             } else {
                 wanted

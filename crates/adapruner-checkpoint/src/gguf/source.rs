@@ -73,9 +73,9 @@ impl GgufSource {
         let expected = stored_tensors(config, family).into_iter();
         let expected = expected.map(|t| (t.gguf_name, (t.shape, t.parts)));
         let expected: BTreeMap<String, (Vec<usize>, Vec<ExpectedTensor>)> = expected.collect();
-        let rotated = match family.gguf.rows {
-            RowOrder::HalfSplit => Rows::Plain,
-            RowOrder::Interleaved => Rows::Interleaved { head_dim: config.head_dim },
+        let rotated = match family.gguf.map(|gguf| gguf.rows) {
+            None | Some(RowOrder::HalfSplit) => Rows::Plain,
+            Some(RowOrder::Interleaved) => Rows::Interleaved { head_dim: config.head_dim },
         };
         for tensor in header.tensors.iter().filter(|t| !OF_ROTATION.contains(&t.name.as_str())) {
             let Some((whole, parts)) = expected.get(&tensor.name) else {

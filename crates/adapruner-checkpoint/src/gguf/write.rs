@@ -9,10 +9,12 @@ use std::{collections::BTreeMap, path::Path};
 use adapruner_arch::family::{NormWeight, RowOrder};
 
 use super::{
+    Planned,
     config::llama3_divisors,
     encode::{self, ALIGNMENT, Row},
     kind::TensorKind,
     layout::{Layout, layout},
+    mixture::GgufType,
     quantize::{StoredAs, stored_kind, write_tensor},
     source::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT},
     write_metadata::{metadata, per_layer_warnings},
@@ -32,7 +34,7 @@ pub struct GgufOptions {
     /// Type of the weight matrices. Where `None`: the float type that most of
     /// the source's have, and F16 where they are quantised, since blocks that
     /// are cut or quantised a second time lose more than that costs in bytes.
-    pub kind: Option<TensorKind>,
+    pub kind: Option<GgufType>,
     /// `general.name`; the name of the model's file or folder where `None`.
     pub name: Option<String>,
     /// `general.description`.
@@ -42,6 +44,8 @@ pub struct GgufOptions {
 /// A tensor's place in the file.
 struct Place {
     tensor: StoredTensor,
+    /// What was asked for.
+    wanted: TensorKind,
     kind: TensorKind,
     bytes: u64,
     /// What is done to its values.
@@ -67,13 +71,14 @@ pub fn write(
 ) -> Result<Written> {
     let config = &checkpoint.config;
     check::config(&checkpoint.origin, config)?;
-    super::check_fits(config, false)?;
-    let layout = layout(config, false).map_err(|(text, _)| Error::unsupported("GGUF", text))?;
-    let kind = options.kind.unwrap_or_else(|| source_kind(checkpoint));
+    super::check_fits(config, Planned::default())?;
+    let layout =
+        layout(config, Planned::default()).map_err(|(text, _)| Error::unsupported("GGUF", text))?;
+    let kind = options.kind.unwrap_or_else(|| source_kind(checkpoint).into());
     let mut warnings = per_layer_warnings(config);
     let metadata = metadata(checkpoint, layout, kind, options, &mut warnings)?;
     let places = places(config, layout, kind);
-    warnings.extend(fallback_warnings(&places, kind));
+    warnings.extend(fallback_warnings(&places));
 
     let of_rotation: Vec<(&str, Vec<u8>)> = rope_divisors(config)
         .into_iter()
@@ -111,7 +116,7 @@ pub fn write(
         }
         pad(&mut file, place.bytes)?;
     }
-    Ok(Written { files: vec![file.finish()?], dtype: kind.name().to_owned(), warnings })
+    Ok(Written { files: vec![file.finish()?], dtype: kind.to_string(), warnings })
 }
 
 /// Zeros behind `bytes` bytes, up to where the next tensor starts.
@@ -133,10 +138,11 @@ fn source_kind(checkpoint: &Checkpoint) -> TensorKind {
     }
 }
 
-fn places(config: &ModelConfig, layout: Layout, wanted: TensorKind) -> Vec<Place> {
+fn places(config: &ModelConfig, layout: Layout, of: GgufType) -> Vec<Place> {
     let family = config.family();
     let place = |tensor: StoredTensor| {
         let part = tensor.parts.first()?;
+        let wanted = of.of(&tensor, config);
         let kind = stored_kind(wanted, part, config.tie_word_embeddings);
         let elements: u64 = tensor.shape.iter().map(|&d| d as u64).product();
         let interleaved = part.part.is_rotated() && layout.rows == RowOrder::Interleaved;
@@ -145,25 +151,25 @@ fn places(config: &ModelConfig, layout: Layout, wanted: TensorKind) -> Vec<Place
             one_plus: part.part.is_norm() && family.norm_weight == NormWeight::OnePlus,
         };
         let bytes = elements / kind.block_size() * kind.block_bytes();
-        Some(Place { tensor, kind, bytes, stored })
+        Some(Place { tensor, wanted, kind, bytes, stored })
     };
     stored_tensors(config, layout.family()).into_iter().filter_map(place).collect()
 }
 
 /// One line for each type that tensors fell back to.
-fn fallback_warnings(places: &[Place], wanted: TensorKind) -> Vec<String> {
-    let mut fallbacks: BTreeMap<&str, Vec<&Place>> = BTreeMap::new();
+fn fallback_warnings(places: &[Place]) -> Vec<String> {
+    let mut fallbacks: BTreeMap<(&str, &str), Vec<&Place>> = BTreeMap::new();
     let matrices = places.iter().filter(|p| p.tensor.shape.len() == 2);
-    for place in matrices.filter(|p| p.kind != wanted) {
-        fallbacks.entry(place.kind.name()).or_default().push(place);
+    for place in matrices.filter(|p| p.kind != p.wanted) {
+        fallbacks.entry((place.kind.name(), place.wanted.name())).or_default().push(place);
     }
-    let line = |(kind, places): (&str, Vec<&Place>)| {
+    let line = |((kind, wanted), places): ((&str, &str), Vec<&Place>)| {
         let first = &places[0].tensor.gguf_name;
         let which = match places.len() {
             1 => first.clone(),
             n => format!("{n} tensors ({first} and others)"),
         };
-        format!("{which} stored as {kind} instead of {}", wanted.name())
+        format!("{which} stored as {kind} instead of {wanted}")
     };
     fallbacks.into_iter().map(line).collect()
 }

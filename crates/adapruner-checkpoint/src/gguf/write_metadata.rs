@@ -1,12 +1,13 @@
 //! The metadata of a GGUF file that is written.
 
-use adapruner_arch::family::{Factor, ScoreRule};
+use adapruner_arch::family::{Cap, Factor, OrderRule, ScoreRule};
 
 use super::{
-    config::ATTENTION_FACTOR,
+    config::{ATTENTION_FACTOR, eps_key},
     encode::ALIGNMENT,
     kind::TensorKind,
     layout::Layout,
+    mixture::GgufType,
     value::{Metadata, Value},
     write::GgufOptions,
 };
@@ -23,7 +24,7 @@ use crate::{
 pub(super) fn metadata(
     checkpoint: &Checkpoint,
     layout: Layout,
-    kind: TensorKind,
+    kind: GgufType,
     options: &GgufOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Metadata> {
@@ -63,7 +64,10 @@ pub(super) fn metadata(
     model("attention.head_count_kv", widths(|w| w.kv_heads));
     model("attention.key_length", size(config.head_dim));
     model("attention.value_length", size(config.head_dim));
-    model("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps as f32));
+    model(eps_key(family), Value::F32(config.norm_eps as f32));
+    if let OrderRule::Key { gguf, .. } = family.order {
+        model(gguf, Value::Bool(config.parallel));
+    }
     model("rope.dimension_count", size(config.rotated()));
     model("rope.freq_base", Value::F32(config.rope.theta as f32));
     if let Some(local) = &config.local_rope {
@@ -82,6 +86,15 @@ pub(super) fn metadata(
     ] {
         if let Factor::Key { gguf, .. } = factor {
             model(gguf, Value::F32(value as f32));
+        }
+    }
+    if let Some(caps) = family.caps {
+        for (Cap { key, .. }, value) in
+            [(caps.scores, config.score_cap), (caps.logits, config.logit_cap)]
+        {
+            if let Some(value) = value {
+                model(key, Value::F32(value as f32));
+            }
         }
     }
     match &config.rope.scaling {
@@ -123,7 +136,11 @@ pub(super) fn metadata(
 }
 
 /// llama.cpp's number for a file whose matrices are of this type.
-fn file_type(kind: TensorKind) -> u32 {
+fn file_type(of: GgufType) -> u32 {
+    let kind = match of {
+        GgufType::Plain(kind) => kind,
+        GgufType::Mixed(mixture) => return mixture.file_type(),
+    };
     match kind {
         TensorKind::F32 => 0,
         TensorKind::F16 => 1,

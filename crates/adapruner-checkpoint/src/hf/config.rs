@@ -11,7 +11,10 @@ use std::path::Path;
 
 use adapruner_arch::{
     config::all_but,
-    family::{AttentionBiasRule, Factor, Family, ScoreRule, UnrotatedRule, WindowRule},
+    family::{
+        AttentionBiasRule, Cap, Factor, Family, Fixed, FormRule, HeadWidthRule, KvHeadRule,
+        MlpBiasRule, OrderRule, ScoreRule, UnrotatedRule, WindowRule,
+    },
 };
 use serde_json::{Map, Value};
 
@@ -76,13 +79,21 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
 
     let hidden_size = keys.size("hidden_size")?;
     let heads = keys.size("num_attention_heads")?;
-    let head_dim = match keys.optional_size("head_dim")?.or(family.hf.head_dim) {
+    let said = match family.hf.head_width {
+        HeadWidthRule::Key(default) => keys.optional_size("head_dim")?.or(default),
+        HeadWidthRule::ByHidden => None,
+    };
+    let head_dim = match said {
         Some(head_dim) => head_dim,
         None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             let message = format!("missing, and {hidden_size} is not a multiple of {heads} heads");
             return Err(keys.error("head_dim", &message));
         }
+    };
+    let eps = match family.hf.eps {
+        (Some(key), default) => keys.optional_float(key)?.unwrap_or(default),
+        (None, always) => always,
     };
     let layers = keys.layers(kind, heads)?;
     let order = cache_order(&layers);
@@ -94,7 +105,12 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
         head_dim,
         vocab_size: keys.size("vocab_size")?,
         activation: keys.activation(family)?,
-        rms_norm_eps: keys.optional_float("rms_norm_eps")?.unwrap_or(family.hf.eps),
+        norm_eps: eps,
+        parallel: match family.order {
+            OrderRule::Sequential => false,
+            OrderRule::Parallel => true,
+            OrderRule::Key { hf, default, .. } => keys.optional_bool(hf)?.unwrap_or(default),
+        },
         rope,
         local_rope,
         rotated_dim: keys.rotated_dim(family, head_dim)?,
@@ -107,10 +123,13 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
         embedding_scale: keys.factor(family.embedding_scale, hidden_size)?,
         residual_scale: keys.factor(family.residual_scale, hidden_size)?,
         logit_divisor: keys.factor(family.logit_divisor, hidden_size)?,
+        score_cap: keys.cap(family.caps.map(|caps| caps.scores))?,
+        logit_cap: keys.cap(family.caps.map(|caps| caps.logits))?,
         attention_bias: keys.attention_bias(family)?,
         mlp_bias: match family.mlp_bias {
-            Some(key) => keys.optional_bool(key)?.unwrap_or(false),
-            None => false,
+            MlpBiasRule::Never => false,
+            MlpBiasRule::Always => true,
+            MlpBiasRule::Key { hf, default } => keys.optional_bool(hf)?.unwrap_or(default),
         },
         tie_word_embeddings: keys.optional_bool("tie_word_embeddings")?.unwrap_or(family.hf.tied),
         max_position_embeddings: context,
@@ -199,7 +218,7 @@ impl<'a> Keys<'a> {
         };
         if let Some(name) = name {
             let name = name.as_str().unwrap_or_default();
-            let kind = Kind::all().find(|kind| kind.class() == name);
+            let kind = self.of_form(|kind| kind.class() == name)?;
             let kind = kind.ok_or_else(|| refused("architectures", name))?;
             return match model_type {
                 Some(other) if other != kind.model_type() => {
@@ -216,8 +235,34 @@ impl<'a> Keys<'a> {
         let Some(model_type) = model_type else {
             return Err(self.error("architectures", "missing"));
         };
-        let kind = Kind::all().find(|kind| kind.model_type() == model_type);
+        let kind = self.of_form(|kind| kind.model_type() == model_type)?;
         kind.ok_or_else(|| refused("model_type", model_type))
+    }
+
+    /// The first of these kinds whose form the folder has.
+    fn of_form(&self, wanted: impl Fn(&Kind) -> bool) -> Result<Option<Kind>> {
+        for kind in Kind::all().filter(wanted) {
+            let of_form = match kind.family().hf.form {
+                FormRule::Only => true,
+                FormRule::FalconNorms(count) => self.falcon_norms()? == count,
+            };
+            if of_form {
+                return Ok(Some(kind));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Norms that stand before Falcon's sublayers.
+    fn falcon_norms(&self) -> Result<u64> {
+        const KEY: &str = "num_ln_in_parallel_attn";
+        if self.optional_bool("new_decoder_architecture")? != Some(true) {
+            return Ok(1);
+        }
+        match self.optional_size(KEY)?.unwrap_or(2) {
+            count @ (1 | 2) => Ok(count as u64),
+            count => Err(self.error(KEY, &format!("1 or 2 expected, {count} found"))),
+        }
     }
 
     /// Refuses settings that change what the model computes.
@@ -229,8 +274,15 @@ impl<'a> Keys<'a> {
             return Err(error.advise("give the unquantised model, or a GGUF file of it"));
         }
         for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
-            if let Some(cap) = self.optional_float(key)? {
+            let known = family.caps.is_some_and(|caps| caps.each().iter().any(|c| c.key == key));
+            if let Some(cap) = self.optional_float(key)?.filter(|_| !known) {
                 return Err(self.unsupported(key, format!("a cap ({cap}) is not supported")));
+            }
+        }
+        for Fixed { key, default, value, otherwise } in family.hf.fixed {
+            if self.optional_bool(key)?.unwrap_or(*default) != *value {
+                let message = format!("{otherwise}: not supported for {}", family.title);
+                return Err(self.unsupported(key, message));
             }
         }
         if self.optional_bool("use_bidirectional_attention")? == Some(true) {
@@ -259,9 +311,11 @@ impl<'a> Keys<'a> {
             None => Ok(default),
             Some("silu" | "swish") => Ok(Activation::Silu),
             Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Ok(Activation::GeluTanh),
+            Some("gelu") => Ok(Activation::Gelu),
+            Some("relu") => Ok(Activation::Relu),
             Some(other) => {
                 let message = format!(
-                    "{} is not supported, only silu and gelu_pytorch_tanh",
+                    "{} is not supported, only silu, gelu, gelu_pytorch_tanh and relu",
                     short(&other.into())
                 );
                 Err(self.unsupported(key, message))
@@ -273,7 +327,9 @@ impl<'a> Keys<'a> {
         Ok(match family.attention_bias {
             AttentionBiasRule::Never => AttentionBias::None,
             AttentionBiasRule::Qkv => AttentionBias::Qkv,
-            AttentionBiasRule::Key(key) => self.optional_bool(key)?.unwrap_or(false).into(),
+            AttentionBiasRule::Key { hf, default } => {
+                self.optional_bool(hf)?.unwrap_or(default).into()
+            }
         })
     }
 
@@ -283,6 +339,15 @@ impl<'a> Keys<'a> {
             Factor::RootHidden => Ok((hidden_size as f64).sqrt()),
             Factor::Key { hf, .. } => Ok(self.optional_float(hf)?.unwrap_or(1.0)),
         }
+    }
+
+    /// A cap: none where the key is null, its default where it is missing.
+    fn cap(&self, cap: Option<Cap>) -> Result<Option<f64>> {
+        let Some(Cap { key, default }) = cap else { return Ok(None) };
+        if !self.object.contains_key(key) {
+            return Ok(Some(default));
+        }
+        self.optional_float(key)
     }
 
     /// The factor of scores, `None` where it is `1/√D`.
@@ -418,8 +483,22 @@ impl<'a> Keys<'a> {
             let message = format!("1 to {MOST} expected, {count} found");
             return Err(self.error("num_hidden_layers", &message));
         }
-        let kv_heads = self.optional_size("num_key_value_heads")?.unwrap_or(query_heads);
-        let ffn = self.size("intermediate_size")?;
+        let hf = &kind.family().hf;
+        let flag = |key, default| Ok::<_, Error>(self.optional_bool(key)?.unwrap_or(default));
+        let said = match hf.kv_heads {
+            KvHeadRule::Key => self.optional_size("num_key_value_heads")?,
+            KvHeadRule::All => None,
+            KvHeadRule::Falcon if flag("new_decoder_architecture", false)? => {
+                self.optional_size("num_kv_heads")?
+            }
+            KvHeadRule::Falcon => flag("multi_query", true)?.then_some(1),
+        };
+        let kv_heads = said.unwrap_or(query_heads);
+        let ffn = match (self.optional_size(hf.ffn.0)?, hf.ffn.1) {
+            (Some(ffn), _) => ffn,
+            (None, Some(multiple)) => multiple.saturating_mul(self.size("hidden_size")?),
+            (None, None) => return Err(self.error(hf.ffn.0, "missing")),
+        };
         if query_heads == 0 {
             return Err(self.error("num_attention_heads", "at least 1 expected, 0 found"));
         }

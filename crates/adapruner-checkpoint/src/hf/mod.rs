@@ -16,6 +16,7 @@ pub use write_config::opens_elsewhere;
 
 use crate::{
     checkpoint::Checkpoint,
+    config::ModelConfig,
     digest::Digest,
     error::{Error, Result},
     input, names,
@@ -42,7 +43,7 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
     }
     let mut source = SafetensorsSource::open(folder, files)?;
     source.strip_prefixes()?;
-    source.retain(|name| !is_surplus(name, config.tie_word_embeddings));
+    source.retain(|name| !is_surplus(name, &config));
     source.take_apart(&config)?;
     check::tensors(folder, &config, &source)?;
     source.check_dtypes()?;
@@ -64,9 +65,12 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
 }
 
 /// Tensors that some exports carry and no computation uses: the rotary
-/// embedding's frequencies, and the copy of a tied embedding.
-fn is_surplus(name: &str, tied: bool) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || (tied && name == names::HEAD)
+/// embedding's frequencies, buffers, and the copy of a tied embedding.
+fn is_surplus(name: &str, config: &ModelConfig) -> bool {
+    let mut buffers = config.family().hf.buffers.iter();
+    name.ends_with(".rotary_emb.inv_freq")
+        || buffers.any(|buffer| name.ends_with(buffer))
+        || (config.tie_word_embeddings && name == config.name(names::Part::Head))
 }
 
 fn no_config(folder: &Path) -> Error {

@@ -1,7 +1,11 @@
 //! The modelling code that a folder with widths per layer carries, made from what its
 //! architecture declares.
 
-use adapruner_arch::{Family, names::Norm};
+use adapruner_arch::{
+    Family,
+    family::{HeadWidthRule, KvHeadRule},
+    names::{Norm, Projection},
+};
 
 use crate::config::LayerWidths;
 
@@ -17,14 +21,45 @@ pub(super) fn modeling(family: &Family) -> String {
     let norms = Norm::ALL.into_iter().filter(on_stream).filter_map(|norm| norm.of(family));
     let norms: Vec<String> = norms.map(|name| format!("\"{}\"", name.hf)).collect();
     let model_type = format!("adapruner_{}", family.hf.model_type);
+    // Where layers are: in the model that the class holds, or deeper in it.
+    let (base, layers) = family.hf.outer.layers.split_once('.').unwrap_or(("model", "layers"));
+    let (owner, list) = match layers.rsplit_once('.') {
+        Some((owner, list)) => (format!(".{owner}"), list),
+        None => (String::new(), layers),
+    };
+    let last = |name: &'static str| name.rsplit_once('.').map_or(name, |(_, last)| last);
+    let fused = family.fused.iter().find(|fused| fused.of.contains(&Projection::Q));
+    let reads: Vec<String> = match fused {
+        Some(fused) => vec![format!("\"{}\"", last(fused.name.hf))],
+        None => [Projection::Q, Projection::K, Projection::V]
+            .map(|projection| format!("\"{}\"", last(projection.module_of(family))))
+            .to_vec(),
+    };
+    let truth = |is| if is { "True" } else { "False" };
     let names = [
+        ("{layer_class}", &*format!("{}{}", family.hf.prefix, family.hf.layer_class)),
+        ("{base}", base),
+        ("{owner}", &owner),
+        ("{list}", list),
+        ("{attention}", family.hf.attention),
+        ("{ffn}", family.hf.ffn.0),
+        (
+            "{kv_heads}",
+            match family.hf.kv_heads {
+                KvHeadRule::Key | KvHeadRule::All => "num_key_value_heads",
+                KvHeadRule::Falcon => "num_kv_heads",
+            },
+        ),
+        ("{by_hidden}", truth(family.hf.head_width == HeadWidthRule::ByHidden)),
+        ("{reads}", &format!("[{}]", reads.join(", "))),
+        ("{writes}", last(Projection::O.module_of(family))),
         ("{title}", family.title),
         ("{stem}", family.hf.stem),
         ("{prefix}", family.hf.prefix),
         ("{module}", family.hf.module),
         ("{model_type}", &model_type),
         ("{norms}", &format!("[{}]", norms.join(", "))),
-        ("{fused}", if family.fused.is_empty() { "False" } else { "True" }),
+        ("{from_config}", truth(family.hf.widths_from_config)),
     ];
     let code = names
         .into_iter()

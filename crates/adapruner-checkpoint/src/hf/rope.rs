@@ -1,6 +1,9 @@
 //! The rotary embeddings that a `config.json` describes, as transformers 4 and 5 spell them.
 
-use adapruner_arch::{Family, config::long_attention_factor};
+use adapruner_arch::{
+    Family,
+    config::{long_attention_factor, rotated},
+};
 use serde_json::Value;
 
 use super::config::{FULL, Keys, SLIDING, short};
@@ -22,8 +25,16 @@ impl Keys<'_> {
             Some(scaling) => scaling.optional_float(KEY)?,
             None => None,
         };
-        let share = self.optional_float(KEY)?.or(nested).or(scaling).filter(|share| *share != 1.0);
-        let Some(share) = share else { return Ok(None) };
+        let said = self.optional_float(KEY)?.or(nested).or(scaling);
+        let own = match family.rotated_share {
+            Some((key, _)) => self.optional_float(key)?,
+            None => None,
+        };
+        let default = family.rotated_share.map_or(1.0, |(_, default)| default);
+        let share = own.or(said).unwrap_or(default);
+        if share == 1.0 {
+            return Ok(None);
+        }
         if family.rotated_share.is_none() {
             let message = format!(
                 "a rotary embedding of a part ({share}) is not supported for {}",
@@ -34,7 +45,7 @@ impl Keys<'_> {
         if !(share > 0.0 && share < 1.0) {
             return Err(self.error(KEY, &format!("above 0 and at most 1 expected, {share} found")));
         }
-        Ok(Some((head_dim as f64 * share) as usize))
+        Ok(rotated(head_dim, share))
     }
 
     /// The rotary embedding, and that of layers with a window where it is another.
@@ -62,10 +73,10 @@ impl Keys<'_> {
                 format!("an object for each kind of layer is not known of {}", family.title);
             return Err(self.unsupported("rope_parameters", message));
         };
-        Ok((of(FULL, family.hf.theta)?, Some(of(SLIDING, local)?)))
+        Ok((of(FULL, family.hf.theta.1)?, Some(of(SLIDING, local)?)))
     }
 
-    fn rope(&self, default_theta: f64) -> Result<Rope> {
+    fn rope(&self, (key, default_theta): (&str, f64)) -> Result<Rope> {
         // transformers 5 writes one object for what were two keys. Where both are
         // there it takes `rope_scaling`, unless that is empty, and of the other
         // nothing.
@@ -89,7 +100,10 @@ impl Keys<'_> {
         };
         let theta = match theta {
             Some(theta) => theta,
-            None => self.optional_float("rope_theta")?.unwrap_or(default_theta),
+            None => {
+                let theta = self.optional_float(key)?;
+                theta.or(self.optional_float("rope_theta")?).unwrap_or(default_theta)
+            }
         };
         let scaling = match chosen {
             Some((key, chosen)) => chosen.rope_scaling(key, self)?,

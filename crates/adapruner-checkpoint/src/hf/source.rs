@@ -2,6 +2,7 @@
 //! and their index.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     ops::Range,
     path::{Path, PathBuf},
@@ -40,8 +41,32 @@ const MAX_SHARDS: usize = 1 << 12;
 struct Entry {
     shard: usize,
     range: Range<usize>,
+    /// Where its bytes lie in pieces: how long a piece is, and from one to the next.
+    pieces: Option<(usize, usize)>,
     dtype: Dtype,
     shape: Vec<usize>,
+}
+
+impl Entry {
+    /// The bytes, of a shard.
+    fn bytes<'a>(&self, shard: &'a [u8]) -> Cow<'a, [u8]> {
+        let all = &shard[self.range.clone()];
+        match self.pieces {
+            None => Cow::Borrowed(all),
+            Some((piece, step)) => {
+                let pieces = all.chunks(step).flat_map(|from| &from[..piece.min(from.len())]);
+                Cow::Owned(pieces.copied().collect())
+            }
+        }
+    }
+
+    /// How many bytes it has.
+    fn len(&self) -> usize {
+        match self.pieces {
+            None => self.range.len(),
+            Some((piece, step)) => self.range.len().div_ceil(step) * piece,
+        }
+    }
 }
 
 /// A [`TensorSource`] over mapped safetensors files.
@@ -93,7 +118,8 @@ impl SafetensorsSource {
     /// One whose shape is not that of its parts.
     pub fn take_apart(&mut self, config: &ModelConfig) -> Result<()> {
         let stored = stored_tensors(config, config.family());
-        for StoredTensor { name, shape, parts, .. } in stored.iter().filter(|t| t.parts.len() > 1) {
+        for stored in stored.iter().filter(|t| t.parts.len() > 1) {
+            let StoredTensor { name, shape, parts, .. } = stored;
             let Some(whole) = self.entries.remove(name) else {
                 let message = format!("missing, shape {shape:?} expected");
                 return Err(Error::tensor(&self.folder, name, message));
@@ -103,11 +129,16 @@ impl SafetensorsSource {
                 return Err(Error::tensor(&self.folder, name, message));
             }
             let row = whole.range.len() / shape[0].max(1);
+            // In how many rounds all parts are gone through.
+            let rounds = stored.rounds(config);
+            let step = whole.range.len() / rounds;
             let mut start = whole.range.start;
             for part in parts {
-                let end = start + part.shape[0] * row;
+                let piece = part.shape[0] / rounds * row;
+                let end = start + piece;
                 let entry = Entry {
-                    range: start..end,
+                    range: start..start + (rounds - 1) * step + piece,
+                    pieces: (rounds > 1).then_some((piece, step)),
                     shape: part.shape.clone(),
                     dtype: whole.dtype,
                     shard: whole.shard,
@@ -191,6 +222,7 @@ impl SafetensorsSource {
             let entry = Entry {
                 shard,
                 range: start + from..start + to,
+                pieces: None,
                 dtype: info.dtype,
                 shape: info.shape.clone(),
             };
@@ -213,7 +245,7 @@ impl TensorSource for SafetensorsSource {
         self.entries.get(name).map(|entry| TensorMeta {
             shape: entry.shape.clone(),
             stored: format!("{:?}", entry.dtype),
-            bytes: entry.range.len() as u64,
+            bytes: entry.len() as u64,
         })
     }
 
@@ -227,7 +259,8 @@ impl TensorSource for SafetensorsSource {
         let Some(kind) = float_kind(entry.dtype) else {
             return Err(refused_dtype(shard.path(), name, entry.dtype));
         };
-        let stored = Stored { bytes: &shard[entry.range.clone()], kind, rows: Rows::Plain };
+        let bytes = entry.bytes(shard);
+        let stored = Stored { bytes: &bytes, kind, rows: Rows::Plain };
         let tensor = convert::tensor(stored, &entry.shape, dtype, device);
         shard.release(entry.range.clone());
         tensor.map_err(|error| match error {

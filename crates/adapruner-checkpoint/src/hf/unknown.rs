@@ -4,11 +4,9 @@ use adapruner_arch::Architecture;
 
 /// Names, as `architectures` or `model_type` has them, of models that are known and not run:
 /// what makes them so.
-const NOT_RUN: [(&str, &str); 20] = [
+const NOT_RUN: [(&str, &str); 15] = [
     ("Gemma3ForConditionalGeneration", "text and images in one folder"),
     ("gemma3", "text and images in one folder"),
-    ("Gemma2ForCausalLM", "caps on scores and logits"),
-    ("gemma2", "caps on scores and logits"),
     ("Gemma4", "widths of heads by kind of layer, embeddings per layer"),
     ("gemma4", "widths of heads by kind of layer, embeddings per layer"),
     ("Qwen3_5", "gated DeltaNet layers"),
@@ -22,9 +20,6 @@ const NOT_RUN: [(&str, &str); 20] = [
     ("Qwen3MoeForCausalLM", "mixtures of experts"),
     ("qwen3_moe", "mixtures of experts"),
     ("OlmoeForCausalLM", "mixtures of experts"),
-    ("OPTForCausalLM", "learned positions and plain feed-forwards"),
-    ("GPTNeoXForCausalLM", "sublayers side by side"),
-    ("FalconForCausalLM", "sublayers side by side"),
 ];
 
 /// The message, and a hint, about the architecture `found`, written as `shown`.
@@ -33,7 +28,8 @@ pub(super) fn refusal(shown: &str, found: &str, own_code: bool) -> (String, Opti
     if let Some((_, why)) = NOT_RUN.iter().find(known) {
         return (format!("{shown} is known but not run yet ({why})"), None);
     }
-    let classes: Vec<String> = Architecture::ALL.iter().map(|a| a.family().class()).collect();
+    let mut classes: Vec<String> = Architecture::ALL.iter().map(|a| a.family().class()).collect();
+    classes.dedup();
     let message = format!("{shown} is not supported, only {}", classes.join(", "));
     if own_code {
         let hint = "the folder brings modelling code of its own (auto_map), which is never run";

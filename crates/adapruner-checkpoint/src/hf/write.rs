@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
@@ -191,8 +192,8 @@ fn write_weights(
         let mut file = FileWriter::create(&dir.join(&name))?;
         file.write(&header(shard))?;
         for place in shard {
-            for part in &place.tensor.parts {
-                let tensor = load(checkpoint, part, place.kind)?;
+            for tensor in tensors(checkpoint, &place.tensor, place.kind) {
+                let tensor = tensor?;
                 for_bytes(&tensor, |bytes| {
                     file.write(bytes)?;
                     done += bytes.len() as u64;
@@ -209,6 +210,25 @@ fn write_weights(
         files.push(write_file(&dir.join(INDEX), &pretty(&index))?);
     }
     Ok(files)
+}
+
+/// The tensors that follow each other in a stored one, those whose rows take turns as one.
+fn tensors<'a>(
+    checkpoint: &'a Checkpoint,
+    stored: &'a StoredTensor,
+    kind: FloatType,
+) -> Box<dyn Iterator<Item = Result<Tensor>> + 'a> {
+    let parts = stored.parts.iter().map(move |part| load(checkpoint, part, kind));
+    let rounds = stored.rounds(&checkpoint.config);
+    if rounds == 1 {
+        return Box::new(parts);
+    }
+    let mixed = || -> Result<Tensor> {
+        let parts = parts.map(|part| Ok(part?.reshape((rounds, ()))?));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&parts, 1)?.reshape(stored.shape.as_slice())?.contiguous()?)
+    };
+    Box::new(std::iter::once(mixed()))
 }
 
 fn header(shard: &[Place]) -> Vec<u8> {

@@ -2,7 +2,10 @@
 
 use adapruner_arch::{
     config::long_attention_factor,
-    family::{AttentionBiasRule, Factor, ScoreRule, WindowRule},
+    family::{
+        AttentionBiasRule, Factor, Fixed, FormRule, HeadWidthRule, KvHeadRule, MlpBiasRule,
+        OrderRule, Positions, ScoreRule, WindowRule,
+    },
 };
 use serde_json::{Map, Value, json};
 
@@ -30,7 +33,16 @@ fn holds(architecture: Architecture, config: &ModelConfig) -> bool {
     let biased = match (family.attention_bias, config.attention_bias) {
         (AttentionBiasRule::Never, bias) => bias == AttentionBias::None,
         (AttentionBiasRule::Qkv, bias) => bias == AttentionBias::Qkv,
-        (AttentionBiasRule::Key(_), bias) => bias != AttentionBias::Qkv,
+        (AttentionBiasRule::Key { .. }, bias) => bias != AttentionBias::Qkv,
+    };
+    let mlp_biased = match (family.mlp_bias, family.attention_bias) {
+        (MlpBiasRule::Never, _) => !config.mlp_bias,
+        (MlpBiasRule::Always, _) => config.mlp_bias,
+        // One key says it of all maps.
+        (MlpBiasRule::Key { hf, .. }, AttentionBiasRule::Key { hf: other, .. }) if hf == other => {
+            config.mlp_bias == (config.attention_bias == AttentionBias::All)
+        }
+        (MlpBiasRule::Key { .. }, _) => true,
     };
     let same = architecture == config.architecture || {
         // What the class computes; its windows are those of all layers, or none.
@@ -38,14 +50,19 @@ fn holds(architecture: Architecture, config: &ModelConfig) -> bool {
             Architecture::Llama | Architecture::Qwen2 => config.is_llama_like(),
             Architecture::Mistral => config.is_mistral_like(),
             Architecture::Qwen3
+            | Architecture::Gemma2
             | Architecture::Gemma3
             | Architecture::SmolLm3
             | Architecture::Olmo2
             | Architecture::Granite
-            | Architecture::Phi3 => false,
+            | Architecture::Phi3
+            | Architecture::Opt
+            | Architecture::GptNeoX
+            | Architecture::Falcon
+            | Architecture::FalconTwoNorms => false,
         }
     };
-    same && biased && (family.mlp_bias.is_some() || !config.mlp_bias)
+    same && biased && mlp_biased
 }
 
 /// As what a model is written, and what the user should know of it.
@@ -55,6 +72,7 @@ fn holds(architecture: Architecture, config: &ModelConfig) -> bool {
 /// then a Mistral, which is not held to that but has no biases.
 pub(super) fn form(config: &ModelConfig) -> (Kind, Vec<String>) {
     let uniform = config.uniform_widths().filter(LayerWidths::has_attention);
+    let uniform = uniform.filter(|_| config.heads_fit_class());
     let whole = |architecture| match uniform {
         Some(widths) if architecture == Architecture::Llama => {
             config.hidden_size.is_multiple_of(widths.query_heads)
@@ -94,6 +112,8 @@ pub(super) fn config_json(config: &ModelConfig, kind: Kind, dtype: FloatType) ->
     let activation = match config.activation {
         Activation::Silu => "silu",
         Activation::GeluTanh => "gelu_pytorch_tanh",
+        Activation::Gelu => "gelu",
+        Activation::Relu => "relu",
     };
     let ends = match config.eos_token_ids.as_slice() {
         [] => Value::Null,
@@ -114,31 +134,69 @@ pub(super) fn config_json(config: &ModelConfig, kind: Kind, dtype: FloatType) ->
     set(family.activation.0, json!(activation));
     set("hidden_size", json!(config.hidden_size));
     set("num_hidden_layers", json!(config.layers.len()));
-    set("num_attention_heads", json!(query_heads));
-    set("num_key_value_heads", json!(kv_heads));
-    set("head_dim", json!(config.head_dim));
-    set("intermediate_size", json!(largest(|w| w.ffn)));
+    match family.hf.head_width {
+        HeadWidthRule::Key(_) => {
+            set("num_attention_heads", json!(query_heads));
+            set("head_dim", json!(config.head_dim));
+        }
+        // What the width of heads follows from.
+        HeadWidthRule::ByHidden => {
+            set("num_attention_heads", json!(config.hidden_size / config.head_dim));
+        }
+    }
+    match family.hf.kv_heads {
+        KvHeadRule::Key => set("num_key_value_heads", json!(kv_heads)),
+        KvHeadRule::All => {}
+        KvHeadRule::Falcon => {
+            let norms = match family.hf.form {
+                FormRule::Only => None,
+                FormRule::FalconNorms(norms) => Some(norms),
+            };
+            // The older form has one key-value head.
+            let newer = norms == Some(2) || config.layers.iter().any(|w| w.kv_heads > 1);
+            set("new_decoder_architecture", json!(newer));
+            set("num_ln_in_parallel_attn", json!(norms.filter(|_| newer)));
+            set("multi_query", json!(true));
+            set("num_kv_heads", json!(kv_heads));
+        }
+    }
+    for Fixed { key, value, .. } in family.hf.fixed {
+        set(key, json!(value));
+    }
+    if let OrderRule::Key { hf, .. } = family.order {
+        set(hf, json!(config.parallel));
+    }
+    set(family.hf.ffn.0, json!(largest(|w| w.ffn)));
     set("vocab_size", json!(config.vocab_size));
     set("max_position_embeddings", json!(config.max_position_embeddings));
-    set("rms_norm_eps", json!(config.rms_norm_eps));
-    set("rope_theta", json!(config.rope.theta));
-    set("rope_scaling", rope_scaling(config, &config.rope));
+    if let (Some(key), _) = family.hf.eps {
+        set(key, json!(config.norm_eps));
+    }
+    match family.positions {
+        Positions::Rotary => {
+            set(family.hf.theta.0, json!(config.rope.theta));
+            set("rope_scaling", rope_scaling(config, &config.rope));
+        }
+        Positions::Learned { .. } => {}
+    }
     if let RopeScaling::Long { original_max_position_embeddings: original, .. } =
         config.rope.scaling
     {
         set("original_max_position_embeddings", json!(original));
     }
-    if let (Some(key), Some(rotated)) = (family.rotated_share, config.rotated_dim) {
-        set(key, json!(rotated as f64 / config.head_dim as f64));
+    if let Some((key, default)) = family.rotated_share
+        && (config.rotated_dim.is_some() || default != 1.0)
+    {
+        set(key, json!(config.rotated() as f64 / config.head_dim as f64));
     }
     if let (Some((key, _)), Some(local)) = (family.local_theta, &config.local_rope) {
         set(key, json!(local.theta));
     }
-    if let AttentionBiasRule::Key(key) = family.attention_bias {
-        set(key, json!(config.attention_bias == AttentionBias::All));
+    if let AttentionBiasRule::Key { hf, .. } = family.attention_bias {
+        set(hf, json!(config.attention_bias == AttentionBias::All));
     }
-    if let Some(key) = family.mlp_bias {
-        set(key, json!(config.mlp_bias));
+    if let MlpBiasRule::Key { hf, .. } = family.mlp_bias {
+        set(hf, json!(config.mlp_bias));
     }
     match family.scores {
         ScoreRule::HeadWidth => {}
@@ -161,6 +219,10 @@ pub(super) fn config_json(config: &ModelConfig, kind: Kind, dtype: FloatType) ->
         if let Factor::Key { hf, .. } = factor {
             set(hf, json!(value));
         }
+    }
+    if let Some(caps) = family.caps {
+        set(caps.scores.key, json!(config.score_cap));
+        set(caps.logits.key, json!(config.logit_cap));
     }
     let window = config.windows.iter().copied().flatten().next();
     let sliding = |layer| config.window(layer).is_some();

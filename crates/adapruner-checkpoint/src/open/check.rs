@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use adapruner_arch::family::KvHeadRule;
+
 use crate::{
     checkpoint::TensorSource,
     config::{ModelConfig, Rope, RopeScaling},
@@ -58,13 +60,18 @@ pub(crate) fn config(path: &Path, config: &ModelConfig) -> Result<()> {
                 "layer {layer}: at most {MAX_WIDTH} heads expected, {query} found"
             ));
         }
+        if config.family().hf.kv_heads == KvHeadRule::All && query != kv {
+            return refuse(format!(
+                "layer {layer}: as many key-value heads as query heads expected, {query} and {kv} found"
+            ));
+        }
         if query != 0 && (kv == 0 || !query.is_multiple_of(kv)) || query == 0 && kv != 0 {
             return refuse(format!(
                 "layer {layer}: query heads must be a multiple of key-value heads, {query} and {kv} found"
             ));
         }
     }
-    let eps = config.rms_norm_eps;
+    let eps = config.norm_eps;
     if !(eps > 0.0 && eps < 1.0) {
         return refuse(format!("epsilon of the norms: above 0 and below 1 expected, {eps} found"));
     }
@@ -89,6 +96,8 @@ pub(crate) fn config(path: &Path, config: &ModelConfig) -> Result<()> {
         ("scale of what sublayers add", config.residual_scale),
         ("divisor of the logits", config.logit_divisor),
         ("scale of attention scores", config.score_scale.unwrap_or(1.0)),
+        ("cap on attention scores", config.score_cap.unwrap_or(1.0)),
+        ("cap on logits", config.logit_cap.unwrap_or(1.0)),
     ] {
         if !(factor.is_finite() && factor > 0.0) {
             return refuse(format!("{what}: a number above 0 expected, {factor} found"));

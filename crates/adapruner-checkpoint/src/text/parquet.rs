@@ -17,7 +17,7 @@ use crate::{
     parquet_file::{self, ParquetFile},
 };
 
-/// Column names that an error lists at the most.
+/// Column names that an error lists at most.
 const LISTED: usize = 8;
 /// Rows that are decoded at a time.
 const BATCH: usize = 1024;

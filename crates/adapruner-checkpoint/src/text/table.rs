@@ -10,7 +10,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Column names that an error lists at the most.
+/// Column names that an error lists at most.
 const LISTED: usize = 8;
 /// Bytes of the header, at most.
 const HEADER: usize = 1 << 20;

@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use adapruner_checkpoint::{
     Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, Result, Rope, RopeScaling,
-    TensorMeta, TensorSource, names, output::Written, tokenizer::TextTokenizer,
+    TensorMeta, TensorSource, arch::family::KvHeadRule, names, output::Written,
+    tokenizer::TextTokenizer,
 };
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -18,8 +19,11 @@ use rand::{RngExt, SeedableRng};
 use crate::readers::fixture;
 
 /// The fixtures of models.
-pub const MODELS: [&str; 16] = [
+pub const MODELS: [&str; 19] = [
     "biases",
+    "falcon",
+    "falcon_40b",
+    "gpt_neox",
     "gqa3_untied",
     "granite",
     "linear_rope",
@@ -37,20 +41,30 @@ pub const MODELS: [&str; 16] = [
     "tiny",
 ];
 /// Those that llama.cpp runs otherwise, with what is said of them.
-pub const FOLDERS_ONLY: [(&str, &str); 4] = [
-    ("gemma3", "Gemma 3 (text) with another scale of attention scores"),
-    ("mistral_windows", "Mistral without windows"),
-    ("phi3_windows", "Phi 3 and 4 without windows"),
-    ("qwen2_windows", "Qwen 2 and 2.5 without windows"),
+pub const FOLDERS_ONLY: [(&str, &str); 9] = [
+    ("falcon_11b", "runs Falcon (one norm: 7B, 11B) without these biases"),
+    ("gemma2", "runs Gemma 2 with another scale of attention scores"),
+    ("gemma3", "runs Gemma 3 (text) with another scale of attention scores"),
+    ("gpt_neox_sequential", "runs GPT-NeoX and Pythia with biases on all maps"),
+    ("mistral_windows", "runs Mistral without windows"),
+    ("opt", "has no architecture for OPT"),
+    ("opt_untied", "has no architecture for OPT"),
+    ("phi3_windows", "runs Phi 3 and 4 without windows"),
+    ("qwen2_windows", "runs Qwen 2 and 2.5 without windows"),
 ];
 
 /// A model of an architecture whose layers have `widths`, short windows and all else as its
 /// family has it.
 pub fn family(architecture: Architecture, widths: &[LayerWidths]) -> ModelConfig {
-    let plain = ModelConfig::new(architecture, 24, 4, VOCAB, widths.to_vec());
+    let mut widths = widths.to_vec();
+    if architecture.family().hf.kv_heads == KvHeadRule::All {
+        widths.iter_mut().for_each(|widths| widths.kv_heads = widths.query_heads);
+    }
+    let plain = ModelConfig::new(architecture, 24, 4, VOCAB, widths);
     let windows = plain.windows.iter().map(|window| window.map(|_| 5)).collect();
     ModelConfig {
         windows,
+        rotated_dim: plain.rotated_dim.map(|_| 2),
         max_position_embeddings: 64,
         bos_token_id: Some(0),
         eos_token_ids: vec![1],
@@ -104,7 +118,7 @@ pub fn widths(query_heads: usize, kv_heads: usize, ffn: usize) -> LayerWidths {
 /// A small configuration with these layers; `H` = 24, `D` = 4.
 pub fn config(layers: &[LayerWidths]) -> ModelConfig {
     ModelConfig {
-        rms_norm_eps: 1e-5,
+        norm_eps: 1e-5,
         tie_word_embeddings: true,
         max_position_embeddings: 64,
         bos_token_id: Some(0),

@@ -18,7 +18,7 @@ use super::pystr;
 const LONGEST: usize = 16 << 10;
 /// Fields of a template, at most.
 const FIELDS: usize = 64;
-/// Names that an error lists at the most.
+/// Names that an error lists at most.
 const LISTED: usize = 8;
 
 /// Text with fields in it.

@@ -1,6 +1,7 @@
 //! Cross-entropy of a linear map in nats, `logsumexp(z) − z[target]` with `z = x · Wᵀ`,
 //! and to sparse soft targets, `Σ_k w · logsumexp(z/τ) − Σ_k w · z[id]/τ`: the first is
-//! the second of one target of weight 1.
+//! the second of one target of weight 1. Capped logits are `c · tanh(z/c)` in place of `z`,
+//! and their slopes multiply the gradients of `z`.
 //!
 //! Logits exist for one block of rows and one chunk of the vocabulary at a time
 //! (half a megabyte a thread); maximum and sum of exponentials run along, the sum in f64. Where `x` is
@@ -85,6 +86,7 @@ pub fn linear_soft_cross_entropy(
         weights: weights.flatten_all()?.to_vec1()?,
         k,
         temperature,
+        cap: head.cap.map(|cap| cap as f32),
     };
     if let Some(at) = targets.ids.iter().position(|&id| id as usize >= vocabulary) {
         bail!(
@@ -109,7 +111,7 @@ pub fn linear_soft_cross_entropy(
         return Tensor::zeros(rows, losses.dtype(), x.device())?.index_add(&active, &losses, 0);
     }
     if !fused(&[x]) || !Weight::takes(weight.dtype()) || x.elem_count() == 0 {
-        return composition::linear_soft_cross_entropy(x, weight, ids, weights, temperature);
+        return composition::linear_soft_cross_entropy(x, head, ids, weights, temperature);
     }
     let op = CrossEntropy {
         targets,
@@ -130,6 +132,8 @@ struct Targets {
     weights: Vec<f32>,
     k: usize,
     temperature: f64,
+    /// Of the logits, before the temperature.
+    cap: Option<f32>,
 }
 
 impl Targets {

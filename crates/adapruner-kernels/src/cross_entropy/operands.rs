@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::Targets;
 use crate::{
     buffer::{Weight, build},
-    exp::{exponentials, largest},
+    exp::{cap, dot, exponentials, largest, multiply_by_slopes},
     gemm::{multiply, multiply_add},
     packed::{Activations, Arithmetic, Laid, Source, multiply_words},
     view::View,
@@ -110,6 +110,34 @@ impl<'a> Operands<'a> {
         (1.0 / self.targets.temperature) as f32
     }
 
+    /// The capped and scaled logits from the products.
+    fn bend(&self, logits: &mut [f32]) {
+        let scale = self.scale();
+        if let Some(of) = self.targets.cap {
+            cap(logits, of);
+            logits.iter_mut().for_each(|z| *z *= scale);
+        }
+    }
+
+    /// What [`multiply_by_slopes`] reads of capped logits, and the cap of these.
+    fn bent(&self, logits: &[f32]) -> Option<(Vec<f32>, f32)> {
+        self.targets.cap.map(|of| (logits.to_vec(), of * self.scale()))
+    }
+
+    /// The slope of the logit of a word whose vector is `word`, in one of the rows.
+    fn slope(&self, row: usize, word: &[f32]) -> f32 {
+        self.targets.cap.map_or(1.0, |of| {
+            let z = dot(&self.x[row * self.hidden..(row + 1) * self.hidden], word);
+            let bent = (z / f64::from(of)).tanh();
+            (1.0 - bent * bent) as f32
+        })
+    }
+
+    /// Factor of the products, before a cap.
+    fn product_scale(&self) -> f32 {
+        if self.targets.cap.is_some() { 1.0 } else { self.scale() }
+    }
+
     /// Chunks of one of the parts of the vocabulary.
     fn chunks(&self, part: usize) -> impl Iterator<Item = Range<usize>> {
         let vocabulary = self.vocabulary;
@@ -191,7 +219,10 @@ impl<'a> Operands<'a> {
         let rows = self.rows.len();
         let x = View::dense(self.x, rows, self.hidden);
         // SAFETY: the product writes everything.
-        unsafe { build(rows * words, |to| multiply(x, weight.t(), self.scale(), to)) }
+        let mut logits =
+            unsafe { build(rows * words, |to| multiply(x, weight.t(), self.product_scale(), to)) };
+        self.bend(&mut logits);
+        logits
     }
 
     /// Takes the logits of some words into the sums, and leaves `e^(logit − top)`.
@@ -220,7 +251,11 @@ impl<'a> Operands<'a> {
                 Some((x, weight)) => self.logits_laid_out(x, weight, words.clone()),
                 None => self.logits(self.words(&words, &mut scratch), words.len()),
             };
+            let bent = if tracked { self.bent(&logits) } else { None };
             self.take(&mut logits, &words, &mut out);
+            if let Some((bent, of)) = bent {
+                multiply_by_slopes(&mut logits, &bent, of);
+            }
             if tracked {
                 let p = View::dense(&logits, rows, words.len());
                 let weight = self.words(&words, &mut scratch);
@@ -245,9 +280,10 @@ impl<'a> Operands<'a> {
         let len = self.rows.len() * words.len();
         // SAFETY: the product writes everything.
         let mut logits = unsafe { build(len, |to| multiply_words(x, weight, words, to)) };
-        if self.scale() != 1.0 {
+        if self.product_scale() != 1.0 {
             logits.iter_mut().for_each(|z| *z *= self.scale());
         }
+        self.bend(&mut logits);
         logits
     }
 
@@ -282,8 +318,8 @@ impl<'a> Operands<'a> {
             let factor = (self.mass(row) / self.targets.temperature / all.sum[row]) as f32;
             unit.iter_mut().for_each(|v| *v *= factor);
             for (target, weight) in self.target(row) {
-                let share = weight * self.scale();
                 let word = self.weight.part(target * hidden..(target + 1) * hidden, &mut scratch);
+                let share = weight * self.scale() * self.slope(row, word);
                 unit.iter_mut().zip(word).for_each(|(v, w)| *v -= share * w);
             }
         }
@@ -311,6 +347,7 @@ impl<'a> Operands<'a> {
                 let x = &self.x[start * hidden..rows.end * hidden];
                 let part = self.part(x, start);
                 let mut p = part.logits(weight, words.len());
+                let bent = part.bent(&p);
                 for (row, p) in rows.clone().zip(p.chunks_exact_mut(words.len())) {
                     exponentials(p, logsumexp[row] as f32);
                     let mass = self.mass(row) as f32;
@@ -320,6 +357,9 @@ impl<'a> Operands<'a> {
                     }
                     let factor = upstream[row] * self.scale();
                     p.iter_mut().for_each(|p| *p *= factor);
+                }
+                if let Some((bent, of)) = bent {
+                    multiply_by_slopes(&mut p, &bent, of);
                 }
                 let p = View::dense(&p, rows.len(), words.len());
                 multiply_add(p.t(), View::dense(x, rows.len(), hidden), out);

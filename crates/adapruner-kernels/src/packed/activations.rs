@@ -6,10 +6,10 @@ use std::{num::FpCategory, ops::Range};
 use multiversion::multiversion;
 
 use super::{
-    Arithmetic, DEPTH, Line,
-    ahead::fetch,
-    fixed, slabs,
-    turn::{SIDE, turn},
+    Arithmetic, DEPTH, Line, int16,
+    prefetch::fetch,
+    slabs,
+    transpose::{SIDE, transpose},
 };
 use crate::view::View;
 
@@ -37,7 +37,7 @@ pub(super) fn write<'s>(
     if slabs.iter().all(Range::is_empty) {
         return all;
     }
-    if x.turned {
+    if x.transposed {
         assert!(!arithmetic.rounds_activations(), "rows that lie together are what is rounded");
         for (slab, to) in slabs.iter().zip(all.chunks_exact_mut(of_slab.max(1))) {
             turn_slab(x, rows.clone(), slab.clone(), to);
@@ -49,7 +49,7 @@ pub(super) fn write<'s>(
             let from = &x.data[row * x.stride + slab.start..row * x.stride + slab.end];
             match arithmetic {
                 Arithmetic::Dot => round(from, to),
-                Arithmetic::Fixed => fixed::row(from, to),
+                Arithmetic::Int16 => int16::row(from, to),
                 Arithmetic::Widen | Arithmetic::Scalar => copy(from, to),
             }
         }
@@ -67,7 +67,7 @@ fn turn_slab(x: View<'_>, rows: Range<usize>, slab: Range<usize>, to: &mut [Line
             for next in SIDE..2 * SIDE {
                 fetch(from.as_ptr().wrapping_add(next * x.stride).cast());
             }
-            turn(from, x.stride, (inputs, (rows.end - row).min(SIDE)), to, ROW_LINES);
+            transpose(from, x.stride, (inputs, (rows.end - row).min(SIDE)), to, ROW_LINES);
         }
     }
 }
@@ -125,7 +125,7 @@ fn rounded(value: f32) -> u32 {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Line, fixed::AHEAD};
+    use super::{Line, int16::PREFETCH};
 
     /// # Safety
     /// The processor must have AVX-512F and AVX512-BF16; `to` has lines for all of `from`.
@@ -140,7 +140,7 @@ mod x86 {
             };
             // The numbers may be far away; rows mostly follow each other.
             for next in [0, Line::WORDS] {
-                _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(AHEAD + next).cast());
+                _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(PREFETCH + next).cast());
             }
             let pairs = _mm512_cvtne2ps_pbh(half(Line::WORDS), half(0));
             // SAFETY: both types are 64 bytes that may be anything, as is an aligned line.

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Arithmetic, COLS, Line, fixed::panel_lines, slabs, source::Source, step::Panel};
+use super::{Arithmetic, COLS, Line, int16::panel_lines, slabs, source::Source, step::Panel};
 
 /// The right side of products, `[in, out]`: for every panel the pairs and scales of one
-/// slab after another, as [`super::fixed::panel`] writes them. Two bytes a number.
+/// slab after another, as [`super::int16::panel`] writes them. Two bytes a number.
 #[derive(Debug)]
 pub(crate) struct Integers {
     lines: Vec<Line>,
@@ -23,7 +23,7 @@ impl Integers {
         let mut lines = vec![Line::ZERO; outputs.div_ceil(COLS) * of_panel];
         lines.par_chunks_mut(of_panel.max(1)).enumerate().for_each(|(panel, mut to)| {
             Panel::with(0, |scratch| {
-                for slab in slabs(Arithmetic::Fixed, inputs) {
+                for slab in slabs(Arithmetic::Int16, inputs) {
                     let lines = to.split_off_mut(..panel_lines(slab.len())).unwrap_or_default();
                     scratch.round(right, panel, slab, lines);
                 }
@@ -47,5 +47,5 @@ impl Integers {
 
 /// Lines of some of a panel's slabs.
 fn lines(inputs: usize, some: impl Fn(&Range<usize>) -> bool) -> usize {
-    slabs(Arithmetic::Fixed, inputs).filter(some).map(|slab| panel_lines(slab.len())).sum()
+    slabs(Arithmetic::Int16, inputs).filter(some).map(|slab| panel_lines(slab.len())).sum()
 }

@@ -17,7 +17,7 @@
 //! |---|---|---|---|
 //! | [`Arithmetic::Widen`] | f32 | weights widened, f32 fused multiply-add | `γ · Σ abs(x·w)` |
 //! | [`Arithmetic::Dot`] | rounded to bf16 | AVX512-BF16 dot product of pairs | `(2⁻⁸ + γ) · Σ abs(x·w)` |
-//! | [`Arithmetic::Fixed`] | 16-bit integers | weights too; VNNI dot product of pairs, exact | `(‖x‖₁·‖w‖ + ‖x‖·‖w‖₁) / 65 534 + n·‖x‖·‖w‖ / 65 534² + γ · Σ abs(x·w)` |
+//! | [`Arithmetic::Int16`] | 16-bit integers | weights too; VNNI dot product of pairs, exact | `(‖x‖₁·‖w‖ + ‖x‖·‖w‖₁) / 65 534 + n·‖x‖·‖w‖ / 65 534² + γ · Σ abs(x·w)` |
 //!
 //! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` (so too for f32)
 //! and, as its products and sums are rounded one by one and numbers below 2⁻¹²⁶ are
@@ -26,27 +26,27 @@
 //! two and two, Sapphire and Emerald Rapids half a dot product and two fused
 //! multiply-adds. So [`Arithmetic::of_bf16`] goes by the processor, never by timing: the
 //! same machine always gives the same numbers. Where high precision is all that is asked
-//! for, `Fixed` is as fast as the fastest and nearer than `Dot`. Gradients are never
-//! rounded to bf16: `dy · W` is made by `Widen`, or by `Fixed` in high precision.
+//! for, `Int16` is as fast as the fastest and nearer than `Dot`. Gradients are never
+//! rounded to bf16: `dy · W` is made by `Widen`, or by `Int16` in high precision.
 //!
 //! Sums run over the inputs in slabs of at most 256 (of pairs 512), each slab in order and from
 //! zero, the slabs' sums in order. That does not depend on how a product is cut
 //! into parts, so neither on the number of threads nor on that of rows.
 
 mod activations;
-mod ahead;
-mod cell;
-mod fixed;
+mod cache;
+mod int16;
 mod integers;
 mod micro;
 mod pairs;
 mod panel;
+mod prefetch;
 mod product;
 mod source;
 mod step;
 #[cfg(test)]
 mod tests;
-mod turn;
+mod transpose;
 
 use std::ops::Range;
 
@@ -55,8 +55,8 @@ use half::bf16;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-pub(crate) use self::cell::Laid;
-pub use self::cell::{Packed, PackedBytes};
+pub(crate) use self::cache::Laid;
+pub use self::cache::{Packed, PackedBytes};
 use self::pairs::pairs;
 pub(crate) use self::{
     activations::Activations,
@@ -94,7 +94,7 @@ pub enum Arithmetic {
     Widen,
     /// Both sides are rounded to 16-bit integers with a scale for each row and slab, whose
     /// products are summed exactly (AVX512-VNNI or AVX-VNNI).
-    Fixed,
+    Int16,
     /// [`Arithmetic::Widen`] number by number, to the same bits: what tests hold
     /// it to.
     Scalar,
@@ -115,7 +115,7 @@ impl Arithmetic {
     /// time, nothing is rounded.
     pub fn of_f32(rows: usize) -> Option<Self> {
         match MatmulPrecision::current() {
-            MatmulPrecision::High if rows > NARROW && Self::Fixed.runs_here() => Some(Self::Fixed),
+            MatmulPrecision::High if rows > NARROW && Self::Int16.runs_here() => Some(Self::Int16),
             MatmulPrecision::High | MatmulPrecision::Highest => Self::exact(),
         }
     }
@@ -144,7 +144,7 @@ impl Arithmetic {
         match self {
             Self::Dot => micro::has_dot(),
             Self::Widen => micro::has_fused(),
-            Self::Fixed => micro::has_fixed(),
+            Self::Int16 => micro::has_fixed(),
             Self::Scalar => true,
         }
     }
@@ -152,7 +152,7 @@ impl Arithmetic {
     /// Whether activations are rounded.
     pub const fn rounds_activations(self) -> bool {
         match self {
-            Self::Dot | Self::Fixed => true,
+            Self::Dot | Self::Int16 => true,
             Self::Widen | Self::Scalar => false,
         }
     }
@@ -171,7 +171,7 @@ impl Arithmetic {
 /// The slabs of the inputs: whole squares of pairs, but for the last, and almost
 /// equal; without inputs, an empty one.
 fn slabs(arithmetic: Arithmetic, inputs: usize) -> impl Iterator<Item = Range<usize>> {
-    let (unit, most) = (2 * turn::SIDE, arithmetic.depth());
+    let (unit, most) = (2 * transpose::SIDE, arithmetic.depth());
     let depth = inputs.div_ceil(inputs.div_ceil(most).max(1)).next_multiple_of(unit).max(unit);
     (0..inputs.max(1)).step_by(depth).map(move |start| start..(start + depth).min(inputs))
 }

@@ -6,11 +6,11 @@ use half::bf16;
 
 use super::{
     COLS, Line,
-    turn::{SIDE, square},
+    transpose::{SIDE, square},
 };
 
 /// Writes the pairs of a panel for inputs `range`, which starts at an even one;
-/// [`SIDE`] outputs and as many pairs are turned at a time.
+/// [`SIDE`] outputs and as many pairs are transposed at a time.
 pub(super) fn pairs(
     values: &[bf16],
     outputs: usize,
@@ -33,7 +33,7 @@ pub(super) fn pairs(
                 // SAFETY: the square lies within both sides.
                 unsafe { square(from, stride, to.as_mut_ptr(), Line::OF_COLS) };
             } else {
-                turn(values, (outputs, inputs), first, start..end, half, to);
+                transpose(values, (outputs, inputs), first, start..end, half, to);
             }
         }
     }
@@ -41,7 +41,7 @@ pub(super) fn pairs(
 
 /// Pair by pair, for at most [`SIDE`] outputs from `first` on; those that do not
 /// exist are zero, as is the partner of an odd input.
-fn turn(
+fn transpose(
     values: &[bf16],
     (outputs, inputs): (usize, usize),
     first: usize,
@@ -84,7 +84,7 @@ mod tests {
             pairs(&values, outputs, inputs, panel, range.clone(), &mut found);
             for half in 0..Line::OF_COLS {
                 let first = panel * COLS + half * SIDE;
-                turn(&values, (outputs, inputs), first, range.clone(), half, &mut expected);
+                transpose(&values, (outputs, inputs), first, range.clone(), half, &mut expected);
             }
             assert!(found == expected, "panel {panel}");
         }

@@ -7,7 +7,7 @@ use multiversion::multiversion;
 
 use super::{
     COLS, Line,
-    turn::{SIDE, turn},
+    transpose::{SIDE, transpose},
 };
 use crate::view::View;
 
@@ -17,11 +17,11 @@ pub(super) const BLOCK: usize = SIDE;
 /// Writes rows `rows`, at most [`BLOCK`], of columns `cols` of a matrix; columns
 /// that do not exist are zero.
 pub(super) fn write(from: View<'_>, rows: Range<usize>, cols: Range<usize>, to: &mut [Line]) {
-    if from.turned {
+    if from.transposed {
         for (half, start) in cols.clone().step_by(SIDE).enumerate() {
             let count = (cols.end - start).min(SIDE);
             let block = &from.data[start * from.stride + rows.start..];
-            turn(block, from.stride, (count, rows.len()), &mut to[half..], Line::OF_COLS);
+            transpose(block, from.stride, (count, rows.len()), &mut to[half..], Line::OF_COLS);
         }
         if cols.len() <= SIDE {
             to.iter_mut().skip(1).step_by(Line::OF_COLS).for_each(|line| *line = Line::ZERO);

@@ -11,7 +11,7 @@ use std::{cell::RefCell, ops::Range};
 use super::{
     Arithmetic, COLS, DEPTH, Line, NARROW,
     activations::{Activations, ROW_LINES, ROWS, write},
-    ahead::{Ahead, Runs},
+    prefetch::{Prefetch, Runs},
     slabs,
     source::Source,
     step::{Panel, Place, Step},
@@ -127,7 +127,7 @@ pub(crate) fn multiply_words(
                     scale: 1.0,
                     add: at > 0,
                     place: Place::ONLY,
-                    ahead: Ahead::NONE,
+                    prefetch: Prefetch::NONE,
                 };
                 let to = to.offset(start - words.start);
                 // SAFETY: the target is borrowed for us alone and has all rows and
@@ -309,7 +309,7 @@ impl<'a> Product<'a> {
                 scale,
                 add: add || slab.start > 0,
                 place: Place { first: at == 0, last: at + 1 == slabs.len() },
-                ahead: Ahead::new(now, then, strips * arithmetic.steps(slab.len())),
+                prefetch: Prefetch::new(now, then, strips * arithmetic.steps(slab.len())),
             };
             // SAFETY: parts do not overlap and lie within the target; what is added
             // to was written with the first slab.

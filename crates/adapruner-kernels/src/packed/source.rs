@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{
-    COLS, Line, PackedWeight, ahead::Runs, integers::Integers, pairs::pairs, panel, widen,
+    COLS, Line, PackedWeight, integers::Integers, pairs::pairs, panel, prefetch::Runs, widen,
 };
 use crate::view::View;
 
@@ -59,7 +59,7 @@ impl<'a> Source<'a> {
     pub(super) fn has_pairs(self) -> bool {
         match self {
             Self::Packed(_) => true,
-            Self::Bf16(weight) => weight.turned,
+            Self::Bf16(weight) => weight.transposed,
             Self::Integers(_) | Self::F32(_) => false,
         }
     }
@@ -77,7 +77,7 @@ impl<'a> Source<'a> {
     {
         match self {
             Self::Packed(weight) => weight.pairs(panel, slab),
-            Self::Bf16(weight) if weight.turned => {
+            Self::Bf16(weight) if weight.transposed => {
                 let to = &mut scratch[..slab.len().div_ceil(2) * Line::OF_COLS];
                 pairs(weight.data, weight.cols, weight.stride, panel, slab, to);
                 to

@@ -5,10 +5,10 @@ use std::{cell::RefCell, ops::Range};
 use super::{
     Arithmetic, Line, NARROW,
     activations::{ROW_LINES, ROWS},
-    ahead::Ahead,
-    fixed,
+    int16,
     micro::{self, Tile},
     panel,
+    prefetch::Prefetch,
     source::Source,
 };
 use crate::{packed::COLS, view::Target};
@@ -44,10 +44,10 @@ impl Panel {
     }
 
     fn reserve(&mut self, rows: usize) {
-        let inputs = Arithmetic::Fixed.depth();
+        let inputs = Arithmetic::Int16.depth();
         self.pairs.resize(inputs / 2 * Line::OF_COLS, Line::ZERO);
         self.widened.resize(inputs * Line::OF_COLS, Line::ZERO);
-        self.integers.resize(fixed::panel_lines(inputs), Line::ZERO);
+        self.integers.resize(int16::panel_lines(inputs), Line::ZERO);
         if self.sums.len() < rows * Line::OF_COLS {
             self.sums.resize(rows * Line::OF_COLS, Line::ZERO);
         }
@@ -61,7 +61,7 @@ impl Panel {
         slab: Range<usize>,
         to: &mut [Line],
     ) {
-        fixed::panel(right.widened(panel, slab, &mut self.pairs, &mut self.widened, || {}), to);
+        int16::panel(right.widened(panel, slab, &mut self.pairs, &mut self.widened, || {}), to);
     }
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Step<'a> {
     pub(super) add: bool,
     pub(super) place: Place,
     /// What the next step reads.
-    pub(super) ahead: Ahead,
+    pub(super) prefetch: Prefetch,
 }
 
 impl Step<'_> {
@@ -107,19 +107,19 @@ impl Step<'_> {
         // for on the way.
         let block_done = || {
             if narrow {
-                (0..panel::BLOCK).for_each(|_| self.ahead.step());
+                (0..panel::BLOCK).for_each(|_| self.prefetch.step());
             }
         };
         let by_pairs = match arithmetic {
             Arithmetic::Dot => true,
             Arithmetic::Widen => narrow && right.has_pairs(),
-            Arithmetic::Fixed | Arithmetic::Scalar => false,
+            Arithmetic::Int16 | Arithmetic::Scalar => false,
         };
         let b = match (arithmetic, right) {
             _ if by_pairs => right.pairs(panel, slab.clone(), pairs),
-            (Arithmetic::Fixed, Source::Integers(right)) => right.panel(panel, &slab),
-            (Arithmetic::Fixed, _) => {
-                fixed::panel(
+            (Arithmetic::Int16, Source::Integers(right)) => right.panel(panel, &slab),
+            (Arithmetic::Int16, _) => {
+                int16::panel(
                     right.widened(panel, slab.clone(), pairs, widened, block_done),
                     integers,
                 );
@@ -140,10 +140,10 @@ impl Step<'_> {
             // SAFETY: the caller's promise.
             unsafe {
                 match arithmetic {
-                    Arithmetic::Dot => micro::dot(tile, &mut self.ahead),
+                    Arithmetic::Dot => micro::dot(tile, &mut self.prefetch),
                     Arithmetic::Widen if by_pairs => micro::fused_pairs(tile),
-                    Arithmetic::Widen => micro::fused(tile, &mut self.ahead),
-                    Arithmetic::Fixed => micro::fixed(tile, &mut self.ahead),
+                    Arithmetic::Widen => micro::fused(tile, &mut self.prefetch),
+                    Arithmetic::Int16 => micro::int16(tile, &mut self.prefetch),
                     Arithmetic::Scalar => micro::scalar(tile),
                 }
             }

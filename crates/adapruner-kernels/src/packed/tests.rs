@@ -16,8 +16,8 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
 
 /// `[rows, cols]` of numbers that are held row by row or column by column, with
 /// `gap` more from one to the next.
-fn view<T>(values: &[T], rows: usize, cols: usize, gap: usize, turned: bool) -> View<'_, T> {
-    if turned {
+fn view<T>(values: &[T], rows: usize, cols: usize, gap: usize, transposed: bool) -> View<'_, T> {
+    if transposed {
         View::new(values, cols, rows, rows + gap).t()
     } else {
         View::new(values, rows, cols, cols + gap)
@@ -58,7 +58,7 @@ proptest! {
         rows in prop_oneof![1..30_usize, 90..120_usize, 380..400_usize],
         inputs in prop_oneof![0..40_usize, 250..262_usize, 500..530_usize],
         cols in prop_oneof![1..70_usize, 180..200_usize],
-        turned in prop::array::uniform2(any::<bool>()),
+        transposed in prop::array::uniform2(any::<bool>()),
         gap in 0..3_usize,
         of_bf16: bool,
         add: bool,
@@ -73,10 +73,10 @@ proptest! {
         let b_gap = if of_bf16 { 0 } else { gap };
         let rounded: Vec<bf16> = b.iter().copied().map(bf16::from_f32).collect();
         let b: Vec<f32> = if of_bf16 { rounded.iter().map(|v| v.to_f32()).collect() } else { b };
-        let left = view(&a, rows, inputs, gap, turned[0]);
-        let right = view(&b, inputs, cols, b_gap, turned[1]);
+        let left = view(&a, rows, inputs, gap, transposed[0]);
+        let right = view(&b, inputs, cols, b_gap, transposed[1]);
         let source = if of_bf16 {
-            Source::Bf16(view(&rounded, inputs, cols, b_gap, turned[1]))
+            Source::Bf16(view(&rounded, inputs, cols, b_gap, transposed[1]))
         } else {
             Source::F32(right)
         };
@@ -110,7 +110,7 @@ proptest! {
 /// Laid out before or on the way, together or alone: the same bits.
 #[test]
 fn integers_laid_out_before_give_the_same_bits() {
-    if !Arithmetic::Fixed.runs_here() {
+    if !Arithmetic::Int16.runs_here() {
         // Through the handle, so that the line is seen though the test passes.
         let mut stderr = std::io::stderr();
         writeln!(stderr, "skipped: integers are laid out for processors with VNNI alone").unwrap();
@@ -121,7 +121,7 @@ fn integers_laid_out_before_give_the_same_bits() {
         rows in prop_oneof![13..30_usize, 90..120_usize, 380..400_usize],
         inputs in prop_oneof![0..40_usize, 500..530_usize, 1000..1100_usize],
         cols in prop::array::uniform2(prop_oneof![1..70_usize, 180..200_usize]),
-        turned in prop::array::uniform2(any::<bool>()),
+        transposed in prop::array::uniform2(any::<bool>()),
         of_bf16 in any::<bool>(),
         add in any::<bool>(),
         seed in any::<u32>(),
@@ -131,11 +131,11 @@ fn integers_laid_out_before_give_the_same_bits() {
         let values = cols.map(|cols| numbers(inputs * cols, !seed));
         let rounded = values.each_ref().map(|b| b.iter().copied().map(bf16::from_f32).collect::<Vec<_>>());
         let source = |at: usize| match of_bf16 {
-            true => Source::Bf16(view(&rounded[at], inputs, cols[at], 0, turned[at])),
-            false => Source::F32(view(&values[at], inputs, cols[at], 0, turned[at])),
+            true => Source::Bf16(view(&rounded[at], inputs, cols[at], 0, transposed[at])),
+            false => Source::F32(view(&values[at], inputs, cols[at], 0, transposed[at])),
         };
         let before = cols.map(|cols| numbers(rows * cols, seed ^ 7));
-        let product = Product { arithmetic: Arithmetic::Fixed, left, rights: &[], scale: 1.0, add };
+        let product = Product { arithmetic: Arithmetic::Int16, left, rights: &[], scale: 1.0, add };
         let alone = [0, 1].map(|at| bits(&run(product, source(at), true, &before[at], cols[at])));
         let integers = [0, 1].map(|at| Integers::of(source(at)));
         let mut together = before.clone();
@@ -160,9 +160,9 @@ fn neither_threads_nor_rows_change_a_bit() {
     let (a, b) = (numbers(rows * inputs, 1), numbers(inputs * cols, 2));
     let arithmetic =
         if Arithmetic::Widen.runs_here() { Arithmetic::Widen } else { Arithmetic::Scalar };
-    for turned in [[false, false], [false, true], [true, false], [true, true]] {
-        let left = view(&a, rows, inputs, 0, turned[0]);
-        let right = Source::F32(view(&b, inputs, cols, 0, turned[1]));
+    for transposed in [[false, false], [false, true], [true, false], [true, true]] {
+        let left = view(&a, rows, inputs, 0, transposed[0]);
+        let right = Source::F32(view(&b, inputs, cols, 0, transposed[1]));
         let product = Product { arithmetic, left, rights: &[], scale: 1.0, add: false };
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -92,7 +92,7 @@ impl SelfAttention {
         let (of_q, of_k) = (self.q.outputs(hidden)?, self.k.outputs(hidden)?);
         let d = self.head_dim;
         let turns = |of: &Rotation| rope::fits(&of.cos, &of.sin, t, d);
-        let of_rows = |norm: &Norm| norm.weight.dims() == [hidden];
+        let of_rows = |norm: &Norm| norm.fits(hidden);
         if ![&self.norm, &self.residual.norm].into_iter().flatten().all(of_rows)
             || self.v.outputs(hidden)? != of_k
             || self.o.outputs(of_q)? != hidden

@@ -1,6 +1,8 @@
-//! The gated feed-forward sublayer: `W_down · (m · a(W_gate · h) · W_up · h)`, added to `x`,
-//! with `h` the norm of `x`, or `x` where there is none before it, `a` the activation and `m`
-//! the mask of the channels, 1 where there is none.
+//! The feed-forward sublayer: `W_down · (m · a(W_gate · h) · W_up · h)`, or without a gate
+//! `W_down · (m · a(W_up · h))`, added to `x`, with `h` the norm of `x`, or `x` where there is
+//! none before it, `a` the activation and `m` the mask of the channels, 1 where there is none.
+//!
+//! Fused is the gated one that reads what it is added to.
 //!
 //! Axes: `B` sequences, `T` tokens, `H` hidden, `F` feed-forward width, `R` rows.
 
@@ -14,6 +16,7 @@ use super::{
 };
 use crate::{
     Gate,
+    activation::activated,
     buffer::{Held, Sheets, Unwritten, fused, room, slice, written},
     composition::rows,
     gate::{self, gated},
@@ -21,15 +24,15 @@ use crate::{
     threads::{self, Blocks},
 };
 
-/// The weights of a gated feed-forward sublayer.
+/// The weights of a feed-forward sublayer.
 #[derive(Clone)]
 pub struct FeedForward {
     /// Norm before it, `[H]`, where there is one.
     pub norm: Option<Norm>,
-    /// Activation of the gate.
+    /// Activation of the gate, or of the channels where there is none.
     pub activation: Gate,
-    /// `[F, H]`.
-    pub gate: Affine,
+    /// `[F, H]`, where there is one.
+    pub gate: Option<Affine>,
     /// `[F, H]`.
     pub up: Affine,
     /// `[H, F]`; its mask is that of the channels.
@@ -47,16 +50,17 @@ impl FeedForward {
     /// # Errors
     /// Shapes that do not fit, or a tap's own.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let maps = [&self.gate, &self.up, &self.down];
+        let Some(gate) = &self.gate else { return self.onto(x, x) };
+        let maps = [gate, &self.up, &self.down];
         let norms = self.norms();
         let weights = maps.iter().all(|map| map.fused()) && norms.flatten().all(Norm::fused);
-        let others_masked = self.gate.mask.is_some() || self.up.mask.is_some();
+        let others_masked = gate.mask.is_some() || self.up.mask.is_some();
         if !weights || others_masked || !fused(&[x]) || x.elem_count() == 0 {
-            return self.composed(x);
+            return self.onto(x, x);
         }
         let hidden = x.dim(D::Minus1)?;
-        let inner = self.gate.outputs(hidden)?;
-        let fits = |norm: &Norm| norm.weight.dims() == [hidden];
+        let inner = gate.outputs(hidden)?;
+        let fits = |norm: &Norm| norm.fits(hidden);
         if !self.norms().flatten().all(fits)
             || self.up.outputs(hidden)? != inner
             || self.down.outputs(inner)? != hidden
@@ -64,7 +68,7 @@ impl FeedForward {
             bail!("feed-forward: the weights do not fit each other or input {:?}", x.shape());
         }
         let saved = x.track_op().then(OnceLock::new);
-        x.contiguous()?.apply_op1(Fused { weights: self.clone(), saved })
+        x.contiguous()?.apply_op1(Fused { weights: self.clone(), gate: gate.clone(), saved })
     }
 
     /// The norms before and after it.
@@ -72,7 +76,7 @@ impl FeedForward {
         [&self.norm, &self.residual.norm].into_iter().map(Option::as_ref)
     }
 
-    /// What the last map reads: the gated channels.
+    /// What the last map reads: the channels.
     ///
     /// # Shapes
     /// `[.., H]` → `[.., F]`.
@@ -84,17 +88,27 @@ impl FeedForward {
             Some(norm) => &norm.apply(x)?,
             None => x,
         };
-        gated(self.activation, &self.gate.apply(h)?, &self.up.apply(h)?)
+        match &self.gate {
+            Some(gate) => gated(self.activation, &gate.apply(h)?, &self.up.apply(h)?),
+            None => activated(self.activation, &self.up.apply(h)?),
+        }
     }
 
-    /// Operation by operation.
-    fn composed(&self, x: &Tensor) -> Result<Tensor> {
-        self.residual.add(x, &self.down.apply(&self.channels(x)?)?)
+    /// The sublayer of `x`, added to another stream, operation by operation.
+    ///
+    /// # Shapes
+    /// `[.., H]`, `[.., H]` → `[.., H]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or a tap's own.
+    pub fn onto(&self, stream: &Tensor, x: &Tensor) -> Result<Tensor> {
+        self.residual.add(stream, &self.down.apply(&self.channels(x)?)?)
     }
 }
 
 struct Fused {
     weights: FeedForward,
+    gate: Affine,
     /// What backward needs, where there will be one.
     saved: Option<OnceLock<Saved>>,
 }
@@ -115,8 +129,8 @@ struct Saved {
 impl Fused {
     /// Gate, up and down.
     fn maps(&self) -> [&Affine; 3] {
-        let FeedForward { gate, up, down, .. } = &self.weights;
-        [gate, up, down]
+        let FeedForward { up, down, .. } = &self.weights;
+        [&self.gate, up, down]
     }
 }
 
@@ -126,13 +140,13 @@ impl CustomOp1 for Fused {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let FeedForward { norm, activation, gate, up, down, residual } = &self.weights;
+        let FeedForward { norm, activation, residual, down, .. } = &self.weights;
         let x: &[f32] = slice(x, layout)?;
         let mask = down.mask.as_ref().map(Held::new);
         let mask: Option<&[f32]> = mask.as_ref().map(Held::slice).transpose()?;
         let hidden = layout.dims()[layout.dims().len() - 1];
         let rows = x.len() / hidden;
-        let [gate, up, down] = [gate, up, down].map(|map| map.running(Way::Forward, rows));
+        let [gate, up, down] = self.maps().map(|map| map.running(Way::Forward, rows));
         let (gate, up, down) = (gate?, up?, down?);
         let [norm, after] = [norm, &residual.norm].map(|norm| Norm::held(norm.as_ref()));
         let (norm, after) = (running(&norm)?, running(&after)?);

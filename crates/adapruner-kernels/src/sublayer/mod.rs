@@ -21,7 +21,7 @@ pub use self::{
 use crate::{
     GradTap, LowRank,
     buffer::{GRAIN, Held, Unwritten, Weight, rows_of_a_task, written},
-    composition, linear,
+    composition, layer_norm, linear,
     low_rank::{self, Parts},
     map::{Map, Sizes, Way},
     norm,
@@ -29,12 +29,14 @@ use crate::{
     threads::{self, Blocks},
 };
 
-/// A root mean square norm.
+/// A norm: root mean square, or with a bias layer normalisation.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// Factor of every column.
     pub weight: Tensor,
-    /// Added to the mean square.
+    /// What is added to every column, of a layer norm.
+    pub bias: Option<Tensor>,
+    /// Added to the mean square or variance.
     pub eps: f64,
 }
 
@@ -48,16 +50,25 @@ impl Norm {
     /// A weight that does not divide the rows.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let (whole, part) = (x.dim(D::Minus1)?, self.weight.elem_count());
+        let of = |x: &Tensor| match &self.bias {
+            None => norm::rms_norm(x, &self.weight, self.eps),
+            Some(bias) => layer_norm(x, &self.weight, bias, self.eps),
+        };
         if whole == part {
-            return norm::rms_norm(x, &self.weight, self.eps);
+            return of(x);
         }
         self.check(whole)?;
-        norm::rms_norm(&x.reshape(((), part))?, &self.weight, self.eps)?.reshape(x.shape())
+        of(&x.reshape(((), part))?)?.reshape(x.shape())
     }
 
     /// Whether the fused path takes it.
     fn fused(&self) -> bool {
-        fused_vector(&self.weight)
+        fused_vector(&self.weight) && self.bias.as_ref().is_none_or(fused_vector)
+    }
+
+    /// Whether it is of whole rows of `width`.
+    fn fits(&self, width: usize) -> bool {
+        self.weight.dims() == [width] && self.bias.as_ref().is_none_or(|b| b.dims() == [width])
     }
 
     /// Checks that rows of `width` are made of whole parts.
@@ -69,24 +80,40 @@ impl Norm {
         Ok(())
     }
 
-    /// The weight while it is read.
-    fn held(norm: Option<&Self>) -> Option<(Held<'_>, f64)> {
-        norm.map(|norm| (Held::new(&norm.weight), norm.eps))
+    /// The weights while they are read.
+    fn held(norm: Option<&Self>) -> Option<HeldNorm<'_>> {
+        norm.map(|norm| HeldNorm {
+            weight: Held::new(&norm.weight),
+            bias: norm.bias.as_ref().map(Held::new),
+            eps: norm.eps,
+        })
     }
 }
 
-/// A norm's weight and epsilon while rows go through it.
-type RunningNorm<'a> = Option<(&'a [f32], f64)>;
+/// A norm's tensors while they are read.
+struct HeldNorm<'a> {
+    weight: Held<'a>,
+    bias: Option<Held<'a>>,
+    eps: f64,
+}
+
+/// A norm while rows go through it: weight, bias and epsilon.
+type RunningNorm<'a> = Option<(&'a [f32], Option<&'a [f32]>, f64)>;
 
 /// What [`Norm::held`] holds.
-fn running<'a>(held: &'a Option<(Held<'_>, f64)>) -> Result<RunningNorm<'a>> {
-    held.as_ref().map(|(weight, eps)| Ok((weight.slice()?, *eps))).transpose()
+fn running<'a>(held: &'a Option<HeldNorm<'_>>) -> Result<RunningNorm<'a>> {
+    let of = |held: &'a HeldNorm<'_>| {
+        let bias: Option<&[f32]> = held.bias.as_ref().map(Held::slice).transpose()?;
+        Ok((held.weight.slice()?, bias, held.eps))
+    };
+    held.as_ref().map(of).transpose()
 }
 
 /// The rows' norm, or the rows, into `to`, all of which is written.
 fn write_norm(norm: RunningNorm<'_>, x: &[f32], to: &mut Unwritten) {
     match norm {
-        Some((weight, eps)) => norm::write(x, weight, eps, to),
+        Some((weight, None, eps)) => norm::write(x, weight, eps, to),
+        Some((weight, Some(bias), eps)) => layer_norm::write(x, weight, bias, eps, to),
         None => {
             to.write_copy_of_slice(x);
         }
@@ -96,7 +123,8 @@ fn write_norm(norm: RunningNorm<'_>, x: &[f32], to: &mut Unwritten) {
 /// The gradient of what a norm reads from that of what it gives.
 fn write_norm_gradient(norm: RunningNorm<'_>, x: &[f32], grad: &[f32], to: &mut Unwritten) {
     match norm {
-        Some((weight, eps)) => norm::write_grad_input(x, weight, grad, eps, to),
+        Some((weight, None, eps)) => norm::write_grad_input(x, weight, grad, eps, to),
+        Some((weight, Some(_), eps)) => layer_norm::write_grad_input(x, weight, grad, eps, to),
         None => {
             to.write_copy_of_slice(grad);
         }

@@ -4,10 +4,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Norm, RunningNorm, matrix, write_norm_gradient};
+use super::{Norm, RunningNorm, matrix, write_norm, write_norm_gradient};
 use crate::{
     buffer::{GRAIN, Held, Unwritten, build, written},
-    norm, threads,
+    threads,
 };
 
 /// What is done to a sublayer's output before it is added to the sublayer's input.
@@ -48,12 +48,7 @@ impl Residual {
 
     /// [`Residual::add`] of rows into `y`, all of which is written.
     pub(super) fn write(&self, norm: RunningNorm<'_>, x: &[f32], z: &[f32], y: &mut Unwritten) {
-        match norm {
-            Some((weight, eps)) => norm::write(z, weight, eps, y),
-            None => {
-                y.write_copy_of_slice(z);
-            }
-        }
+        write_norm(norm, z, y);
         // SAFETY: written above.
         let y = unsafe { written(y) };
         let scale = self.scale as f32;

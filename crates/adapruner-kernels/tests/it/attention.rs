@@ -16,9 +16,10 @@ proptest! {
         strided in prop::array::uniform3(any::<bool>()),
         window in prop::option::of(1..90_usize),
         scale in prop::option::of(0.05..0.5_f64),
+        cap in prop::option::of(0.2..5.0_f64),
         seed: u64,
     ) {
-        let scores = Scores { scale, window };
+        let scores = Scores { scale, window, cap };
         let q = Operand::new(&[b, t, heads * group, d], seed).strided(strided[0]);
         let k = Operand::new(&[b, t + more, heads, d], seed ^ 1).strided(strided[1]);
         let v = Operand::new(&[b, t + more, heads, d], seed ^ 2).strided(strided[2]);

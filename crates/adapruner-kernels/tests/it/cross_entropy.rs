@@ -37,7 +37,7 @@ proptest! {
         compare(
             &operands,
             |o| linear_cross_entropy(&o[0], &Head::from(&o[1]), &ids),
-            |o| composition::linear_cross_entropy(&o[0], &o[1], &ids),
+            |o| composition::linear_cross_entropy(&o[0], &Head::from(&o[1]), &ids),
             seed,
         );
     }
@@ -69,6 +69,7 @@ proptest! {
         masked in 1..5_usize,
         tracked in prop::array::uniform2(any::<bool>()),
         bf16: bool,
+        cap in prop::option::of(0.5..20.0_f64),
         seed: u64,
     ) {
         let dtype = if bf16 { DType::BF16 } else { DType::F32 };
@@ -86,8 +87,11 @@ proptest! {
             .to_scalar::<f32>().unwrap() > 0.0);
         compare(
             &operands,
-            |o| linear_soft_cross_entropy(&o[0], &Head::from(&o[1]), &ids, &weights, temperature),
-            |o| composition::linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, temperature),
+            |o| linear_soft_cross_entropy(&o[0], &Head::new(&o[1], cap), &ids, &weights, temperature),
+            |o| {
+                let head = Head::new(&o[1], cap);
+                composition::linear_soft_cross_entropy(&o[0], &head, &ids, &weights, temperature)
+            },
             seed,
         );
     }
@@ -99,7 +103,7 @@ fn many_blocks_of_soft_rows_agree() {
     compare(
         &[Operand::new(&[1400, 9], 1), Operand::new(&[1100, 9], 2)],
         |o| linear_soft_cross_entropy(&o[0], &Head::from(&o[1]), &ids, &weights, 2.0),
-        |o| composition::linear_soft_cross_entropy(&o[0], &o[1], &ids, &weights, 2.0),
+        |o| composition::linear_soft_cross_entropy(&o[0], &Head::from(&o[1]), &ids, &weights, 2.0),
         3,
     );
 }
@@ -129,7 +133,7 @@ fn many_blocks_of_rows_agree() {
     compare(
         &[Operand::new(&[700, 9], 1), Operand::new(&[1100, 9], 2)],
         |o| linear_cross_entropy(&o[0], &Head::from(&o[1]), &ids),
-        |o| composition::linear_cross_entropy(&o[0], &o[1], &ids),
+        |o| composition::linear_cross_entropy(&o[0], &Head::from(&o[1]), &ids),
         3,
     );
 }
@@ -143,7 +147,8 @@ fn logits_of_hundreds_stay_finite() {
     let found =
         linear_cross_entropy(&x, &Head::from(&weight), &ids).unwrap().to_vec1::<f32>().unwrap();
     let wide = [&x, &weight].map(|t| t.to_dtype(DType::F64).unwrap());
-    let expected = composition::linear_cross_entropy(&wide[0], &wide[1], &ids).unwrap();
+    let expected =
+        composition::linear_cross_entropy(&wide[0], &Head::from(&wide[1]), &ids).unwrap();
     for (found, expected) in found.iter().zip(expected.to_vec1::<f64>().unwrap()) {
         // Logits of some thousand are rounded at 10⁻⁴.
         assert!((f64::from(*found) - expected).abs() < 2e-3, "{found} for {expected}");

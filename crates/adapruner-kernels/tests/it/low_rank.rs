@@ -79,9 +79,9 @@ impl Case {
             }
         };
         FeedForward {
-            norm: Some(Norm { weight: tensor(&[self.hidden], 1), eps: 1e-5 }),
+            norm: Some(Norm { weight: tensor(&[self.hidden], 1), bias: None, eps: 1e-5 }),
             activation: Gate::Silu,
-            gate: map(0),
+            gate: Some(map(0)),
             up: map(1),
             down: map(2),
             residual: Residual::default(),

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use crate::twin::numbers;
 
 const ALL: [Arithmetic; 4] =
-    [Arithmetic::Dot, Arithmetic::Widen, Arithmetic::Fixed, Arithmetic::Scalar];
+    [Arithmetic::Dot, Arithmetic::Widen, Arithmetic::Int16, Arithmetic::Scalar];
 
 fn weight(outputs: usize, inputs: usize, seed: u64) -> Tensor {
     numbers(&[outputs, inputs], seed).to_dtype(DType::BF16).unwrap()
@@ -38,7 +38,7 @@ fn within_the_bound(y: &Tensor, x: &Tensor, weight: &Tensor, arithmetic: Arithme
                 Arithmetic::Dot => {
                     (2_f64.powi(-8) + gamma) * size + x.len() as f64 * 2_f64.powi(-126)
                 }
-                Arithmetic::Fixed => off_by_integers(x, weight) + gamma * size,
+                Arithmetic::Int16 => off_by_integers(x, weight) + gamma * size,
                 Arithmetic::Widen | Arithmetic::Scalar => gamma * size,
             };
             let error = (f64::from(*y) - sum).abs();
@@ -209,7 +209,7 @@ fn numbers_that_are_not_finite_stay_visible() {
                     let finite = row != 7 && col != 41;
                     assert_eq!(y.is_finite(), finite, "{arithmetic:?} {bad}: {row}, {col} is {y}");
                     // Integers have no infinities.
-                    let nan = bad.is_nan() || arithmetic == Arithmetic::Fixed;
+                    let nan = bad.is_nan() || arithmetic == Arithmetic::Int16;
                     assert!(finite || nan == y.is_nan() || (row, col) == (7, 41));
                 }
             }

@@ -1,10 +1,13 @@
 //! Norm, rotary embedding and gate.
 
-use adapruner_kernels::{Gate, composition, gated, rms_norm, rope};
+use adapruner_kernels::{Gate, activated, composition, gated, layer_norm, rms_norm, rope};
 use candle_core::{DType, Var};
 use proptest::prelude::*;
 
 use crate::twin::{Operand, compare, numbers};
+
+/// Every activation.
+const ACTIVATIONS: [Gate; 4] = [Gate::Silu, Gate::GeluTanh, Gate::Gelu, Gate::Relu];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
@@ -28,13 +31,45 @@ proptest! {
     }
 
     #[test]
-    fn gates_agree(
+    fn layer_norm_agrees(
+        (b, t, h) in (1..4_usize, 1..40_usize, 2..300_usize),
+        strided: bool,
+        bf16: bool,
+        seed: u64,
+    ) {
+        let x = Operand::new(&[b, t, h], seed).strided(strided);
+        let dtype = if bf16 { DType::BF16 } else { DType::F32 };
+        let [weight, bias] = [!seed, seed ^ 5].map(|seed| Operand::new(&[h], seed).dtype(dtype));
+        compare(
+            &[x, weight, bias],
+            |o| layer_norm(&o[0], &o[1], &o[2], 1e-3),
+            |o| composition::layer_norm(&o[0], &o[1], &o[2], 1e-3),
+            seed,
+        );
+    }
+
+    #[test]
+    fn activations_agree(
         (r, f) in (1..50_usize, 1..900_usize),
-        tanh: bool,
+        kind in prop::sample::select(ACTIVATIONS.to_vec()),
         strided: bool,
         seed: u64,
     ) {
-        let kind = if tanh { Gate::GeluTanh } else { Gate::Silu };
+        compare(
+            &[Operand::new(&[r, f], seed).strided(strided)],
+            |o| activated(kind, &o[0]),
+            |o| composition::activated(kind, &o[0]),
+            seed,
+        );
+    }
+
+    #[test]
+    fn gates_agree(
+        (r, f) in (1..50_usize, 1..900_usize),
+        kind in prop::sample::select(ACTIVATIONS.to_vec()),
+        strided: bool,
+        seed: u64,
+    ) {
         let gate = Operand::new(&[r, f], seed).strided(strided);
         let up = Operand::new(&[r, f], !seed);
         compare(

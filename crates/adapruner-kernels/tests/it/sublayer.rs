@@ -51,6 +51,9 @@ struct Maker {
 struct Shape {
     before: bool,
     after: bool,
+    /// Whether norms of the stream have biases.
+    layer: bool,
+    gated: bool,
     residual: f64,
     activation: Gate,
     /// Whether heads are normed, each by itself (or all together).
@@ -61,44 +64,59 @@ struct Shape {
     scores: Scores,
 }
 
+/// Those that are smooth: both sides round to other sides of a step.
+const ACTIVATIONS: [Gate; 3] = [Gate::Silu, Gate::GeluTanh, Gate::Gelu];
+
 /// Llama's.
 const LLAMA: Shape = Shape {
     before: true,
     after: false,
+    layer: false,
+    gated: true,
     residual: 1.0,
     activation: Gate::Silu,
     head_norms: None,
     turned: true,
     partly: false,
-    scores: Scores { scale: None, window: None },
+    scores: Scores { scale: None, window: None, cap: None },
 };
 
 /// Gemma 3's, with a residual of its own.
 const GEMMA: Shape = Shape {
     before: true,
     after: true,
+    layer: false,
+    gated: true,
     residual: 0.5,
     activation: Gate::GeluTanh,
     head_norms: Some(true),
     turned: true,
     partly: true,
-    scores: Scores { scale: Some(0.3), window: Some(3) },
+    scores: Scores { scale: Some(0.3), window: Some(3), cap: Some(1.5) },
 };
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    let scores = (prop::option::of(0.05..0.5_f64), prop::option::of(1..60_usize));
-    let norms = (any::<bool>(), any::<bool>(), any::<Option<bool>>());
-    (norms, any::<[bool; 4]>(), scores).prop_map(|((before, after, head_norms), is, scores)| {
-        let [scaled, tanh, turned, partly] = is;
+    let scores = (
+        prop::option::of(0.05..0.5_f64),
+        prop::option::of(1..60_usize),
+        prop::option::of(0.3..4.0_f64),
+    );
+    let norms = (any::<[bool; 3]>(), any::<Option<bool>>());
+    let activation = prop::sample::select(ACTIVATIONS.to_vec());
+    let all = (norms, activation, any::<[bool; 4]>(), scores);
+    all.prop_map(|(([before, after, layer], head_norms), activation, is, scores)| {
+        let [scaled, gated, turned, partly] = is;
         Shape {
             before,
             after,
+            layer,
+            gated,
             residual: if scaled { 0.22 } else { 1.0 },
-            activation: if tanh { Gate::GeluTanh } else { Gate::Silu },
+            activation,
             head_norms,
             turned,
             partly,
-            scores: Scores { scale: scores.0, window: scores.1 },
+            scores: Scores { scale: scores.0, window: scores.1, cap: scores.2 },
         }
     })
 }
@@ -130,19 +148,29 @@ impl Maker {
     }
 
     fn norm(&self, there: bool, width: usize, index: u64) -> Option<Norm> {
-        there.then(|| Norm { weight: self.tensor(&[width], index, DType::F32), eps: 1e-5 })
+        there.then(|| Norm {
+            weight: self.tensor(&[width], index, DType::F32),
+            bias: None,
+            eps: 1e-5,
+        })
+    }
+
+    /// A norm of the stream.
+    fn of_stream(&self, there: bool, width: usize, index: u64) -> Option<Norm> {
+        let bias = self.shape.layer.then(|| self.tensor(&[width], index + 50, DType::F32));
+        self.norm(there, width, index).map(|norm| Norm { bias, ..norm })
     }
 
     fn residual(&self, hidden: usize) -> Residual {
-        Residual { norm: self.norm(self.shape.after, hidden, 10), scale: self.shape.residual }
+        Residual { norm: self.of_stream(self.shape.after, hidden, 10), scale: self.shape.residual }
     }
 
     fn feed_forward(&self, hidden: usize, inner: usize) -> FeedForward {
         FeedForward {
-            norm: self.norm(self.shape.before, hidden, 1),
+            norm: self.of_stream(self.shape.before, hidden, 1),
             activation: self.shape.activation,
             residual: self.residual(hidden),
-            gate: self.map("gate", inner, hidden, 2),
+            gate: self.shape.gated.then(|| self.map("gate", inner, hidden, 2)),
             up: self.map("up", inner, hidden, 3),
             down: self.map("down", hidden, inner, 4),
         }
@@ -161,7 +189,7 @@ impl Maker {
         let half = if self.shape.partly { (d / 4).max(1) } else { d / 2 };
         let table = |index| self.tensor(&[t, half], index, DType::F32);
         SelfAttention {
-            norm: self.norm(self.shape.before, hidden, 1),
+            norm: self.of_stream(self.shape.before, hidden, 1),
             head_dim: d,
             q_norm: head_norm(n * d, 11),
             k_norm: head_norm(k * d, 12),
@@ -226,9 +254,9 @@ proptest! {
             |o| layers[1].forward(&o[0]),
             seed,
         );
-        let names = &["down", "gate", "mask", "up"][..];
-        let plain = &["down", "gate", "up"][..];
-        same_seen(&makers, if masked { names } else { plain }, tolerance);
+        let seen = [("down", true), ("gate", shape.gated), ("mask", masked), ("up", true)];
+        let names: Vec<_> = seen.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
+        same_seen(&makers, &names, tolerance);
     }
 
     #[test]
@@ -355,9 +383,11 @@ fn weights_that_do_not_fit_are_errors() {
         |a: &mut SelfAttention| a.o.weight = numbers(&[8, 6], 1),
         |a: &mut SelfAttention| a.q.bias = Some(numbers(&[3], 1)),
         |a: &mut SelfAttention| a.norm.as_mut().unwrap().weight = numbers(&[3], 1),
-        |a: &mut SelfAttention| a.q_norm = Some(Norm { weight: numbers(&[3], 1), eps: 1e-5 }),
         |a: &mut SelfAttention| {
-            a.residual.norm = Some(Norm { weight: numbers(&[4], 1), eps: 1e-5 })
+            a.q_norm = Some(Norm { weight: numbers(&[3], 1), bias: None, eps: 1e-5 })
+        },
+        |a: &mut SelfAttention| {
+            a.residual.norm = Some(Norm { weight: numbers(&[4], 1), bias: None, eps: 1e-5 })
         },
         |a: &mut SelfAttention| a.scores.window = Some(0),
         |a: &mut SelfAttention| a.o.mask = Some(numbers(&[1], 1)),

@@ -18,7 +18,7 @@ pub fn of_bf16_weights() -> f64 {
     match Arithmetic::of_bf16(usize::MAX) {
         Some(Arithmetic::Dot) => 2.0 * BF16,
         // In the highest precision, the one that is set here.
-        Some(Arithmetic::Widen | Arithmetic::Fixed | Arithmetic::Scalar) | None => F32,
+        Some(Arithmetic::Widen | Arithmetic::Int16 | Arithmetic::Scalar) | None => F32,
     }
 }
 

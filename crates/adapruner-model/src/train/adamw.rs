@@ -90,7 +90,7 @@ pub fn norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
     gradients.into_iter().map(total).sum::<f64>().sqrt()
 }
 
-/// What gradients of norm `norm` are multiplied by to have `most` at the most,
+/// What gradients of norm `norm` are multiplied by to have `most` at most,
 /// as torch's `clip_grad_norm_` has it.
 pub fn clip(norm: f64, most: f64) -> f32 {
     (most / (norm + 1e-6)).min(1.0) as f32

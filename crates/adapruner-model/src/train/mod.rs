@@ -2,9 +2,9 @@
 //! gradients, of low-rank updates, of all parameters or of the masks of units; and
 //! what moves numbers along gradients.
 //!
-//! The sequences of a lesson run *packed*: their rows follow each other in one
+//! The sequences of a batch run *packed*: their rows follow each other in one
 //! matrix `[1, R, H]`, nothing is padded, attention stays inside each sequence and
-//! positions start at 0 in each. So a lesson's loss is the sum of those of its
+//! positions start at 0 in each. So a batch's loss is the sum of those of its
 //! sequences run alone. Losses are sums, in nats.
 //!
 //! Axes: `R` rows of all sequences, `P` rows that predict (all but the last of each
@@ -66,7 +66,7 @@ impl Term {
 }
 
 /// What is learned from in one pass.
-pub struct Lesson<'a> {
+pub struct Batch<'a> {
     /// Tokens, two or more each, of any lengths.
     pub sequences: &'a [Vec<u32>],
     /// Terms of the loss.
@@ -96,7 +96,7 @@ pub struct PassOptions {
     pub checkpointing: bool,
 }
 
-/// Losses and gradients of a lesson.
+/// Losses and gradients of a batch.
 #[derive(Debug, Clone)]
 pub struct Learned<G> {
     /// The sum of each term, in nats.
@@ -116,10 +116,10 @@ pub struct Learned<G> {
 /// (named by layer and projection), damaged weights, or no memory.
 pub fn adapter_gradients(
     decoder: &Decoder,
-    lesson: &Lesson<'_>,
+    batch: &Batch<'_>,
     options: &PassOptions,
 ) -> Result<Learned<BTreeMap<(usize, Projection), LowRankGrad>>> {
-    let learned = pass::run(decoder, lesson, options, pass::Wanted::Adapters)?;
+    let learned = pass::run(decoder, batch, options, pass::Wanted::Adapters)?;
     for &(layer, projection) in decoder.adapters().keys() {
         if !learned.gradients.adapters.contains_key(&(layer, projection)) {
             return Err(Error::NoGradient(format!(
@@ -137,10 +137,10 @@ pub fn adapter_gradients(
 /// As [`adapter_gradients`]; a parameter without a gradient is named.
 pub fn full_gradients(
     decoder: &Decoder,
-    lesson: &Lesson<'_>,
+    batch: &Batch<'_>,
     options: &PassOptions,
 ) -> Result<Learned<BTreeMap<String, Tensor>>> {
-    let learned = pass::run(decoder, lesson, options, pass::Wanted::Parameters)?;
+    let learned = pass::run(decoder, batch, options, pass::Wanted::Parameters)?;
     Ok(learned.map(|gradients| gradients.parameters))
 }
 
@@ -149,19 +149,19 @@ pub fn full_gradients(
 pub type MaskGradients = BTreeMap<(usize, Projection), Vec<f64>>;
 
 /// Adds the gradients of all masks of a decoder ([`Decoder::with_masks`]) to `sums`,
-/// row after row: where our own kernels make the products, the sums over lessons are the
+/// row after row: where our own kernels make the products, the sums over batches are the
 /// same however their sequences are divided among them. The weights are frozen.
 ///
 /// # Errors
 /// As [`adapter_gradients`]; a mask without a gradient is named, and the sums are lost.
 pub fn mask_gradients(
     decoder: &Decoder,
-    lesson: &Lesson<'_>,
+    batch: &Batch<'_>,
     options: &PassOptions,
     sums: &mut MaskGradients,
 ) -> Result<Learned<()>> {
     let gradients = pass::Gradients { masks: std::mem::take(sums), ..pass::Gradients::default() };
-    let learned = pass::run_onto(decoder, lesson, options, pass::Wanted::Masks, gradients)?;
+    let learned = pass::run_onto(decoder, batch, options, pass::Wanted::Masks, gradients)?;
     for &(layer, projection) in decoder.masks().keys() {
         if !learned.gradients.masks.contains_key(&(layer, projection)) {
             return Err(Error::NoGradient(format!("mask of layer {layer}, {projection}")));

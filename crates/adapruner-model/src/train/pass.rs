@@ -1,19 +1,19 @@
-//! Forward and backward of a lesson, block by block.
+//! Forward and backward of a batch, block by block.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use adapruner_checkpoint::names::{self, Projection};
+use adapruner_checkpoint::names::{Part, Projection};
 use adapruner_kernels::{GradTap, Head, LowRankGrad, column_dots, linear_soft_cross_entropy};
 use candle_core::{D, DType, Result as CandleResult, Tensor, Var};
 
-use super::{Learned, Lesson, MaskGradients, PassOptions, Term};
+use super::{Batch, Learned, MaskGradients, PassOptions, Term};
 use crate::{
     backward::{Ran, gradient_of},
     block::Pass,
-    decoder::Decoder,
+    decoder::{Decoder, Places, head_part},
     error::{Error, Result},
     rotary::Rotations,
     wide::{in_f64, sum_in_f64},
@@ -24,6 +24,8 @@ pub(super) struct Rows {
     lengths: Arc<[usize]>,
     /// u32 `[1, R]`.
     ids: Tensor,
+    /// Where each row stands in its sequence.
+    places: Vec<u32>,
     rotations: Rotations,
 }
 
@@ -37,9 +39,9 @@ impl Rows {
         }
         let lengths: Arc<[usize]> = sequences.iter().map(Vec::len).collect();
         let ids = decoder.tokens(&[sequences.concat()])?;
-        let places = lengths.iter().flat_map(|&length| 0..length as u32).collect();
-        let rotations = decoder.positions_of(places)?;
-        Ok(Self { lengths, ids, rotations })
+        let places: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+        let rotations = decoder.positions_of(places.clone())?;
+        Ok(Self { lengths, ids, places, rotations })
     }
 
     pub(super) fn pass<'a>(
@@ -50,7 +52,7 @@ impl Rows {
     }
 
     pub(super) fn embedded(&self, decoder: &Decoder) -> Result<Tensor> {
-        decoder.embedded(&self.ids)
+        decoder.embedded(&self.ids, Places::Each(&self.places))
     }
 
     /// Rows that predict: all but the last of each sequence.
@@ -200,11 +202,11 @@ impl Running {
     }
 }
 
-fn check(decoder: &Decoder, lesson: &Lesson<'_>, predicting: usize) -> Result<()> {
+fn check(decoder: &Decoder, batch: &Batch<'_>, predicting: usize) -> Result<()> {
     let vocabulary = decoder.config().vocab_size;
-    for (at, Term { k, ids, weights, temperature }) in lesson.terms.iter().enumerate() {
+    for (at, Term { k, ids, weights, temperature }) in batch.terms.iter().enumerate() {
         if ids.len() != predicting * k || weights.len() != ids.len() {
-            return Err(Error::Lesson(format!(
+            return Err(Error::Batch(format!(
                 "term {at} has {} ids and {} weights, expected {k} of each for {predicting} \
                  predicted tokens",
                 ids.len(),
@@ -217,16 +219,16 @@ fn check(decoder: &Decoder, lesson: &Lesson<'_>, predicting: usize) -> Result<()
             )));
         }
         if !(*temperature > 0.0 && temperature.is_finite()) {
-            return Err(Error::Lesson(format!(
+            return Err(Error::Batch(format!(
                 "term {at} has temperature {temperature}, expected a number above 0"
             )));
         }
     }
     let layers = decoder.config().layers.len();
-    let matched = lesson.hidden.as_ref().and_then(|h| h.layers.iter().find(|&&l| l >= layers));
+    let matched = batch.hidden.as_ref().and_then(|h| h.layers.iter().find(|&&l| l >= layers));
     match matched {
         Some(layer) => {
-            Err(Error::Lesson(format!("hidden states of layer {layer}, the model has {layers}")))
+            Err(Error::Batch(format!("hidden states of layer {layer}, the model has {layers}")))
         }
         None => Ok(()),
     }
@@ -235,14 +237,14 @@ fn check(decoder: &Decoder, lesson: &Lesson<'_>, predicting: usize) -> Result<()
 /// The terms' sums, and the gradient of the last block's output `[1, R, H]`.
 fn last(
     decoder: &Decoder,
-    lesson: &Lesson<'_>,
+    batch: &Batch<'_>,
     rows: &Rows,
     x: &Tensor,
     wanted: Wanted,
     into: &mut Gradients,
 ) -> Result<(Vec<f64>, Tensor)> {
     let predicting = rows.predicting();
-    check(decoder, lesson, predicting.len())?;
+    check(decoder, batch, predicting.len())?;
     let count = predicting.len();
     let device = x.device();
     let variable = Var::from_tensor(x)?;
@@ -250,19 +252,27 @@ fn last(
     let outer = match wanted {
         Wanted::Adapters | Wanted::Masks => None,
         Wanted::Parameters => {
-            Some((Var::from_tensor(&ending.norm.weight)?, Var::from_tensor(&ending.head.weight)?))
+            let config = decoder.config();
+            let mut outer = vec![
+                (config.name(Part::FinalNorm), Var::from_tensor(&ending.norm.weight)?),
+                (config.name(head_part(config)), Var::from_tensor(&ending.head.weight)?),
+            ];
+            ending.norm.weight = outer[0].1.as_tensor().clone();
+            ending.head = Head::new(outer[1].1.as_tensor(), ending.head.cap);
+            if let Some(bias) = &mut ending.norm.bias {
+                let variable = Var::from_tensor(bias)?;
+                *bias = variable.as_tensor().clone();
+                outer.push((config.name(Part::FinalNormBias), variable));
+            }
+            Some(outer)
         }
     };
-    if let Some((norm, head)) = &outer {
-        ending.norm.weight = norm.as_tensor().clone();
-        ending.head = Head::from(head.as_tensor());
-    }
     let x = variable.as_tensor().squeeze(0)?;
     let x = x.index_select(&Tensor::from_vec(predicting, count, device)?, 0)?;
     let x = ending.read(&x)?;
-    let mut sums = Vec::with_capacity(lesson.terms.len());
+    let mut sums = Vec::with_capacity(batch.terms.len());
     let mut total: Option<Tensor> = None;
-    for term in &lesson.terms {
+    for term in &batch.terms {
         if term.is_empty() {
             sums.push(0.0);
             continue;
@@ -281,22 +291,16 @@ fn last(
             Some(total) => (total + sum)?,
         });
     }
-    let head_name = match decoder.config().tie_word_embeddings {
-        true => names::EMBEDDING,
-        false => names::HEAD,
-    };
     let Some(total) = total else {
         // Nothing is predicted; what is matched may still be learned from.
-        if let Some((norm, head)) = &outer {
-            into.add(names::FINAL_NORM, norm.zeros_like()?)?;
-            into.add(head_name, head.zeros_like()?)?;
+        for (name, variable) in outer.iter().flatten() {
+            into.add(name, variable.zeros_like()?)?;
         }
         return Ok((sums, variable.zeros_like()?));
     };
     let grads = total.backward()?;
-    if let Some((norm, head)) = &outer {
-        into.add(names::FINAL_NORM, gradient_of(&grads, norm, names::FINAL_NORM)?)?;
-        into.add(head_name, gradient_of(&grads, head, head_name)?)?;
+    for (name, variable) in outer.iter().flatten() {
+        into.add(name, gradient_of(&grads, variable, name)?)?;
     }
     Ok((sums, gradient_of(&grads, &variable, "the last hidden state")?))
 }
@@ -315,26 +319,26 @@ fn apart(h: &Tensor, t: &Tensor) -> Result<(f64, Tensor)> {
     Ok((squares.sum_all()?.to_scalar()?, (weighed.to_dtype(h.dtype())? * 2.0)?))
 }
 
-/// Runs a lesson.
+/// Runs a batch.
 pub(super) fn run(
     decoder: &Decoder,
-    lesson: &Lesson<'_>,
+    batch: &Batch<'_>,
     options: &PassOptions,
     wanted: Wanted,
 ) -> Result<Learned<Gradients>> {
-    run_onto(decoder, lesson, options, wanted, Gradients::default())
+    run_onto(decoder, batch, options, wanted, Gradients::default())
 }
 
-/// Runs a lesson; its gradients are added to those of earlier ones.
+/// Runs a batch; its gradients are added to those of earlier ones.
 pub(super) fn run_onto(
     decoder: &Decoder,
-    lesson: &Lesson<'_>,
+    batch: &Batch<'_>,
     options: &PassOptions,
     wanted: Wanted,
     mut gradients: Gradients,
 ) -> Result<Learned<Gradients>> {
-    let rows = Rows::new(decoder, lesson.sequences)?;
-    check(decoder, lesson, rows.predicting().len())?;
+    let rows = Rows::new(decoder, batch.sequences)?;
+    check(decoder, batch, rows.predicting().len())?;
     let layers = decoder.config().layers.len();
     // Backward ends where nothing is left to be learned.
     let first = match wanted {
@@ -358,13 +362,13 @@ pub(super) fn run_onto(
 
     let mut hidden = 0.0;
     let mut y = states.swap_remove(layers);
-    let (terms, mut upstream) = last(decoder, lesson, &rows, &y, wanted, &mut gradients)?;
+    let (terms, mut upstream) = last(decoder, batch, &rows, &y, wanted, &mut gradients)?;
     for layer in (0..layers).rev() {
-        if let Some(matched) = lesson.hidden.as_ref().filter(|h| h.layers.contains(&layer)) {
+        if let Some(matched) = batch.hidden.as_ref().filter(|h| h.layers.contains(&layer)) {
             let target = (matched.target)(layer)?;
             let (_, count, width) = y.dims3()?;
             if target.dims() != [count, width] {
-                return Err(Error::Lesson(format!(
+                return Err(Error::Batch(format!(
                     "the target of layer {layer} is {:?}, expected [{count}, {width}]",
                     target.dims()
                 )));
@@ -387,12 +391,17 @@ pub(super) fn run_onto(
         return Err(Error::Matching(hidden));
     }
     if wanted == Wanted::Parameters {
-        let embedding = decoder.embedding()?;
-        let upstream = (upstream.flatten_to(1)? * decoder.config().embedding_scale)?;
-        let upstream = upstream.to_dtype(embedding.dtype())?;
-        let ids = rows.ids.flatten_all()?;
-        let gradient = embedding.zeros_like()?.index_add(&ids, &upstream, 0)?;
-        gradients.add(names::EMBEDDING, gradient)?;
+        let (config, embedding) = (decoder.config(), decoder.embedding()?);
+        let upstream = upstream.flatten_to(1)?;
+        let summed = |table: &Tensor, at: &Tensor, upstream: &Tensor| {
+            table.zeros_like()?.index_add(at, &upstream.to_dtype(table.dtype())?, 0)
+        };
+        if let Some(positions) = &embedding.positions {
+            let at = decoder.position_rows(Places::Each(&rows.places), rows.places.len())?;
+            gradients.add(&config.name(Part::Positions), summed(positions, &at, &upstream)?)?;
+        }
+        let (at, upstream) = (rows.ids.flatten_all()?, (upstream * config.embedding_scale)?);
+        gradients.add(&config.name(Part::Embedding), summed(&embedding.words, &at, &upstream)?)?;
     }
     Ok(Learned { terms, hidden, gradients })
 }

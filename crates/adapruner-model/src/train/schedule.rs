@@ -26,7 +26,7 @@ pub struct Schedule {
     pub rate: f64,
     /// How it goes on after the warm-up.
     pub decay: Decay,
-    /// Steps over which it rises from 0; half of all steps at the most.
+    /// Steps over which it rises from 0; half of all steps at most.
     pub warmup: u64,
     /// All steps.
     pub total: u64,

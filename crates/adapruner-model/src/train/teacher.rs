@@ -42,7 +42,7 @@ impl Decoder {
         temperature: f64,
     ) -> Result<TopLogits> {
         if !(temperature > 0.0 && temperature.is_finite()) {
-            return Err(Error::Lesson(format!(
+            return Err(Error::Batch(format!(
                 "temperature {temperature}, expected a number above 0"
             )));
         }
@@ -94,7 +94,7 @@ impl Decoder {
     ) -> Result<BTreeMap<usize, Tensor>> {
         let all = self.config().layers.len();
         if let Some(layer) = layers.iter().find(|&&layer| layer >= all) {
-            return Err(Error::Lesson(format!("layer {layer}, the model has {all}")));
+            return Err(Error::Batch(format!("layer {layer}, the model has {all}")));
         }
         let rows = Rows::new(self, sequences)?;
         let mut x = rows.embedded(self)?;

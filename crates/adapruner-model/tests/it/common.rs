@@ -7,9 +7,15 @@ use adapruner_model::{Decoder, Placement, Residency};
 use candle_core::{DType, Device, Tensor};
 
 /// Every model of `fixtures/models`.
-pub const FIXTURES: [&str; 20] = [
+pub const FIXTURES: [&str; 28] = [
     "biases",
+    "falcon",
+    "falcon_11b",
+    "falcon_40b",
+    "gemma2",
     "gemma3",
+    "gpt_neox",
+    "gpt_neox_sequential",
     "gqa3_untied",
     "granite",
     "linear_rope",
@@ -18,6 +24,8 @@ pub const FIXTURES: [&str; 20] = [
     "mistral_no_window",
     "mistral_windows",
     "olmo2",
+    "opt",
+    "opt_untied",
     "per_layer",
     "phi3",
     "phi3_long",
@@ -86,7 +94,8 @@ fn wide(t: &Tensor) -> Tensor {
     t.to_dtype(DType::F64).unwrap()
 }
 
-fn most(t: &Tensor) -> f64 {
+/// The largest number, whatever its sign.
+pub fn most(t: &Tensor) -> f64 {
     wide(t).abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 

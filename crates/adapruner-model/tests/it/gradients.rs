@@ -134,7 +134,7 @@ fn observed_gradients_add_up_to_the_parameters_gradients() {
         }
         let mut sums = BTreeMap::<String, Tensor>::new();
         for ((layer, projection, _), gradient) in seen.gradients.into_inner().unwrap() {
-            let name = projection.weight(layer);
+            let name = projection.weight(adapruner_checkpoint::Architecture::Llama.family(), layer);
             let sum = match sums.remove(&name) {
                 Some(sum) => (sum + gradient).unwrap(),
                 None => gradient,

@@ -3,7 +3,7 @@
 use adapruner_checkpoint::names::{Projection, projection_shape};
 use adapruner_model::{
     Decoder, Masks, Residency,
-    train::{HiddenMatch, Learned, Lesson, MaskGradients, PassOptions, Term, mask_gradients},
+    train::{Batch, HiddenMatch, Learned, MaskGradients, PassOptions, Term, mask_gradients},
 };
 use candle_core::{DType, Device, Tensor};
 
@@ -45,7 +45,7 @@ fn learn(
     sums: &mut MaskGradients,
 ) -> Learned<()> {
     let terms = vec![Term::cross_entropy(sequences, |_, at| (at % 3) as f32)];
-    mask_gradients(decoder, &Lesson { sequences, terms, hidden: None }, options, sums).unwrap()
+    mask_gradients(decoder, &Batch { sequences, terms, hidden: None }, options, sums).unwrap()
 }
 
 fn gradients(decoder: &Decoder, sequences: &[Vec<u32>], options: &PassOptions) -> MaskGradients {
@@ -69,9 +69,9 @@ fn losses_change_as_gradients_say() {
                 let decoder = plain.with_masks(masks).unwrap();
                 let terms = vec![Term::cross_entropy(&sequences, |_, _| 1.0)];
                 let hidden = HiddenMatch { weight, layers: vec![0, 1], target: &target };
-                let lesson = Lesson { sequences: &sequences, terms, hidden: Some(hidden) };
+                let batch = Batch { sequences: &sequences, terms, hidden: Some(hidden) };
                 let mut sums = MaskGradients::new();
-                let learned = mask_gradients(&decoder, &lesson, &KEPT, &mut sums).unwrap();
+                let learned = mask_gradients(&decoder, &batch, &KEPT, &mut sums).unwrap();
                 (learned.terms[0] + learned.hidden, sums)
             };
             let (loss, found) = learn(&here);
@@ -139,7 +139,7 @@ fn masked_units_are_gone() {
         let mut parameters = std::collections::BTreeMap::new();
         for (&(layer, projection), mask) in &masks {
             let (_, variables) = plain.block(layer).unwrap().with_variables(layer).unwrap();
-            let name = projection.weight(layer);
+            let name = projection.weight(plain.config().family(), layer);
             let (_, weight) = variables.into_iter().find(|(of, _)| *of == name).unwrap();
             let weight = weight.as_detached_tensor().broadcast_mul(mask).unwrap();
             parameters.insert(name, weight);
@@ -177,7 +177,7 @@ fn threads_divisions_and_recomputing_change_nothing() {
     }
 }
 
-/// Lessons that follow each other add up to one; where our own kernels make all
+/// Batches that follow each other add up to one; where our own kernels make all
 /// products (the gemm crate makes those of up to four rows), to the bit.
 #[test]
 fn lessons_add_up() {
@@ -220,7 +220,12 @@ fn masks_that_do_not_fit_are_named() {
         }
     };
     let error = refused(bare, Projection::O, 4);
-    assert!(error.contains(&Projection::O.weight(bare)), "{error}");
+    assert!(
+        error.contains(
+            &Projection::O.weight(adapruner_checkpoint::Architecture::Llama.family(), bare)
+        ),
+        "{error}"
+    );
     refused(99, Projection::Down, width);
     refused(bare, Projection::Up, width);
     let error = refused(bare, Projection::Down, width + 1);

@@ -7,7 +7,7 @@ use adapruner_checkpoint::names::{Projection, projection_shape};
 use adapruner_model::{
     Adapters, Decoder, Error, Residency,
     train::{
-        Dropout, HiddenMatch, Learned, Lesson, LowRank, LowRankGrad, PassOptions, Term,
+        Batch, Dropout, HiddenMatch, Learned, LowRank, LowRankGrad, PassOptions, Term,
         adapter_gradients, full_gradients,
     },
 };
@@ -29,9 +29,9 @@ fn numbers(shape: [usize; 2], seed: u32) -> Tensor {
 /// Updates of rank 3 of every projection.
 fn adapters(decoder: &Decoder, dropout: Option<f64>) -> Adapters {
     let mut out = Adapters::new();
-    for (layer, widths) in decoder.config().layers.iter().enumerate() {
+    for layer in 0..decoder.config().layers.len() {
         for (at, projection) in Projection::ALL.into_iter().enumerate() {
-            if projection.is_attention() && !widths.has_attention() {
+            if !decoder.config().has(layer, projection) {
                 continue;
             }
             let [outputs, inputs] = projection_shape(decoder.config(), layer, projection);
@@ -66,12 +66,12 @@ fn terms(decoder: &Decoder, sequences: &[Vec<u32>]) -> Vec<Term> {
     vec![hard, soft]
 }
 
-fn lesson<'a>(
+fn batch<'a>(
     decoder: &Decoder,
     sequences: &'a [Vec<u32>],
     hidden: Option<HiddenMatch<'a>>,
-) -> Lesson<'a> {
-    Lesson { sequences, terms: terms(decoder, sequences), hidden }
+) -> Batch<'a> {
+    Batch { sequences, terms: terms(decoder, sequences), hidden }
 }
 
 fn total<G>(learned: &Learned<G>) -> f64 {
@@ -86,24 +86,24 @@ fn adapters_gradients_are_those_of_merged_weights() {
         let sequences = sequences(&plain);
         let updates = adapters(&plain, None);
         let adapted = plain.with_adapters(&updates).unwrap();
-        let found = adapter_gradients(&adapted, &lesson(&plain, &sequences, None), &KEPT).unwrap();
+        let found = adapter_gradients(&adapted, &batch(&plain, &sequences, None), &KEPT).unwrap();
 
         let mut merged = BTreeMap::new();
         for (&(layer, projection), LowRank { a, b, scale, .. }) in &updates {
             let (_, variables) = plain.block(layer).unwrap().with_variables(layer).unwrap();
-            let name = projection.weight(layer);
+            let name = projection.weight(plain.config().family(), layer);
             let (_, weight) = variables.into_iter().find(|(of, _)| *of == name).unwrap();
             let update = (b.matmul(a).unwrap() * *scale).unwrap();
             merged.insert(name, (weight.as_detached_tensor() + update).unwrap());
         }
         let merged = plain.with_parameters(&merged).unwrap();
-        let all = full_gradients(&merged, &lesson(&plain, &sequences, None), &KEPT).unwrap();
+        let all = full_gradients(&merged, &batch(&plain, &sequences, None), &KEPT).unwrap();
         for (a, b) in found.terms.iter().zip(&all.terms) {
             assert!((a - b).abs() <= F32 * b, "{name}: {a} and {b}");
         }
         assert_eq!(found.gradients.len(), updates.len());
         for ((layer, projection), gradient) in &found.gradients {
-            let of_weight = &all.gradients[&projection.weight(*layer)];
+            let of_weight = &all.gradients[&projection.weight(plain.config().family(), *layer)];
             let LowRank { a, b, scale, .. } = &updates[&(*layer, *projection)];
             let of_a = (b.t().unwrap().matmul(of_weight).unwrap() * *scale).unwrap();
             let of_b = (of_weight.matmul(&a.t().unwrap()).unwrap() * *scale).unwrap();
@@ -131,10 +131,10 @@ fn checkpointing_and_streaming_change_nothing() {
         let target = |layer: usize| Ok((&states[&layer] * 0.5).unwrap());
         let of = |decoder: &Decoder, options| {
             let hidden = HiddenMatch { weight: 0.3, layers: vec![0, 1], target: &target };
-            let lesson = lesson(decoder, &sequences, Some(hidden));
+            let batch = batch(decoder, &sequences, Some(hidden));
             let adapted = decoder.with_adapters(&adapters(decoder, Some(0.25))).unwrap();
-            let updates = adapter_gradients(&adapted, &lesson, options).unwrap();
-            (updates, full_gradients(decoder, &lesson, options).unwrap())
+            let updates = adapter_gradients(&adapted, &batch, options).unwrap();
+            (updates, full_gradients(decoder, &batch, options).unwrap())
         };
         let (updates, all) = of(&plain, &KEPT);
         assert!(updates.hidden > 0.0 && updates.terms.iter().all(|&loss| loss > 0.0));
@@ -161,7 +161,7 @@ fn packed_sequences_add_up_to_each_alone() {
         let plain = decoder(name);
         let decoder = plain.with_adapters(&adapters(&plain, None)).unwrap();
         let sequences = sequences(&decoder);
-        let all = Lesson {
+        let all = Batch {
             sequences: &sequences,
             terms: vec![Term::cross_entropy(&sequences, |_, at| (at % 3) as f32)],
             hidden: None,
@@ -171,7 +171,7 @@ fn packed_sequences_add_up_to_each_alone() {
         for sequence in &sequences {
             let sequences = std::slice::from_ref(sequence);
             let terms = vec![Term::cross_entropy(sequences, |_, at| (at % 3) as f32)];
-            let alone = Lesson { sequences, terms, hidden: None };
+            let alone = Batch { sequences, terms, hidden: None };
             let alone = adapter_gradients(&decoder, &alone, &KEPT).unwrap();
             loss += alone.terms[0];
             for (key, gradient) in alone.gradients {
@@ -204,8 +204,8 @@ fn losses_change_as_gradients_say() {
         let learn = |updates: &Adapters, weight: f64| {
             let decoder = plain.with_adapters(updates).unwrap();
             let hidden = HiddenMatch { weight, layers: vec![1, 0], target: &target };
-            let lesson = lesson(&decoder, &sequences, Some(hidden));
-            adapter_gradients(&decoder, &lesson, &RECOMPUTED).unwrap()
+            let batch = batch(&decoder, &sequences, Some(hidden));
+            adapter_gradients(&decoder, &batch, &RECOMPUTED).unwrap()
         };
         for weight in [0.0, 50.0] {
             let here = learn(&updates, weight);
@@ -241,16 +241,16 @@ fn matching_alone_teaches_and_a_matched_student_rests() {
     let target = |layer: usize| Ok(states[&layer].clone());
     let of = |decoder: &Decoder| {
         let hidden = Some(HiddenMatch { weight: 1.0, layers: vec![1], target: &target });
-        let lesson = Lesson { sequences: &sequences, terms: Vec::new(), hidden };
-        full_gradients(decoder, &lesson, &KEPT).unwrap()
+        let batch = Batch { sequences: &sequences, terms: Vec::new(), hidden };
+        full_gradients(decoder, &batch, &KEPT).unwrap()
     };
     assert_eq!(of(&plain).hidden, 0.0);
     // Of twice the target every row is as far from it as the target is long.
     let half = |layer: usize| Ok((&states[&layer] * 0.5).unwrap());
     let hidden = Some(HiddenMatch { weight: 3.0, layers: vec![1], target: &half });
-    let lesson = Lesson { sequences: &sequences, terms: Vec::new(), hidden };
+    let batch = Batch { sequences: &sequences, terms: Vec::new(), hidden };
     let rows = sequences.iter().map(Vec::len).sum::<usize>() as f64;
-    let found = full_gradients(&plain, &lesson, &KEPT).unwrap().hidden;
+    let found = full_gradients(&plain, &batch, &KEPT).unwrap().hidden;
     assert!((found - 3.0 * rows).abs() < 1e-5 * rows, "{found} for {rows} rows");
     let changed = plain.with_adapters(&adapters(&plain, None)).unwrap();
     let learned = of(&changed);
@@ -259,8 +259,13 @@ fn matching_alone_teaches_and_a_matched_student_rests() {
         let gradient = &learned.gradients[name];
         gradient.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
     };
-    assert!(most(&Projection::Up.weight(1)) > 0.0);
-    assert_eq!(most(&Projection::Up.weight(2)), 0.0);
+    assert!(
+        most(&Projection::Up.weight(adapruner_checkpoint::Architecture::Llama.family(), 1)) > 0.0
+    );
+    assert_eq!(
+        most(&Projection::Up.weight(adapruner_checkpoint::Architecture::Llama.family(), 2)),
+        0.0
+    );
 }
 
 #[test]
@@ -302,7 +307,12 @@ fn changes_that_do_not_fit_are_named() {
         }
     };
     let error = refused(bare, Projection::Q, (bare, Projection::Up));
-    assert!(error.contains(&Projection::Q.weight(bare)), "{error}");
+    assert!(
+        error.contains(
+            &Projection::Q.weight(adapruner_checkpoint::Architecture::Llama.family(), bare)
+        ),
+        "{error}"
+    );
     refused(99, Projection::Up, (bare, Projection::Up));
     let error = refused(bare, Projection::Down, (bare, Projection::Up));
     assert!(error.contains("does not fit"), "{error}");
@@ -322,18 +332,18 @@ fn lessons_that_do_not_fit_are_errors() {
     let of = |change: &dyn Fn(&mut Term)| {
         let mut terms = terms(&decoder, &sequences);
         change(&mut terms[1]);
-        let lesson = Lesson { sequences: &sequences, terms, hidden: None };
-        full_gradients(&decoder, &lesson, &KEPT).err().unwrap()
+        let batch = Batch { sequences: &sequences, terms, hidden: None };
+        full_gradients(&decoder, &batch, &KEPT).err().unwrap()
     };
-    assert!(matches!(of(&|t| t.k = 2), Error::Lesson(_)));
-    assert!(matches!(of(&|t| t.weights.truncate(1)), Error::Lesson(_)));
-    assert!(matches!(of(&|t| t.temperature = -1.0), Error::Lesson(_)));
+    assert!(matches!(of(&|t| t.k = 2), Error::Batch(_)));
+    assert!(matches!(of(&|t| t.weights.truncate(1)), Error::Batch(_)));
+    assert!(matches!(of(&|t| t.temperature = -1.0), Error::Batch(_)));
     assert!(matches!(of(&|t| t.ids[3] = 512), Error::Tokens(_)));
     assert!(matches!(of(&|t| t.weights[40] = f32::NAN), Error::Loss { sample: 2, .. }));
     let unfit = |_: usize| Ok(Tensor::zeros((1, 1), DType::F32, &Device::Cpu).unwrap());
     for layers in [vec![0], vec![99]] {
         let hidden = Some(HiddenMatch { weight: 1.0, layers, target: &unfit });
-        let lesson = lesson(&decoder, &sequences, hidden);
-        assert!(matches!(full_gradients(&decoder, &lesson, &KEPT), Err(Error::Lesson(_))));
+        let batch = batch(&decoder, &sequences, hidden);
+        assert!(matches!(full_gradients(&decoder, &batch, &KEPT), Err(Error::Batch(_))));
     }
 }

@@ -21,7 +21,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use adapruner_checkpoint::{Digest, LayerWidths, names::Projection};
+use adapruner_checkpoint::{Digest, LayerWidths, arch::family::FeedForwardKind, names::Projection};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{
     Decoder, GradientObserver, InputObserver, PassCuts, ProjectionGrad, ProjectionInput,
@@ -72,7 +72,7 @@ pub fn collect(
 ) -> Result<StatsBank> {
     let config = decoder.config();
     let collector = Collector::new(
-        (&config.layers, config.head_dim),
+        (&config.layers, config.head_dim, config.family().feed_forward()),
         samples.len(),
         options.terms,
         options.batch,
@@ -94,6 +94,7 @@ pub fn collect(
         hidden_size: config.hidden_size,
         head_dim: config.head_dim,
         layers: config.layers.clone(),
+        feed_forward: config.family().feed_forward(),
         terms: options.terms,
         batch: options.batch,
         dtype: Some(decoder.placement().dtype.as_str().to_owned()),
@@ -129,7 +130,7 @@ struct Pending {
 impl Collector {
     /// A collector for layers of these widths and heads of this width.
     pub(super) fn new(
-        (layers, head_dim): (&[LayerWidths], usize),
+        (layers, head_dim, kind): (&[LayerWidths], usize, FeedForwardKind),
         samples: usize,
         terms: Terms,
         batch: bool,
@@ -143,7 +144,7 @@ impl Collector {
                     .into(),
             ));
         }
-        let sizes = VectorLayout::new(layers, head_dim)
+        let sizes = VectorLayout::new(layers, head_dim, kind)
             .and_then(|layout| Some((samples.checked_mul(layout.len())?, layout)));
         let columns = VectorLayout::columns(layers, head_dim);
         let (Some((all, layout)), Some(columns)) = (sizes, columns) else {

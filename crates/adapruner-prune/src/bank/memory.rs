@@ -122,7 +122,8 @@ pub fn streamed_weights(config: &ModelConfig, placement: &Placement, stored: u64
 /// Bytes of the statistics of so many samples.
 pub fn bank_bytes(config: &ModelConfig, samples: usize, terms: Terms, batch: bool) -> u64 {
     let count = |layout: Option<VectorLayout>| layout.map_or(u64::MAX, |l| l.len() as u64);
-    let vectors = count(VectorLayout::new(&config.layers, config.head_dim));
+    let vectors =
+        count(VectorLayout::new(&config.layers, config.head_dim, config.family().feed_forward()));
     let columns = count(VectorLayout::columns(&config.layers, config.head_dim));
     let samples = samples as u64;
     let set = if batch { product([2, vectors]) } else { 0 };

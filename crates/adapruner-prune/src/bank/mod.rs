@@ -17,7 +17,7 @@
 //! `ḡ` and `F̄` the means of `g_s` and `g_s²` (LLM-Pruner's `param_first` and
 //! `param_mix`).
 //!
-//! A column of `o` or `down` reads one number `x_t` of every token. Of these the bank has,
+//! A column of what reads heads or channels reads one number `x_t` of every token. Of these the bank has,
 //! for each sample, `Σ_t x_t` and `Σ_t x_t²` over its tokens, from which the norm, the mean
 //! and the variance over any subset of the samples follow ([`ColumnInputs`]); and, once for
 //! each column, the sizes of its weights, `Σ_i |W_ij|` and `Σ_i W_ij²`. These need a forward
@@ -36,7 +36,9 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
-use adapruner_checkpoint::{Digest, LayerWidths, ModelConfig, names::Projection};
+use adapruner_checkpoint::{
+    Digest, LayerWidths, ModelConfig, arch::family::FeedForwardKind, names::Projection,
+};
 use adapruner_kernels::MatmulPrecision;
 use candle_core::DType;
 use rayon::prelude::*;
@@ -96,6 +98,11 @@ pub enum Term {
     Fisher,
 }
 
+/// Whether feed-forwards are as all were before there were others, which is not written.
+fn is_gated(kind: &FeedForwardKind) -> bool {
+    *kind == FeedForwardKind::Gated
+}
+
 /// What statistics were collected from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,6 +125,9 @@ pub struct BankHeader {
     pub head_dim: usize,
     /// Widths of the model's layers.
     pub layers: Vec<LayerWidths>,
+    /// What the model's feed-forwards are made of.
+    #[serde(default, skip_serializing_if = "is_gated")]
+    pub feed_forward: FeedForwardKind,
     /// Which per-sample terms there are.
     pub terms: Terms,
     /// Whether the terms of the whole set are there as well.
@@ -225,7 +235,7 @@ impl StatsBank {
                 header.losses.len()
             )));
         }
-        let sizes = VectorLayout::new(&header.layers, header.head_dim)
+        let sizes = VectorLayout::new(&header.layers, header.head_dim, header.feed_forward)
             .and_then(|layout| Some((samples.checked_mul(layout.len())?, layout)));
         let columns = VectorLayout::columns(&header.layers, header.head_dim);
         let (Some((all, layout)), Some(columns)) = (sizes, columns) else {

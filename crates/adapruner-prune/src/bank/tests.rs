@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use adapruner_checkpoint::{LayerWidths, names::Projection};
+use adapruner_checkpoint::{LayerWidths, arch::family::FeedForwardKind, names::Projection};
 use adapruner_model::{GradientObserver, InputObserver, ProjectionGrad, ProjectionInput};
 use candle_core::{DType, Device, Tensor};
 use rand::{RngExt, SeedableRng};
@@ -18,7 +18,8 @@ const HIDDEN: usize = 300;
 const HEAD_DIM: usize = 10;
 const WIDTHS: LayerWidths = LayerWidths { query_heads: 9, kv_heads: 3, ffn: 150 };
 /// One layer of that.
-const WIDE: (&[LayerWidths], usize) = (&[WIDTHS], HEAD_DIM);
+const WIDE: (&[LayerWidths], usize, FeedForwardKind) =
+    (&[WIDTHS], HEAD_DIM, FeedForwardKind::Gated);
 
 /// Sums of f32 products, taken against f64: a few hundred roundings of 6e-8.
 const TOLERANCE: f64 = 2e-5;
@@ -84,7 +85,7 @@ fn collect(seen: &[Seen], terms: Terms, batch: bool, batches: &[Range<usize>]) -
 
 /// The bank from its definition: whole weight gradients, sums in f64.
 fn reference(seen: &[Seen]) -> BankArrays {
-    let vectors = VectorLayout::new(&[WIDTHS], HEAD_DIM).unwrap().len();
+    let vectors = VectorLayout::new(&[WIDTHS], HEAD_DIM, FeedForwardKind::Gated).unwrap().len();
     let mut out = BankArrays {
         signed: vec![0.0; SAMPLES * vectors],
         element: vec![0.0; SAMPLES * vectors],
@@ -220,7 +221,7 @@ fn weights_of_half_precision_are_read_as_they_stand() {
 fn tensor_operations_give_the_same_sums() {
     let seen = seen();
     let expected = reference(&seen);
-    let layout = VectorLayout::new(&[WIDTHS], HEAD_DIM).unwrap();
+    let layout = VectorLayout::new(&[WIDTHS], HEAD_DIM, FeedForwardKind::Gated).unwrap();
     let mut found = BankArrays {
         signed: vec![0.0; expected.signed.len()],
         element: vec![0.0; expected.signed.len()],
@@ -331,7 +332,9 @@ fn samples_that_never_come_are_missed() {
 fn gradients_of_other_shapes_are_refused() {
     let seen = seen();
     let widths = LayerWidths { ffn: WIDTHS.ffn + 1, ..WIDTHS };
-    let collector = Collector::new((&[widths], HEAD_DIM), SAMPLES, Terms::Full, false).unwrap();
+    let collector =
+        Collector::new((&[widths], HEAD_DIM, FeedForwardKind::Gated), SAMPLES, Terms::Full, false)
+            .unwrap();
     let gate = &seen[4];
     let result = collector.projection(&ProjectionGrad {
         layer: 0,
@@ -370,5 +373,5 @@ fn contradicting_requests_are_refused() {
     assert!(Collector::new(WIDE, 1, Terms::Coarse, true).is_err());
     assert!(Collector::new(WIDE, 1, Terms::Activations, true).is_err());
     let widths = LayerWidths { query_heads: usize::MAX, kv_heads: 1, ffn: 1 };
-    assert!(Collector::new((&[widths], 2), 1, Terms::Full, false).is_err());
+    assert!(Collector::new((&[widths], 2, FeedForwardKind::Gated), 1, Terms::Full, false).is_err());
 }

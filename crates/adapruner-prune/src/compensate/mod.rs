@@ -41,10 +41,13 @@ mod ridge;
 
 use std::{collections::BTreeMap, fmt};
 
-use adapruner_checkpoint::{Checkpoint, LayerWidths, ModelConfig, names::Projection};
+use adapruner_checkpoint::{
+    Checkpoint, LayerWidths, ModelConfig,
+    names::{Projection, Sublayer},
+};
 use adapruner_kernels::sublayer::{Affine, Residual};
 use adapruner_model::{
-    Decoder, Placement, Residency,
+    Decoder, Placement, Places, Residency,
     block::{Block, Pass},
 };
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
@@ -216,7 +219,7 @@ pub fn compensated_config(dense: &ModelConfig, pruned: &ModelConfig, form: Form)
         biased && pairs.any(|(before, after)| fitted(before, after).contains(&projection))
     };
     let mut config = pruned.clone();
-    for projection in [Projection::O, Projection::Down] {
+    for projection in SUBLAYERS.map(Sublayer::output) {
         if fits(projection) {
             config.add_bias(projection);
         }
@@ -230,13 +233,18 @@ fn fitted(before: &LayerWidths, after: &LayerWidths) -> Vec<Projection> {
     let dropped = before.has_attention() && !after.has_attention();
     let heads = before.query_heads != after.query_heads && !dropped;
     let channels = before.ffn != after.ffn || dropped;
-    let cut = [(heads, Projection::O), (channels, Projection::Down)];
-    cut.into_iter().filter_map(|(cut, projection)| cut.then_some(projection)).collect()
+    let cut = [(heads, Sublayer::Attention), (channels, Sublayer::FeedForward)];
+    cut.into_iter().filter_map(|(cut, sublayer)| cut.then_some(sublayer.output())).collect()
 }
+
+/// The sublayers, in the order in which they are fitted.
+const SUBLAYERS: [Sublayer; 2] = [Sublayer::Attention, Sublayer::FeedForward];
 
 /// Samples that run together.
 struct Batch {
-    /// The pruned model's, `[B, T, H]`.
+    /// What enters the layer, `[B, T, H]`.
+    entered: Tensor,
+    /// The pruned model's stream, `[B, T, H]`.
     stream: Tensor,
     /// The dense layer's where it is another, `[B, T, H]`.
     reference: Option<Tensor>,
@@ -244,44 +252,39 @@ struct Batch {
     held_out: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Sublayer {
-    Attention,
-    FeedForward,
+/// What a sublayer's last matrix reads, that matrix, and how what it gives is added; of what
+/// entered the layer and of the stream before the sublayer.
+fn parts<'a>(
+    sublayer: Sublayer,
+    block: &'a Block,
+    entered: &Tensor,
+    stream: &Tensor,
+    pass: &Pass<'_>,
+) -> CandleResult<Option<(Tensor, &'a Affine, &'a Residual)>> {
+    Ok(match (sublayer, &block.attention) {
+        (Sublayer::FeedForward, _) => {
+            let read = block.channels(block.read_by_ffn(entered, stream))?;
+            Some((read, &block.ffn.down, &block.ffn.residual))
+        }
+        (Sublayer::Attention, None) => None,
+        (Sublayer::Attention, Some(attention)) => {
+            let read = block.head_outputs(stream, pass)?;
+            read.map(|inner| (inner, &attention.o, &attention.residual))
+        }
+    })
 }
 
-impl Sublayer {
-    fn output(self) -> Projection {
-        match self {
-            Self::Attention => Projection::O,
-            Self::FeedForward => Projection::Down,
-        }
-    }
-
-    /// What the sublayer's last matrix reads, that matrix, and how what it gives is added.
-    fn of<'a>(
-        self,
-        block: &'a Block,
-        x: &Tensor,
-        pass: &Pass<'_>,
-    ) -> CandleResult<Option<(Tensor, &'a Affine, &'a Residual)>> {
-        Ok(match (self, &block.attention) {
-            (Self::FeedForward, _) => {
-                Some((block.channels(x)?, &block.ffn.down, &block.ffn.residual))
-            }
-            (Self::Attention, None) => None,
-            (Self::Attention, Some(attention)) => {
-                block.head_outputs(x, pass)?.map(|inner| (inner, &attention.o, &attention.residual))
-            }
-        })
-    }
-
-    /// `x` with the sublayer added, if the block has it.
-    fn forward(self, block: &Block, x: &Tensor, pass: &Pass<'_>) -> CandleResult<Tensor> {
-        match self.of(block, x, pass)? {
-            None => Ok(x.clone()),
-            Some((inner, map, residual)) => residual.add(x, &map.apply(&inner)?),
-        }
+/// The stream with a sublayer added, if the block has it.
+fn with_sublayer(
+    sublayer: Sublayer,
+    block: &Block,
+    entered: &Tensor,
+    stream: &Tensor,
+    pass: &Pass<'_>,
+) -> CandleResult<Tensor> {
+    match parts(sublayer, block, entered, stream, pass)? {
+        None => Ok(stream.clone()),
+        Some((inner, map, residual)) => residual.add(stream, &map.apply(&inner)?),
     }
 }
 
@@ -326,8 +329,9 @@ impl Run<'_> {
                 let most = (self.options.batch_tokens / run[0].len().max(1)).max(1);
                 for rows in run.chunks(most) {
                     let ids = self.dense.tokens(rows)?;
-                    let stream = self.dense.embed(&embedding, &ids)?;
-                    self.batches.push(Batch { stream, reference: None, held_out });
+                    let stream = self.dense.embed(&embedding, &ids, Places::From(0))?;
+                    let entered = stream.clone();
+                    self.batches.push(Batch { entered, stream, reference: None, held_out });
                 }
             }
         }
@@ -340,15 +344,18 @@ impl Run<'_> {
         let (before, after) =
             (self.dense.config().layers[layer], self.pruned.config().layers[layer]);
         let fitted = fitted(&before, &after);
+        self.batches.iter_mut().for_each(|batch| batch.entered = batch.stream.clone());
         if before.has_attention() && !after.has_attention() {
             for batch in &mut self.batches {
                 let rotations = self.dense.positions(0, batch.stream.dim(1)?)?;
                 let pass = Pass::of(&rotations);
-                let reference = Sublayer::Attention.forward(&dense, &batch.stream, &pass)?;
+                let (entered, stream) = (&batch.entered, &batch.stream);
+                let attention = Sublayer::Attention;
+                let reference = with_sublayer(attention, &dense, entered, stream, &pass)?;
                 batch.reference = Some(reference);
             }
         }
-        for sublayer in [Sublayer::Attention, Sublayer::FeedForward] {
+        for sublayer in SUBLAYERS {
             if fitted.contains(&sublayer.output()) {
                 self.fit(layer, sublayer, &dense, &pruned)?;
             } else {
@@ -363,7 +370,8 @@ impl Run<'_> {
     fn pass(&mut self, sublayer: Sublayer, pruned: &Block) -> Result<()> {
         for batch in &mut self.batches {
             let rotations = self.pruned.positions(0, batch.stream.dim(1)?)?;
-            batch.stream = sublayer.forward(pruned, &batch.stream, &Pass::of(&rotations))?;
+            let (entered, stream, pass) = (&batch.entered, &batch.stream, Pass::of(&rotations));
+            batch.stream = with_sublayer(sublayer, pruned, entered, stream, &pass)?;
         }
         Ok(())
     }
@@ -382,10 +390,12 @@ impl Run<'_> {
             let rotations = self.dense.positions(0, batch.stream.dim(1)?)?;
             let pass = Pass::of(&rotations);
             let from = batch.reference.as_ref().unwrap_or(&batch.stream);
-            let Some((inner, map, added)) = sublayer.of(dense, from, &pass)? else { continue };
+            let of_dense = parts(sublayer, dense, &batch.entered, from, &pass)?;
+            let Some((inner, map, added)) = of_dense else { continue };
             let given = map.apply(&inner)?;
             let reference = added.add(from, &given)?;
-            if let Some((inner, map, added)) = sublayer.of(pruned, &batch.stream, &pass)? {
+            let of_pruned = parts(sublayer, pruned, &batch.entered, &batch.stream, &pass)?;
+            if let Some((inner, map, added)) = of_pruned {
                 let own = map.apply(&inner)?;
                 let missing = missing(added, &batch.stream, &own, &reference, &given)?;
                 let (features, outputs) = (inner.dim(D::Minus1)?, missing.dim(D::Minus1)?);
@@ -429,6 +439,7 @@ impl Run<'_> {
                 "layer {layer}, {projection}: the activations are not finite"
             )));
         }
+        let family = self.dense.config().family();
         let (device, refitted) = (map.weight.device(), &mut self.refitted);
         let mut map = map.clone();
         let refit = match sums {
@@ -446,7 +457,7 @@ impl Run<'_> {
                         (&weight + Tensor::from_vec(change, weight.shape(), &Device::Cpu)?)?;
                     map.weight = weight.to_dtype(map.weight.dtype())?.to_device(device)?;
                     map.packed = Default::default();
-                    refitted.insert(projection.weight(layer), weight);
+                    refitted.insert(projection.weight(family, layer), weight);
                 }
                 refit
             }
@@ -462,7 +473,7 @@ impl Run<'_> {
                     };
                     let dtype = self.pruned.placement().activations();
                     map.bias = Some(bias.to_dtype(dtype)?.to_device(device)?);
-                    refitted.insert(projection.bias(layer), bias);
+                    refitted.insert(projection.bias(family, layer), bias);
                 }
                 refit
             }

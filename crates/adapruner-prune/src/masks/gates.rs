@@ -7,7 +7,13 @@
 //!
 //! Axes: `F` feed-forward width, `K` key-value heads, `D` head width.
 
-use adapruner_checkpoint::{LayerWidths, ModelConfig, names::Projection};
+use adapruner_checkpoint::{
+    LayerWidths, ModelConfig,
+    names::{
+        Projection,
+        Sublayer::{Attention, FeedForward},
+    },
+};
 use adapruner_model::{
     Masks,
     train::{MaskGradients, adamw::Parameter},
@@ -220,15 +226,15 @@ impl Gates {
             };
             match &list.units {
                 Units::Channels { layer } => {
-                    masks.insert((*layer, Projection::Down), repeated(kept, 1)?);
+                    masks.insert((*layer, FeedForward.output()), repeated(kept, 1)?);
                 }
                 Units::Groups { layer, width } => {
-                    masks.insert((*layer, Projection::O), repeated(kept, *width)?);
+                    masks.insert((*layer, Attention.output()), repeated(kept, *width)?);
                 }
                 Units::Sublayers { layers } => {
                     for (&(layer, width), kept) in layers.iter().zip(kept) {
                         let mask = repeated(std::slice::from_ref(kept), width)?;
-                        masks.insert((layer, Projection::O), mask);
+                        masks.insert((layer, Attention.output()), mask);
                     }
                 }
             }
@@ -251,11 +257,11 @@ impl Gates {
             factors.chunks(width.max(1)).map(|unit| unit.iter().sum::<f64>() as f32).collect()
         };
         let list = |list: &List| match &list.units {
-            Units::Channels { layer } => Ok(summed(of(*layer, Projection::Down)?, 1)),
-            Units::Groups { layer, width } => Ok(summed(of(*layer, Projection::O)?, *width)),
+            Units::Channels { layer } => Ok(summed(of(*layer, FeedForward.output())?, 1)),
+            Units::Groups { layer, width } => Ok(summed(of(*layer, Attention.output())?, *width)),
             Units::Sublayers { layers } => {
                 let sum = |&(layer, _): &(usize, usize)| {
-                    Ok(of(layer, Projection::O)?.iter().sum::<f64>() as f32)
+                    Ok(of(layer, Attention.output())?.iter().sum::<f64>() as f32)
                 };
                 layers.iter().map(sum).collect()
             }
@@ -395,7 +401,7 @@ fn sublayers(config: &ModelConfig, plan: &PrunePlan, scores: &Scores) -> Result<
     if cut.iter().all(|(_, _, kept)| !kept.kv_heads.is_empty()) {
         return Ok(Vec::new());
     }
-    if config.has_bias(Projection::O) {
+    if config.has_bias(Attention.output()) {
         let message = "sublayers: the attention of this model has biases, which a gate would keep";
         return refuse("learn-units", message.into(), Some("leave sublayers out"));
     }

@@ -17,8 +17,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    batch::{StepPart, Teacher},
     gates::{Gates, Kept},
-    lesson::{StepPart, Teacher},
     options::MaskOptions,
     state::{MaskRecord, MaskState, Position},
 };

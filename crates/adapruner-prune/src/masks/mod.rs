@@ -18,14 +18,14 @@
 //! | `options` | [`MaskOptions`]: what a learning is told |
 //! | `gates` | units, their scores, masks and gradients |
 //! | `project` | scores projected on an exact number of units |
-//! | `lesson` | the loss of a step: text, the dense model's tokens or hidden states |
+//! | `batch` | the loss of a step: text, the dense model's tokens or hidden states |
 //! | `learn` | [`MaskLearning`]: steps, measurements, the step that is kept |
 //! | `state` | what a learning goes on from |
 //! | `memory` | [`MaskWork`]: what it takes, and how its passes fit |
 
+mod batch;
 mod gates;
 mod learn;
-mod lesson;
 mod memory;
 mod options;
 mod project;

@@ -17,7 +17,7 @@ use crate::{LayerPlan, Layout, PrunePlan, Scores, scores::LayerScores};
 
 fn config(layers: Vec<LayerWidths>) -> ModelConfig {
     ModelConfig {
-        rms_norm_eps: 1e-5,
+        norm_eps: 1e-5,
         mlp_bias: true,
         tie_word_embeddings: true,
         max_position_embeddings: 64,
@@ -274,7 +274,13 @@ fn names_are_read_as_they_are_written() {
     for loss in [MaskLoss::Text, MaskLoss::Logits, MaskLoss::Hidden] {
         assert_eq!(loss.to_string().parse(), Ok(loss));
     }
-    assert!("heads".parse::<GatedUnit>().unwrap_err().contains("ffn, kv-groups, sublayers"));
+    assert!(
+        "heads"
+            .parse::<GatedUnit>()
+            .unwrap_err()
+            .to_string()
+            .contains("ffn, kv-groups or sublayers")
+    );
 }
 
 /// Every sample comes once an epoch, but for those that make no whole step, and another

@@ -29,7 +29,7 @@ mod set;
 
 use adapruner_checkpoint::{
     Checkpoint, LayerWidths, ModelConfig,
-    names::{self, Projection},
+    names::{self, Projection, Sublayer, UnitAxis},
 };
 use candle_core::{DType, Device};
 use rand::{RngExt, SeedableRng};
@@ -174,7 +174,7 @@ fn magnitudes(
             if range.is_empty() {
                 continue;
             }
-            let name = projection.weight(layer);
+            let name = projection.weight(config.family(), layer);
             let weight = checkpoint.tensors.load(&name, DType::F32, &Device::Cpu)?;
             let shape = names::projection_shape(config, layer, projection);
             if weight.dims() != shape {
@@ -227,7 +227,7 @@ struct Grouping<'a> {
 impl<'a> Grouping<'a> {
     fn new(config: &'a ModelConfig, reduction: Reduction) -> Result<Self> {
         let (layers, head_dim) = (config.layers.as_slice(), config.head_dim);
-        let all = VectorLayout::new(layers, head_dim);
+        let all = VectorLayout::new(layers, head_dim, config.family().feed_forward());
         let (Some(layout), Some(columns)) = (all, VectorLayout::columns(layers, head_dim)) else {
             return Err(Error::Bank("the model's widths are too large".into()));
         };
@@ -252,7 +252,8 @@ impl<'a> Grouping<'a> {
         let d = self.head_dim;
         let layers = self.layers.iter().enumerate().map(|(layer, widths)| {
             let of = |projection| &values[self.columns.range(layer, projection)];
-            let (o, group) = (of(Projection::O), widths.group_size());
+            let of_sublayer = |sublayer: Sublayer| of(sublayer.output());
+            let (o, group) = (of_sublayer(Sublayer::Attention), widths.group_size());
             let kv_groups = (0..widths.kv_heads).map(|kv| {
                 let heads = kv * group..(kv + 1) * group;
                 (0..d).map(|at| self.reduction.of(heads.clone().map(|h| o[h * d + at]))).sum()
@@ -261,7 +262,7 @@ impl<'a> Grouping<'a> {
             LayerScores {
                 kv_groups: kv_groups.collect(),
                 query_heads: query_heads.collect(),
-                ffn: of(Projection::Down).to_vec(),
+                ffn: of_sublayer(Sublayer::FeedForward).to_vec(),
             }
         });
         Scores { layers: layers.collect() }
@@ -280,24 +281,35 @@ impl<'a> Grouping<'a> {
     }
 
     fn layer<'v>(&self, widths: &LayerWidths, of: impl Fn(Projection) -> &'v [f64]) -> LayerScores {
-        let [q, k, v, o, gate, up, down] = Projection::ALL.map(of);
+        // The vectors of all projections that are cut along an axis; there may be none of some.
+        let along = |axis: UnitAxis| -> Vec<&'v [f64]> {
+            let on = Projection::ALL.into_iter().filter(|p| p.axis() == axis);
+            on.map(&of).filter(|values| !values.is_empty()).collect()
+        };
+        let [heads, keys, channels] =
+            [UnitAxis::QueryHeads, UnitAxis::KvHeads, UnitAxis::Channels].map(along);
         let (d, group) = (self.head_dim, widths.group_size());
+        let of_heads = heads;
         let kv_groups = (0..widths.kv_heads).map(|kv| {
             let heads = kv * group..(kv + 1) * group;
             let mut coupled = Vec::with_capacity(2 + 2 * group);
             (0..d)
                 .map(|at| {
                     coupled.clear();
-                    coupled.extend([k[kv * d + at], v[kv * d + at]]);
-                    coupled.extend(heads.clone().flat_map(|h| [q[h * d + at], o[h * d + at]]));
+                    coupled.extend(keys.iter().map(|values| values[kv * d + at]));
+                    for head in heads.clone() {
+                        coupled.extend(of_heads.iter().map(|values| values[head * d + at]));
+                    }
                     self.reduction.of(coupled.iter().copied())
                 })
                 .sum()
         });
         let query_heads = (0..widths.query_heads).map(|h| {
-            (h * d..(h + 1) * d).map(|at| self.reduction.of([q[at], o[at]].into_iter())).sum()
+            let coupled = |at: usize| of_heads.iter().map(move |values| values[at]);
+            (h * d..(h + 1) * d).map(|at| self.reduction.of(coupled(at))).sum()
         });
-        let ffn = (0..widths.ffn).map(|j| self.reduction.of([gate[j], up[j], down[j]].into_iter()));
+        let ffn =
+            (0..widths.ffn).map(|j| self.reduction.of(channels.iter().map(|values| values[j])));
         LayerScores {
             kv_groups: kv_groups.collect(),
             query_heads: query_heads.collect(),

@@ -54,7 +54,7 @@ fn samples() -> Vec<Vec<u32>> {
 fn products(samples: &[Vec<u32>], layer: usize, projection: Projection) -> Vec<Vec<Vec<f64>>> {
     let checkpoint = random_checkpoint(&model(), 1);
     let decoder = Decoder::load(&checkpoint, &Placement::cpu(), Residency::Resident).unwrap();
-    let name = projection.weight(layer);
+    let name = projection.weight(adapruner_checkpoint::Architecture::Llama.family(), layer);
     let weight = checkpoint.tensors.load(&name, DType::F64, &Device::Cpu).unwrap();
     samples
         .iter()

@@ -7,8 +7,8 @@ use std::{
 };
 
 use adapruner_checkpoint::{
-    Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, TensorMeta, TensorSource, names,
-    tokenizer::TextTokenizer,
+    Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, TensorMeta, TensorSource,
+    arch::family::KvHeadRule, names, tokenizer::TextTokenizer,
 };
 use adapruner_prune::{
     Error, PlanOptions, PrunePlan, Scores, StatsBank, Terms,
@@ -29,7 +29,7 @@ pub fn widths(query_heads: usize, kv_heads: usize, ffn: usize) -> LayerWidths {
 /// A small Llama without biases, its head tied.
 pub fn config(layers: Vec<LayerWidths>) -> ModelConfig {
     ModelConfig {
-        rms_norm_eps: 1e-5,
+        norm_eps: 1e-5,
         tie_word_embeddings: true,
         max_position_embeddings: 64,
         ..ModelConfig::new(Architecture::Llama, 24, 4, 50, layers)
@@ -55,7 +55,10 @@ pub fn random_scores(config: &ModelConfig, seed: u64) -> Scores {
 /// A bank of random numbers.
 pub fn random_bank(config: &ModelConfig, samples: usize, seed: u64) -> StatsBank {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let vectors = VectorLayout::new(&config.layers, config.head_dim).unwrap().len();
+    let vectors =
+        VectorLayout::new(&config.layers, config.head_dim, config.family().feed_forward())
+            .unwrap()
+            .len();
     let columns = VectorLayout::columns(&config.layers, config.head_dim).unwrap().len();
     let mut draw =
         |n: usize, from: f32| -> Vec<f32> { (0..n).map(|_| rng.random_range(from..1.0)).collect() };
@@ -85,6 +88,7 @@ pub fn header(config: &ModelConfig, samples: usize) -> BankHeader {
         hidden_size: config.hidden_size,
         head_dim: config.head_dim,
         layers: config.layers.clone(),
+        feed_forward: config.family().feed_forward(),
         terms: Terms::Full,
         batch: true,
         dtype: Some("f32".into()),
@@ -102,11 +106,16 @@ pub fn any_config() -> impl Strategy<Value = ModelConfig> {
     let architecture = proptest::sample::select(Architecture::ALL.to_vec());
     (architecture, proptest::collection::vec(layer, 1..7), any::<[bool; 3]>()).prop_map(
         |(architecture, layers, [attention_bias, mlp_bias, tie_word_embeddings])| {
+            let mut layers = layers;
+            if architecture.family().hf.kv_heads == KvHeadRule::All {
+                layers.iter_mut().for_each(|widths| widths.kv_heads = widths.query_heads);
+            }
             let plain = ModelConfig::new(architecture, 24, 4, 50, layers);
             ModelConfig {
+                rotated_dim: plain.rotated_dim.map(|_| 2),
                 windows: plain.windows.iter().map(|window| window.map(|_| 3)).collect(),
                 // Where heads are normed together, the masked model's mean is over more.
-                rms_norm_eps: if architecture == Architecture::Olmo2 { 1e-12 } else { 1e-5 },
+                norm_eps: if architecture == Architecture::Olmo2 { 1e-12 } else { 1e-5 },
                 residual_scale: if architecture == Architecture::Granite { 0.4 } else { 1.0 },
                 attention_bias: attention_bias.into(),
                 mlp_bias,

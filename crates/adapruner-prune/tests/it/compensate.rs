@@ -61,12 +61,20 @@ fn redundant() -> (Checkpoint, PrunePlan) {
     let mut layers = whole(&config);
     for (layer, kept) in layers.iter_mut().enumerate() {
         for projection in [Projection::Gate, Projection::Up] {
-            let weight = tensors.get_mut(&projection.weight(layer)).unwrap();
+            let weight = tensors
+                .get_mut(
+                    &projection.weight(adapruner_checkpoint::Architecture::Llama.family(), layer),
+                )
+                .unwrap();
             let of = Tensor::new(&[0_u32, 1, 2, 3, 4, 0, 1, 2, 3], &Device::Cpu).unwrap();
             *weight = weight.index_select(&of, 0).unwrap();
         }
         for projection in [Projection::Q, Projection::K, Projection::V] {
-            let weight = tensors.get_mut(&projection.weight(layer)).unwrap();
+            let weight = tensors
+                .get_mut(
+                    &projection.weight(adapruner_checkpoint::Architecture::Llama.family(), layer),
+                )
+                .unwrap();
             let half = weight.narrow(0, 0, weight.dim(0).unwrap() / 2).unwrap();
             *weight = Tensor::cat(&[&half, &half], 0).unwrap();
         }
@@ -107,7 +115,11 @@ fn layers_that_lost_nothing_keep_their_weights() {
     let sliced = apply(&dense, &plan).unwrap();
     for name in sliced.tensors.names() {
         let same = difference(&load(&checkpoint, &name), &load(&sliced, &name)) == 0.0;
-        assert_eq!(same, name != Projection::Down.weight(1), "{name}");
+        assert_eq!(
+            same,
+            name != Projection::Down.weight(adapruner_checkpoint::Architecture::Llama.family(), 1),
+            "{name}"
+        );
         assert_eq!(checkpoint.tensors.meta(&name), sliced.tensors.meta(&name));
     }
     assert_ne!(checkpoint.digest().unwrap(), sliced.digest().unwrap());
@@ -175,7 +187,11 @@ fn a_bias_is_the_mean_of_what_was_removed() {
             let tensor = load(&checkpoint, name);
             assert_eq!(tensor.dims(), expected.shape, "{name}");
             assert_eq!(checkpoint.tensors.meta(name).unwrap().shape, expected.shape, "{name}");
-            let set = [Projection::O.bias(1), Projection::Down.bias(2)].contains(name);
+            let set = [
+                Projection::O.bias(adapruner_checkpoint::Architecture::Llama.family(), 1),
+                Projection::Down.bias(adapruner_checkpoint::Architecture::Llama.family(), 2),
+            ]
+            .contains(name);
             let same = match sliced.tensors.meta(name) {
                 Some(_) => difference(&tensor, &load(&sliced, name)) == 0.0,
                 None => tensor.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() == 0.0,
@@ -184,7 +200,7 @@ fn a_bias_is_the_mean_of_what_was_removed() {
         }
         // However the samples run.
         let again = fit(&dense, &plan, &ids, &CompensateOptions { batch_tokens: 16, ..BIAS });
-        let name = Projection::Down.bias(2);
+        let name = Projection::Down.bias(adapruner_checkpoint::Architecture::Llama.family(), 2);
         assert!(difference(&load(&again.checkpoint, &name), &load(&checkpoint, &name)) < 1e-5);
     }
 }

@@ -12,7 +12,7 @@ use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig, names::Projection};
 use adapruner_model::{
     Decoder, Masks, PassCuts, Placement, Residency,
     generate::{Sampling, generate},
-    train::{Lesson, MaskGradients, PassOptions, Term, mask_gradients},
+    train::{Batch, MaskGradients, PassOptions, Term, mask_gradients},
 };
 use adapruner_prune::{
     CollectOptions, Error, LayerPlan, PrunePlan, Result, Scores, Terms, apply, bank, collect,
@@ -62,10 +62,10 @@ fn gradients_of_whole_masks_are_the_banks_signed_sums() {
     }
     let masked = dense.with_masks(&masks).unwrap();
     let terms = vec![Term::cross_entropy(&samples, |_, _| 1.0 / 7.0)];
-    let lesson = Lesson { sequences: &samples, terms, hidden: None };
+    let batch = Batch { sequences: &samples, terms, hidden: None };
     let mut found = MaskGradients::new();
     let pass = PassOptions { checkpointing: false };
-    mask_gradients(&masked, &lesson, &pass, &mut found).unwrap();
+    mask_gradients(&masked, &batch, &pass, &mut found).unwrap();
     assert_eq!(found.len(), 5);
     for ((layer, projection), found) in found {
         let mut expected = vec![0.0; found.len()];

@@ -39,7 +39,9 @@ fn a_7b_shape_takes_what_the_readme_says() {
     assert!((1.59..1.61).contains(&(weights as f64 / GB)), "{weights}");
     let pool = Collection { weights, ..of(&config, &lengths, false) };
     let all = pool.footprint(&PassCuts::whole(2048));
-    let vectors = VectorLayout::new(&config.layers, config.head_dim).unwrap().len() as u64;
+    let vectors = VectorLayout::new(&config.layers, config.head_dim, config.family().feed_forward())
+        .unwrap()
+        .len() as u64;
     assert_eq!(vectors, 32 * (4 * 4096 + 3 * 11_008));
     let columns = VectorLayout::columns(&config.layers, config.head_dim).unwrap().len() as u64;
     assert_eq!(columns, 32 * (4096 + 11_008));

@@ -244,7 +244,7 @@ fn magnitudes_are_those_of_the_weights() {
     let config = config(vec![widths(6, 2, 9), widths(0, 0, 4)]);
     let checkpoint = random_checkpoint(&config, 1);
     let rows = |layer, projection: Projection| {
-        let name = projection.weight(layer);
+        let name = projection.weight(adapruner_checkpoint::Architecture::Llama.family(), layer);
         let tensor = checkpoint.tensors.load(&name, DType::F64, &Device::Cpu).unwrap();
         let tensor = if projection.prunes_columns() { tensor.t().unwrap() } else { tensor };
         tensor.to_vec2::<f64>().unwrap()

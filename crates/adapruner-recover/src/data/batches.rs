@@ -56,7 +56,7 @@ pub fn epoch(examples: &[Example], size: BatchSize, seed: u64, epoch: u64) -> Ve
     }
 }
 
-/// The same sequences in parts of so many tokens at the most (at least one
+/// The same sequences in parts of so many tokens at most (at least one
 /// sequence each): what runs together.
 pub fn filled(examples: &[Example], order: &[usize], tokens: usize) -> Vec<Vec<usize>> {
     let mut out: Vec<Vec<usize>> = Vec::new();

@@ -37,7 +37,7 @@ use serde_json::value::RawValue;
 use super::chat::{Conversation, Turn};
 use crate::error::{Error, Result};
 
-/// Field names that an error lists at the most.
+/// Field names that an error lists at most.
 const LISTED: usize = 8;
 
 /// Fields beside `messages` that are not read and change what is learned.

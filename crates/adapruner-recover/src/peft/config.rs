@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use adapruner_checkpoint::{ModelConfig, input, names::Projection};
+use adapruner_checkpoint::{ModelConfig, arch::Family, input, names::Projection};
 use serde_json::{Map, Value, json};
 
-use super::targets::{self, Targets};
+use super::targets::Targets;
 use crate::{
     error::{Error, Result},
-    lora::{Adapter, MAX_RANK, Target},
+    lora::{Adapter, MAX_RANK, projections, short},
 };
 
 /// Settings that make an adapter more than plain LoRA, unless they are absent,
@@ -118,7 +118,9 @@ impl AdapterConfig {
     pub fn modules(&self, model: &ModelConfig) -> Result<BTreeSet<(usize, Projection)>, String> {
         let modules = self.targets.modules(model)?;
         let names = |(key, name): (&str, &String)| {
-            let fits = |&(layer, projection): &(usize, Projection)| fits(name, layer, projection);
+            let fits = |&(layer, projection): &(usize, Projection)| {
+                fits(model.family(), name, layer, projection)
+            };
             match modules.iter().any(fits) {
                 true => Ok(()),
                 false => Err(format!("{key}: {name:?} fits no module that the adapter has")),
@@ -130,13 +132,13 @@ impl AdapterConfig {
     }
 
     /// The rank that a module's update has.
-    pub fn rank(&self, layer: usize, projection: Projection) -> usize {
-        matched(&self.ranks, layer, projection).unwrap_or(self.rank)
+    pub fn rank(&self, family: &Family, layer: usize, projection: Projection) -> usize {
+        matched(&self.ranks, family, layer, projection).unwrap_or(self.rank)
     }
 
     /// The alpha that a module's update has.
-    pub fn alpha(&self, layer: usize, projection: Projection) -> f64 {
-        matched(&self.alphas, layer, projection).unwrap_or(self.alpha)
+    pub fn alpha(&self, family: &Family, layer: usize, projection: Projection) -> f64 {
+        matched(&self.alphas, family, layer, projection).unwrap_or(self.alpha)
     }
 }
 
@@ -172,13 +174,19 @@ fn pattern<T>(
     entries.collect()
 }
 
-fn matched<T: Copy>(table: &[(String, T)], layer: usize, projection: Projection) -> Option<T> {
-    table.iter().find(|(name, _)| fits(name, layer, projection)).map(|(_, value)| *value)
+fn matched<T: Copy>(
+    table: &[(String, T)],
+    family: &Family,
+    layer: usize,
+    projection: Projection,
+) -> Option<T> {
+    let fits = |(name, _): &&(String, T)| fits(family, name, layer, projection);
+    table.iter().find(fits).map(|(_, value)| *value)
 }
 
 /// Whether a key of a table of module names means a module.
-fn fits(name: &str, layer: usize, projection: Projection) -> bool {
-    let module = targets::module(layer, projection);
+fn fits(family: &Family, name: &str, layer: usize, projection: Projection) -> bool {
+    let module = projection.path(family, layer);
     match name.strip_prefix('^') {
         Some(whole) => module == whole,
         None => module.strip_suffix(name).is_some_and(|r| r.is_empty() || r.ends_with('.')),
@@ -200,14 +208,12 @@ fn plain(number: f64) -> Value {
 /// The modules of an adapter as `target_modules` writes them: by their short names
 /// where all of `model` with these names have an update, else one by one.
 fn target_modules(adapter: &Adapter, model: &ModelConfig) -> Vec<String> {
-    let projections: BTreeSet<Projection> = adapter.updates.keys().map(|(_, p)| *p).collect();
-    let named = model.layers.iter().enumerate().flat_map(|(layer, widths)| {
-        let there = move |p: &&Projection| widths.has_attention() || !p.is_attention();
-        projections.iter().filter(there).map(move |p| (layer, *p))
-    });
+    let kinds: BTreeSet<Projection> = adapter.updates.keys().map(|(_, p)| *p).collect();
+    let family = model.family();
+    let named = projections(model).filter(|(_, projection)| kinds.contains(projection));
     let mut targets: Vec<String> = match named.eq(adapter.updates.keys().copied()) {
-        true => projections.iter().map(|p| Target(*p).name().to_owned()).collect(),
-        false => adapter.updates.keys().map(|(layer, p)| targets::module(*layer, *p)).collect(),
+        true => kinds.iter().map(|p| short(p.module_of(family)).to_owned()).collect(),
+        false => adapter.updates.keys().map(|(layer, p)| p.path(family, *layer)).collect(),
     };
     targets.sort_unstable();
     targets
@@ -221,7 +227,7 @@ pub fn json(adapter: &Adapter, model: &ModelConfig, base: &str) -> String {
     let (rank, alpha) = (prevailing(&ranks).unwrap_or(1), prevailing(&alphas).unwrap_or(1.0));
     let (mut rank_pattern, mut alpha_pattern) = (Map::new(), Map::new());
     for ((layer, projection), update) in &adapter.updates {
-        let module = targets::module(*layer, *projection);
+        let module = projection.path(model.family(), *layer);
         if update.rank != rank {
             rank_pattern.insert(module.clone(), json!(update.rank));
         }

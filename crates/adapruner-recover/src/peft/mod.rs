@@ -1,7 +1,7 @@
 //! Adapters as PEFT has them: a folder with `adapter_config.json` and
 //! `adapter_model.safetensors`, in and out.
 //!
-//! What PEFT's LoRA can do beyond plain updates of the seven projections (DoRA,
+//! What PEFT's LoRA can do beyond plain updates of the projections (DoRA,
 //! learned biases, other modules saved whole, …) is refused by name: read over,
 //! it would give another model than PEFT's.
 //!
@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use adapruner_checkpoint::{
     Error as FileError, ModelConfig,
+    arch::Family,
     mapped::MappedFile,
     names::{self, Projection},
     output::OutputFile,
@@ -43,24 +44,26 @@ pub enum Side {
     B,
 }
 
-/// PEFT's name of a tensor.
-pub fn tensor_name(layer: usize, projection: Projection, side: Side) -> String {
+/// PEFT's name of a tensor of a model of `family`.
+pub fn tensor_name(family: &Family, layer: usize, projection: Projection, side: Side) -> String {
     let side = match side {
         Side::A => "lora_A",
         Side::B => "lora_B",
     };
-    format!("{PREFIX}model.layers.{layer}.{}.{side}.weight", projection.module())
+    format!("{PREFIX}{}.{side}.weight", projection.path(family, layer))
 }
 
-/// The tensor that a name of PEFT's stands for.
-fn parsed(name: &str) -> Option<(usize, Projection, Side)> {
-    let (layer, rest) =
-        name.strip_prefix(PREFIX)?.strip_prefix("model.layers.")?.split_once('.')?;
+/// The tensor that a name of PEFT's stands for in a model of `family`.
+fn parsed(family: &Family, name: &str) -> Option<(usize, Projection, Side)> {
+    let layers = format!("{}.", family.hf.outer.layers);
+    let (layer, rest) = name.strip_prefix(PREFIX)?.strip_prefix(&layers)?.split_once('.')?;
     let layer = layer.parse().ok()?;
-    let projection = Projection::ALL
-        .into_iter()
-        .find(|p| rest.strip_prefix(p.module()).is_some_and(|r| r.starts_with('.')))?;
-    match rest.strip_prefix(projection.module())? {
+    let named = |p: &Projection| {
+        let rest = rest.strip_prefix(p.module_of(family));
+        family.has(*p) && rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    let projection = Projection::ALL.into_iter().find(named)?;
+    match rest.strip_prefix(projection.module_of(family))? {
         ".lora_A.weight" => Some((layer, projection, Side::A)),
         ".lora_B.weight" => Some((layer, projection, Side::B)),
         _ => None,
@@ -74,7 +77,7 @@ fn parsed(name: &str) -> Option<(usize, Projection, Side)> {
 /// LoRA, tensors that the model has no place for or of another shape than its,
 /// and other tensors than the configuration says.
 pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
-    let config_path = folder.join(CONFIG);
+    let (family, config_path) = (model.family(), folder.join(CONFIG));
     let config = AdapterConfig::read(&config_path)?;
     let modules = config.modules(model).map_err(|message| {
         Error::format(&config_path, message).advise("the adapter must be one of this very model")
@@ -90,15 +93,11 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
     named.sort_unstable_by_key(|(name, _)| *name);
     for (name, view) in named {
         let refuse = |message: String| Error::tensor(&path, name, message);
-        let Some((layer, projection, side)) = parsed(name) else {
-            let message = "no low-rank update of one of the seven projections";
+        let Some((layer, projection, side)) = parsed(family, name) else {
+            let message = "no low-rank update of one of the projections";
             return Err(refuse(message.into()).advise("merge this adapter with PEFT itself"));
         };
-        let has = model
-            .layers
-            .get(layer)
-            .is_some_and(|w| w.has_attention() || !projection.is_attention());
-        if !has {
+        if !model.has(layer, projection) {
             let layers = model.layers.len();
             let message = format!("the model has no such projection (it has {layers} layers)");
             return Err(refuse(message).advise("the adapter must be one of this very model"));
@@ -107,7 +106,7 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
             let message = format!("{CONFIG} gives this module no update");
             return Err(refuse(message).advise("tensors and configuration must be of one adapter"));
         }
-        let rank = config.rank(layer, projection);
+        let rank = config.rank(family, layer, projection);
         let [out, inputs] = names::projection_shape(model, layer, projection);
         let expected = match side {
             Side::A => [rank, inputs],
@@ -125,7 +124,7 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
     }
     let missing = |(layer, projection): (usize, Projection), side| {
         let message = format!("missing, though {CONFIG} gives its module an update");
-        Error::tensor(&path, tensor_name(layer, projection, side), message)
+        Error::tensor(&path, tensor_name(family, layer, projection, side), message)
             .advise("the file is a part of an adapter, or of another one")
     };
     if let Some(module) = modules.iter().find(|module| !found.contains_key(module)) {
@@ -137,8 +136,8 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
         let update = Update {
             a: a.ok_or_else(|| missing(Side::A))?,
             b: b.ok_or_else(|| missing(Side::B))?,
-            rank: config.rank(layer, projection),
-            alpha: config.alpha(layer, projection),
+            rank: config.rank(family, layer, projection),
+            alpha: config.alpha(family, layer, projection),
         };
         Ok(((layer, projection), update))
     });
@@ -168,7 +167,7 @@ pub fn write(
     let tensors = adapter.updates.iter().flat_map(|(&(layer, projection), update)| {
         let Update { a, b, rank, .. } = update;
         let named = |side, shape, values| Floats {
-            name: tensor_name(layer, projection, side),
+            name: tensor_name(model.family(), layer, projection, side),
             shape,
             values,
         };

@@ -10,15 +10,10 @@ use adapruner_checkpoint::{ModelConfig, names::Projection};
 use regex::Regex;
 use serde_json::{Map, Value};
 
-/// Modules of a Llama that PEFT can give an update and this program cannot.
-const OTHERS: [&str; 2] = ["lm_head", "model.embed_tokens"];
-/// What PEFT takes for Llama and Mistral where a file names none.
-const DEFAULT: [&str; 2] = ["q_proj", "v_proj"];
+use crate::lora::projections;
 
-/// PEFT's name of a projection.
-pub(super) fn module(layer: usize, projection: Projection) -> String {
-    format!("model.layers.{layer}.{}", projection.module())
-}
+/// What PEFT takes for Llama, Mistral, OPT and others where a file names none.
+const DEFAULT: [&str; 2] = ["q_proj", "v_proj"];
 
 /// A set of modules.
 #[derive(Debug)]
@@ -27,6 +22,8 @@ enum Names {
     Ends(Vec<String>),
     /// Those whose whole name matches.
     Matches(Regex),
+    /// All projections.
+    Linear,
 }
 
 impl Names {
@@ -34,6 +31,7 @@ impl Names {
         match self {
             Self::Ends(ends) => ends.iter().any(|end| ends_with(module, end)),
             Self::Matches(regex) => regex.is_match(module),
+            Self::Linear => true,
         }
     }
 }
@@ -58,9 +56,7 @@ impl Targets {
         let get = |key: &str| json.get(key).filter(|value| !value.is_null());
         let names = match get("target_modules") {
             None => Names::Ends(DEFAULT.map(str::to_owned).to_vec()),
-            Some(Value::String(all)) if all.eq_ignore_ascii_case("all-linear") => {
-                Names::Ends(Projection::ALL.map(|p| p.module().to_owned()).to_vec())
-            }
+            Some(Value::String(all)) if all.eq_ignore_ascii_case("all-linear") => Names::Linear,
             Some(value) => names("target_modules", value)?
                 .ok_or("target_modules: at least one module expected, [] found")?,
         };
@@ -99,15 +95,19 @@ impl Targets {
         if let Some(layer) = self.layers.iter().flatten().find(|layer| **layer >= count) {
             return Err(format!("layers_to_transform: the model has {count} layers, no {layer}"));
         }
-        if let Some(other) = OTHERS.into_iter().find(|other| self.has(other, None)) {
+        // What PEFT can give an update and this program cannot.
+        let outer = &model.family().hf.outer;
+        let named = |other: &&str| match self.names {
+            Names::Linear => false,
+            Names::Ends(_) | Names::Matches(_) => self.has(other, None),
+        };
+        if let Some(other) = [outer.head, outer.embedding].into_iter().find(named) {
             return Err(format!("target_modules: {other} is not supported, only the projections"));
         }
-        let all = model.layers.iter().enumerate().flat_map(|(layer, widths)| {
-            let there = move |p: &Projection| widths.has_attention() || !p.is_attention();
-            Projection::ALL.into_iter().filter(there).map(move |p| (layer, p))
-        });
-        let found: BTreeSet<_> =
-            all.filter(|&(layer, p)| self.has(&module(layer, p), Some(layer))).collect();
+        let has = |&(layer, p): &(usize, Projection)| {
+            self.has(&p.path(model.family(), layer), Some(layer))
+        };
+        let found: BTreeSet<_> = projections(model).filter(has).collect();
         if found.is_empty() {
             return Err("target_modules: they fit no projection of the model".into());
         }
@@ -120,7 +120,7 @@ impl Targets {
         }
         let whole = match &self.names {
             Names::Ends(ends) => ends.iter().any(|end| end == module),
-            Names::Matches(_) => true,
+            Names::Matches(_) | Names::Linear => true,
         };
         let in_layer = match (&self.layers, layer) {
             (None, _) => true,
@@ -180,7 +180,8 @@ mod tests {
             let found = Targets::of(&config).unwrap().modules(&model);
             match found {
                 Ok(found) => {
-                    let found: BTreeSet<_> = found.into_iter().map(|(l, p)| module(l, p)).collect();
+                    let found: BTreeSet<_> =
+                        found.into_iter().map(|(l, p)| p.path(model.family(), l)).collect();
                     assert_eq!(found, modules, "{config:?}");
                 }
                 Err(message) => {

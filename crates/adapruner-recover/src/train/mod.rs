@@ -9,18 +9,18 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`options`] | what a training is told |
-//! | [`course`] | which step belongs to which epoch |
-//! | [`trainee`] | a model whose adapter or parameters are learned |
-//! | [`lesson`] | sequences as the model's terms of loss |
+//! | [`epochs`] | which step belongs to which epoch |
+//! | [`trainer`] | a model whose adapter or parameters are learned |
+//! | [`batch`] | sequences as the model's terms of loss |
 //! | [`state`] | the state on the disk |
 //! | [`log`] | the log, a line a step |
 
-pub mod course;
-pub mod lesson;
+pub mod batch;
+pub mod epochs;
 pub mod log;
 pub mod options;
 pub mod state;
-pub mod trainee;
+pub mod trainer;
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ use adapruner_checkpoint::atomic::{StateDir, StateKind};
 use adapruner_model::{
     Decoder,
     train::{
-        HiddenMatch, Lesson, PassOptions, adamw,
+        Batch, HiddenMatch, PassOptions, adamw,
         schedule::{Schedule, Spent},
     },
 };
@@ -44,11 +44,11 @@ use crate::{
     distill::Teacher,
     error::{Error, Result},
 };
-use course::Course;
+use epochs::Epochs;
 use log::{Entry, Log};
 use options::{Record, TrainOptions};
 use state::{Best, Part, Position};
-use trainee::{Trainee, mixed};
+use trainer::{Trainer, mixed};
 
 /// File names in a training's folder.
 pub const STATE: &str = "state.safetensors";
@@ -101,7 +101,7 @@ pub struct Outcome {
 /// A training: what is learned, from what, under what, and where its files are.
 pub struct Training<'a, 'b> {
     /// The model.
-    pub trainee: &'a mut Trainee<'b>,
+    pub trainer: &'a mut Trainer<'b>,
     /// The sequences.
     pub data: &'a Dataset,
     /// What it is told.
@@ -133,7 +133,7 @@ impl<'a> Training<'a, '_> {
         self.folder.join(name)
     }
 
-    /// Trains from the beginning or from the saved state; afterwards the trainee
+    /// Trains from the beginning or from the saved state; afterwards the trainer
     /// holds the parameters that are kept.
     ///
     /// # Errors
@@ -143,9 +143,9 @@ impl<'a> Training<'a, '_> {
         self.options.check()?;
         self.record.extend(self.options.record());
         self.record.insert("data".into(), self.data.digest.to_string());
-        let mut course = Course::new(&self.data.train, self.options);
+        let mut epochs = Epochs::new(&self.data.train, self.options);
         let path = self.path(STATE);
-        let saved = state::read(&path, &mut self.trainee.parameters, &self.record, Part::All)?;
+        let saved = state::read(&path, &mut self.trainer.parameters, &self.record, Part::All)?;
         let mut position = saved.clone().unwrap_or_default();
         if position.best.is_some() {
             // Better now than after hours.
@@ -159,7 +159,7 @@ impl<'a> Training<'a, '_> {
         }
         let mut last_save = Instant::now();
         let ended = loop {
-            if position.step >= course.total {
+            if position.step >= epochs.total {
                 break Ended::Finished;
             }
             if stop.load(Ordering::Relaxed) {
@@ -172,19 +172,19 @@ impl<'a> Training<'a, '_> {
             if self.options.patience.is_some_and(|patience| position.stale >= patience) {
                 break Ended::EarlyStopped;
             }
-            let Some(mut entry) = self.step(&mut course, &position, &clock, stop)? else {
+            let Some(mut entry) = self.step(&mut epochs, &position, &clock, stop)? else {
                 continue;
             };
             position.step = entry.step;
             position.tokens = entry.tokens;
             position.first_loss.get_or_insert(entry.loss);
-            let last = position.step == course.total;
+            let last = position.step == epochs.total;
             if last || position.step.is_multiple_of(self.options.validate_every) {
                 entry.validation_loss = self.validation(&mut position, watch)?;
             }
             entry.seconds = clock.seconds();
             log.push(&entry)?;
-            watch.step(&entry, course.total);
+            watch.step(&entry, epochs.total);
             let due = last_save.elapsed().as_secs_f64() >= self.options.save_seconds;
             if last || due || position.step.is_multiple_of(self.options.save_every) {
                 self.save(&mut position, &clock)?;
@@ -199,7 +199,7 @@ impl<'a> Training<'a, '_> {
             self.save(&mut position, &clock)?;
         }
         let kept_step = self.keep(&position, ended)?;
-        let planned_steps = course.total;
+        let planned_steps = epochs.total;
         Ok(Outcome { ended, position, planned_steps, validation_before, kept_step })
     }
 
@@ -207,7 +207,7 @@ impl<'a> Training<'a, '_> {
         position.seconds = clock.seconds();
         state::write(
             (self.folder, STATE),
-            &self.trainee.parameters,
+            &self.trainer.parameters,
             position,
             &self.record,
             Part::All,
@@ -219,7 +219,7 @@ impl<'a> Training<'a, '_> {
         let path = self.path(BEST);
         match position.best {
             Some(best) if best.step != position.step && ended != Ended::Interrupted => {
-                let parameters = &mut self.trainee.parameters;
+                let parameters = &mut self.trainer.parameters;
                 let found = state::read(&path, parameters, &self.record, Part::Values)?;
                 Ok(found.ok_or_else(|| state::missing(&path))?.step)
             }
@@ -230,13 +230,13 @@ impl<'a> Training<'a, '_> {
     /// One step; `None` where it was told to stop in its midst.
     fn step(
         &mut self,
-        course: &mut Course<'_>,
+        epochs: &mut Epochs<'_>,
         position: &Position,
         clock: &Clock,
         stop: &AtomicBool,
     ) -> Result<Option<Entry>> {
         let begun = Instant::now();
-        let (epoch, batch) = course.step(position.step);
+        let (epoch, batch) = epochs.step(position.step);
         let examples = &self.data.train;
         let learned: usize = batch.iter().map(|&at| examples[at].targets()).sum();
         let options = PassOptions { checkpointing: self.options.checkpointing };
@@ -244,7 +244,7 @@ impl<'a> Training<'a, '_> {
         let (mut tokens, mut terms, mut hidden) = (0, [0.0; 2], 0.0);
         let all: usize = batch.iter().map(|&at| examples[at].ids.len()).sum();
         let matched = self.matched()?;
-        let layers: Vec<usize> = (0..self.trainee.layers()).collect();
+        let layers: Vec<usize> = (0..self.trainer.layers()).collect();
         // What the whole gradient is divided by is no count of the matched rows.
         let share = learned as f64 / (all * layers.len()) as f64;
         let seed = mixed(self.options.seed, position.step);
@@ -255,13 +255,13 @@ impl<'a> Training<'a, '_> {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            if whole.is_none() || self.trainee.drops_out() {
-                whole = Some(self.trainee.decoder(Some(mixed(seed, part as u64)))?);
+            if whole.is_none() || self.trainer.drops_out() {
+                whole = Some(self.trainer.decoder(Some(mixed(seed, part as u64)))?);
             }
             let Some(decoder) = &whole else { continue };
             let cache = self.teacher.map(|teacher| teacher.probabilities);
             let (sequences, terms_of) =
-                lesson::of(examples, rows, self.options.distillation, cache)?;
+                batch::of(examples, rows, self.options.distillation, cache)?;
             let states = match matched {
                 Some((_, teacher)) => teacher.block_outputs(&sequences, &layers)?,
                 None => BTreeMap::new(),
@@ -272,8 +272,8 @@ impl<'a> Training<'a, '_> {
                 layers: layers.clone(),
                 target: &target,
             });
-            let lesson = Lesson { sequences: &sequences, terms: terms_of, hidden: matching };
-            let found = self.trainee.gradients(decoder, &lesson, &options);
+            let batch = Batch { sequences: &sequences, terms: terms_of, hidden: matching };
+            let found = self.trainer.gradients(decoder, &batch, &options);
             let found = found.map_err(|e| at_step(e, position.step + 1))?;
             for (sum, term) in terms.iter_mut().zip(&found.terms) {
                 *sum += term;
@@ -288,7 +288,7 @@ impl<'a> Training<'a, '_> {
         let hidden = hidden / learned as f64;
         let loss = own + teacher + hidden;
         self.check_loss(step, loss, position)?;
-        let schedule = self.schedule(course.total);
+        let schedule = self.schedule(epochs.total);
         let rate = match self.options.max_seconds {
             Some(budget) => {
                 schedule.within(position.step, Spent { seconds: clock.seconds(), budget })
@@ -346,7 +346,7 @@ impl<'a> Training<'a, '_> {
             let clip = adamw::clip(norm, most);
             sums.values_mut().flatten().for_each(|g| *g *= clip);
         }
-        for (name, parameter) in &mut self.trainee.parameters {
+        for (name, parameter) in &mut self.trainer.parameters {
             self.options.optimizer.step(parameter, &sums[name], rate, step);
         }
         Ok(norm)
@@ -357,7 +357,7 @@ impl<'a> Training<'a, '_> {
         if !value.is_finite() {
             return diverged("a finite number of nats expected".into());
         }
-        let nothing = (self.trainee.vocabulary() as f64).ln();
+        let nothing = (self.trainer.vocabulary() as f64).ln();
         let limit = position.first_loss.map(|first| EXPLODED * first.max(nothing));
         match limit {
             Some(limit) if value > limit => diverged(format!(
@@ -379,7 +379,7 @@ impl<'a> Training<'a, '_> {
         if position.best.is_none_or(|best| loss < best.loss) {
             position.best = Some(found);
             position.stale = 0;
-            let parameters = &self.trainee.parameters;
+            let parameters = &self.trainer.parameters;
             state::write((self.folder, BEST), parameters, position, &self.record, Part::Values)?;
         } else {
             position.stale += 1;
@@ -398,13 +398,13 @@ impl<'a> Training<'a, '_> {
         if learned == 0 {
             return Ok(None);
         }
-        let decoder = self.trainee.decoder(None)?;
+        let decoder = self.trainer.decoder(None)?;
         let mut total = 0.0;
         let all = examples.len() as u64;
         let mut done = 0;
         let order: Vec<usize> = (0..examples.len()).collect();
         for rows in batches::filled(examples, &order, self.options.micro_tokens) {
-            total += lesson::loss(&decoder, examples, &rows)?;
+            total += batch::loss(&decoder, examples, &rows)?;
             done += rows.len() as u64;
             watch.validating(done, all);
         }

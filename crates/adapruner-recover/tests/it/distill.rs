@@ -15,7 +15,7 @@ use adapruner_recover::{
         Outcome, Training, Watch,
         log::Entry,
         options::{Distillation, Record, TrainOptions},
-        trainee::Trainee,
+        trainer::Trainer,
     },
 };
 
@@ -52,7 +52,7 @@ fn cache(folder: &Path, data: &Dataset, options: &Distillation) -> TeacherCache 
 fn first_step(data: &Dataset, distillation: Distillation) -> (f64, f64, f64) {
     let checkpoint = checkpoint("tiny");
     let base = decoder(&checkpoint);
-    let mut trainee = Trainee::lora(&base, adapter(&checkpoint, 0.0));
+    let mut trainer = Trainer::lora(&base, adapter(&checkpoint, 0.0));
     let folder = tempfile::tempdir().unwrap();
     let cache = cache(folder.path(), data, &distillation);
     let options = TrainOptions {
@@ -62,7 +62,7 @@ fn first_step(data: &Dataset, distillation: Distillation) -> (f64, f64, f64) {
         ..options()
     };
     let mut training = Training {
-        trainee: &mut trainee,
+        trainer: &mut trainer,
         data,
         options: &options,
         record: Record::new(),
@@ -164,7 +164,7 @@ fn a_teacher_of_the_whole_vocabulary_teaches_by_the_part_that_the_student_has() 
 /// The fixture with a feed-forward sublayer that gives half of what it gave.
 fn halved() -> Checkpoint {
     let whole = checkpoint("tiny");
-    let name = Projection::Down.weight(1);
+    let name = Projection::Down.weight(adapruner_checkpoint::Architecture::Llama.family(), 1);
     let down = whole.tensors.load(&name, DType::F32, &Device::Cpu).unwrap();
     whole.with_tensors([(name, (down * 0.5).unwrap())].into()).unwrap()
 }
@@ -181,9 +181,9 @@ fn matched(
 ) -> (adapruner_recover::Result<Outcome>, Vec<Entry>) {
     let (student, data) = (halved(), data());
     let (base, whole) = (decoder(&student), decoder(&checkpoint("tiny")));
-    let mut trainee = match full {
-        true => Trainee::full(&base, &student).unwrap(),
-        false => Trainee::lora(&base, adapter(&student, 0.1)),
+    let mut trainer = match full {
+        true => Trainer::full(&base, &student).unwrap(),
+        false => Trainer::lora(&base, adapter(&student, 0.1)),
     };
     let cache = cache(folder, &data, &MATCHED);
     let options = change(TrainOptions {
@@ -197,7 +197,7 @@ fn matched(
         ..options()
     });
     let mut training = Training {
-        trainee: &mut trainee,
+        trainer: &mut trainer,
         data: &data,
         options: &options,
         record: Record::new(),
@@ -287,7 +287,7 @@ fn teachers_whose_blocks_are_others_are_refused() {
     let (data, folder) = (data(), tempfile::tempdir().unwrap());
     let checkpoint = checkpoint("tiny");
     let base = decoder(&checkpoint);
-    let mut trainee = Trainee::lora(&base, adapter(&checkpoint, 0.0));
-    let message = said(train(&mut trainee, &data, &weight(1.0), folder.path()));
+    let mut trainer = Trainer::lora(&base, adapter(&checkpoint, 0.0));
+    let message = said(train(&mut trainer, &data, &weight(1.0), folder.path()));
     assert!(message.contains("match-hidden: a teacher that runs along is missing"), "{message}");
 }

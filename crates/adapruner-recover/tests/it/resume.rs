@@ -15,7 +15,7 @@ use adapruner_recover::{
         log::Entry,
         options::{Record, TrainOptions},
         state,
-        trainee::Trainee,
+        trainer::Trainer,
     },
 };
 
@@ -40,8 +40,8 @@ fn data() -> Dataset {
     dataset(examples(14, 250), examples(5, 250))
 }
 
-fn fresh<'a>(base: &'a Decoder, checkpoint: &adapruner_checkpoint::Checkpoint) -> Trainee<'a> {
-    Trainee::lora(base, adapter(checkpoint, 0.2))
+fn fresh<'a>(base: &'a Decoder, checkpoint: &adapruner_checkpoint::Checkpoint) -> Trainer<'a> {
+    Trainer::lora(base, adapter(checkpoint, 0.2))
 }
 
 /// What a step was, but for its time.
@@ -72,7 +72,7 @@ impl Watch for At<'_> {
 }
 
 fn watched(
-    trainee: &mut Trainee<'_>,
+    trainer: &mut Trainer<'_>,
     folder: &Path,
     stop: &AtomicBool,
     watch: &mut dyn Watch,
@@ -80,7 +80,7 @@ fn watched(
     let (data, options) = (data(), longer());
     let record = Record::from([("model".into(), "made".into())]);
     let mut training = Training {
-        trainee,
+        trainer,
         data: &data,
         options: &options,
         record,
@@ -105,29 +105,29 @@ fn a_training_that_was_killed_or_stopped_makes_the_same_steps() {
     let never = AtomicBool::new(false);
     // Killed in the first steps, twice beyond a saved state, then stopped.
     for step in [1, 5, 7] {
-        let mut trainee = fresh(&base, &checkpoint);
+        let mut trainer = fresh(&base, &checkpoint);
         let mut at = At { step, stop: None };
-        let run = || watched(&mut trainee, folder.path(), &never, &mut at);
+        let run = || watched(&mut trainer, folder.path(), &never, &mut at);
         assert!(catch_unwind(AssertUnwindSafe(run)).is_err(), "not killed at {step}");
     }
     let stop = AtomicBool::new(false);
-    let mut trainee = fresh(&base, &checkpoint);
+    let mut trainer = fresh(&base, &checkpoint);
     let mut at = At { step: 8, stop: Some(&stop) };
-    let stopped = watched(&mut trainee, folder.path(), &stop, &mut at).unwrap();
+    let stopped = watched(&mut trainer, folder.path(), &stop, &mut at).unwrap();
     assert_eq!((stopped.ended, stopped.position.step), (Ended::Interrupted, 8));
-    let mut trainee = fresh(&base, &checkpoint);
-    let resumed = watched(&mut trainee, folder.path(), &never, &mut ()).unwrap();
+    let mut trainer = fresh(&base, &checkpoint);
+    let resumed = watched(&mut trainer, folder.path(), &never, &mut ()).unwrap();
     assert_eq!(resumed.ended, Ended::Finished);
     assert_eq!(kept(&entries(folder.path())), log);
     assert_eq!(resumed.position.best, outcome.position.best);
     assert_eq!(resumed.kept_step, outcome.kept_step);
     let bits = |p: &Parameter| p.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     for (name, parameter) in &right.parameters {
-        assert_eq!(bits(parameter), bits(&trainee.parameters[name]), "{name}");
+        assert_eq!(bits(parameter), bits(&trainer.parameters[name]), "{name}");
     }
     // Done is done: nothing is trained again.
-    let mut trainee = fresh(&base, &checkpoint);
-    let again = watched(&mut trainee, folder.path(), &never, &mut At { step: 1, stop: None });
+    let mut trainer = fresh(&base, &checkpoint);
+    let again = watched(&mut trainer, folder.path(), &never, &mut At { step: 1, stop: None });
     assert_eq!(again.unwrap().kept_step, outcome.kept_step);
 }
 
@@ -184,9 +184,9 @@ fn best_parameters_that_were_damaged_are_never_kept() {
     let data = || dataset(examples(6, 250), examples(2, 250));
     let options = TrainOptions { validate_every: 1, save_every: 1, ..options() };
     let stop = AtomicBool::new(false);
-    let mut trainee = fresh(&base, &checkpoint);
+    let mut trainer = fresh(&base, &checkpoint);
     let mut training = Training {
-        trainee: &mut trainee,
+        trainer: &mut trainer,
         data: &data(),
         options: &options,
         record: Record::from([("model".into(), "made".into())]),
@@ -200,17 +200,17 @@ fn best_parameters_that_were_damaged_are_never_kept() {
         let mut flipped = whole.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(&path, flipped).unwrap();
-        let mut trainee = fresh(&base, &checkpoint);
-        let message = said(train(&mut trainee, &data(), &options, folder.path()));
+        let mut trainer = fresh(&base, &checkpoint);
+        let message = said(train(&mut trainer, &data(), &options, folder.path()));
         assert!(message.contains(BEST), "bit {bit}: {message}");
     }
     std::fs::remove_file(&path).unwrap();
-    let mut trainee = fresh(&base, &checkpoint);
-    let message = said(train(&mut trainee, &data(), &options, folder.path()));
+    let mut trainer = fresh(&base, &checkpoint);
+    let message = said(train(&mut trainer, &data(), &options, folder.path()));
     assert!(message.contains(BEST) && message.contains("missing"), "{message}");
     std::fs::write(&path, whole).unwrap();
-    let mut trainee = fresh(&base, &checkpoint);
-    train(&mut trainee, &data(), &options, folder.path()).unwrap();
+    let mut trainer = fresh(&base, &checkpoint);
+    train(&mut trainer, &data(), &options, folder.path()).unwrap();
 }
 
 #[test]
@@ -230,8 +230,8 @@ fn a_loss_that_explodes_ends_the_training_and_keeps_the_last_state() {
     let Error::Diverged { step, .. } = error else { panic!("{error}") };
     assert!(error.to_string().starts_with(&format!("step {step}: the ")), "{error}");
     assert_eq!(entries(folder.path()).len() as u64, step - 1);
-    let mut trainee = fresh(&base, &checkpoint);
-    let again = train(&mut trainee, &data(), &wild, folder.path());
+    let mut trainer = fresh(&base, &checkpoint);
+    let again = train(&mut trainer, &data(), &wild, folder.path());
     assert!(matches!(again, Err(Error::Diverged { step: s, .. }) if s == step));
 }
 
@@ -250,15 +250,15 @@ fn validations_without_gain_end_the_training_and_the_best_is_kept() {
         patience: Some(3),
         ..options()
     };
-    let mut trainee = fresh(&base, &checkpoint);
-    let outcome = train(&mut trainee, &data, &eager, folder.path()).unwrap();
+    let mut trainer = fresh(&base, &checkpoint);
+    let outcome = train(&mut trainer, &data, &eager, folder.path()).unwrap();
     assert_eq!(outcome.ended, Ended::EarlyStopped);
     let best = outcome.position.best.unwrap();
     assert_eq!(outcome.position.step, best.step + 3);
     assert_eq!(outcome.kept_step, best.step);
     let options = options();
     let mut training = Training {
-        trainee: &mut trainee,
+        trainer: &mut trainer,
         data: &data,
         options: &options,
         record: Record::new(),
@@ -269,7 +269,7 @@ fn validations_without_gain_end_the_training_and_the_best_is_kept() {
     assert_eq!(loss.to_bits(), best.loss.to_bits());
     // And it stays ended.
     let mut again = fresh(&base, &checkpoint);
-    training.trainee = &mut again;
-    let outcome = train(training.trainee, &data, &eager, folder.path()).unwrap();
+    training.trainer = &mut again;
+    let outcome = train(training.trainer, &data, &eager, folder.path()).unwrap();
     assert_eq!(outcome.ended, Ended::EarlyStopped);
 }

@@ -6,7 +6,7 @@ use adapruner_checkpoint::{Checkpoint, Digest, atomic::StateDir, names::Projecti
 use adapruner_model::{
     Decoder,
     train::{
-        Lesson, PassOptions, Term,
+        Batch, PassOptions, Term,
         adamw::AdamW,
         adapter_gradients,
         schedule::{Decay, Schedule, Spent},
@@ -21,7 +21,7 @@ use adapruner_recover::{
         Ended, FOLDER, Outcome, Training,
         log::Entry,
         options::{Record, TrainOptions},
-        trainee::Trainee,
+        trainer::Trainer,
     },
 };
 use candle_core::{DType, Device, Tensor};
@@ -59,14 +59,14 @@ pub fn dataset(train: Vec<Example>, validation: Vec<Example>) -> Dataset {
 }
 
 pub fn train(
-    trainee: &mut Trainee<'_>,
+    trainer: &mut Trainer<'_>,
     data: &Dataset,
     options: &TrainOptions,
     folder: &Path,
 ) -> adapruner_recover::Result<Outcome> {
     let record = Record::from([("model".into(), "made".into())]);
     let mut training =
-        Training { trainee, data, options, record, teacher: None, folder: &folder_of(folder) };
+        Training { trainer, data, options, record, teacher: None, folder: &folder_of(folder) };
     training.run(&AtomicBool::new(false), &mut ())
 }
 
@@ -118,22 +118,27 @@ fn gradients_of_the_first_step_agree_with_peft() {
         let (checkpoint, expected) = (checkpoint(model), Expected::of(model));
         let base = decoder(&checkpoint);
         let start = peft::read(&adapter_folder(model, "start"), &checkpoint.config).unwrap();
-        let trainee = Trainee::lora(&base, start);
+        let trainer = Trainer::lora(&base, start);
         let examples = fixture_examples(&expected);
         let learned: usize = examples.iter().map(Example::targets).sum();
         let sequences: Vec<Vec<u32>> = examples.iter().map(|e| e.ids.clone()).collect();
         let weight =
             |sequence: usize, at: usize| f32::from(u8::from(examples[sequence].learned[at]));
         let terms = vec![Term::cross_entropy(&sequences, weight)];
-        let lesson = Lesson { sequences: &sequences, terms, hidden: None };
+        let batch = Batch { sequences: &sequences, terms, hidden: None };
         for checkpointing in [false, true] {
-            let decoder = trainee.decoder(None).unwrap();
+            let decoder = trainer.decoder(None).unwrap();
             let found =
-                adapter_gradients(&decoder, &lesson, &PassOptions { checkpointing }).unwrap();
+                adapter_gradients(&decoder, &batch, &PassOptions { checkpointing }).unwrap();
             assert_eq!(found.gradients.len(), 2 * 7);
             for ((layer, projection), gradient) in &found.gradients {
                 for (side, gradient) in [(Side::A, &gradient.a), (Side::B, &gradient.b)] {
-                    let name = tensor_name(*layer, *projection, side);
+                    let name = tensor_name(
+                        adapruner_checkpoint::Architecture::Llama.family(),
+                        *layer,
+                        *projection,
+                        side,
+                    );
                     let mean = (gradient / learned as f64).unwrap();
                     near(&mean, expected.get(&format!("grad.{name}")), F32, &name);
                 }
@@ -150,11 +155,11 @@ fn four_steps_agree_with_torch() {
         // However the sequences are run in parts.
         for micro_tokens in [64, 1, 14] {
             let start = peft::read(&adapter_folder(model, "start"), &checkpoint.config).unwrap();
-            let mut trainee = Trainee::lora(&base, start);
+            let mut trainer = Trainer::lora(&base, start);
             let folder = tempfile::tempdir().unwrap();
             let data = dataset(fixture_examples(&expected), Vec::new());
             let options = TrainOptions { micro_tokens, ..options() };
-            let outcome = train(&mut trainee, &data, &options, folder.path()).unwrap();
+            let outcome = train(&mut trainer, &data, &options, folder.path()).unwrap();
             assert_eq!((outcome.ended, outcome.kept_step), (Ended::Finished, 4));
             let log = entries(folder.path());
             let column = |of: &dyn Fn(&Entry) -> f64| {
@@ -169,7 +174,7 @@ fn four_steps_agree_with_torch() {
                 &Device::Cpu,
             )
             .unwrap();
-            let found = trainee.tensors().unwrap();
+            let found = trainer.tensors().unwrap();
             assert_eq!(found.len(), right.len());
             for (name, tensor) in &found {
                 // Where a gradient is next to nothing, Adam's step is of the
@@ -227,14 +232,14 @@ fn a_merged_model_equals_the_trained_one_whatever_its_widths() {
     for model in ["per_layer", "tiny", "sharded_bf16"] {
         let checkpoint = checkpoint(model);
         let base = decoder(&checkpoint);
-        let mut trainee = Trainee::lora(&base, adapter(&checkpoint, 0.1));
+        let mut trainer = Trainer::lora(&base, adapter(&checkpoint, 0.1));
         let folder = tempfile::tempdir().unwrap();
         let data = dataset(examples(9, 200), Vec::new());
         let options = TrainOptions { max_norm: None, max_steps: Some(6), ..options() };
-        train(&mut trainee, &data, &options, folder.path()).unwrap();
-        let merged = merge::merge(&checkpoint, &trainee.adapter().unwrap()).unwrap();
+        train(&mut trainer, &data, &options, folder.path()).unwrap();
+        let merged = merge::merge(&checkpoint, &trainer.adapter().unwrap()).unwrap();
         let ids = &data.train[8].ids;
-        let learned = logits(&trainee.decoder(None).unwrap(), ids);
+        let learned = logits(&trainer.decoder(None).unwrap(), ids);
         near(&logits(&decoder(&merged), ids), &learned, F32, model);
         let apart = (logits(&base, ids) - learned).unwrap().abs().unwrap().max_all().unwrap();
         assert!(apart.to_scalar::<f32>().unwrap() > 1e-2, "{model} learned nothing");
@@ -246,9 +251,9 @@ fn all_parameters_are_learned() {
     for model in ["tiny", "biases", "per_layer"] {
         let checkpoint = checkpoint(model);
         let base = decoder(&checkpoint);
-        let mut trainee = Trainee::full(&base, &checkpoint).unwrap();
-        assert_eq!(trainee.learned_parameters(), checkpoint.config.parameters());
-        let before = trainee.parameters.clone();
+        let mut trainer = Trainer::full(&base, &checkpoint).unwrap();
+        assert_eq!(trainer.learned_parameters(), checkpoint.config.parameters());
+        let before = trainer.parameters.clone();
         let folder = tempfile::tempdir().unwrap();
         let data = dataset(examples(6, 200), examples(6, 200));
         let options = TrainOptions {
@@ -258,22 +263,22 @@ fn all_parameters_are_learned() {
             checkpointing: true,
             ..options()
         };
-        let outcome = train(&mut trainee, &data, &options, folder.path()).unwrap();
+        let outcome = train(&mut trainer, &data, &options, folder.path()).unwrap();
         let best = outcome.position.best.unwrap();
         let before_loss = outcome.validation_before.unwrap();
         assert!(best.loss < 0.9 * before_loss, "{model}: {before_loss} → {}", best.loss);
-        for (name, parameter) in &trainee.parameters {
+        for (name, parameter) in &trainer.parameters {
             // Embeddings of tokens that do not occur stay, all else moves.
             assert_ne!(parameter.values, before[name].values, "{model}: {name}");
         }
-        let model = checkpoint.with_tensors(trainee.tensors().unwrap()).unwrap();
+        let model = checkpoint.with_tensors(trainer.tensors().unwrap()).unwrap();
         let ids = &data.train[3].ids;
-        let learned = logits(&trainee.decoder(None).unwrap(), ids);
+        let learned = logits(&trainer.decoder(None).unwrap(), ids);
         near(&logits(&decoder(&model), ids), &learned, F32, "replaced");
         let load =
             |c: &Checkpoint, name: &str| c.tensors.load(name, DType::F32, &Device::Cpu).unwrap();
-        let name = Projection::Up.weight(0);
-        near(&load(&model, &name), &trainee.tensors().unwrap()[&name], 0.0, &name);
+        let name = Projection::Up.weight(adapruner_checkpoint::Architecture::Llama.family(), 0);
+        near(&load(&model, &name), &trainer.tensors().unwrap()[&name], 0.0, &name);
     }
 }
 
@@ -282,14 +287,14 @@ fn validation_is_the_mean_over_all_learned_tokens_however_they_run() {
     for model in ["tiny", "biases", "per_layer"] {
         let checkpoint = checkpoint(model);
         let base = decoder(&checkpoint);
-        let mut trainee = Trainee::lora(&base, adapter(&checkpoint, 0.5));
+        let mut trainer = Trainer::lora(&base, adapter(&checkpoint, 0.5));
         // Updates that change something.
-        for parameter in trainee.parameters.values_mut() {
+        for parameter in trainer.parameters.values_mut() {
             let numbers = parameter.values.iter_mut().enumerate();
             numbers.for_each(|(at, value)| *value += 0.01 * (at % 7) as f32);
         }
         let data = dataset(examples(2, 250), examples(23, 250));
-        let decoder = trainee.decoder(None).unwrap();
+        let decoder = trainer.decoder(None).unwrap();
         let (mut sum, mut learned) = (0.0, 0);
         for example in &data.validation {
             let losses = decoder.nll(&decoder.tokens(&[&example.ids]).unwrap()).unwrap();
@@ -303,7 +308,7 @@ fn validation_is_the_mean_over_all_learned_tokens_however_they_run() {
             let options = TrainOptions { micro_tokens, ..options() };
             let folder = tempfile::tempdir().unwrap();
             let training = Training {
-                trainee: &mut trainee,
+                trainer: &mut trainer,
                 data: &data,
                 options: &options,
                 record: Record::new(),

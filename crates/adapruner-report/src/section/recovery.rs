@@ -7,7 +7,7 @@ use crate::page::{Page, Recovery, TrainingStep};
 use crate::svg::axis::Scale;
 use crate::svg::series::{Series, loss_scale, rate_scale, series};
 
-/// A line has so many points at the most.
+/// A line has so many points at most.
 const POINTS: usize = 240;
 /// The unit of all losses here.
 const UNIT: &str = "nats per learned token";

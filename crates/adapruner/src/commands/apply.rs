@@ -19,12 +19,13 @@ use serde::Serialize;
 use super::{CommonArgs, Perform, Session, learned::Samples, required};
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, OutputArgs, RunArgs},
-    config_file::{ConfigFile, overlay},
+    bars::Bars,
+    combine::Combine,
+    config_file::ConfigFile,
     failure::advised,
     mask_args::MaskArgs,
     printer::table,
-    terminal::Bars,
-    typed::Real,
+    typed::{Proportion, Real},
 };
 
 /// Apply a plan, or the best trial of a study.
@@ -60,8 +61,8 @@ pub struct ApplyCommand {
     #[arg(long, value_name = "NUMBER", requires = "study")]
     trial: Option<u64>,
     /// Share of all parameters to remove [default: the study's]
-    #[arg(long, requires = "study")]
-    ratio: Option<f64>,
+    #[arg(long, requires = "study", allow_negative_numbers = true)]
+    ratio: Option<Proportion>,
     #[command(flatten)]
     masks: MaskArgs,
     #[command(flatten)]
@@ -115,11 +116,11 @@ impl ApplyCommand {
     ) -> Result<(Option<MaskSettings>, Option<CompensationSettings>)> {
         let typed =
             CalibrationArgs { seed: self.seed, memory: self.memory, ..CalibrationArgs::default() };
-        let calibration = overlay(&typed, &file.calibration)?;
+        let calibration = typed.over(&file.calibration);
         let typed = EvalArgs { data_dir: self.data_dir.clone(), ..EvalArgs::default() };
-        let eval = overlay(&typed, &file.eval)?;
-        let masks = overlay(&self.masks, &file.masks)?.resolve(&calibration, &eval)?;
-        let fit = overlay(&self.compensation, &file.compensation)?.resolve(&calibration, &eval)?;
+        let eval = typed.over(&file.eval);
+        let masks = self.masks.over(&file.masks).resolve(&calibration, &eval)?;
+        let fit = self.compensation.over(&file.compensation).resolve(&calibration, &eval)?;
         Ok((masks, fit))
     }
 }
@@ -134,13 +135,13 @@ impl Perform for ApplyCommand {
         let files = self.common.files();
         let files = self.plan.iter().fold(files, |files, path| files.read("--plan", path));
         let files = self.study.iter().fold(files, |files, path| files.read("--study", path));
-        let files = overlay(&self.masks, &file.masks)?.files(files);
-        let files = overlay(&self.compensation, &file.compensation)?.files(files);
+        let files = self.masks.over(&file.masks).files(files);
+        let files = self.compensation.over(&file.compensation).files(files);
         let files = file.calibration.files(files);
         let files = self.test.iter().fold(files, |files, test| files.read("--test", test));
         let folder = self.data_dir.as_ref().or(file.eval.data_dir.as_ref());
         let files = folder.into_iter().fold(files, |files, path| files.search("--data-dir", path));
-        Ok(overlay(&self.output, &file.output)?.files(files))
+        Ok(self.output.over(&file.output).files(files))
     }
 
     fn run(&self, session: &Session) -> Result<()> {
@@ -150,12 +151,12 @@ impl Perform for ApplyCommand {
 
 fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let output = required(overlay(&args.output, &file.output)?.resolve())?;
-    let run = overlay(&args.run, &file.run)?.resolve()?;
+    let output = required(args.output.over(&file.output).resolve())?;
+    let run = args.run.over(&file.run).resolve()?;
     let (masks, compensation) = args.samples(&file)?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let original = args.common.open(session)?;
-    outputs::check_fits(&output, &original.config, false)?;
+    outputs::check_fits(&output, &original.config, outputs::Planned::default())?;
     let given = args.plan.as_deref().map(|path| Tokens::read(path, &original)).transpose()?;
     // All that follows is done to the model with the tokens that stay.
     let checkpoint = given.as_ref().map_or_else(|| original.clone(), |of| of.model.clone());
@@ -170,7 +171,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let samples = Samples::draw(&checkpoint, masks.as_ref(), compensation.as_ref())?;
     if samples.masks.is_some() || samples.fit.is_some() {
         let typed = EvalArgs { data_dir: args.data_dir.clone(), ..EvalArgs::default() };
-        let tests = overlay(&typed, &file.eval)?.tests(args.test.iter());
+        let tests = typed.over(&file.eval).tests(args.test.iter());
         for test in pipeline::test_tokens(&checkpoint, &tests)? {
             samples.check_overlap(&test, args.allow_overlap)?;
         }
@@ -186,7 +187,11 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     };
     let Made { plan, scores, study } = made;
     if let Some(plan) = plan.as_ref().filter(|plan| plan.validate(&checkpoint.config).is_ok()) {
-        outputs::check_fits(&output, &plan.pruned_config(&checkpoint.config), false)?;
+        outputs::check_fits(
+            &output,
+            &plan.pruned_config(&checkpoint.config),
+            outputs::Planned::default(),
+        )?;
     }
     let named = || from.display().to_string();
     let (plan, learned) = match (plan, &samples.masks) {
@@ -288,7 +293,8 @@ fn of_study(
     )?;
     let best = args.trial.map_or_else(|| study.best(), |number| study.trial(number))?;
     let searched = record.plan_options();
-    let options = PlanOptions { ratio: args.ratio.unwrap_or(searched.ratio), ..searched };
+    let options =
+        PlanOptions { ratio: args.ratio.map_or(searched.ratio, |ratio| ratio.0), ..searched };
     let found = &best.configuration;
     let applied =
         transfer::plan_for(checkpoint, &folder, &record, found, &options, placement, bars)

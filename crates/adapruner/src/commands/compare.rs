@@ -17,7 +17,6 @@ use super::{CommonArgs, Perform, Session};
 use crate::{
     interrupt,
     search_args::{Resolved, SearchGroups, command_line, space_of},
-    terminal::Bars,
     typed::Named,
     workers::Workers,
 };
@@ -87,7 +86,7 @@ fn run(args: &CompareCommand, session: &Session) -> Result<()> {
     let spaces =
         arms.iter().map(|arm| space_of(&checkpoint, &settings, arm)).collect::<Result<Vec<_>>>()?;
     let leading = spaces.iter().map(|space| space.most_protected()).max().unwrap_or(0);
-    let bars = Bars::default();
+    let bars = session.bars();
     let texts = prepare::texts(&checkpoint, &settings)?;
     let told: (&_, &dyn Progress) = (&session.writer, &bars);
     let prepared = prepare::prepare(&checkpoint, &settings, &texts, leading, told)?;

@@ -18,7 +18,6 @@ use super::{MODEL, Perform, Session, latency::LatencyArgs};
 use crate::{
     args::{EvalArgs, RunArgs},
     printer::Printer,
-    terminal::Bars,
 };
 
 /// Compare models; the first one is the baseline.
@@ -141,7 +140,7 @@ fn run(args: &CompareModelsCommand, session: &Session) -> Result<()> {
     let settings = args.resolve(&models);
     let questions = settings.tasks.as_ref().map(Questions::read).transpose()?;
     let out = args.out.as_ref().map(|path| session.writer.file(path)).transpose()?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let comparison = compare(&models, &settings, questions.as_ref(), &placement, &bars)?;
     let report = Report { comparison, settings: &settings, run: &run, version: VERSION };
     if let Some(out) = out {

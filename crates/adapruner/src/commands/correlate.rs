@@ -32,8 +32,8 @@ use crate::{
     failure::advised,
     printer::{Printer, columns, grouped},
     search_args::command_line,
-    terminal::{Bars, say},
-    typed::Real,
+    terminal::say,
+    typed::Proportion,
 };
 
 /// Correlate perplexity with task accuracy over a study's trials.
@@ -75,7 +75,7 @@ pub struct CorrelateCommand {
     /// Ratios that each of them is pruned to: trials times ratios models
     /// [default: the study's own]
     #[arg(long, value_name = "RATIOS", value_delimiter = ',')]
-    ratios: Vec<Real>,
+    ratios: Vec<Proportion>,
     /// The study's search-evaluation text, as given to search
     #[arg(long, value_name = "FILE|SET")]
     text: PathBuf,
@@ -236,7 +236,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     let pool = pool::tokens(&folder, &record)?;
     let texts = Texts { pool, eval, tests: tests.collect::<Result<Vec<_>>>()? };
     texts.check_tests(args.allow_overlap)?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let leading = study.space.most_protected();
     let objective =
         prepare::stored(&checkpoint, (&folder, &record), &texts.eval, &placement, leading, &bars)?;

@@ -7,7 +7,7 @@ use super::Cli;
 
 /// A line for every command, in a folder that holds `c.toml`; further options
 /// are put behind it.
-const LINES: [&str; 18] = [
+const LINES: [&str; 19] = [
     "inspect m",
     "eval m",
     "generate m",
@@ -19,6 +19,7 @@ const LINES: [&str; 18] = [
     "search m --study s",
     "compare m --study s",
     "correlate s --text t",
+    "trials s",
     "report s --out o",
     "run c.toml",
     "apply m --plan p --out o",

@@ -20,11 +20,10 @@ use serde_json::{Map, Value};
 use super::{CommonArgs, Perform, Session};
 use crate::{
     args::{EvalArgs, RunArgs},
-    config_file::overlay,
+    combine::Combine,
     failure::advised,
     printer::{bytes, grouped, table},
     task_args::TaskArgs,
-    terminal::Bars,
 };
 
 /// Measure the perplexity of a model on a text, or its accuracy on tasks.
@@ -79,8 +78,8 @@ impl Perform for EvalCommand {
 
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
-        let files = overlay(&self.eval, &file.eval)?.files(self.common.files());
-        Ok(overlay(&self.tasks, &file.tasks)?.files(files))
+        let files = self.eval.over(&file.eval).files(self.common.files());
+        Ok(self.tasks.over(&file.tasks).files(files))
     }
 
     fn run(&self, session: &Session) -> Result<()> {
@@ -90,9 +89,9 @@ impl Perform for EvalCommand {
 
 fn run(args: &EvalCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let run = overlay(&args.run, &file.run)?.resolve()?;
-    let eval = overlay(&args.eval, &file.eval)?;
-    let asked = overlay(&args.tasks, &file.tasks)?;
+    let run = args.run.over(&file.run).resolve()?;
+    let eval = args.eval.over(&file.eval);
+    let asked = args.tasks.over(&file.tasks);
     let (text, tasks) = (eval.resolve(), asked.resolve(&eval)?);
     let settings = match (&tasks, &text) {
         (Some(tasks), text) => Settings::Tasks { tasks, text: text.as_ref() },
@@ -110,10 +109,10 @@ fn run(args: &EvalCommand, session: &Session) -> Result<()> {
     let log = asked.log_samples.as_deref().map(|path| session.writer.file(path)).transpose()?;
 
     let evaluation =
-        text.as_ref().map(|text| measure(&checkpoint, text, &placement)).transpose()?;
+        text.as_ref().map(|text| measure(&checkpoint, text, &placement, session)).transpose()?;
     let answered = match (&tasks, &questions) {
         (Some(tasks), Some(questions)) => {
-            Some(zero_shot(&checkpoint, questions, tasks, &placement, &Bars::default())?)
+            Some(zero_shot(&checkpoint, questions, tasks, &placement, &session.bars())?)
         }
         (Some(_), None) | (None, _) => None,
     };
@@ -148,10 +147,11 @@ fn measure(
     checkpoint: &Checkpoint,
     settings: &EvalSettings,
     placement: &Placement,
+    session: &Session,
 ) -> Result<Evaluation> {
     let tokens = pipeline::eval_tokens(checkpoint, settings)?;
     let batch = settings.batch_tokens;
-    pipeline::evaluate(checkpoint, &tokens, placement, batch, "perplexity", &Bars::default())
+    pipeline::evaluate(checkpoint, &tokens, placement, batch, "perplexity", &session.bars())
 }
 
 fn as_json(

@@ -8,9 +8,8 @@ use clap::Args;
 use super::{CommonArgs, Perform, Session, required};
 use crate::{
     args::OutputArgs,
-    config_file::overlay,
+    combine::Combine,
     printer::{bytes, grouped, table},
-    terminal::Bars,
 };
 
 /// Write a model in other formats: GGUF to Hugging Face and back, other types.
@@ -30,7 +29,7 @@ impl Perform for ExportCommand {
     }
 
     fn files(&self) -> Result<Files> {
-        Ok(overlay(&self.output, &self.common.file()?.output)?.files(self.common.files()))
+        Ok(self.output.over(&self.common.file()?.output).files(self.common.files()))
     }
 
     fn run(&self, session: &Session) -> Result<()> {
@@ -40,12 +39,12 @@ impl Perform for ExportCommand {
 
 fn run(args: &ExportCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let output = required(overlay(&args.output, &file.output)?.resolve())?;
+    let output = required(args.output.over(&file.output).resolve())?;
     let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&output, &checkpoint.config, false)?;
+    outputs::check_fits(&output, &checkpoint.config, outputs::Planned::default())?;
     let staged = session.writer.folder(&output.out)?;
     let manifest = Manifest::new("export", &output, &checkpoint)?;
-    let manifest = outputs::finish(staged, &checkpoint, &output, manifest, &Bars::default())?;
+    let manifest = outputs::finish(staged, &checkpoint, &output, manifest, &session.bars())?;
     args.common.printer().result(&manifest, |manifest| table(&rows(manifest)))
 }
 

@@ -16,7 +16,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{CommonArgs, Perform, Session};
-use crate::{args::RunArgs, config_file::overlay, failure::advised};
+use crate::{args::RunArgs, combine::Combine, failure::advised};
 
 /// Largest prompt in bytes.
 const MAX_PROMPT: u64 = 16 << 20;
@@ -97,7 +97,7 @@ impl Perform for GenerateCommand {
 
 fn run(args: &GenerateCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let run = overlay(&args.run, &file.run)?.resolve()?;
+    let run = args.run.over(&file.run).resolve()?;
     let placement = run.placement()?;
     let settings = GenerateSettings {
         prompt: said(args)?,

@@ -19,9 +19,8 @@ use serde::{Deserialize, Serialize};
 use super::{CommonArgs, MODEL, Perform, Session};
 use crate::{
     args::RunArgs,
-    config_file::overlay,
+    combine::Combine,
     printer::{bytes, grouped, table},
-    terminal::Bars,
 };
 
 /// Measure how fast a model reads prompts and makes tokens, and what memory it
@@ -113,7 +112,7 @@ impl Perform for LatencyCommand {
 
 fn run(args: &LatencyCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let run = overlay(&args.run, &file.run)?.resolve()?;
+    let run = args.run.over(&file.run).resolve()?;
     let placement = run.placement()?;
     // The other model first: ratios are taken of the first.
     let paths: Vec<&Path> = args.against.iter().chain([&args.common.model]).map(|p| &**p).collect();
@@ -123,7 +122,7 @@ fn run(args: &LatencyCommand, session: &Session) -> Result<()> {
     let apart = |path: &&Path| peak_apart(path, &settings, &run);
     let peaks: Vec<Option<u64>> =
         if alone { Vec::new() } else { paths.iter().map(apart).collect::<Result<_>>()? };
-    let measured = latency(&models, &settings, &placement, &Bars::default())?;
+    let measured = latency(&models, &settings, &placement, &session.bars())?;
     let peak = |at: usize| peaks.get(at).copied().unwrap_or_else(memory::peak);
     let last = measured.len() - 1;
     let report = Report {

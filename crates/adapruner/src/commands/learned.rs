@@ -14,7 +14,7 @@ use adapruner_prune::{PrunePlan, Scores, apply};
 use anyhow::Result;
 
 use super::Session;
-use crate::{interrupt, terminal::Bars};
+use crate::{bars::Bars, interrupt};
 
 /// Samples to learn masks on and to fit on, where either is asked for.
 pub(super) struct Samples<'a> {

@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{CommonArgs, Perform, Session, export, required};
-use crate::{args::OutputArgs, config_file::overlay, printer::table, terminal::Bars};
+use crate::{args::OutputArgs, combine::Combine, printer::table};
 
 /// Merge a LoRA adapter, as PEFT has it, into its model.
 ///
@@ -41,7 +41,7 @@ impl Perform for MergeCommand {
     }
 
     fn files(&self) -> Result<Files> {
-        let output = overlay(&self.output, &self.common.file()?.output)?;
+        let output = self.output.over(&self.common.file()?.output);
         Ok(output.files(self.common.files().read("--adapter", &self.adapter)))
     }
 
@@ -52,9 +52,9 @@ impl Perform for MergeCommand {
 
 fn run(args: &MergeCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let output = required(overlay(&args.output, &file.output)?.resolve())?;
+    let output = required(args.output.over(&file.output).resolve())?;
     let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&output, &checkpoint.config, false)?;
+    outputs::check_fits(&output, &checkpoint.config, outputs::Planned::default())?;
     session.check(&args.adapter)?;
     let adapter = peft::read(&args.adapter, &checkpoint.config)?;
     let merged = merge::merge(&checkpoint, &adapter)?;
@@ -66,6 +66,6 @@ fn run(args: &MergeCommand, session: &Session) -> Result<()> {
         digest: Digest::of_file(&args.adapter.join(peft::WEIGHTS))?,
         parameters: adapter.parameters(),
     });
-    let manifest = outputs::finish(staged, &merged, &output, manifest, &Bars::default())?;
+    let manifest = outputs::finish(staged, &merged, &output, manifest, &session.bars())?;
     args.common.printer().result(&manifest, |manifest| table(&export::rows(manifest)))
 }

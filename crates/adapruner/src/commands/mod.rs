@@ -15,6 +15,8 @@ mod latency;
 mod learned;
 mod merge;
 mod prune;
+#[cfg(test)]
+mod python;
 mod recover;
 mod report;
 mod run;
@@ -22,6 +24,7 @@ mod sample;
 mod search;
 mod stats;
 mod tokens;
+mod trials;
 
 use std::{
     any::TypeId,
@@ -38,7 +41,13 @@ use adapruner_checkpoint::{
 use anyhow::Result;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{config_file::ConfigFile, failure::advised, printer::Printer};
+use crate::{
+    bars::{Bars, ProgressForm},
+    config_file::ConfigFile,
+    failure::advised,
+    printer::Printer,
+    typed::Named,
+};
 
 /// Make a language model smaller by removing whole attention heads and
 /// feed-forward channels; what remains is an ordinary dense model.
@@ -54,6 +63,19 @@ pub struct Cli {
     /// against the digests in their manifest.json
     #[arg(long, global = true)]
     pub no_verify: bool,
+    /// How progress is shown on stderr: auto (a bar on a terminal, else lines), bar, lines (one
+    /// now and then), json (events, one a line) or off
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORM",
+        env = "ADAPRUNER_PROGRESS",
+        default_value = "auto"
+    )]
+    progress: Named<ProgressForm>,
+    /// Show no progress, and errors alone
+    #[arg(long, short, global = true, conflicts_with_all = ["verbose", "progress"])]
+    pub quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -64,7 +86,7 @@ Example: measure, remove a fifth, measure again
   adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --out SMALLER
   adapruner eval SMALLER --text wikitext2
 
-Exit codes: 0 done, 1 something you can mend, 2 wrong usage, 130 interrupted.";
+Exit codes: 0 done, 1 an error that you can fix, 2 wrong usage, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -79,6 +101,7 @@ enum Command {
     Search(Box<search::SearchCommand>),
     Compare(Box<compare::CompareCommand>),
     Correlate(Box<correlate::CorrelateCommand>),
+    Trials(trials::TrialsCommand),
     Report(report::ReportCommand),
     Run(run::RunCommand),
     Apply(Box<apply::ApplyCommand>),
@@ -88,7 +111,7 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// A subcommand. [`perform`] is the only way to run one.
+/// A subcommand. [`run`] is the only way to run one: it claims the files first.
 trait Perform {
     /// Whether its result, or what keeps it from one, is printed as JSON.
     fn json(&self) -> bool;
@@ -113,9 +136,16 @@ struct Session {
     writer: Writer,
     /// Whether models are held against the digests in their manifests.
     verify: bool,
+    /// How progress is shown.
+    progress: ProgressForm,
 }
 
 impl Session {
+    /// What stages tell how far they are.
+    fn bars(&self) -> Bars {
+        Bars::new(self.progress)
+    }
+
     /// Opens a model; `role` is what the command line calls it.
     ///
     /// # Errors
@@ -139,12 +169,6 @@ impl Session {
         }
         Ok(())
     }
-}
-
-/// Claims a command's files and runs it.
-fn perform(command: &dyn Perform, verify: bool) -> Result<()> {
-    let writer = command.files()?.claim()?;
-    command.run(&Session { writer, verify })
 }
 
 /// What the command line calls the model.
@@ -194,7 +218,10 @@ impl CommonArgs {
 /// # Errors
 /// Whatever the subcommand could not do.
 pub fn run(cli: &Cli) -> Result<()> {
-    perform(cli.command.as_perform(), !cli.no_verify)
+    let command = cli.command.as_perform();
+    let writer = command.files()?.claim()?;
+    let progress = if cli.quiet { ProgressForm::Off } else { cli.progress.0 };
+    command.run(&Session { writer, verify: !cli.no_verify, progress })
 }
 
 impl Cli {
@@ -246,6 +273,7 @@ impl Command {
             Self::Search(command) => &**command,
             Self::Compare(command) => &**command,
             Self::Correlate(command) => &**command,
+            Self::Trials(command) => command,
             Self::Report(command) => command,
             Self::Run(command) => command,
             Self::Apply(command) => &**command,

@@ -18,7 +18,7 @@ use adapruner::{
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use adapruner_eval::BitsPerByte;
 use adapruner_model::Placement;
-use adapruner_prune::{BankHeader, Layout, PlanTable, PrunePlan};
+use adapruner_prune::{BankHeader, Layout, PlanOptions, PlanTable, PrunePlan};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -28,13 +28,14 @@ use crate::{
     args::{
         CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
     },
-    config_file::overlay,
+    bars::Bars,
+    combine::Combine,
     failure::advised,
     mask_args::MaskArgs,
     printer::{bytes, table},
     recipe::{Given, RecipeArgs},
-    terminal::{Bars, warn},
-    typed::Real,
+    terminal::warn,
+    typed::{Proportion, Real},
     vocabulary_args::VocabularyArgs,
 };
 
@@ -134,7 +135,7 @@ impl Typed {
 impl PruneCommand {
     fn typed(&self) -> Result<Typed> {
         let file = self.common.file()?;
-        let output = overlay(&self.output, &file.output)?.resolve();
+        let output = self.output.over(&file.output).resolve();
         if output.is_none() && !self.dry_run {
             return Err(advised(
                 "out: missing",
@@ -143,18 +144,18 @@ impl PruneCommand {
         }
         let calibration = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
         let given = Given {
-            plan: overlay(&self.plan, &file.plan)?,
-            calibration: overlay(&calibration, &file.calibration)?,
-            importance: overlay(&self.importance, &file.importance)?,
-            masks: overlay(&self.masks, &file.masks)?,
-            compensation: overlay(&self.compensation, &file.compensation)?,
+            plan: self.plan.over(&file.plan),
+            calibration: calibration.over(&file.calibration),
+            importance: self.importance.over(&file.importance),
+            masks: self.masks.over(&file.masks),
+            compensation: self.compensation.over(&file.compensation),
         };
         Ok(Typed {
             given,
-            recipe: overlay(&self.recipe, &file.recipe)?.resolve(),
-            run: overlay(&self.run, &file.run)?,
-            eval: overlay(&self.eval, &file.eval)?,
-            vocabulary: overlay(&self.vocabulary, &file.vocabulary)?,
+            recipe: self.recipe.over(&file.recipe).resolve(),
+            run: self.run.over(&file.run),
+            eval: self.eval.over(&file.eval),
+            vocabulary: self.vocabulary.over(&file.vocabulary),
             output,
         })
     }
@@ -171,10 +172,10 @@ impl PruneCommand {
         let (mut given, eval) = (typed.given.clone(), &typed.eval);
         // Before a recipe names a text.
         let vocabulary = typed.vocabulary.resolve(&given.calibration, eval)?;
-        let asked = given.plan.ratio.map(|Real(ratio)| ratio);
+        let asked = given.plan.ratio.map(|Proportion(ratio)| ratio);
         let ratio = left.or(asked);
         let alone = typed.tokens_alone(ratio);
-        given.plan.ratio = if alone { Some(Real(0.0)) } else { ratio.map(Real) };
+        given.plan.ratio = if alone { Some(Proportion(0.0)) } else { ratio.map(Proportion) };
         if typed.tokens_alone(asked) {
             given.refuse_without_layers()?;
         }
@@ -211,7 +212,7 @@ impl Perform for PruneCommand {
 
     fn files(&self) -> Result<Files> {
         let typed = self.typed()?;
-        let alone = typed.tokens_alone(typed.given.plan.ratio.map(|Real(ratio)| ratio));
+        let alone = typed.tokens_alone(typed.given.plan.ratio.map(|Proportion(ratio)| ratio));
         let Typed { mut given, recipe, eval, vocabulary, .. } = typed;
         if !alone {
             given.fill(recipe, &eval, None)?;
@@ -219,7 +220,7 @@ impl Perform for PruneCommand {
         let files = vocabulary.files(eval.files(self.common.files()));
         let files = given.calibration.statistics(given.calibration.files(files));
         let files = given.compensation.files(given.masks.files(files));
-        let output = overlay(&self.output, &self.common.file()?.output)?;
+        let output = self.output.over(&self.common.file()?.output);
         Ok(if self.dry_run { files } else { output.files(files) })
     }
 
@@ -230,14 +231,19 @@ impl Perform for PruneCommand {
 
 fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let typed = args.typed()?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let run = typed.run.resolve()?;
     let (first, _) = args.settings(&typed, &run, None, None)?;
     let placement = run.placement()?;
     let original = args.common.open(session)?;
     if let Some(output) = &first.output {
-        let per_layer = first.plan.layout == Layout::PerLayer && first.plan.ratio > 0.0;
-        outputs::check_fits(output, &original.config, per_layer)?;
+        let PlanOptions { ratio, layout, attention_share, drop_attention, .. } = &first.plan;
+        let cut = *ratio > 0.0;
+        let planned = outputs::Planned {
+            per_layer: cut && *layout == Layout::PerLayer,
+            heads: cut && (*attention_share != Some(0.0) || !drop_attention.is_empty()),
+        };
+        outputs::check_fits(output, &original.config, planned)?;
     }
     let chosen = first.vocabulary.as_ref().map(|of| vocabulary::choose(&original, of, &bars));
     let chosen = chosen.transpose()?;

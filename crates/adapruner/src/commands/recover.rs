@@ -10,7 +10,7 @@ use adapruner_checkpoint::{
     atomic::{Files, StagedDir},
     output::OutputFile,
 };
-use adapruner_recover::{memory::Foreseen, peft, train::Ended};
+use adapruner_recover::{memory::MemoryEstimate, peft, train::Ended};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -18,12 +18,12 @@ use serde::Serialize;
 use super::{CommonArgs, Perform, Session, required};
 use crate::{
     args::{OutputArgs, RunArgs},
-    config_file::overlay,
+    bars::Bars,
+    combine::Combine,
     failure::advised,
     interrupt,
     printer::{bytes, grouped, table},
     recover_args::RecoverArgs,
-    terminal::Bars,
 };
 
 /// Train a pruned model on instructions, conversations or text.
@@ -52,7 +52,7 @@ const ADAPTER: &str = "adapter";
 #[derive(Serialize)]
 struct Report {
     recovery: RecoveryRecord,
-    memory_foreseen: Foreseen,
+    memory_estimate: MemoryEstimate,
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<Manifest>,
     peak_memory_bytes: Option<u64>,
@@ -61,10 +61,10 @@ struct Report {
 impl RecoverCommand {
     fn settings(&self) -> Result<RecoverSettings> {
         let file = self.common.file()?;
-        let args = overlay(&self.recover, &file.recover)?;
-        let typed = overlay(&self.output, &file.output)?;
+        let args = self.recover.over(&file.recover);
+        let typed = self.output.over(&file.output);
         let mut output = required(typed.resolve())?;
-        let run = overlay(&self.run, &file.run)?.resolve()?;
+        let run = self.run.over(&file.run).resolve()?;
         let lora = args.method.is_none_or(|m| m.0 == Default::default());
         if lora && typed.format.is_none() {
             output.formats.clear();
@@ -80,9 +80,9 @@ impl Perform for RecoverCommand {
 
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
-        let output = overlay(&self.output, &file.output)?;
-        let files = overlay(&self.recover, &file.recover)?
-            .files(self.common.files(), output.out.as_deref());
+        let output = self.output.over(&file.output);
+        let files =
+            self.recover.over(&file.recover).files(self.common.files(), output.out.as_deref());
         Ok(output.files(files))
     }
 
@@ -93,10 +93,10 @@ impl Perform for RecoverCommand {
 
 fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     let settings = args.settings()?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let placement = settings.run.placement()?;
     let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&settings.output, &checkpoint.config, false)?;
+    outputs::check_fits(&settings.output, &checkpoint.config, outputs::Planned::default())?;
     if settings.output.formats.is_empty()
         && let Some(fused) = fused(&checkpoint)
     {
@@ -118,11 +118,11 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
         recover::train(&checkpoint, &data, teacher.as_ref(), &settings, &work, told, &bars)?;
     interrupt::at_once();
     let Some(recovered) = recovered else { interrupt::exit() };
-    let Recovered { record, foreseen, .. } = &recovered;
+    let Recovered { record, memory: estimate, .. } = &recovered;
     let ended = record.outcome.ended;
     let mut report = Report {
         recovery: record.clone(),
-        memory_foreseen: *foreseen,
+        memory_estimate: *estimate,
         manifest: None,
         peak_memory_bytes: None,
     };
@@ -144,7 +144,7 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
 /// The matrices that adapters would be beside and that transformers holds as one, in words.
 fn fused(checkpoint: &Checkpoint) -> Option<String> {
     let family = checkpoint.config.family();
-    let fused: Vec<&str> = family.fused.iter().map(|fused| fused.hf).collect();
+    let fused: Vec<&str> = family.fused.iter().map(|fused| fused.name.hf).collect();
     let one = || format!("{} of {} as one matrix each", fused.join(" and "), family.title);
     (!fused.is_empty()).then(one)
 }
@@ -252,7 +252,7 @@ fn text(report: &Report, settings: &RecoverSettings) -> String {
             rows.push(("warning", warning.clone()));
         }
     }
-    rows.push(("foreseen", bytes(report.memory_foreseen.total())));
+    rows.push(("memory estimate", bytes(report.memory_estimate.total())));
     if let Some(peak) = report.peak_memory_bytes {
         rows.push(("peak memory", bytes(peak)));
     }

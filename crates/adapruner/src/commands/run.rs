@@ -146,7 +146,7 @@ fn run(args: &RunCommand, session: &Session) -> Result<()> {
         if record.done(stage, &fingerprint).is_some() {
             skipped.push(stage.name.to_string());
         } else {
-            let finished = execute(stage, fingerprint, (&stage_lock, session.verify))?;
+            let finished = execute(stage, fingerprint, (&stage_lock, session))?;
             record.finish(stage.name, finished);
             record.write(&folder)?;
         }
@@ -214,7 +214,7 @@ fn command_line(stage: &Stage) -> String {
 fn execute(
     stage: &Stage,
     fingerprint: Fingerprint,
-    (lock, verify): (&Path, bool),
+    (lock, session): (&Path, &Session),
 ) -> Result<Finished> {
     let stop = interrupt::graceful();
     let start = Instant::now();
@@ -222,7 +222,8 @@ fn execute(
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(program)
         .args(&stage.arguments)
-        .args((!verify).then_some("--no-verify"))
+        .args((!session.verify).then_some("--no-verify"))
+        .args(["--progress", session.progress.name()])
         .env(PARENT, "1")
         .env(STAGE_LOCK, lock)
         .stdin(Stdio::piped())
@@ -252,7 +253,7 @@ fn execute(
     if !status.success() {
         return Err(advised(
             format!("{}: the stage failed ({status})", stage.name),
-            "what was done before it stays; mend the cause and run the same command again",
+            "what was done before it stays; fix the cause and run the same command again",
         ));
     }
     let said = match reader.join() {

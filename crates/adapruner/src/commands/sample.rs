@@ -11,9 +11,8 @@ use serde::Serialize;
 use super::{CommonArgs, Perform, Session};
 use crate::{
     args::RunArgs,
-    config_file::overlay,
+    combine::Combine,
     printer::{grouped, table},
-    terminal::Bars,
 };
 
 /// Draw token sequences from a model itself, as token ids.
@@ -76,12 +75,12 @@ impl Perform for SampleCommand {
 
 fn run(args: &SampleCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let placement = overlay(&args.run, &file.run)?.resolve()?.placement()?;
+    let placement = args.run.over(&file.run).resolve()?.placement()?;
     let SampleCommand { samples, sample_tokens, temperature, seed, .. } = *args;
     let settings = SampleSettings { samples, sample_tokens, temperature, seed };
     let checkpoint = args.common.open(session)?;
     let staged = session.writer.file(&args.out)?;
-    let rows = pipeline::sample(&checkpoint, &settings, &placement, &Bars::default())?;
+    let rows = pipeline::sample(&checkpoint, &settings, &placement, &session.bars())?;
     let json = serde_json::to_string(&rows)? + "\n";
     staged.write(json.as_bytes())?;
     let first = rows.first().map_or(&[][..], |row| &row[..row.len().min(32)]);

@@ -18,7 +18,6 @@ use crate::{
     interrupt,
     printer::{bytes, grouped, table},
     search_args::{Resolved, SearchGroups, command_line, space_alone, space_of},
-    terminal::Bars,
     typed::Named,
     workers::Workers,
 };
@@ -98,7 +97,7 @@ fn run(args: &SearchCommand, session: &Session) -> Result<()> {
     };
     let checkpoint = args.common.open(session)?;
     let space = space_of(&checkpoint, &settings, &arm)?;
-    let bars = Bars::default();
+    let bars = session.bars();
     let texts = prepare::texts(&checkpoint, &settings)?;
     let leading = space.most_protected();
     let told: (&_, &dyn Progress) = (&session.writer, &bars);

@@ -16,10 +16,9 @@ use serde::Serialize;
 use super::{CommonArgs, Perform, Session};
 use crate::{
     args::{CalibrationArgs, EvalArgs, RunArgs},
-    config_file::overlay,
+    combine::Combine,
     failure::advised,
     printer::{bytes, grouped, table},
-    terminal::Bars,
     typed::Real,
 };
 
@@ -73,9 +72,9 @@ enum TermsChoice {
 #[derive(Serialize)]
 struct Report {
     /// What the collection was to take, part by part.
-    memory_foreseen: Footprint,
-    /// Bytes of it at the most.
-    memory_foreseen_bytes: u64,
+    memory_estimate: Footprint,
+    /// Bytes of it at most.
+    memory_estimate_bytes: u64,
 
     stats: String,
     stats_bytes: u64,
@@ -102,7 +101,7 @@ impl Perform for StatsCommand {
 
     fn files(&self) -> Result<Files> {
         let file = self.common.file()?;
-        let calibration = overlay(&self.calibration, &file.calibration)?;
+        let calibration = self.calibration.over(&file.calibration);
         let files = calibration.files(self.common.files());
         let folder = self.data_dir.as_ref().or(file.eval.data_dir.as_ref());
         let files = folder.into_iter().fold(files, |files, path| files.search("--data-dir", path));
@@ -117,15 +116,15 @@ impl Perform for StatsCommand {
 
 fn run(args: &StatsCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let run = overlay(&args.run, &file.run)?.resolve()?;
+    let run = args.run.over(&file.run).resolve()?;
     let typed = CalibrationArgs { memory: args.memory, ..args.calibration.clone() };
-    let calibration = overlay(&typed, &file.calibration)?;
+    let calibration = typed.over(&file.calibration);
     let typed = EvalArgs {
         batch_tokens: args.batch_tokens,
         data_dir: args.data_dir.clone(),
         ..EvalArgs::default()
     };
-    let settings = calibration.resolve(&overlay(&typed, &file.eval)?)?.ok_or_else(|| {
+    let settings = calibration.resolve(&typed.over(&file.eval))?.ok_or_else(|| {
         advised("calibration: missing", "name a calibration text: --calibration FILE")
     })?;
     let Some(path) = calibration.stats else {
@@ -146,14 +145,14 @@ fn run(args: &StatsCommand, session: &Session) -> Result<()> {
         &settings,
         terms,
         &placement,
-        &Bars::default(),
+        &session.bars(),
     )?;
     let seconds = start.elapsed().as_secs_f64();
     pipeline::write_statistics(&bank, session.writer.file(&path)?)?;
     let header = bank.header();
     let report = Report {
-        memory_foreseen: cut.footprint,
-        memory_foreseen_bytes: cut.footprint.total(),
+        memory_estimate: cut.footprint,
+        memory_estimate_bytes: cut.footprint.total(),
         stats_bytes: std::fs::metadata(&path).map_or(0, |m| m.len()),
         stats: path.display().to_string(),
         model: args.common.model.display().to_string(),
@@ -182,7 +181,7 @@ fn text(r: &Report) -> String {
         ("mean loss", format!("{:.5} nats per predicted token", r.mean_loss)),
         ("vectors", format!("{} rows and columns", grouped(r.vectors as u64))),
         ("speed", format!("{:.0} tokens/s ({:.1} s)", r.tokens_per_second, r.seconds)),
-        ("foreseen", bytes(r.memory_foreseen_bytes)),
+        ("memory estimate", bytes(r.memory_estimate_bytes)),
         ("peak memory", r.peak_memory_bytes.map_or_else(|| "unknown".to_owned(), bytes)),
         ("written", format!("{} ({})", r.stats, bytes(r.stats_bytes))),
     ])

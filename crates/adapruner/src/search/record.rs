@@ -36,7 +36,7 @@ pub struct SearchRecord {
     pub chunk: usize,
     /// Type of the weights while models run.
     pub dtype: String,
-    /// How exactly f32 products are made; studies that are older than the choice have the
+    /// Precision of f32 matrix multiplication; studies that are older than the choice have the
     /// highest precision.
     #[serde(default = "highest")]
     pub matmul_precision: String,

@@ -101,10 +101,18 @@ macro_rules! families {
 }
 
 families!(
+    falcon: false,
+    falcon_11b: false,
+    falcon_40b: false,
+    gemma2: true,
     gemma3: true,
+    gpt_neox: false,
+    gpt_neox_sequential: false,
     granite: true,
     mistral_windows: true,
     olmo2: true,
+    opt: true,
+    opt_untied: true,
     phi3: false,
     phi3_long: false,
     qwen2: true,

@@ -97,8 +97,8 @@ fn threads_batches_and_memory_do_not_change_what_is_learned() {
     for layer in first["manifest"]["plan"]["layers"].as_array().unwrap() {
         assert_eq!(layer["ffn"].as_array().unwrap().len() % 4, 0);
     }
-    let foreseen = |report: &Value| number(report, "/masks/memory_foreseen/activations");
-    let mut least = foreseen(&first);
+    let estimate = |report: &Value| number(report, "/masks/memory_estimate/activations");
+    let mut least = estimate(&first);
     // What the program itself holds differs between machines, so that one of these is too
     // little for a whole step and enough for a part of it.
     let memory = (10..30).map(|of| format!("--memory 0.0{of}"));
@@ -109,12 +109,12 @@ fn threads_batches_and_memory_do_not_change_what_is_learned() {
             continue;
         }
         let mut again: Value = serde_json::from_slice(&output.stdout).unwrap();
-        least = least.min(foreseen(&again));
+        least = least.min(estimate(&again));
         // What it takes depends on it.
-        again["masks"]["memory_foreseen"] = first["masks"]["memory_foreseen"].clone();
+        again["masks"]["memory_estimate"] = first["masks"]["memory_estimate"].clone();
         assert_eq!(learned(&again), learned(&first), "{options}");
     }
-    assert!(least < foreseen(&first));
+    assert!(least < estimate(&first));
 }
 
 #[test]

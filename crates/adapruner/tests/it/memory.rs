@@ -24,7 +24,7 @@ fn number(report: &Value, path: &str) -> f64 {
 }
 
 /// Whatever may be used: the same file, the terms of the whole set included. What is
-/// foreseen falls with it, and the peak of the process stays near it.
+/// estimated falls with it, and the peak of the process stays near it.
 #[test]
 fn less_memory_gives_the_same_statistics() {
     let (model, dir) = (tiny(), tempdir().unwrap());
@@ -55,7 +55,7 @@ fn less_memory_gives_the_same_statistics() {
         let (whole, bytes) = collect("whole", terms).unwrap();
         // 16 micro-batches of 1024 tokens of 64 numbers; four blocks and a gradient, or of
         // a forward pass one block.
-        let states = number(&whole, "/memory_foreseen/states");
+        let states = number(&whole, "/memory_estimate/states");
         assert_eq!(states, (held * 16 * (1024 * 64 * 4 + 65_536) + 16_384 * 8) as f64, "{terms}");
         // What the program itself holds differs between machines, so that one of these is
         // too little for all block inputs and enough for some.
@@ -64,9 +64,9 @@ fn less_memory_gives_the_same_statistics() {
             match collect("less", &format!("{terms} --memory {memory}")) {
                 Ok((less, same)) => {
                     assert!(same == bytes, "{terms}, {memory}: another bank");
-                    let foreseen = number(&less, "/memory_foreseen_bytes");
-                    assert!(foreseen < memory * f64::from(1 << 30), "{memory}: {less}");
-                    cut += usize::from(number(&less, "/memory_foreseen/states") < states);
+                    let estimate = number(&less, "/memory_estimate_bytes");
+                    assert!(estimate < memory * f64::from(1 << 30), "{memory}: {less}");
+                    cut += usize::from(number(&less, "/memory_estimate/states") < states);
                 }
                 Err(refused) => assert!(refused.contains("need at least"), "{refused}"),
             }
@@ -75,10 +75,10 @@ fn less_memory_gives_the_same_statistics() {
     }
 }
 
-/// What a collection adds to the memory of its process, against what was foreseen: within
+/// What a collection adds to the memory of its process, against the estimate: within
 /// a factor of 1.5 either way.
 #[test]
-fn what_is_foreseen_is_what_is_used() {
+fn the_memory_estimate_is_what_is_used() {
     let (model, dir) = (tiny(), tempdir().unwrap());
     let ids = dir.path().join("ids.json");
     write_ids(&ids, 192, 256);
@@ -90,13 +90,13 @@ fn what_is_foreseen_is_what_is_used() {
              --threads 2 --batch-tokens 1024 --stats {{bank}}"
         );
         let report = json(&line, &paths);
-        (number(&report, "/peak_memory_bytes"), number(&report, "/memory_foreseen_bytes"))
+        (number(&report, "/peak_memory_bytes"), number(&report, "/memory_estimate_bytes"))
     };
     let ((small, of_small), (large, of_large)) = (peak(8), peak(192));
-    let (added, foreseen) = (large - small, of_large - of_small);
-    assert!(foreseen > 5e7, "{foreseen}");
-    let factor = foreseen / added;
-    assert!((1.0 / 1.5..1.5).contains(&factor), "{foreseen} foreseen, {added} used: {factor}");
+    let (added, estimate) = (large - small, of_large - of_small);
+    assert!(estimate > 5e7, "{estimate}");
+    let factor = estimate / added;
+    assert!((1.0 / 1.5..1.5).contains(&factor), "{estimate} estimate, {added} used: {factor}");
 }
 
 #[test]

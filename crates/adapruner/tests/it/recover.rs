@@ -211,14 +211,14 @@ fn blocks_are_matched_where_attention_is_gone_too() {
     let entries = log(&out.join("training.jsonl"));
     let hidden = |at: usize| entries[at]["hidden_loss"].as_f64().unwrap();
     assert!(hidden(11) < hidden(1), "{} → {}", hidden(1), hidden(11));
-    // A teacher that runs along is foreseen.
+    // A teacher that runs along is in the estimate.
     let line = line.replace("{out}", "{other}");
     let alone = json(&line, &paths);
     std::fs::remove_dir_all(&other).unwrap();
     let beside = json(&format!("{line} --match-hidden 2"), &paths);
-    let foreseen = |report: &Value, what: &str| report["memory_foreseen"][what].as_u64().unwrap();
-    assert_eq!(foreseen(&alone, "teacher"), 0);
-    assert!(foreseen(&beside, "teacher") > 4 * foreseen(&beside, "weights") / 5);
+    let estimate = |report: &Value, what: &str| report["memory_estimate"][what].as_u64().unwrap();
+    assert_eq!(estimate(&alone, "teacher"), 0);
+    assert!(estimate(&beside, "teacher") > 4 * estimate(&beside, "weights") / 5);
     let line = line.replace("{model}", "{biases}").replace("{other}", "{none}");
     let error = fail(&format!("{line} --match-hidden 2"), &paths);
     for part in ["layers of hidden size", "biases: ", "small has", "before pruning"] {

@@ -77,3 +77,61 @@ fn streams_that_are_full_are_no_panic() {
         assert_eq!(status.code(), Some(code), "{line}");
     }
 }
+
+#[test]
+fn errors_are_json_where_results_are() {
+    let output = command(["inspect", "/nowhere/model", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let message = said["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("/nowhere/model: "), "{message}");
+    assert_eq!(stderr(&output).lines().next().unwrap(), format!("error: {message}"));
+}
+
+#[test]
+fn a_misspelt_file_or_value_is_answered_with_the_nearest() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(tiny().join("text.txt"), folder.path().join("training.txt")).unwrap();
+    let text = folder.path().join("trianing.txt");
+    let line = "eval {model} --text {text}";
+    let output = command(words(line, &[("model", &tiny()), ("text", &text)])).output().unwrap();
+    let right = folder.path().join("training.txt");
+    let hint = format!("hint: did you mean {}?", right.display());
+    assert_eq!(stderr(&output).lines().nth(1), Some(hint.as_str()), "{}", stderr(&output));
+    let line = "prune {model} --ratio 0.2 --layout unifrom --dry-run";
+    let output = command(words(line, &[("model", &tiny())])).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("did you mean uniform?"), "{}", stderr(&output));
+}
+
+#[test]
+fn ratios_are_taken_as_they_are_usually_written() {
+    let line = |ratio: &str| {
+        let line =
+            format!("prune {{model}} --ratio {ratio} --importance magnitude_l1 --dry-run --json");
+        command(words(&line, &[("model", &tiny())])).output().unwrap()
+    };
+    let plan = |ratio: &str| -> serde_json::Value {
+        let output = line(ratio);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_str::<serde_json::Value>(&stdout(&output)).unwrap()["full_plan"].clone()
+    };
+    assert_eq!(plan("20%"), plan("0.2"));
+    let output = line("-0.2");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("above 0 and below 1, found -0.2"), "{}", stderr(&output));
+}
+
+#[test]
+fn progress_is_told_as_events_where_it_is_asked_for() {
+    let text = tiny().join("text.txt");
+    let line = "eval {model} --text {text} --progress json --json";
+    let output = command(words(line, &[("model", &tiny()), ("text", &text)])).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stderr(&output);
+    let events: Vec<serde_json::Value> =
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = events.last().unwrap();
+    assert_eq!(last["stage"], "perplexity");
+    assert_eq!(last["done"], last["all"]);
+}

@@ -11,7 +11,7 @@ use self::scan::{Lone, Scanner};
 use super::{Collector, pieces::Pieces, store::Writer};
 use crate::error::{Error, Result};
 
-/// Field names that an error lists at the most.
+/// Field names that an error lists at most.
 const LISTED: usize = 8;
 /// What the elements of the outer array may be.
 const ELEMENT: &str = "a record, a token id (0 to 4294967295) or an array of token ids";

@@ -5,7 +5,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value, value::ValueKind};
 use super::guarded::{BOUNDED, STORED};
 
 /// Containers within containers. Every recursion of the engine over a value,
-/// its end included, goes down so far at the most.
+/// its end included, goes down so far at most.
 const MAX_DEPTH: usize = 100;
 /// Values in a container, those in its containers counted each time they stand
 /// there.

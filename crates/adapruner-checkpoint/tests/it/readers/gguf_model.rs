@@ -105,7 +105,7 @@ pub fn widths(query_heads: usize, kv_heads: usize, ffn: usize) -> LayerWidths {
 /// The configuration that [`metadata`] describes.
 pub fn config(layers: &[LayerWidths]) -> ModelConfig {
     ModelConfig {
-        rms_norm_eps: 1e-5,
+        norm_eps: 1e-5,
         tie_word_embeddings: true,
         max_position_embeddings: 64,
         ..ModelConfig::new(Architecture::Llama, SIZES.0, SIZES.1, SIZES.2, layers.to_vec())
@@ -192,10 +192,10 @@ fn other_models_and_settings_are_refused_by_name() {
     let good = || model(metadata("llama", &layers), &config(&layers)).0;
     assert!(read_config(&good()).is_ok());
 
-    for name in ["gemma2", "starcoder2", "mistral3"] {
+    for name in ["gemma4", "starcoder2", "mistral3"] {
         let text = refusal(&good().entry("general.architecture", Value::String(name.into())));
         let expected = format!(
-            "m.gguf: architecture {name} is not supported, only llama, qwen2, qwen3, gemma3, smollm3, olmo2, granite, phi3 and deci"
+            "m.gguf: architecture {name} is not supported, only llama, qwen2, qwen3, gemma2, gemma3, smollm3, olmo2, granite, phi3, gptneox, falcon and deci"
         );
         assert_eq!(text, expected);
     }
@@ -350,7 +350,7 @@ fn every_type_is_dequantised_as_the_reference_does() {
     let source = GgufSource::new(file, &header, &every_type()).unwrap();
     assert_eq!(source.names().len(), TensorKind::ALL.len());
     for (layer, kind) in TensorKind::ALL.into_iter().enumerate() {
-        let name = Projection::Down.weight(layer);
+        let name = Projection::Down.weight(Architecture::Llama.family(), layer);
         let meta = source.meta(&name).unwrap();
         assert_eq!((meta.stored.as_str(), &meta.shape[..]), (kind.name(), &[3, 512][..]));
         let found = source.load(&name, DType::F32, &Device::Cpu).unwrap();
@@ -403,8 +403,8 @@ proptest! {
         let model = ModelConfig { head_dim, attention_bias: true.into(), ..config(&layers) };
         let source = source(&file, &model).unwrap();
         let load = |name: String| flat(&source.load(&name, DType::F32, &Device::Cpu).unwrap());
-        prop_assert_eq!(load(Projection::K.weight(0)), values);
-        prop_assert_eq!(load(Projection::K.bias(0)), bias);
+        prop_assert_eq!(load(Projection::K.weight(Architecture::Llama.family(), 0)), values);
+        prop_assert_eq!(load(Projection::K.bias(Architecture::Llama.family(), 0)), bias);
     }
 
     /// A mutated file is read or refused, never a panic.

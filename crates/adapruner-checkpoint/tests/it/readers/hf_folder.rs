@@ -101,7 +101,7 @@ fn missing_keys_have_the_defaults_of_transformers() {
     let config = read_config(&llama(json!({}))).unwrap();
     assert_eq!(config.layers, [LayerWidths { query_heads: 3, kv_heads: 3, ffn: 7 }; 2]);
     assert_eq!((config.head_dim, config.max_position_embeddings), (4, 2048));
-    assert_eq!((config.rms_norm_eps, config.rope.theta), (1e-6, 10_000.0));
+    assert_eq!((config.norm_eps, config.rope.theta), (1e-6, 10_000.0));
     assert_eq!(config.rope.scaling, RopeScaling::None);
     assert!(!config.tie_word_embeddings && !config.has_bias(Projection::Q) && !config.mlp_bias);
     assert_eq!((config.bos_token_id, config.pad_token_id), (Some(1), None));
@@ -209,6 +209,30 @@ fn rotary_settings_are_those_of_transformers() {
 }
 
 #[test]
+fn forms_that_are_not_run_are_refused_by_name() {
+    let opt = |key: &str, value: bool| json!({"architectures": ["OPTForCausalLM"], "model_type": "opt", "ffn_dim": 7, key: value});
+    let falcon = |key: &str, value: Value| {
+        json!({"architectures": ["FalconForCausalLM"], "model_type": "falcon", key: value,
+            "new_decoder_architecture": key.starts_with("num_ln")})
+    };
+    for (changes, expected) in [
+        (opt("do_layer_norm_before", false), "do_layer_norm_before: norms behind sublayers"),
+        (opt("_remove_final_layer_norm", true), "_remove_final_layer_norm: no final norm"),
+        (falcon("alibi", json!(true)), "alibi: ALiBi positions: not supported for Falcon"),
+        (falcon("parallel_attn", json!(false)), "parallel_attn: sublayers one after the other"),
+        (
+            falcon("num_ln_in_parallel_attn", json!(3)),
+            "num_ln_in_parallel_attn: 1 or 2 expected, 3 found",
+        ),
+        (falcon("activation", json!("quick_gelu")), "activation: \"quick_gelu\" is not supported"),
+        (falcon("hidden_size", json!(13)), "head_dim: missing, and 13 is not a multiple of 3"),
+    ] {
+        let text = refusal(changes);
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
 fn other_models_and_settings_are_refused_by_name() {
     for (changes, expected) in [
         (
@@ -216,14 +240,17 @@ fn other_models_and_settings_are_refused_by_name() {
             "architectures: \"StableLmForCausalLM\" is not supported, only LlamaForCausalLM, MistralForCausalLM",
         ),
         (
-            json!({"architectures": null, "model_type": "gemma2"}),
-            "model_type: \"gemma2\" is known but not run yet (caps on scores and logits)",
+            json!({"architectures": null, "model_type": "gemma4"}),
+            "model_type: \"gemma4\" is known but not run yet (widths of heads by kind of layer",
         ),
         (json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping: a cap (50) is not"),
         (json!({"architectures": null, "model_type": null}), "architectures: missing"),
         (json!({"architectures": "Llama"}), "architectures: a list expected, \"Llama\" found"),
         (json!({"model_type": "mistral"}), "model_type: \"mistral\" is not the type of Llama"),
-        (json!({"hidden_act": "gelu"}), "hidden_act: \"gelu\" is not supported, only silu"),
+        (
+            json!({"hidden_act": "quick_gelu"}),
+            "hidden_act: \"quick_gelu\" is not supported, only silu",
+        ),
         (
             json!({"quantization_config": {"quant_method": "gptq"}}),
             "quantization_config: weights quantised by gptq are not supported",

@@ -113,7 +113,7 @@ fn shards_are_of_the_size_asked_for_and_indexed() {
 #[test]
 fn mixed_types_lie_at_multiples_of_their_size() {
     let model = random_model(config(&[widths(2, 1, 3)]), DType::BF16, 1);
-    let mixed = with_value(&model, names::FINAL_NORM, 0.5);
+    let mixed = with_value(&model, "model.norm.weight", 0.5);
     let mut tensors = std::collections::BTreeMap::new();
     for tensor in names::expected_tensors(&model.config) {
         let from = if tensor.shape.len() == 1 { &mixed } else { &model };
@@ -199,7 +199,7 @@ fn every_family_comes_back() {
             widths(4, 2, 8),
             widths(2, 1, 3),
         ];
-        for layers in [[widths(4, 2, 9); 7], per_layer] {
+        for layers in [[widths(6, 2, 9); 7], per_layer] {
             let config = family(architecture, &layers);
             let model = random_model(config.clone(), DType::F32, 3);
             let (folder, written) = write(&model, &HfOptions::default());

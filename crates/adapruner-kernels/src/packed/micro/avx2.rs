@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    super::{Line, ahead::Ahead, fixed::SCALE_LINE},
+    super::{Line, int16::SCALE_LINE, prefetch::Prefetch},
     COLS, ROW, Tile,
 };
 
@@ -60,18 +60,18 @@ macro_rules! by_rows {
 /// # Safety
 /// As [`super::fused`] of a tile that was checked; the processor must have AVX2 and
 /// FMA.
-pub(super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
+pub(super) unsafe fn fused(tile: Tile<'_>, prefetch: &mut Prefetch) {
     for (part, rows) in parts(tile, 6) {
-        by_rows!(fused_rows, rows, (part, ahead), 1 2 3 4 5 6);
+        by_rows!(fused_rows, rows, (part, prefetch), 1 2 3 4 5 6);
     }
 }
 
 /// # Safety
-/// As [`super::fixed`] of a tile that was checked; the processor must have AVX2, FMA
+/// As [`super::int16`] of a tile that was checked; the processor must have AVX2, FMA
 /// and AVX-VNNI.
-pub(super) unsafe fn fixed(tile: Tile<'_>, ahead: &mut Ahead) {
+pub(super) unsafe fn int16(tile: Tile<'_>, prefetch: &mut Prefetch) {
     for (part, rows) in parts(tile, 6) {
-        by_rows!(fixed_rows, rows, (part, ahead), 1 2 3 4 5 6);
+        by_rows!(int16_rows, rows, (part, prefetch), 1 2 3 4 5 6);
     }
 }
 
@@ -87,13 +87,13 @@ pub(super) unsafe fn fused_pairs(tile: Tile<'_>) {
 /// # Safety
 /// As [`fused`], for a part of `R` rows.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn fused_rows<const R: usize>(part: Part<'_>, ahead: &mut Ahead) {
+unsafe fn fused_rows<const R: usize>(part: Part<'_>, prefetch: &mut Prefetch) {
     let Part { tile, row, col } = part;
     let a = tile.a.as_ptr().cast::<f32>().wrapping_add(row * ROW);
     let b = tile.b.as_ptr().cast::<f32>().wrapping_add(col);
     let mut sums: Sums<R> = [[_mm256_setzero_ps(); WIDE]; R];
-    // What is ahead is asked for once in a tile.
-    let mut next = *ahead;
+    // The next operands are prefetched once in a tile.
+    let mut next = *prefetch;
     let asks = row == 0 && col == 0;
     for step in 0..tile.steps {
         if asks {
@@ -114,7 +114,7 @@ unsafe fn fused_rows<const R: usize>(part: Part<'_>, ahead: &mut Ahead) {
         }
     }
     if asks {
-        *ahead = next;
+        *prefetch = next;
     }
     // SAFETY: the caller's promise.
     unsafe { store(sums, part) };
@@ -123,13 +123,13 @@ unsafe fn fused_rows<const R: usize>(part: Part<'_>, ahead: &mut Ahead) {
 /// # Safety
 /// As [`fixed`], for a part of `R` rows.
 #[target_feature(enable = "avx2,fma,avxvnni")]
-unsafe fn fixed_rows<const R: usize>(part: Part<'_>, ahead: &mut Ahead) {
+unsafe fn int16_rows<const R: usize>(part: Part<'_>, prefetch: &mut Prefetch) {
     let Part { tile, row, col } = part;
     let a = tile.a.as_ptr().cast::<i32>().wrapping_add(row * ROW);
     let b = tile.b.as_ptr().cast::<i32>().wrapping_add(col);
     let mut sums = [[_mm256_setzero_si256(); WIDE]; R];
-    // What is ahead is asked for once in a tile.
-    let mut next = *ahead;
+    // The next operands are prefetched once in a tile.
+    let mut next = *prefetch;
     let asks = row == 0 && col == 0;
     for step in 0..tile.steps {
         if asks {
@@ -150,7 +150,7 @@ unsafe fn fixed_rows<const R: usize>(part: Part<'_>, ahead: &mut Ahead) {
         }
     }
     if asks {
-        *ahead = next;
+        *prefetch = next;
     }
     let mut products: Sums<R> = [[_mm256_setzero_ps(); WIDE]; R];
     for at in 0..WIDE {
@@ -235,7 +235,7 @@ mod tests {
         super::{avx512, fixed_scalar, scalar},
         *,
     };
-    use crate::packed::{activations::ROW_LINES, fixed::panel_lines};
+    use crate::packed::{activations::ROW_LINES, int16::panel_lines};
 
     /// Numbers of about one as words, from a seed.
     fn lines(count: usize, seed: u32) -> Vec<Line> {
@@ -274,7 +274,7 @@ mod tests {
             // SAFETY: the result has all rows, and holds numbers.
             let twin = |tile: Tile<'_>| unsafe { scalar(tile) };
             // SAFETY: as above, and the processor has the instructions.
-            let whole = |tile: Tile<'_>| unsafe { fused(tile, &mut { Ahead::NONE }) };
+            let whole = |tile: Tile<'_>| unsafe { fused(tile, &mut { Prefetch::NONE }) };
             prop_assert_eq!(run(&b, steps, &whole), run(&b, steps, &twin));
 
             // Pairs: the upper halves of two steps' words.
@@ -297,12 +297,12 @@ mod tests {
             let expected = run(&integers, steps, &twin);
             if has_fixed() {
                 // SAFETY: as above.
-                let whole = |tile: Tile<'_>| unsafe { fixed(tile, &mut { Ahead::NONE }) };
+                let whole = |tile: Tile<'_>| unsafe { fixed(tile, &mut { Prefetch::NONE }) };
                 prop_assert_eq!(run(&integers, steps, &whole), expected.clone());
             }
             if avx512::has_fixed() {
                 // SAFETY: as above.
-                let whole = |tile: Tile<'_>| unsafe { avx512::fixed(tile, &mut { Ahead::NONE }) };
+                let whole = |tile: Tile<'_>| unsafe { avx512::int16(tile, &mut { Prefetch::NONE }) };
                 prop_assert_eq!(run(&integers, steps, &whole), expected);
             }
         }

@@ -4,7 +4,7 @@
 use std::{arch::x86_64::*, sync::LazyLock};
 
 use super::{
-    super::{Line, ahead::Ahead, fixed::SCALE_LINE},
+    super::{Line, int16::SCALE_LINE, prefetch::Prefetch},
     COLS, ROW, Tile,
 };
 
@@ -44,26 +44,26 @@ macro_rules! by_rows {
 
 /// The same for any number of columns.
 macro_rules! by_rows_and_halves {
-    ($product:ident, $tile:ident, $ahead:ident) => {
+    ($product:ident, $tile:ident, $prefetch:ident) => {
         if $tile.cols <= 16 {
-            by_rows!($product, $tile, ($tile, $ahead), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
+            by_rows!($product, $tile, ($tile, $prefetch), 1, 1 2 3 4 5 6 7 8 9 10 11 12);
         } else {
-            by_rows!($product, $tile, ($tile, $ahead), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
+            by_rows!($product, $tile, ($tile, $prefetch), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
         }
     };
 }
 
 /// # Safety
 /// As [`super::fused`] of a tile that was checked; the processor must have AVX-512.
-pub(super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
-    by_rows_and_halves!(fused_rows, tile, ahead);
+pub(super) unsafe fn fused(tile: Tile<'_>, prefetch: &mut Prefetch) {
+    by_rows_and_halves!(fused_rows, tile, prefetch);
 }
 
 /// # Safety
-/// As [`super::fixed`] of a tile that was checked; the processor must have
+/// As [`super::int16`] of a tile that was checked; the processor must have
 /// AVX512-VNNI.
-pub(super) unsafe fn fixed(tile: Tile<'_>, ahead: &mut Ahead) {
-    by_rows_and_halves!(fixed_rows, tile, ahead);
+pub(super) unsafe fn int16(tile: Tile<'_>, prefetch: &mut Prefetch) {
+    by_rows_and_halves!(int16_rows, tile, prefetch);
 }
 
 /// # Safety
@@ -76,22 +76,22 @@ pub(super) unsafe fn fused_pairs(tile: Tile<'_>) {
 /// # Safety
 /// As [`super::dot`] of a tile that was checked; the processor must have
 /// AVX512-BF16.
-pub(super) unsafe fn dot(tile: Tile<'_>, ahead: &mut Ahead) {
-    by_rows_and_halves!(dot_rows, tile, ahead);
+pub(super) unsafe fn dot(tile: Tile<'_>, prefetch: &mut Prefetch) {
+    by_rows_and_halves!(dot_rows, tile, prefetch);
 }
 
-/// Lines of a panel that are asked for ahead of their use.
-const AHEAD: usize = 32;
+/// Lines of a panel that are asked for prefetch of their use.
+const PREFETCH: usize = 32;
 
 /// Of `R` rows and `H` halves of a panel.
 type Sums<const R: usize, const H: usize> = [[__m512; H]; R];
 
 /// The sums of a strip times a panel: words of both, step by step, in `$rows` × `$halves`
-/// registers that begin as `$zero`. `$ahead` is asked for on the way.
+/// registers that begin as `$zero`. `$prefetch` is asked for on the way.
 macro_rules! sums {
-    ($tile:ident, $ahead:ident, $rows:ident, $halves:ident, $zero:expr, $add:expr) => {{
+    ($tile:ident, $prefetch:ident, $rows:ident, $halves:ident, $zero:expr, $add:expr) => {{
         let (a, b) = ($tile.a.as_ptr().cast::<i32>(), $tile.b.as_ptr().cast::<i32>());
-        let mut next = *$ahead;
+        let mut next = *$prefetch;
         let mut sums = [[$zero; $halves]; $rows];
         for step in 0..$tile.steps {
             if step < $rows {
@@ -111,7 +111,7 @@ macro_rules! sums {
                 }
             }
         }
-        *$ahead = next;
+        *$prefetch = next;
         sums
     }};
 }
@@ -119,8 +119,8 @@ macro_rules! sums {
 /// # Safety
 /// As [`fused`]; `tile.rows` is `R`, the columns are in `H` halves.
 #[target_feature(enable = "avx512f")]
-unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut Ahead) {
-    let sums = sums!(tile, ahead, R, H, _mm512_setzero_ps(), |sum, a, b| {
+unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, prefetch: &mut Prefetch) {
+    let sums = sums!(tile, prefetch, R, H, _mm512_setzero_ps(), |sum, a, b| {
         _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum)
     });
     // SAFETY: the caller's promise.
@@ -130,8 +130,8 @@ unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut
 /// # Safety
 /// As [`dot`]; `tile.rows` is `R`, the columns are in `H` halves.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn dot_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut Ahead) {
-    let sums = sums!(tile, ahead, R, H, _mm512_setzero_ps(), |sum, a, b| {
+unsafe fn dot_rows<const R: usize, const H: usize>(tile: Tile<'_>, prefetch: &mut Prefetch) {
+    let sums = sums!(tile, prefetch, R, H, _mm512_setzero_ps(), |sum, a, b| {
         _mm512_dpbf16_ps(sum, as_pairs(a), as_pairs(b))
     });
     // SAFETY: the caller's promise.
@@ -141,8 +141,8 @@ unsafe fn dot_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut A
 /// # Safety
 /// As [`fixed`]; `tile.rows` is `R`, the columns are in `H` halves.
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn fixed_rows<const R: usize, const H: usize>(tile: Tile<'_>, ahead: &mut Ahead) {
-    let sums = sums!(tile, ahead, R, H, _mm512_setzero_si512(), |sum, a, b| {
+unsafe fn int16_rows<const R: usize, const H: usize>(tile: Tile<'_>, prefetch: &mut Prefetch) {
+    let sums = sums!(tile, prefetch, R, H, _mm512_setzero_si512(), |sum, a, b| {
         _mm512_dpwssd_epi32(sum, a, b)
     });
     let (a, b) = (tile.a.as_ptr().cast::<f32>(), tile.b.as_ptr().cast::<f32>());
@@ -175,8 +175,8 @@ unsafe fn fused_pairs_rows<const R: usize, const H: usize>(tile: Tile<'_>) {
         let b = unsafe {
             let b = b.add(step * COLS).cast::<__m512i>();
             // With few rows, reading the panels is what takes time.
-            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
-            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 1).cast());
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(PREFETCH).cast());
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(PREFETCH + 1).cast());
             [_mm512_load_si512(b), _mm512_load_si512(b.add(1))]
         };
         let even = [

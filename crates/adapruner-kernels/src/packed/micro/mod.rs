@@ -7,7 +7,7 @@ mod avx512;
 
 use multiversion::multiversion;
 
-use super::{COLS, Line, activations::ROW_LINES, ahead::Ahead, fixed};
+use super::{COLS, Line, activations::ROW_LINES, int16, prefetch::Prefetch};
 
 /// Words from one row of a strip to the next.
 const ROW: usize = ROW_LINES * 16;
@@ -45,7 +45,7 @@ impl Tile<'_> {
     /// What [`fixed`] relies on.
     fn check_fixed(&self) {
         self.check(self.steps);
-        assert!(self.b.len() >= fixed::panel_lines(2 * self.steps));
+        assert!(self.b.len() >= int16::panel_lines(2 * self.steps));
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) unsafe fn fixed_scalar(tile: Tile<'_>) {
                 let (a, b) = (halves(word(a, step)), halves(word(tile.b, step * COLS + col)));
                 sum.wrapping_add((a[0] * b[0]).wrapping_add(a[1] * b[1]))
             });
-            let of_row = f32::from_bits(word(a, fixed::SCALE_LINE * Line::WORDS));
+            let of_row = f32::from_bits(word(a, int16::SCALE_LINE * Line::WORDS));
             let of_col = f32::from_bits(word(tile.b, tile.steps * COLS + col));
             let sum = tile.scale * (sum as f32 * (of_row * of_col));
             // SAFETY: the caller's promise.
@@ -137,44 +137,44 @@ pub(super) fn has_fixed() -> bool {
 }
 
 /// `Σ a · b` of integers, times the scales of row and column; both sides are as
-/// [`super::fixed`] writes them, a step is a pair. `ahead` is asked for on the way.
+/// [`super::int16`] writes them, a step is a pair. `prefetch` is fetched on the way.
 ///
 /// # Safety
 /// As [`scalar`], and [`has_fixed`].
-pub(super) unsafe fn fixed(tile: Tile<'_>, ahead: &mut Ahead) {
+pub(super) unsafe fn int16(tile: Tile<'_>, prefetch: &mut Prefetch) {
     tile.check_fixed();
     // SAFETY: the caller's promise.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         match avx512::has_fixed() {
-            true => avx512::fixed(tile, ahead),
-            false => avx2::fixed(tile, ahead),
+            true => avx512::int16(tile, prefetch),
+            false => avx2::int16(tile, prefetch),
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = ahead;
+        let _ = prefetch;
         unreachable!("no products of integers for {} rows", tile.rows)
     }
 }
 
-/// `Σ a · b` in f32; both sides are f32. `ahead` is asked for on the way.
+/// `Σ a · b` in f32; both sides are f32. `prefetch` is fetched on the way.
 ///
 /// # Safety
 /// As [`scalar`], and [`has_fused`].
-pub(super) unsafe fn fused(tile: Tile<'_>, ahead: &mut Ahead) {
+pub(super) unsafe fn fused(tile: Tile<'_>, prefetch: &mut Prefetch) {
     tile.check(tile.steps);
     // SAFETY: the caller's promise.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         match avx512::runs_here() {
-            true => avx512::fused(tile, ahead),
-            false => avx2::fused(tile, ahead),
+            true => avx512::fused(tile, prefetch),
+            false => avx2::fused(tile, prefetch),
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = ahead;
+        let _ = prefetch;
         unreachable!("no vector instructions for {} rows", tile.rows)
     }
 }
@@ -197,20 +197,20 @@ pub(super) unsafe fn fused_pairs(tile: Tile<'_>) {
     unreachable!("no vector instructions for {} rows", tile.rows)
 }
 
-/// `Σ a · b` in f32; both sides are pairs of bf16. `ahead` is asked for on the way.
+/// `Σ a · b` in f32; both sides are pairs of bf16. `prefetch` is fetched on the way.
 ///
 /// # Safety
 /// As [`scalar`], and [`has_dot`].
-pub(super) unsafe fn dot(tile: Tile<'_>, ahead: &mut Ahead) {
+pub(super) unsafe fn dot(tile: Tile<'_>, prefetch: &mut Prefetch) {
     tile.check(tile.steps);
     // SAFETY: the caller's promise.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        avx512::dot(tile, ahead)
+        avx512::dot(tile, prefetch)
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = ahead;
+        let _ = prefetch;
         unreachable!("no dot products of bf16 for {} rows", tile.rows)
     }
 }

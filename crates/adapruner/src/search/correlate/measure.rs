@@ -238,7 +238,7 @@ impl Correlate<'_> {
     }
 
     /// Measures what is not measured yet; every point is kept at once, so that a
-    /// run that ends in between loses one model at the most.
+    /// run that ends in between loses one model at most.
     ///
     /// # Errors
     /// Damaged weights or points, no memory, a full disk. What cannot be pruned

@@ -10,7 +10,7 @@ pub(super) const SIDE: usize = Line::WORDS;
 ///
 /// # Shapes
 /// At most [`SIDE`] rows of as many columns, `stride` numbers apart.
-pub(super) fn turn(
+pub(super) fn transpose(
     from: &[f32],
     stride: usize,
     (rows, cols): (usize, usize),
@@ -158,7 +158,7 @@ mod x86 {
     #[target_feature(enable = "avx512f")]
     unsafe fn four_columns(from: *const u8, stride: usize) -> [__m512i; 4] {
         // Quarter `q` of `rows[i]` holds row `4·q + i`: read so, what is left is to
-        // turn each quarter by itself.
+        // transpose each quarter by itself.
         let mut rows = [_mm512_setzero_si512(); 4];
         for (at, rows) in rows.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
@@ -194,7 +194,7 @@ mod tests {
         for rows in 1..=SIDE {
             for cols in 0..=SIDE {
                 let mut found = [Line([7; 16]); 46];
-                turn(&values, 37, (rows, cols), &mut found, 3);
+                transpose(&values, 37, (rows, cols), &mut found, 3);
                 for (at, line) in found.iter().enumerate() {
                     let col = at / 3;
                     let expected: [u32; 16] = std::array::from_fn(|row| match row < rows {
@@ -211,10 +211,10 @@ mod tests {
     #[test]
     fn squares_are_turned_as_word_by_word() {
         let bytes: Vec<u8> = (0..16 * 67_u32).map(|at| (at * 7 % 251) as u8).collect();
-        let with = |turn: unsafe fn(*const u8, usize, *mut Line, usize)| {
+        let with = |transpose: unsafe fn(*const u8, usize, *mut Line, usize)| {
             let mut found = [Line([7; 16]); 32];
             // SAFETY: rows of 64 bytes, 67 apart, and lines two apart.
-            unsafe { turn(bytes.as_ptr(), 67, found.as_mut_ptr(), 2) };
+            unsafe { transpose(bytes.as_ptr(), 67, found.as_mut_ptr(), 2) };
             found
         };
         let expected = with(scalar);

@@ -5,7 +5,7 @@ use crate::data::{Example, batches};
 
 /// The steps of a training.
 #[derive(Debug, Clone)]
-pub struct Course<'a> {
+pub struct Epochs<'a> {
     examples: &'a [Example],
     options: &'a TrainOptions,
     /// Steps before each epoch but the first, as far as they are reached.
@@ -16,8 +16,8 @@ pub struct Course<'a> {
     pub total: u64,
 }
 
-impl<'a> Course<'a> {
-    /// The course over some examples, at least one.
+impl<'a> Epochs<'a> {
+    /// The epochs over some examples, at least one.
     pub fn new(examples: &'a [Example], options: &'a TrainOptions) -> Self {
         let most = options.max_steps.unwrap_or(u64::MAX);
         let epochs = options.epochs.unwrap_or(u64::MAX);

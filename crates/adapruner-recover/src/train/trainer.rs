@@ -9,7 +9,7 @@ use adapruner_checkpoint::{
 use adapruner_model::{
     Decoder,
     train::{
-        Adapters, Dropout, Lesson, LowRank, PassOptions, adamw::Parameter, adapter_gradients,
+        Adapters, Batch, Dropout, LowRank, PassOptions, adamw::Parameter, adapter_gradients,
         full_gradients,
     },
 };
@@ -31,7 +31,7 @@ enum Kind {
 }
 
 /// A model in training.
-pub struct Trainee<'a> {
+pub struct Trainer<'a> {
     base: &'a Decoder,
     kind: Kind,
     /// By name: PEFT's of an adapter, the model's own of a model.
@@ -48,13 +48,13 @@ pub(crate) struct PartGradients {
     pub gradients: BTreeMap<String, Vec<f32>>,
 }
 
-impl<'a> Trainee<'a> {
+impl<'a> Trainer<'a> {
     /// `base` with an adapter to be learned.
     pub fn lora(base: &'a Decoder, adapter: Adapter) -> Self {
         let mut parameters = BTreeMap::new();
         for (&(layer, projection), update) in &adapter.updates {
             let Update { a, b, rank, .. } = update;
-            let name = |side| tensor_name(layer, projection, side);
+            let name = |side| tensor_name(base.config().family(), layer, projection, side);
             let shape = vec![*rank, a.len() / rank];
             parameters.insert(name(Side::A), Parameter::new(shape, a.clone(), true));
             let shape = vec![b.len() / rank, *rank];
@@ -79,6 +79,11 @@ impl<'a> Trainee<'a> {
         Ok(Self { base, kind: Kind::Full, parameters })
     }
 
+    /// PEFT's name of a matrix of an update.
+    fn name(&self, layer: usize, projection: Projection, side: Side) -> String {
+        tensor_name(self.base.config().family(), layer, projection, side)
+    }
+
     /// Numbers that are learned.
     pub fn learned_parameters(&self) -> u64 {
         self.parameters.values().map(|p| p.values.len() as u64).sum()
@@ -99,8 +104,7 @@ impl<'a> Trainee<'a> {
         let Kind::Lora(adapter) = &self.kind else { return None };
         let mut adapter = adapter.clone();
         for (&(layer, projection), update) in &mut adapter.updates {
-            let values =
-                |side| self.parameters[&tensor_name(layer, projection, side)].values.clone();
+            let values = |side| self.parameters[&self.name(layer, projection, side)].values.clone();
             (update.a, update.b) = (values(Side::A), values(Side::B));
         }
         Some(adapter)
@@ -138,7 +142,7 @@ impl<'a> Trainee<'a> {
         };
         let low_rank = |(&(layer, projection), update): (&(usize, Projection), &Update)| {
             let of = |side| {
-                tensor(&self.parameters[&tensor_name(layer, projection, side)])?.to_device(device)
+                tensor(&self.parameters[&self.name(layer, projection, side)])?.to_device(device)
             };
             let dropout = dropout.filter(|_| adapter.dropout > 0.0).map(|seed| Dropout {
                 probability: adapter.dropout,
@@ -152,26 +156,26 @@ impl<'a> Trainee<'a> {
         Ok(self.base.with_adapters(&adapters)?)
     }
 
-    /// Losses and gradients of a lesson.
+    /// Losses and gradients of a batch.
     pub(crate) fn gradients(
         &self,
         decoder: &Decoder,
-        lesson: &Lesson<'_>,
+        batch: &Batch<'_>,
         options: &PassOptions,
     ) -> Result<PartGradients> {
         let flat = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
         let mut gradients = BTreeMap::new();
         let (terms, hidden) = match &self.kind {
             Kind::Lora(_) => {
-                let learned = adapter_gradients(decoder, lesson, options)?;
+                let learned = adapter_gradients(decoder, batch, options)?;
                 for (&(layer, projection), grad) in &learned.gradients {
-                    gradients.insert(tensor_name(layer, projection, Side::A), flat(&grad.a)?);
-                    gradients.insert(tensor_name(layer, projection, Side::B), flat(&grad.b)?);
+                    gradients.insert(self.name(layer, projection, Side::A), flat(&grad.a)?);
+                    gradients.insert(self.name(layer, projection, Side::B), flat(&grad.b)?);
                 }
                 (learned.terms, learned.hidden)
             }
             Kind::Full => {
-                let learned = full_gradients(decoder, lesson, options)?;
+                let learned = full_gradients(decoder, batch, options)?;
                 for (name, grad) in &learned.gradients {
                     gradients.insert(name.clone(), flat(grad)?);
                 }

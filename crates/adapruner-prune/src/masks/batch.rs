@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use adapruner_model::{
     Decoder,
-    train::{HiddenMatch, Lesson, MaskGradients, PassOptions, Term, mask_gradients},
+    train::{Batch, HiddenMatch, MaskGradients, PassOptions, Term, mask_gradients},
 };
 use candle_core::Tensor;
 
@@ -64,26 +64,26 @@ impl<'a> Teacher<'a> {
         let learned = match self.loss {
             MaskLoss::Text => {
                 let terms = vec![Term::cross_entropy(sequences, |_, _| share as f32)];
-                let lesson = Lesson { sequences, terms, hidden: None };
-                mask_gradients(decoder, &lesson, options, sums)?
+                let batch = Batch { sequences, terms, hidden: None };
+                mask_gradients(decoder, &batch, options, sums)?
             }
             MaskLoss::Logits => {
                 let terms = vec![self.answered(part, share as f32)?];
-                let lesson = Lesson { sequences, terms, hidden: None };
-                mask_gradients(decoder, &lesson, options, sums)?
+                let batch = Batch { sequences, terms, hidden: None };
+                mask_gradients(decoder, &batch, options, sums)?
             }
             MaskLoss::Hidden => {
                 let outputs = self.dense.block_outputs(sequences, &self.matched)?;
                 let missing = |layer| format!("output of layer {layer} is missing");
                 let target = |layer: usize| -> adapruner_model::Result<Tensor> {
                     let output = outputs.get(&layer).cloned();
-                    output.ok_or_else(|| adapruner_model::Error::Lesson(missing(layer)))
+                    output.ok_or_else(|| adapruner_model::Error::Batch(missing(layer)))
                 };
                 let weight = 1.0 / (rows * self.matched.len()) as f64;
                 let layers = self.matched.clone();
                 let hidden = Some(HiddenMatch { weight, layers, target: &target });
-                let lesson = Lesson { sequences, terms: Vec::new(), hidden };
-                mask_gradients(decoder, &lesson, options, sums)?
+                let batch = Batch { sequences, terms: Vec::new(), hidden };
+                mask_gradients(decoder, &batch, options, sums)?
             }
         };
         Ok(learned.terms.iter().sum::<f64>() + learned.hidden)

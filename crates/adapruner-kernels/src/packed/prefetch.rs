@@ -24,7 +24,7 @@ impl Runs {
         let (row_stride, col_stride) = from.strides();
         let start = rows.start * row_stride + cols.start * col_stride;
         let (count, len) =
-            if from.turned { (cols.len(), rows.len()) } else { (rows.len(), cols.len()) };
+            if from.transposed { (cols.len(), rows.len()) } else { (rows.len(), cols.len()) };
         Self {
             start: from.data.as_ptr().wrapping_add(start).cast(),
             count,
@@ -57,7 +57,7 @@ impl Runs {
 /// What the next panel is made of, and then where its results go. It is asked for
 /// line by line, between products, so that these do not wait for it.
 #[derive(Clone, Copy)]
-pub(super) struct Ahead {
+pub(super) struct Prefetch {
     now: Runs,
     then: Runs,
     /// Bytes of the run that were asked for.
@@ -67,7 +67,7 @@ pub(super) struct Ahead {
     every: usize,
 }
 
-impl Ahead {
+impl Prefetch {
     /// Nothing.
     pub(super) const NONE: Self =
         Self { now: Runs::NONE, then: Runs::NONE, at: 0, until: usize::MAX, every: usize::MAX };

@@ -34,7 +34,7 @@ pub struct Packed(Arc<Forms>);
 struct Forms {
     pairs: Form<PackedWeight>,
     integers: Form<Integers>,
-    turned: Form<Integers>,
+    transposed: Form<Integers>,
 }
 
 /// A form, and which tensor it was made of.
@@ -71,7 +71,7 @@ impl Laid {
         match self {
             Self::Pairs(pairs) => Some(Source::Packed(pairs)),
             Self::Integers(integers) => {
-                (arithmetic == Arithmetic::Fixed).then_some(Source::Integers(integers))
+                (arithmetic == Arithmetic::Int16).then_some(Source::Integers(integers))
             }
         }
     }
@@ -106,12 +106,12 @@ impl Packed {
         }
         let (outputs, inputs) = weight.dims2()?;
         let sizes = Sizes { rows, inputs, outputs };
-        let Forms { pairs, integers, turned } = &*self.0;
+        let Forms { pairs, integers, transposed } = &*self.0;
         match (way.arithmetic(weight.dtype(), sizes), way) {
-            (Some(Arithmetic::Fixed), _) => {
+            (Some(Arithmetic::Int16), _) => {
                 let form = match way {
                     Way::Forward => integers,
-                    Way::Back => turned,
+                    Way::Back => transposed,
                 };
                 Ok(form.of(weight, || laid_out(weight, way, sizes))?.map(Laid::Integers))
             }
@@ -142,7 +142,7 @@ pub struct PackedBytes {
 /// Bytes of a number in the form that products of many rows read, if there is one.
 fn bytes_laid_out(arithmetic: Arithmetic) -> usize {
     match arithmetic {
-        Arithmetic::Fixed => size_of::<i16>(),
+        Arithmetic::Int16 => size_of::<i16>(),
         Arithmetic::Dot => size_of::<bf16>(),
         Arithmetic::Widen | Arithmetic::Scalar => 0,
     }

@@ -31,8 +31,8 @@ const SUMMED: std::ops::Range<f32> = 1e-24..1e36;
 /// Line of a row of activations that begins with its scale; the pairs lie before.
 pub(super) const SCALE_LINE: usize = DEPTH / Line::WORDS;
 
-/// How many numbers ahead of their use memory is asked for.
-pub(super) const AHEAD: usize = 1024;
+/// How many numbers before their use memory is prefetched.
+pub(super) const PREFETCH: usize = 1024;
 
 /// Scale of some numbers and its inverse, from the largest of them and the sum of
 /// their squares.
@@ -131,7 +131,7 @@ fn pairs(line: &Numbers, inverse: f32) -> Line {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{AHEAD, Line, SCALE_LINE, TO_INTEGER, scale};
+    use super::{Line, PREFETCH, SCALE_LINE, TO_INTEGER, scale};
 
     /// # Safety
     /// The processor must have AVX-512F and AVX-512BW; `to` holds the pairs of `from` and
@@ -153,7 +153,7 @@ mod x86 {
         for at in 0..lines {
             // The numbers may be far away; rows mostly follow each other.
             for next in [0, Line::WORDS] {
-                let next = from.as_ptr().wrapping_add(2 * at * Line::WORDS + AHEAD + next);
+                let next = from.as_ptr().wrapping_add(2 * at * Line::WORDS + PREFETCH + next);
                 _mm_prefetch::<_MM_HINT_T0>(next.cast());
             }
             for (half, x) in line(at).into_iter().enumerate() {
