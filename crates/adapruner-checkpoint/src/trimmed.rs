@@ -86,10 +86,15 @@ impl Checkpoint {
             ("rows", (rows as u64).to_le_bytes().as_slice()),
             ("kept", bytes.as_slice()),
         ]);
-        let parts = [Part::Embedding, Part::Head].into_iter();
-        let by_token = parts.filter_map(|part| part.name(self.config.family())).collect();
-        let base = self.tensors.clone();
-        let source = TrimmedSource { base, by_token, kept: kept.into(), rows, digest };
+        let family = self.config.family();
+        let by_token = [Part::Embedding, Part::Head].map(|part| part.name(family));
+        let source = TrimmedSource {
+            base: self.tensors.clone(),
+            by_token: by_token.into_iter().flatten().collect(),
+            kept: kept.into(),
+            rows,
+            digest,
+        };
         Ok(Self {
             generation_config: generation_config(self.generation_config.as_ref(), &ids, padding),
             tokenizer: Arc::new(tokenizer),
@@ -103,7 +108,7 @@ impl Checkpoint {
 /// A model's tensors with some rows of the embedding and the head.
 struct TrimmedSource {
     base: Arc<dyn TensorSource>,
-    /// Names of the tensors that have a row for each token.
+    /// Tensors that have a row for each token.
     by_token: Vec<String>,
     /// `[W]`
     kept: Arc<[u32]>,
@@ -114,8 +119,8 @@ struct TrimmedSource {
 
 impl TrimmedSource {
     /// Whether a tensor has a row for each token.
-    fn has_tokens(&self, name: &str) -> bool {
-        self.by_token.iter().any(|other| other == name)
+    fn has_rows(&self, name: &str) -> bool {
+        self.by_token.iter().any(|own| own == name)
     }
 }
 
@@ -126,7 +131,7 @@ impl TensorSource for TrimmedSource {
 
     fn meta(&self, name: &str) -> Option<TensorMeta> {
         let mut meta = self.base.meta(name)?;
-        if self.has_tokens(name) {
+        if self.has_rows(name) {
             let before = meta.shape.first_mut()?;
             let bytes = u128::from(meta.bytes) * self.rows as u128 / (*before).max(1) as u128;
             meta.bytes = bytes as u64;
@@ -139,7 +144,7 @@ impl TensorSource for TrimmedSource {
     /// Of what has a row for each token: `[V, H]` before, `[R, H]` here.
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let whole = self.base.load(name, dtype, device)?;
-        if !self.has_tokens(name) {
+        if !self.has_rows(name) {
             return Ok(whole);
         }
         let kept = Tensor::new(&*self.kept, whole.device())?;

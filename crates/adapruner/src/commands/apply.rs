@@ -187,11 +187,8 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     };
     let Made { plan, scores, study } = made;
     if let Some(plan) = plan.as_ref().filter(|plan| plan.validate(&checkpoint.config).is_ok()) {
-        outputs::check_fits(
-            &output,
-            &plan.pruned_config(&checkpoint.config),
-            outputs::Planned::default(),
-        )?;
+        let pruned = plan.pruned_config(&checkpoint.config);
+        outputs::check_fits(&output, &pruned, outputs::Planned::default())?;
     }
     let named = || from.display().to_string();
     let (plan, learned) = match (plan, &samples.masks) {

@@ -237,11 +237,10 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let placement = run.placement()?;
     let original = args.common.open(session)?;
     if let Some(output) = &first.output {
-        let PlanOptions { ratio, layout, attention_share, drop_attention, .. } = &first.plan;
-        let cut = *ratio > 0.0;
+        let PlanOptions { layout, attention_share, drop_attention, ratio, .. } = &first.plan;
         let planned = outputs::Planned {
-            per_layer: cut && *layout == Layout::PerLayer,
-            heads: cut && (*attention_share != Some(0.0) || !drop_attention.is_empty()),
+            per_layer: *layout == Layout::PerLayer && *ratio > 0.0,
+            heads: *ratio > 0.0 && (*attention_share != Some(0.0) || !drop_attention.is_empty()),
         };
         outputs::check_fits(output, &original.config, planned)?;
     }

@@ -297,7 +297,7 @@ mod tests {
             let expected = run(&integers, steps, &twin);
             if has_fixed() {
                 // SAFETY: as above.
-                let whole = |tile: Tile<'_>| unsafe { fixed(tile, &mut { Prefetch::NONE }) };
+                let whole = |tile: Tile<'_>| unsafe { int16(tile, &mut { Prefetch::NONE }) };
                 prop_assert_eq!(run(&integers, steps, &whole), expected.clone());
             }
             if avx512::has_fixed() {
