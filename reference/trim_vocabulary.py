@@ -111,12 +111,11 @@ def main():
     tokenizer = json.loads((args.folder / "tokenizer.json").read_text())
     whole = Tokenizer.from_file(str(args.folder / "tokenizer.json"))
     texts = [path.read_text() for path in args.text]
-    counts, before = collections.Counter(), 0
-    for text in texts:
-        # Line by line, in bounded memory; a break ends its line.
-        for encoding in whole.encode_batch(text.splitlines(keepends=True), add_special_tokens=False):
-            counts.update(encoding.ids)
-            before += len(encoding.ids)
+    # Whole: a text cut into lines would have other tokens around line breaks.
+    counts = collections.Counter(
+        id for text in texts for id in whole.encode(text, add_special_tokens=False).ids
+    )
+    before = sum(counts.values())
     kept = choose(tokenizer, counts, args.tokens)
     new = {old: at for at, old in enumerate(kept)}
     args.out.mkdir(parents=True)
@@ -147,11 +146,7 @@ def main():
             tensors[name] = tensors[name][kept].contiguous()
     safetensors.torch.save_file(tensors, args.out / "model.safetensors", metadata={"format": "pt"})
     trimmed = Tokenizer.from_file(str(args.out / "tokenizer.json"))
-    after = sum(
-        len(e.ids)
-        for text in texts
-        for e in trimmed.encode_batch(text.splitlines(keepends=True), add_special_tokens=False)
-    )
+    after = sum(len(trimmed.encode(text, add_special_tokens=False).ids) for text in texts)
     print(json.dumps({
         "tokens_before": whole.get_vocab_size(), "tokens": len(kept),
         "parameters": sum(t.numel() for t in tensors.values()),

@@ -1,8 +1,9 @@
 //! Which tokens of a model stay, by texts of the kind that it is meant for.
 //!
-//! All tokens of the texts are counted, every tenth stretch of them apart: the tokens are
-//! ranked by the rest ([`adapruner_prune::vocabulary`]), and what a vocabulary costs is
-//! measured on the stretches held out. Costs are shares of tokens that a text takes more.
+//! All tokens of the texts are counted, every tenth stretch of them apart. What a vocabulary of
+//! a size costs is measured on these stretches, with the tokens ranked by the others
+//! ([`adapruner_prune::vocabulary`]); the tokens that stay are ranked by all of them. Costs are
+//! shares of tokens that a text takes more.
 
 use std::{fmt, ops::ControlFlow, str::FromStr};
 
@@ -90,7 +91,8 @@ pub struct VocabularyRecord {
     pub tokens: usize,
     /// Those of them that stay in any case.
     pub required: usize,
-    /// Share of tokens that held-out text takes more than before.
+    /// Share of tokens that held-out text takes more than before, with as many tokens that
+    /// were ranked without it.
     pub held_out_growth: f64,
     /// What that was allowed to be, where the number of tokens was chosen by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,7 +126,7 @@ pub struct Chosen {
 
 /// How often each token of a model stands in texts, by id.
 struct Counts {
-    /// What tokens are ranked by.
+    /// What tokens are ranked by where costs are measured.
     ranked: Vec<u64>,
     /// What costs are measured on.
     held_out: Vec<u64>,
@@ -186,14 +188,16 @@ pub fn choose(
     let short = counts.held_out.iter().all(|count| *count == 0);
     // Too short to hold anything out.
     let measured = if short { &counts.ranked } else { &counts.held_out };
-    let ranking = Ranking::new(&vocabulary, &counts.ranked);
+    let judge = Ranking::new(&vocabulary, &counts.ranked);
     let (tokens, tolerance) = match settings.tokens {
         Tokens::Count(tokens) => (tokens, None),
-        Tokens::Auto => (ranking.within(measured, tolerance), Some(tolerance)),
+        Tokens::Auto => (judge.within(measured, tolerance), Some(tolerance)),
     };
+    let growths = judge.growths_of(measured);
+    let all: Vec<u64> = counts.ranked.iter().zip(&counts.held_out).map(|(a, b)| a + b).collect();
+    let ranking = Ranking::new(&vocabulary, &all);
     let kept = ranking.keep(tokens)?;
     let plan = VocabularyPlan::new(kept, rows_before, settings.multiple_of)?;
-    let growths = ranking.growths_of(measured);
     let gone = ranking.most().saturating_sub(plan.kept.len());
     let record = VocabularyRecord {
         rows_before,

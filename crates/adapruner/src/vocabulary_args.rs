@@ -15,7 +15,7 @@ use crate::{
     args::{CalibrationArgs, EvalArgs},
     combine::combine,
     failure::advised,
-    typed::{Named, Real},
+    typed::{Named, Proportion},
 };
 
 /// Which tokens stay.
@@ -42,7 +42,7 @@ pub struct VocabularyArgs {
     /// What "auto" allows: the share of tokens that held-out text may take more than in the
     /// whole vocabulary [default: 0.005]
     #[arg(long, value_name = "SHARE")]
-    pub vocab_tolerance: Option<Real>,
+    pub vocab_tolerance: Option<Proportion>,
 }
 
 combine!(VocabularyArgs { vocab, vocab_text, vocab_multiple_of, vocab_tolerance });
@@ -96,7 +96,7 @@ impl VocabularyArgs {
             tokens,
             texts: texts.into_iter().map(of).collect(),
             multiple_of: self.vocab_multiple_of.unwrap_or(1),
-            tolerance: self.vocab_tolerance.map_or(TOLERANCE, |Real(share)| share),
+            tolerance: self.vocab_tolerance.map_or(TOLERANCE, |Proportion(share)| share),
         }))
     }
 }

@@ -1,7 +1,7 @@
 //! A tokenizer with some of its tokens alone: its files, or its metadata, with the
 //! others left out and every id that they name renumbered, read again.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use serde_json::{Map, Value as Json};
 
@@ -121,13 +121,9 @@ impl TextTokenizer {
 fn tokenizer(json: &mut Json, ids: &Kept) {
     let model = &mut json["model"];
     // Before the vocabulary, by which texts are known.
-    let pieces: std::collections::HashSet<String> = match &model["vocab"] {
-        Json::Object(vocab) => {
-            let kept = vocab.iter().filter(|(_, id)| ids.json(id).is_some());
-            kept.map(|(text, _)| text.clone()).collect()
-        }
-        _ => Default::default(),
-    };
+    let vocab = model["vocab"].as_object().into_iter().flatten();
+    let kept = vocab.filter(|(_, id)| ids.json(id).is_some());
+    let pieces: HashSet<String> = kept.map(|(text, _)| text.clone()).collect();
     if let Some(list) = model.get_mut("merges").and_then(Json::as_array_mut) {
         let mut joined = String::new();
         list.retain(|merge| {
@@ -212,8 +208,7 @@ fn rewritten_metadata(metadata: &Metadata, ids: &Kept) -> Metadata {
     let of_id = |id: usize| u32::try_from(id).ok().and_then(|id| ids.get(id));
     let tokens = metadata.get(keys::TOKENS).and_then(Value::as_array).unwrap_or_default();
     let kept = tokens.iter().enumerate().filter(|(id, _)| of_id(*id).is_some());
-    let pieces: std::collections::HashSet<&str> =
-        kept.filter_map(|(_, text)| text.as_str()).collect();
+    let pieces: HashSet<&str> = kept.filter_map(|(_, text)| text.as_str()).collect();
     let mut out = Metadata::new();
     for (key, value) in metadata {
         let value = match (key.as_str(), value) {

@@ -1,5 +1,7 @@
 //! Integration tests of statistics, scores and plans.
 
+#![expect(clippy::disallowed_methods, reason = "tests read what they wrote")]
+
 mod activation;
 mod apply;
 mod bank;

@@ -129,8 +129,7 @@ impl Row {
         measured: &[Perplexity],
         same: impl Iterator<Item = bool>,
     ) -> Option<Self> {
-        let bits: Vec<BitsPerByte> =
-            measured.iter().map(|one| one.bits.clone()).collect::<Option<_>>()?;
+        let bits: Vec<BitsPerByte> = measured.iter().map(|one| one.bits).collect::<Option<_>>()?;
         let first = &measured[0].window_nll;
         let pairs = measured.iter().zip(same).enumerate().map(|(at, (one, same))| {
             let nats = paired::parts(first, &one.window_nll, &one.window_bytes);
