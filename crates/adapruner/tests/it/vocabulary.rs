@@ -112,7 +112,8 @@ fn tokens_alone_go_in_both_formats_and_by_the_plan() {
 #[test]
 fn tokens_and_layers_make_one_ratio() {
     let bench = Bench::new();
-    let options = "--vocab 380 --ratio 0.2 --calibration {corpus} --fast --text {text}";
+    let options =
+        "--vocab 380 --ratio 0.2 --calibration {corpus} --fast --text {text} --allow-overlap";
     let report = bench.prune("both", options);
     let manifest = &report["manifest"];
     let (before, after) = (number(manifest, "/model/parameters"), number(manifest, "/parameters"));
