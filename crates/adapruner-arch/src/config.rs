@@ -472,7 +472,7 @@ impl ModelConfig {
 
 /// How much of a head is rotated, `None` where it is all of it.
 pub fn rotated(head_dim: usize, share: f64) -> Option<usize> {
-    (share != 1.0).then(|| (head_dim as f64 * share) as usize)
+    (share != 1.0).then_some((head_dim as f64 * share) as usize)
 }
 
 /// Which of so many layers are not every `every`-th.

@@ -132,8 +132,6 @@ macro_rules! choice {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Kind {
         Q4,

@@ -129,7 +129,7 @@ impl FromStr for Count {
             Some(_) | None => (&plain[..], 1.0),
         };
         let count = number.trim_end().parse::<f64>().map_err(|_| refused())? * unit;
-        if !(count >= 0.0 && count <= 1e18 && count.fract() == 0.0) {
+        if !((0.0..=1e18).contains(&count) && count.fract() == 0.0) {
             return Err(refused());
         }
         Ok(Self(count as u64))

@@ -12,6 +12,13 @@ pub const F32: f64 = 2e-5;
 /// A bf16 gradient is rounded to 8 bits.
 pub const BF16: f64 = 1.0 / 256.0;
 
+/// How far a whole sublayer with bf16 weights may be from f64: norms behind it, gates and
+/// caps multiply what is rounded.
+pub fn of_sublayers_in_bf16() -> f64 {
+    let one = of_bf16_weights();
+    if one > F32 { 4.0 * one } else { one }
+}
+
 /// How far a product with bf16 weights may be from f64: processors that multiply
 /// pairs of bf16 round the activations to 8 bits, others do not.
 pub fn of_bf16_weights() -> f64 {

@@ -268,7 +268,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     if let Some(chosen) = &chosen {
         cautions.extend(tokens::cautions(&original, chosen, whole.as_ref(), &settings)?);
     }
-    let layers = settings.plan.ratio > 0.0;
+    let layers = chosen.is_none() || settings.plan.ratio > 0.0;
     let calibration = if layers { pipeline::calibration(checkpoint, &settings)? } else { None };
     if let (Some(eval), Some(calibration)) = (&eval, &calibration) {
         let role = ("the calibration set", calibration);

@@ -13,6 +13,7 @@ const LEFT_OUT: [&str; 2] = ["completions", "help"];
 const SET: [&str; 6] = ["json", "verbose", "quiet", "progress", "help", "version"];
 
 /// How the values of an option become words of a command line.
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign, open enum")]
 fn form(arg: &Arg) -> &'static str {
     match arg.get_action() {
         ArgAction::SetTrue => "flag",
@@ -102,7 +103,7 @@ fn function(command: &Command) -> String {
     }
     out.push_str("    progress: Progress | bool | None = None,\n) -> dict[str, Any]:\n");
     let about = command.get_long_about().or(command.get_about()).unwrap().to_string();
-    let mut paragraphs = about.split("\n\n").map(|paragraph| plain(paragraph));
+    let mut paragraphs = about.split("\n\n").map(plain);
     let first = paragraphs.next().unwrap();
     let _ = writeln!(out, "    \"\"\"{}", wrapped(&first, "    ").trim_start().trim_end());
     for paragraph in paragraphs.filter(|paragraph| !paragraph.starts_with("Example:")) {
