@@ -109,9 +109,9 @@ pub enum FeedForwardKind {
 impl FeedForwardKind {
     /// Whether it has a map of a layer; it says nothing of those of attention.
     pub fn has(self, projection: Projection) -> bool {
-        match (self, projection) {
-            (Self::Plain, Projection::Gate) => false,
-            (Self::Gated | Self::Plain, _) => true,
+        match self {
+            Self::Gated => true,
+            Self::Plain => projection != Projection::Gate,
         }
     }
 }

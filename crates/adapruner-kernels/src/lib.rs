@@ -33,6 +33,7 @@
 //! | `threads` | work on all threads, or on one alone |
 //! | [`composition`] | the same, composed of candle's operations |
 //! | `precision` | how exactly products are made |
+//! | `processor` | instruction sets found and used |
 //! | `peak` | what the f32 units can do at most |
 //! | `allocator` | the allocator of programs that run models |
 
@@ -58,6 +59,7 @@ mod norm;
 pub mod packed;
 mod peak;
 mod precision;
+mod processor;
 mod rope;
 pub mod sublayer;
 mod threads;
@@ -78,6 +80,7 @@ pub use matmul::{Columns, matmul, transposed_product};
 pub use norm::rms_norm;
 pub use peak::f32_peak;
 pub use precision::MatmulPrecision;
+pub use processor::{InstructionSet, instruction_sets};
 pub use rope::rope;
 pub use threads::keep_to_one_pool;
 pub use upstream::with_gradient;

@@ -11,7 +11,7 @@ use adapruner::{
         TextSettings,
     },
 };
-use adapruner_checkpoint::{atomic::Files, gguf::GgufType, hf::StoreType};
+use adapruner_checkpoint::{ModelConfig, atomic::Files, gguf::GgufType, hf::StoreType};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice};
 use adapruner_prune::{
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     combine::combine,
     failure::advised,
-    typed::{Named, Proportion, Real},
+    typed::{Count, Named, Proportion, Real},
 };
 
 /// Where models run.
@@ -327,6 +327,9 @@ pub struct PlanArgs {
     /// Share of all parameters to remove, embedding included: 0.2, or 20%, removes a fifth
     #[arg(long, value_name = "RATIO", allow_negative_numbers = true)]
     pub ratio: Option<Proportion>,
+    /// Parameters to keep, in place of --ratio: 100M, 1.2B or a number [prune]
+    #[arg(long, value_name = "PARAMETERS", conflicts_with = "ratio")]
+    pub target_params: Option<Count>,
     /// per-layer (widths differ between layers) or uniform (an ordinary model of its architecture)
     /// [default: per-layer]
     #[arg(long, value_name = "LAYOUT")]
@@ -370,6 +373,7 @@ pub struct PlanArgs {
 
 combine!(PlanArgs {
     ratio,
+    target_params,
     layout,
     protect,
     attention_share,
@@ -428,12 +432,40 @@ impl PlanArgs {
         ))
     }
 
+    /// The same with the ratio that leaves as many parameters of a model of `config` as are
+    /// asked for.
+    ///
+    /// # Errors
+    /// A ratio beside it, or not fewer parameters than the model has.
+    pub fn settled(&self, config: &ModelConfig) -> Result<Self> {
+        let Some(Count(target)) = self.target_params else { return Ok(self.clone()) };
+        let before = config.parameters();
+        if self.ratio.is_some() {
+            return Err(advised(
+                "target-params: given beside a ratio",
+                "say how much is removed in one way",
+            ));
+        }
+        if target == 0 || target >= before {
+            return Err(advised(
+                format!(
+                    "target-params: expected from 1 to below the model's {before} parameters, \
+                     found {target}"
+                ),
+                "inspect shows how many parameters a model has",
+            ));
+        }
+        let ratio = (before - target) as f64 / before as f64;
+        Ok(Self { ratio: Some(Proportion(ratio)), target_params: None, ..self.clone() })
+    }
+
     /// Fills in the defaults.
     pub fn resolve(&self) -> Result<PlanOptions> {
         let Some(Proportion(ratio)) = self.ratio else {
             return Err(advised(
                 "ratio: missing",
-                "say what share of all parameters to remove: --ratio 0.2",
+                "say what share of all parameters to remove: --ratio 0.2 (prune: or how many to \
+                 keep, --target-params 100M)",
             ));
         };
         let default = PlanOptions::new(ratio);

@@ -22,6 +22,13 @@ pub fn available() -> u64 {
     }
 }
 
+/// The processor's name, where the system tells.
+pub fn processor() -> Option<String> {
+    let told = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = told.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// Of what the machine has free, so much is left to others.
 const SPARED: u64 = 8;
 

@@ -112,6 +112,57 @@ impl<'de> Deserialize<'de> for Proportion {
     }
 }
 
+/// A count: a number, also with `k`, `M` or `B` (a thousand, a million, a billion) behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count(pub u64);
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("expected a count such as 100M or 134515008, found {text:?}");
+        let plain = text.trim().replace('_', "");
+        let (number, unit) = match plain.chars().last() {
+            Some('k' | 'K') => (&plain[..plain.len() - 1], 1e3),
+            Some('m' | 'M') => (&plain[..plain.len() - 1], 1e6),
+            Some('b' | 'B' | 'g' | 'G') => (&plain[..plain.len() - 1], 1e9),
+            Some(_) | None => (&plain[..], 1.0),
+        };
+        let count = number.trim_end().parse::<f64>().map_err(|_| refused())? * unit;
+        if !(count >= 0.0 && count <= 1e18 && count.fract() == 0.0) {
+            return Err(refused());
+        }
+        Ok(Self(count as u64))
+    }
+}
+
+impl Serialize for Count {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Stored {
+            Number(u64),
+            Text(String),
+        }
+        match Stored::deserialize(deserializer)? {
+            Stored::Number(count) => Ok(Self(count)),
+            Stored::Text(text) => text.parse().map_err(D::Error::custom),
+        }
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +178,20 @@ mod tests {
         let table: std::collections::BTreeMap<String, Proportion> =
             toml::from_str("a = 0.5\nb = \"50%\"").unwrap();
         assert_eq!(table["a"], table["b"]);
+    }
+
+    #[test]
+    fn counts_take_the_usual_units() {
+        for (text, count) in [
+            ("100M", 100_000_000),
+            ("1.2B", 1_200_000_000),
+            ("134_515_008", 134_515_008),
+            ("64k", 64_000),
+        ] {
+            assert_eq!(text.parse(), Ok(Count(count)), "{text}");
+        }
+        for text in ["", "M", "-1", "1.5", "many", "1e300B", "inf"] {
+            assert!(text.parse::<Count>().is_err(), "{text}");
+        }
     }
 }

@@ -139,12 +139,17 @@ impl Arithmetic {
         Self::Widen.runs_here().then_some(Self::Widen)
     }
 
+    /// Whether [`Arithmetic::Dot`] is faster than [`Arithmetic::Widen`] here.
+    pub(crate) fn fast_dot() -> bool {
+        micro::fast_dot()
+    }
+
     /// Whether this processor has the instructions.
     pub fn runs_here(self) -> bool {
         match self {
             Self::Dot => micro::has_dot(),
             Self::Widen => micro::has_fused(),
-            Self::Int16 => micro::has_fixed(),
+            Self::Int16 => micro::has_int16(),
             Self::Scalar => true,
         }
     }

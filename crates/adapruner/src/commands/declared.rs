@@ -7,7 +7,7 @@ use super::Cli;
 
 /// A line for every command, in a folder that holds `c.toml`; further options
 /// are put behind it.
-const LINES: [&str; 19] = [
+const LINES: [&str; 20] = [
     "inspect m",
     "eval m",
     "generate m",
@@ -26,6 +26,7 @@ const LINES: [&str; 19] = [
     "recover m --data d --out o",
     "merge m --adapter a --out o",
     "export m --out o",
+    "doctor",
     "completions bash",
 ];
 

@@ -7,6 +7,7 @@ mod completions;
 mod correlate;
 #[cfg(test)]
 mod declared;
+mod doctor;
 mod eval;
 mod export;
 mod generate;
@@ -108,6 +109,7 @@ enum Command {
     Recover(Box<recover::RecoverCommand>),
     Merge(merge::MergeCommand),
     Export(export::ExportCommand),
+    Doctor(doctor::DoctorCommand),
     Completions(completions::CompletionsArgs),
 }
 
@@ -280,6 +282,7 @@ impl Command {
             Self::Recover(command) => &**command,
             Self::Merge(command) => command,
             Self::Export(command) => command,
+            Self::Doctor(command) => command,
             Self::Completions(command) => command,
         }
     }

@@ -212,7 +212,8 @@ impl Perform for PruneCommand {
 
     fn files(&self) -> Result<Files> {
         let typed = self.typed()?;
-        let alone = typed.tokens_alone(typed.given.plan.ratio.map(|Proportion(ratio)| ratio));
+        let ratio = typed.given.plan.ratio.map(|Proportion(ratio)| ratio);
+        let alone = typed.given.plan.target_params.is_none() && typed.tokens_alone(ratio);
         let Typed { mut given, recipe, eval, vocabulary, .. } = typed;
         if !alone {
             given.fill(recipe, &eval, None)?;
@@ -230,12 +231,13 @@ impl Perform for PruneCommand {
 }
 
 fn run(args: &PruneCommand, session: &Session) -> Result<()> {
-    let typed = args.typed()?;
+    let mut typed = args.typed()?;
     let bars = session.bars();
     let run = typed.run.resolve()?;
-    let (first, _) = args.settings(&typed, &run, None, None)?;
     let placement = run.placement()?;
     let original = args.common.open(session)?;
+    typed.given.plan = typed.given.plan.settled(&original.config)?;
+    let (first, _) = args.settings(&typed, &run, None, None)?;
     if let Some(output) = &first.output {
         let PlanOptions { layout, attention_share, drop_attention, ratio, .. } = &first.plan;
         let planned = outputs::Planned {

@@ -135,3 +135,21 @@ fn progress_is_told_as_events_where_it_is_asked_for() {
     assert_eq!(last["stage"], "perplexity");
     assert_eq!(last["done"], last["all"]);
 }
+
+#[test]
+fn a_budget_may_be_said_in_parameters() {
+    let line = |budget: &str| {
+        let line = format!("prune {{model}} {budget} --importance magnitude_l1 --dry-run --json");
+        command(words(&line, &[("model", &tiny())])).output().unwrap()
+    };
+    let output = line("--target-params 160k");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let after = report["full_plan"]["parameters_after"].as_u64().unwrap();
+    // A channel of `tiny` has 192 parameters.
+    assert!(after.abs_diff(160_000) <= 96, "{after}");
+    let output = line("--target-params 1B");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("target-params: expected"), "{}", stderr(&output));
+    assert_eq!(line("--target-params 160k --ratio 0.1").status.code(), Some(2));
+}

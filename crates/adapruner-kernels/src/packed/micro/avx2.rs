@@ -22,7 +22,7 @@ pub(super) fn runs_here() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
-pub(super) fn has_fixed() -> bool {
+pub(super) fn has_int16() -> bool {
     runs_here() && is_x86_feature_detected!("avxvnni")
 }
 
@@ -121,7 +121,7 @@ unsafe fn fused_rows<const R: usize>(part: Part<'_>, prefetch: &mut Prefetch) {
 }
 
 /// # Safety
-/// As [`fixed`], for a part of `R` rows.
+/// As [`int16`], for a part of `R` rows.
 #[target_feature(enable = "avx2,fma,avxvnni")]
 unsafe fn int16_rows<const R: usize>(part: Part<'_>, prefetch: &mut Prefetch) {
     let Part { tile, row, col } = part;
@@ -137,7 +137,7 @@ unsafe fn int16_rows<const R: usize>(part: Part<'_>, prefetch: &mut Prefetch) {
         }
         let mut of_step = [_mm256_setzero_si256(); WIDE];
         for (at, of_step) in of_step.iter_mut().enumerate() {
-            // SAFETY: `check_fixed` saw that both sides have all steps; half a line is
+            // SAFETY: `check_int16` saw that both sides have all steps; half a line is
             // aligned as a register is.
             *of_step = unsafe { _mm256_load_si256(b.add(step * COLS + at * LANES).cast()) };
         }
@@ -154,7 +154,7 @@ unsafe fn int16_rows<const R: usize>(part: Part<'_>, prefetch: &mut Prefetch) {
     }
     let mut products: Sums<R> = [[_mm256_setzero_ps(); WIDE]; R];
     for at in 0..WIDE {
-        // SAFETY: `check_fixed` saw that the scales follow the steps.
+        // SAFETY: `check_int16` saw that the scales follow the steps.
         let of_cols = unsafe { _mm256_load_ps(b.add(tile.steps * COLS + at * LANES).cast()) };
         for (row, (sums, products)) in sums.iter().zip(&mut products).enumerate() {
             // SAFETY: the row is as long.
@@ -295,12 +295,12 @@ mod tests {
             // SAFETY: as above.
             let twin = |tile: Tile<'_>| unsafe { fixed_scalar(tile) };
             let expected = run(&integers, steps, &twin);
-            if has_fixed() {
+            if has_int16() {
                 // SAFETY: as above.
                 let whole = |tile: Tile<'_>| unsafe { int16(tile, &mut { Prefetch::NONE }) };
                 prop_assert_eq!(run(&integers, steps, &whole), expected.clone());
             }
-            if avx512::has_fixed() {
+            if avx512::has_int16() {
                 // SAFETY: as above.
                 let whole = |tile: Tile<'_>| unsafe { avx512::int16(tile, &mut { Prefetch::NONE }) };
                 prop_assert_eq!(run(&integers, steps, &whole), expected);

@@ -16,7 +16,7 @@ pub(super) fn has_dot() -> bool {
     runs_here() && is_x86_feature_detected!("avx512bf16")
 }
 
-pub(super) fn has_fixed() -> bool {
+pub(super) fn has_int16() -> bool {
     runs_here() && is_x86_feature_detected!("avx512vnni")
 }
 
@@ -139,7 +139,7 @@ unsafe fn dot_rows<const R: usize, const H: usize>(tile: Tile<'_>, prefetch: &mu
 }
 
 /// # Safety
-/// As [`fixed`]; `tile.rows` is `R`, the columns are in `H` halves.
+/// As [`int16`]; `tile.rows` is `R`, the columns are in `H` halves.
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn int16_rows<const R: usize, const H: usize>(tile: Tile<'_>, prefetch: &mut Prefetch) {
     let sums = sums!(tile, prefetch, R, H, _mm512_setzero_si512(), |sum, a, b| {
@@ -148,7 +148,7 @@ unsafe fn int16_rows<const R: usize, const H: usize>(tile: Tile<'_>, prefetch: &
     let (a, b) = (tile.a.as_ptr().cast::<f32>(), tile.b.as_ptr().cast::<f32>());
     let mut of_cols = [_mm512_setzero_ps(); H];
     for (half, of_cols) in of_cols.iter_mut().enumerate() {
-        // SAFETY: `check_fixed` saw that the scales follow the steps.
+        // SAFETY: `check_int16` saw that the scales follow the steps.
         *of_cols = unsafe { _mm512_load_ps(b.add(tile.steps * COLS + half * 16)) };
     }
     for (row, sums) in sums.into_iter().enumerate() {

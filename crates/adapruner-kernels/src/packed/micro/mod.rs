@@ -42,8 +42,8 @@ impl Tile<'_> {
         assert!(self.b.len() >= self.steps * Line::OF_COLS);
     }
 
-    /// What [`fixed`] relies on.
-    fn check_fixed(&self) {
+    /// What [`int16`] relies on.
+    fn check_int16(&self) {
         self.check(self.steps);
         assert!(self.b.len() >= int16::panel_lines(2 * self.steps));
     }
@@ -76,13 +76,13 @@ fn scalar_sum(a: &[Line], b: &[Line], col: usize, steps: usize) -> f32 {
     (0..steps).fold(0.0, |sum, step| word(a, step).mul_add(word(b, step * COLS + col), sum))
 }
 
-/// The scalar twin of [`fixed`], to the same bits.
+/// The scalar twin of [`int16`], to the same bits.
 ///
 /// # Safety
 /// As [`scalar`].
 #[cfg(all(test, target_arch = "x86_64"))]
 pub(super) unsafe fn fixed_scalar(tile: Tile<'_>) {
-    tile.check_fixed();
+    tile.check_int16();
     let word = |lines: &[Line], at: usize| lines[at / Line::WORDS].0[at % Line::WORDS];
     let halves = |word: u32| [word as u16, (word >> 16) as u16].map(|v| i32::from(v.cast_signed()));
     for row in 0..tile.rows {
@@ -128,10 +128,10 @@ pub(super) fn fast_dot() -> bool {
     false
 }
 
-/// Whether there are instructions for [`fixed`].
-pub(super) fn has_fixed() -> bool {
+/// Whether there are instructions for [`int16`].
+pub(super) fn has_int16() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return avx512::has_fixed() || avx2::has_fixed();
+    return avx512::has_int16() || avx2::has_int16();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -140,13 +140,13 @@ pub(super) fn has_fixed() -> bool {
 /// [`super::int16`] writes them, a step is a pair. `prefetch` is fetched on the way.
 ///
 /// # Safety
-/// As [`scalar`], and [`has_fixed`].
+/// As [`scalar`], and [`has_int16`].
 pub(super) unsafe fn int16(tile: Tile<'_>, prefetch: &mut Prefetch) {
-    tile.check_fixed();
+    tile.check_int16();
     // SAFETY: the caller's promise.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        match avx512::has_fixed() {
+        match avx512::has_int16() {
             true => avx512::int16(tile, prefetch),
             false => avx2::int16(tile, prefetch),
         }

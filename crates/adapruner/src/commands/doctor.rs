@@ -1,0 +1,144 @@
+//! `doctor`: what this machine and this build can do.
+
+use std::path::PathBuf;
+
+use adapruner::memory;
+use adapruner_checkpoint::atomic::Files;
+use adapruner_kernels::{InstructionSet, instruction_sets};
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::{Perform, Session};
+use crate::printer::{Printer, bytes, table};
+
+/// Show what this machine and this build can do: instruction sets found and used, threads,
+/// memory, precision, features, and where files are looked for.
+///
+/// Example: adapruner doctor
+#[derive(Debug, Args)]
+pub struct DoctorCommand {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    /// Features that this build has, and those that it lacks.
+    features: Features,
+    processor: Option<String>,
+    instruction_sets: Vec<Set>,
+    threads: usize,
+    memory_available_bytes: u64,
+    /// What `--matmul-precision` is where nothing is said.
+    default_precision: String,
+    folders: Folders,
+}
+
+#[derive(Serialize)]
+struct Features {
+    built: Vec<&'static str>,
+    not_built: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Set {
+    name: &'static str,
+    found: bool,
+    used: bool,
+    note: &'static str,
+}
+
+#[derive(Serialize)]
+struct Folders {
+    /// Where models and texts of the hub are kept.
+    hub: PathBuf,
+    /// `ADAPRUNER_DATA`.
+    data: Option<PathBuf>,
+}
+
+impl Perform for DoctorCommand {
+    fn json(&self) -> bool {
+        self.json
+    }
+
+    fn files(&self) -> Result<Files> {
+        Ok(Files::new())
+    }
+
+    fn run(&self, _: &Session) -> Result<()> {
+        Printer::new(self.json).result(&report(), text)
+    }
+}
+
+fn report() -> Report {
+    let features = [
+        ("hub", cfg!(feature = "hub")),
+        ("redis", cfg!(feature = "redis")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("metal", cfg!(feature = "metal")),
+    ];
+    let of = |built: bool| {
+        let chosen = features.into_iter().filter(move |(_, has)| *has == built);
+        chosen.map(|(name, _)| name).collect()
+    };
+    let set = |InstructionSet { name, found, used, note }| Set { name, found, used, note };
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        features: Features { built: of(true), not_built: of(false) },
+        processor: memory::processor(),
+        instruction_sets: instruction_sets().into_iter().map(set).collect(),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_available_bytes: memory::available(),
+        default_precision: adapruner_kernels::MatmulPrecision::default().to_string(),
+        folders: Folders { hub: hub(), data: std::env::var_os("ADAPRUNER_DATA").map(Into::into) },
+    }
+}
+
+/// The hub's cache, where Python's libraries have it too.
+fn hub() -> PathBuf {
+    let home =
+        || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/huggingface"));
+    let base = std::env::var_os("HF_HOME").map(PathBuf::from).or_else(home);
+    base.unwrap_or_default().join("hub")
+}
+
+fn text(report: &Report) -> String {
+    let listed = |names: &[&str]| if names.is_empty() { "none".into() } else { names.join(", ") };
+    let mut rows = vec![
+        ("version", report.version.to_owned()),
+        ("features", listed(&report.features.built)),
+        ("not built", listed(&report.features.not_built)),
+        ("processor", report.processor.clone().unwrap_or_else(|| "unknown".to_owned())),
+    ];
+    for Set { name, found, used, note } in &report.instruction_sets {
+        rows.push((
+            name,
+            match (found, used) {
+                (true, true) => format!("used: {note}"),
+                (true, false) => format!("found, not used: {note}"),
+                (false, _) => "not found".to_owned(),
+            },
+        ));
+    }
+    if report.instruction_sets.is_empty() {
+        rows.push(("instructions", "products are the gemm crate's on this processor".to_owned()));
+    }
+    let data = &report.folders.data;
+    rows.extend([
+        ("threads", report.threads.to_string()),
+        ("memory free", bytes(report.memory_available_bytes)),
+        ("precision", report.default_precision.clone()),
+        ("hub cache", report.folders.hub.display().to_string()),
+        (
+            "data",
+            data.as_ref().map_or_else(
+                || "ADAPRUNER_DATA is not set".to_owned(),
+                |path| path.display().to_string(),
+            ),
+        ),
+    ]);
+    table(&rows)
+}
