@@ -199,6 +199,10 @@ pub fn train(
     progress: &dyn Progress,
 ) -> Result<Option<Recovered>> {
     settings.train.check()?;
+    let matches = settings.train.distillation.is_some_and(|d| d.hidden.is_some());
+    if let Some(teacher) = teacher.filter(|_| matches) {
+        distill::check_blocks(checkpoint, teacher)?;
+    }
     let aligned = teacher.map(|of| distill::aligned(checkpoint, of)).transpose()?;
     let source = aligned.as_ref();
     if let (Some(whole), Some(part)) = (teacher, source)
@@ -228,11 +232,7 @@ pub fn train(
         Method::Full => None,
     };
     let learned = adapter.as_ref().map_or(checkpoint.config.parameters(), Adapter::parameters);
-    let matches = settings.train.distillation.is_some_and(|d| d.hidden.is_some());
     let along = source.filter(|_| matches);
-    if let Some(source) = along {
-        distill::check_blocks(checkpoint, source)?;
-    }
     let packed = placement.packed_bytes();
     let bytes = (placement.dtype.size_in_bytes() + packed.forward + packed.back) as u64;
     let config = along.map(|source| &source.config);

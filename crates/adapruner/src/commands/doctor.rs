@@ -12,8 +12,10 @@ use serde::Serialize;
 use super::{Perform, Session};
 use crate::printer::{Printer, bytes, table};
 
-/// Show what this machine and this build can do: instruction sets found and used, threads,
-/// memory, precision, features, and where files are looked for.
+/// Show what this machine and this build can do.
+///
+/// Instruction sets found and used, threads, memory, precision, features of the build, and where
+/// files are looked for.
 ///
 /// Example: adapruner doctor
 #[derive(Debug, Args)]

@@ -107,8 +107,9 @@ fn a_misspelt_file_or_value_is_answered_with_the_nearest() {
 #[test]
 fn ratios_are_taken_as_they_are_usually_written() {
     let line = |ratio: &str| {
-        let line =
-            format!("prune {{model}} --ratio {ratio} --importance magnitude_l1 --dry-run --json");
+        let line = format!(
+            "prune {{model}} --ratio {ratio} {{bare}} --importance magnitude_l1 --dry-run --json"
+        );
         command(words(&line, &[("model", &tiny())])).output().unwrap()
     };
     let plan = |ratio: &str| -> serde_json::Value {
@@ -139,7 +140,8 @@ fn progress_is_told_as_events_where_it_is_asked_for() {
 #[test]
 fn a_budget_may_be_said_in_parameters() {
     let line = |budget: &str| {
-        let line = format!("prune {{model}} {budget} --importance magnitude_l1 --dry-run --json");
+        let line =
+            format!("prune {{model}} {budget} {{bare}} --importance magnitude_l1 --dry-run --json");
         command(words(&line, &[("model", &tiny())])).output().unwrap()
     };
     let output = line("--target-params 160k");
