@@ -28,6 +28,7 @@ __all__ = [
     "recover",
     "merge",
     "export",
+    "doctor",
 ]
 
 
@@ -548,6 +549,7 @@ def prune(
     config: Value | bool | None = None,
     fast: bool | None = None,
     ratio: Value | bool | None = None,
+    target_params: Value | bool | None = None,
     layout: Value | bool | None = None,
     protect: Value | bool | None = None,
     attention_share: Value | bool | None = None,
@@ -564,6 +566,10 @@ def prune(
     stats: Value | bool | None = None,
     importance: Value | bool | None = None,
     grouping: Value | bool | None = None,
+    vocab: Value | bool | None = None,
+    vocab_text: Value | Sequence[Value] | None = None,
+    vocab_multiple_of: Value | bool | None = None,
+    vocab_tolerance: Value | bool | None = None,
     learn_masks: Value | bool | None = None,
     learn_units: Value | Sequence[Value] | None = None,
     mask_budget: Value | bool | None = None,
@@ -621,7 +627,9 @@ def prune(
         fast: The best result in seconds: structured Wanda by one forward pass, without
         gradients. Without it, what is not given is what gave the best result in minutes: masks
         are learned from there
-        ratio: Share of all parameters to remove, embedding included: 0.2 removes a fifth
+        ratio: Share of all parameters to remove, embedding included: 0.2, or 20%, removes a
+        fifth
+        target_params: Parameters to keep, in place of --ratio: 100M, 1.2B or a number [prune]
         layout: per-layer (widths differ between layers) or uniform (an ordinary model of its
         architecture) [default: per-layer]
         protect: Spare the first A and last B layers [default: 0,0; prune: an eighth and a
@@ -661,6 +669,18 @@ def prune(
         activation=0.3,metric=wanda (or flap) gives such a metric 0.3 of the blend
         grouping: How the rows and columns of a unit become one number: sum, mean, max or prod
         [default: sum]
+        vocab: Keep the N tokens that texts of the kind at hand need most, or "auto" for as few
+        as --vocab-tolerance allows. Bytes, special and added tokens and those of the chat
+        template always stay, so that every text still has ids; the tokenizer, embedding, head
+        and all ids in the model's files follow. What this removes counts towards --ratio;
+        without --ratio the layers stay as they are
+        vocab_text: Text whose tokens are counted, as for --text; may be given several times.
+        Name texts of all languages and kinds that the model is meant for [default: the
+        calibration text]
+        vocab_multiple_of: The embedding's rows become a multiple of N, by rows that no token
+        has and whose logit is never the largest [default: 1]
+        vocab_tolerance: What "auto" allows: the share of tokens that held-out text may take
+        more than in the whole vocabulary [default: 0.005]
         learn_masks: Learn which units stay, in so many steps: every unit has a score, the best
         by score run, exactly as many as the plan keeps, and gradients through a hard mask move
         the scores. The plan is where it begins; the step is chosen on samples that are held
@@ -704,8 +724,9 @@ def prune(
         hf]
         save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
         are quantised), f32, f16 or bf16 [default: keep]
-        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1 or a
-        K-quant [default: the model's float type, f16 where it is quantised]
+        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
+        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 where it is quantised]
         force: Replace an earlier output of this program
         dry_run: Print the plan, write nothing
         text: Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
@@ -740,6 +761,7 @@ def prune(
             ("--config", "value", config),
             ("--fast", "switch", fast),
             ("--ratio", "value", ratio),
+            ("--target-params", "value", target_params),
             ("--layout", "value", layout),
             ("--protect", "value", protect),
             ("--attention-share", "value", attention_share),
@@ -756,6 +778,10 @@ def prune(
             ("--stats", "value", stats),
             ("--importance", "value", importance),
             ("--grouping", "value", grouping),
+            ("--vocab", "value", vocab),
+            ("--vocab-text", "repeated", vocab_text),
+            ("--vocab-multiple-of", "value", vocab_multiple_of),
+            ("--vocab-tolerance", "value", vocab_tolerance),
             ("--learn-masks", "value", learn_masks),
             ("--learn-units", "joined", learn_units),
             ("--mask-budget", "value", mask_budget),
@@ -819,6 +845,7 @@ def search(
     anew: bool | None = None,
     allow_overlap: bool | None = None,
     ratio: Value | bool | None = None,
+    target_params: Value | bool | None = None,
     layout: Value | bool | None = None,
     protect: Value | bool | None = None,
     attention_share: Value | bool | None = None,
@@ -886,7 +913,9 @@ def search(
         anew: Where the folder holds another search, move that to STUDY.1 (or the next free
         number) and begin anew, with its statistics where they fit
         allow_overlap: Go on though texts share passages
-        ratio: Share of all parameters to remove, embedding included: 0.2 removes a fifth
+        ratio: Share of all parameters to remove, embedding included: 0.2, or 20%, removes a
+        fifth
+        target_params: Parameters to keep, in place of --ratio: 100M, 1.2B or a number [prune]
         layout: per-layer (widths differ between layers) or uniform (an ordinary model of its
         architecture) [default: per-layer]
         protect: Spare the first A and last B layers [default: 0,0; prune: an eighth and a
@@ -958,6 +987,7 @@ def search(
             ("--anew", "switch", anew),
             ("--allow-overlap", "switch", allow_overlap),
             ("--ratio", "value", ratio),
+            ("--target-params", "value", target_params),
             ("--layout", "value", layout),
             ("--protect", "value", protect),
             ("--attention-share", "value", attention_share),
@@ -1011,6 +1041,7 @@ def compare(
     anew: bool | None = None,
     allow_overlap: bool | None = None,
     ratio: Value | bool | None = None,
+    target_params: Value | bool | None = None,
     layout: Value | bool | None = None,
     protect: Value | bool | None = None,
     attention_share: Value | bool | None = None,
@@ -1075,7 +1106,9 @@ def compare(
         anew: Where the folder holds another search, move that to STUDY.1 (or the next free
         number) and begin anew, with its statistics where they fit
         allow_overlap: Go on though texts share passages
-        ratio: Share of all parameters to remove, embedding included: 0.2 removes a fifth
+        ratio: Share of all parameters to remove, embedding included: 0.2, or 20%, removes a
+        fifth
+        target_params: Parameters to keep, in place of --ratio: 100M, 1.2B or a number [prune]
         layout: per-layer (widths differ between layers) or uniform (an ordinary model of its
         architecture) [default: per-layer]
         protect: Spare the first A and last B layers [default: 0,0; prune: an eighth and a
@@ -1145,6 +1178,7 @@ def compare(
             ("--anew", "switch", anew),
             ("--allow-overlap", "switch", allow_overlap),
             ("--ratio", "value", ratio),
+            ("--target-params", "value", target_params),
             ("--layout", "value", layout),
             ("--protect", "value", protect),
             ("--attention-share", "value", attention_share),
@@ -1527,8 +1561,9 @@ def apply(
         hf]
         save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
         are quantised), f32, f16 or bf16 [default: keep]
-        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1 or a
-        K-quant [default: the model's float type, f16 where it is quantised]
+        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
+        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 where it is quantised]
         force: Replace an earlier output of this program
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
@@ -1719,8 +1754,9 @@ def recover(
         hf]
         save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
         are quantised), f32, f16 or bf16 [default: keep]
-        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1 or a
-        K-quant [default: the model's float type, f16 where it is quantised]
+        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
+        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 where it is quantised]
         force: Replace an earlier output of this program
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
@@ -1820,8 +1856,9 @@ def merge(
         hf]
         save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
         are quantised), f32, f16 or bf16 [default: keep]
-        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1 or a
-        K-quant [default: the model's float type, f16 where it is quantised]
+        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
+        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 where it is quantised]
         force: Replace an earlier output of this program
         no_verify: Open outputs of this program though they were edited: do not hold them
         against the digests in their manifest.json
@@ -1869,8 +1906,9 @@ def export(
         hf]
         save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
         are quantised), f32, f16 or bf16 [default: keep]
-        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1 or a
-        K-quant [default: the model's float type, f16 where it is quantised]
+        gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
+        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 where it is quantised]
         force: Replace an earlier output of this program
         no_verify: Open outputs of this program though they were edited: do not hold them
         against the digests in their manifest.json
@@ -1887,6 +1925,32 @@ def export(
             ("--save-dtype", "value", save_dtype),
             ("--gguf-type", "value", gguf_type),
             ("--force", "switch", force),
+            ("--no-verify", "flag", no_verify),
+        ],
+        progress,
+    )
+
+
+def doctor(
+    *,
+    no_verify: bool = False,
+    progress: Progress | bool | None = None,
+) -> dict[str, Any]:
+    """Show what this machine and this build can do.
+
+    Instruction sets found and used, threads, memory, precision, features of the build, and
+    where files are looked for.
+
+    Arguments:
+        no_verify: Open outputs of this program though they were edited: do not hold them
+        against the digests in their manifest.json
+        progress: called as progress(stage, done, all, note); True shows bars, False none,
+        None bars where somebody watches
+    """
+    return run_command(
+        "doctor",
+        [],
+        [
             ("--no-verify", "flag", no_verify),
         ],
         progress,
