@@ -130,10 +130,11 @@ pub fn write(
     }
     if kind.per_layer {
         small(MODELING_FILE, modeling(kind.family()).as_bytes())?;
-        warnings.push(
-            "widths differ between layers: open with trust_remote_code=True, or export as GGUF"
-                .into(),
-        );
+        let why = match config.uniform_widths() {
+            None => "widths differ between layers",
+            Some(_) => "the family's class cannot hold this number of heads",
+        };
+        warnings.push(format!("{why}: open with trust_remote_code=True"));
     }
     files.extend(write_weights(checkpoint, dir, places, options, on_progress)?);
     Ok(Written { files, dtype: dtype.name().to_owned(), warnings })
