@@ -10,7 +10,7 @@ use adapruner_kernels::{
 use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 
-use crate::twin::{F32, OF_SUBLAYERS, Operand, compare_within, numbers, of_sublayers_in_bf16};
+use crate::twin::{F32, Operand, compare_within, numbers, of_bf16_weights};
 
 /// Collects what the taps of a sublayer saw, by name.
 #[derive(Default)]
@@ -255,7 +255,7 @@ proptest! {
         let shape = of_weights(shape, bf16);
         let makers = makers(seed, biased, masked, bf16, shape);
         let layers = makers.each_ref().map(|m| m.feed_forward(hidden, inner));
-        let tolerance = if bf16 { of_sublayers_in_bf16() } else { OF_SUBLAYERS };
+        let tolerance = if bf16 { of_bf16_weights() } else { F32 };
         compare_within(
             tolerance,
             &[Operand::new(&[b, t, hidden], seed).strided(strided)],
@@ -282,7 +282,7 @@ proptest! {
         let shape = of_weights(shape, bf16);
         let makers = makers(seed, biased, masked, bf16, shape);
         let layers = makers.each_ref().map(|m| m.attention(hidden, t, (k * group, k, 2 * half)));
-        let tolerance = if bf16 { of_sublayers_in_bf16() } else { OF_SUBLAYERS };
+        let tolerance = if bf16 { of_bf16_weights() } else { F32 };
         compare_within(
             tolerance,
             &[Operand::new(&[b, t, hidden], seed).strided(strided)],

@@ -9,16 +9,8 @@ use rand_chacha::ChaCha8Rng;
 /// sums of some hundred products round at 6·10⁻⁸ each, and errors of one step
 /// pass through the next.
 pub const F32: f64 = 2e-5;
-/// The same of whole sublayers, whose norms multiply what was rounded before them.
-pub const OF_SUBLAYERS: f64 = 2e-4;
 /// A bf16 gradient is rounded to 8 bits.
 pub const BF16: f64 = 1.0 / 256.0;
-
-/// How far a whole sublayer with bf16 weights may be from f64: it rounds several times.
-pub fn of_sublayers_in_bf16() -> f64 {
-    let one = of_bf16_weights();
-    if one > F32 { 3.0 * one } else { OF_SUBLAYERS }
-}
 
 /// How far a product with bf16 weights may be from f64: processors that multiply
 /// pairs of bf16 round the activations to 8 bits, others do not.
