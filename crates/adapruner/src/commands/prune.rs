@@ -234,6 +234,10 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let mut typed = args.typed()?;
     let bars = session.bars();
     let run = typed.run.resolve()?;
+    // What is wrong with the options is said before a model is fetched.
+    if typed.given.plan.target_params.is_none() {
+        args.settings(&typed, &run, None, None)?;
+    }
     let placement = run.placement()?;
     let original = args.common.open(session)?;
     typed.given.plan = typed.given.plan.settled(&original.config)?;

@@ -155,3 +155,10 @@ fn a_budget_may_be_said_in_parameters() {
     assert!(stderr(&output).contains("target-params: expected"), "{}", stderr(&output));
     assert_eq!(line("--target-params 160k --ratio 0.1").status.code(), Some(2));
 }
+
+#[test]
+fn options_are_refused_before_a_model_is_fetched() {
+    let output = command(["prune", "owner/model", "--calibration", "c4", "--dry-run"]).output();
+    let said = stderr(&output.unwrap());
+    assert!(said.starts_with("error: ratio: missing"), "{said}");
+}
