@@ -6,9 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    experts::Experts,
     family::{
         AttentionBiasRule, Factor, Family, HeadWidthRule, MlpBiasRule, NormKind, NormWeight,
-        OrderRule, Positions, ScoreRule, WindowRule,
+        NormalisedRule, OrderRule, Positions, ScoreRule, WindowRule,
     },
     names::{Part, Projection, Sublayer},
 };
@@ -48,6 +49,12 @@ pub enum Architecture {
     /// Falcon with a norm before each sublayer: 40B, 180B.
     #[serde(rename = "falcon_two_norms")]
     FalconTwoNorms,
+    /// Qwen 3, the mixtures of experts.
+    Qwen3Moe,
+    /// OLMoE.
+    Olmoe,
+    /// Mixtral.
+    Mixtral,
 }
 
 /// The widths of one layer.
@@ -61,7 +68,8 @@ pub struct LayerWidths {
     pub query_heads: usize,
     /// `K`.
     pub kv_heads: usize,
-    /// `F`, at least 1.
+    /// `F`, at least 1; of a mixture the channels of all experts, those of one after those of the
+    /// other, of each as many.
     pub ffn: usize,
 }
 
@@ -183,6 +191,9 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// `N`, `K` and `F` of every layer, first layer first.
     pub layers: Vec<LayerWidths>,
+    /// What its feed-forwards are mixtures of, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Experts>,
     /// Activation of the feed-forward.
     pub activation: Activation,
     /// Added to the mean square or variance in norms.
@@ -229,8 +240,8 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// A model of these sizes, untied and without special tokens; all else is what its
-    /// architecture takes for what is not said.
+    /// A model of these sizes, untied and without special tokens, mixtures of one expert; all else
+    /// is what its architecture takes for what is not said.
     pub fn new(
         architecture: Architecture,
         hidden_size: usize,
@@ -247,6 +258,14 @@ impl ModelConfig {
             hidden_size,
             head_dim,
             vocab_size,
+            experts: family.experts.map(|rule| Experts {
+                count: 1,
+                chosen: 1,
+                normalised: match rule.normalised {
+                    NormalisedRule::Always => true,
+                    NormalisedRule::Key { .. } => false,
+                },
+            }),
             activation: family.activation.1,
             norm_eps: family.hf.eps.1,
             parallel: match family.order {
@@ -424,7 +443,8 @@ impl ModelConfig {
     /// window or none.
     pub fn is_mistral_like(&self) -> bool {
         let family = self.family();
-        family.norms == Architecture::Llama.family().norms
+        self.experts.is_none()
+            && family.norms == Architecture::Llama.family().norms
             && family.maps == Architecture::Llama.family().maps
             && family.norm_kind == NormKind::RootMeanSquare
             && family.positions == Positions::Rotary

@@ -26,6 +26,8 @@ pub struct Family {
     pub title: &'static str,
     /// The linear maps of a layer.
     pub maps: Maps,
+    /// How its feed-forwards are mixtures of experts, where they are.
+    pub experts: Option<ExpertsRule>,
     /// The norms of a layer's stream, which are also where they stand.
     pub norms: LayerNorms,
     /// What norms of the stream compute.
@@ -116,6 +118,47 @@ impl FeedForwardKind {
     }
 }
 
+/// What stands for the number of an expert in the names of its maps in a Hugging Face folder.
+pub const EXPERT: &str = "*";
+
+/// How a feed-forward is a mixture of experts: `E` feed-forwards of the same width, of which each
+/// token takes the `k` that its router gives the largest probabilities.
+///
+/// The probabilities are the softmax over all experts of the router's logits; what the chosen
+/// experts give is added, weighted by them. The names of the experts' maps in
+/// [`Family::maps`] have [`EXPERT`] where the number of the expert stands in a folder; GGUF files
+/// hold each map of all experts as one tensor, `[E, F, H]` or `[E, H, F]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsRule {
+    /// The map that gives the logits of the experts, `[E, H]`.
+    pub router: TensorName,
+    /// Key of `config.json` for `E`.
+    pub count: &'static str,
+    /// Key of `config.json` for `k`.
+    pub chosen: &'static str,
+    /// Whether the weights of the chosen experts are divided by their sum.
+    pub normalised: NormalisedRule,
+    /// Keys of `config.json` that make some layers dense: every how many layers one has experts,
+    /// and a list of layers without. Only models whose layers all have experts are run.
+    pub dense_layers: Option<(&'static str, &'static str)>,
+    /// Key of GGUF's metadata, without the architecture, for the width of an expert.
+    pub gguf_width: &'static str,
+}
+
+/// Whether the weights of the chosen experts are divided by their sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormalisedRule {
+    /// They are.
+    Always,
+    /// As a key of `config.json` says, false where it is missing.
+    Key {
+        /// The key.
+        hf: &'static str,
+        /// What llama.cpp does, whatever the model.
+        gguf: bool,
+    },
+}
+
 /// The linear maps of a layer, by what they do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Maps {
@@ -127,7 +170,8 @@ pub struct Maps {
     pub v: TensorName,
     /// What reads the heads' outputs, `[H, N·D]`.
     pub o: TensorName,
-    /// What the activation is of, where another map gives what it multiplies, `[F, H]`.
+    /// What the activation is of, where another map gives what it multiplies, `[F, H]`; of a
+    /// mixture those of every expert, like the next two.
     pub gate: Option<TensorName>,
     /// The channels, or what the gate multiplies, `[F, H]`.
     pub up: TensorName,

@@ -28,6 +28,8 @@ pub struct HuggingFace {
     pub ffn: (&'static str, Option<usize>),
     /// Settings with one value that is run.
     pub fixed: &'static [Fixed],
+    /// Keys that must be null, with what they would do otherwise, in words.
+    pub null: &'static [(&'static str, &'static str)],
     /// What says that a folder of the class is of this architecture, where others have the same
     /// class.
     pub form: FormRule,
@@ -115,6 +117,8 @@ pub struct Gguf {
     pub architecture: &'static str,
     /// Whether it has layers whose heads' outputs are not as wide as the stream.
     pub any_heads: bool,
+    /// Whether it has layers with fewer key-value heads than query heads.
+    pub grouped: bool,
     /// Whether a tied model has a tensor for its output projection.
     pub needs_head: bool,
     /// The order of the rows of queries and keys.
@@ -128,6 +132,7 @@ impl Gguf {
     pub const LLAMA: Self = Self {
         architecture: "llama",
         any_heads: true,
+        grouped: true,
         needs_head: false,
         rows: RowOrder::Interleaved,
         biases: GgufBiases::All,

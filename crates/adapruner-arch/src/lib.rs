@@ -30,12 +30,15 @@
 //! | [`names`] | the tensors that a configuration demands |
 
 pub mod config;
+mod experts;
 mod families;
 pub mod family;
 mod formats;
 pub mod names;
+mod stored;
 
 pub use config::{
     Activation, Architecture, AttentionBias, LayerWidths, ModelConfig, Rope, RopeScaling,
 };
+pub use experts::Experts;
 pub use family::Family;

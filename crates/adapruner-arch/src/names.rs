@@ -3,9 +3,10 @@
 
 use std::fmt;
 
+pub use crate::stored::{FileFormat, StoredTensor, stored_tensors};
 use crate::{
     config::ModelConfig,
-    family::{Family, FusedRows, HeadNorm, NormKind, Positions, TensorName},
+    family::{EXPERT, Family, HeadNorm, NormKind, Positions, TensorName},
 };
 
 /// The parts of a layer.
@@ -233,8 +234,12 @@ pub enum Part {
     Norm(usize, Norm),
     /// Its bias.
     NormBias(usize, Norm),
-    /// The weight of a projection in a layer.
+    /// The weight of a projection in a layer, other than those of experts.
     Weight(usize, Projection),
+    /// The weight of a projection of an expert in a layer: layer, expert, projection.
+    Expert(usize, usize, Projection),
+    /// What gives the logits of a layer's experts, `[E, H]`.
+    Router(usize),
     /// Its bias.
     Bias(usize, Projection),
     /// The final norm, `[H]`.
@@ -262,10 +267,17 @@ impl Part {
             Self::Weight(layer, projection) if family.has(projection) => {
                 projection.weight(family, layer)
             }
+            Self::Expert(layer, expert, projection) if family.has(projection) => {
+                let name = projection.weight(family, layer);
+                name.replacen(EXPERT, &expert.to_string(), 1)
+            }
+            Self::Router(layer) => format!("{layers}.{layer}.{}.weight", family.experts?.router.hf),
             Self::Bias(layer, projection) if family.has(projection) => {
                 projection.bias(family, layer)
             }
-            Self::NormBias(..) | Self::Weight(..) | Self::Bias(..) => return None,
+            Self::NormBias(..) | Self::Weight(..) | Self::Expert(..) | Self::Bias(..) => {
+                return None;
+            }
             Self::FinalNorm => format!("{}.weight", outer.final_norm),
             Self::FinalNormBias => match family.norm_kind {
                 NormKind::RootMeanSquare => return None,
@@ -275,7 +287,8 @@ impl Part {
         })
     }
 
-    /// Its name in a GGUF file; `None` for what the family does not have.
+    /// Its name in a GGUF file, of an expert's that of all experts together; `None` for what the
+    /// family does not have.
     pub fn gguf_name(self, family: &Family) -> Option<String> {
         let map = |projection| family.maps.of(projection).map(|name| name.gguf);
         Some(match self {
@@ -289,7 +302,10 @@ impl Part {
                 format!("blk.{layer}.{}.bias", norm.of(family)?.gguf)
             }
             Self::NormBias(..) => return None,
-            Self::Weight(layer, projection) => format!("blk.{layer}.{}.weight", map(projection)?),
+            Self::Weight(layer, projection) | Self::Expert(layer, _, projection) => {
+                format!("blk.{layer}.{}.weight", map(projection)?)
+            }
+            Self::Router(layer) => format!("blk.{layer}.{}.weight", family.experts?.router.gguf),
             Self::Bias(layer, projection) => format!("blk.{layer}.{}.bias", map(projection)?),
             Self::FinalNorm => "output_norm.weight".to_owned(),
             Self::FinalNormBias => match family.norm_kind {
@@ -308,6 +324,8 @@ impl Part {
             | Self::Positions
             | Self::NormBias(..)
             | Self::Weight(..)
+            | Self::Expert(..)
+            | Self::Router(..)
             | Self::Bias(..)
             | Self::FinalNormBias
             | Self::Head => false,
@@ -329,6 +347,8 @@ impl Part {
             // that has them has its rows interleaved.
             Self::Norm(..)
             | Self::NormBias(..)
+            | Self::Expert(..)
+            | Self::Router(..)
             | Self::Embedding
             | Self::Positions
             | Self::FinalNorm
@@ -349,7 +369,8 @@ pub struct ExpectedTensor {
     pub shape: Vec<usize>,
 }
 
-/// `[out, in]` of a projection in a layer of `config`.
+/// `[out, in]` of a projection in a layer of `config`; of experts that of all of them, rows of one
+/// below those of the other, columns beside them.
 pub fn projection_shape(config: &ModelConfig, layer: usize, projection: Projection) -> [usize; 2] {
     let (h, d, w) = (config.hidden_size, config.head_dim, config.layers[layer]);
     let cut = match projection.axis() {
@@ -358,6 +379,12 @@ pub fn projection_shape(config: &ModelConfig, layer: usize, projection: Projecti
         UnitAxis::Channels => w.ffn,
     };
     if projection.prunes_columns() { [h, cut] } else { [cut, h] }
+}
+
+/// `[out, in]` of a projection of one expert in a layer of `config`.
+pub fn expert_shape(config: &ModelConfig, layer: usize, projection: Projection) -> [usize; 2] {
+    let (h, width) = (config.hidden_size, config.expert_width(&config.layers[layer]));
+    if projection.prunes_columns() { [h, width] } else { [width, h] }
 }
 
 /// Every tensor of a model with `config`, in the order of the forward pass: a
@@ -396,8 +423,19 @@ pub fn expected_tensors(config: &ModelConfig) -> Vec<ExpectedTensor> {
             parts.extend(norm(Norm::AfterAttention));
         }
         parts.extend(norm(Norm::BeforeFfn));
-        parts
-            .extend([Projection::Gate, Projection::Up, Projection::Down].into_iter().flat_map(map));
+        let feed_forward = [Projection::Gate, Projection::Up, Projection::Down];
+        match config.experts {
+            None => parts.extend(feed_forward.into_iter().flat_map(map)),
+            Some(experts) => {
+                parts.push((Part::Router(layer), vec![experts.count, h]));
+                parts.extend((0..experts.count).flat_map(|expert| {
+                    feed_forward.map(|projection| {
+                        let shape = expert_shape(config, layer, projection);
+                        (Part::Expert(layer, expert, projection), shape.to_vec())
+                    })
+                }));
+            }
+        }
         parts.extend(norm(Norm::AfterFfn));
         parts.into_iter().for_each(|(part, shape)| push(part, &shape));
     }
@@ -405,88 +443,6 @@ pub fn expected_tensors(config: &ModelConfig) -> Vec<ExpectedTensor> {
     push(Part::FinalNormBias, &[h]);
     if !config.tie_word_embeddings {
         push(Part::Head, &[config.vocab_size, h]);
-    }
-    out
-}
-
-/// A tensor as a file holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredTensor {
-    /// Its name in a Hugging Face folder.
-    pub name: String,
-    /// Its name in a GGUF file.
-    pub gguf_name: String,
-    /// Row-major shape.
-    pub shape: Vec<usize>,
-    /// What it is made of: one tensor, or several.
-    pub parts: Vec<ExpectedTensor>,
-    /// The order of the rows of several in a Hugging Face folder.
-    pub rows: FusedRows,
-}
-
-impl StoredTensor {
-    /// In how many rounds a Hugging Face folder goes through the parts, some rows of each in each
-    /// round: the number of key-value heads where groups are held together, else 1.
-    pub fn rounds(&self, config: &ModelConfig) -> usize {
-        let keys = self.parts.iter().find(|tensor| match tensor.part {
-            Part::Weight(_, projection) | Part::Bias(_, projection) => {
-                projection.axis() == UnitAxis::KvHeads
-            }
-            Part::Embedding
-            | Part::Positions
-            | Part::Norm(..)
-            | Part::NormBias(..)
-            | Part::FinalNorm
-            | Part::FinalNormBias
-            | Part::Head => false,
-        });
-        match self.rows {
-            FusedRows::Whole => 1,
-            FusedRows::ByGroup => keys.map_or(1, |keys| keys.shape[0] / config.head_dim).max(1),
-        }
-    }
-}
-
-/// [`expected_tensors`] as files of the architecture hold them.
-pub fn stored_tensors(config: &ModelConfig, family: &Family) -> Vec<StoredTensor> {
-    let mut out: Vec<StoredTensor> = Vec::new();
-    for tensor in expected_tensors(config) {
-        let held = |projection: Projection| {
-            family.fused.iter().find(move |fused| fused.of.contains(&projection))
-        };
-        let fused = match tensor.part {
-            Part::Weight(layer, projection) => held(projection).map(|of| (layer, of, "weight")),
-            Part::Bias(layer, projection) => held(projection).map(|of| (layer, of, "bias")),
-            Part::Embedding
-            | Part::Positions
-            | Part::Norm(..)
-            | Part::NormBias(..)
-            | Part::FinalNorm
-            | Part::FinalNormBias
-            | Part::Head => None,
-        };
-        let Some((layer, fused, kind)) = fused else {
-            let names = (tensor.part.name(family), tensor.part.gguf_name(family));
-            if let (Some(name), Some(gguf_name)) = names {
-                let (shape, rows) = (tensor.shape.clone(), FusedRows::Whole);
-                out.push(StoredTensor { name, gguf_name, shape, parts: vec![tensor], rows });
-            }
-            continue;
-        };
-        let name = format!("{}.{layer}.{}.{kind}", family.hf.outer.layers, fused.name.hf);
-        match out.iter_mut().rev().find(|whole| whole.name == name) {
-            Some(whole) => {
-                whole.shape[0] += tensor.shape[0];
-                whole.parts.push(tensor);
-            }
-            None => out.push(StoredTensor {
-                name,
-                gguf_name: format!("blk.{layer}.{}.{kind}", fused.name.gguf),
-                shape: tensor.shape.clone(),
-                parts: vec![tensor],
-                rows: fused.rows,
-            }),
-        }
     }
     out
 }
@@ -506,38 +462,15 @@ mod tests {
         let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 7 };
         for architecture in Architecture::ALL {
             let mut config = ModelConfig::new(architecture, 10, 6, 17, vec![widths; 2]);
-            Projection::ALL.into_iter().for_each(|projection| config.add_bias(projection));
+            if config.experts.is_none() {
+                Projection::ALL.into_iter().for_each(|projection| config.add_bias(projection));
+            }
             let tensors = expected_tensors(&config);
             let hf: std::collections::BTreeSet<_> = tensors.iter().map(|t| &t.name).collect();
             let gguf = tensors.iter().map(|t| t.part.gguf_name(config.family()).unwrap());
             let gguf: std::collections::BTreeSet<String> = gguf.collect();
             assert_eq!((hf.len(), gguf.len()), (tensors.len(), tensors.len()), "{architecture:?}");
         }
-    }
-
-    #[test]
-    fn fused_matrices_are_made_of_their_parts_in_order() {
-        let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 7 };
-        let config = ModelConfig::new(Architecture::Phi3, 10, 6, 17, vec![widths; 2]);
-        let stored = stored_tensors(&config, config.family());
-        let of = |name: &str| {
-            let tensor = stored.iter().find(|t| t.name == format!("model.layers.1.{name}.weight"));
-            let StoredTensor { gguf_name, shape, parts, .. } = tensor.unwrap().clone();
-            let parts: Vec<_> = parts.into_iter().map(|part| part.part).collect();
-            (gguf_name, shape, parts)
-        };
-        let weights =
-            |all: &[Projection]| all.iter().map(|&p| Part::Weight(1, p)).collect::<Vec<_>>();
-        let qkv = [Projection::Q, Projection::K, Projection::V];
-        let expected = ("blk.1.attn_qkv.weight".to_owned(), vec![24 + 12 + 12, 10], weights(&qkv));
-        assert_eq!(of("self_attn.qkv_proj"), expected);
-        let both = [Projection::Gate, Projection::Up];
-        let expected = ("blk.1.ffn_up.weight".to_owned(), vec![14, 10], weights(&both));
-        assert_eq!(of("mlp.gate_up_proj"), expected);
-        assert_eq!(stored.len(), expected_tensors(&config).len() - 2 * 3);
-        // The same model as files of another family hold it.
-        let apart = stored_tensors(&config, Architecture::Llama.family());
-        assert_eq!(apart.len(), expected_tensors(&config).len());
     }
 
     #[test]

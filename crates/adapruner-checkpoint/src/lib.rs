@@ -48,7 +48,7 @@ pub mod tokenizer;
 mod trimmed;
 
 pub use adapruner_arch::{
-    self as arch, Activation, Architecture, AttentionBias, LayerWidths, ModelConfig, Rope,
+    self as arch, Activation, Architecture, AttentionBias, Experts, LayerWidths, ModelConfig, Rope,
     RopeScaling, config, names,
 };
 pub use checkpoint::{Checkpoint, TensorMeta, TensorSource};

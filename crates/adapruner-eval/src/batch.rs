@@ -17,7 +17,9 @@ const ENOUGH: usize = 2048;
 pub fn token_bytes(config: &ModelConfig) -> usize {
     let widest = config.layers.iter().map(|w| {
         let attention = (3 * w.query_heads + 3 * w.kv_heads) * config.head_dim;
-        attention.max(3 * w.ffn)
+        // What the experts of a token read and give, too.
+        let routed = config.experts.map_or(0, |e| 4 * e.chosen * config.hidden_size + 3 * e.count);
+        attention.max(3 * config.active_channels(w) + routed)
     });
     (widest.max().unwrap_or(0) + 4 * config.hidden_size) * size_of::<f32>()
 }

@@ -11,8 +11,10 @@ use adapruner_checkpoint::{LayerWidths, ModelConfig};
 /// those of the projections, and those of the attention between them.
 fn parts(config: &ModelConfig, widths: &LayerWidths, tokens: usize) -> (f64, f64) {
     let (h, d) = (config.hidden_size as f64, config.head_dim as f64);
-    let (n, k, f) = (widths.query_heads as f64, widths.kv_heads as f64, widths.ffn as f64);
-    let weights = (2.0 * n + 2.0 * k) * d * h + 3.0 * f * h;
+    let (n, k) = (widths.query_heads as f64, widths.kv_heads as f64);
+    let f = config.active_channels(widths) as f64;
+    let router = config.experts.map_or(0.0, |experts| experts.count as f64);
+    let weights = (2.0 * n + 2.0 * k) * d * h + 3.0 * f * h + router * h;
     // Scores and their sums, over half the sequence on average (causal).
     (2.0 * weights, 2.0 * n * d * (tokens as f64 + 1.0))
 }

@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// Products of at most so many rows, or sums of so many terms, are the crate's.
-const FEW: usize = 4;
+pub(crate) const FEW: usize = 4;
 /// Products of fewer columns are the crate's: a panel has 32, filled with zeros.
-const NARROW: usize = 16;
+pub(crate) const NARROW: usize = 16;
 /// Right sides of fewer elements give too little work for a row to be worth rounding.
 const ROUNDED: usize = 32 * 1024;
 /// Floating point operations of a part of a product, at least.

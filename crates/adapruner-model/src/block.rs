@@ -4,25 +4,25 @@
 //! Axes: `B` sequences, `T` tokens, `H` hidden, `N` query heads, `K` key-value
 //! heads, `D` head width, `F` feed-forward width.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use adapruner_checkpoint::{
-    Activation, Checkpoint, ModelConfig,
+    Checkpoint, ModelConfig,
     arch::{
         Family,
-        family::{NormKind, NormWeight},
+        family::NormKind,
         names::{Norm as NormPlace, Part, Projection, Sublayer},
     },
 };
 use adapruner_kernels::{
-    Gate, GradTap, Scores,
-    packed::Packed,
-    sublayer::{Affine, FeedForward, Norm, Residual, SelfAttention},
+    GradTap,
+    sublayer::{Affine, Experts, FeedForward, Norm, SelfAttention},
 };
-use candle_core::{DType, Result as CandleResult, Tensor, Var};
+use candle_core::{Result as CandleResult, Tensor, Var};
 
 use crate::{
     error::Result,
+    load::Loader,
     placement::Placement,
     rotary::{Rotations, Turn},
 };
@@ -36,6 +36,46 @@ pub struct LayerCache {
     pub values: Tensor,
 }
 
+/// A map that a tap is for.
+#[derive(Debug, Clone)]
+pub struct MapPlace {
+    /// Which of a layer's projections.
+    pub projection: Projection,
+    /// Of an expert's, which one, and what it runs on.
+    pub routed: Option<Routed>,
+}
+
+/// What is sent to an expert.
+#[derive(Debug, Clone)]
+pub struct Routed {
+    /// The expert.
+    pub expert: usize,
+    /// Rows of all that entered the layer, in ascending order; rows that an expert runs on behind
+    /// these have a gradient of 0.
+    pub rows: Arc<[u32]>,
+}
+
+impl MapPlace {
+    /// Which rows of the map are those of each of some samples of so many tokens.
+    pub(crate) fn rows_of(&self, samples: usize, tokens: usize) -> Vec<Range<usize>> {
+        let ends = |sample: usize| [sample * tokens, (sample + 1) * tokens];
+        let range = |sample| {
+            let [start, end] = match &self.routed {
+                None => ends(sample),
+                // The rows of an expert are in ascending order.
+                Some(Routed { rows, .. }) => {
+                    ends(sample).map(|end| rows.partition_point(|row| (*row as usize) < end))
+                }
+            };
+            start..end
+        };
+        (0..samples).map(range).collect()
+    }
+}
+
+/// Gives maps their taps.
+pub type Taps<'a> = dyn Fn(MapPlace) -> Arc<dyn GradTap> + 'a;
+
 /// What a forward pass needs beside weights and activations.
 pub struct Pass<'a> {
     /// Cosines and sines of the positions.
@@ -44,7 +84,7 @@ pub struct Pass<'a> {
     /// packed ones; passes with a cache have none.
     pub lengths: Option<&'a Arc<[usize]>>,
     /// Gives each projection its tap, in passes whose gradients are observed.
-    pub taps: Option<&'a dyn Fn(Projection) -> Arc<dyn GradTap>>,
+    pub taps: Option<&'a Taps<'a>>,
 }
 
 impl<'a> Pass<'a> {
@@ -55,7 +95,66 @@ impl<'a> Pass<'a> {
 
     /// A map with its tap.
     fn tapped(&self, map: &Affine, projection: Projection) -> Affine {
-        Affine { tap: self.taps.map(|taps| taps(projection)), ..map.clone() }
+        self.tapped_at(map, MapPlace { projection, routed: None })
+    }
+
+    fn tapped_at(&self, map: &Affine, place: MapPlace) -> Affine {
+        Affine { tap: self.taps.map(|taps| taps(place)), ..map.clone() }
+    }
+
+    /// A feed-forward with its taps.
+    fn tapped_ffn(&self, ffn: &FeedForward, routed: Option<&Routed>) -> FeedForward {
+        let tapped = |map: &Affine, projection| {
+            self.tapped_at(map, MapPlace { projection, routed: routed.cloned() })
+        };
+        FeedForward {
+            gate: ffn.gate.as_ref().map(|gate| tapped(gate, Projection::Gate)),
+            up: tapped(&ffn.up, Projection::Up),
+            down: tapped(&ffn.down, Projection::Down),
+            ..ffn.clone()
+        }
+    }
+}
+
+/// The feed-forward of a layer.
+#[derive(Clone)]
+pub enum Ffn {
+    /// One for all tokens.
+    Dense(FeedForward),
+    /// Of experts, of which each token takes some.
+    Experts(Experts),
+}
+
+impl Ffn {
+    /// The one for all tokens, if it is.
+    pub fn dense(&self) -> Option<&FeedForward> {
+        match self {
+            Self::Dense(ffn) => Some(ffn),
+            Self::Experts(_) => None,
+        }
+    }
+
+    /// The norm before it, where there is one.
+    fn norm(&self) -> &Option<Norm> {
+        match self {
+            Self::Dense(FeedForward { norm, .. }) | Self::Experts(Experts { norm, .. }) => norm,
+        }
+    }
+
+    /// Its feed-forwards: one, or of each expert one.
+    fn each(&self) -> &[FeedForward] {
+        match self {
+            Self::Dense(ffn) => std::slice::from_ref(ffn),
+            Self::Experts(experts) => &experts.each,
+        }
+    }
+
+    /// [`Ffn::each`], to be changed.
+    fn each_mut(&mut self) -> &mut [FeedForward] {
+        match self {
+            Self::Dense(ffn) => std::slice::from_mut(ffn),
+            Self::Experts(experts) => &mut experts.each,
+        }
     }
 }
 
@@ -66,77 +165,11 @@ pub struct Block {
     /// a pass.
     pub attention: Option<SelfAttention>,
     /// The feed-forward sublayer; its taps are those of a pass.
-    pub ffn: FeedForward,
+    pub ffn: Ffn,
     turn: Turn,
     /// Whether both sublayers read what enters the layer.
     parallel: bool,
     family: &'static Family,
-}
-
-/// Reads the weights of one layer.
-struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
-    layer: usize,
-    placement: &'a Placement,
-}
-
-impl Loader<'_> {
-    fn map(&self, projection: Projection) -> Result<Affine> {
-        let Self { checkpoint, layer, placement } = *self;
-        let family = checkpoint.config.family();
-        let load = |name: &str, dtype| checkpoint.tensors.load(name, dtype, &placement.device);
-        let weight = load(&projection.weight(family, layer), placement.dtype)?;
-        let biased = checkpoint.config.has_bias(projection);
-        let bias = biased.then(|| load(&projection.bias(family, layer), placement.activations()));
-        let bias = bias.transpose()?;
-        Ok(Affine { weight, bias, packed: Packed::default(), adapter: None, mask: None, tap: None })
-    }
-
-    fn norm(&self, place: NormPlace) -> Result<Option<Norm>> {
-        let parts = [Part::Norm(self.layer, place), Part::NormBias(self.layer, place)];
-        let there = parts[0].name(self.checkpoint.config.family()).is_some();
-        there.then(|| load_norm(self.checkpoint, parts, self.placement)).transpose()
-    }
-
-    fn residual(&self, norm: NormPlace) -> Result<Residual> {
-        Ok(Residual { norm: self.norm(norm)?, scale: self.checkpoint.config.residual_scale })
-    }
-}
-
-/// A norm as it multiplies, from its weight and its bias where its family has one.
-pub(crate) fn load_norm(
-    checkpoint: &Checkpoint,
-    [weight, bias]: [Part; 2],
-    placement: &Placement,
-) -> Result<Norm> {
-    let (config, device) = (&checkpoint.config, &placement.device);
-    let read = match config.family().norm_weight {
-        NormWeight::Plain => placement.activations(),
-        NormWeight::OnePlus => DType::F32,
-    };
-    let weight = checkpoint.tensors.load(&config.name(weight), read, device)?;
-    let weight = as_factor(&weight, config.family())?.to_dtype(placement.activations())?;
-    let bias = bias.name(config.family());
-    let load = |name: String| checkpoint.tensors.load(&name, placement.activations(), device);
-    Ok(Norm { weight, bias: bias.map(load).transpose()?, eps: config.norm_eps })
-}
-
-/// What a norm multiplies by, from its weight.
-pub(crate) fn as_factor(weight: &Tensor, family: &Family) -> CandleResult<Tensor> {
-    match family.norm_weight {
-        NormWeight::Plain => Ok(weight.clone()),
-        NormWeight::OnePlus => weight + 1.0,
-    }
-}
-
-/// An activation as the kernels have it.
-fn gate(activation: Activation) -> Gate {
-    match activation {
-        Activation::Silu => Gate::Silu,
-        Activation::GeluTanh => Gate::GeluTanh,
-        Activation::Gelu => Gate::Gelu,
-        Activation::Relu => Gate::Relu,
-    }
 }
 
 impl Block {
@@ -147,39 +180,8 @@ impl Block {
     pub fn load(checkpoint: &Checkpoint, layer: usize, placement: &Placement) -> Result<Self> {
         let config = &checkpoint.config;
         let from = Loader { checkpoint, layer, placement };
-        let attention = if config.layers[layer].has_attention() {
-            Some(SelfAttention {
-                norm: from.norm(NormPlace::BeforeAttention)?,
-                head_dim: config.head_dim,
-                q_norm: from.norm(NormPlace::Query)?,
-                k_norm: from.norm(NormPlace::Key)?,
-                q: from.map(Projection::Q)?,
-                k: from.map(Projection::K)?,
-                v: from.map(Projection::V)?,
-                o: from.map(Projection::O)?,
-                lengths: None,
-                rotation: None,
-                scores: Scores {
-                    scale: config.score_scale,
-                    window: config.window(layer),
-                    cap: config.score_cap,
-                },
-                residual: from.residual(NormPlace::AfterAttention)?,
-            })
-        } else {
-            None
-        };
-        let ffn = FeedForward {
-            norm: from.norm(NormPlace::BeforeFfn)?,
-            activation: gate(config.activation),
-            gate: match config.family().has(Projection::Gate) {
-                true => Some(from.map(Projection::Gate)?),
-                false => None,
-            },
-            up: from.map(Projection::Up)?,
-            down: from.map(Projection::Down)?,
-            residual: from.residual(NormPlace::AfterFfn)?,
-        };
+        let attention = from.attention()?;
+        let ffn = from.ffn()?;
         let (turn, family) = (Turn::of(config, layer), config.family());
         let mut block = Self { attention, ffn, turn, parallel: config.parallel, family };
         block.share_norm();
@@ -189,7 +191,7 @@ impl Block {
     /// Gives attention the feed-forward's norm, where they have one together.
     pub(crate) fn share_norm(&mut self) {
         if let Some(attention) = self.attention.as_mut().filter(|_| self.family.norms.shared) {
-            attention.norm.clone_from(&self.ffn.norm);
+            attention.norm.clone_from(self.ffn.norm());
         }
     }
 
@@ -234,8 +236,19 @@ impl Block {
     /// # Errors
     /// Shapes that do not fit, or no memory.
     pub fn feed_forward(&self, x: &Tensor, y: &Tensor, pass: &Pass<'_>) -> CandleResult<Tensor> {
-        let ffn = self.ffn_in(pass);
-        if self.parallel { ffn.onto(y, x) } else { ffn.forward(y) }
+        match &self.ffn {
+            Ffn::Dense(ffn) => {
+                let ffn = pass.tapped_ffn(ffn, None);
+                if self.parallel { ffn.onto(y, x) } else { ffn.forward(y) }
+            }
+            Ffn::Experts(experts) => {
+                let expert = |expert: usize, rows: &Arc<[u32]>| {
+                    let routed = Routed { expert, rows: rows.clone() };
+                    pass.tapped_ffn(&experts.each[expert], Some(&routed))
+                };
+                experts.onto(y, self.read_by_ffn(x, y), &expert, None)
+            }
+        }
     }
 
     /// What the feed-forward reads, of what entered the layer and of the stream behind attention.
@@ -244,10 +257,12 @@ impl Block {
     }
 
     /// [`Block::forward`] without a cache; `see` is shown what the output projections of both
-    /// sublayers read, to the bit what they read in `forward`, and their weights.
+    /// sublayers read, to the bit what they read in `forward`, and their weights; of a mixture the
+    /// rows that are sent to each expert.
     ///
     /// # Shapes
-    /// `[B, T, H]` → `[B, T, H]`; `see`: `[B, T, N·D]`, `[H, N·D]` and `[B, T, F]`, `[H, F]`.
+    /// `[B, T, H]` → `[B, T, H]`; `see`: `[B, T, N·D]`, `[H, N·D]` and `[B, T, F]`, `[H, F]`; of
+    /// an expert `[rows, F]`, `[H, F]`.
     ///
     /// # Errors
     /// Shapes that do not fit, no memory, or those of `see`.
@@ -255,19 +270,34 @@ impl Block {
         &self,
         x: &Tensor,
         pass: &Pass<'_>,
-        see: &mut dyn FnMut(Projection, &Tensor, &Tensor) -> CandleResult<()>,
+        see: &mut dyn FnMut(MapPlace, &Tensor, &Tensor) -> CandleResult<()>,
     ) -> CandleResult<Tensor> {
         let y = match self.attention_in(pass) {
             Some(attention) => {
                 let read = head_outputs(&attention, x)?;
-                see(Sublayer::Attention.output(), &read, &attention.o.weight)?;
+                let place = MapPlace { projection: Sublayer::Attention.output(), routed: None };
+                see(place, &read, &attention.o.weight)?;
                 attention.forward(x)?
             }
             None => x.clone(),
         };
-        let read = self.channels(self.read_by_ffn(x, &y))?;
-        see(Sublayer::FeedForward.output(), &read, &self.ffn.down.weight)?;
-        self.feed_forward(x, &y, pass)
+        let projection = Sublayer::FeedForward.output();
+        match &self.ffn {
+            Ffn::Dense(ffn) => {
+                let read = ffn.channels(self.read_by_ffn(x, &y))?;
+                see(MapPlace { projection, routed: None }, &read, &ffn.down.weight)?;
+                self.feed_forward(x, &y, pass)
+            }
+            Ffn::Experts(experts) => {
+                let run = |expert: usize, _: &Arc<[u32]>| experts.each[expert].clone();
+                let mut show = |expert: usize, rows: &[u32], read: &Tensor| {
+                    let routed = Some(Routed { expert, rows: Arc::from(rows) });
+                    let weight = &experts.each[expert].down.weight;
+                    see(MapPlace { projection, routed }, read, weight)
+                };
+                experts.onto(&y, self.read_by_ffn(x, &y), &run, Some(&mut show))
+            }
+        }
     }
 
     /// The attention sublayer as it runs in a pass, if the layer has one.
@@ -285,17 +315,6 @@ impl Block {
         })
     }
 
-    /// The feed-forward sublayer as it runs in a pass.
-    pub fn ffn_in(&self, pass: &Pass<'_>) -> FeedForward {
-        let FeedForward { gate, up, down, .. } = &self.ffn;
-        FeedForward {
-            gate: gate.as_ref().map(|gate| pass.tapped(gate, Projection::Gate)),
-            up: pass.tapped(up, Projection::Up),
-            down: pass.tapped(down, Projection::Down),
-            ..self.ffn.clone()
-        }
-    }
-
     /// What the attention's output projection reads: the heads' outputs side by
     /// side. `None` where the layer has no attention.
     ///
@@ -307,18 +326,6 @@ impl Block {
     pub fn head_outputs(&self, x: &Tensor, pass: &Pass<'_>) -> CandleResult<Option<Tensor>> {
         self.attention_in(pass).map(|attention| head_outputs(&attention, x)).transpose()
     }
-
-    /// What the feed-forward's output projection reads: its channels.
-    ///
-    /// # Shapes
-    /// `[B, T, H]` → `[B, T, F]`.
-    ///
-    /// # Errors
-    /// Shapes that do not fit, or no memory.
-    pub fn channels(&self, x: &Tensor) -> CandleResult<Tensor> {
-        self.ffn.channels(x)
-    }
-
     /// The same block with every weight made a variable, and those variables
     /// under the names of layer `layer`.
     ///
@@ -341,9 +348,9 @@ impl Block {
     /// Takes the packed forms of those weights that are `other`'s as well, and lays the
     /// others out.
     pub(crate) fn lay_out_beside(&mut self, other: &Self) -> CandleResult<()> {
-        let of_other = other.projections();
-        for (projection, own) in self.projections_mut() {
-            let same = of_other.iter().find(|(of, _)| *of == projection);
+        let of_other = other.maps();
+        for (at, own) in self.maps_mut() {
+            let same = of_other.iter().find(|(of, _)| *of == at);
             match same.filter(|(_, other)| own.weight.id() == other.weight.id()) {
                 Some((_, other)) => own.packed = other.packed.clone(),
                 None => own.packed.lay_out(&own.weight)?,
@@ -352,28 +359,52 @@ impl Block {
         Ok(())
     }
 
-    /// The projections, those of attention only where there is one.
-    fn projections(&self) -> Vec<(Projection, &Affine)> {
-        let FeedForward { gate, up, down, .. } = &self.ffn;
+    /// The maps, those of attention only where there is one, each with the number of its expert,
+    /// 0 where there are none.
+    fn maps(&self) -> Vec<((Projection, usize), &Affine)> {
         let of_attention =
             self.attention.iter().flat_map(|SelfAttention { q, k, v, o, .. }| {
                 [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)]
             });
-        let of_ffn = [(Projection::Up, up), (Projection::Down, down)];
-        let of_gate = gate.iter().map(|gate| (Projection::Gate, gate));
-        of_attention.chain(of_gate).chain(of_ffn).collect()
+        let of_attention = of_attention.map(|(projection, map)| ((projection, 0), map));
+        let each = self.ffn.each().iter().enumerate();
+        let of_ffn = each.flat_map(|(expert, FeedForward { gate, up, down, .. })| {
+            let gate = gate.iter().map(|gate| (Projection::Gate, gate));
+            let maps = gate.chain([(Projection::Up, up), (Projection::Down, down)]);
+            maps.map(move |(projection, map)| ((projection, expert), map))
+        });
+        of_attention.chain(of_ffn).collect()
     }
 
-    /// [`Block::projections`], to be changed.
-    pub(crate) fn projections_mut(&mut self) -> Vec<(Projection, &mut Affine)> {
-        let FeedForward { gate, up, down, .. } = &mut self.ffn;
+    /// [`Block::maps`], to be changed.
+    fn maps_mut(&mut self) -> Vec<((Projection, usize), &mut Affine)> {
         let of_attention =
             self.attention.iter_mut().flat_map(|SelfAttention { q, k, v, o, .. }| {
                 [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)]
             });
-        let of_ffn = [(Projection::Up, up), (Projection::Down, down)];
-        let of_gate = gate.iter_mut().map(|gate| (Projection::Gate, gate));
-        of_attention.chain(of_gate).chain(of_ffn).collect()
+        let of_attention = of_attention.map(|(projection, map)| ((projection, 0), map));
+        let each = self.ffn.each_mut().iter_mut().enumerate();
+        let of_ffn = each.flat_map(|(expert, FeedForward { gate, up, down, .. })| {
+            let gate = gate.iter_mut().map(|gate| (Projection::Gate, gate));
+            let maps = gate.chain([(Projection::Up, up), (Projection::Down, down)]);
+            maps.map(move |(projection, map)| ((projection, expert), map))
+        });
+        of_attention.chain(of_ffn).collect()
+    }
+
+    /// The maps with their weights' places in the model of layer `layer`, to be changed.
+    pub(crate) fn projections_mut(&mut self, layer: usize) -> Vec<(Part, Projection, &mut Affine)> {
+        let experts = match &self.ffn {
+            Ffn::Dense(_) => false,
+            Ffn::Experts(_) => true,
+        };
+        let part = |projection: Projection, expert| match experts && !projection.is_attention() {
+            true => Part::Expert(layer, expert, projection),
+            false => Part::Weight(layer, projection),
+        };
+        let maps = self.maps_mut().into_iter();
+        maps.map(|((projection, expert), map)| (part(projection, expert), projection, map))
+            .collect()
     }
 
     /// The parameters of layer `layer`; those of norms are what they multiply by. After a change
@@ -381,12 +412,32 @@ impl Block {
     pub(crate) fn parameters_mut(&mut self, layer: usize) -> Vec<(Part, &mut Tensor)> {
         let mut out = Vec::new();
         let Self { attention, ffn, family, .. } = self;
-        let mut norms: Vec<(NormPlace, &mut Option<Norm>)> = vec![
-            (NormPlace::BeforeFfn, &mut ffn.norm),
-            (NormPlace::AfterFfn, &mut ffn.residual.norm),
-        ];
-        let mut maps = vec![(Projection::Up, &mut ffn.up), (Projection::Down, &mut ffn.down)];
-        maps.extend(ffn.gate.as_mut().map(|gate| (Projection::Gate, gate)));
+        let mut norms: Vec<(NormPlace, &mut Option<Norm>)> = Vec::new();
+        let mut maps: Vec<(Part, Projection, &mut Affine)> = Vec::new();
+        match ffn {
+            Ffn::Dense(FeedForward { norm, gate, up, down, residual, .. }) => {
+                norms.extend([
+                    (NormPlace::BeforeFfn, norm),
+                    (NormPlace::AfterFfn, &mut residual.norm),
+                ]);
+                let of_gate = gate.as_mut().map(|gate| (Projection::Gate, gate));
+                let all = [(Projection::Up, up), (Projection::Down, down)].into_iter();
+                maps.extend(all.chain(of_gate).map(|(p, map)| (Part::Weight(layer, p), p, map)));
+            }
+            Ffn::Experts(Experts { norm, router, each, residual, .. }) => {
+                norms.extend([
+                    (NormPlace::BeforeFfn, norm),
+                    (NormPlace::AfterFfn, &mut residual.norm),
+                ]);
+                out.push((Part::Router(layer), router));
+                for (expert, FeedForward { gate, up, down, .. }) in each.iter_mut().enumerate() {
+                    let of_gate = gate.as_mut().map(|gate| (Projection::Gate, gate));
+                    let all = [(Projection::Up, up), (Projection::Down, down)].into_iter();
+                    let part = |p| Part::Expert(layer, expert, p);
+                    maps.extend(all.chain(of_gate).map(|(p, map)| (part(p), p, map)));
+                }
+            }
+        }
         if let Some(SelfAttention { norm, q_norm, k_norm, q, k, v, o, residual, .. }) = attention {
             if !family.norms.shared {
                 norms.push((NormPlace::BeforeAttention, norm));
@@ -396,20 +447,17 @@ impl Block {
                 (NormPlace::Key, k_norm),
                 (NormPlace::AfterAttention, &mut residual.norm),
             ]);
-            maps.extend([
-                (Projection::Q, q),
-                (Projection::K, k),
-                (Projection::V, v),
-                (Projection::O, o),
-            ]);
+            let all =
+                [(Projection::Q, q), (Projection::K, k), (Projection::V, v), (Projection::O, o)];
+            maps.extend(all.map(|(p, map)| (Part::Weight(layer, p), p, map)));
         }
         for (place, norm) in norms {
             let Some(Norm { weight, bias, .. }) = norm.as_mut() else { continue };
             out.push((Part::Norm(layer, place), weight));
             out.extend(bias.as_mut().map(|bias| (Part::NormBias(layer, place), bias)));
         }
-        for (projection, Affine { weight, bias, .. }) in maps {
-            out.push((Part::Weight(layer, projection), weight));
+        for (part, projection, Affine { weight, bias, .. }) in maps {
+            out.push((part, weight));
             out.extend(bias.as_mut().map(|bias| (Part::Bias(layer, projection), bias)));
         }
         out
@@ -444,5 +492,10 @@ pub(crate) fn extra_token_values(config: &ModelConfig, query_heads: u64, kv_head
             4 * config.hidden_size as u64 + 2 * widest
         }
     };
-    heads + stream + composed
+    // What each expert that a token takes reads and gives, weighted too, and their gradients; the
+    // probabilities of all experts.
+    let routed = config.experts.map_or(0, |experts| {
+        6 * (experts.chosen * config.hidden_size) as u64 + 8 * experts.count as u64
+    });
+    heads + stream + composed + routed
 }

@@ -12,9 +12,10 @@ use adapruner_kernels::{LowRank, packed::Packed};
 use candle_core::{Result as CandleResult, Tensor};
 
 use crate::{
-    block::{Block, as_factor},
+    block::Block,
     decoder::Decoder,
     error::{Error, Result},
+    load::as_factor,
 };
 
 /// Low-rank updates by layer and projection.
@@ -41,10 +42,10 @@ impl Changes {
         layer: usize,
         block: &mut Block,
     ) -> CandleResult<()> {
-        for (projection, linear) in block.projections_mut() {
+        for (part, projection, linear) in block.projections_mut(layer) {
             linear.adapter = self.adapters.get(&(layer, projection)).cloned();
             linear.mask = self.masks.get(&(layer, projection)).cloned();
-            if self.parameters.contains_key(&projection.weight(config.family(), layer)) {
+            if self.parameters.contains_key(&config.name(part)) {
                 linear.packed = Packed::default();
             }
         }
@@ -63,6 +64,14 @@ impl Changes {
     }
 }
 
+/// Refuses a change of the maps of experts.
+fn refuse_experts(config: &ModelConfig, projection: Projection, what: &str) -> Result<(), String> {
+    match config.experts.is_some() && !projection.is_attention() {
+        true => Err(format!("the maps of experts are not {what}, only those of attention")),
+        false => Ok(()),
+    }
+}
+
 impl Decoder {
     /// The same model, its weights shared, with low-rank updates beside its
     /// projections in place of those it had.
@@ -78,6 +87,7 @@ impl Decoder {
             if !config.has(layer, projection) {
                 return Err(unfit("the model has no such projection to adapt".to_owned()));
             }
+            refuse_experts(config, projection, "adapted").map_err(unfit)?;
             let [outputs, inputs] = names::projection_shape(config, layer, projection);
             adapter.check(outputs, inputs).map_err(|e| unfit(e.to_string()))?;
         }
@@ -102,6 +112,7 @@ impl Decoder {
             if !config.has(layer, projection) || !projection.prunes_columns() {
                 return Err(unfit("the model has no such projection that reads units".to_owned()));
             }
+            refuse_experts(config, projection, "masked").map_err(unfit)?;
             let [_, inputs] = names::projection_shape(config, layer, projection);
             if mask.dims() != [inputs] {
                 let found = mask.dims();

@@ -14,9 +14,10 @@ use candle_core::{DType, Result as CandleResult, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    block::{Block, LayerCache, Pass, as_factor, load_norm},
+    block::{Block, LayerCache, Pass},
     changes::Changes,
     error::{Error, Result},
+    load::{as_factor, load_norm},
     placement::Placement,
     rotary::{RotaryTables, Rotations},
 };

@@ -39,7 +39,7 @@ use candle_core::{Result as CandleResult, Tensor, Var};
 
 use crate::{
     backward::{Ran, gradient_of},
-    block::{Pass, extra_token_values},
+    block::{MapPlace, Pass, extra_token_values},
     decoder::{Decoder, Places, next_token_nll},
     error::{Error, Result},
     train::{Batch, PassOptions, Term, full_gradients},
@@ -53,17 +53,20 @@ pub struct ProjectionGrad<'a> {
     pub layer: usize,
     /// Which of its projections.
     pub projection: Projection,
-    /// Input activations, `[S·T, in]`.
+    /// Of a mixture, which of its experts; every one is shown, also one that no token takes.
+    pub expert: Option<usize>,
+    /// Input activations, `[R, in]`, `S·T` rows but of an expert.
     pub input: &'a Tensor,
     /// Weight, `[out, in]`.
     pub weight: &'a Tensor,
-    /// Gradient of the output, `[S·T, out]`; the weight gradient of sample `s`
-    /// is `grad_output[s]ᵀ · input[s]`.
+    /// Gradient of the output, `[R, out]`; the weight gradient of sample `s`
+    /// is `grad_output[s]ᵀ · input[s]` over its rows.
     pub grad_output: &'a Tensor,
     /// Which samples of the list the rows belong to, `S` of them.
     pub samples: Range<usize>,
-    /// `T`, the same for all samples of a micro-batch.
-    pub tokens: usize,
+    /// The rows of each of these samples: all its tokens, of an expert those that take it. They
+    /// follow each other; rows behind the last have a gradient of 0.
+    pub rows: &'a [Range<usize>],
 }
 
 /// Receives the gradients of the projections, of each group of samples the last
@@ -153,14 +156,17 @@ pub fn backward_token_bytes(config: &ModelConfig) -> u64 {
     let widest = config.layers.iter().map(|widths| {
         let (n, k) = (widths.query_heads as u64, widths.kv_heads as u64);
         let extra = extra_token_values(config, n, k);
-        (5 * n + 6 * k) * config.head_dim as u64 + 2 * n + 6 * widths.ffn as u64 + extra
+        (5 * n + 6 * k) * config.head_dim as u64
+            + 2 * n
+            + 6 * config.active_channels(widths) as u64
+            + extra
     });
     (hidden + widest.max().unwrap_or(0)) * size_of::<f32>() as u64
 }
 
 /// One projection's tensors as its tap saw them.
 struct Observation {
-    projection: Projection,
+    place: MapPlace,
     input: Tensor,
     weight: Tensor,
     grad_output: Tensor,
@@ -171,14 +177,14 @@ struct Observation {
 struct Recorder(Mutex<Vec<Observation>>);
 
 struct Tap {
-    projection: Projection,
+    place: MapPlace,
     recorder: Arc<Recorder>,
 }
 
 impl GradTap for Tap {
     fn observe(&self, input: &Tensor, weight: &Tensor, grad_output: &Tensor) -> CandleResult<()> {
         self.recorder.0.lock().unwrap_or_else(PoisonError::into_inner).push(Observation {
-            projection: self.projection,
+            place: self.place.clone(),
             input: input.detach(),
             weight: weight.detach(),
             grad_output: grad_output.detach(),
@@ -343,9 +349,8 @@ fn observe_block(
     let block = decoder.block(layer)?;
     for (batch, upstream) in batches.iter_mut().zip(upstream) {
         let recorder = Arc::new(Recorder::default());
-        let taps = |projection| -> Arc<dyn GradTap> {
-            Arc::new(Tap { projection, recorder: recorder.clone() })
-        };
+        let taps =
+            |place| -> Arc<dyn GradTap> { Arc::new(Tap { place, recorder: recorder.clone() }) };
         let rotations = decoder.positions(0, batch.tokens)?;
         let pass = Pass { taps: Some(&taps), ..Pass::of(&rotations) };
         let ran = Ran::new(layer, &block, &take_newest(batch)?, &pass)?;
@@ -355,12 +360,13 @@ fn observe_block(
         for o in observations {
             observer.projection(&ProjectionGrad {
                 layer,
-                projection: o.projection,
+                projection: o.place.projection,
+                expert: o.place.routed.as_ref().map(|routed| routed.expert),
                 input: &o.input,
                 weight: &o.weight,
                 grad_output: &o.grad_output,
                 samples: batch.samples.clone(),
-                tokens: batch.tokens,
+                rows: &o.place.rows_of(batch.samples.len(), batch.tokens),
             })?;
         }
     }

@@ -18,7 +18,7 @@ use adapruner_checkpoint::{ModelConfig, names::Projection};
 use candle_core::{Result as CandleResult, Tensor};
 
 use crate::{
-    block::{Pass, extra_token_values},
+    block::{MapPlace, Pass, extra_token_values},
     decoder::{Decoder, Places, next_token_nll},
     error::Result,
     gradient::{MicroBatch, PassCuts, micro_batches, sample_losses, take_newest},
@@ -31,14 +31,16 @@ pub struct ProjectionInput<'a> {
     pub layer: usize,
     /// Which of its projections: the output of a sublayer.
     pub projection: Projection,
-    /// Input activations, `[S·T, in]`: `in` is `N·D` or `F`.
+    /// Of a mixture, which of its experts; every one is shown, also one that no token takes.
+    pub expert: Option<usize>,
+    /// Input activations, `[R, in]`, `S·T` rows but of an expert: `in` is `N·D` or `F`.
     pub input: &'a Tensor,
     /// Weight, `[H, in]`.
     pub weight: &'a Tensor,
     /// Which samples of the list the rows belong to, `S` of them.
     pub samples: Range<usize>,
-    /// `T`, the same for all samples of a micro-batch.
-    pub tokens: usize,
+    /// The rows of each of these samples: all its tokens, of an expert those that take it.
+    pub rows: &'a [Range<usize>],
 }
 
 /// Receives what projections read, of each group of samples the first block first.
@@ -62,7 +64,8 @@ pub fn forward_token_bytes(config: &ModelConfig) -> u64 {
     let widest = config.layers.iter().map(|widths| {
         let (n, k) = (widths.query_heads as u64, widths.kv_heads as u64);
         let extra = extra_token_values(config, n, k);
-        ((3 * n + 3 * k) * config.head_dim as u64).max(3 * widths.ffn as u64) + extra
+        ((3 * n + 3 * k) * config.head_dim as u64).max(3 * config.active_channels(widths) as u64)
+            + extra
     });
     (hidden + widest.max().unwrap_or(0)) * size_of::<f32>() as u64
 }
@@ -122,11 +125,14 @@ fn run_block(
         let rotations = decoder.positions(0, batch.tokens)?;
         let pass = Pass::of(&rotations);
         let (samples, tokens) = (batch.samples.clone(), batch.tokens);
-        let mut see = |projection, inner: &Tensor, weight: &Tensor| {
+        let mut see = |place: MapPlace, inner: &Tensor, weight: &Tensor| {
             let (_, inputs) = weight.dims2()?;
-            let input = &inner.reshape((samples.len() * tokens, inputs))?;
-            let samples = samples.clone();
-            observer.input(&ProjectionInput { layer, projection, input, weight, samples, tokens })
+            let input = &inner.reshape((inner.elem_count() / inputs.max(1), inputs))?;
+            let rows = &place.rows_of(samples.len(), tokens);
+            let MapPlace { projection, routed } = place;
+            let (samples, expert) = (samples.clone(), routed.map(|routed| routed.expert));
+            let seen = ProjectionInput { layer, projection, expert, input, weight, samples, rows };
+            observer.input(&seen)
         };
         let y = block.forward_seen(&take_newest(batch)?, &pass, &mut see)?;
         batch.states.push(y);

@@ -26,6 +26,7 @@ pub mod error;
 pub mod generate;
 pub mod gradient;
 pub mod inputs;
+mod load;
 pub mod packed;
 pub mod placement;
 pub mod rotary;

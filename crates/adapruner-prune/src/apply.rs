@@ -240,7 +240,21 @@ impl Cuts {
             if let Some(name) = norm.and_then(|norm| norm.weight(family, layer)) {
                 self.cuts.insert(name, Cut { mean: true, ..cut.clone() });
             }
-            self.cuts.insert(projection.weight(family, layer), cut);
+            let weights = config.weights(layer, projection);
+            let width = whole / weights.len().max(1);
+            for (at, weight) in weights.iter().enumerate() {
+                let first = at * width;
+                let own = match weights.len() {
+                    1 => kept.clone(),
+                    // Of an expert its own, counted from its first.
+                    _ => {
+                        let [start, end] = [first, first + width]
+                            .map(|end| kept.partition_point(|&unit| (unit as usize) < end));
+                        kept[start..end].iter().map(|unit| unit - first as u32).collect()
+                    }
+                };
+                self.cuts.insert(config.name(*weight), Cut { kept: own, ..cut.clone() });
+            }
         }
     }
 }

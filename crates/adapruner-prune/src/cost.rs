@@ -22,7 +22,8 @@ pub(crate) struct Costs {
     /// What remains of an attention sublayer without heads: its norms and the
     /// bias of its output.
     pub attention: u64,
-    /// What every layer has: the feed-forward's norms and the bias of its output.
+    /// What every layer has: the feed-forward's norms, the bias of its output, and the router of
+    /// its experts.
     pub layer: u64,
 }
 
@@ -57,7 +58,9 @@ impl Costs {
             query_head: vectors(d, UnitAxis::QueryHeads) + of_head,
             kv_head: vectors(d, UnitAxis::KvHeads) + of_head,
             attention: norms(true).sum::<u64>() + bias(Sublayer::Attention.output()) * h,
-            layer: norms(false).sum::<u64>() + bias(Sublayer::FeedForward.output()) * h,
+            layer: norms(false).sum::<u64>()
+                + bias(Sublayer::FeedForward.output()) * h
+                + config.experts.map_or(0, |experts| experts.count as u64 * h),
         }
     }
 
@@ -96,7 +99,9 @@ mod tests {
             for (tie_word_embeddings, biases) in [true, false].into_iter().cycle().zip(biases) {
                 let config = ModelConfig::new(architecture, 10, 6, 17, layers.clone());
                 let mut config = ModelConfig { tie_word_embeddings, ..config };
-                biases.iter().for_each(|&projection| config.add_bias(projection));
+                if config.experts.is_none() {
+                    biases.iter().for_each(|&projection| config.add_bias(projection));
+                }
                 let costs = Costs::new(&config);
                 let layers: u64 = config.layers.iter().map(|w| costs.layer(w)).sum();
                 let outer = [Part::FinalNorm, Part::FinalNormBias]

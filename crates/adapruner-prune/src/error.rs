@@ -2,9 +2,24 @@
 
 use std::{borrow::Cow, fmt};
 
-use adapruner_checkpoint::Digest;
+use adapruner_checkpoint::{Digest, ModelConfig};
 
 use crate::{bank::memory::Footprint, masks::MaskFootprint};
+
+/// Refuses what is not done to models with experts.
+///
+/// # Errors
+/// A model that has some.
+pub fn refuse_experts(config: &ModelConfig, option: &'static str, what: &str) -> Result<()> {
+    if config.experts.is_none() {
+        return Ok(());
+    }
+    Err(Error::Option {
+        option,
+        message: format!("{what} is not supported for {}", config.family().title),
+        hint: Some(Cow::Borrowed("leave it out for models whose feed-forwards are of experts")),
+    })
+}
 
 /// The result of an operation on statistics, scores or plans.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

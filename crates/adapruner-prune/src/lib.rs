@@ -38,7 +38,7 @@ pub use compensate::{
     CompensateFootprint, CompensateOptions, Compensated, Form, Refit, Ridge, compensate,
     compensated_config, held_out,
 };
-pub use error::{Error, Result, UnitKind};
+pub use error::{Error, Result, UnitKind, refuse_experts};
 pub use plan::{
     Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, Unmet, plan,
 };

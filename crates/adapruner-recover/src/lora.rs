@@ -139,6 +139,19 @@ impl Adapter {
     /// Options out of range, or targets that the model has in no layer.
     pub fn new(config: &ModelConfig, options: &LoraOptions, seed: u64) -> Result<Self> {
         options.check()?;
+        // All seven stand for all that can have an update.
+        let named = |p: &Projection| options.targets.contains(&Target(*p));
+        if config.experts.is_some()
+            && !Projection::ALL.iter().all(named)
+            && let Some(map) = Projection::ALL.iter().find(|p| named(p) && !p.is_attention())
+        {
+            let message = format!(
+                "{} is of experts in {}, of which only the projections of attention have updates",
+                map.module_of(config.family()),
+                config.family().title
+            );
+            return Err(Error::option("targets", message));
+        }
         let mut generator = Stream::Init.generator(seed);
         let mut updates = BTreeMap::new();
         for (layer, projection) in projections(config) {
@@ -168,10 +181,11 @@ impl Adapter {
     }
 }
 
-/// The projections that a model has.
+/// The projections of a model that can have an update: all, but those of experts.
 pub fn projections(config: &ModelConfig) -> impl Iterator<Item = (usize, Projection)> + '_ {
     let layers = 0..config.layers.len();
-    layers.flat_map(|layer| config.projections(layer).map(move |p| (layer, p)))
+    let adapted = |p: &Projection| config.experts.is_none() || p.is_attention();
+    layers.flat_map(move |layer| config.projections(layer).filter(adapted).map(move |p| (layer, p)))
 }
 
 fn uniform(generator: &mut impl Rng, count: usize, bound: f64) -> Vec<f32> {

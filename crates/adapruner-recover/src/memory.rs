@@ -56,7 +56,9 @@ impl MemoryEstimate {
             let keys = (widths.kv_heads * config.head_dim) as u64;
             // Inputs, norms and residuals; queries, keys, values, what attention
             // gives; gate, up and their product; and the gradients of all.
-            2 * (4 * hidden + 3 * heads + 3 * keys + 4 * widths.ffn as u64)
+            let routed = config.experts.map_or(0, |of| (4 * of.chosen as u64 + 1) * hidden);
+            let channels = config.active_channels(widths) as u64;
+            2 * (4 * hidden + 3 * heads + 3 * keys + 4 * channels + routed)
         };
         let blocks = config.layers.iter().map(|widths| of_block(config, widths));
         let kept = if options.checkpointing {

@@ -107,6 +107,15 @@ impl Given {
                 Recipe::Default | Recipe::Fast => self.masks.learn_masks = Some(0),
             }
         }
+        let experts = model.is_some_and(|model| model.config.experts.is_some());
+        if experts && self.masks.learn_masks.is_none() {
+            self.masks.learn_masks = Some(0);
+            caution = Some(Caution {
+                message: "no masks were learned: that is not supported for models of experts"
+                    .to_owned(),
+                hint: "what was cut can be trained with recover".to_owned(),
+            });
+        }
         let named = self.calibration.calibration.is_some();
         if self.needs_text() && !named {
             filling.0.options.push(format!("--calibration {TEXT}"));

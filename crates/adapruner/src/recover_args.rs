@@ -90,7 +90,8 @@ pub struct RecoverArgs {
     /// Share of an update's inputs that is set to zero at a step [default: 0.05]
     #[arg(long, value_name = "SHARE")]
     pub dropout: Option<Real>,
-    /// Projections that get an update: q, k, v, o, gate, up, down [default: all]
+    /// Projections that get an update: q, k, v, o, gate, up, down [default: all;
+    /// of models of experts those of attention]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub targets: Option<Vec<Named<Target>>>,
     /// Scale updates by ALPHA / √R (rsLoRA)

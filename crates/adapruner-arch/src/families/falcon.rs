@@ -75,6 +75,7 @@ pub(super) const FAMILY: Family = Family {
     gguf: Some(Gguf {
         architecture: "falcon",
         any_heads: false,
+        grouped: true,
         needs_head: false,
         rows: RowOrder::HalfSplit,
         biases: GgufBiases::None,

@@ -64,6 +64,7 @@ pub(super) const FAMILY: Family = Family {
     gguf: Some(Gguf {
         architecture: "gptneox",
         any_heads: false,
+        grouped: true,
         needs_head: true,
         rows: RowOrder::HalfSplit,
         biases: GgufBiases::AllRequired,

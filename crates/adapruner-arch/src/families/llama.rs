@@ -13,6 +13,7 @@ pub(super) const FAMILY: Family = Family {
     architecture: Architecture::Llama,
     title: "Llama",
     maps: Maps::LLAMA,
+    experts: None,
     norms: LayerNorms::BEFORE,
     norm_kind: NormKind::RootMeanSquare,
     norm_weight: NormWeight::Plain,
@@ -45,6 +46,7 @@ pub(super) const FAMILY: Family = Family {
         kv_heads: KvHeadRule::Key,
         ffn: ("intermediate_size", None),
         fixed: &[],
+        null: &[],
         form: FormRule::Only,
         outer: OuterModules {
             embedding: "model.embed_tokens",

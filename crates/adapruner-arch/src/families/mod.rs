@@ -8,18 +8,21 @@ mod gpt_neox;
 mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
 mod olmo2;
+mod olmoe;
 mod opt;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod smollm3;
 
 use crate::{config::Architecture, family::Family};
 
 impl Architecture {
     /// All of them, in the order in which they are listed for users.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
@@ -34,6 +37,9 @@ impl Architecture {
         Self::GptNeoX,
         Self::Falcon,
         Self::FalconTwoNorms,
+        Self::Qwen3Moe,
+        Self::Olmoe,
+        Self::Mixtral,
     ];
 
     /// What it declares.
@@ -53,6 +59,9 @@ impl Architecture {
             Self::GptNeoX => &gpt_neox::FAMILY,
             Self::Falcon => &falcon::FAMILY,
             Self::FalconTwoNorms => &falcon_two_norms::FAMILY,
+            Self::Qwen3Moe => &qwen3_moe::FAMILY,
+            Self::Olmoe => &olmoe::FAMILY,
+            Self::Mixtral => &mixtral::FAMILY,
         }
     }
 }

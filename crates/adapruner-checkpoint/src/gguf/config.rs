@@ -6,8 +6,12 @@
 use std::{collections::BTreeSet, f64::consts::TAU, path::Path};
 
 use adapruner_arch::{
+    Experts,
     config::{all_but, long_attention_factor},
-    family::{Cap, Factor, Family, NormKind, OrderRule, ScoreRule, WindowRule},
+    family::{
+        Cap, ExpertsRule, Factor, Family, NormKind, NormalisedRule, OrderRule, ScoreRule,
+        WindowRule,
+    },
 };
 use candle_core::quantized::GgmlDType;
 
@@ -50,12 +54,21 @@ fn architecture(path: &Path, header: &Header) -> Result<(Architecture, &'static 
     let name = |a: &Architecture| a.family().gguf.map(|gguf| gguf.architecture);
     let known = Architecture::ALL.into_iter().filter(|a| name(a) == Some(found));
     let mut known: Vec<Architecture> = known.collect();
+    // Mixtral's files say that they are Llama's too.
+    let experts = Keys { path, header, prefix: found }.expert_count()?.is_some();
+    if known.iter().any(|a| a.family().experts.is_some() == experts) {
+        known.retain(|a| a.family().experts.is_some() == experts);
+    }
     known.sort_by_key(|architecture| std::cmp::Reverse(norms(architecture)));
     if let Some((first, name)) = known.first().and_then(|first| Some((*first, name(first)?))) {
         return Ok((first, name));
     }
-    let mut names: Vec<&str> = Architecture::ALL.iter().filter_map(name).collect();
-    names.dedup();
+    let mut names: Vec<&str> = Vec::new();
+    for name in Architecture::ALL.iter().filter_map(name) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
     let message = format!(
         "architecture {} is not supported, only {} and {PER_LAYER}",
         shown(found),
@@ -77,7 +90,11 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
 
     let hidden_size = keys.size("embedding_length")?;
     let count = keys.size("block_count")?;
-    let layers = keys.layers(count)?;
+    let experts = match &family.experts {
+        Some(rule) => Some(keys.experts(rule)?),
+        None => None,
+    };
+    let layers = keys.layers(count, family, experts)?;
     let head_dim = keys.head_dim(hidden_size, &layers)?;
     let rotated_dim = keys.rotated_dim(family, head_dim)?;
     let Some(embedding) = header.tensor("token_embd.weight") else {
@@ -99,6 +116,7 @@ pub fn model_config(path: &Path, header: &Header, file: &[u8]) -> Result<ModelCo
     }
     let model = ModelConfig {
         attention_bias: keys.attention_bias(family, &layers)?,
+        experts,
         mlp_bias: keys.has_biases(family, &layers, MLP)? == Some(true),
         norm_eps: keys.float(eps_key(family))?,
         parallel: match family.order {
@@ -228,7 +246,53 @@ impl<'a> Keys<'a> {
         sizes.map(Some).ok_or_else(|| self.error(key, "not non-negative integers"))
     }
 
-    fn layers(&self, count: usize) -> Result<Vec<LayerWidths>> {
+    /// How many experts there are, where there are any.
+    fn expert_count(&self) -> Result<Option<usize>> {
+        Ok(self.optional_size("expert_count")?.filter(|count| *count > 0))
+    }
+
+    /// What feed-forwards are mixtures of.
+    fn experts(&self, rule: &ExpertsRule) -> Result<Experts> {
+        const CHOSEN: &str = "expert_used_count";
+        for key in [
+            "expert_shared_count",
+            "expert_shared_feed_forward_length",
+            "leading_dense_block_count",
+        ] {
+            if let Some(found) = self.optional_size(key)?.filter(|found| *found > 0) {
+                let message = format!("0 expected, {found} found: not supported");
+                return Err(self.unsupported(key, message));
+            }
+        }
+        // 0 and 1 stand for the softmax over all experts.
+        if let Some(found) = self.optional_size("expert_gating_func")?.filter(|found| *found > 1) {
+            let message = format!("weights of experts by function {found} are not supported");
+            return Err(self.unsupported("expert_gating_func", message));
+        }
+        const SCALE: &str = "expert_weights_scale";
+        if let Some(scale) = self.optional_float(SCALE)?.filter(|s| *s != 0.0 && *s != 1.0) {
+            return Err(self.unsupported(SCALE, format!("a scale of {scale} is not supported")));
+        }
+        let count = self.expert_count()?;
+        let count = count.ok_or_else(|| self.error("expert_count", "missing"))?;
+        let chosen = self.size(CHOSEN)?;
+        if !(1..=count).contains(&chosen) {
+            let message = format!("1 to the {count} experts expected, {chosen} found");
+            return Err(self.error(CHOSEN, &message));
+        }
+        let normalised = match rule.normalised {
+            NormalisedRule::Always => true,
+            NormalisedRule::Key { gguf, .. } => gguf,
+        };
+        Ok(Experts { count, chosen, normalised })
+    }
+
+    fn layers(
+        &self,
+        count: usize,
+        family: &Family,
+        experts: Option<Experts>,
+    ) -> Result<Vec<LayerWidths>> {
         // Each layer has at least one tensor: no allocation beyond the file.
         if count == 0 || count > self.header.tensors.len() {
             let message = format!("{count} layers, but {} tensors", self.header.tensors.len());
@@ -236,7 +300,8 @@ impl<'a> Keys<'a> {
         }
         let missing = |key| self.error(key, "missing");
         let heads = "attention.head_count";
-        let ffn = "feed_forward_length";
+        let ffn = family.experts.map_or("feed_forward_length", |rule| rule.gguf_width);
+        let of_each = experts.map_or(1, |experts| experts.count);
         let query = self.per_layer(heads, count)?.ok_or_else(|| missing(heads))?;
         let widths = self.per_layer(ffn, count)?.ok_or_else(|| missing(ffn))?;
         let kv = self.per_layer("attention.head_count_kv", count)?;
@@ -252,6 +317,7 @@ impl<'a> Keys<'a> {
             // A layer without query heads has no attention, whatever it says
             // of key-value heads.
             let kv_heads = if query_heads == 0 { 0 } else { kv_heads };
+            let ffn = usize::saturating_mul(ffn, of_each);
             layers.push(LayerWidths { query_heads, kv_heads, ffn });
         }
         Ok(layers)
@@ -292,7 +358,7 @@ impl<'a> Keys<'a> {
 
     /// Refuses settings that change what the model computes.
     fn refuse_settings(&self, family: &Family) -> Result<()> {
-        if let Some(experts) = self.optional_size("expert_count")?.filter(|n| *n > 0) {
+        if let Some(experts) = self.expert_count()?.filter(|_| family.experts.is_none()) {
             let message = format!("a mixture of {experts} experts is not supported");
             return Err(self.unsupported("expert_count", message));
         }

@@ -3,7 +3,7 @@
 use adapruner_arch::{
     Architecture, Family,
     config::all_but,
-    family::{Gguf, GgufBiases, RowOrder, ScoreRule, WindowRule},
+    family::{ExpertsRule, Gguf, GgufBiases, NormalisedRule, RowOrder, ScoreRule, WindowRule},
 };
 
 use super::Planned;
@@ -82,6 +82,19 @@ pub(super) fn layout(
             GgufBiases::AllRequired => "with biases on all maps",
             GgufBiases::None | GgufBiases::Qkv | GgufBiases::All => "without these biases",
         });
+    }
+    if let (Some(ExpertsRule { normalised: NormalisedRule::Key { gguf, .. }, .. }), Some(experts)) =
+        (family.experts, config.experts)
+        && experts.normalised != gguf
+    {
+        return refuse(match gguf {
+            true => "with weights of the chosen experts that are divided by their sum",
+            false => "with weights of the chosen experts as they are, not divided by their sum",
+        });
+    }
+    let grouped = |widths: &LayerWidths| widths.kv_heads != widths.query_heads;
+    if !gguf.grouped && config.layers.iter().any(grouped) {
+        return refuse("with as many key-value heads as query heads");
     }
     if gguf.needs_head && config.tie_word_embeddings {
         return refuse("with an output projection of its own");

@@ -129,7 +129,8 @@ impl Place {
     fn of(tensor: &StoredTensor) -> Self {
         match tensor.parts.iter().map(|part| part.part).collect::<Vec<_>>()[..] {
             [Part::Weight(layer, Projection::V)] => Self::Value(layer),
-            [Part::Weight(layer, Projection::Down)] => Self::Down(layer),
+            [Part::Weight(layer, Projection::Down)]
+            | [Part::Expert(layer, _, Projection::Down), ..] => Self::Down(layer),
             [Part::Weight(_, Projection::O)] => Self::AttentionOutput,
             [Part::Weight(_, Projection::Q), ..] if tensor.parts.len() > 1 => Self::QueryKeyValue,
             _ => Self::Other,

@@ -28,7 +28,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     mapped::MappedFile,
-    names::{ExpectedTensor, stored_tensors},
+    names::{ExpectedTensor, FileFormat, stored_tensors},
     replaced::check_finite,
 };
 
@@ -70,7 +70,7 @@ impl GgufSource {
     /// A tensor that no such model has, or one that does not lie in the file.
     pub fn new(file: Arc<MappedFile>, header: &Header, config: &ModelConfig) -> Result<Self> {
         let (family, mut entries) = (config.family(), BTreeMap::new());
-        let expected = stored_tensors(config, family).into_iter();
+        let expected = stored_tensors(config, family, FileFormat::Gguf).into_iter();
         let expected = expected.map(|t| (t.gguf_name, (t.shape, t.parts)));
         let expected: BTreeMap<String, (Vec<usize>, Vec<ExpectedTensor>)> = expected.collect();
         let rotated = match family.gguf.map(|gguf| gguf.rows) {
@@ -97,13 +97,17 @@ impl GgufSource {
                 let message = format!("shape {whole:?} expected, {shape:?} found");
                 return Err(Error::tensor(file.path(), &tensor.name, message));
             }
-            let row = bytes.len() / shape.first().copied().unwrap_or(1).max(1);
+            let elements = |shape: &[usize]| shape.iter().product::<usize>();
             let mut from = start;
             for ExpectedTensor { part, name, shape: of_part } in parts {
                 let of_part = if parts.len() > 1 { of_part } else { &shape };
                 let end = match parts.len() {
                     1 => start + bytes.len(),
-                    _ => from + of_part[0] * row,
+                    // Whole rows, and rows are whole blocks.
+                    _ => {
+                        let share = bytes.len() as u128 * elements(of_part) as u128;
+                        from + (share / elements(whole).max(1) as u128) as usize
+                    }
                 };
                 let entry = Entry {
                     range: from..end,

@@ -23,7 +23,7 @@ use crate::{
     checkpoint::Checkpoint,
     config::{ModelConfig, RopeScaling},
     error::{Error, Result},
-    names::{self, StoredTensor, stored_tensors},
+    names::{self, FileFormat, Part, StoredTensor, stored_tensors},
     open::check,
     output::{FileWriter, FloatType, OnProgress, Written, kept_type, prevailing_type},
 };
@@ -142,7 +142,20 @@ fn places(config: &ModelConfig, layout: Layout, of: GgufType) -> Vec<Place> {
     let family = config.family();
     let place = |tensor: StoredTensor| {
         let part = tensor.parts.first()?;
-        let wanted = of.of(&tensor, config);
+        let wanted = match part.part {
+            // llama.cpp's files have routers in F32.
+            Part::Router(_) => TensorKind::F32,
+            Part::Embedding
+            | Part::Positions
+            | Part::Norm(..)
+            | Part::NormBias(..)
+            | Part::Weight(..)
+            | Part::Expert(..)
+            | Part::Bias(..)
+            | Part::FinalNorm
+            | Part::FinalNormBias
+            | Part::Head => of.of(&tensor, config),
+        };
         let kind = stored_kind(wanted, part, config.tie_word_embeddings);
         let elements: u64 = tensor.shape.iter().map(|&d| d as u64).product();
         let interleaved = part.part.is_rotated() && layout.rows == RowOrder::Interleaved;
@@ -153,13 +166,14 @@ fn places(config: &ModelConfig, layout: Layout, of: GgufType) -> Vec<Place> {
         let bytes = elements / kind.block_size() * kind.block_bytes();
         Some(Place { tensor, wanted, kind, bytes, stored })
     };
-    stored_tensors(config, layout.family()).into_iter().filter_map(place).collect()
+    let stored = stored_tensors(config, layout.family(), FileFormat::Gguf);
+    stored.into_iter().filter_map(place).collect()
 }
 
 /// One line for each type that tensors fell back to.
 fn fallback_warnings(places: &[Place]) -> Vec<String> {
     let mut fallbacks: BTreeMap<(&str, &str), Vec<&Place>> = BTreeMap::new();
-    let matrices = places.iter().filter(|p| p.tensor.shape.len() == 2);
+    let matrices = places.iter().filter(|p| p.tensor.shape.len() >= 2);
     for place in matrices.filter(|p| p.kind != p.wanted) {
         fallbacks.entry((place.kind.name(), place.wanted.name())).or_default().push(place);
     }

@@ -59,7 +59,16 @@ pub(super) fn metadata(
     model("context_length", size(config.max_position_embeddings));
     model("embedding_length", size(config.hidden_size));
     model("block_count", size(config.layers.len()));
-    model("feed_forward_length", widths(|w| w.ffn));
+    match (&family.experts, config.experts, uniform) {
+        (Some(rule), Some(experts), Some(uniform)) => {
+            let width = config.expert_width(&uniform);
+            model("feed_forward_length", size(width));
+            model(rule.gguf_width, size(width));
+            model("expert_count", size(experts.count));
+            model("expert_used_count", size(experts.chosen));
+        }
+        _ => model("feed_forward_length", widths(|w| w.ffn)),
+    }
     model("attention.head_count", widths(|w| w.query_heads));
     model("attention.head_count_kv", widths(|w| w.kv_heads));
     model("attention.key_length", size(config.head_dim));

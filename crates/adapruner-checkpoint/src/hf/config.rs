@@ -10,10 +10,11 @@
 use std::path::Path;
 
 use adapruner_arch::{
+    Experts,
     config::all_but,
     family::{
-        AttentionBiasRule, Cap, Factor, Family, Fixed, FormRule, HeadWidthRule, KvHeadRule,
-        MlpBiasRule, OrderRule, ScoreRule, UnrotatedRule, WindowRule,
+        AttentionBiasRule, Cap, ExpertsRule, Factor, Family, Fixed, FormRule, HeadWidthRule,
+        KvHeadRule, MlpBiasRule, NormalisedRule, OrderRule, ScoreRule, UnrotatedRule, WindowRule,
     },
 };
 use serde_json::{Map, Value};
@@ -95,7 +96,11 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
         (Some(key), default) => keys.optional_float(key)?.unwrap_or(default),
         (None, always) => always,
     };
-    let layers = keys.layers(kind, heads)?;
+    let experts = match &family.experts {
+        Some(rule) => Some(keys.experts(rule)?),
+        None => None,
+    };
+    let layers = keys.layers(kind, heads, experts)?;
     let order = cache_order(&layers);
     let (rope, local_rope) = keys.ropes(family)?;
     let id = |key, default: Option<u32>| keys.token_ids(key, default.as_slice());
@@ -104,6 +109,7 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
         hidden_size,
         head_dim,
         vocab_size: keys.size("vocab_size")?,
+        experts,
         activation: keys.activation(family)?,
         norm_eps: eps,
         parallel: match family.order {
@@ -281,6 +287,12 @@ impl<'a> Keys<'a> {
         }
         for Fixed { key, default, value, otherwise } in family.hf.fixed {
             if self.optional_bool(key)?.unwrap_or(*default) != *value {
+                let message = format!("{otherwise}: not supported for {}", family.title);
+                return Err(self.unsupported(key, message));
+            }
+        }
+        for (key, otherwise) in family.hf.null {
+            if self.get(key).is_some() {
                 let message = format!("{otherwise}: not supported for {}", family.title);
                 return Err(self.unsupported(key, message));
             }
@@ -463,7 +475,44 @@ impl<'a> Keys<'a> {
         Ok(Some(sliding))
     }
 
-    fn layers(&self, kind: Kind, query_heads: usize) -> Result<Vec<LayerWidths>> {
+    /// What feed-forwards are mixtures of.
+    fn experts(&self, rule: &ExpertsRule) -> Result<Experts> {
+        if let Some((step, list)) = rule.dense_layers {
+            let dense = self.optional(list, "a list", Value::as_array)?;
+            if dense.is_some_and(|dense| !dense.is_empty()) {
+                let message = "layers without experts beside those with experts are not supported";
+                return Err(self.unsupported(list, message));
+            }
+            if let Some(every) = self.optional_size(step)?.filter(|every| *every != 1) {
+                let message = format!(
+                    "1 expected, {every} found: layers without experts beside those with experts are not supported"
+                );
+                return Err(self.unsupported(step, message));
+            }
+        }
+        let experts = Experts {
+            count: self.size(rule.count)?,
+            chosen: self.size(rule.chosen)?,
+            normalised: match rule.normalised {
+                NormalisedRule::Always => true,
+                NormalisedRule::Key { hf, .. } => self.optional_bool(hf)?.unwrap_or(false),
+            },
+        };
+        if !(1..=experts.count).contains(&experts.chosen) {
+            let Experts { count, chosen, .. } = experts;
+            let message =
+                format!("1 to the {count} experts of {} expected, {chosen} found", rule.count);
+            return Err(self.error(rule.chosen, &message));
+        }
+        Ok(experts)
+    }
+
+    fn layers(
+        &self,
+        kind: Kind,
+        query_heads: usize,
+        experts: Option<Experts>,
+    ) -> Result<Vec<LayerWidths>> {
         let count = self.size("num_hidden_layers")?;
         if kind.per_layer {
             let list = self.optional(LAYER_WIDTHS, "a list", Value::as_array)?;
@@ -499,6 +548,7 @@ impl<'a> Keys<'a> {
             (None, Some(multiple)) => multiple.saturating_mul(self.size("hidden_size")?),
             (None, None) => return Err(self.error(hf.ffn.0, "missing")),
         };
+        let ffn = ffn.saturating_mul(experts.map_or(1, |experts| experts.count));
         if query_heads == 0 {
             return Err(self.error("num_attention_heads", "at least 1 expected, 0 found"));
         }

@@ -45,6 +45,7 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
     source.strip_prefixes()?;
     source.retain(|name| !is_surplus(name, &config));
     source.take_apart(&config)?;
+    source.check_experts(&config)?;
     check::tensors(folder, &config, &source)?;
     source.check_dtypes()?;
 

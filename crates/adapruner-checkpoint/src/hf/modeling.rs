@@ -35,6 +35,11 @@ pub(super) fn modeling(family: &Family) -> String {
             .map(|projection| format!("\"{}\"", last(projection.module_of(family))))
             .to_vec(),
     };
+    // The widths are those of all experts together.
+    let ffn_width = match family.experts {
+        Some(rule) => format!("widths[\"ffn\"] // config.{}", rule.count),
+        None => "widths[\"ffn\"]".to_owned(),
+    };
     let truth = |is| if is { "True" } else { "False" };
     let names = [
         ("{layer_class}", &*format!("{}{}", family.hf.prefix, family.hf.layer_class)),
@@ -43,6 +48,7 @@ pub(super) fn modeling(family: &Family) -> String {
         ("{list}", list),
         ("{attention}", family.hf.attention),
         ("{ffn}", family.hf.ffn.0),
+        ("{ffn_width}", &ffn_width),
         (
             "{kv_heads}",
             match family.hf.kv_heads {

@@ -71,7 +71,7 @@ def attention_of_width(config, widths, slot, kind):
 def build_layer(config, widths, slot):
     """The layer of these widths; `slot` is its place in the key-value cache."""
     own = copy.copy(config)
-    own.{ffn} = widths["ffn"]
+    own.{ffn} = {ffn_width}
     if widths["query_heads"] > 0 and not BY_HIDDEN:
         own.num_attention_heads = widths["query_heads"]
         own.{kv_heads} = widths["kv_heads"]

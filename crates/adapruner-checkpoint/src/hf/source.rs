@@ -20,7 +20,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     mapped::MappedFile,
-    names::{StoredTensor, stored_tensors},
+    names::{FileFormat, StoredTensor, stored_tensors},
 };
 
 /// The weights of a model that has them in one file.
@@ -117,7 +117,7 @@ impl SafetensorsSource {
     /// # Errors
     /// One whose shape is not that of its parts.
     pub fn take_apart(&mut self, config: &ModelConfig) -> Result<()> {
-        let stored = stored_tensors(config, config.family());
+        let stored = stored_tensors(config, config.family(), FileFormat::HuggingFace);
         for stored in stored.iter().filter(|t| t.parts.len() > 1) {
             let StoredTensor { name, shape, parts, .. } = stored;
             let Some(whole) = self.entries.remove(name) else {
@@ -148,6 +148,32 @@ impl SafetensorsSource {
             }
         }
         Ok(())
+    }
+
+    /// Refuses experts that the folder holds as one tensor.
+    ///
+    /// # Errors
+    /// The first such tensor.
+    pub fn check_experts(&self, config: &ModelConfig) -> Result<()> {
+        const EXPERTS: &str = ".experts.";
+        let stacked = |name: &&String| {
+            let behind = name.split_once(EXPERTS).map(|(_, behind)| behind);
+            behind.is_some_and(|behind| !behind.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        if config.experts.is_none() {
+            return Ok(());
+        }
+        match self.entries.keys().find(stacked) {
+            None => Ok(()),
+            Some(name) => {
+                let message = "all experts in one tensor are not supported, one tensor for each of \
+                               an expert's maps expected";
+                let error = Error::unsupported(&self.folder, format!("tensor {name}: {message}"));
+                Err(error.advise(
+                    "open the folder with transformers and save it again: save_pretrained writes each expert's maps by themselves",
+                ))
+            }
+        }
     }
 
     /// Takes off what wrappers put before the names of all tensors.

@@ -4,7 +4,7 @@ use adapruner_arch::Architecture;
 
 /// Names, as `architectures` or `model_type` has them, of models that are known and not run:
 /// what makes them so.
-const NOT_RUN: [(&str, &str); 15] = [
+const NOT_RUN: [(&str, &str); 12] = [
     ("Gemma3ForConditionalGeneration", "text and images in one folder"),
     ("gemma3", "text and images in one folder"),
     ("Gemma4", "widths of heads by kind of layer, embeddings per layer"),
@@ -15,11 +15,8 @@ const NOT_RUN: [(&str, &str); 15] = [
     ("qwen3_next", "gated DeltaNet layers"),
     ("GptOss", "mixtures of experts with attention sinks"),
     ("gpt_oss", "mixtures of experts with attention sinks"),
-    ("MixtralForCausalLM", "mixtures of experts"),
-    ("mixtral", "mixtures of experts"),
-    ("Qwen3MoeForCausalLM", "mixtures of experts"),
-    ("qwen3_moe", "mixtures of experts"),
-    ("OlmoeForCausalLM", "mixtures of experts"),
+    ("Qwen2MoeForCausalLM", "experts that every token takes"),
+    ("qwen2_moe", "experts that every token takes"),
 ];
 
 /// The message, and a hint, about the architecture `found`, written as `shown`.

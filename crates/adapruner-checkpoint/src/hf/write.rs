@@ -19,7 +19,7 @@ use super::{
 use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
-    names::{StoredTensor, stored_tensors},
+    names::{FileFormat, StoredTensor, stored_tensors},
     open::check,
     output::{
         FileWriter, FloatType, HeaderEntry, OnProgress, OutputFile, Written, for_bytes, kept_type,
@@ -150,7 +150,8 @@ fn places(checkpoint: &Checkpoint, kind: Kind, store: StoreType) -> Vec<Place> {
         let elements: u64 = tensor.shape.iter().map(|&d| d as u64).product();
         Place { kind, bytes: elements * kind.bytes(), tensor }
     };
-    stored_tensors(&checkpoint.config, kind.family()).into_iter().map(place).collect()
+    let stored = stored_tensors(&checkpoint.config, kind.family(), FileFormat::HuggingFace);
+    stored.into_iter().map(place).collect()
 }
 
 /// Tensors to files of at most `most` bytes, in the order of the forward pass.

@@ -4,7 +4,7 @@ use adapruner_arch::{
     config::long_attention_factor,
     family::{
         AttentionBiasRule, Factor, Fixed, FormRule, HeadWidthRule, KvHeadRule, MlpBiasRule,
-        OrderRule, Positions, ScoreRule, WindowRule,
+        NormalisedRule, OrderRule, Positions, ScoreRule, WindowRule,
     },
 };
 use serde_json::{Map, Value, json};
@@ -59,7 +59,10 @@ fn holds(architecture: Architecture, config: &ModelConfig) -> bool {
             | Architecture::Opt
             | Architecture::GptNeoX
             | Architecture::Falcon
-            | Architecture::FalconTwoNorms => false,
+            | Architecture::FalconTwoNorms
+            | Architecture::Qwen3Moe
+            | Architecture::Olmoe
+            | Architecture::Mixtral => false,
         }
     };
     same && biased && mlp_biased
@@ -166,7 +169,23 @@ pub(super) fn config_json(config: &ModelConfig, kind: Kind, dtype: FloatType) ->
     if let OrderRule::Key { hf, .. } = family.order {
         set(hf, json!(config.parallel));
     }
-    set(family.hf.ffn.0, json!(largest(|w| w.ffn)));
+    let widest = config.layers.iter().map(|widths| config.expert_width(widths)).max();
+    set(family.hf.ffn.0, json!(widest));
+    if let (Some(rule), Some(experts)) = (&family.experts, config.experts) {
+        set(rule.count, json!(experts.count));
+        set(rule.chosen, json!(experts.chosen));
+        match rule.normalised {
+            NormalisedRule::Always => {}
+            NormalisedRule::Key { hf, .. } => set(hf, json!(experts.normalised)),
+        }
+        if let Some((step, list)) = rule.dense_layers {
+            set(step, json!(1));
+            set(list, json!([]));
+        }
+    }
+    for (key, _) in family.hf.null {
+        set(key, Value::Null);
+    }
     set("vocab_size", json!(config.vocab_size));
     set("max_position_embeddings", json!(config.max_position_embeddings));
     if let (Some(key), _) = family.hf.eps {

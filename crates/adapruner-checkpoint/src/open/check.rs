@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use adapruner_arch::family::KvHeadRule;
+use adapruner_arch::{Experts, family::KvHeadRule};
 
 use crate::{
     checkpoint::TensorSource,
@@ -22,6 +22,8 @@ const MAX_HEAD_DIM: usize = 1 << 13;
 const MAX_LAYERS: usize = 1 << 12;
 /// Largest `V`.
 const MAX_VOCAB: usize = 1 << 24;
+/// Largest number of experts.
+const MAX_EXPERTS: usize = 1 << 12;
 /// Longest context.
 const MAX_CONTEXT: usize = 1 << 31;
 
@@ -46,6 +48,23 @@ pub(crate) fn config(path: &Path, config: &ModelConfig) -> Result<()> {
     if !config.head_dim.is_multiple_of(2) {
         let found = config.head_dim;
         return refuse(format!("head width: an even number expected, {found} found"));
+    }
+    if let Some(Experts { count, chosen, .. }) = config.experts {
+        if !(1..=MAX_EXPERTS).contains(&count) {
+            return refuse(format!("experts: 1 to {MAX_EXPERTS} expected, {count} found"));
+        }
+        if !(1..=count).contains(&chosen) {
+            return refuse(format!(
+                "experts that a token takes: 1 to the {count} that there are expected, {chosen} found"
+            ));
+        }
+        let uneven = config.layers.iter().position(|w| !w.ffn.is_multiple_of(count));
+        if let Some(layer) = uneven {
+            let found = config.layers[layer].ffn;
+            return refuse(format!(
+                "layer {layer}: as many channels in each of {count} experts expected, {found} in all found"
+            ));
+        }
     }
     for (layer, w) in config.layers.iter().enumerate() {
         let (query, kv) = (w.query_heads, w.kv_heads);

@@ -1,5 +1,6 @@
 //! Reading models: GGUF and Hugging Face, the good and the bad.
 
+mod experts;
 mod gguf_bytes;
 mod gguf_header;
 mod gguf_model;

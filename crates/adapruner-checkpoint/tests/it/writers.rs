@@ -8,8 +8,11 @@ mod hf_folder;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use adapruner_checkpoint::{
-    Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, Result, Rope, RopeScaling,
-    TensorMeta, TensorSource, arch::family::KvHeadRule, names, output::Written,
+    Architecture, Checkpoint, Digest, Experts, LayerWidths, ModelConfig, Result, Rope, RopeScaling,
+    TensorMeta, TensorSource,
+    arch::family::{KvHeadRule, NormalisedRule},
+    names,
+    output::Written,
     tokenizer::TextTokenizer,
 };
 use candle_core::{DType, Device, Tensor};
@@ -19,7 +22,7 @@ use rand::{RngExt, SeedableRng};
 use crate::readers::fixture;
 
 /// The fixtures of models.
-pub const MODELS: [&str; 19] = [
+pub const MODELS: [&str; 21] = [
     "biases",
     "falcon",
     "falcon_40b",
@@ -31,36 +34,51 @@ pub const MODELS: [&str; 19] = [
     "mha_tied",
     "mistral_no_window",
     "olmo2",
+    "olmoe",
     "per_layer",
     "phi3",
     "phi3_long",
     "qwen2",
     "qwen3",
+    "qwen3_moe",
     "sharded_bf16",
     "smollm3",
     "tiny",
 ];
 /// Those that llama.cpp runs otherwise, with what is said of them.
-pub const FOLDERS_ONLY: [(&str, &str); 9] = [
+pub const FOLDERS_ONLY: [(&str, &str); 10] = [
     ("falcon_11b", "runs Falcon (one norm: 7B, 11B) without these biases"),
     ("gemma2", "runs Gemma 2 with another scale of attention scores"),
     ("gemma3", "runs Gemma 3 (text) with another scale of attention scores"),
     ("gpt_neox_sequential", "runs GPT-NeoX and Pythia with biases on all maps"),
     ("mistral_windows", "runs Mistral without windows"),
+    ("mixtral", "runs Mixtral without windows"),
     ("opt", "has no architecture for OPT"),
     ("opt_untied", "has no architecture for OPT"),
     ("phi3_windows", "runs Phi 3 and 4 without windows"),
     ("qwen2_windows", "runs Qwen 2 and 2.5 without windows"),
 ];
 
-/// A model of an architecture whose layers have `widths`, short windows and all else as its
-/// family has it.
+/// A model of an architecture whose layers have `widths`, where it has experts each of three,
+/// short windows and all else as its family has it.
 pub fn family(architecture: Architecture, widths: &[LayerWidths]) -> ModelConfig {
     let mut widths = widths.to_vec();
-    if architecture.family().hf.kv_heads == KvHeadRule::All {
+    let grouped = architecture.family().gguf.is_none_or(|gguf| gguf.grouped);
+    if architecture.family().hf.kv_heads == KvHeadRule::All || !grouped {
         widths.iter_mut().for_each(|widths| widths.kv_heads = widths.query_heads);
     }
-    let plain = ModelConfig::new(architecture, 24, 4, VOCAB, widths);
+    // As llama.cpp runs them.
+    let experts = architecture.family().experts.map(|rule| Experts {
+        count: 3,
+        chosen: 2,
+        normalised: match rule.normalised {
+            NormalisedRule::Always => true,
+            NormalisedRule::Key { gguf, .. } => gguf,
+        },
+    });
+    let each = experts.map_or(1, |experts| experts.count);
+    widths.iter_mut().for_each(|widths| widths.ffn *= each);
+    let plain = ModelConfig { experts, ..ModelConfig::new(architecture, 24, 4, VOCAB, widths) };
     let windows = plain.windows.iter().map(|window| window.map(|_| 5)).collect();
     ModelConfig {
         windows,

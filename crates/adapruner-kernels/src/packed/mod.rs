@@ -71,7 +71,7 @@ pub(crate) const COLS: usize = 32;
 const DEPTH: usize = 256;
 /// Products of at most so many rows, one strip, wait for the panels: these are read as pairs
 /// rather than widened, and not rounded.
-const NARROW: usize = activations::ROWS;
+pub(crate) const NARROW: usize = activations::ROWS;
 
 /// Words of a cache line, aligned as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! the composition of this crate's operations. Taps see the same either way.
 
 mod attention;
+mod experts;
 mod feed_forward;
 mod residual;
 
@@ -15,6 +16,7 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 pub use self::{
     attention::{Rotation, SelfAttention},
+    experts::{Experts, ShowExpert},
     feed_forward::FeedForward,
     residual::Residual,
 };

@@ -12,7 +12,7 @@ use candle_core::{D, DType, Result as CandleResult, Tensor, Var};
 use super::{Batch, Learned, MaskGradients, PassOptions, Term};
 use crate::{
     backward::{Ran, gradient_of},
-    block::Pass,
+    block::{MapPlace, Pass, Taps},
     decoder::{Decoder, Places, head_part},
     error::{Error, Result},
     rotary::Rotations,
@@ -44,10 +44,7 @@ impl Rows {
         Ok(Self { lengths, ids, places, rotations })
     }
 
-    pub(super) fn pass<'a>(
-        &'a self,
-        taps: Option<&'a dyn Fn(Projection) -> Arc<dyn GradTap>>,
-    ) -> Pass<'a> {
+    pub(super) fn pass<'a>(&'a self, taps: Option<&'a Taps<'a>>) -> Pass<'a> {
         Pass { lengths: Some(&self.lengths), taps, ..Pass::of(&self.rotations) }
     }
 
@@ -169,8 +166,8 @@ impl Running {
         let block = decoder.block(layer)?;
         let (ran, variables) = match of {
             Wanted::Adapters | Wanted::Masks => {
-                let taps = |projection| -> Arc<dyn GradTap> {
-                    Arc::new(Tap { projection, kept: kept.clone() })
+                let taps = |place: MapPlace| -> Arc<dyn GradTap> {
+                    Arc::new(Tap { projection: place.projection, kept: kept.clone() })
                 };
                 (Ran::new(layer, &block, x, &rows.pass(Some(&taps)))?, Vec::new())
             }

@@ -7,7 +7,7 @@ use adapruner_model::{Decoder, Placement, Residency};
 use candle_core::{DType, Device, Tensor};
 
 /// Every model of `fixtures/models`.
-pub const FIXTURES: [&str; 28] = [
+pub const FIXTURES: [&str; 31] = [
     "biases",
     "falcon",
     "falcon_11b",
@@ -23,7 +23,9 @@ pub const FIXTURES: [&str; 28] = [
     "mha_tied",
     "mistral_no_window",
     "mistral_windows",
+    "mixtral",
     "olmo2",
+    "olmoe",
     "opt",
     "opt_untied",
     "per_layer",
@@ -33,6 +35,7 @@ pub const FIXTURES: [&str; 28] = [
     "qwen2",
     "qwen2_windows",
     "qwen3",
+    "qwen3_moe",
     "sharded_bf16",
     "smollm3",
     "tiny",

@@ -12,8 +12,8 @@ use candle_core::{DType, Result};
 
 use crate::common::{Expected, FIXTURES, bits, decoder, ids, with};
 
-/// Layer, projection and sample.
-type Place = (usize, Projection, usize);
+/// Layer, projection, expert where there is one, and sample.
+type Place = (usize, Projection, Option<usize>, usize);
 
 /// What every sample's rows held, and the weights, as bits.
 #[derive(Default)]
@@ -22,9 +22,10 @@ struct Seen(Mutex<BTreeMap<Place, [Vec<u32>; 2]>>);
 impl Seen {
     fn keep(&self, seen: &ProjectionInput<'_>) -> Result<()> {
         for (at, sample) in seen.samples.clone().enumerate() {
-            let rows = seen.input.narrow(0, at * seen.tokens, seen.tokens)?;
+            let rows = &seen.rows[at];
+            let rows = seen.input.narrow(0, rows.start, rows.len())?;
             let weight = bits(&seen.weight.to_dtype(DType::F32)?);
-            let key = (seen.layer, seen.projection, sample);
+            let key = (seen.layer, seen.projection, seen.expert, sample);
             let before = self.0.lock().unwrap().insert(key, [bits(&rows), weight]);
             assert!(before.is_none(), "{key:?} was shown twice");
         }
@@ -43,9 +44,9 @@ impl GradientObserver for Seen {
         if !grad.projection.prunes_columns() {
             return Ok(());
         }
-        let ProjectionGrad { layer, projection, input, weight, tokens, .. } = *grad;
+        let ProjectionGrad { layer, projection, expert, input, weight, rows, .. } = *grad;
         let samples = grad.samples.clone();
-        self.keep(&ProjectionInput { layer, projection, input, weight, samples, tokens })
+        self.keep(&ProjectionInput { layer, projection, expert, input, weight, samples, rows })
     }
 
     fn block_done(&self, _: usize, _: usize) -> Result<()> {
@@ -74,7 +75,8 @@ fn same(decoder: &Decoder, dtype: DType, samples: &[Vec<u32>], cuts: &PassCuts, 
     same_losses(&losses, &with_gradients, dtype, what);
     let [forward, back] = [forward, back].map(|seen| seen.0.into_inner().unwrap());
     let layers = decoder.config().layers.iter();
-    let shown: usize = layers.map(|widths| 1 + usize::from(widths.has_attention())).sum();
+    let experts = decoder.config().expert_count();
+    let shown: usize = layers.map(|widths| experts + usize::from(widths.has_attention())).sum();
     assert_eq!(forward.len(), shown * samples.len(), "{what}");
     assert!(forward == back, "{what}");
 }

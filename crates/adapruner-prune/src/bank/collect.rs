@@ -76,7 +76,8 @@ pub fn collect(
         samples.len(),
         options.terms,
         options.batch,
-    )?;
+    )?
+    .of_experts(config.expert_count());
     let cuts = &options.cuts;
     let losses = match options.terms {
         Terms::Activations => observe_inputs(decoder, samples, cuts, &collector, progress),
@@ -107,6 +108,8 @@ pub fn collect(
 pub(super) struct Collector {
     layout: VectorLayout,
     columns: VectorLayout,
+    /// Experts of a feed-forward, 1 where it is none of experts.
+    experts: usize,
     samples: usize,
     terms: Terms,
     batch: bool,
@@ -117,7 +120,7 @@ pub(super) struct Collector {
 struct State {
     arrays: BankArrays,
     /// Element sums of projections whose samples come in several micro-batches.
-    pending: BTreeMap<(usize, Projection), Pending>,
+    pending: BTreeMap<(usize, Projection, Option<usize>), Pending>,
 }
 
 #[derive(Default)]
@@ -170,7 +173,12 @@ impl Collector {
             column_square,
         };
         let state = Mutex::new(State { arrays, pending: BTreeMap::new() });
-        Ok(Self { layout, columns, samples, terms, batch, state })
+        Ok(Self { layout, columns, experts: 1, samples, terms, batch, state })
+    }
+
+    /// The same for feed-forwards of so many experts.
+    pub(super) fn of_experts(self, experts: usize) -> Self {
+        Self { experts, ..self }
     }
 
     pub(super) fn into_arrays(self) -> BankArrays {
@@ -179,16 +187,18 @@ impl Collector {
 
     /// Which vectors of the bank `grad` is about, its shapes checked.
     fn vectors(&self, grad: &ProjectionGrad<'_>) -> CandleResult<Range<usize>> {
-        let ProjectionGrad { layer, projection, .. } = *grad;
+        let ProjectionGrad { layer, projection, expert, .. } = *grad;
         let (outputs, inputs) = grad.weight.dims2()?;
-        let rows = grad.samples.len() * grad.tokens;
+        let rows = grad.input.dim(0)?;
         let vectors = if projection.prunes_columns() { inputs } else { outputs };
-        if layer >= self.layout.layers()
-            || self.layout.range(layer, projection).len() != vectors
-            || grad.samples.end > self.samples
-            || grad.input.dims() != [rows, inputs]
-            || grad.grad_output.dims() != [rows, outputs]
-        {
+        let range = self.range(&self.layout, layer, projection, expert);
+        let Some(range) = range.filter(|range| {
+            range.len() == vectors
+                && grad.samples.end <= self.samples
+                && fits(grad.rows, grad.samples.len(), rows, expert.is_some())
+                && grad.input.dims() == [rows, inputs]
+                && grad.grad_output.dims() == [rows, outputs]
+        }) else {
             bail!(
                 "layer {layer}, {projection}: gradient of samples {:?} has input {:?}, weight \
                  {:?}, output {:?}, which do not fit the model",
@@ -197,20 +207,37 @@ impl Collector {
                 grad.weight.shape(),
                 grad.grad_output.shape()
             );
-        }
-        Ok(self.layout.range(layer, projection))
+        };
+        Ok(range)
+    }
+
+    /// Where the vectors or columns of a projection stand, of a mixture those of one expert.
+    fn range(
+        &self,
+        of: &VectorLayout,
+        layer: usize,
+        projection: Projection,
+        expert: Option<usize>,
+    ) -> Option<Range<usize>> {
+        let whole = (layer < of.layers()).then(|| of.range(layer, projection))?;
+        let Some(expert) = expert else { return Some(whole) };
+        let width = whole.len() / self.experts.max(1);
+        let start = whole.start + expert * width;
+        (expert < self.experts).then(|| start..start + width)
     }
 
     /// Keeps what the columns of a projection read, and once the sizes of its weights.
     fn inputs(&self, seen: &ProjectionInput<'_>) -> CandleResult<()> {
-        let ProjectionInput { layer, projection, .. } = *seen;
+        let ProjectionInput { layer, projection, expert, .. } = *seen;
         let (_, width) = seen.weight.dims2()?;
-        let rows = seen.samples.len() * seen.tokens;
-        if layer >= self.columns.layers()
-            || self.columns.range(layer, projection).len() != width
-            || seen.samples.end > self.samples
-            || seen.input.dims() != [rows, width]
-        {
+        let rows = seen.input.dim(0)?;
+        let range = self.range(&self.columns, layer, projection, expert);
+        let Some(range) = range.filter(|range| {
+            range.len() == width
+                && seen.samples.end <= self.samples
+                && fits(seen.rows, seen.samples.len(), rows, expert.is_some())
+                && seen.input.dims() == [rows, width]
+        }) else {
             bail!(
                 "layer {layer}, {projection}: what samples {:?} gave has input {:?}, weight {:?}, \
                  which do not fit the model",
@@ -218,9 +245,8 @@ impl Collector {
                 seen.input.shape(),
                 seen.weight.shape()
             );
-        }
-        let range = self.columns.range(layer, projection);
-        let sums = inputs::sample_sums(seen.input, seen.samples.len(), seen.tokens)?;
+        };
+        let sums = inputs::sample_sums(seen.input, seen.rows)?;
         let sizes = (seen.samples.start == 0).then(|| inputs::weight_sizes(seen.weight));
         let sizes = sizes.transpose()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -255,7 +281,7 @@ impl Collector {
     fn full(&self, grad: &ProjectionGrad<'_>, range: Range<usize>) -> CandleResult<()> {
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { arrays, pending } = &mut *guard;
-        let key = (grad.layer, grad.projection);
+        let key = (grad.layer, grad.projection, grad.expert);
         let mut kept = pending.remove(&key).unwrap_or_default();
         kept.seen += grad.samples.len();
         let last = kept.seen == self.samples;
@@ -314,10 +340,11 @@ impl GradientObserver for Collector {
             self.inputs(&ProjectionInput {
                 layer: grad.layer,
                 projection: grad.projection,
+                expert: grad.expert,
                 input: grad.input,
                 weight: grad.weight,
                 samples: grad.samples.clone(),
-                tokens: grad.tokens,
+                rows: grad.rows,
             })?;
         }
         match self.terms {
@@ -329,12 +356,12 @@ impl GradientObserver for Collector {
 
     fn block_done(&self, layer: usize, samples: usize) -> CandleResult<()> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let short = |((of, _), pending): &(&(usize, Projection), &Pending)| {
+        let short = |((of, _, _), pending): &(&(usize, Projection, _), &Pending)| {
             *of == layer && (pending.seen != samples || samples == self.samples)
         };
         match state.pending.iter().find(short) {
             None => Ok(()),
-            Some(((_, projection), pending)) => bail!(
+            Some(((_, projection, _), pending)) => bail!(
                 "layer {layer}, {projection}: gradients of {} samples were seen, expected \
                  {samples}",
                 pending.seen
@@ -376,6 +403,15 @@ impl Sink<'_> {
     }
 }
 
+/// Whether these are the rows of so many samples, of so many rows in all; behind those of an
+/// expert there may be others.
+fn fits(rows: &[Range<usize>], samples: usize, all: usize, of_expert: bool) -> bool {
+    let ordered = rows.windows(2).all(|pair| pair[0].end == pair[1].start);
+    let within = rows.iter().all(|rows| rows.start <= rows.end && rows.end <= all);
+    let whole = of_expert || rows.last().map_or(0, |last| last.end) == all;
+    rows.len() == samples && ordered && within && whole
+}
+
 /// Whether the fused CPU path takes these tensors.
 fn on_cpu(grad: &ProjectionGrad<'_>) -> bool {
     grad.weight.device().is_cpu()
@@ -390,7 +426,7 @@ fn fused_sums(
     set: fused::SetTerms<'_>,
 ) -> CandleResult<Vec<fused::StripSums>> {
     let (outputs, inputs) = grad.weight.dims2()?;
-    let rows = grad.samples.len() * grad.tokens;
+    let rows = grad.input.dim(0)?;
     let [weight, input, grad_output] =
         [grad.weight, grad.input, grad.grad_output].map(Tensor::contiguous);
     let (weight, input, grad_output) = (weight?, input?, grad_output?);
@@ -406,8 +442,7 @@ fn fused_sums(
         fused::Weight::F16(slice(&of_weight.0, start, size)?)
     };
     let operands = fused::Operands {
-        samples: grad.samples.len(),
-        tokens: grad.tokens,
+        samples: grad.rows,
         outputs,
         inputs,
         input: slice(&of_input.0, of_input.1.start_offset(), rows * inputs)?,

@@ -37,17 +37,15 @@ pub(super) enum Weight<'a> {
 /// What a projection saw in one micro-batch, row-major.
 #[derive(Clone, Copy)]
 pub(super) struct Operands<'a> {
-    /// `S` of the micro-batch.
-    pub samples: usize,
-    /// `T`.
-    pub tokens: usize,
+    /// The rows of each of the `S` samples of the micro-batch.
+    pub samples: &'a [Range<usize>],
     /// `out`.
     pub outputs: usize,
     /// `in`.
     pub inputs: usize,
-    /// `X`, `[S·T, in]`.
+    /// `X`, `[R, in]`.
     pub input: &'a [f32],
-    /// `dY`, `[S·T, out]`.
+    /// `dY`, `[R, out]`.
     pub grad_output: &'a [f32],
     /// `W`, `[out, in]`.
     pub weight: Weight<'a>,
@@ -112,24 +110,25 @@ pub(super) fn vector_sums(operands: &Operands<'_>, set: SetTerms<'_>) -> Vec<Str
     }
 }
 
-impl Operands<'_> {
+impl<'a> Operands<'a> {
     fn tile(&self) -> (usize, usize) {
         if self.columns { COLUMN_TILE } else { ROW_TILE }
     }
 
     /// A tile of a sample's weight gradient, row-major.
     fn gradient(&self, sample: usize, rows: &Range<usize>, cols: &Range<usize>, to: &mut [f32]) {
-        fn of<'a>(
-            all: &'a [f32],
-            (sample, tokens, width): (usize, usize, usize),
-            range: &Range<usize>,
-        ) -> Columns<'a> {
-            let values = &all[sample * tokens * width..(sample + 1) * tokens * width];
-            Columns { values, width, range: range.clone() }
+        let own = &self.samples[sample];
+        // No token of the sample took the expert.
+        if own.is_empty() {
+            return to.fill(0.0);
         }
-        let Self { tokens, outputs, inputs, input, grad_output, .. } = *self;
-        let grad_output = of(grad_output, (sample, tokens, outputs), rows);
-        transposed_product(&grad_output, &of(input, (sample, tokens, inputs), cols), to);
+        let of = |all: &'a [f32], width: usize, range: &Range<usize>| {
+            let values = &all[own.start * width..own.end * width];
+            Columns { values, width, range: range.clone() }
+        };
+        let Self { outputs, inputs, input, grad_output, .. } = *self;
+        let grad_output = of(grad_output, outputs, rows);
+        transposed_product(&grad_output, &of(input, inputs, cols), to);
     }
 }
 
@@ -153,7 +152,8 @@ impl<'a> Strip<'a> {
     /// Runs all tiles; elements are summed over samples into `kept`, and reduced to
     /// vectors if `finish`.
     fn run(mut self, mut kept: Option<&mut StripElements>, finish: bool) -> StripSums {
-        let Operands { samples, outputs, inputs, columns, .. } = *self.operands;
+        let Operands { outputs, inputs, columns, .. } = *self.operands;
+        let samples = self.operands.samples.len();
         let width = self.vectors.len();
         let along = if columns { outputs } else { inputs };
         let (_, reach) = self.operands.tile();

@@ -4,6 +4,8 @@
 //! Axes: `S` samples of a micro-batch, `T` tokens, `C` columns, `out` and `in` sides of a
 //! weight.
 
+use std::ops::Range;
+
 use adapruner_model::wide::in_f64;
 use candle_core::{DType, Result as CandleResult, Tensor};
 use rayon::prelude::*;
@@ -85,32 +87,33 @@ impl StatsBank {
     }
 }
 
-/// `Σ_t x` and `Σ_t x²` of every column, for each sample of a micro-batch.
+/// `Σ_t x` and `Σ_t x²` of every column, for each sample of a micro-batch, whose rows are
+/// `samples`.
 ///
 /// # Shapes
-/// `[S·T, in]` → `S` times `[in]` and `[in]`.
+/// `[R, in]` → `S` times `[in]` and `[in]`.
 pub(super) fn sample_sums(
     input: &Tensor,
-    samples: usize,
-    tokens: usize,
+    samples: &[Range<usize>],
 ) -> CandleResult<Vec<[Vec<f64>; 2]>> {
-    let width = input.dim(1)?;
+    let (all, width) = input.dims2()?;
     if !(input.device().is_cpu() && input.dtype() == DType::F32) {
-        return (0..samples)
-            .map(|sample| {
-                let rows = in_f64(&input.narrow(0, sample * tokens, tokens)?)?;
-                Ok([rows.sum(0)?.to_vec1()?, rows.sqr()?.sum(0)?.to_vec1()?])
-            })
-            .collect();
+        let of = |rows: &Range<usize>| {
+            if rows.is_empty() {
+                return Ok([vec![0.0; width], vec![0.0; width]]);
+            }
+            let rows = in_f64(&input.narrow(0, rows.start, rows.len())?)?;
+            Ok([rows.sum(0)?.to_vec1()?, rows.sqr()?.sum(0)?.to_vec1()?])
+        };
+        return samples.iter().map(of).collect();
     }
     let input = input.contiguous()?;
     let (storage, layout) = input.storage_and_layout();
-    let rows: &[f32] = slice(&storage, layout.start_offset(), samples * tokens * width)?;
-    let of = |sample: usize| {
-        let rows = &rows[sample * tokens * width..][..tokens * width];
-        column_sums(rows, width, |x| [x, x * x])
+    let values: &[f32] = slice(&storage, layout.start_offset(), all * width)?;
+    let of = |rows: &Range<usize>| {
+        column_sums(&values[rows.start * width..rows.end * width], width, |x| [x, x * x])
     };
-    Ok((0..samples).map(of).collect())
+    Ok(samples.iter().map(of).collect())
 }
 
 /// `Σ_i |W_ij|` and `Σ_i W_ij²` of every column.

@@ -1,6 +1,8 @@
 //! The sums of [`super::fused`] by tensor operations, for any device and number
 //! type; here a sample's weight gradient is held whole for a moment.
 
+use std::ops::Range;
+
 use candle_core::{DType, Result, Tensor};
 
 use adapruner_model::{ProjectionGrad, wide::sum_in_f64};
@@ -19,11 +21,13 @@ pub(super) fn vector_sums(
     let weight = grad.weight.to_dtype(DType::F32)?;
     let mut out = Vec::with_capacity(grad.samples.len());
     let mut set = set;
-    for sample in 0..grad.samples.len() {
-        let part = |t: &Tensor| {
-            t.narrow(0, sample * grad.tokens, grad.tokens)?.to_dtype(DType::F32)?.contiguous()
+    for rows in grad.rows {
+        let part =
+            |t: &Tensor| t.narrow(0, rows.start, rows.len())?.to_dtype(DType::F32)?.contiguous();
+        let gradient = match rows.is_empty() {
+            true => weight.zeros_like()?,
+            false => part(grad.grad_output)?.t()?.contiguous()?.matmul(&part(grad.input)?)?,
         };
-        let gradient = part(grad.grad_output)?.t()?.contiguous()?.matmul(&part(grad.input)?)?;
         let product = (&weight * gradient)?;
         let square = product.sqr()?;
         out.push([
@@ -63,9 +67,11 @@ pub(super) fn coarse_sums(grad: &ProjectionGrad<'_>) -> Result<Vec<Vec<f64>>> {
     } else {
         (product(&input, &weight.t()?)? * grad_output)?
     };
-    (0..grad.samples.len())
-        .map(|sample| sums(&product.narrow(0, sample * grad.tokens, grad.tokens)?, 0))
-        .collect()
+    let of = |rows: &Range<usize>| match rows.is_empty() {
+        true => Ok(vec![0.0; product.dim(1)?]),
+        false => sums(&product.narrow(0, rows.start, rows.len())?, 0),
+    };
+    grad.rows.iter().map(of).collect()
 }
 
 /// `a · b`; on the CPU with the same bits in a row whatever rows are beside it.

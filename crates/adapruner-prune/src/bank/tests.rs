@@ -59,6 +59,11 @@ fn seen() -> Vec<Seen> {
         .collect()
 }
 
+/// The rows of so many samples.
+fn rows_of(samples: usize) -> Vec<Range<usize>> {
+    (0..samples).map(|sample| sample * TOKENS..(sample + 1) * TOKENS).collect()
+}
+
 /// Shows a collector the samples in these micro-batches.
 fn collect(seen: &[Seen], terms: Terms, batch: bool, batches: &[Range<usize>]) -> BankArrays {
     let collector = Collector::new(WIDE, SAMPLES, terms, batch).unwrap();
@@ -70,11 +75,12 @@ fn collect(seen: &[Seen], terms: Terms, batch: bool, batches: &[Range<usize>]) -
                 .projection(&ProjectionGrad {
                     layer: 0,
                     projection: seen.projection,
+                    expert: None,
                     input: &part(&seen.input),
                     weight: &seen.weight,
                     grad_output: &part(&seen.grad_output),
                     samples: samples.clone(),
-                    tokens: TOKENS,
+                    rows: &rows_of(samples.len()),
                 })
                 .unwrap();
         }
@@ -232,11 +238,12 @@ fn tensor_operations_give_the_same_sums() {
         let grad = ProjectionGrad {
             layer: 0,
             projection: seen.projection,
+            expert: None,
             input: &seen.input,
             weight: &seen.weight,
             grad_output: &seen.grad_output,
             samples: 0..SAMPLES,
-            tokens: TOKENS,
+            rows: &rows_of(SAMPLES),
         };
         let mut elements = portable::Elements::default();
         let sums = portable::vector_sums(&grad, Some(&mut elements)).unwrap();
@@ -286,9 +293,17 @@ fn inputs_of_any_type_are_summed_in_f64() {
                 let (start, rows) = (samples.start * TOKENS, samples.len() * TOKENS);
                 let input = &seen.input.narrow(0, start, rows).unwrap();
                 let (projection, weight) = (seen.projection, &seen.weight);
-                let (samples, tokens) = (samples.clone(), TOKENS);
-                let input =
-                    ProjectionInput { layer: 0, projection, input, weight, samples, tokens };
+                let (samples, rows) = (samples.clone(), rows_of(samples.len()));
+                let (layer, expert) = (0, None);
+                let input = ProjectionInput {
+                    layer,
+                    projection,
+                    expert,
+                    input,
+                    weight,
+                    samples,
+                    rows: &rows,
+                };
                 collector.input(&input).unwrap();
             }
         }
@@ -317,11 +332,12 @@ fn samples_that_never_come_are_missed() {
         .projection(&ProjectionGrad {
             layer: 0,
             projection: first.projection,
+            expert: None,
             input: &first.input,
             weight: &first.weight,
             grad_output: &first.grad_output,
             samples: 0..SAMPLES,
-            tokens: TOKENS,
+            rows: &rows_of(SAMPLES),
         })
         .unwrap();
     let message = collector.block_done(0, SAMPLES + 1).unwrap_err().to_string();
@@ -339,27 +355,30 @@ fn gradients_of_other_shapes_are_refused() {
     let result = collector.projection(&ProjectionGrad {
         layer: 0,
         projection: gate.projection,
+        expert: None,
         input: &gate.input,
         weight: &gate.weight,
         grad_output: &gate.grad_output,
         samples: 0..SAMPLES,
-        tokens: TOKENS,
+        rows: &rows_of(SAMPLES),
     });
     assert!(result.unwrap_err().to_string().contains("gate_proj"));
     let down = &seen[6];
-    let of = |layer, input: &Tensor, samples| {
-        let (weight, tokens) = (&down.weight, TOKENS);
-        let projection = down.projection;
-        collector.input(&ProjectionInput { layer, projection, input, weight, samples, tokens })
+    let of = |layer, input: &Tensor, samples: Range<usize>| {
+        let (weight, rows) = (&down.weight, &rows_of(samples.len()));
+        let (projection, expert) = (down.projection, None);
+        let seen = ProjectionInput { layer, projection, expert, input, weight, samples, rows };
+        collector.input(&seen)
     };
     let refused = of(0, &down.input, 0..SAMPLES).unwrap_err().to_string();
     assert!(refused.contains("down_proj") && refused.contains("[300, 150]"), "{refused}");
     // Nor other numbers of rows, samples and layers.
     let collector = Collector::new(WIDE, SAMPLES, Terms::Activations, false).unwrap();
-    let of = |layer, input: &Tensor, samples| {
-        let (weight, tokens) = (&down.weight, TOKENS);
-        let projection = down.projection;
-        collector.input(&ProjectionInput { layer, projection, input, weight, samples, tokens })
+    let of = |layer, input: &Tensor, samples: Range<usize>| {
+        let (weight, rows) = (&down.weight, &rows_of(samples.len()));
+        let (projection, expert) = (down.projection, None);
+        let seen = ProjectionInput { layer, projection, expert, input, weight, samples, rows };
+        collector.input(&seen)
     };
     assert!(of(0, &down.input, 0..SAMPLES - 1).is_err());
     assert!(of(1, &down.input, 0..SAMPLES).is_err());

@@ -50,7 +50,7 @@ use adapruner_model::{
     Decoder, Placement, Places, Residency,
     block::{Block, Pass},
 };
-use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
+use candle_core::{D, DType, Device, Result as CandleResult, Tensor, bail};
 use serde::Serialize;
 
 use self::{
@@ -60,7 +60,7 @@ use self::{
 pub use self::{memory::CompensateFootprint, ridge::Ridge};
 use crate::{
     apply,
-    error::{Error, Result},
+    error::{Error, Result, refuse_experts},
     plan::PrunePlan,
 };
 
@@ -182,6 +182,7 @@ pub fn compensate(
     placement: &Placement,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Compensated> {
+    refuse_experts(&dense.config, "compensate", "compensation")?;
     match options.form {
         Form::Weight { ridge } => ridge.check()?,
         Form::Bias => {}
@@ -263,8 +264,10 @@ fn parts<'a>(
 ) -> CandleResult<Option<(Tensor, &'a Affine, &'a Residual)>> {
     Ok(match (sublayer, &block.attention) {
         (Sublayer::FeedForward, _) => {
-            let read = block.channels(block.read_by_ffn(entered, stream))?;
-            Some((read, &block.ffn.down, &block.ffn.residual))
+            // Models with experts are refused before work begins.
+            let Some(ffn) = block.ffn.dense() else { bail!("a feed-forward of experts") };
+            let read = ffn.channels(block.read_by_ffn(entered, stream))?;
+            Some((read, &ffn.down, &ffn.residual))
         }
         (Sublayer::Attention, None) => None,
         (Sublayer::Attention, Some(attention)) => {

@@ -23,7 +23,7 @@ use super::{
     state::{MaskRecord, MaskState, Position},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, refuse_experts},
     plan::PrunePlan,
     scores::Scores,
 };
@@ -156,6 +156,7 @@ impl MaskLearning<'_> {
         watch: &mut dyn MaskWatch,
     ) -> Result<LearnedMasks> {
         let Self { options, plan, dense, .. } = *self;
+        refuse_experts(dense.config(), "learn-masks", "learning masks")?;
         options.check(self.train.len() + self.held_out.len(), self.held_out.len())?;
         let mut gates = Gates::new(dense.config(), plan, self.scores, options)?;
         let record = self.bound(&gates)?;

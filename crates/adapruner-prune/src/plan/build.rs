@@ -92,7 +92,7 @@ impl<'a> Planner<'a> {
             if options.protects(layer, layers) {
                 Ladder::none()
             } else {
-                Ladder::channels(widths, scores, options.multiple_of, &costs)
+                Ladder::channels(widths, config.expert_count(), scores, options.multiple_of, &costs)
             }
         });
         let dropped = config.layers.iter().enumerate().filter(|&(layer, _)| drops(layer));

@@ -61,17 +61,23 @@ impl Ladder {
     }
 
     /// The channels of a layer; the width stays as it is or becomes a multiple of
-    /// `multiple_of`, at least one of it.
+    /// `multiple_of`, at least one of it. Of several experts each gives up as many: its least
+    /// important ones, in one step with those of the others.
     pub fn channels(
         widths: &LayerWidths,
+        experts: usize,
         scores: &LayerScores,
         multiple_of: usize,
         costs: &Costs,
     ) -> Self {
-        let order = ascending(&scores.ffn, 0..widths.ffn);
-        let multiples = (1..=widths.ffn.saturating_sub(1) / multiple_of).rev();
+        let width = widths.ffn / experts.max(1);
+        let by_expert: Vec<_> =
+            (0..experts).map(|e| ascending(&scores.ffn, e * width..(e + 1) * width)).collect();
+        let order: Vec<usize> =
+            (0..width).flat_map(|round| by_expert.iter().map(move |of| of[round])).collect();
+        let multiples = (1..=width.saturating_sub(1) / multiple_of).rev();
         let mut bounds = vec![0];
-        bounds.extend(multiples.map(|k| widths.ffn - k * multiple_of));
+        bounds.extend(multiples.map(|k| (width - k * multiple_of) * experts));
         Self {
             scores: order.iter().map(|&j| scores.ffn[j]).collect(),
             bounds,

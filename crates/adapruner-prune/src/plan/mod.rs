@@ -45,7 +45,8 @@ pub struct LayerPlan {
     pub query_heads: Vec<usize>,
     /// Key-value heads; none where the attention sublayer is dropped.
     pub kv_heads: Vec<usize>,
-    /// Feed-forward channels, at least one.
+    /// Feed-forward channels, at least one; of a mixture those of all experts, one expert after
+    /// the other (`e · F + j` for channel `j` of expert `e`), of each as many.
     pub ffn: Vec<usize>,
 }
 
@@ -270,6 +271,7 @@ impl PrunePlan {
                 }
             }
             check_groups(layer, kept, widths.group_size())?;
+            check_experts(layer, kept, config.expert_count(), config.expert_width(widths))?;
         }
         if let Some(vocabulary) = &self.vocabulary {
             vocabulary.check(Some(config.vocab_size))?;
@@ -417,6 +419,22 @@ fn check_groups(layer: usize, kept: &LayerPlan, group: usize) -> Result<()> {
         Some((k, count)) => malformed(format!(
             "layer {layer}: expected {share} query heads for each key-value head, found {count} for \
              key-value head {k}"
+        )),
+    }
+}
+
+/// All experts of a layer keep as many channels.
+fn check_experts(layer: usize, kept: &LayerPlan, experts: usize, width: usize) -> Result<()> {
+    let before = |expert: usize| kept.ffn.partition_point(|&channel| channel < expert * width);
+    let count = |expert: usize| before(expert + 1) - before(expert);
+    let share = kept.ffn.len().div_ceil(experts.max(1));
+    match (0..experts).find(|&expert| count(expert) != share) {
+        None => Ok(()),
+        Some(expert) => malformed(format!(
+            "layer {layer}: expected as many channels of each of {experts} experts, found {} of \
+             expert {expert} among {}",
+            count(expert),
+            kept.ffn.len()
         )),
     }
 }

@@ -144,10 +144,13 @@ impl PrunePlan {
     fn unmet_multiple(&self, config: &ModelConfig, options: &PlanOptions) -> Option<Unmet> {
         let multiple = options.multiple_of;
         let odd = |kept: usize| !kept.is_multiple_of(multiple.max(1));
-        let widths = self.layers.iter().map(|kept| kept.ffn.len()).enumerate();
+        // Those of each expert, where there are any.
+        let experts = config.expert_count();
+        let widths = self.layers.iter().map(|kept| kept.ffn.len() / experts).enumerate();
         let odd: Vec<(usize, usize)> = widths.filter(|&(_, kept)| odd(kept)).collect();
         let (first, width) = *odd.first()?;
-        let changed = odd.iter().any(|&(layer, kept)| config.layers[layer].ffn != kept);
+        let changed =
+            odd.iter().any(|&(layer, kept)| config.expert_width(&config.layers[layer]) != kept);
         Some(Unmet {
             option: "multiple-of",
             message: format!(

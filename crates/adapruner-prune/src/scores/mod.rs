@@ -174,28 +174,37 @@ fn magnitudes(
             if range.is_empty() {
                 continue;
             }
-            let name = projection.weight(config.family(), layer);
-            let weight = checkpoint.tensors.load(&name, DType::F32, &Device::Cpu)?;
-            let shape = names::projection_shape(config, layer, projection);
-            if weight.dims() != shape {
-                return Err(adapruner_checkpoint::Error::tensor(
-                    &checkpoint.origin,
-                    name,
-                    format!("expected shape {shape:?}, found {:?}", weight.dims()),
-                )
-                .into());
+            // One weight, or one after the other those of the experts.
+            let parts = config.weights(layer, projection);
+            let [mut outputs, mut inputs] = names::projection_shape(config, layer, projection);
+            match projection.prunes_columns() {
+                true => inputs /= parts.len(),
+                false => outputs /= parts.len(),
             }
-            let rows = weight.to_vec2::<f32>()?;
-            let size = |w: f32| {
-                let w = f64::from(w);
-                if squared { w * w } else { w.abs() }
-            };
-            let sums = &mut out[range];
-            for (row, weights) in rows.iter().enumerate() {
-                if projection.prunes_columns() {
-                    sums.iter_mut().zip(weights).for_each(|(sum, &w)| *sum += size(w));
-                } else {
-                    sums[row] = weights.iter().map(|&w| size(w)).sum();
+            let width = range.len() / parts.len();
+            for (part, sums) in parts.iter().zip(out[range].chunks_exact_mut(width.max(1))) {
+                let name = config.name(*part);
+                let weight = checkpoint.tensors.load(&name, DType::F32, &Device::Cpu)?;
+                let shape = [outputs, inputs];
+                if weight.dims() != shape {
+                    return Err(adapruner_checkpoint::Error::tensor(
+                        &checkpoint.origin,
+                        name,
+                        format!("expected shape {shape:?}, found {:?}", weight.dims()),
+                    )
+                    .into());
+                }
+                let rows = weight.to_vec2::<f32>()?;
+                let size = |w: f32| {
+                    let w = f64::from(w);
+                    if squared { w * w } else { w.abs() }
+                };
+                for (row, weights) in rows.iter().enumerate() {
+                    if projection.prunes_columns() {
+                        sums.iter_mut().zip(weights).for_each(|(sum, &w)| *sum += size(w));
+                    } else {
+                        sums[row] = weights.iter().map(|&w| size(w)).sum();
+                    }
                 }
             }
         }

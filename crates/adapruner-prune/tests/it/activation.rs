@@ -97,7 +97,7 @@ fn collected(checkpoint: &Checkpoint, samples: &[Vec<u32>]) -> StatsBank {
 
 #[test]
 fn sums_and_scores_are_those_of_hooks_in_transformers() {
-    for name in ["gqa3_untied", "biases"] {
+    for name in ["gqa3_untied", "biases", "qwen3_moe"] {
         let checkpoint = Checkpoint::open(&fixtures().join("models").join(name)).unwrap();
         let (expected, config) = (Expected::of(name), &checkpoint.config);
         let bank = collected(&checkpoint, &expected.samples());

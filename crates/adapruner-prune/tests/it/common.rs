@@ -7,8 +7,10 @@ use std::{
 };
 
 use adapruner_checkpoint::{
-    Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, TensorMeta, TensorSource,
-    arch::family::KvHeadRule, names, tokenizer::TextTokenizer,
+    Architecture, Checkpoint, Digest, Experts, LayerWidths, ModelConfig, TensorMeta, TensorSource,
+    arch::family::{HeadNorm, KvHeadRule},
+    names,
+    tokenizer::TextTokenizer,
 };
 use adapruner_prune::{
     Error, PlanOptions, PrunePlan, Scores, StatsBank, Terms,
@@ -97,28 +99,38 @@ pub fn header(config: &ModelConfig, samples: usize) -> BankHeader {
 }
 
 /// Models of every architecture with 1 to 6 layers, group sizes 1 to 3, some layers without
-/// attention, short windows where the family has windows, biased or not.
+/// attention, short windows where the family has windows, up to four experts where it has
+/// experts, biased or not.
 pub fn any_config() -> impl Strategy<Value = ModelConfig> {
     let layer =
         (1_usize..4, 1_usize..4, 1_usize..40, 0_usize..6).prop_map(|(kv, group, ffn, a)| {
             if a == 0 { widths(0, 0, ffn) } else { widths(kv * group, kv, ffn) }
         });
     let architecture = proptest::sample::select(Architecture::ALL.to_vec());
-    (architecture, proptest::collection::vec(layer, 1..7), any::<[bool; 3]>()).prop_map(
-        |(architecture, layers, [attention_bias, mlp_bias, tie_word_embeddings])| {
+    let layers = proptest::collection::vec(layer, 1..7);
+    let experts = (1_usize..5, 0_usize..4);
+    (architecture, layers, any::<[bool; 3]>(), experts).prop_map(
+        |(architecture, layers, [attention_bias, mlp_bias, tie_word_embeddings], experts)| {
             let mut layers = layers;
             if architecture.family().hf.kv_heads == KvHeadRule::All {
                 layers.iter_mut().for_each(|widths| widths.kv_heads = widths.query_heads);
             }
             let plain = ModelConfig::new(architecture, 24, 4, 50, layers);
+            let (count, chosen) = (experts.0, 1 + experts.1 % experts.0);
+            let experts = plain.experts.map(|of| Experts { count, chosen, ..of });
+            let each = experts.map_or(1, |experts| experts.count);
+            let layers = plain.layers.iter().map(|w| LayerWidths { ffn: w.ffn * each, ..*w });
+            let all_heads = plain.family().head_norm == Some(HeadNorm::All);
             ModelConfig {
+                layers: layers.collect(),
+                experts,
                 rotated_dim: plain.rotated_dim.map(|_| 2),
                 windows: plain.windows.iter().map(|window| window.map(|_| 3)).collect(),
                 // Where heads are normed together, the masked model's mean is over more.
-                norm_eps: if architecture == Architecture::Olmo2 { 1e-12 } else { 1e-5 },
+                norm_eps: if all_heads { 1e-12 } else { 1e-5 },
                 residual_scale: if architecture == Architecture::Granite { 0.4 } else { 1.0 },
                 attention_bias: attention_bias.into(),
-                mlp_bias,
+                mlp_bias: mlp_bias && experts.is_none(),
                 tie_word_embeddings,
                 max_position_embeddings: 64,
                 ..plain

@@ -8,6 +8,7 @@ mod bank;
 mod collect;
 mod common;
 mod compensate;
+mod experts;
 mod masks;
 mod memory;
 mod plan;

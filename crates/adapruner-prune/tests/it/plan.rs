@@ -393,7 +393,7 @@ fn unit(config: &ModelConfig, options: &PlanOptions) -> u64 {
         Layout::Uniform => config.layers.len(),
         Layout::PerLayer => 1,
     };
-    channel * (options.multiple_of * layers) as u64
+    channel * (options.multiple_of * layers * config.expert_count()) as u64
 }
 
 proptest! {
@@ -498,8 +498,9 @@ fn check_kept(
         if options.protects(layer, config.layers.len()) {
             prop_assert_eq!(after, before);
         }
-        prop_assert!(after.ffn == before.ffn || after.ffn % options.multiple_of == 0);
-        prop_assert!(after.ffn >= options.multiple_of.min(before.ffn));
+        let [width, left] = [before, after].map(|widths| config.expert_width(&widths));
+        prop_assert!(left == width || left % options.multiple_of == 0);
+        prop_assert!(left >= options.multiple_of.min(width));
         if options.drop_attention.contains(&layer) || !before.has_attention() {
             prop_assert!(!after.has_attention());
             continue;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use adapruner_checkpoint::{ModelConfig, names::Projection};
+use adapruner_checkpoint::{ModelConfig, arch::family::EXPERT, names::Projection};
 use regex::Regex;
 use serde_json::{Map, Value};
 
@@ -103,6 +103,19 @@ impl Targets {
         };
         if let Some(other) = [outer.head, outer.embedding].into_iter().find(named) {
             return Err(format!("target_modules: {other} is not supported, only the projections"));
+        }
+        let of_expert = |p: Projection| {
+            let path = p.path(model.family(), 0).replacen(EXPERT, "0", 1);
+            !p.is_attention() && self.has(&path, Some(0))
+        };
+        if let Some(p) =
+            Projection::ALL.into_iter().find(|p| model.experts.is_some() && of_expert(*p))
+        {
+            return Err(format!(
+                "target_modules: {} is not supported, of models of experts only the projections of \
+                 attention",
+                p.module_of(model.family())
+            ));
         }
         let has = |&(layer, p): &(usize, Projection)| {
             self.has(&p.path(model.family(), layer), Some(layer))

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use adapruner::VERSION;
-use adapruner_checkpoint::{Checkpoint, Digest, LayerWidths, ModelConfig, atomic::Files, names};
+use adapruner_checkpoint::{
+    Checkpoint, Digest, Experts, LayerWidths, ModelConfig, atomic::Files, names,
+};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -27,6 +29,9 @@ pub struct InspectArgs {
 struct Report {
     model: String,
     parameters: u64,
+    /// Of those a token meets, of a model of experts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    active_parameters: Option<u64>,
     /// Of the embedding and an untied head.
     embedding_parameters: u64,
     bytes: u64,
@@ -58,6 +63,7 @@ fn run(args: &InspectArgs, session: &Session) -> Result<()> {
     let report = Report {
         model: args.common.model.display().to_string(),
         parameters: checkpoint.config.parameters(),
+        active_parameters: checkpoint.config.experts.map(|_| checkpoint.config.active_parameters()),
         embedding_parameters: embedding_parameters(&checkpoint.config),
         bytes: stored(&checkpoint).values().sum(),
         stored: stored(&checkpoint),
@@ -113,6 +119,11 @@ fn text(r: &Report) -> String {
         ),
         ("context", format!("{} tokens", grouped(c.max_position_embeddings as u64))),
     ];
+    if let (Some(Experts { count, chosen, .. }), Some(active)) = (c.experts, r.active_parameters) {
+        rows.push(("experts", format!("{count} a layer, {chosen} for each token")));
+        rows.push(("active parameters", format!("{} for each token", grouped(active))));
+    }
+    let shown = |widths: &LayerWidths| shown(c, widths);
     match c.uniform_widths() {
         Some(widths) => rows.push(("every layer", shown(&widths))),
         None => {
@@ -128,13 +139,18 @@ fn text(r: &Report) -> String {
     table(&rows)
 }
 
-fn shown(widths: &LayerWidths) -> String {
+fn shown(config: &ModelConfig, widths: &LayerWidths) -> String {
     let LayerWidths { query_heads, kv_heads, ffn } = widths;
+    let channels = match config.experts {
+        None => format!("{ffn} feed-forward channels"),
+        Some(experts) => {
+            let each = config.expert_width(widths);
+            format!("{ffn} feed-forward channels ({} experts of {each})", experts.count)
+        }
+    };
     if widths.has_attention() {
-        format!(
-            "{query_heads} query heads, {kv_heads} key-value heads, {ffn} feed-forward channels"
-        )
+        format!("{query_heads} query heads, {kv_heads} key-value heads, {channels}")
     } else {
-        format!("no attention, {ffn} feed-forward channels")
+        format!("no attention, {channels}")
     }
 }

@@ -10,7 +10,7 @@ use adapruner::{
 };
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
 use adapruner_model::Placement;
-use adapruner_prune::{PrunePlan, Scores, apply};
+use adapruner_prune::{PrunePlan, Scores, apply, refuse_experts};
 use anyhow::Result;
 
 use super::Session;
@@ -28,12 +28,19 @@ impl<'a> Samples<'a> {
     /// Draws them.
     ///
     /// # Errors
-    /// Texts that cannot be read or are too short.
+    /// A model that these are not done to, texts that cannot be read or are too short.
     pub(super) fn draw(
         checkpoint: &Checkpoint,
         masks: Option<&'a MaskSettings>,
         fit: Option<&'a CompensationSettings>,
     ) -> Result<Self> {
+        let config = &checkpoint.config;
+        if masks.is_some() {
+            refuse_experts(config, "learn-masks", "learning masks")?;
+        }
+        if fit.is_some() {
+            refuse_experts(config, "compensate", "compensation")?;
+        }
         let masks = masks.map(|of| Ok::<_, anyhow::Error>((masks::samples(checkpoint, of)?, of)));
         let masks = masks.transpose()?;
         let fit = fit.map(|of| Ok::<_, anyhow::Error>((compensation::tokens(checkpoint, of)?, of)));

@@ -195,13 +195,12 @@ fn other_models_and_settings_are_refused_by_name() {
     for name in ["gemma4", "starcoder2", "mistral3"] {
         let text = refusal(&good().entry("general.architecture", Value::String(name.into())));
         let expected = format!(
-            "m.gguf: architecture {name} is not supported, only llama, qwen2, qwen3, gemma2, gemma3, smollm3, olmo2, granite, phi3, gptneox, falcon and deci"
+            "m.gguf: architecture {name} is not supported, only llama, qwen2, qwen3, gemma2, gemma3, smollm3, olmo2, granite, phi3, gptneox, falcon, qwen3moe, olmoe and deci"
         );
         assert_eq!(text, expected);
     }
     let text = |value: &str| Value::String(value.into());
     for (key, value, expected) in [
-        ("expert_count", Value::U32(8), "a mixture of 8 experts is not supported"),
         ("attention.sliding_window", Value::U32(32), "a sliding window of 32 tokens"),
         ("attention.causal", Value::Bool(false), "only causal attention"),
         ("logit_scale", Value::F32(0.5), "a scale of 0.5 is not supported"),
