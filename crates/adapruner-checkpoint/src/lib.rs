@@ -43,6 +43,7 @@ pub mod provenance;
 mod replaced;
 mod resident;
 pub mod sealed;
+mod shallow;
 pub mod text;
 pub mod tokenizer;
 mod trimmed;

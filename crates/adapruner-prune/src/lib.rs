@@ -29,7 +29,7 @@ pub mod plan;
 pub mod scores;
 pub mod vocabulary;
 
-pub use apply::{apply, mask, without_tokens};
+pub use apply::{apply, mask, without_layers, without_tokens};
 pub use bank::{
     BankHeader, CollectOptions, Origin, StatsBank, Terms, collect,
     memory::{Collection, Footprint, bank_bytes, streamed_weights},
@@ -40,7 +40,8 @@ pub use compensate::{
 };
 pub use error::{Error, Result, UnitKind, refuse_experts};
 pub use plan::{
-    Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, Unmet, plan,
+    Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, Unmet,
+    channel_order, plan,
 };
 pub use scores::{
     ActivationMetric, Blend, Evidence, Fine, Importance, Normalisation, Reduction, Scores, score,

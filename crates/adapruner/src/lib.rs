@@ -7,11 +7,16 @@
 //! | [`pipeline`] | the stages, each from settings and what the stage before made |
 //! | [`room`] | how many samples a text gives |
 //! | [`statistics`] | statistics collected within the memory there is |
+//! | [`target`] | a size that a pruned model must fit |
 //! | [`vocabulary`] | which tokens stay, by texts of the kind at hand |
+//! | [`depth`] | which layers are removed whole |
+//! | [`greedy`] | the order in which parts are best removed, by measured losses |
+//! | [`allocate`] | where a model is cut, by what each cut costs |
 //! | [`sensitivity`] | what cutting each layer alone costs, and how a cut is spread by it |
 //! | [`compensation`] | what remains fitted to make up for what was removed |
 //! | [`masks`] | which units stay, learned by gradient |
 //! | [`held_out`] | calibration samples that nothing was chosen by |
+//! | [`footprint`] | how much a model takes, stored, written and in its cache |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: what an output was made from |
 //! | [`locked`] | folders of state that one process at a time works in |
@@ -29,10 +34,14 @@
 //! | [`whole`] | everything after one another, as `run` does |
 
 pub mod advice;
+pub mod allocate;
 pub mod caution;
 pub mod compare_models;
 pub mod compensation;
+pub mod depth;
+pub mod footprint;
 pub mod generate;
+pub mod greedy;
 pub mod held_out;
 pub mod latency;
 pub mod locked;
@@ -49,6 +58,7 @@ pub mod search;
 pub mod sensitivity;
 pub mod settings;
 pub mod statistics;
+pub mod target;
 pub mod vocabulary;
 pub mod whole;
 pub mod zero_shot;

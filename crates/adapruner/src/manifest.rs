@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     VERSION,
+    allocate::AllocationRecord,
     compensation::CompensationRecord,
+    depth::DepthRecord,
+    footprint::stored_bytes,
     masks::LearnedRecord,
     pipeline::{Evaluation, TokensRecord},
     search::Configuration,
@@ -141,6 +144,8 @@ pub struct Manifest {
     pub settings: serde_json::Value,
     /// The model that was read.
     pub model: ModelRecord,
+    /// Bytes of its tensors as they are stored.
+    pub model_bytes: u64,
     /// Parameters of the model that was written.
     pub parameters: u64,
     /// What importances were computed from.
@@ -152,9 +157,15 @@ pub struct Manifest {
     /// How the tokens that stay were chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularyRecord>,
+    /// How the layers that are removed whole were chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<DepthRecord>,
     /// What the loss gains where a layer alone is cut, in nats per predicted token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sensitivities: Option<Vec<Option<f64>>>,
+    /// How the cut was spread over layers, where that was measured step by step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<AllocationRecord>,
     /// How the units of the plan were learned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masks: Option<LearnedRecord>,
@@ -199,11 +210,14 @@ impl Manifest {
             command,
             settings: serde_json::to_value(settings)?,
             model: ModelRecord::of(checkpoint)?,
+            model_bytes: stored_bytes(checkpoint),
             parameters: checkpoint.config.parameters(),
             statistics: None,
             plan: None,
             vocabulary: None,
+            depth: None,
             sensitivities: None,
+            allocation: None,
             masks: None,
             compensation: None,
             study: None,

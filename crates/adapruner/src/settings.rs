@@ -9,7 +9,9 @@ use adapruner_model::{DTypeChoice, DeviceChoice, Error as ModelError, Placement}
 use adapruner_prune::{Form, Importance, PlanOptions, Reduction, masks::MaskOptions};
 use serde::Serialize;
 
-use crate::{outputs::OutputSettings, vocabulary::VocabularySettings};
+use crate::{
+    depth::DepthSettings, outputs::OutputSettings, target::Target, vocabulary::VocabularySettings,
+};
 
 /// Where and in which number type models run.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -188,6 +190,11 @@ pub struct PruneSettings {
     pub seed: u64,
     /// What is removed.
     pub plan: PlanOptions,
+    /// Most bytes of the result, where that decides the ratio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// Whether the cut is spread over layers by measured losses.
+    pub measured: bool,
     /// Power by which layers lose less the more cutting them costs, where that is measured.
     pub sensitivity: Option<f64>,
     /// How the units that stay are learned, if they are.
@@ -201,6 +208,9 @@ pub struct PruneSettings {
     /// Which tokens stay, where not all do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularySettings>,
+    /// Which layers are removed whole, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<DepthSettings>,
     /// What is written.
     pub output: Option<OutputSettings>,
 }

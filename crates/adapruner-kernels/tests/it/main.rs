@@ -3,6 +3,7 @@
 
 mod attention;
 mod cross_entropy;
+mod experts;
 mod linear;
 mod low_rank;
 mod matmul;

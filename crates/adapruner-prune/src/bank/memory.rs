@@ -170,7 +170,9 @@ impl Collection<'_> {
             sum([product([F32, config.hidden_size as u64, tokens as u64]), SLICE])
         };
         let group = groups.iter().map(|range| sum(batches[range.clone()].iter().map(state))).max();
-        let widest = config.layers.iter().map(|w| w.ffn.max(w.query_heads * config.head_dim)).max();
+        let layers = config.layers.iter();
+        let widest =
+            layers.map(|w| config.active_channels(w).max(w.query_heads * config.head_dim)).max();
         let of_token = match self.terms {
             Terms::Activations => forward_token_bytes(config),
             // Products with the weight take the place of weight gradients.

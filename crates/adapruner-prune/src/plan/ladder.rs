@@ -71,10 +71,7 @@ impl Ladder {
         costs: &Costs,
     ) -> Self {
         let width = widths.ffn / experts.max(1);
-        let by_expert: Vec<_> =
-            (0..experts).map(|e| ascending(&scores.ffn, e * width..(e + 1) * width)).collect();
-        let order: Vec<usize> =
-            (0..width).flat_map(|round| by_expert.iter().map(move |of| of[round])).collect();
+        let order = channel_order(&scores.ffn, experts);
         let multiples = (1..=width.saturating_sub(1) / multiple_of).rev();
         let mut bounds = vec![0];
         bounds.extend(multiples.map(|k| (width - k * multiple_of) * experts));
@@ -112,6 +109,16 @@ impl Ladder {
     pub fn removed(&self, steps: usize) -> &[usize] {
         &self.order[..self.bounds[steps]]
     }
+}
+
+/// The channels of a layer in the order in which they go, of these scores: ascending ones, equal
+/// ones by index; of several experts one of each in turn, so that every so many are as many of
+/// each.
+pub fn channel_order(scores: &[f64], experts: usize) -> Vec<usize> {
+    let width = scores.len() / experts.max(1);
+    let by_expert: Vec<_> =
+        (0..experts).map(|e| ascending(scores, e * width..(e + 1) * width)).collect();
+    (0..width).flat_map(|round| by_expert.iter().map(move |of| of[round])).collect()
 }
 
 /// `units` by ascending score, equal ones by index.
