@@ -96,6 +96,19 @@ pub struct StudyRecord {
     pub notes: Vec<String>,
 }
 
+/// Masks that were learned for a trial of a study.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LearnedTrial {
+    /// The trial.
+    pub trial: u64,
+    /// Its loss in the search.
+    pub loss: f64,
+    /// The loss of its plan on the held-out samples.
+    pub held_out_before: f64,
+    /// The loss with the learned masks.
+    pub held_out_after: f64,
+}
+
 /// Training data as it was used.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DataRecord {
@@ -169,6 +182,10 @@ pub struct Manifest {
     /// How the units of the plan were learned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masks: Option<LearnedRecord>,
+    /// What learning came to for each trial, where it was done for several; the one with the
+    /// least loss after it is this model.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub learned_trials: Vec<LearnedTrial>,
     /// What was fitted to make up for what the plan removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compensation: Option<CompensationRecord>,
@@ -219,6 +236,7 @@ impl Manifest {
             sensitivities: None,
             allocation: None,
             masks: None,
+            learned_trials: Vec::new(),
             compensation: None,
             study: None,
             evaluation: None,

@@ -75,6 +75,10 @@ pub struct MaskArgs {
     /// Stop after N measurements without a lower loss [default: 3]
     #[arg(long, value_name = "N")]
     pub mask_patience: Option<u64>,
+    /// Learn masks for the K best trials of the study, and keep the trial whose masks have the
+    /// least loss on the held-out samples [apply --study; default: 1]
+    #[arg(long, value_name = "K")]
+    pub learn_top: Option<usize>,
     /// Folder in which the state is kept at every measurement; after a stop the same
     /// command goes on from it, with the same result
     #[arg(long, value_name = "DIR")]
@@ -97,6 +101,7 @@ combine!(MaskArgs {
     mask_spread,
     mask_every,
     mask_patience,
+    learn_top,
     masks_state,
 });
 
@@ -112,6 +117,41 @@ const RATE: (f64, f64) = (0.05, 10.0);
 const MEASURE: (u64, u64) = (20, 3);
 
 impl MaskArgs {
+    /// Refuses to learn for several trials where there are none.
+    ///
+    /// # Errors
+    /// Then.
+    pub fn refuse_top(&self) -> Result<()> {
+        match self.learn_top {
+            None => Ok(()),
+            Some(_) => Err(advised(
+                "learn-top: given, but there are no trials of a study to choose from",
+                "leave it out, or apply a study: adapruner apply MODEL --study DIR",
+            )),
+        }
+    }
+
+    /// For how many of a study's trials masks are learned.
+    ///
+    /// # Errors
+    /// None, or several without masks or with a state, which is of one learning.
+    pub fn top(&self) -> Result<usize> {
+        let Some(top) = self.learn_top else { return Ok(1) };
+        let refused = if top == 0 {
+            "expected at least 1 trial, found 0"
+        } else if self.learn_masks.unwrap_or(0) == 0 {
+            "given, but no masks are learned"
+        } else if top > 1 && self.masks_state.is_some() {
+            "the state of --masks-state is that of one trial"
+        } else {
+            return Ok(top);
+        };
+        Err(advised(
+            format!("learn-top: {refused}"),
+            "give --learn-masks STEPS --learn-top K, without --masks-state",
+        ))
+    }
+
     /// What is read and written.
     pub fn files(&self, files: Files) -> Files {
         let texts = self.mask_text.iter();

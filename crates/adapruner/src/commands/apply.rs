@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use adapruner::{
-    manifest::{Manifest, StudyRecord, read_plan},
-    masks,
+    manifest::{LearnedTrial, Manifest, StudyRecord, read_plan},
+    masks::{self, LearnedRecord},
     outputs::{self, OutputSettings},
     pipeline,
     search::{SearchRecord, StoredStudy, StudyFolder, transfer},
     settings::{CompensationSettings, MaskSettings, RunSettings},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files};
+use adapruner_model::Placement;
 use adapruner_prune::{PlanOptions, PrunePlan, Scores, without_tokens};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -41,7 +42,7 @@ use crate::{
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
 ///
-/// Example: adapruner apply MODEL --study STUDY --learn-masks 60 --mask-text texts.jsonl --out SMALLER
+/// Example: adapruner apply MODEL --study STUDY --learn-masks 60 --learn-top 3 --mask-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
 pub struct ApplyCommand {
     #[command(flatten)]
@@ -59,7 +60,7 @@ pub struct ApplyCommand {
     #[arg(long, value_name = "URL", requires = "study")]
     storage: Option<String>,
     /// Which trial of the study [default: the best one]
-    #[arg(long, value_name = "NUMBER", requires = "study")]
+    #[arg(long, value_name = "NUMBER", requires = "study", conflicts_with = "learn_top")]
     trial: Option<u64>,
     /// Share of all parameters to remove [default: the study's]
     #[arg(long, requires = "study", allow_negative_numbers = true)]
@@ -180,33 +181,25 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let placement = run.placement()?;
     let (made, from) = match (&args.plan, &args.study) {
         (Some(path), _) => {
+            args.masks.over(&file.masks).refuse_top()?;
             let plan = given.as_ref().and_then(|of| of.layers.clone());
-            (Made { plan, scores: None, study: None }, path)
+            (vec![Made { plan, scores: None, study: None }], path)
         }
-        (None, Some(path)) => (of_study(args, path, &checkpoint, &placement, &bars)?, path),
+        (None, Some(path)) => {
+            let top = args.masks.over(&file.masks).top()?;
+            (of_study(args, (path, top), &checkpoint, &placement, &bars)?, path)
+        }
         (None, None) => anyhow::bail!("plan: missing"),
     };
-    let Made { plan, scores, study } = made;
-    if let Some(plan) = plan.as_ref().filter(|plan| plan.validate(&checkpoint.config).is_ok()) {
+    let fits = |plan: &&PrunePlan| plan.validate(&checkpoint.config).is_ok();
+    for plan in made.iter().filter_map(|made| made.plan.as_ref()).filter(fits) {
         let pruned = plan.pruned_config(&checkpoint.config);
         outputs::check_fits(&output, &pruned, outputs::Planned::default())?;
     }
     let named = || from.display().to_string();
-    let (plan, learned) = match (plan, &samples.masks) {
-        (plan, None) => (plan, None),
-        (None, Some(_)) => (None, None),
-        (Some(plan), Some((of, masks))) => {
-            plan.validate(&checkpoint.config).with_context(named)?;
-            let scores = match scores {
-                Some(scores) => scores,
-                None => masks::scores(&checkpoint, of, masks, &placement, &bars)?,
-            };
-            let run = (&placement, session, &bars);
-            let learned = samples.learn(&checkpoint, (plan, &scores), run);
-            let (plan, learned) = learned.with_context(named)?;
-            (Some(plan), learned)
-        }
-    };
+    let run_in = (&placement, session, &bars);
+    let (Learned { plan, learned, study }, tried) =
+        learn(made, &checkpoint, &samples, run_in).with_context(named)?;
     let (pruned, fitted) = match &plan {
         Some(plan) => samples.apply(&checkpoint, plan, (&placement, &bars)).with_context(named)?,
         None => (checkpoint.clone(), None),
@@ -232,6 +225,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     manifest.warnings.extend(learned.iter().flat_map(|learned| learned.warnings()));
     manifest.warnings.extend(fitted.iter().flat_map(|fitted| fitted.warnings()));
     manifest.masks = learned;
+    manifest.learned_trials = tried;
     manifest.compensation = fitted;
     manifest.study = study;
     let manifest = outputs::finish(staged, &pruned, &output, manifest, &bars)?;
@@ -275,47 +269,104 @@ impl Tokens {
     }
 }
 
-/// The plan of a study's trial on this model.
+/// A plan whose units were learned, if that was asked for.
+struct Learned {
+    plan: Option<PrunePlan>,
+    learned: Option<LearnedRecord>,
+    study: Option<StudyRecord>,
+}
+
+/// Learns the units of plans, where that is asked for; of several the one with the least loss
+/// on the held-out samples, and what became of all of them.
+fn learn(
+    made: Vec<Made>,
+    checkpoint: &Checkpoint,
+    samples: &Samples<'_>,
+    (placement, session, bars): (&Placement, &Session, &Bars),
+) -> Result<(Learned, Vec<LearnedTrial>)> {
+    let several = made.len() > 1;
+    let (mut best, mut tried): (Option<Learned>, _) = (None, Vec::new());
+    for Made { plan, scores, study } in made {
+        let (plan, learned) = match (plan, &samples.masks) {
+            (plan, None) => (plan, None),
+            (None, Some(_)) => (None, None),
+            (Some(plan), Some((of, masks))) => {
+                plan.validate(&checkpoint.config)?;
+                let scores = match scores {
+                    Some(scores) => scores,
+                    None => masks::scores(checkpoint, of, masks, placement, bars)?,
+                };
+                let run = (placement, session, bars);
+                let (plan, learned) = samples.learn(checkpoint, (plan, &scores), run)?;
+                (Some(plan), learned)
+            }
+        };
+        if let (true, Some(study), Some(learned)) = (several, &study, &learned) {
+            tried.push(LearnedTrial {
+                trial: study.trial,
+                loss: study.loss,
+                held_out_before: learned.outcome.held_out_before,
+                held_out_after: learned.outcome.held_out_after,
+            });
+        }
+        let found = Learned { plan, learned, study };
+        let loss = |of: &Learned| of.learned.as_ref().map(|of| of.outcome.held_out_after);
+        // Of equal ones the better trial stays.
+        if best.as_ref().is_none_or(|best| loss(&found) < loss(best)) {
+            best = Some(found);
+        }
+    }
+    Ok((best.context("plan: missing")?, tried))
+}
+
+/// The plans of a study's best trials on this model, as many as masks are learned for.
 fn of_study(
     args: &ApplyCommand,
-    path: &Path,
+    (path, top): (&Path, usize),
     checkpoint: &Checkpoint,
-    placement: &adapruner_model::Placement,
+    placement: &Placement,
     bars: &Bars,
-) -> Result<Made> {
+) -> Result<Vec<Made>> {
     let folder = StudyFolder::open(path)?;
     let record = SearchRecord::read(&folder.record())?;
     let study = StoredStudy::pick(
         StoredStudy::all(&folder, args.storage.as_deref())?,
         args.study_name.as_deref(),
     )?;
-    let best = args.trial.map_or_else(|| study.best(), |number| study.trial(number))?;
+    let chosen = match args.trial {
+        Some(number) => vec![study.trial(number)?],
+        None if top == 1 => vec![study.best()?],
+        None => study.best_of(top)?,
+    };
     let searched = record.plan_options();
     let options =
         PlanOptions { ratio: args.ratio.map_or(searched.ratio, |ratio| ratio.0), ..searched };
-    let found = &best.configuration;
-    let applied =
-        transfer::plan_for(checkpoint, &folder, &record, found, &options, placement, bars)
-            .with_context(|| format!("{}: trial {}", study.name, best.number))?;
-    let mut notes = applied.notes;
-    if options.ratio != record.ratio {
-        notes.push(format!(
-            "the ratio is {}; the study searched at {}, where its configuration was the best",
-            options.ratio, record.ratio
-        ));
-    }
-    Ok(Made {
-        plan: Some(applied.plan),
-        scores: Some(applied.scores),
-        study: Some(StudyRecord {
-            study: study.name,
-            trial: best.number,
-            loss: best.loss,
-            model_digest: record.model.digest,
-            pool: record.pool,
-            evaluation: record.evaluation,
-            configuration: best.configuration,
-            notes,
-        }),
-    })
+    let made = chosen.into_iter().map(|trial| {
+        let found = &trial.configuration;
+        let applied =
+            transfer::plan_for(checkpoint, &folder, &record, found, &options, placement, bars)
+                .with_context(|| format!("{}: trial {}", study.name, trial.number))?;
+        let mut notes = applied.notes;
+        if options.ratio != record.ratio {
+            notes.push(format!(
+                "the ratio is {}; the study searched at {}, where its configuration was the best",
+                options.ratio, record.ratio
+            ));
+        }
+        Ok(Made {
+            plan: Some(applied.plan),
+            scores: Some(applied.scores),
+            study: Some(StudyRecord {
+                study: study.name.clone(),
+                trial: trial.number,
+                loss: trial.loss,
+                model_digest: record.model.digest,
+                pool: record.pool.clone(),
+                evaluation: record.evaluation.clone(),
+                configuration: trial.configuration,
+                notes,
+            }),
+        })
+    });
+    made.collect()
 }

@@ -166,16 +166,22 @@ pub(super) fn standing_for(
     trials: &[Arc<Trial>],
     space: &SearchSpace,
 ) -> Result<BestTrial> {
-    let complete = trials.iter().filter(|trial| trial.state == TrialState::Complete);
-    let mut complete: Vec<(f64, &Trial)> =
-        complete.filter_map(|trial| Some((trial.value?, &**trial))).collect();
-    complete.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let complete = ranked(trials);
     let at = if space.baseline { complete.len().saturating_sub(1) / 2 } else { 0 };
     let (loss, trial) = complete
         .get(at)
         .with_context(|| format!("study {study}: no trial is complete, of {}", trials.len()))?;
     let configuration = space.configuration(&trial.params)?;
     Ok(BestTrial { number: trial.number, loss: *loss, configuration })
+}
+
+/// The complete trials, the best first.
+pub(super) fn ranked(trials: &[Arc<Trial>]) -> Vec<(f64, &Trial)> {
+    let complete = trials.iter().filter(|trial| trial.state == TrialState::Complete);
+    let mut complete: Vec<(f64, &Trial)> =
+        complete.filter_map(|trial| Some((trial.value?, &**trial))).collect();
+    complete.sort_by(|a, b| a.0.total_cmp(&b.0));
+    complete
 }
 
 /// The test texts, with the perplexities of the dense model, which is measured
