@@ -543,7 +543,7 @@ combine!(CompensationArgs {
 
 /// Samples and the tokens of each: many times the features of a fit, or what is
 /// fitted is noise. 5 tokens for a feature did slight harm, 18 helped
-/// (docs/MEASUREMENTS.md).
+/// (docs/measurements/quality.md).
 const FIT: (usize, usize) = (128, 128);
 
 impl CompensationArgs {

@@ -251,7 +251,7 @@ impl Dimension {
     }
 
     /// Where a search begins: the neutral values, but with structured Wanda for the first
-    /// order, the better of the two by hand on held-out text (docs/MEASUREMENTS.md).
+    /// order, the better of the two by hand on held-out text (docs/measurements/quality.md).
     pub(super) fn start(self, layers: usize, pool: usize) -> Value {
         match self {
             Self::Activation => Value::Number(1.0),

@@ -8,6 +8,7 @@ mod compare_models;
 mod config_file;
 mod correlate;
 mod digests;
+mod docs;
 mod families;
 mod generate;
 #[cfg(unix)]
