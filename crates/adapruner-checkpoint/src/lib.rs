@@ -1,6 +1,22 @@
 //! Models and text as files: what is read becomes a [`Checkpoint`] or a
 //! [`TokenSet`](text::TokenSet), and a [`Checkpoint`] becomes files again.
 //!
+//! ```
+//! use adapruner_checkpoint::{Architecture, Checkpoint, LayerWidths, ModelConfig};
+//! use candle_core::{DType, Device};
+//!
+//! // `Checkpoint::open` gives the same type for a folder, a GGUF file or a hub id.
+//! let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 96 };
+//! let config = ModelConfig::new(Architecture::Llama, 32, 8, 100, vec![widths; 2]);
+//! let model = Checkpoint::random(config, 1)?;
+//!
+//! let name = "model.layers.1.mlp.down_proj.weight";
+//! assert_eq!(model.tensors.meta(name).unwrap().shape, [32, 96]);
+//! let down = model.tensors.load(name, DType::F32, &Device::Cpu)?;
+//! assert_eq!(down.dims(), [32, 96]);
+//! # Ok::<(), adapruner_checkpoint::Error>(())
+//! ```
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`checkpoint`] | [`Checkpoint`] and [`TensorSource`]: lazily mapped tensors under Hugging Face names |
@@ -40,6 +56,7 @@ pub mod os_path;
 pub mod output;
 mod parquet_file;
 pub mod provenance;
+mod random;
 mod replaced;
 mod resident;
 pub mod sealed;
@@ -55,3 +72,7 @@ pub use checkpoint::{Checkpoint, TensorMeta, TensorSource};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use replaced::check_finite;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

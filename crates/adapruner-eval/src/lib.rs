@@ -1,5 +1,30 @@
 //! Measuring models: perplexity on text, accuracy on tasks.
 //!
+//! ```
+//! use adapruner_checkpoint::{Architecture, Checkpoint, LayerWidths, ModelConfig};
+//! use adapruner_eval::{paired, perplexity};
+//! use adapruner_model::{Decoder, Placement, Residency};
+//!
+//! let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 96 };
+//! let config = ModelConfig::new(Architecture::Llama, 32, 8, 100, vec![widths; 2]);
+//! let decoder = |seed| -> Result<Decoder, Box<dyn std::error::Error>> {
+//!     let model = Checkpoint::random(config.clone(), seed)?;
+//!     Ok(Decoder::load(&model, &Placement::cpu(), Residency::Resident)?)
+//! };
+//!
+//! let window = |w: u32| (0..16).map(|t| (7 * w + t * t) % 100).collect();
+//! let windows: Vec<Vec<u32>> = (0..40).map(window).collect();
+//! let first = perplexity(&decoder(1)?, &windows, 512, &|_, _| {})?;
+//! let other = perplexity(&decoder(2)?, &windows, 512, &|_, _| {})?;
+//! assert_eq!(first.tokens, 40 * 15);
+//!
+//! let difference = paired::windows(&first.window_nll, &other.window_nll, 16).unwrap();
+//! assert!((difference.value - (other.nll - first.nll)).abs() < 1e-9);
+//! let (low, high) = difference.interval.unwrap();
+//! assert!(low < difference.value && difference.value < high);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Axes: `B` windows of a batch, `T` tokens of a window, `H` hidden, `F`
 //! feed-forward width, `N` query heads, `D` head width, `V` vocabulary. Losses
 //! are in nats per predicted token.
@@ -40,3 +65,7 @@ pub use batch::batch_tokens;
 pub use chunked::{ChunkedWindows, TOGETHER};
 pub use error::{Error, Result};
 pub use perplexity::{BitsPerByte, Perplexity, perplexity};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -8,6 +8,22 @@
 //! Candle's fused `rope`, `softmax_last_dim`, `rms_norm` and `sdpa` have no
 //! backward and cut the graph without an error, so none of them is used.
 //!
+//! ```
+//! use adapruner_kernels::{linear, rms_norm};
+//! use candle_core::{DType, Device, Tensor, Var};
+//!
+//! let cpu = Device::Cpu;
+//! let x = Var::new(&[[3f32, 4.0]], &cpu)?;
+//! let normed = rms_norm(&x, &Tensor::ones(2, DType::F32, &cpu)?, 0.0)?;
+//! let y = linear(&normed, &Tensor::new(&[[1f32, 1.0]], &cpu)?, None)?;
+//! // The mean square is 12.5.
+//! assert!((y.to_vec2::<f32>()?[0][0] - 7.0 / 12.5f32.sqrt()).abs() < 1e-6);
+//!
+//! let gradients = y.sum_all()?.backward()?;
+//! assert!(gradients.get(&x).is_some());
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+//!
 //! Axes, here and in every module: `B` sequences, `T` tokens, `S` positions of
 //! keys, `N` query heads, `K` key-value heads, `D` head width, `H` hidden, `V`
 //! vocabulary, `R` rows.
@@ -84,3 +100,7 @@ pub use processor::{InstructionSet, instruction_sets};
 pub use rope::rope;
 pub use threads::keep_to_one_pool;
 pub use upstream::with_gradient;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,39 @@
 //! Recovering what pruning lost: LoRA or full fine-tuning on instructions,
 //! conversations or text, with or without a teacher; adapters as PEFT has them.
 //!
+//! ```
+//! use adapruner_checkpoint::{
+//!     Architecture, Checkpoint, LayerWidths, ModelConfig, names::Projection,
+//! };
+//! use adapruner_model::{Decoder, Placement, Residency};
+//! use adapruner_recover::{
+//!     lora::{Adapter, LoraOptions, Target},
+//!     merge::merge,
+//!     train::trainer::Trainer,
+//! };
+//!
+//! let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 96 };
+//! let config = ModelConfig::new(Architecture::Llama, 32, 8, 100, vec![widths; 2]);
+//! let model = Checkpoint::random(config, 1)?;
+//!
+//! let options = LoraOptions {
+//!     rank: 4,
+//!     alpha: 8.0,
+//!     dropout: 0.0,
+//!     targets: vec![Target(Projection::Q), Target(Projection::V)],
+//!     rslora: false,
+//! };
+//! let adapter = Adapter::new(&model.config, &options, 7)?;
+//! let decoder = Decoder::load(&model, &Placement::cpu(), Residency::Resident)?;
+//! let trainer = Trainer::lora(&decoder, adapter.clone());
+//! // Two layers, each with an update of 32 → 32 (queries) and of 32 → 16 (values).
+//! assert_eq!(trainer.learned_parameters(), 2 * (4 * (32 + 32) + 4 * (32 + 16)));
+//!
+//! let merged = merge(&model, &adapter)?;
+//! assert_eq!(merged.config, model.config);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Losses are in nats per learned token. Axes, here and in every module: `T`
 //! tokens, `H` hidden, `V` vocabulary, `r` rank, `in` inputs and `out` outputs
 //! of a projection.
@@ -27,3 +60,7 @@ pub mod peft;
 pub mod train;
 
 pub use error::{Error, Result};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -34,3 +34,7 @@ pub use page::{
     Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
     State, TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

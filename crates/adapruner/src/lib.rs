@@ -1,6 +1,26 @@
 //! The pipeline behind the command line: open a model, measure it, collect
 //! statistics, score, plan, apply, write.
 //!
+//! ```
+//! use adapruner::pipeline;
+//! use adapruner_checkpoint::{
+//!     Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, text::TokenSet,
+//! };
+//! use adapruner_model::Placement;
+//!
+//! // `Checkpoint::open` gives the same type for a folder, a GGUF file or a hub id.
+//! let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 96 };
+//! let config = ModelConfig::new(Architecture::Llama, 32, 8, 100, vec![widths; 2]);
+//! let model = Checkpoint::random(config, 1)?;
+//!
+//! let rows = vec![vec![3, 14, 15, 92], vec![65, 35, 89, 79]];
+//! let tokens = TokenSet::of_rows("rows", Digest::of_bytes(b"rows"), rows);
+//! let placement = Placement::cpu();
+//! let measured = pipeline::evaluate(&model, &tokens, &placement, None, "evaluate", &())?;
+//! assert_eq!((measured.loss.windows, measured.loss.tokens), (2, 6));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`settings`] | resolved, validated settings, as they are written into manifests |
@@ -55,3 +75,7 @@ pub mod zero_shot;
 
 /// The program's version, written into every artifact.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

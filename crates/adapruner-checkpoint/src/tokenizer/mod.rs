@@ -124,6 +124,15 @@ impl TextTokenizer {
         folder::read(dir)
     }
 
+    /// Builds the tokenizer of a `tokenizer.json` alone, from the file's bytes.
+    ///
+    /// # Errors
+    /// JSON that is malformed or no tokenizer.
+    pub fn from_json(json: Vec<u8>) -> Result<Self> {
+        let files = vec![(folder::TOKENIZER.to_owned(), json)];
+        folder::assembled(Path::new(""), files, (None, None))
+    }
+
     /// Builds the tokenizer of a GGUF file from its metadata; `path` is for
     /// messages.
     ///
