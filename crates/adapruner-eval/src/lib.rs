@@ -29,15 +29,15 @@
 //! feed-forward width, `N` query heads, `D` head width, `V` vocabulary. Losses
 //! are in nats per predicted token.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | [`mod@perplexity`] | the literature's perplexity over windows of fixed length |
-//! | [`chunked`] | the same windows again and again, in chunks, for searches |
+//! | [`chunked`] | repeated evaluation of the same windows in chunks, for searches |
 //! | [`flops`] | floating-point operations of a pass |
-//! | [`batch`] | how many tokens run together, from the memory at hand |
+//! | [`batch`] | batch size by free memory |
 //! | [`tasks`] | multiple-choice tasks: definitions, records, questions |
 //! | [`requests`] | questions as token ids |
-//! | [`score`] | log-likelihoods of what follows shared contexts |
+//! | [`score`] | log-likelihoods of continuations of shared contexts |
 //! | [`metrics`] | accuracies and their standard errors |
 //! | [`zero_shot`] | a model's answers, and means over tasks |
 //! | [`correlation`] | how well one figure of a set of models predicts another |

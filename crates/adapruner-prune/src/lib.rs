@@ -1,4 +1,4 @@
-//! Statistics → scores → plan → apply: what makes a model smaller.
+//! Structured pruning: statistics → scores → plan → apply.
 //!
 //! ```
 //! use adapruner_checkpoint::{Architecture, Checkpoint, LayerWidths, ModelConfig};
@@ -23,16 +23,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | [`bank`] | [`StatsBank`]: Taylor terms per calibration sample and structural vector, activation sums per sample and column |
-//! | [`layout`] | where each vector's numbers stand |
+//! | [`layout`] | the position of each vector's numbers |
 //! | [`scores`] | [`Importance`] and [`Scores`]: one number per removable unit |
 //! | [`mod@plan`] | [`PrunePlan`]: which units stay; data |
 //! | [`vocabulary`] | which tokens stay |
 //! | [`mod@apply`] | the pruned model as a view of the original |
 //! | [`masks`] | which units stay, learned by gradient |
-//! | [`mod@compensate`] | the matrices that read pruned units, fitted anew |
+//! | [`mod@compensate`] | refits the matrices that read pruned units |
 //!
 //! Only [`bank::collect`], [`masks`] and [`mod@compensate`] run a model. Nothing here reads files, clocks or the
 //! environment; banks and plans go in and out as bytes.

@@ -1,5 +1,5 @@
-//! Recovering what pruning lost: LoRA or full fine-tuning on instructions,
-//! conversations or text, with or without a teacher; adapters as PEFT has them.
+//! Fine-tuning of pruned models: LoRA or all parameters, on instructions, conversations or
+//! text, with or without a teacher; adapters in PEFT's format.
 //!
 //! ```
 //! use adapruner_checkpoint::{
@@ -34,19 +34,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Losses are in nats per learned token. Axes, here and in every module: `T`
-//! tokens, `H` hidden, `V` vocabulary, `r` rank, `in` inputs and `out` outputs
-//! of a projection.
+//! Losses are in nats per target token. Axes, here and in every module: `T` tokens, `H` hidden,
+//! `V` vocabulary, `r` rank, `in` inputs and `out` outputs of a projection.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
-//! | [`data`] | records → tokens with a mask of what is learned; which make a step |
+//! | [`data`] | records → tokens with a loss mask; which form a step |
 //! | [`lora`] | [`Adapter`](lora::Adapter): low-rank updates of a model's projections |
 //! | [`peft`] | adapters as files |
-//! | [`mod@merge`] | base and update as one model, lazily |
-//! | [`distill`] | a teacher's probabilities, on the disk |
+//! | [`mod@merge`] | base and adapter merged into one model, lazily |
+//! | [`distill`] | a teacher's top-k logits, cached on disk |
 //! | [`train`] | steps, validations, states |
-//! | [`memory`] | what a training takes |
+//! | [`memory`] | memory estimate of a training |
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests read what they wrote"))]
 

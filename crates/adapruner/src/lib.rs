@@ -21,32 +21,32 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | [`settings`] | resolved, validated settings, as they are written into manifests |
-//! | [`pipeline`] | the stages, each from settings and what the stage before made |
-//! | [`room`] | how many samples a text gives |
-//! | [`statistics`] | statistics collected within the memory there is |
-//! | [`vocabulary`] | which tokens stay, by texts of the kind at hand |
-//! | [`sensitivity`] | what cutting each layer alone costs, and how a cut is spread by it |
-//! | [`compensation`] | what remains fitted to make up for what was removed |
+//! | [`pipeline`] | the stages, each from its settings and the previous stage's result |
+//! | [`room`] | how many samples a text has room for |
+//! | [`statistics`] | statistics collected within a memory limit |
+//! | [`vocabulary`] | which tokens stay, chosen by example texts |
+//! | [`sensitivity`] | the loss of cutting each layer alone, and a cut spread accordingly |
+//! | [`compensation`] | remaining weights refitted to compensate for removed ones |
 //! | [`masks`] | which units stay, learned by gradient |
-//! | [`held_out`] | calibration samples that nothing was chosen by |
+//! | [`held_out`] | calibration samples on which no choice was made |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
-//! | [`manifest`] | `manifest.json`: what an output was made from |
-//! | [`locked`] | folders of state that one process at a time works in |
-//! | [`memory`] | memory at hand and memory used |
+//! | [`manifest`] | `manifest.json`: the record of an output's inputs |
+//! | [`locked`] | state folders that one process at a time may use |
+//! | [`memory`] | available and used memory |
 //! | [`recover`] | training after pruning |
-//! | [`recovered`] | a training that is over, as a page shows it |
+//! | [`recovered`] | a finished training, for the report |
 //! | [`search`] | the search for samples, metric and cut |
-//! | [`advice`] | errors with advice |
-//! | [`caution`] | what to be wary of in a result, and a next step |
-//! | [`progress`] | how stages tell how far they are |
-//! | [`generate`] | text that continues a prompt |
-//! | [`latency`] | how fast models read and write |
+//! | [`advice`] | errors with hints |
+//! | [`caution`] | warnings about a result, with a next step |
+//! | [`progress`] | progress of stages |
+//! | [`generate`] | text generation |
+//! | [`latency`] | prompt and generation speed |
 //! | [`compare_models`] | models side by side |
-//! | [`zero_shot`] | tasks asked of a model |
-//! | [`whole`] | everything after one another, as `run` does |
+//! | [`zero_shot`] | zero-shot tasks |
+//! | [`whole`] | all stages in sequence: `run` |
 
 pub mod advice;
 pub mod caution;

@@ -1,5 +1,4 @@
-//! What `prune` does with the tokens that go: the ratio that is left for layers, the plan of
-//! both, what to be wary of.
+//! Vocabulary trimming in `prune`: the ratio that remains for layers, the joint plan, warnings.
 
 use adapruner::{
     caution::Caution,
@@ -14,11 +13,11 @@ use anyhow::Result;
 
 use crate::failure::advised;
 
-/// Shares of all parameters up to this are none.
+/// A share of all parameters up to this counts as zero.
 pub(super) const LEAST: f64 = 0.001;
 
-/// The ratio that is left to remove of a model whose tokens went, so that all of it together
-/// is `ratio` of the original.
+/// The ratio to remove from the trimmed model, so that both cuts together remove `ratio` of the
+/// original.
 pub(super) fn left(original: &Checkpoint, trimmed: &Checkpoint, ratio: f64) -> f64 {
     let (before, now) = (original.config.parameters(), trimmed.config.parameters());
     (ratio * before as f64 - before.saturating_sub(now) as f64) / now as f64
@@ -42,7 +41,7 @@ pub(super) fn composed(
     Ok((plan, record))
 }
 
-/// Says where the tokens alone are more than what was to go.
+/// Warns if the tokens alone exceed the requested ratio.
 pub(super) fn beyond(plan: &PrunePlan, asked: f64) -> Option<Caution> {
     (asked > 0.0 && plan.reached_ratio > asked + LEAST).then(|| Caution {
         message: format!(
@@ -54,10 +53,10 @@ pub(super) fn beyond(plan: &PrunePlan, asked: f64) -> Option<Caution> {
     })
 }
 
-/// What to be wary of in a vocabulary: texts of another kind than those that it was chosen by.
+/// Warnings about a vocabulary: texts of another kind than those it was chosen by.
 ///
 /// # Errors
-/// A text to measure on that is one of these, unless that is allowed.
+/// An evaluation text that is also one of these, unless that is allowed.
 pub(super) fn cautions(
     original: &Checkpoint,
     chosen: &vocabulary::Chosen,
@@ -70,7 +69,7 @@ pub(super) fn cautions(
         if let Some(text) = counted(eval.text_digest).filter(|_| !settings.allow_overlap) {
             return Err(advised(
                 format!("{}: the vocabulary is chosen by it ({})", eval.name, text.text),
-                "measure on another text, or say --allow-overlap",
+                "measure on another text, or give --allow-overlap",
             ));
         }
         cautions.extend(chosen.foreign(&eval.name, &eval.windows));
