@@ -290,7 +290,7 @@ fn a_run_waits_for_the_stage_of_an_earlier_one() {
 fn files_that_do_not_say_enough_are_refused() {
     for (stages, expected) in [
         (r#""prune", "search""#, "comes before"),
-        (r#""search", "recover""#, "not prune"),
+        (r#""search", "recover""#, "recover needs prune"),
         (r#""bake""#, "unknown stage"),
         ("", "at least 1"),
     ] {

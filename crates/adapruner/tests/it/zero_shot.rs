@@ -82,7 +82,7 @@ fn what_cannot_be_asked_is_refused() {
         ("--tasks piqa", "no data folder was given"),
         ("--task-file {own}", "own.toml: TOML parse error"),
         ("--tasks piqa --data-dir {data} --limit 0", "expected at least one question"),
-        ("", "or tasks: --tasks boolq,piqa"),
+        ("", "or tasks, --tasks boolq,piqa"),
     ] {
         let line = format!("eval {{model}} {line} --log-samples {{log}}");
         let output = command(words(&line, &paths)).output().unwrap();
