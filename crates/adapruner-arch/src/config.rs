@@ -61,7 +61,7 @@ pub struct LayerWidths {
     pub query_heads: usize,
     /// `K`.
     pub kv_heads: usize,
-    /// `F`, at least 1.
+    /// `F`, at least 1; 0 only in plans, of a layer that is removed whole.
     pub ffn: usize,
 }
 
@@ -69,6 +69,11 @@ impl LayerWidths {
     /// Whether the layer has an attention sublayer.
     pub fn has_attention(&self) -> bool {
         self.query_heads > 0
+    }
+
+    /// Whether nothing of the layer is left, so that the stream passes it unchanged.
+    pub fn is_empty(&self) -> bool {
+        self.query_heads == 0 && self.ffn == 0
     }
 
     /// Query heads that share a key-value head (`N / K`); 0 without attention.
@@ -305,9 +310,25 @@ impl ModelConfig {
         self.layers.iter().all(|w| *w == first).then_some(first)
     }
 
-    /// The same model with other widths.
+    /// The same model with other widths, one entry for each of its layers. Layers of which
+    /// nothing is left are gone, with all that the configuration says of them.
     pub fn with_layers(&self, layers: Vec<LayerWidths>) -> Self {
-        Self { layers, ..self.clone() }
+        let kept: Vec<usize> =
+            (0..layers.len()).filter(|&layer| !layers[layer].is_empty()).collect();
+        let model = Self { layers, ..self.clone() };
+        if kept.len() == model.layers.len() { model } else { model.of_layers(&kept) }
+    }
+
+    /// The same model with the layers `kept` alone, ascending indices; layer `i` of it is
+    /// layer `kept[i]` of this one, with its widths, its window and its rotation.
+    pub fn of_layers(&self, kept: &[usize]) -> Self {
+        let unrotated = |at: &usize| self.unrotated.contains(&kept[*at]);
+        Self {
+            layers: kept.iter().filter_map(|&layer| self.layers.get(layer).copied()).collect(),
+            windows: kept.iter().filter_map(|&layer| self.windows.get(layer).copied()).collect(),
+            unrotated: (0..kept.len()).filter(unrotated).collect(),
+            ..self.clone()
+        }
     }
 
     /// Whether layer `layer` has a projection.

@@ -246,6 +246,22 @@ pub enum Part {
 }
 
 impl Part {
+    /// The same part in another layer; parts outside of layers are themselves.
+    #[must_use]
+    pub fn in_layer(self, to: impl Fn(usize) -> usize) -> Self {
+        match self {
+            Self::Norm(layer, norm) => Self::Norm(to(layer), norm),
+            Self::NormBias(layer, norm) => Self::NormBias(to(layer), norm),
+            Self::Weight(layer, projection) => Self::Weight(to(layer), projection),
+            Self::Bias(layer, projection) => Self::Bias(to(layer), projection),
+            Self::Embedding
+            | Self::Positions
+            | Self::FinalNorm
+            | Self::FinalNormBias
+            | Self::Head => self,
+        }
+    }
+
     /// Its name in a Hugging Face folder; `None` for what the family does not have.
     pub fn name(self, family: &Family) -> Option<String> {
         let (outer, layers) = (&family.hf.outer, family.hf.outer.layers);

@@ -60,6 +60,7 @@ mod random;
 mod replaced;
 mod resident;
 pub mod sealed;
+mod shallow;
 pub mod text;
 pub mod tokenizer;
 mod trimmed;

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use adapruner_model::{Decoder, Places};
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -159,17 +159,53 @@ impl ChunkedWindows {
         if of_all.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        let part = |t: &Tensor| t.narrow(0, of_all.start, of_all.len());
         let from = unchanged.min(self.leading());
-        let layers = decoder.config().layers.len();
-        let mut hidden = part(&self.entering[from])?;
-        for layer in from..layers {
+        let mut hidden = self.entering[from].narrow(0, of_all.start, of_all.len())?;
+        for layer in from..decoder.config().layers.len() {
             if stop() {
                 return Ok(None);
             }
             hidden = decoder.through(&hidden, layer..layer + 1)?;
         }
-        let losses = decoder.nll_of_hidden(&hidden, &part(&self.ids)?)?;
+        self.losses(decoder, &hidden, chunks).map(Some)
+    }
+
+    /// Mean loss of all windows, in nats per predicted token, where the stream passes the
+    /// layers `gone` of the dense model unchanged.
+    ///
+    /// # Errors
+    /// Those of [`ChunkedWindows::nll`].
+    pub fn nll_without(&self, dense: &Decoder, gone: &[usize]) -> Result<f64> {
+        let layers = dense.config().layers.len();
+        let first = gone.iter().copied().min().unwrap_or(layers);
+        let from = first.min(self.leading());
+        let mut hidden = self.entering[from].clone();
+        for layer in (from..layers).filter(|layer| !gone.contains(layer)) {
+            hidden = dense.through(&hidden, layer..layer + 1)?;
+        }
+        let chunks = self.losses(dense, &hidden, 0..self.len())?;
+        // The last chunk may have fewer windows.
+        let sums = chunks.iter().enumerate().map(|(at, loss)| loss * self.tokens(at) as f64);
+        let tokens: u64 = (0..self.len()).map(|at| self.tokens(at)).sum();
+        Ok(sums.sum::<f64>() / tokens as f64)
+    }
+
+    /// How much each layer whose output is at hand turns the stream: `1 − cos(x, y)` of what
+    /// enters and what leaves it, the mean over all tokens of all windows, first layer first.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn influences(&self) -> Result<Vec<f64>> {
+        let pairs = self.entering.windows(2);
+        pairs.map(|pair| Ok(1.0 - mean_cosine(&pair[0], &pair[1])?)).collect()
+    }
+
+    /// Mean loss of each of some chunks from the stream that leaves the last layer on them,
+    /// `[windows of the chunks, T, H]`.
+    fn losses(&self, decoder: &Decoder, hidden: &Tensor, chunks: Range<usize>) -> Result<Vec<f64>> {
+        let of_all = self.windows_of(chunks.clone());
+        let ids = self.ids.narrow(0, of_all.start, of_all.len())?;
+        let losses = decoder.nll_of_hidden(hidden, &ids)?;
         let losses = losses.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         let of_chunk = |windows: Range<usize>| {
             let mut sum = 0.0;
@@ -184,8 +220,24 @@ impl ChunkedWindows {
             Ok(sum / (windows.len() * (self.window - 1)) as f64)
         };
         let windows = chunks.map(|chunk| self.windows_of(chunk..chunk + 1));
-        let losses: Result<Vec<f64>> =
-            windows.filter(|windows| !windows.is_empty()).map(of_chunk).collect();
-        losses.map(Some)
+        windows.filter(|windows| !windows.is_empty()).map(of_chunk).collect()
     }
+}
+
+/// Mean over all tokens of the cosine of two vectors, in f64 from the sums of each token.
+///
+/// # Shapes
+/// `[W, T, H]` each.
+fn mean_cosine(a: &Tensor, b: &Tensor) -> Result<f64> {
+    let (a, b) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
+    let sums = |x: &Tensor, y: &Tensor| -> Result<Vec<f32>> {
+        Ok((x * y)?.sum(D::Minus1)?.flatten_all()?.to_vec1()?)
+    };
+    let (dots, of_a, of_b) = (sums(&a, &b)?, sums(&a, &a)?, sums(&b, &b)?);
+    let cosines = dots.iter().zip(of_a.iter().zip(&of_b)).map(|(dot, (a, b))| {
+        let size = (f64::from(*a) * f64::from(*b)).sqrt();
+        // Nothing turns a vector of zeros.
+        if size == 0.0 { 1.0 } else { f64::from(*dot) / size }
+    });
+    Ok(cosines.sum::<f64>() / dots.len().max(1) as f64)
 }

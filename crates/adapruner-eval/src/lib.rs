@@ -55,6 +55,7 @@ pub mod paired;
 pub mod perplexity;
 pub mod requests;
 pub mod score;
+pub mod stepwise;
 pub mod tasks;
 pub mod zero_shot;
 
@@ -65,6 +66,7 @@ pub use batch::batch_tokens;
 pub use chunked::{ChunkedWindows, TOGETHER};
 pub use error::{Error, Result};
 pub use perplexity::{BitsPerByte, Perplexity, perplexity};
+pub use stepwise::{Stepwise, Trial};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

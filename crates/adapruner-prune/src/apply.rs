@@ -40,6 +40,9 @@ pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
     if let Some((trimmed, rest)) = without_tokens(checkpoint, plan)? {
         return rest.map_or_else(|| Ok(trimmed.clone()), |rest| apply(&trimmed, &rest));
     }
+    if let Some((shallow, rest)) = without_layers(checkpoint, plan)? {
+        return rest.map_or_else(|| Ok(shallow.clone()), |rest| apply(&shallow, &rest));
+    }
     let digest = checked_digest(checkpoint, plan)?;
     let cuts = Cuts::new(&checkpoint.config, plan);
     let source = SlicedSource {
@@ -62,8 +65,8 @@ pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
 /// tokens. Where all heads of queries
 /// or keys are normed together, the mean is over those that stay, as in the pruned model.
 ///
-/// A dropped attention sublayer keeps its tensors here, its output projection and
-/// that projection's bias being zero.
+/// Dropped attention sublayers and layers that are removed whole keep their tensors here, the
+/// outputs of their sublayers and the biases of these being zero.
 ///
 /// # Errors
 /// As [`apply`].
@@ -97,15 +100,45 @@ pub fn without_tokens(
     let Some(VocabularyPlan { kept, rows }) = &plan.vocabulary else { return Ok(None) };
     checked_digest(checkpoint, plan)?;
     let trimmed = checkpoint.with_vocabulary(kept, *rows)?;
-    let layers = plan.layers.clone();
+    let rest = rest_of(plan, &trimmed, plan.layers.clone())?;
+    Ok(Some((trimmed, rest)))
+}
+
+/// The model without the layers that the plan removes whole, and what else the plan removes,
+/// if anything; `None` where no layer goes. A plan that removes tokens comes without them
+/// ([`without_tokens`]).
+///
+/// # Errors
+/// A plan for another model, or one that does not fit it.
+pub fn without_layers(
+    checkpoint: &Checkpoint,
+    plan: &PrunePlan,
+) -> Result<Option<(Checkpoint, Option<PrunePlan>)>> {
+    let kept = plan.kept_layers();
+    if kept.len() == plan.layers.len() {
+        return Ok(None);
+    }
+    checked_digest(checkpoint, plan)?;
+    let shallow = checkpoint.with_layers(&kept)?;
+    let layers = kept.iter().map(|&layer| plan.layers[layer].clone()).collect();
+    let rest = rest_of(plan, &shallow, layers)?;
+    Ok(Some((shallow, rest)))
+}
+
+/// What a plan removes of the layers of a model that it was applied to in part.
+fn rest_of(
+    plan: &PrunePlan,
+    model: &Checkpoint,
+    layers: Vec<LayerPlan>,
+) -> Result<Option<PrunePlan>> {
     let rest = PrunePlan {
         requested_attention_share: plan.requested_attention_share,
         layout: plan.layout,
         multiple_of: plan.multiple_of,
-        ..PrunePlan::keeping(&trimmed.config, trimmed.digest()?, layers)
+        ..PrunePlan::keeping(&model.config, model.digest()?, layers)
     };
     let whole = rest.parameters_after == rest.parameters_before;
-    Ok(Some((trimmed, (!whole).then_some(rest))))
+    Ok((!whole).then_some(rest))
 }
 
 /// The model's digest, if the plan was made for it and fits.
@@ -189,6 +222,10 @@ impl Cuts {
             }
             if kept.widths() != *widths {
                 out.cut_layer(config, layer, kept);
+            }
+            if kept.ffn.is_empty() {
+                let output = Sublayer::FeedForward.output();
+                out.cleared.insert(config.name(Part::Bias(layer, output)));
             }
         }
         out

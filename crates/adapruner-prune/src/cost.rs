@@ -71,8 +71,11 @@ impl Costs {
             + widths.kv_heads as u64 * self.kv_head
     }
 
-    /// A whole layer.
+    /// A whole layer; 0 where nothing of it is left.
     pub fn layer(&self, widths: &LayerWidths) -> u64 {
+        if widths.is_empty() {
+            return 0;
+        }
         self.layer + self.attention_sublayer(widths) + widths.ffn as u64 * self.ffn_channel
     }
 }

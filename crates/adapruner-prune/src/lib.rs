@@ -52,7 +52,7 @@ pub mod plan;
 pub mod scores;
 pub mod vocabulary;
 
-pub use apply::{apply, mask, without_tokens};
+pub use apply::{apply, mask, without_layers, without_tokens};
 pub use bank::{
     BankHeader, CollectOptions, Origin, StatsBank, Terms, collect,
     memory::{Collection, Footprint, bank_bytes, streamed_weights},

@@ -101,8 +101,8 @@ pub fn aligned(student: &Checkpoint, teacher: &Checkpoint) -> Result<Checkpoint>
 }
 
 /// Refuses a teacher whose blocks do not stand for the student's, one by one.
-/// Pruning leaves their number and the hidden size as they are, and a block whose
-/// attention is gone is still a block.
+/// Cutting widths leaves their number and the hidden size as they are, and a block whose
+/// attention is gone is still a block; a model that lost whole layers has no such teacher.
 ///
 /// # Errors
 /// Then, with both shapes.

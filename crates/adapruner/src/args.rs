@@ -2,21 +2,16 @@
 //! configuration file. `resolve` turns them into settings; it is the only place that fills in
 //! defaults.
 
-use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
+use std::{ffi::OsString, path::PathBuf};
 
-use adapruner::{
-    outputs::{Format, OutputSettings},
-    settings::{
-        CalibrationSettings, CompensationSettings, EvalSettings, RunSettings, ScoreSettings,
-        TextSettings,
-    },
+use adapruner::settings::{
+    CalibrationSettings, CompensationSettings, EvalSettings, RunSettings, ScoreSettings,
+    TextSettings,
 };
-use adapruner_checkpoint::{ModelConfig, atomic::Files, gguf::GgufType, hf::StoreType};
+use adapruner_checkpoint::atomic::Files;
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice};
-use adapruner_prune::{
-    ActivationMetric, Allocation, Form, Importance, KvMode, Layout, PlanOptions, Reduction, Ridge,
-};
+use adapruner_prune::{ActivationMetric, Form, Importance, Reduction, Ridge};
 use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -24,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     combine::combine,
     failure::advised,
-    typed::{Count, Named, Proportion, Real},
+    typed::{Named, Real},
 };
 
 /// Where models run.
@@ -297,192 +292,6 @@ impl ImportanceArgs {
     }
 }
 
-/// `A,B`: the first A and last B layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ends(pub usize, pub usize);
-
-impl FromStr for Ends {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let refused = || format!("expected A,B (first A and last B layers), found {text:?}");
-        let (first, last) = text.split_once(',').ok_or_else(refused)?;
-        let number = |part: &str| part.trim().parse().map_err(|_| refused());
-        Ok(Self(number(first)?, number(last)?))
-    }
-}
-
-impl fmt::Display for Ends {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{},{}", self.0, self.1)
-    }
-}
-
-/// What is removed.
-#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[command(next_help_heading = "Plan")]
-pub struct PlanArgs {
-    /// Share of all parameters to remove, embedding included: 0.2, or 20%, removes a fifth
-    #[arg(long, value_name = "RATIO", allow_negative_numbers = true)]
-    pub ratio: Option<Proportion>,
-    /// Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000 [prune]
-    #[arg(long, value_name = "PARAMETERS", conflicts_with = "ratio")]
-    pub target_params: Option<Count>,
-    /// per-layer (widths differ between layers) or uniform (one width for all layers: an
-    /// ordinary model of its architecture) [default: per-layer]
-    #[arg(long, value_name = "LAYOUT")]
-    pub layout: Option<Named<Layout>>,
-    /// Do not cut the first A and last B layers [default: 0,0; prune: an eighth and a sixteenth
-    /// of the layers, if the others are enough to reach the ratio]
-    #[arg(long, value_name = "A,B")]
-    pub protect: Option<Named<Ends>>,
-    /// Share of the removed parameters that comes from attention, 0 to 1, or "free" to cut
-    /// heads and channels by the same ratio [default: 0]
-    #[arg(long, value_name = "SHARE")]
-    pub attention_share: Option<Named<Share>>,
-    /// Round feed-forward widths to multiples of N: 32 for quantised GGUF rows, 256 for
-    /// K-quants [default: 1]
-    #[arg(long, value_name = "N")]
-    pub multiple_of: Option<usize>,
-    /// Attention units to remove: groups (whole key-value groups) or query-heads (one query
-    /// head of every group) [default: groups]
-    #[arg(long, value_name = "MODE")]
-    pub kv_mode: Option<Named<KvMode>>,
-    /// Remove the whole attention sublayer of these layers
-    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
-    pub drop_attention: Option<Vec<usize>>,
-    /// How to spread the cut over layers: local (the same ratio in every layer),
-    /// curve:linear=X,quadratic=Y (ratios follow a curve over depth), global (one ranking over
-    /// all layers) or global:NORMALISATION (none, mean, max, sum, rank, or standard, as in
-    /// FLAP) [default: local]
-    #[arg(long, value_name = "HOW")]
-    pub allocation: Option<Named<Allocation>>,
-    /// Cut sensitive layers less: cut each layer alone, measure the loss on calibration
-    /// samples, and cut in proportion to the loss increase to the power of -P [P: 1 if no
-    /// number is given]
-    #[arg(
-        long,
-        value_name = "P",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "1"
-    )]
-    pub sensitivity: Option<Real>,
-}
-
-combine!(PlanArgs {
-    ratio,
-    target_params,
-    layout,
-    protect,
-    attention_share,
-    multiple_of,
-    kv_mode,
-    drop_attention,
-    allocation,
-    sensitivity,
-});
-
-/// A share of what is removed, or none.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Share(pub Option<f64>);
-
-impl FromStr for Share {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "free" {
-            return Ok(Self(None));
-        }
-        let refused = |_| format!("expected a number from 0 to 1 or \"free\", found {text:?}");
-        Ok(Self(Some(text.parse().map_err(refused)?)))
-    }
-}
-
-impl fmt::Display for Share {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(share) => share.fmt(f),
-            None => f.write_str("free"),
-        }
-    }
-}
-
-impl PlanArgs {
-    /// The exponent of the layers' sensitivities, checked against the other options.
-    pub fn sensitivity(&self, plan: &PlanOptions) -> Result<Option<f64>> {
-        let Some(Real(power)) = self.sensitivity else { return Ok(None) };
-        if !(power >= 0.0 && power.is_finite()) {
-            return Err(advised(
-                format!("sensitivity: expected a number of at least 0, found {power}"),
-                "0 cuts all layers alike, 1 is the default",
-            ));
-        }
-        let spreads = match (plan.layout, plan.allocation) {
-            (Layout::PerLayer, Allocation::Local | Allocation::Curve(_)) => return Ok(Some(power)),
-            (Layout::Uniform, _) => "the layout uniform".to_owned(),
-            (Layout::PerLayer, Allocation::Global(_)) => {
-                format!("the allocation {}", plan.allocation)
-            }
-        };
-        Err(advised(
-            format!("sensitivity: does not apply to {spreads}"),
-            "leave one of the two out",
-        ))
-    }
-
-    /// The same arguments with `--target-params` replaced by the ratio that leaves so many
-    /// parameters of a model of `config`.
-    ///
-    /// # Errors
-    /// Both are given, or the target is not below the model's parameters.
-    pub fn settled(&self, config: &ModelConfig) -> Result<Self> {
-        let Some(Count(target)) = self.target_params else { return Ok(self.clone()) };
-        let before = config.parameters();
-        if self.ratio.is_some() {
-            return Err(advised(
-                "target-params: given together with a ratio",
-                "give one of --ratio and --target-params",
-            ));
-        }
-        if target == 0 || target >= before {
-            return Err(advised(
-                format!(
-                    "target-params: expected from 1 to below the model's {before} parameters, \
-                     found {target}"
-                ),
-                "inspect shows how many parameters a model has",
-            ));
-        }
-        let ratio = (before - target) as f64 / before as f64;
-        Ok(Self { ratio: Some(Proportion(ratio)), target_params: None, ..self.clone() })
-    }
-
-    /// Fills in the defaults.
-    pub fn resolve(&self) -> Result<PlanOptions> {
-        let Some(Proportion(ratio)) = self.ratio else {
-            return Err(advised(
-                "ratio: missing",
-                "give the share of all parameters to remove, --ratio 0.2 (prune: or the number to \
-                 keep, --target-params 100M)",
-            ));
-        };
-        let default = PlanOptions::new(ratio);
-        Ok(PlanOptions {
-            ratio,
-            layout: self.layout.map_or(default.layout, |l| l.0),
-            protect: self.protect.map_or(default.protect, |p| (p.0.0, p.0.1)),
-            attention_share: self.attention_share.map_or(default.attention_share, |s| s.0.0),
-            multiple_of: self.multiple_of.unwrap_or(default.multiple_of),
-            kv_mode: self.kv_mode.map_or(default.kv_mode, |m| m.0),
-            drop_attention: self.drop_attention.clone().unwrap_or(default.drop_attention),
-            allocation: self.allocation.map_or(default.allocation, |a| a.0),
-            layer_weights: default.layer_weights,
-        })
-    }
-}
-
 /// `--compensate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compensate {
@@ -582,60 +391,5 @@ impl CompensationArgs {
             }
         };
         Ok(Some(CompensationSettings { samples, form }))
-    }
-}
-
-/// What is written.
-#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[command(next_help_heading = "Output")]
-pub struct OutputArgs {
-    /// Folder to write
-    #[arg(long, value_name = "DIR")]
-    #[serde(with = "adapruner_checkpoint::os_path")]
-    pub out: Option<PathBuf>,
-    /// Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both
-    /// [default: hf]
-    #[arg(long, value_name = "FORMATS", value_delimiter = ',')]
-    pub format: Option<Vec<Named<Format>>>,
-    /// Type of the safetensors weights: keep (the model's type, f16 if it is quantised), f32,
-    /// f16 or bf16 [default: keep]
-    #[arg(long, value_name = "TYPE")]
-    pub save_dtype: Option<Named<StoreType>>,
-    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a K-quant for
-    /// all matrices (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l, …) [default:
-    /// the model's float type, f16 if it is quantised]
-    #[arg(long, value_name = "TYPE")]
-    pub gguf_type: Option<Named<GgufType>>,
-    /// Replace an existing output of this program
-    #[arg(long)]
-    pub force: Option<bool>,
-}
-
-combine!(OutputArgs { out, format, save_dtype, gguf_type, force });
-
-impl OutputArgs {
-    /// What is written.
-    pub fn files(&self, files: Files) -> Files {
-        self.out
-            .iter()
-            .fold(files, |files, out| files.folder("--out", out, self.force.unwrap_or(false)))
-    }
-
-    /// Fills in the defaults; `None` if no folder is given.
-    pub fn resolve(&self) -> Option<OutputSettings> {
-        let mut formats = Vec::new();
-        for Named(format) in self.format.as_deref().unwrap_or(&[Named(Format::Hf)]) {
-            if !formats.contains(format) {
-                formats.push(*format);
-            }
-        }
-        Some(OutputSettings {
-            out: self.out.clone()?,
-            formats,
-            save_dtype: self.save_dtype.map_or_else(Default::default, |t| t.0),
-            gguf_type: self.gguf_type.map(|t| t.0),
-            force: self.force.unwrap_or(false),
-        })
     }
 }

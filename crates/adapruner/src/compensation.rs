@@ -123,8 +123,7 @@ pub fn compensate(
 ) -> Result<(Checkpoint, CompensationRecord)> {
     let form = settings.form;
     let sliced = apply(dense, plan)?;
-    let pruned = &sliced.config;
-    let config = compensated_config(&dense.config, pruned, form);
+    let config = compensated_config(&dense.config, plan, form);
     if form == Form::Bias && !opens_elsewhere(&config) {
         return Err(advised(
             format!(
@@ -138,7 +137,7 @@ pub fn compensate(
     let budget = memory::budget(settings.samples.memory);
     let all = tokens.windows.iter().map(Vec::len).sum();
     let stored = statistics::largest_stored(dense);
-    let footprint = CompensateFootprint::new((&dense.config, pruned), all, form, placement, stored);
+    let footprint = CompensateFootprint::new((&dense.config, plan), all, form, placement, stored);
     if footprint.total() > budget {
         return Err(advised(
             format!(

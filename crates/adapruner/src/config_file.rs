@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use adapruner::search::GivenSpace;
 
 use crate::{
-    args::{
-        CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
-    },
+    args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
+    depth_args::DepthArgs,
     mask_args::MaskArgs,
+    output_args::OutputArgs,
     pipeline_args::PipelineArgs,
+    plan_args::PlanArgs,
     recipe::RecipeArgs,
     recover_args::RecoverArgs,
     search_args::SearchArgs,
@@ -40,6 +41,8 @@ pub struct ConfigFile {
     pub importance: ImportanceArgs,
     /// What is removed.
     pub plan: PlanArgs,
+    /// Which layers are removed whole.
+    pub depth: DepthArgs,
     /// Which tokens stay.
     pub vocabulary: VocabularyArgs,
     /// Learned masks.
@@ -127,6 +130,8 @@ workers = 2
 samples = [8, 64]
 normalisation = ["mean", "rank"]
 beta-coarse = false
+[depth]
+drop-layers = "20-23"
 [recipe]
 fast = true
 [masks]

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use adapruner_checkpoint::{Checkpoint, Digest, names};
+use adapruner_checkpoint::{Checkpoint, Digest};
 use adapruner_model::{
     Decoder, Placement,
     generate::{Sampling, stream},
@@ -14,7 +14,9 @@ use adapruner_model::{
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{pipeline::residency, progress::Progress, search::compare::median};
+use crate::{
+    footprint::stored_bytes, pipeline::residency, progress::Progress, search::compare::median,
+};
 
 /// What is measured.
 #[derive(Debug, Clone, Serialize)]
@@ -94,12 +96,6 @@ impl Pass {
     fn figures(self) -> [f64; 3] {
         [self.prompt as f64 / self.first, self.first, self.decode_rate]
     }
-}
-
-/// Bytes of a model's tensors as they are stored.
-pub fn stored_bytes(checkpoint: &Checkpoint) -> u64 {
-    let expected = names::expected_tensors(&checkpoint.config);
-    expected.iter().filter_map(|e| checkpoint.tensors.meta(&e.name)).map(|meta| meta.bytes).sum()
 }
 
 /// Measures models in turn.

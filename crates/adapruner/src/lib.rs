@@ -27,11 +27,16 @@
 //! | [`pipeline`] | the stages, each from its settings and the previous stage's result |
 //! | [`room`] | how many samples a text has room for |
 //! | [`statistics`] | statistics collected within a memory limit |
+//! | [`target`] | a size that a pruned model must fit |
 //! | [`vocabulary`] | which tokens stay, chosen by example texts |
+//! | [`depth`] | which layers are removed whole |
+//! | [`greedy`] | a greedy order of removing parts, by measured losses |
+//! | [`allocate`] | where to cut a model, by the measured loss of each cut |
 //! | [`sensitivity`] | the loss of cutting each layer alone, and a cut spread accordingly |
 //! | [`compensation`] | remaining weights refitted to compensate for removed ones |
 //! | [`masks`] | which units stay, learned by gradient |
 //! | [`held_out`] | calibration samples on which no choice was made |
+//! | [`footprint`] | the size of a model: stored, written and in its cache |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
 //! | [`manifest`] | `manifest.json`: the record of an output's inputs |
 //! | [`locked`] | state folders that one process at a time may use |
@@ -49,10 +54,14 @@
 //! | [`whole`] | all stages in sequence: `run` |
 
 pub mod advice;
+pub mod allocate;
 pub mod caution;
 pub mod compare_models;
 pub mod compensation;
+pub mod depth;
+pub mod footprint;
 pub mod generate;
+pub mod greedy;
 pub mod held_out;
 pub mod latency;
 pub mod locked;
@@ -69,6 +78,7 @@ pub mod search;
 pub mod sensitivity;
 pub mod settings;
 pub mod statistics;
+pub mod target;
 pub mod vocabulary;
 pub mod whole;
 pub mod zero_shot;

@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     VERSION,
+    allocate::AllocationRecord,
     compensation::CompensationRecord,
+    depth::DepthRecord,
+    footprint::stored_bytes,
     masks::LearnedRecord,
     pipeline::{Evaluation, TokensRecord},
     search::Configuration,
@@ -140,6 +143,8 @@ pub struct Manifest {
     pub settings: serde_json::Value,
     /// The model that was read.
     pub model: ModelRecord,
+    /// Bytes of its tensors as they are stored.
+    pub model_bytes: u64,
     /// Parameters of the model that was written.
     pub parameters: u64,
     /// The statistics behind importances.
@@ -151,9 +156,15 @@ pub struct Manifest {
     /// How the kept tokens were chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularyRecord>,
+    /// How the layers that are removed whole were chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<DepthRecord>,
     /// Loss increase from cutting a layer alone, in nats per predicted token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sensitivities: Option<Vec<Option<f64>>>,
+    /// How the cut was spread over layers, where that was measured step by step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<AllocationRecord>,
     /// The learned masks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masks: Option<LearnedRecord>,
@@ -197,11 +208,14 @@ impl Manifest {
             command,
             settings: serde_json::to_value(settings)?,
             model: ModelRecord::of(checkpoint)?,
+            model_bytes: stored_bytes(checkpoint),
             parameters: checkpoint.config.parameters(),
             statistics: None,
             plan: None,
             vocabulary: None,
+            depth: None,
             sensitivities: None,
+            allocation: None,
             masks: None,
             compensation: None,
             study: None,

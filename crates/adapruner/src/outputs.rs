@@ -15,6 +15,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
+    footprint::stored_bytes,
     manifest::{FILE_NAME, Manifest},
     progress::Progress,
 };
@@ -37,12 +38,9 @@ adapruner_choice::choice!(Format, "format", {
     Gguf => "gguf",
 });
 
-/// What is written and where.
+/// How a model is written.
 #[derive(Debug, Clone, Serialize)]
-pub struct OutputSettings {
-    /// The folder.
-    #[serde(with = "adapruner_checkpoint::os_path")]
-    pub out: PathBuf,
+pub struct Stored {
     /// Formats, each once.
     pub formats: Vec<Format>,
     /// Type of the safetensors weights.
@@ -50,6 +48,60 @@ pub struct OutputSettings {
     /// Type of the GGUF weights; `None` keeps the model's float type.
     #[serde(serialize_with = "optional_name")]
     pub gguf_type: Option<GgufType>,
+}
+
+impl Stored {
+    fn hf(&self) -> hf::HfOptions {
+        hf::HfOptions { store: self.save_dtype, ..Default::default() }
+    }
+
+    fn gguf(&self) -> gguf::GgufOptions {
+        gguf::GgufOptions { kind: self.gguf_type, ..Default::default() }
+    }
+
+    /// Numbers of a block of the GGUF type, where it is written and quantised: what rows are
+    /// multiples of.
+    pub fn block(&self) -> Option<usize> {
+        let kind = self.gguf_type.filter(|_| self.formats.contains(&Format::Gguf))?;
+        let block = kind.block_size() as usize;
+        (block > 1).then_some(block)
+    }
+
+    /// Bytes of a model in a format, as it would be written: of `model.gguf`, or of all files
+    /// of the Hugging Face folder. No weight is read for it.
+    ///
+    /// # Errors
+    /// A model that the format cannot hold.
+    pub fn bytes_in(&self, format: Format, model: &Checkpoint) -> Result<u64> {
+        Ok(match format {
+            Format::Hf => hf::planned_bytes(model, &self.hf())?,
+            Format::Gguf => gguf::planned_bytes(model, &self.gguf())?,
+        })
+    }
+
+    /// The format whose size counts: GGUF where it is written.
+    pub fn format(&self) -> Format {
+        if self.formats.contains(&Format::Gguf) { Format::Gguf } else { Format::Hf }
+    }
+
+    /// Bytes of a model in [`Stored::format`].
+    ///
+    /// # Errors
+    /// See [`Stored::bytes_in`].
+    pub fn bytes(&self, model: &Checkpoint) -> Result<u64> {
+        self.bytes_in(self.format(), model)
+    }
+}
+
+/// What is written and where.
+#[derive(Debug, Clone, Serialize)]
+pub struct OutputSettings {
+    /// The folder.
+    #[serde(with = "adapruner_checkpoint::os_path")]
+    pub out: PathBuf,
+    /// How.
+    #[serde(flatten)]
+    pub stored: Stored,
     /// Whether an earlier output may be replaced.
     pub force: bool,
 }
@@ -70,7 +122,7 @@ fn optional_name<S: serde::Serializer>(
 /// # Errors
 /// What cannot be represented, with an alternative.
 pub fn check_fits(settings: &OutputSettings, config: &ModelConfig, planned: Planned) -> Result<()> {
-    for format in &settings.formats {
+    for format in &settings.stored.formats {
         match format {
             Format::Hf => {}
             Format::Gguf => gguf::check_fits(config, planned)?,
@@ -92,16 +144,16 @@ pub fn finish(
     mut manifest: Manifest,
     progress: &dyn Progress,
 ) -> Result<Manifest> {
-    for format in &settings.formats {
+    for format in &settings.stored.formats {
         let (written, path) = match format {
             Format::Hf => {
-                let options = hf::HfOptions { store: settings.save_dtype, ..Default::default() };
+                let options = settings.stored.hf();
                 let mut told = |done, all| progress.at("writing safetensors", done, all);
                 let dir = staged.path().to_path_buf();
                 (hf::write(checkpoint, &dir, &options, &mut told), dir)
             }
             Format::Gguf => {
-                let options = gguf::GgufOptions { kind: settings.gguf_type, ..Default::default() };
+                let options = settings.stored.gguf();
                 let mut told = |done, all| progress.at("writing GGUF", done, all);
                 let path = staged.path().join(GGUF_NAME);
                 (gguf::write(checkpoint, &path, &options, &mut told), path)
@@ -112,12 +164,28 @@ pub fn finish(
         manifest.warnings.extend(written.warnings);
         let found = Checkpoint::open(&path).map_err(|e| staged.relocate(e))?;
         check_written(&found, checkpoint)?;
+        manifest.warnings.extend(larger(*format, stored_bytes(&found), manifest.model_bytes));
     }
     let path = staged.path().join(FILE_NAME);
     let json = sealed::json(&manifest)?;
     std::fs::write(&path, json).map_err(Error::io(&settings.out, "write"))?;
     staged.commit()?;
     Ok(manifest)
+}
+
+/// Warns if a format takes more bytes than the model that was read.
+fn larger(format: Format, bytes: u64, source: u64) -> Option<String> {
+    (bytes > source).then(|| {
+        let hint = match format {
+            Format::Hf => "--format gguf with --gguf-type q4_k_m",
+            Format::Gguf => "--gguf-type q4_k_m or q8_0",
+        };
+        format!(
+            "{format}: the weights take {bytes} bytes, {:.1} times the {source} of the model that \
+             was read, which stores them in fewer bits (hint: {hint} takes less)",
+            bytes as f64 / source as f64
+        )
+    })
 }
 
 /// Compares a written and reopened model with the original.

@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     advice::advised,
+    allocate::{self, AllocationRecord},
+    depth::DepthSettings,
     memory,
     progress::Progress,
     sensitivity,
@@ -317,6 +319,8 @@ pub struct Planned {
     pub statistics: Option<BankHeader>,
     /// Loss increase from cutting a layer alone, if the cut is spread by it.
     pub sensitivities: Option<Vec<Option<f64>>>,
+    /// The steps by which the cut was spread over layers, where it was.
+    pub allocation: Option<AllocationRecord>,
 }
 
 /// The calibration set that `settings` needs, if they do; contradictions and
@@ -325,11 +329,15 @@ pub struct Planned {
 /// # Errors
 /// Options that make no sense for the model; those of [`calibration_tokens`].
 pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<Option<TokenSet>> {
-    settings.plan.check(&checkpoint.config)?;
+    let widths = settings.plan.ratio > 0.0;
+    if widths {
+        settings.plan.check(&checkpoint.config)?;
+    }
+    let by_loss = settings.measured || settings.sensitivity.is_some();
+    let scored = settings.score.importance.terms().is_some() || by_loss;
+    let measured = settings.depth.as_ref().is_some_and(DepthSettings::is_measured);
     match &settings.calibration {
-        Some(calibration)
-            if settings.score.importance.terms().is_some() || settings.sensitivity.is_some() =>
-        {
+        Some(calibration) if (widths && scored) || measured => {
             Ok(Some(calibration_tokens(checkpoint, calibration)?))
         }
         Some(_) | None => Ok(None),
@@ -357,9 +365,26 @@ pub fn prune(
     };
     let scores = scores(checkpoint, bank.as_ref(), &settings.score, settings.seed);
     let scores = scores.map_err(|error| lacking(error, settings))?;
-    let decide = |options| plan(&scores, &checkpoint.config, checkpoint.digest()?, options);
-    let mut plan = decide(&settings.plan)?;
-    let mut sensitivities = None;
+    let decide = |options: &PlanOptions| -> Result<PrunePlan> {
+        match &settings.target {
+            Some(target) => {
+                let plan = target.plan(checkpoint, &scores, options)?;
+                plan.context("target-size: the model is small enough as it is")
+            }
+            None => Ok(plan(&scores, &checkpoint.config, checkpoint.digest()?, options)?),
+        }
+    };
+    let (mut sensitivities, mut allocation) = (None, None);
+    let mut plan = match (settings.measured, tokens) {
+        (true, Some(samples)) => {
+            let run = (placement, told.1);
+            let (options, record) =
+                allocate::measured(checkpoint, &scores, &settings.plan, samples, run)?;
+            allocation = Some(record);
+            decide(&options)?
+        }
+        (_, _) => decide(&settings.plan)?,
+    };
     if let (Some(power), Some(tokens)) = (settings.sensitivity, tokens) {
         let (_, progress) = told;
         let gains = sensitivity::measure(checkpoint, &plan, &tokens.windows, placement, progress)?;
@@ -368,7 +393,7 @@ pub fn prune(
         sensitivities = Some(gains);
     }
     let statistics = bank.map(|bank| bank.header().clone());
-    Ok(Planned { plan, scores, statistics, sensitivities })
+    Ok(Planned { plan, scores, statistics, sensitivities, allocation })
 }
 
 /// An error of scoring, with a hint if the statistics file lacks terms.

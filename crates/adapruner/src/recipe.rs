@@ -6,6 +6,7 @@ use std::{fmt::Display, path::PathBuf};
 
 use adapruner::{
     caution::Caution,
+    depth::LayerMetric,
     pipeline,
     room::{Room, room},
     settings::{Chosen, Recipe},
@@ -17,13 +18,12 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::{
-        CalibrationArgs, CompensationArgs, Ends, EvalArgs, IMPORTANCE, ImportanceArgs, PlanArgs,
-        Share,
-    },
+    args::{CalibrationArgs, CompensationArgs, EvalArgs, IMPORTANCE, ImportanceArgs},
     combine::combine,
+    depth_args::DepthArgs,
     failure::advised,
     mask_args::{MaskArgs, SAMPLES},
+    plan_args::{Ends, PlanArgs, Share, Spread},
     typed::{Named, Proportion},
 };
 
@@ -64,6 +64,8 @@ const MOST: f64 = 0.75;
 pub struct Given {
     /// What is removed.
     pub plan: PlanArgs,
+    /// Which layers are removed whole.
+    pub depth: DepthArgs,
     /// The calibration set.
     pub calibration: CalibrationArgs,
     /// How units are scored.
@@ -72,6 +74,8 @@ pub struct Given {
     pub masks: MaskArgs,
     /// How the rest is fitted.
     pub compensation: CompensationArgs,
+    /// Numbers of a block of the type that is written, where it has blocks.
+    pub block: Option<usize>,
 }
 
 /// Options as they are filled in.
@@ -89,6 +93,7 @@ impl Filling {
 
 impl Given {
     /// Fills in what is not given, without a model as far as that goes; what was chosen.
+    /// `widths` says whether widths are cut, or whole tokens and layers go and nothing else.
     ///
     /// # Errors
     /// A text or file of statistics that cannot be read.
@@ -96,67 +101,90 @@ impl Given {
         &mut self,
         recipe: Recipe,
         eval: &EvalArgs,
-        model: Option<&Checkpoint>,
+        (model, widths): (Option<&Checkpoint>, bool),
     ) -> Result<(Chosen, Option<Caution>)> {
         let mut filling = Filling(Chosen { recipe, options: Vec::new() });
-        filling.fill(&mut self.importance.importance, "importance", Named(IMPORTANCE));
-        let mut caution = None;
-        if self.masks.learn_masks.is_none() {
-            match recipe {
-                Recipe::Default if self.gates() => {}
-                Recipe::Default | Recipe::Fast => self.masks.learn_masks = Some(0),
-            }
+        let masks = widths && recipe == Recipe::Default && self.gates();
+        if !widths || (self.masks.learn_masks.is_none() && !masks) {
+            self.masks.learn_masks = Some(0);
         }
-        let named = self.calibration.calibration.is_some();
-        if self.needs_text() && !named {
+        if self.depth.is_measured() {
+            let metric = match recipe {
+                Recipe::Default => LayerMetric::Loss,
+                Recipe::Fast => LayerMetric::Influence,
+            };
+            filling.fill(&mut self.depth.drop_layers_by, "drop-layers-by", Named(metric));
+        }
+        if widths {
+            filling.fill(&mut self.importance.importance, "importance", Named(IMPORTANCE));
+        }
+        let (named, needed) = (self.calibration.calibration.is_some(), self.needs_text(widths));
+        if needed && !named {
             filling.0.options.push(format!("--calibration {TEXT}"));
             self.calibration.calibration = Some(PathBuf::from(TEXT));
         }
         if let Some(model) = model {
-            if self.calibration.calibration.is_some() {
+            if self.calibration.calibration.is_some() && (widths || needed) {
                 self.fill_samples(&mut filling, (eval, named), model)?;
             }
-            if let Some(ends) = self.spared(&model.config) {
+            if let Some(multiple) = self.multiple(&model.config).filter(|_| widths) {
+                filling.fill(&mut self.plan.multiple_of, "multiple-of", multiple);
+            }
+            if let Some(ends) = self.spared(&model.config).filter(|_| widths) {
                 filling.fill(&mut self.plan.protect, "protect", Named(ends));
             }
         }
-        if self.masks.learn_masks != Some(0) {
-            let room = match model {
-                Some(model) => self.mask_room(eval, model)?,
-                None => Room { samples: SAMPLES.0, tokens: SAMPLES.1 },
-            };
-            let MaskArgs { learn_masks, mask_samples, mask_tokens, .. } = &mut self.masks;
-            if room.samples < LEAST && learn_masks.is_none() && mask_samples.is_none() {
-                caution = Some(too_short(room));
-                *learn_masks = Some(0);
-            } else {
-                filling.fill(learn_masks, "learn-masks", STEPS);
-                if room.samples < SAMPLES.0 {
-                    filling.fill(mask_samples, "mask-samples", room.samples);
-                }
-                if room.tokens < SAMPLES.1 {
-                    filling.fill(mask_tokens, "mask-tokens", room.tokens);
-                }
-            }
-        }
+        let caution = match self.masks.learn_masks {
+            Some(0) => None,
+            Some(_) | None => self.fill_masks(&mut filling, eval, model)?,
+        };
         Ok((filling.0, caution))
     }
 
-    /// Refuses options that only mean something where layers are cut.
+    /// As many steps and samples of learned masks as the text gives.
+    fn fill_masks(
+        &mut self,
+        filling: &mut Filling,
+        eval: &EvalArgs,
+        model: Option<&Checkpoint>,
+    ) -> Result<Option<Caution>> {
+        let room = match model {
+            Some(model) => self.mask_room(eval, model)?,
+            None => Room { samples: SAMPLES.0, tokens: SAMPLES.1 },
+        };
+        let MaskArgs { learn_masks, mask_samples, mask_tokens, .. } = &mut self.masks;
+        if room.samples < LEAST && learn_masks.is_none() && mask_samples.is_none() {
+            *learn_masks = Some(0);
+            return Ok(Some(too_short(room)));
+        }
+        filling.fill(learn_masks, "learn-masks", STEPS);
+        if room.samples < SAMPLES.0 {
+            filling.fill(mask_samples, "mask-samples", room.samples);
+        }
+        if room.tokens < SAMPLES.1 {
+            filling.fill(mask_tokens, "mask-tokens", room.tokens);
+        }
+        Ok(None)
+    }
+
+    /// Refuses options that only mean something where widths are cut.
     ///
     /// # Errors
     /// The first of them that is given.
-    pub fn refuse_without_layers(&self) -> Result<()> {
+    pub fn refuse_without_widths(&self) -> Result<()> {
+        let layers = self.depth.drop_layers.is_some();
         let given = [
             ("learn-masks", self.masks.learn_masks.is_some_and(|steps| steps > 0)),
-            ("compensate", self.compensation.compensate.is_some()),
+            ("compensate", self.compensation.compensate.is_some() && !layers),
             ("drop-attention", self.plan.drop_attention.is_some()),
+            ("sensitivity", self.plan.sensitivity.is_some()),
         ];
+        let removed = if layers { "whole layers are" } else { "tokens are" };
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),
             Some((name, _)) => Err(advised(
-                format!("{name}: given, but only tokens are removed"),
-                "say what share of all parameters to remove, the tokens' included: --ratio 0.2",
+                format!("{name}: given, but only {removed} removed"),
+                "say what share of all parameters to remove, with what these take: --ratio 0.2",
             )),
         }
     }
@@ -168,12 +196,15 @@ impl Given {
     }
 
     /// Whether anything is computed from a calibration text.
-    fn needs_text(&self) -> bool {
+    fn needs_text(&self, widths: bool) -> bool {
         let scored = self.importance.importance.is_some_and(|of| of.0.terms().is_some());
         let learned = self.masks.learn_masks != Some(0) && self.masks.mask_text.is_none();
         let fitted =
             self.compensation.compensate.is_some() && self.compensation.compensate_text.is_none();
-        scored || learned || fitted || self.plan.sensitivity.is_some()
+        let measured = self.plan.sensitivity.is_some()
+            || self.plan.allocation == Some(Named(Spread::Measured));
+        let cut = scored || learned || measured;
+        (widths && cut) || fitted || self.depth.is_measured()
     }
 
     /// As many calibration samples as there are, or as the statistics are of.
@@ -219,11 +250,21 @@ impl Given {
         }
     }
 
+    /// What widths are rounded to so that rows are whole blocks of the type that is written: a
+    /// block of it, or of the type with blocks of 32 that takes its place.
+    fn multiple(&self, config: &ModelConfig) -> Option<usize> {
+        let fits = |block: &usize| config.layers.iter().all(|of| of.ffn.is_multiple_of(*block));
+        let block = self.block?;
+        [block, block.min(32)].into_iter().find(fits)
+    }
+
     /// Layers to spare: an eighth first and a sixteenth last, as far as the others can give
     /// what is to go.
     fn spared(&self, config: &ModelConfig) -> Option<Ends> {
-        let PlanArgs { ratio, layout, drop_attention, sensitivity, .. } = &self.plan;
-        if layout.is_some_and(|layout| layout.0 == Layout::Uniform) || sensitivity.is_some() {
+        let PlanArgs { ratio, layout, drop_attention, sensitivity, allocation, .. } = &self.plan;
+        let uniform = layout.is_some_and(|layout| layout.0 == Layout::Uniform);
+        // What is measured needs no rule of thumb.
+        if uniform || sensitivity.is_some() || *allocation == Some(Named(Spread::Measured)) {
             return None;
         }
         let layers = config.layers.len();
@@ -231,7 +272,7 @@ impl Given {
         let Proportion(ratio) = (*ratio)?;
         let (mut first, mut last) = (layers.div_ceil(8), layers.div_ceil(16));
         loop {
-            let between = first..layers.saturating_sub(last);
+            let between = first..layers.saturating_sub(last).max(first);
             let channels: usize = config.layers[between.clone()].iter().map(|of| of.ffn).sum();
             let gives = 3.0 * config.hidden_size as f64 * channels as f64;
             let fits = ratio * config.parameters() as f64 <= MOST * gives;

@@ -14,10 +14,11 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::{CalibrationArgs, EvalArgs, PlanArgs, RunArgs, memory_bytes},
+    args::{CalibrationArgs, EvalArgs, RunArgs, memory_bytes},
     combine::Combine,
     combine::combine,
     config_file::ConfigFile,
+    plan_args::PlanArgs,
     typed::{Named, Real},
 };
 

@@ -8,7 +8,9 @@ use adapruner_model::{DTypeChoice, DeviceChoice, Error as ModelError, Placement}
 use adapruner_prune::{Form, Importance, PlanOptions, Reduction, masks::MaskOptions};
 use serde::Serialize;
 
-use crate::{outputs::OutputSettings, vocabulary::VocabularySettings};
+use crate::{
+    depth::DepthSettings, outputs::OutputSettings, target::Target, vocabulary::VocabularySettings,
+};
 
 /// Where and in which number type models run.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -186,6 +188,11 @@ pub struct PruneSettings {
     pub seed: u64,
     /// What is removed.
     pub plan: PlanOptions,
+    /// Maximum bytes of the result, if that decides the ratio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// Whether the cut is spread over layers by measured losses.
+    pub measured: bool,
     /// Exponent of layer sensitivities, if they are used.
     pub sensitivity: Option<f64>,
     /// Learned masks, if any.
@@ -199,6 +206,9 @@ pub struct PruneSettings {
     /// Which tokens stay, unless all do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularySettings>,
+    /// Which layers are removed whole, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<DepthSettings>,
     /// What is written.
     pub output: Option<OutputSettings>,
 }

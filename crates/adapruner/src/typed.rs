@@ -163,9 +163,76 @@ impl fmt::Display for Count {
     }
 }
 
+/// A size in bytes: a number, also with `kB`, `MB`, `GB` (of a thousand) or `KiB`, `MiB`, `GiB`
+/// (of 1024) behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("expected a size such as 80MB or 1.5GiB, found {text:?}");
+        let text = text.trim();
+        let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit = match unit.to_ascii_lowercase().as_str() {
+            "" | "b" => 1.0,
+            "k" | "kb" => 1e3,
+            "m" | "mb" => 1e6,
+            "g" | "gb" => 1e9,
+            "kib" => 1024.0,
+            "mib" => 1024.0 * 1024.0,
+            "gib" => 1024.0 * 1024.0 * 1024.0,
+            _ => return Err(refused()),
+        };
+        let number = number.trim_end().replace('_', "");
+        let bytes = number.parse::<f64>().map_err(|_| refused())? * unit;
+        if !(0.0..=1e18).contains(&bytes) {
+            return Err(refused());
+        }
+        Ok(Self(bytes as u64))
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        stored(deserializer, |bytes| Self(bytes.max(0.0) as u64))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_bytes_with_units_of_1000_or_1024() {
+        for (text, bytes) in [
+            ("80MB", 80_000_000),
+            ("1.5 GiB", 1_610_612_736),
+            ("12", 12),
+            ("3k", 3000),
+            ("0.5kb", 500),
+            ("1_000 B", 1000),
+        ] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "MB", "-1MB", "80 MiBs", "nan", "1e30GB", "80%"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn shares_are_numbers_or_percent() {

@@ -66,6 +66,14 @@ impl FromStr for GgufType {
 }
 
 impl GgufType {
+    /// Numbers of a block of most matrices; 1 for float types.
+    pub fn block_size(self) -> u64 {
+        match self {
+            Self::Plain(kind) => kind.block_size(),
+            Self::Mixed(mixture) => mixture.base().block_size(),
+        }
+    }
+
     /// The type of a matrix of a model, before its rows are looked at.
     pub(super) fn of(self, tensor: &StoredTensor, config: &ModelConfig) -> TensorKind {
         match self {

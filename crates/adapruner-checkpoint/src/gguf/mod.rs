@@ -19,7 +19,7 @@ pub use kind::TensorKind;
 pub use mixture::{GgufType, Mixture};
 pub use source::GgufSource;
 pub use value::{Metadata, Value};
-pub use write::{GgufOptions, write};
+pub use write::{GgufOptions, planned_bytes, write};
 
 use crate::{
     checkpoint::Checkpoint,

@@ -69,43 +69,16 @@ pub fn write(
     options: &GgufOptions,
     on_progress: &mut OnProgress<'_>,
 ) -> Result<Written> {
-    let config = &checkpoint.config;
-    check::config(&checkpoint.origin, config)?;
-    super::check_fits(config, Planned::default())?;
-    let layout =
-        layout(config, Planned::default()).map_err(|(text, _)| Error::unsupported("GGUF", text))?;
-    let kind = options.kind.unwrap_or_else(|| source_kind(checkpoint).into());
-    let mut warnings = per_layer_warnings(config);
-    let metadata = metadata(checkpoint, layout, kind, options, &mut warnings)?;
-    let places = places(config, layout, kind);
-    warnings.extend(fallback_warnings(&places));
-
-    let of_rotation: Vec<(&str, Vec<u8>)> = rope_divisors(config)
-        .into_iter()
-        .map(|(name, divisors)| (name, divisors.iter().flat_map(|d| d.to_le_bytes()).collect()))
-        .collect();
-    let (mut rows, mut offset) = (Vec::new(), 0);
-    let mut row = |name: &str, shape: &[usize], kind: TensorKind, bytes: u64| {
-        let dims = shape.iter().rev().map(|&d| d as u64).collect();
-        rows.push(Row { name: name.to_owned(), dims, kind: kind.code(), offset });
-        offset = (offset + bytes).next_multiple_of(ALIGNMENT);
-    };
-    for (name, bytes) in &of_rotation {
-        row(name, &[bytes.len() / 4], TensorKind::F32, bytes.len() as u64);
-    }
-    for place in &places {
-        row(&place.tensor.gguf_name, &place.tensor.shape, place.kind, place.bytes);
-    }
-
+    let plan = FilePlan::new(checkpoint, options)?;
     let mut file = FileWriter::create(path)?;
-    file.write(&encode::header(&metadata, &rows))?;
-    for (_, bytes) in &of_rotation {
+    file.write(&plan.header)?;
+    for (_, bytes) in &plan.rotation {
         file.write(bytes)?;
         pad(&mut file, bytes.len() as u64)?;
     }
-    let total = places.iter().map(|p| p.bytes).sum();
+    let total = plan.places.iter().map(|p| p.bytes).sum();
     let mut done = 0;
-    for place in &places {
+    for place in &plan.places {
         for part in &place.tensor.parts {
             write_tensor(checkpoint, part, place.kind, place.stored, |bytes| {
                 file.write(bytes)?;
@@ -116,7 +89,65 @@ pub fn write(
         }
         pad(&mut file, place.bytes)?;
     }
+    let FilePlan { kind, warnings, .. } = plan;
     Ok(Written { files: vec![file.finish()?], dtype: kind.to_string(), warnings })
+}
+
+/// Bytes of the file that [`write`] would make, exactly; no weight is read for it.
+///
+/// # Errors
+/// A model that llama.cpp cannot hold, a tokenizer that GGUF cannot express.
+pub fn planned_bytes(checkpoint: &Checkpoint, options: &GgufOptions) -> Result<u64> {
+    let FilePlan { header, rotation, places, .. } = FilePlan::new(checkpoint, options)?;
+    let rotation = rotation.iter().map(|(_, bytes)| bytes.len() as u64);
+    let data = rotation.chain(places.iter().map(|place| place.bytes));
+    Ok(header.len() as u64 + data.map(|bytes| bytes.next_multiple_of(ALIGNMENT)).sum::<u64>())
+}
+
+/// A file before it is written.
+struct FilePlan {
+    /// Metadata and the list of tensors, padded.
+    header: Vec<u8>,
+    /// Tensors of the rotation, the first ones.
+    rotation: Vec<(&'static str, Vec<u8>)>,
+    /// The model's tensors.
+    places: Vec<Place>,
+    kind: GgufType,
+    warnings: Vec<String>,
+}
+
+impl FilePlan {
+    fn new(checkpoint: &Checkpoint, options: &GgufOptions) -> Result<Self> {
+        let config = &checkpoint.config;
+        check::config(&checkpoint.origin, config)?;
+        super::check_fits(config, Planned::default())?;
+        let layout = layout(config, Planned::default())
+            .map_err(|(text, _)| Error::unsupported("GGUF", text))?;
+        let kind = options.kind.unwrap_or_else(|| source_kind(checkpoint).into());
+        let mut warnings = per_layer_warnings(config);
+        let metadata = metadata(checkpoint, layout, kind, options, &mut warnings)?;
+        let places = places(config, layout, kind);
+        warnings.extend(fallback_warnings(&places));
+
+        let rotation: Vec<(&str, Vec<u8>)> = rope_divisors(config)
+            .into_iter()
+            .map(|(name, divisors)| (name, divisors.iter().flat_map(|d| d.to_le_bytes()).collect()))
+            .collect();
+        let (mut rows, mut offset) = (Vec::new(), 0);
+        let mut row = |name: &str, shape: &[usize], kind: TensorKind, bytes: u64| {
+            let dims = shape.iter().rev().map(|&d| d as u64).collect();
+            rows.push(Row { name: name.to_owned(), dims, kind: kind.code(), offset });
+            offset = (offset + bytes).next_multiple_of(ALIGNMENT);
+        };
+        for (name, bytes) in &rotation {
+            row(name, &[bytes.len() / 4], TensorKind::F32, bytes.len() as u64);
+        }
+        for place in &places {
+            row(&place.tensor.gguf_name, &place.tensor.shape, place.kind, place.bytes);
+        }
+        let header = encode::header(&metadata, &rows);
+        Ok(Self { header, rotation, places, kind, warnings })
+    }
 }
 
 /// Zeros behind `bytes` bytes, up to where the next tensor starts.

@@ -11,7 +11,7 @@ mod write_config;
 use std::{path::Path, sync::Arc};
 
 pub use source::SafetensorsSource;
-pub use write::{HfOptions, StoreType, write};
+pub use write::{HfOptions, StoreType, planned_bytes, write};
 pub use write_config::opens_elsewhere;
 
 use crate::{

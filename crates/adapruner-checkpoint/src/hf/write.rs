@@ -102,42 +102,72 @@ pub fn write(
     options: &HfOptions,
     on_progress: &mut OnProgress<'_>,
 ) -> Result<Written> {
-    let config = &checkpoint.config;
-    check::config(&checkpoint.origin, config)?;
-    let (kind, mut warnings) = form(config);
-
-    let places = places(checkpoint, kind, options.store);
-    let matrices: Vec<_> = places.iter().filter(|p| p.tensor.shape.len() == 2).collect();
-    let elements = |place: &&Place| (place.kind, place.bytes / place.kind.bytes());
-    let dtype = prevailing_type(&matrices.iter().map(elements).collect::<Vec<_>>());
-
+    let FolderPlan { small, places, dtype, warnings } = FolderPlan::new(checkpoint, options)?;
     let mut files = Vec::new();
-    let mut small = |name: &str, bytes: &[u8]| -> Result<()> {
-        let path = dir.join(name);
+    for (name, bytes) in small {
+        let path = dir.join(&name);
         if let Some(folder) = path.parent().filter(|folder| *folder != dir) {
             std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
         }
         // Named by its place in the folder: chat templates have one of their own.
-        files.push(OutputFile { name: name.to_owned(), ..write_file(&path, bytes)? });
-        Ok(())
-    };
-    small("config.json", &pretty(&config_json(config, kind, dtype)))?;
-    if let Some(generation) = &checkpoint.generation_config {
-        small("generation_config.json", &pretty(generation))?;
-    }
-    for (name, bytes) in checkpoint.tokenizer.hf_files()? {
-        small(&name, &bytes)?;
-    }
-    if kind.per_layer {
-        small(MODELING_FILE, modeling(kind.family()).as_bytes())?;
-        let why = match config.uniform_widths() {
-            None => "widths differ between layers",
-            Some(_) => "the family's class cannot hold this number of heads",
-        };
-        warnings.push(format!("{why}: open with trust_remote_code=True"));
+        files.push(OutputFile { name, ..write_file(&path, &bytes)? });
     }
     files.extend(write_weights(checkpoint, dir, places, options, on_progress)?);
     Ok(Written { files, dtype: dtype.name().to_owned(), warnings })
+}
+
+/// Bytes of all files that [`write`] would make, exactly but for the digits of an index of
+/// shards; no weight is read for it.
+///
+/// # Errors
+/// A configuration that contradicts itself, a tokenizer that cannot be written.
+pub fn planned_bytes(checkpoint: &Checkpoint, options: &HfOptions) -> Result<u64> {
+    let FolderPlan { small, places, .. } = FolderPlan::new(checkpoint, options)?;
+    let small: u64 = small.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let weights = shards(places, options.max_shard_bytes).into_iter().map(|shard| {
+        let data: u64 = shard.iter().map(|place| place.bytes).sum();
+        header(&shard).len() as u64 + data
+    });
+    Ok(small + weights.sum::<u64>())
+}
+
+/// A folder before it is written.
+struct FolderPlan {
+    /// Files that are made at once, by their places in the folder.
+    small: Vec<(String, Vec<u8>)>,
+    /// The model's tensors.
+    places: Vec<Place>,
+    /// The type of most numbers in matrices.
+    dtype: FloatType,
+    warnings: Vec<String>,
+}
+
+impl FolderPlan {
+    fn new(checkpoint: &Checkpoint, options: &HfOptions) -> Result<Self> {
+        let config = &checkpoint.config;
+        check::config(&checkpoint.origin, config)?;
+        let (kind, mut warnings) = form(config);
+        let places = places(checkpoint, kind, options.store);
+        let matrices: Vec<_> = places.iter().filter(|p| p.tensor.shape.len() == 2).collect();
+        let elements = |place: &&Place| (place.kind, place.bytes / place.kind.bytes());
+        let dtype = prevailing_type(&matrices.iter().map(elements).collect::<Vec<_>>());
+        let json = pretty(&config_json(config, kind, dtype));
+        let mut small = vec![("config.json".to_owned(), json)];
+        if let Some(generation) = &checkpoint.generation_config {
+            small.push(("generation_config.json".to_owned(), pretty(generation)));
+        }
+        small.extend(checkpoint.tokenizer.hf_files()?);
+        if kind.per_layer {
+            let code = modeling(kind.family()).into_bytes();
+            small.push((MODELING_FILE.to_owned(), code));
+            let why = match config.uniform_widths() {
+                None => "widths differ between layers",
+                Some(_) => "the family's class cannot hold this number of heads",
+            };
+            warnings.push(format!("{why}: open with trust_remote_code=True"));
+        }
+        Ok(Self { small, places, dtype, warnings })
+    }
 }
 
 fn pretty(json: &serde_json::Value) -> Vec<u8> {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use adapruner_checkpoint::Checkpoint;
 use adapruner_eval::{ChunkedWindows, perplexity};
-use adapruner_model::{Decoder, Placement, Residency};
+use adapruner_model::{Decoder, Placement, Places, Residency};
 use candle_core::{DType, Device, Tensor, safetensors};
 
 /// Float32 forward passes against float64 ones, relative.
@@ -66,6 +66,45 @@ fn chunks_measure_alike_together_and_alone() {
             }
         }
         assert!(cut.nll(&decoder, 0, cut.len()..cut.len() + 3).unwrap().is_empty());
+    }
+}
+
+/// Layers that the stream passes unchanged are layers that are not there, and a layer's influence
+/// is how much it turns the stream.
+#[test]
+fn layers_are_left_out_and_their_influence_is_measured() {
+    let checkpoint = Checkpoint::open(&model("per_layer")).unwrap();
+    let (windows, _) = expected("per_layer");
+    let load = |checkpoint: &Checkpoint| {
+        Decoder::load(checkpoint, &Placement::cpu(), Residency::Resident).unwrap()
+    };
+    let dense = load(&checkpoint);
+    let layers = checkpoint.config.layers.len();
+    for (leading, chunk) in [(layers, 1), (1, 2), (0, 9)] {
+        let cut = ChunkedWindows::new(&dense, &windows, chunk, leading, &|_, _| {}).unwrap();
+        for gone in (0..layers).map(|layer| vec![layer]).chain([vec![], vec![0, layers - 1]]) {
+            let kept: Vec<usize> = (0..layers).filter(|layer| !gone.contains(layer)).collect();
+            let shallow = load(&checkpoint.with_layers(&kept).unwrap());
+            let right = perplexity(&shallow, &windows, 4096, &|_, _| {}).unwrap().nll;
+            let found = cut.nll_without(&dense, &gone).unwrap();
+            assert!((found - right).abs() < 1e-6 * right, "without {gone:?}: {found} {right}");
+        }
+        assert_eq!(cut.influences().unwrap().len(), leading);
+    }
+    let cut = ChunkedWindows::new(&dense, &windows, 1, layers, &|_, _| {}).unwrap();
+    let states = |layer: usize| -> Vec<Vec<f64>> {
+        let ids = dense.tokens(&windows).unwrap();
+        let entering = dense.embedded(&ids, Places::From(0)).unwrap();
+        let states = dense.through(&entering, 0..layer).unwrap();
+        states.flatten(0, 1).unwrap().to_dtype(DType::F64).unwrap().to_vec2().unwrap()
+    };
+    for (layer, found) in cut.influences().unwrap().into_iter().enumerate() {
+        let (before, after) = (states(layer), states(layer + 1));
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let cosines =
+            before.iter().zip(&after).map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt());
+        let right = 1.0 - cosines.sum::<f64>() / before.len() as f64;
+        assert!((found - right).abs() < 1e-6 && right > 1e-3, "layer {layer}: {found} {right}");
     }
 }
 

@@ -8,8 +8,8 @@ use adapruner_checkpoint::ModelConfig;
 use adapruner_model::Placement;
 use serde::Serialize;
 
-use super::{Form, fitted};
-use crate::bank::memory::streamed_weights;
+use super::{Form, fits};
+use crate::{bank::memory::streamed_weights, plan::PrunePlan};
 
 /// Bytes that a compensation takes, part by part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -25,20 +25,19 @@ pub struct CompensateFootprint {
 }
 
 impl CompensateFootprint {
-    /// What compensating a model of `dense` that becomes one of `pruned` takes, on
-    /// `tokens` tokens in all; `stored` are the bytes of its largest tensor where it is
-    /// stored.
+    /// What compensating a model of `dense` that `plan` prunes takes, on `tokens` tokens in
+    /// all; `stored` are the bytes of its largest tensor where it is stored.
     pub fn new(
-        (dense, pruned): (&ModelConfig, &ModelConfig),
+        (dense, plan): (&ModelConfig, &PrunePlan),
         tokens: usize,
         form: Form,
         placement: &Placement,
         stored: u64,
     ) -> Self {
         let hidden = dense.hidden_size as u64;
-        let pairs = dense.layers.iter().zip(&pruned.layers);
-        let features = pairs.flat_map(|(before, after)| {
-            fitted(before, after).into_iter().map(|projection| {
+        let features = fits(dense, plan).into_iter().flat_map(|fit| {
+            let after = plan.layers[fit.layer].widths();
+            fit.projections.into_iter().map(move |projection| {
                 let width = if projection.is_attention() {
                     after.query_heads * dense.head_dim
                 } else {

@@ -14,7 +14,8 @@
 //! pulls towards the sliced weights. Reference and pruned hidden states differ only within a
 //! layer: kept units cannot express the errors of earlier layers, and fits that also targeted
 //! these did harm. If a layer's whole attention is removed, the feed-forward sublayer is fitted
-//! to the output of the whole dense layer.
+//! to the output of the whole dense layer; if whole layers behind a layer are removed, to the
+//! output of these (not in families that norm what a sublayer adds).
 //!
 //! An eighth of the samples is held out ([`held_out`]): no matrix is fitted on it, it chooses the
 //! ridge of each fit ([`Ridge::HeldOut`]), and a fit that does not lower its error is
@@ -37,11 +38,11 @@ mod memory;
 mod normal;
 mod ridge;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::Range};
 
 use adapruner_checkpoint::{
-    Checkpoint, LayerWidths, ModelConfig,
-    names::{Projection, Sublayer},
+    Checkpoint, ModelConfig,
+    names::{Norm, Projection, Sublayer},
 };
 use adapruner_kernels::sublayer::{Affine, Residual};
 use adapruner_model::{
@@ -95,7 +96,7 @@ pub struct CompensateOptions {
 /// One matrix that was fitted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Refit {
-    /// Layer index.
+    /// Layer index, in the dense model.
     pub layer: usize,
     /// Which matrix.
     #[serde(serialize_with = "display")]
@@ -192,12 +193,13 @@ pub fn compensate(
         refits: Vec::new(),
         refitted: BTreeMap::new(),
     };
-    let cut = |layer: usize| pruned.config.layers[layer] != dense.config.layers[layer];
-    let layers = (0..dense.config.layers.len()).rfind(|&layer| cut(layer)).map_or(0, |l| l + 1);
+    let mut all = fits(&dense.config, plan);
+    // Behind the last fit nothing changes any more.
+    all.truncate(all.iter().rposition(|fit| !fit.projections.is_empty()).map_or(0, |at| at + 1));
     run.embed(samples)?;
-    for layer in 0..layers {
-        run.layer(layer)?;
-        progress(layer + 1, layers);
+    for (at, fit) in all.iter().enumerate() {
+        run.layer(fit)?;
+        progress(at + 1, all.len());
     }
     let Run { refits, refitted, .. } = run;
     let checkpoint = match options.form {
@@ -209,29 +211,49 @@ pub fn compensate(
 
 /// The configuration of a model that was compensated by a plan in this form:
 /// biases where they are fitted.
-pub fn compensated_config(dense: &ModelConfig, pruned: &ModelConfig, form: Form) -> ModelConfig {
-    let biased = matches!(form, Form::Bias);
-    let fits = |projection| {
-        let mut pairs = dense.layers.iter().zip(&pruned.layers);
-        biased && pairs.any(|(before, after)| fitted(before, after).contains(&projection))
-    };
-    let mut config = pruned.clone();
-    for projection in SUBLAYERS.map(Sublayer::output) {
-        if fits(projection) {
-            config.add_bias(projection);
+pub fn compensated_config(dense: &ModelConfig, plan: &PrunePlan, form: Form) -> ModelConfig {
+    let mut config = plan.pruned_config(dense);
+    match form {
+        Form::Weight { .. } => {}
+        Form::Bias => {
+            let fitted = fits(dense, plan).into_iter().flat_map(|fit| fit.projections);
+            fitted.for_each(|projection| config.add_bias(projection));
         }
     }
     config
 }
 
-/// Which matrices of a layer are fitted: those that read what it lost; where its
-/// attention is gone as a whole, the feed-forward sublayer makes up for that.
-fn fitted(before: &LayerWidths, after: &LayerWidths) -> Vec<Projection> {
-    let dropped = before.has_attention() && !after.has_attention();
-    let heads = before.query_heads != after.query_heads && !dropped;
-    let channels = before.ffn != after.ffn || dropped;
-    let cut = [(heads, Sublayer::Attention), (channels, Sublayer::FeedForward)];
-    cut.into_iter().filter_map(|(cut, sublayer)| cut.then_some(sublayer.output())).collect()
+/// What is fitted of a layer that stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct LayerFit {
+    /// Its index in the pruned model.
+    at: usize,
+    /// Its index in the dense model.
+    layer: usize,
+    /// Layers of the dense model that are gone right behind it.
+    gone: Range<usize>,
+    /// Its matrices that are fitted.
+    projections: Vec<Projection>,
+}
+
+/// The layers that stay, first to last, each with its matrices that are fitted: those that read
+/// what the layer lost. Where its attention is gone as a whole, or layers behind it are, the
+/// feed-forward sublayer makes up for that.
+fn fits(dense: &ModelConfig, plan: &PrunePlan) -> Vec<LayerFit> {
+    let kept = plan.kept_layers();
+    let behind = kept.iter().skip(1).copied().chain([dense.layers.len()]);
+    let normed = Norm::AfterFfn.of(dense.family()).is_some();
+    let fit = |(at, (&layer, next)): (usize, (&usize, usize))| {
+        let gone = if normed { next..next } else { layer + 1..next };
+        let (before, after) = (dense.layers[layer], plan.layers[layer].widths());
+        let dropped = before.has_attention() && !after.has_attention();
+        let heads = before.query_heads != after.query_heads && !dropped;
+        let channels = before.ffn != after.ffn || dropped || !gone.is_empty();
+        let cut = [(heads, Sublayer::Attention), (channels, Sublayer::FeedForward)];
+        let cut = cut.into_iter().filter_map(|(cut, of)| cut.then_some(of.output()));
+        LayerFit { at, layer, gone, projections: cut.collect() }
+    };
+    kept.iter().zip(behind).enumerate().map(fit).collect()
 }
 
 /// The sublayers, in the order in which they are fitted.
@@ -335,14 +357,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn layer(&mut self, layer: usize) -> Result<()> {
-        let dense = self.dense.block(layer)?;
-        let pruned = self.pruned.block(layer)?;
-        let (before, after) =
-            (self.dense.config().layers[layer], self.pruned.config().layers[layer]);
-        let fitted = fitted(&before, &after);
+    fn layer(&mut self, of: &LayerFit) -> Result<()> {
+        let dense = self.dense.block(of.layer)?;
+        let pruned = self.pruned.block(of.at)?;
         self.batches.iter_mut().for_each(|batch| batch.entered = batch.stream.clone());
-        if before.has_attention() && !after.has_attention() {
+        if dense.attention.is_some() && pruned.attention.is_none() {
             for batch in &mut self.batches {
                 let rotations = self.dense.positions(0, batch.stream.dim(1)?)?;
                 let pass = Pass::of(&rotations);
@@ -353,8 +372,8 @@ impl Run<'_> {
             }
         }
         for sublayer in SUBLAYERS {
-            if fitted.contains(&sublayer.output()) {
-                self.fit(layer, sublayer, &dense, &pruned)?;
+            if of.projections.contains(&sublayer.output()) {
+                self.fit(of, sublayer, &dense, &pruned)?;
             } else {
                 self.pass(sublayer, &pruned)?;
             }
@@ -376,11 +395,15 @@ impl Run<'_> {
     /// Fits a sublayer's last matrix and sends the stream through it.
     fn fit(
         &mut self,
-        layer: usize,
+        of: &LayerFit,
         sublayer: Sublayer,
         dense: &Block,
         pruned: &Block,
     ) -> Result<()> {
+        let gone = match sublayer {
+            Sublayer::Attention => 0..0,
+            Sublayer::FeedForward => of.gone.clone(),
+        };
         let (mut fit, mut read) = (None, Vec::new());
         let form = self.options.form;
         for batch in &mut self.batches {
@@ -390,7 +413,7 @@ impl Run<'_> {
             let of_dense = parts(sublayer, dense, &batch.entered, from, &pass)?;
             let Some((inner, map, added)) = of_dense else { continue };
             let given = map.apply(&inner)?;
-            let reference = added.add(from, &given)?;
+            let reference = self.dense.through(&added.add(from, &given)?, gone.clone())?;
             let of_pruned = parts(sublayer, pruned, &batch.entered, &batch.stream, &pass)?;
             if let Some((inner, map, added)) = of_pruned {
                 let own = map.apply(&inner)?;
@@ -415,7 +438,7 @@ impl Run<'_> {
             batch.reference = Some(reference);
         }
         if let Some((map, added, sums)) = fit {
-            let map = self.refit(layer, sublayer.output(), sums, map)?;
+            let map = self.refit(of, sublayer.output(), sums, map)?;
             for (batch, inner) in self.batches.iter_mut().zip(read) {
                 batch.stream = added.add(&batch.stream, &map.apply(&inner)?)?;
             }
@@ -426,7 +449,7 @@ impl Run<'_> {
     /// `map` with the solution in place of its weight or bias.
     fn refit(
         &mut self,
-        layer: usize,
+        &LayerFit { layer, at, .. }: &LayerFit,
         projection: Projection,
         sums: Sums,
         map: &Affine,
@@ -454,7 +477,7 @@ impl Run<'_> {
                         (&weight + Tensor::from_vec(change, weight.shape(), &Device::Cpu)?)?;
                     map.weight = weight.to_dtype(map.weight.dtype())?.to_device(device)?;
                     map.packed = Default::default();
-                    refitted.insert(projection.weight(family, layer), weight);
+                    refitted.insert(projection.weight(family, at), weight);
                 }
                 refit
             }
@@ -470,7 +493,7 @@ impl Run<'_> {
                     };
                     let dtype = self.pruned.placement().activations();
                     map.bias = Some(bias.to_dtype(dtype)?.to_device(device)?);
-                    refitted.insert(projection.bias(family, layer), bias);
+                    refitted.insert(projection.bias(family, at), bias);
                 }
                 refit
             }

@@ -158,16 +158,18 @@ pub(super) fn global(
     taking.steps
 }
 
-/// The same number of steps in every ladder.
+/// The same number of steps in every ladder that has units: those of layers that are dropped
+/// have none.
 pub(super) fn uniform(ladders: &[Ladder], budget: Budget) -> Vec<usize> {
-    let most = ladders.iter().map(Ladder::steps).min().unwrap_or(0);
-    let cost = |steps| ladders.iter().map(|l| l.cost(steps)).sum::<u64>() as i64;
+    let all = || ladders.iter().filter(|ladder| !ladder.order.is_empty());
+    let most = all().map(Ladder::steps).min().unwrap_or(0);
+    let cost = |steps| all().map(|l| l.cost(steps)).sum::<u64>() as i64;
     let strict = ladders.iter().any(|l| l.strict);
     let steps = (0..=most)
         .filter(|&steps| steps == 0 || !strict || cost(steps) <= budget.limit)
         .min_by_key(|&steps| (cost(steps) - budget.target).abs())
         .unwrap_or(0);
-    vec![steps; ladders.len()]
+    ladders.iter().map(|ladder| if ladder.order.is_empty() { 0 } else { steps }).collect()
 }
 
 #[cfg(test)]

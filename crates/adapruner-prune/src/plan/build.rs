@@ -1,6 +1,6 @@
 //! From scores to a plan.
 //!
-//! Dropped attention sublayers go first, then heads as far as the attention share
+//! Dropped layers and attention sublayers go first, then heads as far as the attention share
 //! says, never more than the budget; the feed-forward channels absorb the exact
 //! remainder, so the reached ratio is the requested one to within half a step of
 //! width (one channel or `multiple_of`, in every layer at once if uniform).
@@ -11,7 +11,7 @@ use super::{
     LayerPlan, PrunePlan,
     allocate::{self, Budget},
     ladder::Ladder,
-    options::{Allocation, KvMode, Layout, PlanOptions},
+    options::{Allocation, Dropped, KvMode, Layout, PlanOptions},
 };
 use crate::{
     cost::Costs,
@@ -39,15 +39,14 @@ pub fn plan(
     let tolerance = planner.tolerance();
     if planner.dropped - target > tolerance {
         return Err(Error::Option {
-            option: "drop-attention",
+            option: if options.drop_layers.is_empty() { "drop-attention" } else { "drop-layers" },
             message: format!(
-                "the attention sublayers of {} layers are {} of the parameters, more than the \
-                 ratio {}",
-                planner.dropped_layers(),
+                "{} are {} of the parameters, more than the ratio {}",
+                planner.what_is_dropped(),
                 share(planner.dropped, planner.before),
                 options.ratio
             ),
-            hint: Some("drop fewer sublayers or raise the ratio".into()),
+            hint: Some("drop fewer of them or raise the ratio".into()),
         });
     }
     // Too little, or where units are coarse too much.
@@ -69,8 +68,10 @@ struct Planner<'a> {
     options: &'a PlanOptions,
     /// Parameters of the model.
     before: i64,
-    /// Parameters of dropped attention sublayers.
+    /// Parameters of dropped layers and attention sublayers.
     dropped: i64,
+    /// Those of them that are attention's.
+    dropped_attention: i64,
     /// Heads of every layer, then channels of every layer.
     ladders: Vec<Ladder>,
 }
@@ -79,29 +80,38 @@ impl<'a> Planner<'a> {
     fn new(scores: &'a Scores, config: &'a ModelConfig, options: &'a PlanOptions) -> Self {
         let costs = Costs::new(config);
         let layers = config.layers.len();
-        let drops = |layer| options.drop_attention.contains(&layer);
         let each = || config.layers.iter().zip(&scores.layers).enumerate();
-        let heads = each().map(|(layer, (widths, scores))| {
-            if options.protects(layer, layers) || drops(layer) || !widths.has_attention() {
-                Ladder::none()
-            } else {
+        let heads = each().map(|(layer, (widths, scores))| match options.dropped(layer) {
+            Dropped::Nothing if !options.protects(layer, layers) && widths.has_attention() => {
                 Ladder::heads(widths, scores, options.kv_mode, &costs)
             }
+            Dropped::Nothing | Dropped::Attention | Dropped::Layer => Ladder::none(),
         });
-        let channels = each().map(|(layer, (widths, scores))| {
-            if options.protects(layer, layers) {
-                Ladder::none()
-            } else {
+        let channels = each().map(|(layer, (widths, scores))| match options.dropped(layer) {
+            Dropped::Nothing | Dropped::Attention if !options.protects(layer, layers) => {
                 Ladder::channels(widths, scores, options.multiple_of, &costs)
             }
+            Dropped::Nothing | Dropped::Attention | Dropped::Layer => Ladder::none(),
         });
-        let dropped = config.layers.iter().enumerate().filter(|&(layer, _)| drops(layer));
+        let (mut dropped, mut dropped_attention) = (0, 0);
+        for (layer, widths) in config.layers.iter().enumerate() {
+            let (whole, attention) = match options.dropped(layer) {
+                Dropped::Nothing => (0, 0),
+                Dropped::Attention => {
+                    (costs.attention_sublayer(widths), costs.attention_sublayer(widths))
+                }
+                Dropped::Layer => (costs.layer(widths), costs.attention_sublayer(widths)),
+            };
+            dropped += whole as i64;
+            dropped_attention += attention as i64;
+        }
         Self {
             scores,
             config,
             options,
             before: config.parameters() as i64,
-            dropped: dropped.map(|(_, widths)| costs.attention_sublayer(widths) as i64).sum(),
+            dropped,
+            dropped_attention,
             ladders: heads.chain(channels).collect(),
         }
     }
@@ -110,8 +120,17 @@ impl<'a> Planner<'a> {
         self.config.layers.len()
     }
 
-    fn dropped_layers(&self) -> usize {
-        (0..self.layers()).filter(|layer| self.options.drop_attention.contains(layer)).count()
+    /// What goes whole, in words.
+    fn what_is_dropped(&self) -> String {
+        let count =
+            |what| (0..self.layers()).filter(|&layer| self.options.dropped(layer) == what).count();
+        match (count(Dropped::Layer), count(Dropped::Attention)) {
+            (0, sublayers) => format!("the attention sublayers of {sublayers} layers"),
+            (layers, 0) => format!("{layers} layers"),
+            (layers, sublayers) => {
+                format!("{layers} layers and the attention sublayers of {sublayers} others")
+            }
+        }
     }
 
     /// Parameters to remove for a ratio.
@@ -161,7 +180,7 @@ impl<'a> Planner<'a> {
         };
         let from_heads = match (self.options.attention_share, self.options.allocation) {
             (Some(share), _) => {
-                Some(((share * target as f64).round() as i64 - self.dropped).max(0))
+                Some(((share * target as f64).round() as i64 - self.dropped_attention).max(0))
             }
             (None, Allocation::Local | Allocation::Curve(_)) => {
                 let of = |ladders: &[Ladder]| {
@@ -208,9 +227,13 @@ impl<'a> Planner<'a> {
             (0..count).filter(|&unit| kept[unit]).collect::<Vec<usize>>()
         };
         let layers = self.config.layers.iter().enumerate().map(|(layer, widths)| {
+            let dropped = self.options.dropped(layer);
+            if dropped == Dropped::Layer {
+                return LayerPlan::NOTHING;
+            }
             let removed = |at: usize| self.ladders[at].removed(cut.steps[at]);
             let ffn = keep(widths.ffn, removed(self.layers() + layer));
-            if self.options.drop_attention.contains(&layer) || !widths.has_attention() {
+            if dropped == Dropped::Attention || !widths.has_attention() {
                 return LayerPlan { query_heads: Vec::new(), kv_heads: Vec::new(), ffn };
             }
             let heads = removed(layer);
@@ -295,6 +318,7 @@ impl<'a> Planner<'a> {
             let drop_attention = layers
                 .filter(|&layer| {
                     !options.protects(layer, self.layers())
+                        && options.dropped(layer) != Dropped::Layer
                         && self.config.layers[layer].has_attention()
                 })
                 .collect();

@@ -37,7 +37,8 @@ pub const PLAN_VERSION: u32 = 1;
 /// Longest plan that is read, in bytes.
 pub const PLAN_LIMIT: usize = 256 << 20;
 
-/// What one layer keeps: original indices, ascending.
+/// What one layer keeps: original indices, ascending; nothing at all where the layer is
+/// removed whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerPlan {
@@ -45,11 +46,15 @@ pub struct LayerPlan {
     pub query_heads: Vec<usize>,
     /// Key-value heads; none where the attention sublayer is dropped.
     pub kv_heads: Vec<usize>,
-    /// Feed-forward channels, at least one.
+    /// Feed-forward channels, at least one unless the layer is removed whole.
     pub ffn: Vec<usize>,
 }
 
 impl LayerPlan {
+    /// Nothing of a layer: it is removed whole.
+    pub const NOTHING: Self =
+        Self { query_heads: Vec::new(), kv_heads: Vec::new(), ffn: Vec::new() };
+
     /// All of a layer.
     pub fn whole(widths: &LayerWidths) -> Self {
         Self {
@@ -151,24 +156,65 @@ impl PrunePlan {
         Self::keeping_tokens(config, model_digest, layers, Some(vocabulary))
     }
 
+    /// The layers that stay, ascending: all but those that are removed whole.
+    pub fn kept_layers(&self) -> Vec<usize> {
+        let kept = self.layers.iter().enumerate().filter(|(_, kept)| **kept != LayerPlan::NOTHING);
+        kept.map(|(layer, _)| layer).collect()
+    }
+
+    /// This plan, made for a model of the layers `kept` alone, as the plan for the model
+    /// before that, whose other layers it removes whole; the ratio that was asked for is of
+    /// that model, what is reached where none was.
+    #[must_use]
+    pub fn after_layers(
+        self,
+        config: &ModelConfig,
+        model_digest: Digest,
+        kept: &[usize],
+        requested_ratio: Option<f64>,
+    ) -> Self {
+        let mut layers = vec![LayerPlan::NOTHING; config.layers.len()];
+        for (&layer, plan) in kept.iter().zip(self.layers) {
+            layers[layer] = plan;
+        }
+        let all = Self::keeping_tokens(config, model_digest, layers, self.vocabulary);
+        Self {
+            requested_ratio: requested_ratio.unwrap_or(all.reached_ratio),
+            requested_attention_share: self.requested_attention_share,
+            layout: self.layout,
+            multiple_of: self.multiple_of,
+            ..all
+        }
+    }
+
+    /// A plan that keeps the layers `kept` whole and removes all others.
+    pub fn of_layers(config: &ModelConfig, model_digest: Digest, kept: &[usize]) -> Self {
+        let plan = |layer: usize| match kept.contains(&layer) {
+            true => LayerPlan::whole(&config.layers[layer]),
+            false => LayerPlan::NOTHING,
+        };
+        Self::keeping(config, model_digest, (0..config.layers.len()).map(plan).collect())
+    }
+
     /// This plan, made for a model whose vocabulary was trimmed already, as the plan for
     /// the model before that: its vocabulary goes by `vocabulary`, and the ratio that was
-    /// asked for is of that model.
+    /// asked for is of that model, what is reached where none was.
     #[must_use]
     pub fn after_vocabulary(
         self,
         config: &ModelConfig,
         model_digest: Digest,
         vocabulary: VocabularyPlan,
-        requested_ratio: f64,
+        requested_ratio: Option<f64>,
     ) -> Self {
         let Self { requested_attention_share, layout, multiple_of, layers, .. } = self;
+        let all = Self::keeping_tokens(config, model_digest, layers, Some(vocabulary));
         Self {
-            requested_ratio,
+            requested_ratio: requested_ratio.unwrap_or(all.reached_ratio),
             requested_attention_share,
             layout,
             multiple_of,
-            ..Self::keeping_tokens(config, model_digest, layers, Some(vocabulary))
+            ..all
         }
     }
 
@@ -357,9 +403,11 @@ impl PrunePlan {
                     ));
                 }
             }
-            if kept.ffn.is_empty() {
+            if kept.ffn.is_empty() && *kept != LayerPlan::NOTHING {
                 return malformed(format!(
-                    "layer {layer}: expected at least 1 feed-forward channel, found none"
+                    "layer {layer}: expected at least 1 feed-forward channel, found none beside \
+                     {} query heads",
+                    kept.query_heads.len()
                 ));
             }
             let (n, k) = (kept.query_heads.len(), kept.kv_heads.len());
@@ -371,14 +419,19 @@ impl PrunePlan {
                 ));
             }
         }
+        let kept = self.kept_layers();
+        let Some(&first) = kept.first() else {
+            return malformed("expected at least 1 layer to stay, found none".into());
+        };
         match self.layout {
             Layout::PerLayer => Ok(()),
             Layout::Uniform => {
-                let first = self.layers[0].widths();
-                match self.layers.iter().position(|kept| kept.widths() != first) {
+                let widths = self.layers[first].widths();
+                match kept.iter().find(|&&layer| self.layers[layer].widths() != widths) {
                     None => Ok(()),
                     Some(layer) => malformed(format!(
-                        "the layout is uniform, but layer {layer} has other widths than layer 0"
+                        "the layout is uniform, but layer {layer} has other widths than layer \
+                         {first}"
                     )),
                 }
             }

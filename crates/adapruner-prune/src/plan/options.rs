@@ -66,6 +66,14 @@ impl Curve {
     }
 }
 
+/// What of a layer goes whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dropped {
+    Nothing,
+    Attention,
+    Layer,
+}
+
 /// What to remove, from where, and what to keep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +96,9 @@ pub struct PlanOptions {
     pub kv_mode: KvMode,
     /// Layers whose attention sublayer is removed whole.
     pub drop_attention: Vec<usize>,
+    /// Layers that are removed whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drop_layers: Vec<usize>,
     /// How the cut is spread over the layers.
     pub allocation: Allocation,
     /// Multiplies what the allocation takes from each layer, first layer first; finite,
@@ -108,6 +119,7 @@ impl PlanOptions {
             multiple_of: 1,
             kv_mode: KvMode::default(),
             drop_attention: Vec::new(),
+            drop_layers: Vec::new(),
             allocation: Allocation::default(),
             layer_weights: None,
         }
@@ -181,30 +193,50 @@ impl PlanOptions {
                 "protect fewer layers",
             );
         }
-        for &layer in &self.drop_attention {
+        let attention = self.drop_attention.iter().map(|&layer| ("drop-attention", layer));
+        let whole = self.drop_layers.iter().map(|&layer| ("drop-layers", layer));
+        for (option, layer) in attention.chain(whole) {
             let Some(widths) = config.layers.get(layer) else {
                 return refuse(
-                    "drop-attention",
+                    option,
                     format!("no layer {layer}: the model has layers 0 to {}", layers - 1),
                     "name layers that the model has",
                 );
             };
-            if !widths.has_attention() {
+            if option == "drop-attention" && !widths.has_attention() {
                 return refuse(
-                    "drop-attention",
+                    option,
                     format!("layer {layer} has no attention sublayer"),
                     "name layers that have one",
                 );
             }
             if self.protects(layer, layers) {
                 return refuse(
-                    "drop-attention",
+                    option,
                     format!("layer {layer} is protected: {first} first and {last} last are"),
                     "protect fewer layers or name another",
                 );
             }
         }
+        if (0..layers).all(|layer| self.drop_layers.contains(&layer)) {
+            return refuse(
+                "drop-layers",
+                format!("all {layers} layers go"),
+                "at least one layer must stay",
+            );
+        }
         Ok(())
+    }
+
+    /// What of a layer goes whole.
+    pub(super) fn dropped(&self, layer: usize) -> Dropped {
+        if self.drop_layers.contains(&layer) {
+            Dropped::Layer
+        } else if self.drop_attention.contains(&layer) {
+            Dropped::Attention
+        } else {
+            Dropped::Nothing
+        }
     }
 
     fn check_weights(&self, layers: usize) -> Result<()> {

@@ -5,7 +5,7 @@ use std::fmt;
 use adapruner_checkpoint::{LayerWidths, ModelConfig};
 use serde::Serialize;
 
-use super::{KvMode, Layout, PlanOptions, PrunePlan};
+use super::{KvMode, Layout, PlanOptions, PrunePlan, options::Dropped};
 use crate::cost::Costs;
 
 /// How far off a ratio is said: a tenth of a point.
@@ -87,7 +87,8 @@ impl PrunePlan {
         let asked = options.attention_share?;
         let reached = self.attention_share(config);
         // Sublayers that are dropped by name count, whatever the share.
-        let by_name = !options.drop_attention.is_empty() && reached > asked;
+        let by_name = !(options.drop_attention.is_empty() && options.drop_layers.is_empty())
+            && reached > asked;
         if by_name || (asked - reached).abs() <= SHARE {
             return None;
         }
@@ -95,7 +96,7 @@ impl PrunePlan {
         let cut = config.layers.iter().enumerate().filter(|&(layer, widths)| {
             widths.has_attention()
                 && !options.protects(layer, layers)
-                && !options.drop_attention.contains(&layer)
+                && options.dropped(layer) == Dropped::Nothing
         });
         let cut: Vec<&LayerWidths> = cut.map(|(_, widths)| widths).collect();
         let gives = |mode: KvMode| {

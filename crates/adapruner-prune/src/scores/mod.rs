@@ -319,6 +319,17 @@ impl<'a> Grouping<'a> {
 }
 
 impl Scores {
+    /// Scores by which no unit of a model is better than another: enough for the widths of a
+    /// plan that cuts layers by their ratios.
+    pub fn equal(config: &ModelConfig) -> Self {
+        let layers = config.layers.iter().map(|widths| LayerScores {
+            kv_groups: vec![1.0; widths.kv_heads],
+            query_heads: vec![1.0; widths.query_heads],
+            ffn: vec![1.0; widths.ffn],
+        });
+        Self { layers: layers.collect() }
+    }
+
     /// Refuses scores that do not belong to a model of these widths or are not
     /// finite.
     ///

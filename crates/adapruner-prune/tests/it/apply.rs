@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use adapruner_checkpoint::{Checkpoint, Digest, ModelConfig, names};
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{
-    Allocation, Error, KvMode, Normalisation, PlanOptions, PrunePlan, apply, mask, plan,
+    Allocation, Error, KvMode, LayerPlan, Normalisation, PlanOptions, PrunePlan, apply, mask, plan,
+    without_layers,
 };
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -178,6 +179,68 @@ fn plans_that_do_not_fit_are_not_applied() {
     assert!(matches!(mask(&dense, &plan), Err(Error::Plan(_))));
 }
 
+/// A plan that removes layers whole, too, as far as one stays.
+fn without(plan: PrunePlan, config: &ModelConfig, gone: &[usize]) -> PrunePlan {
+    let mut layers = plan.layers.clone();
+    for &layer in gone.iter().filter(|&&layer| layer < config.layers.len()) {
+        let stay = layers.iter().filter(|kept| **kept != LayerPlan::NOTHING).count();
+        if stay > 1 {
+            layers[layer] = LayerPlan::NOTHING;
+        }
+    }
+    PrunePlan::keeping(config, digest(), layers)
+}
+
+/// The first and the last of three layers, the first of them narrower than it was.
+#[test]
+fn layers_go_whole() {
+    let (config, dense, plan) = example();
+    let plan = without(plan, &config, &[1]);
+    let pruned = apply(&dense, &plan).unwrap();
+    assert_eq!(pruned.config.layers, [plan.layers[0].widths(), plan.layers[2].widths()]);
+    assert_eq!(pruned.config.parameters(), plan.parameters_after);
+    let names: BTreeSet<String> =
+        names::expected_tensors(&pruned.config).into_iter().map(|t| t.name).collect();
+    assert_eq!(pruned.tensors.names().into_iter().collect::<BTreeSet<_>>(), names);
+    let load = |of: &Checkpoint, name: &str| {
+        of.tensors.load(name, DType::F32, &Device::Cpu).unwrap().to_vec1::<f32>().unwrap()
+    };
+    let norm = |layer: usize| format!("model.layers.{layer}.input_layernorm.weight");
+    assert_eq!(load(&pruned, &norm(1)), load(&dense, &norm(2)));
+    let table = plan.table(&config).unwrap();
+    assert_eq!((table.rows.len(), table.rows[1].parameters_after), (3, 0));
+    // In two steps the same model, and in files the same plan.
+    let (shallow, rest) = without_layers(&dense, &plan).unwrap().unwrap();
+    let in_steps = apply(&shallow, &rest.unwrap()).unwrap();
+    assert_eq!(in_steps.digest().unwrap(), pruned.digest().unwrap());
+    assert_eq!(PrunePlan::from_json(plan.to_json().unwrap().as_bytes()).unwrap(), plan);
+    let (whole, digest) = (shallow.config.clone(), shallow.digest().unwrap());
+    let layers = whole.layers.iter().map(LayerPlan::whole).collect();
+    let of_shallow = PrunePlan::keeping(&whole, digest, layers);
+    let back = of_shallow.after_layers(&config, dense.digest().unwrap(), &[0, 2], None);
+    assert_eq!(back, PrunePlan::of_layers(&config, dense.digest().unwrap(), &[0, 2]));
+}
+
+#[test]
+fn at_least_one_layer_stays_and_none_without_a_feed_forward() {
+    let (config, dense, plan) = example();
+    let refused = |layers: Vec<LayerPlan>| {
+        let plan = PrunePlan::keeping(&config, digest(), layers);
+        match apply(&dense, &plan) {
+            Err(Error::Plan(message)) => message,
+            other => panic!("{other:?}"),
+        }
+    };
+    let none = refused(vec![LayerPlan::NOTHING; 3]);
+    assert_eq!(none, "expected at least 1 layer to stay, found none");
+    let mut layers = plan.layers;
+    layers[0].ffn.clear();
+    assert!(refused(layers).contains("layer 0: expected at least 1 feed-forward channel"));
+    for kept in [&[][..], &[3], &[1, 0], &[1, 1]] {
+        assert!(dense.with_layers(kept).is_err(), "{kept:?}");
+    }
+}
+
 #[test]
 fn sliced_models_equal_masked_ones() {
     const CASES: u32 = 64;
@@ -188,9 +251,12 @@ fn sliced_models_equal_masked_ones() {
         proptest::option::of(0.0..=1.0),
         any::<[bool; 2]>(),
         proptest::option::of(0_usize..6),
+        proptest::collection::vec(0_usize..6, 0..3),
     );
-    let cut =
-        tried(CASES, drawn, |(config, seed, ratio, attention_share, [by_group, ranked], drop)| {
+    let cut = tried(
+        CASES,
+        drawn,
+        |(config, seed, ratio, attention_share, [by_group, ranked], drop, gone)| {
             let has_attention =
                 |&l: &usize| config.layers.get(l).is_some_and(|w| w.has_attention());
             let options = PlanOptions {
@@ -205,6 +271,7 @@ fn sliced_models_equal_masked_ones() {
                 ..PlanOptions::new(ratio)
             };
             let Some(plan) = plan_or_largest(&config, seed, &options)? else { return Ok(false) };
+            let plan = without(plan, &config, &gone);
             let dense = random_checkpoint(&config, seed);
             let ids = random_ids(&config, 2, 7, seed);
             let sliced = logits(&apply(&dense, &plan).unwrap(), &ids);
@@ -213,6 +280,7 @@ fn sliced_models_equal_masked_ones() {
             let difference = largest_difference(&sliced, &masked);
             prop_assert!(difference < TOLERANCE, "{}", difference);
             Ok(plan.parameters_after < plan.parameters_before)
-        });
+        },
+    );
     assert!(cut > CASES / 2, "of {CASES} models {cut} lost anything");
 }

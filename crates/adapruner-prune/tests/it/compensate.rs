@@ -228,8 +228,8 @@ fn only_what_lost_units_gets_biases() {
     let found = fit(&dense, &plan, &random_ids(&config, 64, 16, 1), &BIAS).checkpoint;
     assert!(found.config.mlp_bias && !found.config.has_bias(Projection::O));
     let sliced = apply(&dense, &plan).unwrap();
-    assert_eq!(compensated_config(&config, &sliced.config, BIAS.form), found.config);
-    let kept = compensated_config(&config, &sliced.config, CHOSEN.form);
+    assert_eq!(compensated_config(&config, &plan, BIAS.form), found.config);
+    let kept = compensated_config(&config, &plan, CHOSEN.form);
     assert_eq!(kept, sliced.config);
 }
 
@@ -298,14 +298,22 @@ fn no_fit_makes_its_sublayer_worse() {
 /// tokens of the squared difference from the dense layer, by the dense stream's mean
 /// square.
 fn lacks(dense: &Checkpoint, pruned: &Checkpoint, ids: &[Vec<u32>], layer: usize) -> f64 {
-    let [dense, pruned] = [dense, pruned]
-        .map(|model| Decoder::load(model, &Placement::cpu(), Residency::Resident).unwrap());
-    let states = |decoder: &Decoder| {
+    apart((dense, layer), (pruned, layer), ids)
+}
+
+/// [`lacks`], behind any layer of either model.
+fn apart(
+    (dense, of_dense): (&Checkpoint, usize),
+    (pruned, of_pruned): (&Checkpoint, usize),
+    ids: &[Vec<u32>],
+) -> f64 {
+    let states = |model: &Checkpoint, layer: usize| {
+        let decoder = Decoder::load(model, &Placement::cpu(), Residency::Resident).unwrap();
         let states = decoder.block_outputs(ids, &[layer]).unwrap();
         states[&layer].to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()
     };
     let (mut error, mut weight) = (0.0, 0.0);
-    for (a, b) in states(&dense).iter().zip(&states(&pruned)) {
+    for (a, b) in states(dense, of_dense).iter().zip(&states(pruned, of_pruned)) {
         let share = a.len() as f64 / a.iter().map(|a| a * a).sum::<f64>();
         error += share * a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
         weight += share;
@@ -397,9 +405,37 @@ fn attention_that_went_is_made_up_for_by_the_feed_forward() {
         assert_eq!((refit.layer, refit.projection), (0, Projection::Down));
         assert!(refit.kept, "{refit:?}");
         let sliced = apply(&dense, &plan).unwrap();
-        assert_eq!(checkpoint.config, compensated_config(&config, &sliced.config, options.form));
+        assert_eq!(checkpoint.config, compensated_config(&config, &plan, options.form));
         let others = random_ids(&config, 8, 24, 7);
         let [without, with] = [&sliced, &checkpoint].map(|model| lacks(&dense, model, &others, 0));
         assert!(with < without, "{with} {without}");
     }
+}
+
+/// The feed-forward sublayer before layers that went makes up for them, in the pruned model's
+/// numbering.
+#[test]
+fn layers_that_went_are_made_up_for_by_the_feed_forward_before_them() {
+    let config = config(vec![widths(4, 2, 24), widths(4, 2, 9), widths(4, 2, 9), widths(4, 2, 9)]);
+    let dense = random_checkpoint(&config, 13);
+    let ids = random_ids(&config, 32, 24, 6);
+    for (gone, fitted, behind) in [(&[2][..], 1, 2), (&[2, 3], 1, 3), (&[3], 2, 3)] {
+        let kept: Vec<usize> = (0..4).filter(|layer| !gone.contains(layer)).collect();
+        let plan = PrunePlan::of_layers(&config, digest(), &kept);
+        for options in [CHOSEN, BIAS] {
+            let Compensated { checkpoint, refits } = fit(&dense, &plan, &ids, &options);
+            let [refit] = refits.as_slice() else { panic!("{gone:?}: {refits:?}") };
+            assert_eq!((refit.layer, refit.projection), (fitted, Projection::Down));
+            assert!(refit.kept, "{gone:?}: {refit:?}");
+            let sliced = apply(&dense, &plan).unwrap();
+            assert_eq!(checkpoint.config, compensated_config(&config, &plan, options.form));
+            let others = random_ids(&config, 8, 24, 7);
+            let [without, with] = [&sliced, &checkpoint]
+                .map(|model| apart((&dense, behind), (model, fitted), &others));
+            assert!(with < without, "{gone:?}: {with} {without}");
+        }
+    }
+    // Nothing stands before the first layer.
+    let plan = PrunePlan::of_layers(&config, digest(), &[1, 2, 3]);
+    assert!(fit(&dense, &plan, &ids, &CHOSEN).refits.is_empty());
 }

@@ -5,12 +5,12 @@ use adapruner_model::{
     PassCuts, Placement, gradient::backward_token_bytes, inputs::forward_token_bytes,
 };
 use adapruner_prune::{
-    Collection, CompensateFootprint, Error, Form, Ridge, Terms, layout::VectorLayout,
-    streamed_weights,
+    Collection, CompensateFootprint, Error, Form, LayerPlan, PrunePlan, Ridge, Terms,
+    layout::VectorLayout, streamed_weights,
 };
 use proptest::prelude::*;
 
-use crate::common::{any_config, config, widths};
+use crate::common::{any_config, config, digest, widths};
 
 /// LLaMA-7B's shape.
 fn llama_7b() -> ModelConfig {
@@ -205,8 +205,9 @@ proptest! {
 #[test]
 fn a_compensation_counts_its_streams_sums_and_fits() {
     let dense = llama_7b();
-    let pruned = ModelConfig { layers: vec![widths(32, 32, 8256); 32], ..dense.clone() };
-    let of = |form| CompensateFootprint::new((&dense, &pruned), 16_384, form, &Placement::cpu(), 0);
+    let cut = LayerPlan { ffn: (0..8256).collect(), ..LayerPlan::whole(&dense.layers[0]) };
+    let plan = PrunePlan::keeping(&dense, digest(), vec![cut; 32]);
+    let of = |form| CompensateFootprint::new((&dense, &plan), 16_384, form, &Placement::cpu(), 0);
     let fit = of(Form::Weight { ridge: Ridge::HeldOut });
     assert_eq!(fit.streams, 4 * 16_384 * (3 * 4096 + 8256));
     assert_eq!(fit.sums, 28 * 8256 * 8256 + 44 * 8256 * 4096);
@@ -217,7 +218,9 @@ fn a_compensation_counts_its_streams_sums_and_fits() {
     let bias = of(Form::Bias);
     assert_eq!((bias.fitted, bias.streams), (4 * 32 * 4096, fit.streams));
     // Nothing is fitted where nothing went.
+    let layers = dense.layers.iter().map(LayerPlan::whole).collect();
+    let whole = PrunePlan::keeping(&dense, digest(), layers);
     let whole =
-        CompensateFootprint::new((&dense, &dense), 16_384, Form::Bias, &Placement::cpu(), 0);
+        CompensateFootprint::new((&dense, &whole), 16_384, Form::Bias, &Placement::cpu(), 0);
     assert_eq!((whole.fitted, whole.streams), (0, 4 * 16_384 * 3 * 4096));
 }

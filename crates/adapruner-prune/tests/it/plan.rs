@@ -2,7 +2,8 @@
 
 use adapruner_checkpoint::{LayerWidths, ModelConfig};
 use adapruner_prune::{
-    Allocation, Curve, Error, KvMode, Layout, Normalisation, PlanOptions, PrunePlan, Scores, plan,
+    Allocation, Curve, Error, KvMode, LayerPlan, Layout, Normalisation, PlanOptions, PrunePlan,
+    Scores, plan,
 };
 use proptest::prelude::*;
 
@@ -364,6 +365,7 @@ prop_compose! {
         multiple_of in 1_usize..9,
         by_group in any::<bool>(),
         drop_attention in proptest::collection::vec(0_usize..6, 0..3),
+        drop_layers in proptest::collection::vec(0_usize..6, 0..3),
         allocation in any_allocation(),
     ) -> PlanOptions {
         let kv_mode = if by_group { KvMode::Groups } else { KvMode::QueryHeads };
@@ -371,7 +373,7 @@ prop_compose! {
         let options = PlanOptions {
             layer_weights: None,
             ratio, layout, protect, attention_share, multiple_of, kv_mode, drop_attention,
-            allocation,
+            drop_layers, allocation,
         };
         if uniform {
             PlanOptions {
@@ -495,6 +497,10 @@ fn check_kept(
 ) -> Result<(), TestCaseError> {
     for (layer, (kept, &before)) in plan.layers.iter().zip(&config.layers).enumerate() {
         let after = kept.widths();
+        if options.drop_layers.contains(&layer) {
+            prop_assert_eq!(kept, &LayerPlan::NOTHING);
+            continue;
+        }
         if options.protects(layer, config.layers.len()) {
             prop_assert_eq!(after, before);
         }
@@ -564,4 +570,37 @@ fn weights_that_make_no_sense_are_refused() {
     assert!(message.contains("uniform"), "{message}");
     let global = Allocation::Global(Normalisation::Mean);
     assert!(refused(Layout::PerLayer, global, &[1.0; 3]).contains("global"));
+}
+
+/// Layers that are dropped count towards the ratio and the attention share; the others give the
+/// rest, also where all that stay are alike.
+#[test]
+fn dropped_layers_count_and_the_others_give_the_rest() {
+    let config = config(vec![widths(4, 2, 400); 5]);
+    let scores = random_scores(&config, 6);
+    let before = config.parameters() as f64;
+    for layout in [Layout::PerLayer, Layout::Uniform] {
+        let drop_layers = vec![1, 3];
+        let options = PlanOptions { drop_layers, layout, ..PlanOptions::new(0.5) };
+        let plan = make(&scores, &config, &options);
+        assert_eq!(plan.kept_layers(), [0, 2, 4]);
+        assert!((plan.reached_ratio - 0.5).abs() < 0.005, "{}", plan.reached_ratio);
+        assert!(plan.unmet(&config, &options).is_empty());
+        let pruned = plan.pruned_config(&config);
+        assert_eq!((pruned.layers.len(), pruned.parameters()), (3, plan.parameters_after));
+        assert_eq!(pruned.uniform_widths().is_some(), layout == Layout::Uniform);
+        let attention = 2 * (2 * 4 + 2 * 2) * 4 * 24 + 2 * 24;
+        let share = attention as f64 / (plan.reached_ratio * before);
+        assert!((plan.attention_share(&config) - share).abs() < 1e-9);
+    }
+    let refused = |drop_layers, protect| {
+        let options = PlanOptions { drop_layers, protect, ..PlanOptions::new(0.5) };
+        plan(&scores, &config, digest(), &options).unwrap_err().to_string()
+    };
+    assert!(refused(vec![5], (0, 0)).contains("no layer 5"));
+    assert!(refused(vec![0], (1, 0)).contains("layer 0 is protected"));
+    assert!(refused((0..5).collect(), (0, 0)).contains("all 5 layers go"));
+    let more = PlanOptions { drop_layers: vec![0, 1, 2], ..PlanOptions::new(0.1) };
+    let error = plan(&scores, &config, digest(), &more).unwrap_err().to_string();
+    assert!(error.contains("3 layers are 0."), "{error}");
 }

@@ -102,7 +102,7 @@ fn a_trimmed_model_computes_the_kept_logits_of_the_whole_one() {
         let layers = trimmed.config.layers.iter().map(cut).collect();
         let layers = PrunePlan::keeping(&trimmed.config, trimmed.digest().unwrap(), layers);
         let digest = whole.digest().unwrap();
-        let both = layers.clone().after_vocabulary(&whole.config, digest, vocabulary, 0.4);
+        let both = layers.clone().after_vocabulary(&whole.config, digest, vocabulary, Some(0.4));
         both.validate(&whole.config).unwrap();
         assert_eq!(PrunePlan::from_json(both.to_json().unwrap().as_bytes()).unwrap(), both);
         let (sliced, masked) = (apply(&whole, &both).unwrap(), mask(&whole, &both).unwrap());

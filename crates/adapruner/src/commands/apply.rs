@@ -18,12 +18,13 @@ use serde::Serialize;
 
 use super::{CommonArgs, Perform, Session, learned::Samples, required};
 use crate::{
-    args::{CalibrationArgs, CompensationArgs, EvalArgs, OutputArgs, RunArgs},
+    args::{CalibrationArgs, CompensationArgs, EvalArgs, RunArgs},
     bars::Bars,
     combine::Combine,
     config_file::ConfigFile,
     failure::advised,
     mask_args::MaskArgs,
+    output_args::OutputArgs,
     printer::table,
     typed::{Proportion, Real},
 };
@@ -264,7 +265,7 @@ impl Tokens {
         Ok(match (plan.vocabulary.clone(), layers) {
             (Some(vocabulary), Some(layers)) => {
                 let (config, digest) = (&original.config, original.digest()?);
-                let ratio = plan.requested_ratio;
+                let ratio = Some(plan.requested_ratio);
                 layers.after_vocabulary(config, digest, vocabulary, ratio)
             }
             (None, Some(layers)) => layers,

@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::{CommonArgs, Perform, Session, required};
 use crate::{
-    args::OutputArgs,
     combine::Combine,
+    output_args::OutputArgs,
     printer::{bytes, grouped, table},
 };
 

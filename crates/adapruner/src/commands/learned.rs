@@ -10,11 +10,11 @@ use adapruner::{
 };
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
 use adapruner_model::Placement;
-use adapruner_prune::{PrunePlan, Scores, apply};
+use adapruner_prune::{PrunePlan, Scores, apply, without_layers};
 use anyhow::Result;
 
 use super::Session;
-use crate::{bars::Bars, interrupt};
+use crate::{bars::Bars, failure::advised, interrupt};
 
 /// Samples for learned masks and for compensation, if requested.
 pub(super) struct Samples<'a> {
@@ -76,6 +76,23 @@ impl<'a> Samples<'a> {
         (placement, session, bars): (&Placement, &Session, &Bars),
     ) -> Result<(PrunePlan, Option<LearnedRecord>)> {
         let Some((samples, settings)) = &self.masks else { return Ok((plan, None)) };
+        if let Some((shallow, rest)) = without_layers(checkpoint, &plan)? {
+            // Within the layers that stay.
+            let Some(rest) = rest else {
+                return Err(advised(
+                    "learn-masks: the plan removes whole layers alone, which leaves no masks to \
+                     learn",
+                    "leave --learn-masks out",
+                ));
+            };
+            let kept = plan.kept_layers();
+            let layers = kept.iter().map(|&layer| scores.layers[layer].clone()).collect();
+            let run = (placement, session, bars);
+            let (rest, learned) = self.learn(&shallow, (rest, &Scores { layers }), run)?;
+            let asked = Some(plan.requested_ratio);
+            let (config, digest) = (&checkpoint.config, plan.model_digest);
+            return Ok((rest.after_layers(config, digest, &kept, asked), learned));
+        }
         let state = match &settings.state {
             Some(path) => Some(masks::lock(session.writer.state(path)?)?),
             None => None,

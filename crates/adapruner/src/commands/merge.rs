@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{CommonArgs, Perform, Session, export, required};
-use crate::{args::OutputArgs, combine::Combine, printer::table};
+use crate::{combine::Combine, output_args::OutputArgs, printer::table};
 
 /// Merge a LoRA adapter in PEFT's format into its model.
 ///

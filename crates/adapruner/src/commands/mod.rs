@@ -19,12 +19,12 @@ mod prune;
 #[cfg(test)]
 mod python;
 mod recover;
+mod reduced;
 mod report;
 mod run;
 mod sample;
 mod search;
 mod stats;
-mod tokens;
 mod trials;
 
 use std::{

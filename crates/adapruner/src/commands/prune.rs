@@ -3,39 +3,47 @@
 use std::f64::consts::LN_2;
 
 use adapruner::{
+    allocate::AllocationRecord,
     caution::{Caution, Pruned, collapse},
-    compensation::CompensationRecord,
+    depth::{DepthRecord, DepthSettings},
+    footprint::Footprint,
     held_out,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
     memory,
-    outputs::{self, OutputSettings},
+    outputs::{self, OutputSettings, Stored},
     pipeline::{self, Planned, TokensRecord},
     progress::Progress,
     settings::{Chosen, PruneSettings, Recipe, RunSettings},
-    vocabulary::{self, VocabularyRecord},
+    target::Target,
+    vocabulary::VocabularyRecord,
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use adapruner_eval::BitsPerByte;
 use adapruner_model::Placement;
-use adapruner_prune::{BankHeader, Layout, PlanOptions, PlanTable, PrunePlan};
+use adapruner_prune::{BankHeader, Layout, PlanOptions, PlanTable, PrunePlan, Scores};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommonArgs, Perform, Session, learned::Samples, tokens};
+use super::{
+    CommonArgs, Perform, Session,
+    learned::Samples,
+    reduced::{self, Reduced},
+};
 use crate::{
-    args::{
-        CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, OutputArgs, PlanArgs, RunArgs,
-    },
+    args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
     bars::Bars,
     combine::Combine,
+    depth_args::DepthArgs,
     failure::advised,
     mask_args::MaskArgs,
+    output_args::OutputArgs,
+    plan_args::PlanArgs,
     printer::{bytes, table},
     recipe::{Given, RecipeArgs},
     terminal::warn,
-    typed::{Proportion, Real},
+    typed::{Proportion, Real, Size},
     vocabulary_args::VocabularyArgs,
 };
 
@@ -43,7 +51,7 @@ use crate::{
 ///
 /// Whole feed-forward channels and attention heads are scored on a calibration
 /// set, the least important ones are removed, and the rest is an ordinary dense
-/// model. Which channels stay is then learned by gradient, unless --fast is given.
+/// model; whole layers go with --drop-layers, tokens with --vocab. Which channels stay is then learned by gradient, unless --fast is given.
 /// Options that are not given are filled in with what measured best; the result says
 /// which. Perplexity is measured before and after, on --text or else on calibration
 /// samples that nothing was chosen by.
@@ -51,6 +59,8 @@ use crate::{
 /// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --out SMALLER
 ///
 /// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --fast --out SMALLER
+///
+/// Example: adapruner prune MODEL --drop-layers 4 --ratio 0.2 --calibration texts.jsonl --out SMALLER
 ///
 /// Example: adapruner prune MODEL --vocab auto --vocab-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
@@ -65,6 +75,8 @@ pub struct PruneCommand {
     calibration: CalibrationArgs,
     #[command(flatten)]
     importance: ImportanceArgs,
+    #[command(flatten)]
+    depth: DepthArgs,
     #[command(flatten)]
     vocabulary: VocabularyArgs,
     #[command(flatten)]
@@ -101,6 +113,10 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     vocabulary: Option<VocabularyRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    depth: Option<DepthRecord>,
+    /// What the model takes, or would.
+    footprint: Footprint,
+    #[serde(skip_serializing_if = "Option::is_none")]
     masks: Option<LearnedRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<Manifest>,
@@ -123,19 +139,38 @@ struct Typed {
     eval: EvalArgs,
     vocabulary: VocabularyArgs,
     output: Option<OutputSettings>,
+    /// How the model is written, or would be.
+    stored: Stored,
 }
 
 impl Typed {
-    /// Whether layers stay as they are, where tokens go and `ratio` of what is left then.
-    fn tokens_alone(&self, ratio: Option<f64>) -> bool {
-        self.vocabulary.vocab.is_some() && ratio.unwrap_or(0.0) <= tokens::LEAST
+    /// Whether widths stay as they are, where tokens or layers go and `ratio` of what is left
+    /// then.
+    fn widths_stay(&self, ratio: Option<f64>) -> bool {
+        let others = self.vocabulary.vocab.is_some() || self.given.depth.drop_layers.is_some();
+        others && ratio.unwrap_or(0.0) <= reduced::LEAST
+    }
+
+    /// The size that the result must fit, if one is asked for.
+    fn target(&self) -> Option<Target> {
+        let Size(bytes) = self.given.plan.target_size?;
+        Some(Target { bytes, stored: self.stored.clone() })
+    }
+
+    /// What is to be removed of a model for its target size; 0 where it fits already.
+    fn ratio_for(&self, target: &Target, model: &Checkpoint) -> Result<f64> {
+        // The ratio is what is looked for.
+        let plan = PlanArgs { ratio: Some(Proportion(0.5)), ..self.given.plan.clone() };
+        let plan = target.plan(model, &Scores::equal(&model.config), &plan.resolve()?)?;
+        Ok(plan.map_or(0.0, |plan| plan.reached_ratio))
     }
 }
 
 impl PruneCommand {
     fn typed(&self) -> Result<Typed> {
         let file = self.common.file()?;
-        let output = self.output.over(&file.output).resolve();
+        let written = self.output.over(&file.output);
+        let (stored, output) = (written.stored(), written.resolve());
         if output.is_none() && !self.dry_run {
             return Err(advised(
                 "out: missing",
@@ -145,10 +180,12 @@ impl PruneCommand {
         let calibration = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
         let given = Given {
             plan: self.plan.over(&file.plan),
+            depth: self.depth.over(&file.depth),
             calibration: calibration.over(&file.calibration),
             importance: self.importance.over(&file.importance),
             masks: self.masks.over(&file.masks),
             compensation: self.compensation.over(&file.compensation),
+            block: stored.block(),
         };
         Ok(Typed {
             given,
@@ -157,11 +194,12 @@ impl PruneCommand {
             eval: self.eval.over(&file.eval),
             vocabulary: self.vocabulary.over(&file.vocabulary),
             output,
+            stored,
         })
     }
 
     /// Settings for a model; without one, to see that they can be made. `left` is what is
-    /// still to be removed of a model whose tokens went.
+    /// still to be removed of a model whose tokens or layers went.
     fn settings(
         &self,
         typed: &Typed,
@@ -174,31 +212,34 @@ impl PruneCommand {
         let vocabulary = typed.vocabulary.resolve(&given.calibration, eval)?;
         let asked = given.plan.ratio.map(|Proportion(ratio)| ratio);
         let ratio = left.or(asked);
-        let alone = typed.tokens_alone(ratio);
-        given.plan.ratio = if alone { Some(Proportion(0.0)) } else { ratio.map(Proportion) };
-        if typed.tokens_alone(asked) {
-            given.refuse_without_layers()?;
+        let widths = !typed.widths_stay(ratio);
+        given.plan.ratio = if widths { ratio.map(Proportion) } else { Some(Proportion(0.0)) };
+        if typed.widths_stay(asked) {
+            given.refuse_without_widths()?;
         }
-        let (recipe, caution) = match alone {
-            true => (Chosen { recipe: typed.recipe, options: Vec::new() }, None),
-            false => given.fill(typed.recipe, eval, model)?,
-        };
-        let Given { plan: arguments, calibration, importance, masks, compensation } = &given;
-        let plan = arguments.resolve()?;
+        let (recipe, caution) = given.fill(typed.recipe, eval, (model, widths))?;
+        let Given { plan: arguments, depth, calibration, importance, masks, compensation, .. } =
+            &given;
+        let (plan, depth) = (arguments.resolve()?, depth.resolve()?);
+        let fits = widths || depth.is_some();
+        let samples = widths || depth.as_ref().is_some_and(DepthSettings::is_measured);
         let settings = PruneSettings {
             recipe,
             run: *run,
-            calibration: calibration.resolve(eval)?.filter(|_| !alone),
+            calibration: calibration.resolve(eval)?.filter(|_| samples),
             statistics: calibration.stats.clone(),
             score: importance.resolve(),
             seed: calibration.seed(),
+            measured: arguments.is_measured()?,
             sensitivity: arguments.sensitivity(&plan)?,
             plan,
-            masks: if alone { None } else { masks.resolve(calibration, eval)? },
-            compensation: if alone { None } else { compensation.resolve(calibration, eval)? },
+            target: typed.target().filter(|_| widths),
+            masks: if widths { masks.resolve(calibration, eval)? } else { None },
+            compensation: if fits { compensation.resolve(calibration, eval)? } else { None },
             eval: eval.resolve(),
             allow_overlap: self.allow_overlap,
             vocabulary,
+            depth,
             output: typed.output.clone(),
         };
         Ok((settings, caution))
@@ -213,11 +254,9 @@ impl Perform for PruneCommand {
     fn files(&self) -> Result<Files> {
         let typed = self.typed()?;
         let ratio = typed.given.plan.ratio.map(|Proportion(ratio)| ratio);
-        let alone = typed.given.plan.target_params.is_none() && typed.tokens_alone(ratio);
+        let widths = typed.given.plan.has_target() || !typed.widths_stay(ratio);
         let Typed { mut given, recipe, eval, vocabulary, .. } = typed;
-        if !alone {
-            given.fill(recipe, &eval, None)?;
-        }
+        given.fill(recipe, &eval, (None, widths))?;
         let files = vocabulary.files(eval.files(self.common.files()));
         let files = given.calibration.statistics(given.calibration.files(files));
         let files = given.compensation.files(given.masks.files(files));
@@ -235,12 +274,20 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let bars = session.bars();
     let run = typed.run.resolve()?;
     // What is wrong with the options is said before a model is fetched.
-    if typed.given.plan.target_params.is_none() {
+    if !typed.given.plan.has_target() {
         args.settings(&typed, &run, None, None)?;
     }
     let placement = run.placement()?;
     let original = args.common.open(session)?;
     typed.given.plan = typed.given.plan.settled(&original.config)?;
+    let target = typed.target();
+    if let Some(target) = &target {
+        let ratio = typed.ratio_for(target, &original)?;
+        if ratio == 0.0 {
+            return Err(fits_already(target, &original)?);
+        }
+        typed.given.plan.ratio = Some(Proportion(ratio));
+    }
     let (first, _) = args.settings(&typed, &run, None, None)?;
     if let Some(output) = &first.output {
         let PlanOptions { layout, attention_share, drop_attention, ratio, .. } = &first.plan;
@@ -250,53 +297,68 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         };
         outputs::check_fits(output, &original.config, planned)?;
     }
-    let chosen = first.vocabulary.as_ref().map(|of| vocabulary::choose(&original, of, &bars));
-    let chosen = chosen.transpose()?;
-    // All that follows is done to the model with the tokens that stay.
-    let checkpoint = chosen.as_ref().map_or(&original, |chosen| &chosen.model);
-    let left = chosen.as_ref().map(|_| tokens::left(&original, checkpoint, first.plan.ratio));
-    let (mut settings, short) = args.settings(&typed, &run, Some(checkpoint), left)?;
+    let mut reduced = Reduced::of_tokens(&original, first.vocabulary.as_ref(), &bars)?;
+    let asked = first.plan.ratio;
+    let left = |reduced: &Reduced<'_>, typed: &Typed| match &target {
+        Some(target) => typed.ratio_for(target, reduced.model()).map(Some),
+        None => Ok(reduced.left(asked)),
+    };
+    let still = left(&reduced, &typed)?;
+    let (mut settings, mut short) = args.settings(&typed, &run, Some(reduced.trimmed()), still)?;
     let staged = match &settings.output {
-        Some(output) if !args.dry_run => Some((session.writer.folder(&output.out)?, output)),
+        Some(output) if !args.dry_run => {
+            Some((session.writer.folder(&output.out)?, output.clone()))
+        }
         Some(_) | None => None,
     };
     let eval = match &settings.eval {
-        Some(eval) if !args.dry_run => Some(pipeline::eval_tokens(checkpoint, eval)?),
+        Some(eval) if !args.dry_run => Some(pipeline::eval_tokens(reduced.trimmed(), eval)?),
         Some(_) | None => None,
     };
-    let whole = match (&chosen, &settings.eval) {
+    let whole = match (&reduced.vocabulary, &settings.eval) {
         (Some(_), Some(of)) if eval.is_some() => Some(pipeline::eval_tokens(&original, of)?),
         (Some(_) | None, _) => eval.clone(),
     };
-    let mut cautions: Vec<Caution> = short.into_iter().collect();
-    if let Some(chosen) = &chosen {
-        cautions.extend(tokens::cautions(&original, chosen, whole.as_ref(), &settings)?);
+    let mut cautions: Vec<Caution> = Vec::new();
+    if let Some(chosen) = &reduced.vocabulary {
+        cautions.extend(reduced::cautions(&original, chosen, whole.as_ref(), &settings)?);
     }
-    let layers = chosen.is_none() || settings.plan.ratio > 0.0;
-    let calibration = if layers { pipeline::calibration(checkpoint, &settings)? } else { None };
+    let mut calibration = pipeline::calibration(reduced.trimmed(), &settings)?;
     if let (Some(eval), Some(calibration)) = (&eval, &calibration) {
         let role = ("the calibration set", calibration);
         pipeline::check_overlap(eval, role, settings.allow_overlap)?;
     }
+    if let Some(depth) = &settings.depth {
+        reduced.drop_layers(depth, calibration.as_ref(), &placement, &bars)?;
+        // Named by their places in the model as it was.
+        let attention = typed.given.plan.drop_attention.take();
+        typed.given.plan.drop_attention = attention.map(|layers| reduced.places(&layers));
+        let still = left(&reduced, &typed)?;
+        (settings, short) = args.settings(&typed, &run, Some(reduced.model()), still)?;
+        calibration = pipeline::calibration(reduced.model(), &settings)?;
+    }
+    cautions.extend(short);
     let fit = settings.compensation.as_ref().filter(|_| !args.dry_run);
-    let samples = Samples::draw(checkpoint, settings.masks.as_ref(), fit)?;
+    let samples = Samples::draw(reduced.model(), settings.masks.as_ref(), fit)?;
     if let Some(eval) = &eval {
         samples.check_overlap(eval, settings.allow_overlap)?;
     }
-    let cut = match layers {
-        true => {
-            let told: (&_, &dyn Progress) = (&session.writer, &bars);
-            let planned =
-                pipeline::prune(checkpoint, calibration.as_ref(), &settings, &placement, told)?;
-            let Planned { plan, scores, statistics, sensitivities } = planned;
-            let run = (&placement, session, &bars);
-            let (plan, learned) = samples.learn(checkpoint, (plan, &scores), run)?;
-            let (pruned, fitted) = samples.apply(checkpoint, &plan, (&placement, &bars))?;
-            Cut { plan: Some(plan), pruned, learned, fitted, statistics, sensitivities }
-        }
-        false => Cut::nothing(checkpoint.clone()),
+    // Of the model with the tokens and layers that stay.
+    let Cut { plan: widths, learned, statistics, sensitivities, allocation } =
+        match settings.plan.ratio {
+            0.0 => Cut::default(),
+            _ => {
+                let run = (&placement, session, &bars);
+                Cut::of(reduced.model(), calibration.as_ref(), &settings, &samples, run)?
+            }
+        };
+    // Of a size, what is reached is what was asked for.
+    let asked = (asked > 0.0 && target.is_none()).then_some(asked);
+    let cut = reduced.with_layers(widths.clone(), asked)?;
+    let (pruned, fitted) = match &cut {
+        Some(plan) => samples.apply(reduced.trimmed(), plan, (&placement, &bars))?,
+        None => (reduced.trimmed().clone(), None),
     };
-    let Cut { plan, pruned, learned, fitted, statistics, sensitivities } = cut;
     let measured = (&settings, &placement, &bars);
     let evaluation = match (&whole, &eval) {
         (Some(whole), Some(tokens)) => {
@@ -304,7 +366,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         }
         (Some(_) | None, _) => None,
     };
-    let held_out = match (&settings.calibration, &eval, &chosen) {
+    let held_out = match (&settings.calibration, &eval, &reduced.vocabulary) {
         (Some(from), None, None) if !args.dry_run => {
             let seen = calibration.iter().chain(samples.chosen_on()).collect::<Vec<_>>();
             let held_out = held_out::samples(&original, from, &seen)?;
@@ -315,13 +377,14 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         (Some(_) | None, _, _) => None,
     };
     let figures = (evaluation.as_ref(), held_out.as_ref());
-    cautions.extend(self::cautions(checkpoint, plan.as_ref(), &settings, figures));
-    let asked = first.plan.ratio;
-    let (plan, vocabulary) = tokens::composed(&original, plan, chosen.as_ref(), asked)?;
-    if let (Some(_), Some(missed)) = (&chosen, tokens::beyond(&plan, asked)) {
-        cautions.push(missed);
-    }
-    settings.plan.ratio = asked;
+    cautions.extend(self::cautions(reduced.model(), widths.as_ref(), &settings, figures));
+    let plan = reduced.with_tokens(cut, asked)?;
+    cautions.extend(reduced.beyond(&plan, asked));
+    let (vocabulary, depth) = reduced.records();
+    settings.plan.ratio = plan.requested_ratio;
+    settings.target.clone_from(&target);
+    let footprint = Footprint::of(&original, &pruned, &typed.stored)?;
+    cautions.extend(target.as_ref().and_then(|target| footprint.missed(target)));
     let table = plan.table(&original.config)?;
     cautions.iter().for_each(warn);
     let warnings: Vec<String> = cautions
@@ -339,12 +402,14 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
             manifest.evaluation = evaluation.clone();
             manifest.held_out = held_out.clone();
             manifest.sensitivities = sensitivities;
+            manifest.allocation = allocation;
             manifest.plan = Some(plan);
             manifest.vocabulary = vocabulary.clone();
+            manifest.depth = depth.clone();
             manifest.masks = learned.clone();
             manifest.warnings = warnings.clone();
             manifest.compensation = fitted;
-            Some(outputs::finish(staged, &pruned, output, manifest, &bars)?)
+            Some(outputs::finish(staged, &pruned, &output, manifest, &bars)?)
         }
         None => None,
     };
@@ -355,6 +420,8 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         plan: table,
         full_plan,
         vocabulary,
+        depth,
+        footprint,
         masks: learned,
         manifest,
         evaluation,
@@ -365,22 +432,44 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     args.common.printer().result(&report, text)
 }
 
-/// What was done to the layers.
+/// Nothing is to be removed for a size.
+fn fits_already(target: &Target, model: &Checkpoint) -> Result<anyhow::Error> {
+    Ok(advised(
+        format!(
+            "target-size: {} bytes asked, and the model takes {} as it would be written",
+            target.bytes,
+            target.stored.bytes(model)?
+        ),
+        "ask for less, or write it as it is with `adapruner export`",
+    ))
+}
+
+/// How widths were cut.
+#[derive(Default)]
 struct Cut {
-    /// Of the model whose tokens went already; none where layers stay as they are.
+    /// Of the model whose tokens and layers went already; none where widths stay as they are.
     plan: Option<PrunePlan>,
-    pruned: Checkpoint,
     learned: Option<LearnedRecord>,
-    fitted: Option<CompensationRecord>,
     statistics: Option<BankHeader>,
     sensitivities: Option<Vec<Option<f64>>>,
+    allocation: Option<AllocationRecord>,
 }
 
 impl Cut {
-    /// Layers as they are.
-    fn nothing(pruned: Checkpoint) -> Self {
-        let (plan, learned, fitted) = (None, None, None);
-        Self { plan, pruned, learned, fitted, statistics: None, sensitivities: None }
+    /// Decides which units stay, and learns it where that is asked for.
+    fn of(
+        checkpoint: &Checkpoint,
+        calibration: Option<&TokenSet>,
+        settings: &PruneSettings,
+        samples: &Samples<'_>,
+        (placement, session, bars): (&Placement, &Session, &Bars),
+    ) -> Result<Self> {
+        let told: (&_, &dyn Progress) = (&session.writer, bars);
+        let planned = pipeline::prune(checkpoint, calibration, settings, placement, told)?;
+        let Planned { plan, scores, statistics, sensitivities, allocation } = planned;
+        let run = (placement, session, bars);
+        let (plan, learned) = samples.learn(checkpoint, (plan, &scores), run)?;
+        Ok(Self { plan: Some(plan), learned, statistics, sensitivities, allocation })
     }
 }
 
@@ -451,6 +540,8 @@ fn text(report: &Report) -> String {
     let mut out = format!("{}\n", report.plan);
     let mut rows = vec![("recipe", report.recipe.to_string())];
     rows.extend(report.vocabulary.as_ref().map(|of| ("vocabulary", of.to_string())));
+    rows.extend(report.depth.as_ref().map(|of| ("depth", of.to_string())));
+    rows.push(("size", report.footprint.to_string()));
     let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
     for (name, BeforeAfter { before, after }) in
         measured.iter().filter_map(|(name, found)| Some((name, found.as_ref()?)))

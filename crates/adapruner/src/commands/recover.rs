@@ -17,11 +17,12 @@ use serde::Serialize;
 
 use super::{CommonArgs, Perform, Session, required};
 use crate::{
-    args::{OutputArgs, RunArgs},
+    args::RunArgs,
     bars::Bars,
     combine::Combine,
     failure::advised,
     interrupt,
+    output_args::OutputArgs,
     printer::{bytes, grouped, table},
     recover_args::RecoverArgs,
 };
@@ -66,7 +67,7 @@ impl RecoverCommand {
         let run = self.run.over(&file.run).resolve()?;
         let lora = args.method.is_none_or(|m| m.0 == Default::default());
         if lora && typed.format.is_none() {
-            output.formats.clear();
+            output.stored.formats.clear();
         }
         args.resolve(run, output)
     }
@@ -96,7 +97,7 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     let placement = settings.run.placement()?;
     let checkpoint = args.common.open(session)?;
     outputs::check_fits(&settings.output, &checkpoint.config, outputs::Planned::default())?;
-    if settings.output.formats.is_empty()
+    if settings.output.stored.formats.is_empty()
         && let Some(fused) = fused(&checkpoint)
     {
         return Err(advised(

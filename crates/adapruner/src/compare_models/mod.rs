@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 pub use shown::{markdown, page};
 
 use crate::{
-    latency::{Latency, LatencySettings, Timings, latency, stored_bytes},
+    footprint::stored_bytes,
+    latency::{Latency, LatencySettings, Timings, latency},
     pipeline::{self, TokensRecord},
     progress::Progress,
     settings::EvalSettings,

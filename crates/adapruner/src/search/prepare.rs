@@ -22,6 +22,7 @@ use super::{
 use crate::{
     VERSION,
     advice::advised,
+    greedy::removal_order,
     manifest::ModelRecord,
     memory, pipeline,
     pipeline::TokensRecord,
@@ -443,10 +444,7 @@ fn mean_of(windows: &ChunkedWindows, decoder: &Decoder, unchanged: usize) -> Res
 /// the loss increase on a few of `samples` when it is removed after those before it, in nats
 /// per predicted token.
 ///
-/// As many sublayers as a search drops by default are chosen greedily. The cost of a sublayer
-/// seldom falls when others are removed, so only the cheapest is measured again before it is
-/// taken (lazy evaluation, Minoux 1978). If it costs more than before, it goes back among the
-/// others; the rest follow by their last measurement.
+/// As many sublayers as a search drops by default are chosen greedily ([`removal_order`]).
 pub(super) fn removable_attention(
     checkpoint: &Checkpoint,
     dense: &Decoder,
@@ -467,6 +465,9 @@ pub(super) fn removable_attention(
         ..Cost::default()
     };
     let mut loss_without = |gone: &[usize]| -> Result<f64> {
+        if gone.is_empty() {
+            return mean_of(&all, dense, layers);
+        }
         let plan = PrunePlan::without_attention(config, digest, gone);
         let decoder = dense.load_beside(&apply(checkpoint, &plan)?)?;
         let unchanged = plan.unchanged(config);
@@ -476,36 +477,8 @@ pub(super) fn removable_attention(
     };
     let candidates = (0..layers).filter(|&layer| config.layers[layer].has_attention());
     let candidates: Vec<usize> = candidates.collect();
-    let greedy = most_dropped(layers).min(candidates.len());
-    let work = (candidates.len() + greedy) as u64;
-    let mut loss = mean_of(&all, dense, layers)?;
-    // What each costs, and how many were gone when that was measured.
-    let mut costs = Vec::with_capacity(candidates.len());
-    for layer in candidates {
-        costs.push((loss_without(&[layer])? - loss, layer, 0));
-        progress.at("attention sublayers", costs.len() as u64, work);
-    }
-    let measured = costs.len() as u64;
-    let mut chosen: Vec<(usize, f64)> = Vec::with_capacity(costs.len());
-    let mut gone: Vec<usize> = Vec::with_capacity(greedy);
-    while chosen.len() < greedy {
-        costs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let (cost, layer, when) = costs[0];
-        if when == gone.len() {
-            costs.remove(0);
-            gone.push(layer);
-            chosen.push((layer, cost));
-            loss += cost;
-            progress.at("attention sublayers", measured + chosen.len() as u64, work);
-        } else {
-            gone.push(layer);
-            let now = loss_without(&gone)? - loss;
-            gone.pop();
-            costs[0] = (now, layer, gone.len());
-        }
-    }
-    costs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    chosen.extend(costs.into_iter().map(|(cost, layer, _)| (layer, cost)));
+    let told = |done, all| progress.at("attention sublayers", done, all);
+    let chosen = removal_order(&candidates, most_dropped(layers), &mut loss_without, &told)?;
     cost.seconds = start.elapsed().as_secs_f64();
     Ok((chosen, cost))
 }

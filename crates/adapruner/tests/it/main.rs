@@ -2,11 +2,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests read what they wrote")]
 
+mod allocate;
 mod bad_input;
 mod bounded;
 mod compare_models;
 mod config_file;
 mod correlate;
+mod depth;
 mod digests;
 mod docs;
 mod families;
@@ -30,6 +32,7 @@ mod reference;
 mod search;
 mod search_killed;
 mod shell;
+mod size;
 mod vocabulary;
 mod whole;
 mod zero_shot;

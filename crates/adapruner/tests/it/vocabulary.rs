@@ -145,7 +145,7 @@ fn tokens_and_layers_make_one_ratio() {
     let report = bench.prune("less", "--vocab 380 --ratio 0.01 --calibration {corpus} --fast");
     assert!(number(&report, "/plan/reached_ratio") > 0.04);
     let warnings = report["warnings"].to_string();
-    assert!(warnings.contains("the layers stay as they are"), "{warnings}");
+    assert!(warnings.contains("the widths stay as they are"), "{warnings}");
 }
 
 #[test]

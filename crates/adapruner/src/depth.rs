@@ -1,0 +1,326 @@
+//! Which layers of a model are removed whole.
+//!
+//! By *block influence* (ShortGPT, Men et al., arXiv 2403.03853): `1 − cos(x, y)` of what
+//! enters and what leaves a layer, the mean over all tokens; the layers that turn the stream
+//! least go. One forward pass. By *loss*: the layer without which the loss of some samples
+//! grows least goes, then the next, measured without those before it ([`removal_order`]).
+//!
+//! Losses are nats per predicted token.
+
+use std::{fmt, str::FromStr};
+
+use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_eval::ChunkedWindows;
+use adapruner_model::{Decoder, Placement};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    advice::advised,
+    greedy::removal_order,
+    pipeline::{self, TokensRecord},
+    progress::Progress,
+};
+
+/// Most calibration samples that layers are measured on.
+pub const SAMPLES: usize = 16;
+
+/// Which layers go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layers {
+    /// So many, the cheapest.
+    Count(usize),
+    /// These, ascending.
+    These(Vec<usize>),
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::These(layers) => {
+                for (at, run) in layers.chunk_by(|a, b| a + 1 == *b).enumerate() {
+                    let comma = if at == 0 { "" } else { "," };
+                    write!(f, "{comma}{}-{}", run[0], run[run.len() - 1])?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl FromStr for Layers {
+    type Err = String;
+
+    /// `4` is a number of layers; `20,22` and `20-23` are layers.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused =
+            || format!("expected a number of layers, or layers as 20,22 or 20-23, found {text:?}");
+        let number = |part: &str| part.trim().parse::<usize>().map_err(|_| refused());
+        if !text.contains([',', '-']) {
+            return number(text).map(Self::Count);
+        }
+        let mut layers = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (number(first)?, number(last)?);
+            // No model has so many.
+            if first > last || last - first > 100_000 {
+                return Err(refused());
+            }
+            layers.extend(first..=last);
+        }
+        layers.sort_unstable();
+        layers.dedup();
+        Ok(Self::These(layers))
+    }
+}
+
+/// What layers are chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerMetric {
+    /// Block influence.
+    Influence,
+    /// The loss without them.
+    #[default]
+    Loss,
+}
+
+adapruner_choice::choice!(LayerMetric, "metric of layers", {
+    Influence => "influence",
+    Loss => "loss",
+});
+
+/// What is asked of a model's depth.
+#[derive(Debug, Clone, Serialize)]
+pub struct DepthSettings {
+    /// Which layers go.
+    #[serde(serialize_with = "display")]
+    pub layers: Layers,
+    /// What they are chosen by, where that is not said.
+    pub metric: LayerMetric,
+}
+
+fn display<T: fmt::Display, S: serde::Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+/// A layer that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RemovedLayer {
+    /// Its index in the model before.
+    pub layer: usize,
+    /// Its block influence, or what the loss gained when it went after those before it.
+    pub cost: f64,
+}
+
+/// How layers were chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChosenBy {
+    /// The metric.
+    pub metric: LayerMetric,
+    /// The samples that it was measured on.
+    pub samples: TokensRecord,
+    /// In the order in which they go.
+    pub layers: Vec<RemovedLayer>,
+}
+
+/// A model's layers before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DepthRecord {
+    /// Number of layers before.
+    pub before: usize,
+    /// Those that are removed, ascending.
+    pub removed: Vec<usize>,
+    /// How they were chosen; none where they were named.
+    pub chosen: Option<ChosenBy>,
+}
+
+impl fmt::Display for DepthRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { before, removed, chosen } = self;
+        write!(f, "{before} → {} layers, without ", before - removed.len())?;
+        for (at, layer) in removed.iter().enumerate() {
+            write!(f, "{}{layer}", if at == 0 { "" } else { ", " })?;
+        }
+        match chosen {
+            Some(ChosenBy { metric, samples, .. }) => {
+                write!(f, " (by {metric} on {} samples of {})", samples.windows, samples.text)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A model less some layers.
+pub struct Chosen {
+    /// The model with the layers that stay.
+    pub model: Checkpoint,
+    /// Those layers, ascending, by their indices in the model before.
+    pub kept: Vec<usize>,
+    /// How they were chosen.
+    pub record: DepthRecord,
+}
+
+impl DepthSettings {
+    /// Whether samples are needed to choose.
+    pub fn is_measured(&self) -> bool {
+        match self.layers {
+            Layers::Count(_) => true,
+            Layers::These(_) => false,
+        }
+    }
+
+    /// Refuses layers that a model does not have, or all of them.
+    ///
+    /// # Errors
+    /// Then.
+    pub fn check(&self, layers: usize) -> Result<()> {
+        let (count, odd) = match &self.layers {
+            Layers::Count(count) => (*count, None),
+            Layers::These(these) => (these.len(), these.iter().find(|&&layer| layer >= layers)),
+        };
+        if let Some(odd) = odd {
+            return Err(advised(
+                format!("drop-layers: no layer {odd}: the model has layers 0 to {}", layers - 1),
+                "inspect shows a model's layers",
+            ));
+        }
+        if count == 0 || count >= layers {
+            return Err(advised(
+                format!(
+                    "drop-layers: expected from 1 to {} of the model's {layers} layers, found \
+                     {count}",
+                    layers.saturating_sub(1)
+                ),
+                "at least one layer must stay",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Removes layers of a model; those that `settings` does not name are chosen by some of
+/// `samples`, spread evenly over them.
+///
+/// # Errors
+/// Layers that the model does not have, or all of them; no samples where some are needed; a
+/// loss that is not finite, damaged weights, no memory.
+pub fn choose(
+    checkpoint: &Checkpoint,
+    settings: &DepthSettings,
+    samples: Option<&TokenSet>,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<Chosen> {
+    let before = checkpoint.config.layers.len();
+    settings.check(before)?;
+    let (mut removed, chosen) = match &settings.layers {
+        Layers::These(layers) => (layers.clone(), None),
+        Layers::Count(count) => {
+            let samples = samples.context("drop-layers: no samples to choose layers by")?;
+            let samples = spread(samples);
+            let metric = settings.metric;
+            let mut layers = match metric {
+                LayerMetric::Influence => by_influence(checkpoint, &samples, placement, progress)?,
+                LayerMetric::Loss => by_loss(checkpoint, &samples, *count, placement, progress)?,
+            };
+            layers.truncate(*count);
+            let removed = layers.iter().map(|of| of.layer).collect();
+            (removed, Some(ChosenBy { metric, samples: TokensRecord::of(&samples), layers }))
+        }
+    };
+    removed.sort_unstable();
+    let kept: Vec<usize> = (0..before).filter(|layer| !removed.contains(layer)).collect();
+    let model = checkpoint.with_layers(&kept)?;
+    Ok(Chosen { model, kept, record: DepthRecord { before, removed, chosen } })
+}
+
+/// At most [`SAMPLES`] of some samples.
+pub(crate) fn spread(samples: &TokenSet) -> TokenSet {
+    let all = &samples.windows;
+    let count = SAMPLES.min(all.len());
+    let few = (0..count).map(|at| all[at * all.len() / count].clone()).collect();
+    TokenSet::of_rows(&samples.name, samples.text_digest, few)
+}
+
+/// The dense model, and what it computes of some samples behind each layer.
+fn run(
+    checkpoint: &Checkpoint,
+    samples: &TokenSet,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<(Decoder, ChunkedWindows)> {
+    let dense = Decoder::load(checkpoint, placement, pipeline::residency(checkpoint, placement))?;
+    let windows = ChunkedWindows::new(
+        &dense,
+        &samples.windows,
+        samples.windows.len(),
+        checkpoint.config.layers.len(),
+        &|done, all| progress.at("layers run", done, all),
+    )?;
+    Ok((dense, windows))
+}
+
+fn by_influence(
+    checkpoint: &Checkpoint,
+    samples: &TokenSet,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<Vec<RemovedLayer>> {
+    let (_, windows) = run(checkpoint, samples, placement, progress)?;
+    let influences = windows.influences()?.into_iter().enumerate();
+    let mut layers: Vec<RemovedLayer> =
+        influences.map(|(layer, cost)| RemovedLayer { layer, cost }).collect();
+    layers.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(a.layer.cmp(&b.layer)));
+    Ok(layers)
+}
+
+fn by_loss(
+    checkpoint: &Checkpoint,
+    samples: &TokenSet,
+    count: usize,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<Vec<RemovedLayer>> {
+    let (dense, windows) = run(checkpoint, samples, placement, progress)?;
+    let candidates: Vec<usize> = (0..checkpoint.config.layers.len()).collect();
+    let mut loss = |gone: &[usize]| Ok(windows.nll_without(&dense, gone)?);
+    let told = |done, all| progress.at("layers measured", done, all);
+    let order = removal_order(&candidates, count, &mut loss, &told)?;
+    Ok(order.into_iter().map(|(layer, cost)| RemovedLayer { layer, cost }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_a_number_or_a_list() {
+        let parse = |text: &str| text.parse::<Layers>();
+        assert_eq!(parse("4"), Ok(Layers::Count(4)));
+        assert_eq!(parse("7-7"), Ok(Layers::These(vec![7])));
+        assert_eq!(parse("9, 2-4,3"), Ok(Layers::These(vec![2, 3, 4, 9])));
+        for odd in ["", "x", "-1", "4-2", "1,,2", "1-2-3", "0-99999999999"] {
+            assert!(parse(odd).is_err(), "{odd}");
+        }
+        for layers in [Layers::Count(3), Layers::These(vec![0, 2, 3, 4, 9])] {
+            assert_eq!(layers.to_string().parse(), Ok(layers));
+        }
+    }
+
+    #[test]
+    fn at_least_one_layer_goes_and_one_stays() {
+        let check = |text: &str| {
+            let layers = text.parse().unwrap();
+            DepthSettings { layers, metric: LayerMetric::Loss }.check(4)
+        };
+        for fits in ["1", "3", "0-2", "3-3"] {
+            check(fits).unwrap();
+        }
+        for odd in ["0", "4", "9", "0-3", "4-4"] {
+            assert!(check(odd).is_err(), "{odd}");
+        }
+    }
+}

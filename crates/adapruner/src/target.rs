@@ -1,0 +1,101 @@
+//! A size that a pruned model must fit: the smallest share of parameters to remove for it.
+//!
+//! The size of a file follows from a plan alone ([`Stored::bytes`]); no weight is read for it.
+
+use adapruner_checkpoint::{Checkpoint, Digest};
+use adapruner_prune::{Error as PruneError, PlanOptions, PrunePlan, Scores, apply, plan};
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::{advice::advised, outputs::Stored};
+
+/// Ratios are found to so much.
+const STEP: f64 = 1e-4;
+
+/// Most bytes of a model as it is written.
+#[derive(Debug, Clone, Serialize)]
+pub struct Target {
+    /// The bytes.
+    pub bytes: u64,
+    /// How it is written.
+    pub stored: Stored,
+}
+
+impl Target {
+    /// Whether a model fits as it is.
+    ///
+    /// # Errors
+    /// A model that cannot be written so.
+    pub fn holds(&self, model: &Checkpoint) -> Result<bool> {
+        Ok(self.stored.bytes(model)? <= self.bytes)
+    }
+
+    /// The plan that removes least of those that fit, its ratio found by bisection; `None` where
+    /// the model fits as it is.
+    ///
+    /// # Errors
+    /// A size that no plan by these options reaches, with the least that one does; those of
+    /// [`plan`].
+    pub fn plan(
+        &self,
+        model: &Checkpoint,
+        scores: &Scores,
+        options: &PlanOptions,
+    ) -> Result<Option<PrunePlan>> {
+        if self.holds(model)? {
+            return Ok(None);
+        }
+        let digest = model.digest()?;
+        let made = |ratio| self.made(model, (scores, digest), options, ratio);
+        let (most, reached) = match made(1.0 - STEP) {
+            Ok(found) => (1.0 - STEP, found),
+            Err(error) => match error.downcast_ref() {
+                Some(PruneError::Unreachable { largest, .. }) if *largest > 0.0 => {
+                    (*largest, made(*largest)?)
+                }
+                Some(_) | None => return Err(error),
+            },
+        };
+        let (mut best, bytes) = reached;
+        if bytes > self.bytes {
+            return Err(advised(
+                format!(
+                    "target-size: {} bytes asked, these options reach {bytes} at the least, \
+                     without {:.1} % of the parameters",
+                    self.bytes,
+                    100.0 * most
+                ),
+                "a smaller type (--gguf-type q4_k_m), a smaller vocabulary (--vocab), fewer layers \
+                 (--drop-layers) or fewer protected layers make it smaller still",
+            ));
+        }
+        let (mut least, mut most) = (0.0, most);
+        while most - least > STEP {
+            let middle = f64::midpoint(least, most);
+            match made(middle) {
+                Ok((plan, bytes)) if bytes <= self.bytes => (best, most) = (plan, middle),
+                // Ratios of less than a step of width cannot be reached.
+                Ok(_) => least = middle,
+                Err(error) => match error.downcast_ref() {
+                    Some(PruneError::Unreachable { .. }) => least = middle,
+                    Some(_) | None => return Err(error),
+                },
+            }
+        }
+        Ok(Some(best))
+    }
+
+    /// A plan for a ratio, and the bytes of what it makes.
+    fn made(
+        &self,
+        model: &Checkpoint,
+        (scores, digest): (&Scores, Digest),
+        options: &PlanOptions,
+        ratio: f64,
+    ) -> Result<(PrunePlan, u64)> {
+        let options = PlanOptions { ratio, ..options.clone() };
+        let plan = plan(scores, &model.config, digest, &options)?;
+        let bytes = self.stored.bytes(&apply(model, &plan)?);
+        Ok((plan, bytes.context("target-size")?))
+    }
+}
