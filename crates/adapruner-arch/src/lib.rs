@@ -39,3 +39,7 @@ pub use config::{
     Activation, Architecture, AttentionBias, LayerWidths, ModelConfig, Rope, RopeScaling,
 };
 pub use family::Family;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-//! `apply`: a plan that was made before, or what a search found.
+//! `apply`: applies an existing plan or the result of a search.
 
 use std::path::{Path, PathBuf};
 
@@ -32,13 +32,12 @@ use crate::{
 
 /// Apply a plan, or the best trial of a study.
 ///
-/// A plan is a manifest.json of `prune`, or the `full_plan` of `prune --dry-run
-/// --json`, and fits the model it was made for. A study may be of another model
-/// of the family: statistics of the same samples are collected on this one, and
-/// what could not be carried over is said. With --ratio, a study's trial removes
-/// more or less than in the search. With --learn-masks, which units stay is learned
-/// by gradient, within the widths of the plan. With --compensate, what was removed is
-/// made up for on a text.
+/// A plan is a manifest.json of `prune`, or the `full_plan` of `prune --dry-run --json`, and
+/// fits only the model it was made for. A study may be of another model of the family:
+/// statistics of the same samples are then collected on this one, and settings that could not
+/// be transferred are reported. --ratio applies a study's trial at another ratio than the
+/// search. --learn-masks learns by gradient which units stay, within the widths of the plan.
+/// --compensate refits the remaining weights on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
 ///
@@ -47,19 +46,19 @@ use crate::{
 pub struct ApplyCommand {
     #[command(flatten)]
     common: CommonArgs,
-    /// The plan, or a manifest that holds one
+    /// Plan, or a manifest that contains one
     #[arg(long, value_name = "FILE", required_unless_present = "study", conflicts_with = "study")]
     plan: Option<PathBuf>,
     /// Folder of a study
     #[arg(long, value_name = "DIR")]
     study: Option<PathBuf>,
-    /// Which study of the folder [default: the one with the best trial]
+    /// Name of the study in the folder [default: the one with the best trial]
     #[arg(long, value_name = "NAME", requires = "study")]
     study_name: Option<String>,
-    /// Redis that holds the trials, as given to search
+    /// Redis URL of the trials, as given to search
     #[arg(long, value_name = "URL", requires = "study")]
     storage: Option<String>,
-    /// Which trial of the study [default: the best one]
+    /// Number of the trial [default: the best one]
     #[arg(long, value_name = "NUMBER", requires = "study", conflicts_with = "learn_top")]
     trial: Option<u64>,
     /// Share of all parameters to remove [default: the study's]
@@ -69,25 +68,25 @@ pub struct ApplyCommand {
     masks: MaskArgs,
     #[command(flatten)]
     compensation: CompensationArgs,
-    /// Seed of the samples to learn masks or to fit on [default: 42]
+    /// Seed of the samples for masks and compensation [default: 42]
     #[arg(long, value_name = "N", help_heading = "Compensation")]
     seed: Option<u64>,
-    /// Folder in which named sets are looked for before the hub
+    /// Folder to search for named sets before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA", help_heading = "Compensation")]
     data_dir: Option<PathBuf>,
-    /// Text that the model will be measured on: a text to learn masks or to fit on that
-    /// shares passages with it is refused; may be given several times
+    /// Test text of the model: texts for masks and compensation that share passages with it are
+    /// refused; repeatable
     #[arg(long, value_name = "FILE|SET", help_heading = "Compensation")]
     test: Vec<String>,
-    /// Learn masks or fit even on text that shares passages with a test text
+    /// Accept texts for masks and compensation that share passages with a test text
     #[arg(long, help_heading = "Compensation")]
     allow_overlap: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     run: RunArgs,
-    /// Most memory that learning masks or a compensation takes, in GiB; what needs more is
-    /// refused [default: what the machine has free]
+    /// Memory limit in GiB for masks and compensation; a run that needs more is refused
+    /// [default: the machine's free memory]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true, help_heading = "Running")]
     memory: Option<Real>,
 }
@@ -102,11 +101,11 @@ struct Settings<'a> {
     run: &'a RunSettings,
 }
 
-/// A plan, and the study it comes from.
+/// A plan and the study it comes from.
 struct Made {
-    /// None where only tokens go.
+    /// None if only tokens are removed.
     plan: Option<PrunePlan>,
-    /// The scores that it was made by, where they are known.
+    /// The scores behind it, if known.
     scores: Option<Scores>,
     study: Option<StudyRecord>,
 }
@@ -165,7 +164,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let layers = given.as_ref().is_none_or(|of| of.layers.is_some());
     if !layers && (masks.is_some() || compensation.is_some()) {
         return Err(advised(
-            "plan: it removes tokens alone, which leaves no masks to learn and nothing to fit",
+            "plan: it removes only tokens, so there are no masks to learn and nothing to compensate",
             "leave --learn-masks and --compensate out",
         ));
     }
@@ -234,12 +233,12 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     })
 }
 
-/// A plan that was given, with the model that the tokens it removes went from.
+/// A given plan, with the model after its tokens are removed.
 struct Tokens {
     plan: PrunePlan,
-    /// The model with the tokens that stay.
+    /// The model with the kept tokens.
     model: Checkpoint,
-    /// What the plan removes of that model's layers, if anything.
+    /// The part of the plan for that model's layers, if any.
     layers: Option<PrunePlan>,
 }
 

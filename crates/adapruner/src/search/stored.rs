@@ -1,4 +1,4 @@
-//! The studies of a folder, as they stand.
+//! The studies of a folder.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl StoredStudy {
         let at = match name {
             Some(name) => match names.iter().position(|known| *known == name) {
                 Some(at) => at,
-                None => bail!("study {name}: not there, there are {}", names.join(", ")),
+                None => bail!("study {name}: does not exist, there are {}", names.join(", ")),
             },
             None => {
                 let ranked = studies.iter().enumerate().filter_map(|(at, study)| {
@@ -75,7 +75,7 @@ impl StoredStudy {
         Ok(studies.swap_remove(at))
     }
 
-    /// The trial that stands for it.
+    /// The trial that represents it.
     ///
     /// # Errors
     /// No complete trial.
