@@ -40,16 +40,16 @@ def inspect(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Show what a model is made of; weights are not read.
+    """Show a model's architecture, widths, parameters and types; weights are not read.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
-        digest: Also compute the digest of the content (reads the whole model)
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        the options' names; the command line takes precedence
+        digest: Also compute the digest of the content, which reads the whole model
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -91,40 +91,41 @@ def evaluate(
     """Measure the perplexity of a model on a text, or its accuracy on tasks.
 
     A text is tokenised once and cut into non-overlapping windows; the mean negative
-    log-likelihood over all predicted tokens is exponentiated once. Tasks are asked zero-shot as
-    lm-evaluation-harness asks them.
+    log-likelihood over all predicted tokens is exponentiated once. Tasks are evaluated
+    zero-shot with the prompts and metrics of lm-evaluation-harness.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
+        the options' names; the command line takes precedence
         text: Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
         (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation" choose the
         split)
-        window: Tokens of a window; windows do not overlap, the rest is dropped [default: 128]
-        limit: Measure the first N windows only
-        field: Field or column of records that holds the text [default: text]
-        data_dir: Folder in which named sets are looked for before the hub
-        batch_tokens: Tokens that run together [default: chosen from memory]
-        tasks: Tasks to ask: boolq, piqa, hellaswag, winogrande, arc_easy, arc_challenge,
-        openbookqa, wikitext; their original files are looked for in --data-dir, then their
-        copies on the hub, and --limit N asks the first N questions of each
-        task_file: A task of your own, defined in a TOML file; may be given several times
-        sample: Ask N questions of each task, drawn by --seed
+        window: Tokens per window; windows do not overlap, and an incomplete last one is dropped
+        [default: 128]
+        limit: Measure only the first N windows
+        field: Field or column that holds the text of a record [default: text]
+        data_dir: Folder to search for named sets before the hub
+        batch_tokens: Tokens per batch [default: chosen by free memory]
+        tasks: Tasks to evaluate: boolq, piqa, hellaswag, winogrande, arc_easy, arc_challenge,
+        openbookqa, wikitext. Data come from the original files in --data-dir, otherwise from
+        their copies on the hub; --limit N takes the first N questions of each
+        task_file: Custom task, defined in a TOML file; repeatable
+        sample: Take N random questions of each task, drawn by --seed
         seed: Seed of --sample [default: 42]
-        log_samples: Write every answer to a JSONL file
+        log_samples: Write every answer to this JSONL file
         force: Replace that file if it exists
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -176,37 +177,36 @@ def generate(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Continue a prompt, or answer it where the model has a chat template.
+    """Continue a prompt, or answer it if the model has a chat template.
 
-    The text appears as it is made. It ends with the token that the model ends a text by, after
-    --max-tokens, or at the end of the model's context. Without --temperature the most likely
-    token is taken each time.
+    The text is printed as it is generated. It ends with the model's end-of-text token, after
+    --max-tokens, or at the end of the context. Without --temperature decoding is greedy.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
-        prompt: What to answer or continue [default: what stdin says]
-        prompt_file: Read the prompt from a file
-        system: What stands before the prompt as the system's message
-        raw: Continue the prompt as it stands, without the model's chat template
-        max_tokens: Most tokens of an answer
+        the options' names; the command line takes precedence
+        prompt: Prompt to answer or continue [default: read from stdin]
+        prompt_file: Read the prompt from this file
+        system: System message before the prompt
+        raw: Continue the prompt verbatim, without the chat template
+        max_tokens: Maximum tokens per answer
         samples: Number of answers
-        temperature: Divisor of the logits; 0 takes the most likely token
-        top_k: Draw from the K most likely tokens only
-        top_p: Draw from the most likely tokens that together have probability P only
-        seed: Seed of the draws
+        temperature: Sampling temperature; 0 is greedy
+        top_k: Sample only from the K most likely tokens
+        top_p: Sample only from the most likely tokens whose probabilities sum to P
+        seed: Seed of sampling
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -250,31 +250,31 @@ def latency(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Measure how fast a model reads prompts and makes tokens, and what memory it takes.
+    """Measure a model's prompt speed, generation speed and peak memory.
 
-    One sequence at a time, with a key-value cache. With --against, the two models take turns in
-    every round, and ratios are taken round by round; the memory of each is that of a process of
-    its own.
+    Runs one sequence at a time with a key-value cache. With --against, the two models alternate
+    in every round and ratios are computed per round; the memory of each is measured in a
+    separate process.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
-        against: Another model; ratios are MODEL's figures divided by its
-        prompt_tokens: Lengths of the prompts [default: 128,512, as far as they fit the context]
-        new_tokens: Tokens made after the first one
-        rounds: Rounds that count; one more warms up
+        the options' names; the command line takes precedence
+        against: Model to compare with; ratios are MODEL's figures divided by its
+        prompt_tokens: Prompt lengths in tokens [default: 128,512, if they fit the context]
+        new_tokens: Tokens to generate after the first one
+        rounds: Measured rounds, after one warm-up round
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -329,30 +329,30 @@ def compare_models(
 
     Arguments:
         models: Hugging Face folders, GGUF files, or hub ids; the first is the baseline
-        text: Text to measure perplexity on, as for eval; may be given several times
-        window: Tokens of a window [default: 128]
-        limit: Measure the first N windows of each text, ask the first N questions of each task
-        field: Field or column of records that holds the text [default: text]
-        tasks: Tasks to ask, as for eval
-        task_file: A task of your own, defined in a TOML file; may be given several times
-        data_dir: Folder of named texts and of the tasks' data
-        batch_tokens: Tokens that run together [default: chosen from memory]
-        no_latency: Leave out speeds
-        prompt_tokens: Lengths of the prompts [default: 128,512, as far as they fit the context]
-        new_tokens: Tokens made after the first one
-        rounds: Rounds that count; one more warms up
-        out: Also write the result to a file, as it is printed
+        text: Text to measure perplexity on, as for eval; repeatable
+        window: Tokens per window [default: 128]
+        limit: Use only the first N windows of each text and the first N questions of each task
+        field: Field or column that holds the text of a record [default: text]
+        tasks: Tasks to evaluate, as for eval
+        task_file: Custom task, defined in a TOML file; repeatable
+        data_dir: Folder of named sets and task data
+        batch_tokens: Tokens per batch [default: chosen by free memory]
+        no_latency: Do not measure speed
+        prompt_tokens: Prompt lengths in tokens [default: 128,512, if they fit the context]
+        new_tokens: Tokens to generate after the first one
+        rounds: Measured rounds, after one warm-up round
+        out: Also write the printed result to this file
         force: Replace that file if it exists
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -401,33 +401,33 @@ def sample(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Draw token sequences from a model itself, as token ids.
+    """Sample token sequences from a model, as token ids.
 
-    The file (a JSON array of arrays) serves as calibration set or as text to measure on where
-    no other text is at hand. Sequences start after the token that opens a text; those that
-    would end it early are never drawn.
+    The file (a JSON array of arrays) serves as calibration or evaluation text if no other is
+    available. Sequences start after the beginning-of-text token; end-of-text tokens are never
+    drawn.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
+        the options' names; the command line takes precedence
         samples: Number of sequences
-        sample_tokens: Tokens of a sequence
-        temperature: Divisor of the logits; 0 takes the most likely token
+        sample_tokens: Tokens per sequence
+        temperature: Sampling temperature; 0 is greedy
         seed: Seed
         out: File to write
         force: Replace the file if it exists
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -477,42 +477,44 @@ def stats(
 ) -> dict[str, Any]:
     """Collect the statistics of a calibration set into a file.
 
-    Taylor terms, and the sums of what the pruned columns read: one forward and one backward
-    pass, block by block, the samples in groups that fit --memory; the numbers do not depend on
-    the groups. `prune --stats FILE` then scores in milliseconds. With --terms activations, a
-    forward pass alone: enough for `prune --importance wanda` and `flap`.
+    Collects Taylor terms and the activation sums of pruned columns in one forward and one
+    backward pass, block by block, with the samples in groups that fit --memory; the result does
+    not depend on the groups. `prune --stats FILE` then scores in milliseconds. --terms
+    activations needs only a forward pass and is enough for `prune --importance wanda` and
+    `flap`.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
-        calibration: Text that calibration samples are drawn from, as for --text; token ids
-        (*.json) are taken as they are
-        samples: Number of calibration samples [default: 128, as far as the text gives them;
-        stats: 10]
-        sample_tokens: Tokens of a calibration sample [default: 64; prune: 128]
+        the options' names; the command line takes precedence
+        calibration: Text to draw calibration samples from, in the forms of --text; token ids
+        (*.json) are used unchanged
+        samples: Number of calibration samples [default: 128, or as many as the text has; stats:
+        10]
+        sample_tokens: Tokens per calibration sample [default: 64; prune: 128]
         seed: Seed of every random choice [default: 42]
-        calibration_field: Field or column of calibration records [default: text]
-        stats: Statistics file: read if it is there and fits, else written
-        terms: Per-sample terms: activations (a forward pass alone, for wanda and flap), coarse
+        calibration_field: Field or column that holds the text of a calibration record [default:
+        text]
+        stats: Statistics file: read if it exists and matches, otherwise written
+        terms: Per-sample terms: activations (only a forward pass, for wanda and flap), coarse
         (also vector sums) or full (also element and Fisher sums)
-        no_batch: Leave out the terms of the whole set, which param_first and param_mix need
-        memory: Most memory, in GiB: samples run in groups that fit it, and what does not fit in
-        any way is refused [default: what the machine has free]
-        batch_tokens: Tokens that run together [default: chosen from memory]
-        data_dir: Folder in which named sets are looked for before the hub
+        no_batch: Leave out the whole-set terms, which param_first and param_mix need
+        memory: Memory limit in GiB: samples run in groups that fit, and a run that cannot fit
+        is refused [default: the machine's free memory]
+        batch_tokens: Tokens per batch [default: chosen by free memory]
+        data_dir: Folder to search for named sets before the hub
         force: Replace the statistics file if it exists
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -623,134 +625,136 @@ def prune(
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
+        the options' names; the command line takes precedence
         fast: The best result in seconds: structured Wanda by one forward pass, without
         gradients. Without it, what is not given is what gave the best result in minutes: masks
         are learned from there
         ratio: Share of all parameters to remove, embedding included: 0.2, or 20%, removes a
         fifth
-        target_params: Parameters to keep, in place of --ratio: 100M, 1.2B or a number [prune]
-        layout: per-layer (widths differ between layers) or uniform (an ordinary model of its
-        architecture) [default: per-layer]
-        protect: Spare the first A and last B layers [default: 0,0; prune: an eighth and a
-        sixteenth of the layers, where the others can give what is to go]
-        attention_share: Share of what is removed that comes from attention, 0 to 1, or "free"
-        to cut heads and channels alike [default: 0]
-        multiple_of: Feed-forward widths become multiples of N: 32 for quantised GGUF rows, 256
-        for K-quants [default: 1]
-        kv_mode: groups (whole key-value groups) or query-heads (one query head of every group)
-        [default: groups]
-        drop_attention: Remove the attention sublayers of these layers whole
-        allocation: local (the same ratio in every layer), curve:linear=X,quadratic=Y (ratios
-        follow a curve over depth), global (one ranking), or global:NORMALISATION (none, mean,
-        max, sum, rank, or standard, as FLAP compares layers) [default: local]
-        sensitivity: Cut layers less the more it costs: each is cut alone, the loss is measured
-        on calibration samples, and layers lose in proportion to its gain to the power of minus
-        P [P: 1, where no number is given]
-        calibration: Text that calibration samples are drawn from, as for --text; token ids
-        (*.json) are taken as they are
-        samples: Number of calibration samples [default: 128, as far as the text gives them;
-        stats: 10]
-        sample_tokens: Tokens of a calibration sample [default: 64; prune: 128]
+        target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000
+        [prune]
+        layout: per-layer (widths differ between layers) or uniform (one width for all layers:
+        an ordinary model of its architecture) [default: per-layer]
+        protect: Do not cut the first A and last B layers [default: 0,0; prune: an eighth and a
+        sixteenth of the layers, if the others are enough to reach the ratio]
+        attention_share: Share of the removed parameters that comes from attention, 0 to 1, or
+        "free" to cut heads and channels by the same ratio [default: 0]
+        multiple_of: Round feed-forward widths to multiples of N: 32 for quantised GGUF rows,
+        256 for K-quants [default: 1]
+        kv_mode: Attention units to remove: groups (whole key-value groups) or query-heads (one
+        query head of every group) [default: groups]
+        drop_attention: Remove the whole attention sublayer of these layers
+        allocation: How to spread the cut over layers: local (the same ratio in every layer),
+        curve:linear=X,quadratic=Y (ratios follow a curve over depth), global (one ranking over
+        all layers) or global:NORMALISATION (none, mean, max, sum, rank, or standard, as in
+        FLAP) [default: local]
+        sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
+        calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
+        if no number is given]
+        calibration: Text to draw calibration samples from, in the forms of --text; token ids
+        (*.json) are used unchanged
+        samples: Number of calibration samples [default: 128, or as many as the text has; stats:
+        10]
+        sample_tokens: Tokens per calibration sample [default: 64; prune: 128]
         seed: Seed of every random choice [default: 42]
-        calibration_field: Field or column of calibration records [default: text]
-        stats: Statistics file: read if it is there and fits, else written
-        importance: Measure [default: wanda]. With weights w, gradient g_s of sample s, ḡ and F̄
-        the means over samples of g_s and g_s², Σ over a row or column: LLM-Pruner's param_first
-        Σ|w·ḡ|, vectorize |Σ w·ḡ|, param_second Σ w²·F̄ and param_mix Σ|w·ḡ − ½·w²·F̄|;
-        sample_first, the mean over samples of Σ|w·g_s|; without gradients, by a forward pass
-        alone, of the columns of the output and down projections that read x: wanda Σ|w|·‖x‖ and
+        calibration_field: Field or column that holds the text of a calibration record [default:
+        text]
+        stats: Statistics file: read if it exists and matches, otherwise written
+        importance: Importance measure [default: wanda]. With weights w, gradient g_s of sample
+        s, ḡ and F̄ the means over samples of g_s and g_s², Σ over a row or column: LLM-Pruner's
+        param_first Σ|w·ḡ|, vectorize |Σ w·ḡ|, param_second Σ w²·F̄ and param_mix Σ|w·ḡ −
+        ½·w²·F̄|; sample_first, the mean over samples of Σ|w·g_s|; from a forward pass alone,
+        over the columns of the output and down projections with input x: wanda Σ|w|·‖x‖ and
         flap Σ w²·Var(x); the controls magnitude_l1, magnitude_l2 and random; or
         adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean, the blend alpha1·C +
         (1 − alpha1)·F of C = |Σ w·ḡ − beta_coarse·Σ ½·w²·F̄| and F = mean over samples of
-        Σ|w·g_s| + beta_fine·Σ ½·w²·F̄, each normalised within its layer. fine=set makes F of
-        the mean gradient instead, Σ|w·ḡ| + beta_fine·Σ ½·w²·F̄, and fine=mixed Σ|w·ḡ −
-        ½·w²·F̄|: as LLM-Pruner has them, of the whole calibration set.
-        activation=0.3,metric=wanda (or flap) gives such a metric 0.3 of the blend
-        grouping: How the rows and columns of a unit become one number: sum, mean, max or prod
-        [default: sum]
-        vocab: Keep the N tokens that texts of the kind at hand need most, or "auto" for as few
-        as --vocab-tolerance allows. Bytes, special and added tokens and those of the chat
-        template always stay, so that every text still has ids; the tokenizer, embedding, head
-        and all ids in the model's files follow. What this removes counts towards --ratio;
-        without --ratio the layers stay as they are
-        vocab_text: Text whose tokens are counted, as for --text; may be given several times.
-        Name texts of all languages and kinds that the model is meant for [default: the
-        calibration text]
-        vocab_multiple_of: The embedding's rows become a multiple of N, by rows that no token
-        has and whose logit is never the largest [default: 1]
-        vocab_tolerance: What "auto" allows: the share of tokens that held-out text may take
-        more than in the whole vocabulary [default: 0.005]
-        learn_masks: Learn which units stay, in so many steps: every unit has a score, the best
-        by score run, exactly as many as the plan keeps, and gradients through a hard mask move
-        the scores. The plan is where it begins; the step is chosen on samples that are held
-        out, the plan among them. 0 for none [default: 0; prune: 60, unless --fast is given]
-        learn_units: Units whose masks are learned: ffn (channels), kv-groups (groups, in layers
-        that lose some), sublayers (which attention sublayers are dropped) [default: ffn]
-        mask_budget: per-layer (every layer keeps as many units as planned) or free (layers
-        exchange units within the same total) [default: per-layer]
-        mask_loss: What is learned from: text (its likelihood), logits (the dense model's 64
-        most likely tokens at every position) or hidden (the dense model's block outputs; it
-        then runs along) [default: text]
+        Σ|w·g_s| + beta_fine·Σ ½·w²·F̄, each normalised within its layer. fine=set computes F
+        from the mean gradient instead, Σ|w·ḡ| + beta_fine·Σ ½·w²·F̄, and fine=mixed Σ|w·ḡ −
+        ½·w²·F̄|, as LLM-Pruner does for the whole calibration set. activation=0.3,metric=wanda
+        (or flap) gives an activation metric a weight of 0.3 in the blend
+        grouping: How to reduce the rows and columns of a unit to one score: sum, mean, max or
+        prod [default: sum]
+        vocab: Trim the vocabulary to the N tokens that your texts need most, or "auto" for the
+        fewest that --vocab-tolerance allows. Bytes, special and added tokens and those of the
+        chat template always stay, so every text can still be encoded. The tokenizer, embedding,
+        head and all ids in the model's files are updated. Removed rows count towards --ratio;
+        without --ratio the layers stay unchanged
+        vocab_text: Text to count tokens in, in the forms of --text; repeatable. Give texts of
+        all languages and kinds that the model is meant for [default: the calibration text]
+        vocab_multiple_of: Pad the embedding to a multiple of N rows, with rows that belong to
+        no token and never have the largest logit [default: 1]
+        vocab_tolerance: Tolerance of "auto": how many more tokens, as a share, held-out text
+        may need than with the whole vocabulary [default: 0.005]
+        learn_masks: Learn by gradient which units stay, in this many steps: every unit has a
+        score, the highest scores pass a hard mask that keeps exactly as many units as the plan,
+        and gradients through it update the scores. Learning starts from the plan; held-out
+        samples choose the step, and the plan itself is a candidate. 0 for none [default: 0;
+        prune: 60, unless --fast is given]
+        learn_units: Units to learn masks for: ffn (channels), kv-groups (groups, in layers that
+        lose some), sublayers (which attention sublayers are dropped) [default: ffn]
+        mask_budget: Budget of units: per-layer (every layer keeps as many units as planned) or
+        free (layers exchange units within the same total) [default: per-layer]
+        mask_loss: Loss: text (cross-entropy), logits (the dense model's top 64 at every
+        position) or hidden (the dense model's block outputs; the dense model then runs beside
+        the masked one) [default: text]
         mask_text: Text to learn masks on, as for --text [default: the calibration text]
-        mask_samples: Number of samples, those that are held out included [default: 512]
-        mask_tokens: Tokens of such a sample [default: 128]
-        mask_held_out: Samples that are held out to choose the step [default: a sixteenth, at
-        least 8]
-        mask_batch: Samples of a step [default: 8]
+        mask_samples: Number of samples, including the held-out ones [default: 512]
+        mask_tokens: Tokens per such sample [default: 128]
+        mask_held_out: Held-out samples that choose the step [default: a sixteenth, at least 8]
+        mask_batch: Samples per step [default: 8]
         mask_rate: Learning rate of the first step (Adam) [default: 0.05]
-        mask_rate_end: Learning rate that half a cosine leads down to [default: a tenth of
+        mask_rate_end: Final learning rate of the cosine schedule [default: a tenth of
         --mask-rate]
-        mask_spread: Standard deviation of the scores of a layer before the first step: the
-        smaller, the more units change [default: 1]
-        mask_every: Steps from one measurement on held-out samples to the next [default: 20]
+        mask_spread: Initial standard deviation of a layer's scores: the smaller, the more units
+        change [default: 1]
+        mask_every: Steps between measurements on the held-out samples [default: 20]
         mask_patience: Stop after N measurements without a lower loss [default: 3]
-        masks_state: Folder in which the state is kept at every measurement; after a stop the
-        same command goes on from it, with the same result
-        compensate: Make up for what was removed in closed form, on a text, wherever held-out
-        samples of it agree that it helps: fit (the matrices that read it anew, by least
-        squares; no change of shape) or bias (the mean of what it gave is added as a bias; needs
-        few samples, and the model gets biases, zeros where it has none) [fit, where no form is
-        named]
+        masks_state: Folder for the state, saved at every measurement; after a stop the same
+        command resumes from it, with the same result
+        compensate: Compensate in closed form for the removed units, as far as it lowers the
+        loss on held-out samples: fit (refit the matrices that read them by least squares;
+        shapes stay) or bias (add the mean of their contribution as a bias; needs few samples;
+        the model gets biases, zeros on its other projections) [fit if no form is given]
         compensate_text: Text to fit on, as for --text [default: the calibration text]
-        compensate_samples: Number of samples to fit on; all their tokens should be many times
-        the channels that a layer keeps [default: 128]
-        compensate_tokens: Tokens of such a sample [default: 128]
-        compensate_ridge: How strongly each fit is held to the sliced weights, as a share of the
-        mean square of what they read: a number, or auto for the power of ten that serves
-        held-out samples best [default: auto]
+        compensate_samples: Number of samples to fit on; their tokens should be many times the
+        channels that a layer keeps [default: 128]
+        compensate_tokens: Tokens per such sample [default: 128]
+        compensate_ridge: Ridge of each fit towards the sliced weights, relative to the mean
+        square of their inputs: a number, or auto for the power of ten that is best on held-out
+        samples [default: auto]
         out: Folder to write
-        format: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both [default:
-        hf]
-        save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
-        are quantised), f32, f16 or bf16 [default: keep]
+        format: Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or
+        both [default: hf]
+        save_dtype: Type of the safetensors weights: keep (the model's type, f16 if it is
+        quantised), f32, f16 or bf16 [default: keep]
         gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
-        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
-        …) [default: the model's float type, f16 where it is quantised]
-        force: Replace an earlier output of this program
+        K-quant for all matrices (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 if it is quantised]
+        force: Replace an existing output of this program
         dry_run: Print the plan, write nothing
         text: Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
         (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation" choose the
         split)
-        window: Tokens of a window; windows do not overlap, the rest is dropped [default: 128]
-        limit: Measure the first N windows only
-        field: Field or column of records that holds the text [default: text]
-        data_dir: Folder in which named sets are looked for before the hub
-        batch_tokens: Tokens that run together [default: chosen from memory]
+        window: Tokens per window; windows do not overlap, and an incomplete last one is dropped
+        [default: 128]
+        limit: Measure only the first N windows
+        field: Field or column that holds the text of a record [default: text]
+        data_dir: Folder to search for named sets before the hub
+        batch_tokens: Tokens per batch [default: chosen by free memory]
         allow_overlap: Measure even on text that shares passages with the calibration set
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
         memory: Most memory that collecting statistics or learning masks takes, in GiB: they are
         run in parts that fit it, and what does not fit in any way is refused [default: what the
         machine has free]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -877,93 +881,95 @@ def search(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Find the calibration samples, the metric and the cut that lose least.
+    """Find the calibration samples, metric and cut with the lowest loss.
 
-    Statistics of a whole pool (--samples, here 128 by default) are collected once. Each trial
-    scores, plans, slices and measures one configuration on a text of its own (--limit windows
-    spread over --text, 32 by default), chunk by chunk, and is stopped early where it is
-    hopeless. The study's folder is resumed where it exists; several commands may work on it at
-    once. `apply --study` prunes by the best trial.
+    Statistics of the whole pool (--samples, here 128 by default) are collected once. Each trial
+    scores, plans, slices and measures one configuration on the search-evaluation text (--limit
+    windows spread over --text, 32 by default), chunk by chunk, and stops early if it is
+    hopeless. An existing study is resumed; several commands may work on it at once. `apply
+    --study` prunes by the best trial.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
-        study: Folder of the study: resumed where it exists
-        storage: Keep the trials in Redis, redis://HOST:PORT, so that workers on many machines
-        share them; each machine has a --study folder of its own. Start the server with
-        --appendonly yes: it may then be restarted at any time, and with --appendfsync always
-        also be killed
-        space: What is searched at all: full (samples, metric and where the model is cut) or
-        paper (samples and metric) [default: full]
-        trials: Trials, complete, stopped early or infeasible, those of earlier runs and of
-        other workers among them [default: 150]
-        max_minutes: Start no trial after so many minutes
-        patience: End after so many trials without a better one
-        early_stop: When a trial is given up: wilcoxon (worse than the best one, chunk by
+        the options' names; the command line takes precedence
+        study: Folder of the study; an existing study is resumed
+        storage: Keep the trials in Redis, redis://HOST:PORT, to share them between machines;
+        each machine has its own --study folder. Start the server with --appendonly yes, and it
+        may be restarted at any time; with --appendfsync always it may also be killed
+        space: Search space: full (samples, metric and where to cut the model) or paper (samples
+        and metric) [default: full]
+        trials: Number of trials: complete, stopped early or infeasible, including those of
+        earlier runs and of other workers [default: 150]
+        max_minutes: Start no new trial after this many minutes
+        patience: Stop after this many trials without improvement
+        early_stop: Early stopping of trials: wilcoxon (worse than the best trial, chunk by
         chunk), median, halving or off [default: wilcoxon]
-        chunk: Windows of a chunk of the search-evaluation text [default: 1]
-        test: Text that the best trial is reported on and the search never sees; may be given
-        several times
-        test_windows: Windows of each of these texts, spread evenly [default: 128]
-        workers: Local processes that work on the study [default: 1]
-        memory: Most memory, in GiB: the pool's samples run in groups that fit it, and a search
-        that needs more is refused before it begins [default: what the machine has free]
-        anew: Where the folder holds another search, move that to STUDY.1 (or the next free
-        number) and begin anew, with its statistics where they fit
-        allow_overlap: Go on though texts share passages
+        chunk: Windows per chunk of the search-evaluation text [default: 1]
+        test: Test text for the best trial, never seen by the search; repeatable
+        test_windows: Windows of each test text, spread evenly [default: 128]
+        workers: Number of local worker processes [default: 1]
+        memory: Memory limit in GiB: the pool's samples run in groups that fit, and a search
+        that needs more is refused before it begins [default: the machine's free memory]
+        anew: If the folder holds a different search, move that to STUDY.1 (or the next free
+        number) and begin a new one, reusing its statistics if they match
+        allow_overlap: Accept texts that share passages with each other
         ratio: Share of all parameters to remove, embedding included: 0.2, or 20%, removes a
         fifth
-        target_params: Parameters to keep, in place of --ratio: 100M, 1.2B or a number [prune]
-        layout: per-layer (widths differ between layers) or uniform (an ordinary model of its
-        architecture) [default: per-layer]
-        protect: Spare the first A and last B layers [default: 0,0; prune: an eighth and a
-        sixteenth of the layers, where the others can give what is to go]
-        attention_share: Share of what is removed that comes from attention, 0 to 1, or "free"
-        to cut heads and channels alike [default: 0]
-        multiple_of: Feed-forward widths become multiples of N: 32 for quantised GGUF rows, 256
-        for K-quants [default: 1]
-        kv_mode: groups (whole key-value groups) or query-heads (one query head of every group)
-        [default: groups]
-        drop_attention: Remove the attention sublayers of these layers whole
-        allocation: local (the same ratio in every layer), curve:linear=X,quadratic=Y (ratios
-        follow a curve over depth), global (one ranking), or global:NORMALISATION (none, mean,
-        max, sum, rank, or standard, as FLAP compares layers) [default: local]
-        sensitivity: Cut layers less the more it costs: each is cut alone, the loss is measured
-        on calibration samples, and layers lose in proportion to its gain to the power of minus
-        P [P: 1, where no number is given]
-        calibration: Text that calibration samples are drawn from, as for --text; token ids
-        (*.json) are taken as they are
-        samples: Number of calibration samples [default: 128, as far as the text gives them;
-        stats: 10]
-        sample_tokens: Tokens of a calibration sample [default: 64; prune: 128]
+        target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000
+        [prune]
+        layout: per-layer (widths differ between layers) or uniform (one width for all layers:
+        an ordinary model of its architecture) [default: per-layer]
+        protect: Do not cut the first A and last B layers [default: 0,0; prune: an eighth and a
+        sixteenth of the layers, if the others are enough to reach the ratio]
+        attention_share: Share of the removed parameters that comes from attention, 0 to 1, or
+        "free" to cut heads and channels by the same ratio [default: 0]
+        multiple_of: Round feed-forward widths to multiples of N: 32 for quantised GGUF rows,
+        256 for K-quants [default: 1]
+        kv_mode: Attention units to remove: groups (whole key-value groups) or query-heads (one
+        query head of every group) [default: groups]
+        drop_attention: Remove the whole attention sublayer of these layers
+        allocation: How to spread the cut over layers: local (the same ratio in every layer),
+        curve:linear=X,quadratic=Y (ratios follow a curve over depth), global (one ranking over
+        all layers) or global:NORMALISATION (none, mean, max, sum, rank, or standard, as in
+        FLAP) [default: local]
+        sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
+        calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
+        if no number is given]
+        calibration: Text to draw calibration samples from, in the forms of --text; token ids
+        (*.json) are used unchanged
+        samples: Number of calibration samples [default: 128, or as many as the text has; stats:
+        10]
+        sample_tokens: Tokens per calibration sample [default: 64; prune: 128]
         seed: Seed of every random choice [default: 42]
-        calibration_field: Field or column of calibration records [default: text]
-        stats: Statistics file: read if it is there and fits, else written
+        calibration_field: Field or column that holds the text of a calibration record [default:
+        text]
+        stats: Statistics file: read if it exists and matches, otherwise written
         text: Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
         (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation" choose the
         split)
-        window: Tokens of a window; windows do not overlap, the rest is dropped [default: 128]
-        limit: Measure the first N windows only
-        field: Field or column of records that holds the text [default: text]
-        data_dir: Folder in which named sets are looked for before the hub
-        batch_tokens: Tokens that run together [default: chosen from memory]
+        window: Tokens per window; windows do not overlap, and an incomplete last one is dropped
+        [default: 128]
+        limit: Measure only the first N windows
+        field: Field or column that holds the text of a record [default: text]
+        data_dir: Folder to search for named sets before the hub
+        batch_tokens: Tokens per batch [default: chosen by free memory]
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        search: What varies: joint (everything), data (the samples alone), metric (all but the
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        search: Dimensions to search: joint (all), data (only the samples), metric (all but the
         samples) or baseline (random samples, LLM-Pruner's setting)
-        sampler: What proposes: tpe or random
+        sampler: Sampler of configurations: tpe or random
         sampler_seed: Seed of the sampler [default: --seed]
-        show_space: Show the space and why its ranges are what they are, search nothing
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        show_space: Print the search space with the reasons for its ranges, and search nothing
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1071,90 +1077,92 @@ def compare(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Compare ways of searching with equal budgets and several seeds.
+    """Compare search strategies with equal budgets and several seeds.
 
-    All of them use one bank of statistics. The table gives the median and the range of the best
-    losses over seeds, perplexities on texts that no search saw, and for each other way whether
-    the ranges show a difference (at least three seeds each, and no overlap) and after how many
-    trials the median reached the other's final median. What is done already is not done again.
+    All strategies share one bank of statistics. The table gives the median and the range of the
+    best losses over seeds, perplexities on test texts, and for each pair whether the ranges
+    show a difference (at least three seeds each, no overlap) and after how many trials one
+    median reached the other's final median. Finished searches are not repeated.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
-        study: Folder of the study: resumed where it exists
-        storage: Keep the trials in Redis, redis://HOST:PORT, so that workers on many machines
-        share them; each machine has a --study folder of its own. Start the server with
-        --appendonly yes: it may then be restarted at any time, and with --appendfsync always
-        also be killed
-        space: What is searched at all: full (samples, metric and where the model is cut) or
-        paper (samples and metric) [default: full]
-        trials: Trials, complete, stopped early or infeasible, those of earlier runs and of
-        other workers among them [default: 150]
-        max_minutes: Start no trial after so many minutes
-        patience: End after so many trials without a better one
-        early_stop: When a trial is given up: wilcoxon (worse than the best one, chunk by
+        the options' names; the command line takes precedence
+        study: Folder of the study; an existing study is resumed
+        storage: Keep the trials in Redis, redis://HOST:PORT, to share them between machines;
+        each machine has its own --study folder. Start the server with --appendonly yes, and it
+        may be restarted at any time; with --appendfsync always it may also be killed
+        space: Search space: full (samples, metric and where to cut the model) or paper (samples
+        and metric) [default: full]
+        trials: Number of trials: complete, stopped early or infeasible, including those of
+        earlier runs and of other workers [default: 150]
+        max_minutes: Start no new trial after this many minutes
+        patience: Stop after this many trials without improvement
+        early_stop: Early stopping of trials: wilcoxon (worse than the best trial, chunk by
         chunk), median, halving or off [default: wilcoxon]
-        chunk: Windows of a chunk of the search-evaluation text [default: 1]
-        test: Text that the best trial is reported on and the search never sees; may be given
-        several times
-        test_windows: Windows of each of these texts, spread evenly [default: 128]
-        workers: Local processes that work on the study [default: 1]
-        memory: Most memory, in GiB: the pool's samples run in groups that fit it, and a search
-        that needs more is refused before it begins [default: what the machine has free]
-        anew: Where the folder holds another search, move that to STUDY.1 (or the next free
-        number) and begin anew, with its statistics where they fit
-        allow_overlap: Go on though texts share passages
+        chunk: Windows per chunk of the search-evaluation text [default: 1]
+        test: Test text for the best trial, never seen by the search; repeatable
+        test_windows: Windows of each test text, spread evenly [default: 128]
+        workers: Number of local worker processes [default: 1]
+        memory: Memory limit in GiB: the pool's samples run in groups that fit, and a search
+        that needs more is refused before it begins [default: the machine's free memory]
+        anew: If the folder holds a different search, move that to STUDY.1 (or the next free
+        number) and begin a new one, reusing its statistics if they match
+        allow_overlap: Accept texts that share passages with each other
         ratio: Share of all parameters to remove, embedding included: 0.2, or 20%, removes a
         fifth
-        target_params: Parameters to keep, in place of --ratio: 100M, 1.2B or a number [prune]
-        layout: per-layer (widths differ between layers) or uniform (an ordinary model of its
-        architecture) [default: per-layer]
-        protect: Spare the first A and last B layers [default: 0,0; prune: an eighth and a
-        sixteenth of the layers, where the others can give what is to go]
-        attention_share: Share of what is removed that comes from attention, 0 to 1, or "free"
-        to cut heads and channels alike [default: 0]
-        multiple_of: Feed-forward widths become multiples of N: 32 for quantised GGUF rows, 256
-        for K-quants [default: 1]
-        kv_mode: groups (whole key-value groups) or query-heads (one query head of every group)
-        [default: groups]
-        drop_attention: Remove the attention sublayers of these layers whole
-        allocation: local (the same ratio in every layer), curve:linear=X,quadratic=Y (ratios
-        follow a curve over depth), global (one ranking), or global:NORMALISATION (none, mean,
-        max, sum, rank, or standard, as FLAP compares layers) [default: local]
-        sensitivity: Cut layers less the more it costs: each is cut alone, the loss is measured
-        on calibration samples, and layers lose in proportion to its gain to the power of minus
-        P [P: 1, where no number is given]
-        calibration: Text that calibration samples are drawn from, as for --text; token ids
-        (*.json) are taken as they are
-        samples: Number of calibration samples [default: 128, as far as the text gives them;
-        stats: 10]
-        sample_tokens: Tokens of a calibration sample [default: 64; prune: 128]
+        target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000
+        [prune]
+        layout: per-layer (widths differ between layers) or uniform (one width for all layers:
+        an ordinary model of its architecture) [default: per-layer]
+        protect: Do not cut the first A and last B layers [default: 0,0; prune: an eighth and a
+        sixteenth of the layers, if the others are enough to reach the ratio]
+        attention_share: Share of the removed parameters that comes from attention, 0 to 1, or
+        "free" to cut heads and channels by the same ratio [default: 0]
+        multiple_of: Round feed-forward widths to multiples of N: 32 for quantised GGUF rows,
+        256 for K-quants [default: 1]
+        kv_mode: Attention units to remove: groups (whole key-value groups) or query-heads (one
+        query head of every group) [default: groups]
+        drop_attention: Remove the whole attention sublayer of these layers
+        allocation: How to spread the cut over layers: local (the same ratio in every layer),
+        curve:linear=X,quadratic=Y (ratios follow a curve over depth), global (one ranking over
+        all layers) or global:NORMALISATION (none, mean, max, sum, rank, or standard, as in
+        FLAP) [default: local]
+        sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
+        calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
+        if no number is given]
+        calibration: Text to draw calibration samples from, in the forms of --text; token ids
+        (*.json) are used unchanged
+        samples: Number of calibration samples [default: 128, or as many as the text has; stats:
+        10]
+        sample_tokens: Tokens per calibration sample [default: 64; prune: 128]
         seed: Seed of every random choice [default: 42]
-        calibration_field: Field or column of calibration records [default: text]
-        stats: Statistics file: read if it is there and fits, else written
+        calibration_field: Field or column that holds the text of a calibration record [default:
+        text]
+        stats: Statistics file: read if it exists and matches, otherwise written
         text: Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
         (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation" choose the
         split)
-        window: Tokens of a window; windows do not overlap, the rest is dropped [default: 128]
-        limit: Measure the first N windows only
-        field: Field or column of records that holds the text [default: text]
-        data_dir: Folder in which named sets are looked for before the hub
-        batch_tokens: Tokens that run together [default: chosen from memory]
+        window: Tokens per window; windows do not overlap, and an incomplete last one is dropped
+        [default: 128]
+        limit: Measure only the first N windows
+        field: Field or column that holds the text of a record [default: text]
+        data_dir: Folder to search for named sets before the hub
+        batch_tokens: Tokens per batch [default: chosen by free memory]
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        arms: What is compared: joint (TPE over everything), random, data, metric, baseline
-        (median of ten draws); ARM@TRIALS and ARM@TRIALSxSEEDS say how many of its own
-        seeds: Seeds of each
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        arms: Strategies: joint (TPE over everything), random, data, metric, baseline (median of
+        ten draws); ARM@TRIALS and ARM@TRIALSxSEEDS override the budget of one
+        seeds: Number of seeds for each strategy
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1241,52 +1249,51 @@ def correlate(
 ) -> dict[str, Any]:
     """Correlate perplexity with task accuracy over a study's trials.
 
-    Chooses trials over the whole spread of a study's losses, always with the best one and the
-    first (the hand setting), and prunes them to each of --ratios. Measures every model on the
-    study's search-evaluation text (--text), on test texts and on tasks. Correlates every loss
-    with every accuracy, over all models and within each ratio of at least five: Spearman and
-    Pearson with 95 % intervals, and what they say. Models of one trial at several ratios depend
-    on each other: they are resampled together and count as one, and fewer than ten trials are
-    not judged, only shown with the p of a permutation test. A loss is a poor guide where the
-    lower bound of |Spearman| is below 0.5; where it tells ratios apart but not models of one
-    ratio, and where accuracies differ by no more than their standard errors, the command says
-    that instead. It measures the dense model as well, and leaves it out of the correlations.
+    Chooses trials over the whole range of a study's losses, always including the best one and
+    the first (the hand setting), and prunes them to each of --ratios. Measures every model on
+    the study's search-evaluation text (--text), on test texts and on tasks. Correlates every
+    loss with every accuracy, over all models and within each ratio of at least five models:
+    Spearman and Pearson with 95 % intervals and a verdict. Models of one trial at several
+    ratios depend on each other, so they are resampled together and count as one; with fewer
+    than ten trials there is no verdict, only the p of a permutation test. A loss is a poor
+    guide if the lower bound of |Spearman| is below 0.5. If it separates ratios but not models
+    of one ratio, or if accuracies differ by no more than their standard errors, the command
+    says that instead. The dense model is measured too, but is not part of the correlations.
 
-    Every model is kept in the study's folder as soon as it is measured: the same line again
-    goes on, and measures nothing twice. `report` shows the result.
+    Results are saved in the study's folder as soon as a model is measured, so the same command
+    resumes and measures nothing twice. `report` shows them.
 
     Arguments:
         study: Folder of the study
-        model: The study's model [default: where it was when it was searched on]
-        study_name: Which study of the folder [default: the one with the best trial]
-        storage: Redis that holds the trials, as given to search
-        trials: Trials that are chosen
-        ratios: Ratios that each of them is pruned to: trials times ratios models [default: the
-        study's own]
+        model: The study's model [default: its path during the search]
+        study_name: Name of the study in the folder [default: the one with the best trial]
+        storage: Redis URL of the trials, as given to search
+        trials: Number of trials to choose
+        ratios: Ratios to prune each of them to, which gives trials × ratios models [default:
+        the study's own]
         text: The study's search-evaluation text, as given to search
-        test: Text to measure on besides, in windows of the same length; may be given several
-        times
-        test_windows: Windows of each of these texts, spread evenly
-        allow_overlap: Take test texts that share passages with the study's pool or --text
-        tasks: Tasks to ask, as for eval
-        task_file: A task of your own, defined in a TOML file; may be given several times
-        limit: Ask the first N questions of each task [default: all]
-        field: Field or column of records that holds the text [default: text]
-        data_dir: Folder in which data and named sets are looked for
-        batch_tokens: Tokens of tasks that run together [default: chosen from memory]
-        resamples: Resamples of the intervals, and random permutations
-        seed: Seed of both
-        dry_run: Say which models would be measured and what that takes, measure nothing
+        test: Test text, in windows of the same length; repeatable
+        test_windows: Windows of each test text, spread evenly
+        allow_overlap: Accept test texts that share passages with the study's pool or --text
+        tasks: Tasks to evaluate, as for eval
+        task_file: Custom task, defined in a TOML file; repeatable
+        limit: Take only the first N questions of each task [default: all]
+        field: Field or column that holds the text of a record [default: text]
+        data_dir: Folder to search for task data and named sets
+        batch_tokens: Tokens per batch of tasks [default: chosen by free memory]
+        resamples: Number of resamples for intervals, and of random permutations
+        seed: Seed of resamples and permutations
+        dry_run: Only list the models to measure and the cost
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1332,16 +1339,16 @@ def trials(
 ) -> dict[str, Any]:
     """List the trials of a study: state, loss, seconds and parameters of each.
 
-    As text a table of the trials from the best to the worst; with --json rows for a data frame,
-    by number.
+    Prints a table from the best trial to the worst; with --json, rows for a data frame, by
+    number.
 
     Arguments:
         study: Folder of the study
-        storage: Redis that holds the trials, as given to search
-        study_name: The study, where the folder holds several [default: the one with the best
-        trial]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        storage: Redis URL of the trials, as given to search
+        study_name: Name of the study, if the folder holds several [default: the one with the
+        best trial]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1368,24 +1375,23 @@ def report(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Make a page of a study: what was found, how, and what it cost.
+    """Make an HTML page of a study: its result, its trials and its cost.
 
-    The page is one file that loads nothing from elsewhere: best loss so far over trials and
-    seconds, coefficients against loss, importances of the parameters, the samples that were
-    chosen, widths of every layer, warnings, costs, and the command that makes it again; with
-    --recovery, losses and learning rate of the training after it; with --models, the models
-    side by side, with standard errors and paired differences.
+    The page is one self-contained file: best loss over trials and seconds, coefficients against
+    loss, importances of the parameters, chosen samples, widths of every layer, warnings, costs,
+    and the command that reproduces it; with --recovery, losses and learning rate of the
+    training; with --models, the models side by side, with standard errors and paired
+    differences.
 
     Arguments:
         study: Folder of the study
-        storage: Redis that holds the trials, as given to search
-        recovery: Output folder of a recovery, whose training is shown too
-        models: Comparison of the models that came of it, as compare-models --json --out wrote
-        it
+        storage: Redis URL of the trials, as given to search
+        recovery: Output folder of `recover`, to show its training too
+        models: Comparison of the resulting models, as written by compare-models --json --out
         out: File to write
         force: Replace the file if it exists
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1416,19 +1422,19 @@ def run(
 ) -> dict[str, Any]:
     """Search, prune, recover, evaluate and report, from one configuration file.
 
-    Each stage is a command of this program with the same file, run after the other; what is
-    done is not done again, what was interrupted goes on. --init writes a configuration for a
-    model, with every line explained.
+    Runs one command of this program per stage, with the same file. Finished stages are not
+    repeated, and interrupted ones resume. --init writes a configuration for a model, with every
+    line explained.
 
     Arguments:
         config: Configuration file
-        init: Write a configuration for this model, run nothing
+        init: Write a configuration for this model and run nothing
         force: Replace the configuration if it exists
-        dry_run: Show the commands, run nothing
-        allow_overlap: Go on though training data or a text that is fitted or calibrated on
-        share passages with a test text
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        dry_run: Print the commands and run nothing
+        allow_overlap: Accept training data, calibration text or compensation text that shares
+        passages with a test text
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1496,87 +1502,87 @@ def apply(
     """Apply a plan, or the best trial of a study.
 
     A plan is a manifest.json of `prune`, or the `full_plan` of `prune --dry-run --json`, and
-    fits the model it was made for. A study may be of another model of the family: statistics of
-    the same samples are collected on this one, and what could not be carried over is said. With
-    --ratio, a study's trial removes more or less than in the search. With --learn-masks, which
-    units stay is learned by gradient, within the widths of the plan. With --compensate, what
-    was removed is made up for on a text.
+    fits only the model it was made for. A study may be of another model of the family:
+    statistics of the same samples are then collected on this one, and settings that could not
+    be transferred are reported. --ratio applies a study's trial at another ratio than the
+    search. --learn-masks learns by gradient which units stay, within the widths of the plan.
+    --compensate refits the remaining weights on a text.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
-        plan: The plan, or a manifest that holds one
+        the options' names; the command line takes precedence
+        plan: Plan, or a manifest that contains one
         study: Folder of a study
-        study_name: Which study of the folder [default: the one with the best trial]
-        storage: Redis that holds the trials, as given to search
-        trial: Which trial of the study [default: the best one]
+        study_name: Name of the study in the folder [default: the one with the best trial]
+        storage: Redis URL of the trials, as given to search
+        trial: Number of the trial [default: the best one]
         ratio: Share of all parameters to remove [default: the study's]
-        learn_masks: Learn which units stay, in so many steps: every unit has a score, the best
-        by score run, exactly as many as the plan keeps, and gradients through a hard mask move
-        the scores. The plan is where it begins; the step is chosen on samples that are held
-        out, the plan among them. 0 for none [default: 0; prune: 60, unless --fast is given]
-        learn_units: Units whose masks are learned: ffn (channels), kv-groups (groups, in layers
-        that lose some), sublayers (which attention sublayers are dropped) [default: ffn]
-        mask_budget: per-layer (every layer keeps as many units as planned) or free (layers
-        exchange units within the same total) [default: per-layer]
-        mask_loss: What is learned from: text (its likelihood), logits (the dense model's 64
-        most likely tokens at every position) or hidden (the dense model's block outputs; it
-        then runs along) [default: text]
+        learn_masks: Learn by gradient which units stay, in this many steps: every unit has a
+        score, the highest scores pass a hard mask that keeps exactly as many units as the plan,
+        and gradients through it update the scores. Learning starts from the plan; held-out
+        samples choose the step, and the plan itself is a candidate. 0 for none [default: 0;
+        prune: 60, unless --fast is given]
+        learn_units: Units to learn masks for: ffn (channels), kv-groups (groups, in layers that
+        lose some), sublayers (which attention sublayers are dropped) [default: ffn]
+        mask_budget: Budget of units: per-layer (every layer keeps as many units as planned) or
+        free (layers exchange units within the same total) [default: per-layer]
+        mask_loss: Loss: text (cross-entropy), logits (the dense model's top 64 at every
+        position) or hidden (the dense model's block outputs; the dense model then runs beside
+        the masked one) [default: text]
         mask_text: Text to learn masks on, as for --text [default: the calibration text]
-        mask_samples: Number of samples, those that are held out included [default: 512]
-        mask_tokens: Tokens of such a sample [default: 128]
-        mask_held_out: Samples that are held out to choose the step [default: a sixteenth, at
-        least 8]
-        mask_batch: Samples of a step [default: 8]
+        mask_samples: Number of samples, including the held-out ones [default: 512]
+        mask_tokens: Tokens per such sample [default: 128]
+        mask_held_out: Held-out samples that choose the step [default: a sixteenth, at least 8]
+        mask_batch: Samples per step [default: 8]
         mask_rate: Learning rate of the first step (Adam) [default: 0.05]
-        mask_rate_end: Learning rate that half a cosine leads down to [default: a tenth of
+        mask_rate_end: Final learning rate of the cosine schedule [default: a tenth of
         --mask-rate]
-        mask_spread: Standard deviation of the scores of a layer before the first step: the
-        smaller, the more units change [default: 1]
-        mask_every: Steps from one measurement on held-out samples to the next [default: 20]
+        mask_spread: Initial standard deviation of a layer's scores: the smaller, the more units
+        change [default: 1]
+        mask_every: Steps between measurements on the held-out samples [default: 20]
         mask_patience: Stop after N measurements without a lower loss [default: 3]
-        masks_state: Folder in which the state is kept at every measurement; after a stop the
-        same command goes on from it, with the same result
-        compensate: Make up for what was removed in closed form, on a text, wherever held-out
-        samples of it agree that it helps: fit (the matrices that read it anew, by least
-        squares; no change of shape) or bias (the mean of what it gave is added as a bias; needs
-        few samples, and the model gets biases, zeros where it has none) [fit, where no form is
-        named]
+        masks_state: Folder for the state, saved at every measurement; after a stop the same
+        command resumes from it, with the same result
+        compensate: Compensate in closed form for the removed units, as far as it lowers the
+        loss on held-out samples: fit (refit the matrices that read them by least squares;
+        shapes stay) or bias (add the mean of their contribution as a bias; needs few samples;
+        the model gets biases, zeros on its other projections) [fit if no form is given]
         compensate_text: Text to fit on, as for --text [default: the calibration text]
-        compensate_samples: Number of samples to fit on; all their tokens should be many times
-        the channels that a layer keeps [default: 128]
-        compensate_tokens: Tokens of such a sample [default: 128]
-        compensate_ridge: How strongly each fit is held to the sliced weights, as a share of the
-        mean square of what they read: a number, or auto for the power of ten that serves
-        held-out samples best [default: auto]
-        seed: Seed of the samples to learn masks or to fit on [default: 42]
-        data_dir: Folder in which named sets are looked for before the hub
-        test: Text that the model will be measured on: a text to learn masks or to fit on that
-        shares passages with it is refused; may be given several times
-        allow_overlap: Learn masks or fit even on text that shares passages with a test text
+        compensate_samples: Number of samples to fit on; their tokens should be many times the
+        channels that a layer keeps [default: 128]
+        compensate_tokens: Tokens per such sample [default: 128]
+        compensate_ridge: Ridge of each fit towards the sliced weights, relative to the mean
+        square of their inputs: a number, or auto for the power of ten that is best on held-out
+        samples [default: auto]
+        seed: Seed of the samples for masks and compensation [default: 42]
+        data_dir: Folder to search for named sets before the hub
+        test: Test text of the model: texts for masks and compensation that share passages with
+        it are refused; repeatable
+        allow_overlap: Accept texts for masks and compensation that share passages with a test
+        text
         out: Folder to write
-        format: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both [default:
-        hf]
-        save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
-        are quantised), f32, f16 or bf16 [default: keep]
+        format: Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or
+        both [default: hf]
+        save_dtype: Type of the safetensors weights: keep (the model's type, f16 if it is
+        quantised), f32, f16 or bf16 [default: keep]
         gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
-        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
-        …) [default: the model's float type, f16 where it is quantised]
-        force: Replace an earlier output of this program
+        K-quant for all matrices (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 if it is quantised]
+        force: Replace an existing output of this program
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        memory: Most memory that learning masks or a compensation takes, in GiB; what needs more
-        is refused [default: what the machine has free]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        memory: Memory limit in GiB for masks and compensation; a run that needs more is refused
+        [default: the machine's free memory]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1686,88 +1692,86 @@ def recover(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Train a pruned model on instructions, conversations or text.
+    """Fine-tune a pruned model on instructions, conversations or text.
 
-    With --method lora, --out gets the adapter as PEFT reads it (adapter/) and with --format the
-    merged model; with --method full the model. A training that was stopped or killed goes on
-    where its last state was saved when the same command is given again.
+    With --method lora, --out gets the adapter in PEFT's format (adapter/), and with --format
+    also the merged model; with --method full, the model. The same command resumes a stopped or
+    killed training from its last saved state.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
+        the options' names; the command line takes precedence
         data: Training data: JSON or JSONL records with "instruction", "input" and "output"
-        (Alpaca), with "messages" (conversations, by the model's chat template, to which
-        strftime_now says 26 July 2024) or with a text field; or a text or named set, as for
-        eval
-        field: Field or column of plain text records [default: text]
-        data_dir: Folder in which named sets are looked for before the hub
-        test: Text that the model will be measured on: data that share passages with it are
-        refused; may be given several times
-        allow_overlap: Train even on data that share passages with a test text
-        cutoff: Most tokens of a sequence; what is longer is cut, and said [default: 256]
-        train_on_prompt: Learn the prompts too
-        validation: Records kept for validation: a share (0.05) or a number (200) [default:
+        (Alpaca), with "messages" (conversations, rendered by the model's chat template with 26
+        July 2024 as the current date) or with a text field; or a text or named set, as for eval
+        field: Field or column that holds the text of a record [default: text]
+        data_dir: Folder to search for named sets before the hub
+        test: Test text of the model: data that share passages with it are refused; repeatable
+        allow_overlap: Accept data that share passages with a test text
+        cutoff: Maximum tokens per sequence; longer ones are truncated and counted in the output
+        [default: 256]
+        train_on_prompt: Compute the loss on prompts too
+        validation: Validation set: a share of the records (0.05) or a number (200) [default:
         0.05]
         method: lora (low-rank updates beside frozen weights) or full (all parameters) [default:
         lora]
-        rank: Rank of the updates [default: 8]
-        alpha: Updates are scaled by ALPHA / R [default: 16]
-        dropout: Share of an update's inputs that is set to zero at a step [default: 0.05]
-        targets: Projections that get an update: q, k, v, o, gate, up, down [default: all]
+        rank: LoRA rank R [default: 8]
+        alpha: LoRA alpha: updates are scaled by ALPHA / R [default: 16]
+        dropout: LoRA dropout [default: 0.05]
+        targets: Projections with an adapter: q, k, v, o, gate, up, down [default: all]
         rslora: Scale updates by ALPHA / √R (rsLoRA)
-        batch_size: Sequences of a step [default: 64]
-        batch_tokens: Tokens of a step, in place of --batch-size
-        micro_tokens: Tokens that run together; gradients of a step are summed over such parts
+        batch_size: Sequences per step [default: 64]
+        batch_tokens: Tokens per step, instead of --batch-size
+        micro_tokens: Tokens per micro-batch; a step sums the gradients of its micro-batches
         [default: 1024]
-        learning_rate: Highest learning rate [default: 1e-4, 1e-5 for full]
-        schedule: How it goes down: linear, cosine or constant [default: linear]
-        warmup: Steps over which the learning rate rises from 0, at most half of the training
-        [default: 10]
-        weight_decay: Decay of the weights (AdamW) [default: 0]
-        max_norm: Gradients of a larger norm are scaled down to it [default: 1]
-        epochs: Passes over the data [default: 2, or as many as --max-steps takes]
-        max_steps: Most steps
-        max_minutes: Most minutes, those before a stop included
-        checkpointing: Compute each block again in the backward pass: slower, in less memory
-        validate_every: Steps from one validation to the next [default: 50]
-        patience: Stop after N validations without a better loss; the best parameters are kept
-        in any case
-        save_every: Steps from one saved state to the next [default: 50]
-        save_minutes: Minutes after which the state is saved in any case [default: 5]
-        seed: Seed of split, orders, dropout and first adapter [default: 42]
-        teacher: Learn from this model's probabilities too: the one before pruning
-        temperature: Divisor of the logits of both when learning from a teacher [default: 1]
-        mix: Share of the teacher in the loss [default: 0.5]
-        top_logits: Most likely tokens of a place that are taken from the teacher [default: 16]
-        match_hidden: Match the outputs of all blocks to the teacher's too, with this weight in
-        the loss: the mean over blocks and tokens of |h - t|²/|t|². The teacher, the model
-        before pruning, then runs along with every step
-        work: Folder of the state, log and teacher's probabilities; a training that was stopped
-        goes on from it [default: --out with .work behind]
-        keep_work: Keep that folder once the output is written
-        memory: Most memory, in GiB: a training that needs more is refused before it begins
-        [default: what is there]
+        learning_rate: Peak learning rate [default: 1e-4; 1e-5 for full]
+        schedule: Learning-rate decay: linear, cosine or constant [default: linear]
+        warmup: Warm-up steps from a rate of 0, at most half of the training [default: 10]
+        weight_decay: Weight decay (AdamW) [default: 0]
+        max_norm: Maximum gradient norm; larger gradients are scaled down [default: 1]
+        epochs: Epochs [default: 2, or as many as --max-steps needs]
+        max_steps: Maximum number of steps
+        max_minutes: Maximum minutes, including those before a stop
+        checkpointing: Gradient checkpointing: recompute each block in the backward pass;
+        slower, less memory
+        validate_every: Steps between validations [default: 50]
+        patience: Stop after N validations without a lower loss; the best parameters are kept in
+        any case
+        save_every: Steps between saved states [default: 50]
+        save_minutes: Maximum minutes between saved states [default: 5]
+        seed: Seed of split, order, dropout and initial adapter [default: 42]
+        teacher: Teacher for distillation: the model before pruning
+        temperature: Distillation temperature [default: 1]
+        mix: Weight of the teacher in the loss [default: 0.5]
+        top_logits: Number of the teacher's top logits used at each position [default: 16]
+        match_hidden: Weight of matching the outputs of all blocks to the teacher's: the mean
+        over blocks and tokens of |h - t|²/|t|². The teacher then runs in every step
+        work: Folder for the state, log and cached teacher logits; a stopped training resumes
+        from it [default: --out with .work appended]
+        keep_work: Keep that folder after the output is written
+        memory: Memory limit in GiB: a training that needs more is refused before it begins
+        [default: the machine's free memory]
         out: Folder to write
-        format: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both [default:
-        hf]
-        save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
-        are quantised), f32, f16 or bf16 [default: keep]
+        format: Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or
+        both [default: hf]
+        save_dtype: Type of the safetensors weights: keep (the model's type, f16 if it is
+        quantised), f32, f16 or bf16 [default: keep]
         gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
-        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
-        …) [default: the model's float type, f16 where it is quantised]
-        force: Replace an earlier output of this program
+        K-quant for all matrices (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 if it is quantised]
+        force: Replace an existing output of this program
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Type of the weights while the model runs: auto, f32 or bf16; auto is f32 on the
-        CPU and bf16 elsewhere [default: auto]
+        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
+        [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        where the processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-        bf16) or high (16-bit integers with a scale for each row: closer than TF32, faster on
-        processors with VNNI) [default: highest]
-        threads: Threads [default: one a core]
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
+        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
+        faster on processors with VNNI) [default: highest]
+        threads: Number of threads [default: one per core]
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1843,25 +1847,25 @@ def merge(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Merge a LoRA adapter, as PEFT has it, into its model.
+    """Merge a LoRA adapter in PEFT's format into its model.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
+        the options' names; the command line takes precedence
         adapter: Folder with adapter_config.json and adapter_model.safetensors
         out: Folder to write
-        format: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both [default:
-        hf]
-        save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
-        are quantised), f32, f16 or bf16 [default: keep]
+        format: Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or
+        both [default: hf]
+        save_dtype: Type of the safetensors weights: keep (the model's type, f16 if it is
+        quantised), f32, f16 or bf16 [default: keep]
         gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
-        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
-        …) [default: the model's float type, f16 where it is quantised]
-        force: Replace an earlier output of this program
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        K-quant for all matrices (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 if it is quantised]
+        force: Replace an existing output of this program
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1900,18 +1904,18 @@ def export(
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
         importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; what is typed wins
+        the options' names; the command line takes precedence
         out: Folder to write
-        format: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both [default:
-        hf]
-        save_dtype: Type of the safetensors weights: keep (as the model has them, f16 where they
-        are quantised), f32, f16 or bf16 [default: keep]
+        format: Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or
+        both [default: hf]
+        save_dtype: Type of the safetensors weights: keep (the model's type, f16 if it is
+        quantised), f32, f16 or bf16 [default: keep]
         gguf_type: Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a
-        K-quant for all of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
-        …) [default: the model's float type, f16 where it is quantised]
-        force: Replace an earlier output of this program
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        K-quant for all matrices (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
+        …) [default: the model's float type, f16 if it is quantised]
+        force: Replace an existing output of this program
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1938,12 +1942,12 @@ def doctor(
 ) -> dict[str, Any]:
     """Show what this machine and this build can do.
 
-    Instruction sets found and used, threads, memory, precision, features of the build, and
-    where files are looked for.
+    Lists instruction sets found and used, threads, memory, precision, features of the build,
+    and the folders that are searched for files.
 
     Arguments:
-        no_verify: Open outputs of this program though they were edited: do not hold them
-        against the digests in their manifest.json
+        no_verify: Do not check outputs of this program against the digests in their
+        manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """

@@ -42,3 +42,7 @@ pub use config::{
 };
 pub use experts::Experts;
 pub use family::Family;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

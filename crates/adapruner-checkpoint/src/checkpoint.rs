@@ -1,5 +1,5 @@
-//! [`Checkpoint`]: a model as configuration, tokenizer and lazily read
-//! tensors, whatever file it stands in and whether it was pruned or not.
+//! [`Checkpoint`]: a model as configuration, tokenizer and lazily read tensors, in any file
+//! format, pruned or not.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ pub struct TensorMeta {
     pub bytes: u64,
 }
 
-/// Tensors by canonical (Hugging Face) name, read when they are asked for.
+/// Tensors by canonical (Hugging Face) name, read on demand.
 ///
 /// An implementation holds maps and indices, never copies of the weights; a
 /// sliced or merged model is a source that reads through another.
@@ -36,15 +36,14 @@ pub trait TensorSource: Send + Sync {
     /// contiguous, its rows in Hugging Face's order (never GGUF's permuted
     /// one).
     ///
-    /// A source that reads a file refuses values that are NaN or infinite, or
-    /// become so in `dtype`: every weight that is run, pruned or written has
-    /// passed this check, whoever asked for it.
+    /// A source that reads a file refuses values that are NaN or infinite, or become so in
+    /// `dtype`: every weight that is run, pruned or written has passed this check.
     ///
     /// # Errors
     /// A missing tensor, NaN or infinite values, or no memory on the device.
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor>;
 
-    /// Digest of the content, computed when first asked for.
+    /// Digest of the content, computed on first use.
     ///
     /// # Errors
     /// Where the files behind it cannot be read.

@@ -1,10 +1,9 @@
 //! Stored numbers (little-endian floats, GGML blocks) to tensors, checked for
 //! NaN and infinity on the way.
 //!
-//! Everything is done in chunks of rows that fit a core's cache, on all
-//! threads, straight from the stored bytes into the tensor's own buffer. A
-//! stored row may be wanted in another place: GGUF keeps the rows of a head's
-//! query and key projections interleaved (`0, D/2, 1, D/2 + 1, …`), and
+//! All threads convert chunks of rows that fit a core's cache, straight from the stored bytes
+//! into the tensor's buffer. A stored row may belong in another place: GGUF keeps the rows of a
+//! head's query and key projections interleaved (`0, D/2, 1, D/2 + 1, …`), and
 //! [`Rows::Interleaved`] brings them back to Hugging Face's order.
 //!
 //! Axes: `R` rows, `C` columns, `D` head width.

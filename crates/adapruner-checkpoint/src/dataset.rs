@@ -1,4 +1,4 @@
-//! Data sets of the hub: a file of one, fetched once, and its records.
+//! Data sets of the hub: fetches a file once, and reads its records.
 
 mod nesting;
 mod rows;

@@ -78,7 +78,7 @@ pub enum Error {
     /// A named model or text could not be found or fetched.
     #[error("{name}: {message}")]
     NotFound {
-        /// What was asked for.
+        /// The request.
         name: String,
         /// Where it was looked for and why that failed.
         message: String,
@@ -172,12 +172,12 @@ impl Error {
         self
     }
 
-    /// Whether the file that was to be opened is not there.
+    /// Whether the file to open does not exist.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
-    /// The path that was named and is not there.
+    /// The given path that does not exist.
     pub fn missing(&self) -> Option<&Path> {
         match self {
             Self::Io { path, .. } if self.is_absent() => Some(path),

@@ -1,10 +1,9 @@
-//! Input files: opened here and nowhere else.
+//! The only code that opens input files.
 //!
-//! What a user names may be a pipe that never ends, a device, or a file far
-//! larger than any of its kind. Every reader of every crate opens its files
-//! through this module, which takes plain files only (a link to one is one) and
-//! reads no more than the [`Cap`] of the file's kind. `clippy.toml` forbids
-//! `File::open`, `std::fs::read` and `std::fs::read_to_string` elsewhere.
+//! A path from the user may be an endless pipe, a device, or a file far larger than any of its
+//! kind. Every reader of every crate opens its files through this module, which accepts only
+//! plain files (or links to them) and reads no more than the [`Cap`] of the file's kind.
+//! `clippy.toml` forbids `File::open`, `std::fs::read` and `std::fs::read_to_string` elsewhere.
 //!
 //! | kind | [`Cap`] | bytes, at most |
 //! |---|---|---|
@@ -92,7 +91,7 @@ pub fn open(path: &Path) -> Result<File> {
     let limit = POINTER.len() as u64;
     file.by_ref().take(limit).read_to_end(&mut start).map_err(Error::io(path, "read"))?;
     if start == POINTER {
-        let error = Error::format(path, "a Git LFS pointer, not the file that it stands for");
+        let error = Error::format(path, "a Git LFS pointer, not the file itself");
         return Err(
             error.advise("fetch the files: git lfs install, then git lfs pull in that folder")
         );
@@ -105,7 +104,7 @@ pub fn open(path: &Path) -> Result<File> {
 /// large file belongs.
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// Opens a plain file of at most so many bytes; the file and its size.
+/// Opens a plain file of limited size; returns the file and its size.
 ///
 /// # Errors
 /// Those of [`open`]; a file that is larger.

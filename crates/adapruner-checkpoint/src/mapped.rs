@@ -52,7 +52,7 @@ impl MappedFile {
         }
         #[expect(
             unsafe_code,
-            reason = "the memory map; see ARCHITECTURE, `unsafe` stands in two places"
+            reason = "the memory map; see ARCHITECTURE, `unsafe` is confined to two places"
         )]
         // SAFETY: the map is private to this process and read-only. This
         // program replaces outputs by rename, never by writing into them, so
@@ -79,7 +79,7 @@ impl MappedFile {
             let advice = memmap2::UncheckedAdvice::DontNeed;
             #[expect(
                 unsafe_code,
-                reason = "the memory map; see ARCHITECTURE, `unsafe` stands in two places"
+                reason = "the memory map; see ARCHITECTURE, `unsafe` is confined to two places"
             )]
             // SAFETY: the range lies in the map. The map is shared with the file and
             // read-only, so its pages hold nothing but the file's bytes, and whoever

@@ -1,4 +1,4 @@
-//! Which reader a path or hub id belongs to.
+//! Selects the reader for a path or hub id.
 
 pub(crate) mod check;
 

@@ -1,8 +1,7 @@
 //! Paths in JSON and TOML, for `#[serde(with = "os_path")]`.
 //!
-//! A path is a string. One that is not UTF-8, which no string is, is an object:
-//! `lossy` for people, and its `bytes` as hexadecimal digits, from which the very
-//! same path is read again.
+//! A path is a string. One that is not UTF-8, which no string is, is an object: `lossy` for
+//! people, and its `bytes` as hexadecimal digits, from which the same path is restored.
 
 use std::{
     ffi::{OsStr, OsString},

@@ -1,4 +1,4 @@
-//! What the writers of models share: files with digests, and tensors as bytes.
+//! Shared code of the model writers: files with digests, and tensors as bytes.
 
 use std::{
     fs::File,
@@ -46,8 +46,8 @@ pub struct Written {
     pub files: Vec<OutputFile>,
     /// Type of the weight matrices, in the words of the format.
     pub dtype: String,
-    /// What the user should know: programs that will not open it, tensors that
-    /// were stored in another type than asked for.
+    /// What the user should know: programs that will not open it, tensors that were stored in
+    /// another type than requested.
     pub warnings: Vec<String>,
 }
 

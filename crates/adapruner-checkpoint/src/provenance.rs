@@ -1,5 +1,4 @@
-//! What a folder's `manifest.json` says of the files beside it, and whether it
-//! still holds.
+//! Checks the files of a folder against its `manifest.json`.
 
 use std::path::{Path, PathBuf};
 

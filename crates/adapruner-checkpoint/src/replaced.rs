@@ -1,5 +1,5 @@
-//! A model with some of its tensors replaced by others of the same shapes, held
-//! in memory, or with biases that it had not: what was fitted or trained.
+//! A model with some tensors replaced by fitted or trained ones of the same shapes, held in
+//! memory, or with added biases.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,5 @@
-//! A model whose tensors are read once and then held in memory: for work that
-//! reads the same weights again and again.
+//! A model whose tensors are read once and then kept in memory, for work that reads the same
+//! weights repeatedly.
 
 use std::{
     collections::BTreeMap,

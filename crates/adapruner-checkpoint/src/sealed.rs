@@ -1,11 +1,10 @@
-//! Files that carry the digest of their own bytes, so that a single flipped bit
-//! in what this program wrote is noticed when it is read.
+//! Files that carry the digest of their own bytes, so that reading detects a single flipped bit
+//! in a file of this program.
 //!
-//! The seal is a JSON string `"sealed":"…"` of 64 hexadecimal digits: the last
-//! field of a JSON file, or an entry of a safetensors file's metadata. It is the
-//! BLAKE3 digest of the whole file with those digits written as zeros. A file
-//! says by its version whether it must have one, so that a seal that was
-//! damaged itself is missed.
+//! The seal is a JSON string `"sealed":"…"` of 64 hexadecimal digits: the last field of a JSON
+//! file, or an entry of a safetensors file's metadata. It is the BLAKE3 digest of the whole
+//! file with those digits written as zeros. The version of a file tells whether it must have
+//! one, so a damaged seal is detected as missing.
 
 use std::{
     collections::BTreeMap,

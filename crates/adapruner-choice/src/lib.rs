@@ -130,6 +130,10 @@ macro_rules! choice {
     };
 }
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(test)]
 mod tests {
     #[derive(Debug, Clone, Copy, PartialEq)]

@@ -39,10 +39,10 @@ pub struct ChunkedWindows {
 }
 
 impl ChunkedWindows {
-    /// Cuts windows of equal length into chunks of `chunk` windows (the last may
-    /// be smaller) and runs `dense` through its first `leading` layers, whose
-    /// inputs and output are kept: `leading + 1` numbers a token and hidden
-    /// channel. `progress` is told (layers done, layers in all).
+    /// Cuts windows of equal length into chunks of `chunk` windows (the last may be smaller)
+    /// and runs `dense` through its first `leading` layers, whose inputs and output are kept:
+    /// `leading + 1` numbers a token and hidden channel. `progress` receives (layers done, all
+    /// layers).
     ///
     /// # Errors
     /// No windows, unequal or too short ones, ids outside the vocabulary, or
@@ -122,7 +122,7 @@ impl ChunkedWindows {
         (self.windows_of(chunk..chunk + 1).len() * self.window) as u64
     }
 
-    /// First layers whose input is at hand.
+    /// Number of first layers whose output is cached.
     pub fn leading(&self) -> usize {
         self.entering.len() - 1
     }

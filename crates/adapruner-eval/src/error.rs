@@ -21,7 +21,7 @@ pub enum Error {
     /// Windows that cannot be measured.
     #[error("windows: {0}")]
     Windows(String),
-    /// A task that is not there, or whose data is not.
+    /// A task that does not exist, or whose data does not.
     #[error("task {task}: {message}")]
     Task {
         /// Name of the task.
@@ -37,7 +37,7 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
-    /// A record that is no question.
+    /// A record that is not a question.
     #[error("{path}: line {line}: {message}", path = path.display())]
     Record {
         /// The file.
@@ -47,7 +47,7 @@ pub enum Error {
         /// Field, expected and found.
         message: String,
     },
-    /// A row of a parquet file that is no question.
+    /// A row of a parquet file that is not a question.
     #[error("{path}: row {row}: {message}", path = path.display())]
     Row {
         /// The file.
@@ -80,7 +80,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Advice on a line of its own, where there is some.
+    /// A hint for its own line, if there is one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Model(e) => e.hint(),

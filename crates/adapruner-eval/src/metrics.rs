@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// The likeliest choice is the right one.
+    /// The choice with the highest log-likelihood is correct.
     Acc,
-    /// The choice likeliest by character is.
+    /// The choice with the highest log-likelihood per character is correct.
     AccNorm,
-    /// The choice likeliest by byte is.
+    /// The choice with the highest log-likelihood per byte is correct.
     AccBytes,
 }
 

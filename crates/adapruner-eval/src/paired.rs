@@ -13,8 +13,8 @@
 //! | loss, windows of equal length | mean of `d_i`, nats per predicted token | `sd(d)/√n` | normal, of at least [`FEWEST`] windows |
 //! | loss by word, articles of `w_i` words | `D = Σd/Σw`, nats per word | `sd(d − D·w)/(√n · mean w)` | likewise |
 //!
-//! Agresti and Min's interval is no point where two models answer alike. `sd` has
-//! Bessel's correction.
+//! Agresti and Min's interval is not a point if two models answer alike. `sd` has Bessel's
+//! correction.
 
 use serde::{Deserialize, Serialize};
 

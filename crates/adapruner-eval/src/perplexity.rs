@@ -110,8 +110,8 @@ pub struct BitsPerByte {
     pub bytes: u64,
 }
 
-/// Measures `decoder` on windows of equal length, `batch_tokens` tokens at a
-/// time (at least one window). `progress` is told (tokens done, tokens in all).
+/// Measures `decoder` on windows of equal length, `batch_tokens` tokens at a time (at least one
+/// window). `progress` receives (tokens done, all tokens).
 ///
 /// # Errors
 /// No windows, unequal or too short ones, ids outside the vocabulary, a loss

@@ -1,4 +1,4 @@
-//! Texts and what follows them as token ids, cut as the harness cuts them.
+//! Contexts and continuations as token ids, truncated as in the harness.
 
 use adapruner_checkpoint::tokenizer::TextTokenizer;
 
@@ -30,11 +30,11 @@ impl Sequence {
             return Err("the context has no tokens".into());
         }
         if continuation.is_empty() {
-            return Err("what is scored has no tokens".into());
+            return Err("the continuation has no tokens".into());
         }
         if continuation.len() > window {
             return Err(format!(
-                "what is scored has {} tokens, the model {window} positions",
+                "the continuation has {} tokens, the model {window} positions",
                 continuation.len()
             ));
         }

@@ -1,10 +1,9 @@
-//! Log-likelihoods of what follows shared contexts.
+//! Log-likelihoods of continuations of shared contexts.
 //!
-//! The sequences of a question begin alike: what they share is run once, and
-//! each goes on from there. Questions are packed into one matrix of rows up to
-//! a limit, the longest first, so there is no padding; only rows that predict a
-//! scored token reach the head. What runs beside a question changes its figures
-//! by rounding at most. Sums are in f64, in nats.
+//! The sequences of a question share a prefix, which runs once; each continues from there.
+//! Questions are packed into one matrix of rows up to a limit, the longest first, so there is
+//! no padding; only rows that predict a scored token reach the head. Other questions of the
+//! batch change a question's figures by rounding at most. Sums are in f64, in nats.
 
 use adapruner_model::{Branches, Decoder};
 

@@ -1,4 +1,4 @@
-//! A model's answers to the questions of tasks, and the figures made of them.
+//! A model's answers to the questions of tasks, and their metrics.
 
 use adapruner_model::Decoder;
 use rand::{SeedableRng, seq::index};
@@ -130,8 +130,8 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Asks the selected questions of a task. `progress` is told (rows done,
-    /// rows in all).
+    /// Evaluates the selected questions of a task. `progress` receives (rows done, rows in
+    /// all).
     ///
     /// # Errors
     /// No questions; one that cannot be asked of this model; a log-likelihood

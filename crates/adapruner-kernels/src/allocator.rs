@@ -1,8 +1,8 @@
 //! The allocator of programs that run models.
 //!
-//! Activations are freed and taken again all the time, megabytes each. An allocator
-//! that hands freed pages back to the system is given fresh ones the next time, which
-//! the system clears first, page by page: a tenth of a gradient pass was spent on that.
+//! Activations are freed and reallocated all the time, megabytes each. An allocator that
+//! returns freed pages to the system gets fresh ones next time, which the system first clears
+//! page by page; that takes a tenth of a gradient pass.
 
 pub use mimalloc::MiMalloc as Allocator;
 

@@ -1,11 +1,10 @@
 //! Causal grouped-query attention without a kept `T × S` matrix (after Dao,
 //! arXiv 2205.14135).
 //!
-//! Queries are taken block by block, each against the keys it may see; a
-//! block's scores are a few hundred kilobytes, and only `logsumexp` of each row
-//! is kept. Backward makes the scores again: with `P = e^(Q·Kᵀ − lse)` and
-//! `δ = Σ dO · O` of a row,
-//! `dV = Pᵀ·dO`, `dS = P · (dO·Vᵀ − δ)`, `dQ = dS·K`, `dK = dSᵀ·Q`.
+//! Queries run block by block, each against the keys it may see. A block's scores take a few
+//! hundred kilobytes, and only the `logsumexp` of each row is kept. The backward pass
+//! recomputes the scores: with `P = e^(Q·Kᵀ − lse)` and `δ = Σ dO · O` of a row, `dV = Pᵀ·dO`,
+//! `dS = P · (dO·Vᵀ − δ)`, `dQ = dS·K`, `dK = dSᵀ·Q`.
 //!
 //! The query heads that share a key-value head are the rows of one product, so
 //! keys and values are not repeated. With a window, a block of queries reads only the
@@ -436,7 +435,7 @@ pub(crate) fn backward(
             });
         })
     };
-    // Head by head, so that each was written by one task; turned back here.
+    // Head by head, so that one task writes each; transposed back here.
     let (queries, keys) = (|of: &Sequence| of.queries.clone(), |of: &Sequence| of.keys.clone());
     [
         tokens_first(&grad_q, sequences.iter().map(queries), heads, width),

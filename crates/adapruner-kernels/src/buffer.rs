@@ -1,7 +1,7 @@
 //! Slices of tensors on the CPU, and outputs that are written once.
 //!
-//! A fresh `vec![0.0; n]` is touched twice, first by zeros and then by the
-//! results. Outputs here are [`MaybeUninit`] until they are written.
+//! A fresh `vec![0.0; n]` is written twice, first with zeros and then with results. Outputs
+//! here are [`MaybeUninit`] until they are written.
 
 use std::{mem::MaybeUninit, ops::Range};
 

@@ -1,7 +1,6 @@
-//! Dot products of the columns of two matrices: what the gradient of a mask is.
+//! Dot products of the columns of two matrices, which give the gradient of a mask.
 //!
-//! Sums are f64, finished row after row: neither threads nor how rows are cut into
-//! calls change a bit.
+//! Sums are f64, row after row, so neither threads nor splitting rows into calls changes a bit.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;

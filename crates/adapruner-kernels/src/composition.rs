@@ -1,5 +1,5 @@
-//! The same operations as compositions of candle's: what other devices and
-//! number types run, and the twin the fused kernels are tested against.
+//! The same operations as compositions of candle's, for other devices and number types, and as
+//! the reference that tests compare the fused kernels with.
 //!
 //! Every operation used here has a backward pass, so gradients flow through.
 

@@ -1,5 +1,4 @@
-//! The exponential in a form that compilers turn into vector code, and what is
-//! made of it row by row.
+//! The exponential in a form that compilers vectorise, and row operations built on it.
 
 use multiversion::multiversion;
 

@@ -1,21 +1,18 @@
-//! Matrix products of f32: by our own kernels ([`crate::packed`]) where the
-//! processor has AVX-512 or AVX2 and there are more than a few rows and inputs, else
-//! by the `gemm` crate.
+//! Matrix products of f32: by our own kernels ([`crate::packed`]) if the processor has AVX-512
+//! or AVX2 and there are more than a few rows and inputs, otherwise by the `gemm` crate.
 //!
-//! With up to four rows, reading the right side is the cost, and the crate reads
-//! it in the order it is held in, which takes half the time; its sums run in
-//! another order, so that one row alone and the same row among many may differ in
-//! their last bits. From five rows on, neither threads nor other rows change a bit.
-//! Sums of up to four terms are the crate's too: there the result is what is moved.
-//! So are products of fewer than 16 columns (adapters), which would fill less than
-//! half a panel; training was as fast or faster with them there.
+//! With up to four rows, reading the right side is the cost. The crate reads it in storage
+//! order, which takes half the time, but sums in another order, so a row alone and the same row
+//! among many may differ in their last bits. From five rows on, neither threads nor other rows
+//! change a bit. Sums of up to four terms use the crate too, because writing the result
+//! dominates. So do products of fewer than 16 columns (adapters), which would fill less than
+//! half a panel; training is as fast or faster with the crate.
 //!
-//! The crate's own threading splits one dimension alone and, for some strides,
-//! not at all (measured: 150 of 300 GFLOP/s on two cores where the left side is
-//! row-major). So its products are cut into parts here, each a product on one
-//! thread. The right side is what is costly to pack, so it is cut first and the
-//! left side only where that gives too few parts. The parts follow from the
-//! sizes alone, and no sum is split, so results do not depend on the number of
+//! The crate's own threading splits one dimension alone and, for some strides, not at all
+//! (measured: 150 of 300 GFLOP/s on two cores where the left side is row-major). So products
+//! for the crate are split into parts here, each on one thread. Packing the right side is
+//! costly, so it is split first, and the left side only if that gives too few parts. The parts
+//! depend only on the sizes, and no sum is split, so results do not depend on the number of
 //! threads.
 
 use gemm::Parallelism;
@@ -27,7 +24,7 @@ use crate::{
     view::{Target, View, share},
 };
 
-/// Products of at most so many rows, or sums of so many terms, are the crate's.
+/// Products of at most this many rows, or sums of this many terms, use the crate.
 pub(crate) const FEW: usize = 4;
 /// Products of fewer columns are the crate's: a panel has 32, filled with zeros.
 pub(crate) const NARROW: usize = 16;

@@ -1,5 +1,5 @@
-//! The output projection of a language model: logits `z = x · Wᵀ`, bent to `c · tanh(z/c)`
-//! where they are capped.
+//! The output projection of a language model: logits `z = x · Wᵀ`, or `c · tanh(z/c)` if they
+//! are capped.
 //!
 //! Axes: `R` rows, `H` hidden, `V` vocabulary.
 

@@ -1,24 +1,40 @@
 //! The operations a decoder is made of, each with its backward pass.
 //!
-//! On the CPU, with f32 activations and f32, bf16 or f16 weights, they are fused
-//! kernels; on other devices, and for other types, compositions of candle's own
-//! operations ([`composition`]). Results do not depend on the number of threads:
-//! how sums are cut follows from sizes alone, and they are finished in a fixed order.
+//! On the CPU, with f32 activations and f32, bf16 or f16 weights, they are fused kernels; on
+//! other devices, and for other types, compositions of candle's own operations
+//! ([`composition`]). Results do not depend on the number of threads: sums are split by sizes
+//! alone, and the parts are added in a fixed order.
 //!
 //! Candle's fused `rope`, `softmax_last_dim`, `rms_norm` and `sdpa` have no
 //! backward and cut the graph without an error, so none of them is used.
+//!
+//! ```
+//! use adapruner_kernels::{linear, rms_norm};
+//! use candle_core::{DType, Device, Tensor, Var};
+//!
+//! let cpu = Device::Cpu;
+//! let x = Var::new(&[[3f32, 4.0]], &cpu)?;
+//! let normed = rms_norm(&x, &Tensor::ones(2, DType::F32, &cpu)?, 0.0)?;
+//! let y = linear(&normed, &Tensor::new(&[[1f32, 1.0]], &cpu)?, None)?;
+//! // The mean square is 12.5.
+//! assert!((y.to_vec2::<f32>()?[0][0] - 7.0 / 12.5f32.sqrt()).abs() < 1e-6);
+//!
+//! let gradients = y.sum_all()?.backward()?;
+//! assert!(gradients.get(&x).is_some());
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 //!
 //! Axes, here and in every module: `B` sequences, `T` tokens, `S` positions of
 //! keys, `N` query heads, `K` key-value heads, `D` head width, `H` hidden, `V`
 //! vocabulary, `R` rows.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | `linear` | linear map, with a tap on its gradients |
-//! | `map` | its weight while rows go through it, forward or back |
+//! | `map` | the weight of a linear map during a forward or backward pass |
 //! | `low_rank` | low-rank updates beside a linear map, with dropout |
 //! | `columns` | dot products of the columns of two matrices |
-//! | [`packed`] | the core of all products, and weights laid out for it |
+//! | [`packed`] | matrix multiplication, and weights packed for it |
 //! | `matmul` | the product of two matrices alone |
 //! | `norm` | root mean square normalisation |
 //! | `layer_norm` | layer normalisation |
@@ -29,12 +45,12 @@
 //! | `head` | the output projection |
 //! | `cross_entropy` | loss of a linear map, logits never held whole |
 //! | [`sublayer`] | whole sublayers of a decoder as one operation each |
-//! | `upstream` | where a backward pass starts from a gradient |
+//! | `upstream` | backward passes that start from a given gradient |
 //! | `threads` | work on all threads, or on one alone |
 //! | [`composition`] | the same, composed of candle's operations |
-//! | `precision` | how exactly products are made |
+//! | `precision` | precision of matrix multiplication |
 //! | `processor` | instruction sets found and used |
-//! | `peak` | what the f32 units can do at most |
+//! | `peak` | peak speed of the f32 units |
 //! | `allocator` | the allocator of programs that run models |
 
 #![expect(unsafe_code, reason = "outputs are written once, products go through pointers")]
@@ -84,3 +100,7 @@ pub use processor::{InstructionSet, instruction_sets};
 pub use rope::rope;
 pub use threads::keep_to_one_pool;
 pub use upstream::with_gradient;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,12 +1,12 @@
 //! Low-rank updates beside a linear map (Hu et al., arXiv 2106.09685):
 //! `y += scale · (drop(x) · aᵀ) · bᵀ`, with inverted dropout.
 //!
-//! With `p = scale · dy · b` and `u = drop(x) · aᵀ` the backward is
-//! `dx += mask · (p · a)`, `da = pᵀ · drop(x)`, `db = scale · dyᵀ · u`. The mask is a
-//! hash of seed, row and column: backward makes it again, and nothing is stored.
+//! With `p = scale · dy · b` and `u = drop(x) · aᵀ` the backward is `dx += mask · (p · a)`, `da
+//! = pᵀ · drop(x)`, `db = scale · dyᵀ · u`. The mask is a hash of seed, row and column: the
+//! backward pass recomputes it, and nothing is stored.
 //!
-//! Rows go block by block through everything that is asked of them, so that each
-//! is read once; blocks follow from the sizes, and their sums are added in order.
+//! All computations on a block of rows run together, so each row is read once. Blocks depend
+//! only on the sizes, and their sums are added in order.
 //!
 //! Axes: `R` rows, `in` and `out` sides of the weight, `r` rank.
 

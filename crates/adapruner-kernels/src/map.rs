@@ -1,4 +1,4 @@
-//! A linear map's weight while rows go through it, forward or back.
+//! The weight of a linear map during a forward or backward pass.
 //!
 //! Axes: `R` rows, `in` and `out` sides of the weight.
 

@@ -1,4 +1,4 @@
-//! What the f32 units can do at most: measured products are held against it.
+//! Peak speed of the f32 units, to compare measured products with.
 
 use std::{hint::black_box, time::Instant};
 

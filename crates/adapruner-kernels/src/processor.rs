@@ -28,7 +28,7 @@ pub fn instruction_sets() -> Vec<InstructionSet> {
     let integers = "16-bit integer products, with --matmul-precision high";
     let set = |name, found, used, note| InstructionSet { name, found, used: found && used, note };
     vec![
-        set("AVX2 and FMA", avx2, !avx512, "f32 products, where there is no AVX-512"),
+        set("AVX2 and FMA", avx2, !avx512, "f32 products without AVX-512"),
         set("AVX-VNNI", avx_vnni, !vnni, integers),
         set("AVX-512", avx512, true, "f32 products"),
         set("AVX512-VNNI", vnni, true, integers),

@@ -120,7 +120,7 @@ impl<'a> Pass<'a> {
 #[derive(Clone)]
 pub enum Ffn {
     /// One for all tokens.
-    Dense(FeedForward),
+    Dense(Box<FeedForward>),
     /// Of experts, of which each token takes some.
     Experts(Experts),
 }
@@ -137,7 +137,8 @@ impl Ffn {
     /// The norm before it, where there is one.
     fn norm(&self) -> &Option<Norm> {
         match self {
-            Self::Dense(FeedForward { norm, .. }) | Self::Experts(Experts { norm, .. }) => norm,
+            Self::Dense(ffn) => &ffn.norm,
+            Self::Experts(experts) => &experts.norm,
         }
     }
 
@@ -415,7 +416,8 @@ impl Block {
         let mut norms: Vec<(NormPlace, &mut Option<Norm>)> = Vec::new();
         let mut maps: Vec<(Part, Projection, &mut Affine)> = Vec::new();
         match ffn {
-            Ffn::Dense(FeedForward { norm, gate, up, down, residual, .. }) => {
+            Ffn::Dense(ffn) => {
+                let FeedForward { norm, gate, up, down, residual, .. } = &mut **ffn;
                 norms.extend([
                     (NormPlace::BeforeFfn, norm),
                     (NormPlace::AfterFfn, &mut residual.norm),

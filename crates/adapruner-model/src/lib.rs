@@ -1,6 +1,23 @@
 //! Running models: one differentiable decoder for every architecture, dense or
 //! pruned, whose layers may all have different widths.
 //!
+//! ```
+//! use adapruner_checkpoint::{Architecture, Checkpoint, LayerWidths, ModelConfig};
+//! use adapruner_model::{Decoder, Placement, Residency};
+//!
+//! // As in a pruned model, the second layer is narrower and has no attention.
+//! let first = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 96 };
+//! let second = LayerWidths { query_heads: 0, kv_heads: 0, ffn: 40 };
+//! let config = ModelConfig::new(Architecture::Llama, 32, 8, 100, vec![first, second]);
+//! let model = Checkpoint::random(config, 1)?;
+//!
+//! let decoder = Decoder::load(&model, &Placement::cpu(), Residency::Resident)?;
+//! let ids = decoder.tokens(&[[3u32, 14, 15, 92]])?;
+//! assert_eq!(decoder.logits(&ids)?.dims(), [1, 4, 100]);
+//! assert_eq!(decoder.nll(&ids)?.dims(), [1, 3]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Axes, here and in every module: `B` sequences, `T` tokens, `H` hidden, `N`
 //! query heads, `K` key-value heads, `D` head width, `F` feed-forward width,
 //! `V` vocabulary. Losses are in nats.
@@ -42,3 +59,7 @@ pub use gradient::{
 pub use inputs::{InputObserver, ProjectionInput, observe_inputs};
 pub use packed::Branches;
 pub use placement::{DTypeChoice, DeviceChoice, Placement};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

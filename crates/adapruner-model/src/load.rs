@@ -100,7 +100,7 @@ impl Loader<'_> {
             (self.norm(NormPlace::BeforeFfn)?, self.residual(NormPlace::AfterFfn)?);
         let Some(experts) = config.experts else {
             let part = |projection| Part::Weight(layer, projection);
-            return Ok(Ffn::Dense(self.feed_forward(part, (norm, residual))?));
+            return Ok(Ffn::Dense(Box::new(self.feed_forward(part, (norm, residual))?)));
         };
         let expert = |expert| {
             let part = |projection| Part::Expert(layer, expert, projection);

@@ -66,7 +66,7 @@ pub enum Error {
     /// Statistics that lack the terms which an importance needs.
     #[error("statistics: {importance} needs {needed}, which were not collected")]
     MissingTerms {
-        /// The importance that was asked for.
+        /// The requested importance.
         importance: String,
         /// The terms it needs.
         needed: &'static str,
@@ -133,7 +133,7 @@ pub enum Error {
          reachable ratio below that is {largest}"
     )]
     Unreachable {
-        /// As asked for.
+        /// As requested.
         ratio: f64,
         /// Largest ratio below it that a plan under the same options reaches.
         largest: f64,
@@ -178,7 +178,7 @@ pub enum Error {
     OtherModel {
         /// Digest in the plan.
         planned: Digest,
-        /// Digest of the model at hand.
+        /// Digest of this model.
         found: Digest,
     },
 }

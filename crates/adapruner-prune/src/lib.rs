@@ -1,15 +1,38 @@
-//! Statistics → scores → plan → apply: what makes a model smaller.
+//! Structured pruning: statistics → scores → plan → apply.
 //!
-//! | module | what it holds |
+//! ```
+//! use adapruner_checkpoint::{Architecture, Checkpoint, LayerWidths, ModelConfig};
+//! use adapruner_prune::{Evidence, Importance, PlanOptions, Reduction, apply, plan, score};
+//!
+//! let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 96 };
+//! let config = ModelConfig::new(Architecture::Llama, 32, 8, 100, vec![widths; 2]);
+//! let model = Checkpoint::random(config, 1)?;
+//!
+//! let evidence = Evidence {
+//!     config: &model.config,
+//!     bank: None,
+//!     samples: None,
+//!     checkpoint: Some(&model),
+//!     seed: 0,
+//! };
+//! let scores = score(Importance::MagnitudeL1, Reduction::Sum, &evidence)?;
+//! let plan = plan(&scores, &model.config, model.digest()?, &PlanOptions::new(0.2))?;
+//! let pruned = apply(&model, &plan)?;
+//! let left = pruned.config.parameters() as f64 / model.config.parameters() as f64;
+//! assert!((left - 0.8).abs() < 0.01);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | module | content |
 //! |---|---|
 //! | [`bank`] | [`StatsBank`]: Taylor terms per calibration sample and structural vector, activation sums per sample and column |
-//! | [`layout`] | where each vector's numbers stand |
+//! | [`layout`] | the position of each vector's numbers |
 //! | [`scores`] | [`Importance`] and [`Scores`]: one number per removable unit |
 //! | [`mod@plan`] | [`PrunePlan`]: which units stay; data |
 //! | [`vocabulary`] | which tokens stay |
 //! | [`mod@apply`] | the pruned model as a view of the original |
 //! | [`masks`] | which units stay, learned by gradient |
-//! | [`mod@compensate`] | the matrices that read pruned units, fitted anew |
+//! | [`mod@compensate`] | refits the matrices that read pruned units |
 //!
 //! Only [`bank::collect`], [`masks`] and [`mod@compensate`] run a model. Nothing here reads files, clocks or the
 //! environment; banks and plans go in and out as bytes.
@@ -47,3 +70,7 @@ pub use scores::{
     ActivationMetric, Blend, Evidence, Fine, Importance, Normalisation, Reduction, Scores, score,
 };
 pub use vocabulary::VocabularyPlan;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,12 +1,11 @@
-//! A teacher's probabilities, computed once and kept on the disk: of every
-//! learned place of the training sequences the `k` most likely tokens and the
-//! logarithms of their probabilities at the temperature.
+//! The teacher's top-k log-probabilities at every target position of the training sequences, at
+//! the distillation temperature, computed once and cached on disk.
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 8 | `ADPTEAC2` |
 //! | 8 | length of the header, little-endian |
-//! | … | header: JSON, what the file was made from |
+//! | … | header: JSON, the file's inputs |
 //! | `8·k` a row | `k` u32 ids, `k` f32 log-probabilities |
 //! | 32 | BLAKE3 digest of all bytes before it |
 
@@ -143,7 +142,7 @@ pub struct Source<'a> {
     pub options: &'a Distillation,
 }
 
-/// A cache on the disk.
+/// A cache on disk.
 pub struct TeacherCache {
     file: MappedFile,
     /// Where the rows begin.
@@ -287,7 +286,7 @@ impl TeacherCache {
             for bytes in logs.as_chunks().0 {
                 let probability = f32::from_le_bytes(*bytes).exp();
                 if !(0.0..=1.001).contains(&probability) {
-                    let message = format!("sequence {index}: {probability} is no probability");
+                    let message = format!("sequence {index}: {probability} is not a probability");
                     return Err(Error::format(self.file.path(), message)
                         .advise("remove it: it is computed again"));
                 }

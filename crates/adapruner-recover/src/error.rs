@@ -64,7 +64,7 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
-    /// A file that was made by another training than the one at hand.
+    /// A file of another training.
     #[error("{path}: made with another {what}: {expected} expected, {found} found", path = path.display())]
     Other {
         /// The file.
@@ -76,7 +76,7 @@ pub enum Error {
         /// In the file.
         found: String,
     },
-    /// A loss or gradient that is no use any more.
+    /// A loss or gradient that is not finite or has exploded.
     #[error("step {step}: the {what} is {value}: {message}")]
     Diverged {
         /// The step, counted from 1.
@@ -98,7 +98,7 @@ pub enum Error {
         /// What takes them.
         parts: String,
     },
-    /// Another error, with advice of its own.
+    /// Another error, with its own hint.
     #[error("{error}")]
     Advised {
         /// What went wrong.

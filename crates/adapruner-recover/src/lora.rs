@@ -1,5 +1,5 @@
-//! LoRA (Hu et al., arXiv 2106.09685): `y = x·Wᵀ + scale·(x·Aᵀ)·Bᵀ`, `W` as it
-//! is, `A` and `B` learned.
+//! LoRA (Hu et al., arXiv 2106.09685): `y = x·Wᵀ + scale·(x·Aᵀ)·Bᵀ`, `W` frozen, `A` and `B`
+//! trained.
 //!
 //! Axes: `r` rank, `in` inputs and `out` outputs of a projection.
 
@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Largest rank that is read or made: beyond it an update is no low-rank one.
+/// Largest supported rank: beyond it an update is not low-rank.
 pub const MAX_RANK: usize = 4096;
 
 /// A projection by PEFT's short name (`q_proj`).
@@ -60,7 +60,7 @@ impl FromStr for Target {
     }
 }
 
-/// What is learned.
+/// Which updates to train, and how.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct LoraOptions {
     /// `r`.

@@ -1,7 +1,7 @@
-//! What a training takes in memory, estimated.
+//! Memory estimate of a training.
 //!
-//! An estimate from above: numbers are f32, every block's activations are
-//! counted as kept until they are read in the backward pass.
+//! An upper bound: numbers are f32, and every block's activations count as kept until the
+//! backward pass reads them.
 //!
 //! Axes: `R` rows of a part, `L` layers, `H` hidden, `N` query heads, `D` head
 //! width, `F` feed-forward width, `V` vocabulary.

@@ -1,4 +1,4 @@
-//! What was learned as a model: base and update in one.
+//! Base model and trained update merged into one model.
 //!
 //! Nothing is computed here. The merged checkpoint reads through the base's
 //! tensors and adds an update when a weight is loaded, so that one weight is in

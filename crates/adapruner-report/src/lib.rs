@@ -1,13 +1,11 @@
-//! The result of a pruning search as one HTML page that stands alone.
+//! The result of a pruning search as one self-contained HTML page.
 //!
-//! [`render`] turns a [`Page`], which is plain data, into a document without
-//! scripts and without any reference outside itself (its own content security
-//! policy forbids both). It is laid out for a phone of 360 pixels and up, in
-//! light and in dark; charts are inline SVG.
+//! [`render`] turns a [`Page`], which is plain data, into a document without scripts and
+//! without any reference outside itself (its own content security policy forbids both). Its
+//! layout works from phones of 360 pixels up, in light and dark mode; charts are inline SVG.
 //!
-//! Every string of the data is escaped; characters that would change the order
-//! of what is read, or are not to be seen, are shown by their code. Numbers
-//! that are not finite are said and never drawn.
+//! Every string of the data is escaped; characters that change the reading order or are
+//! invisible are shown by their code. Numbers that are not finite are reported and never drawn.
 //!
 //! ```
 //! use adapruner_report::{Page, render};
@@ -34,3 +32,7 @@ pub use page::{
     Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
     State, TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -3,7 +3,7 @@
 
 /// Between the thousands: a narrow space at which no line breaks.
 const GAP: char = '\u{202f}';
-/// What stands for a number that is not there.
+/// Placeholder for a missing number.
 pub(crate) const NONE: &str = "–";
 
 /// A count with its thousands apart.
@@ -25,7 +25,7 @@ pub(crate) fn counted(value: usize, noun: &str) -> String {
     format!("{} {noun}{plural}", count(value as u64))
 }
 
-/// A number with so many decimals; in powers of ten where that would be long.
+/// A number with a fixed number of decimals, or in scientific notation if that is too long.
 pub(crate) fn fixed(value: f64, decimals: usize) -> String {
     if let Some(word) = not_finite(value) {
         return word.to_owned();
@@ -39,7 +39,7 @@ pub(crate) fn fixed(value: f64, decimals: usize) -> String {
     if is_zero { text.trim_start_matches('-').to_owned() } else { minus(text) }
 }
 
-/// A number with about so many significant digits.
+/// A number with about this many significant digits.
 pub(crate) fn significant(value: f64, digits: usize) -> String {
     if let Some(word) = not_finite(value) {
         return word.to_owned();

@@ -1,4 +1,4 @@
-//! What a page shows: plain data, as JSON or built in place.
+//! The contents of a page: plain data, read from JSON or built directly.
 //!
 //! JSON has no NaN and no infinities: serde_json writes them as `null`, and a
 //! `null` is read back as NaN here. Lists and facts that a file lacks are
@@ -13,7 +13,7 @@ pub struct Page {
     pub title: String,
     /// The program's version.
     pub version: String,
-    /// The shell line that computes all this again.
+    /// The shell command that reproduces it.
     pub command: String,
     /// When the page was made (ISO 8601).
     pub created: String,
@@ -37,10 +37,10 @@ pub struct Page {
     /// The searches side by side.
     #[serde(default)]
     pub comparison: Vec<ArmRow>,
-    /// The models that came of it, side by side.
+    /// The resulting models side by side.
     #[serde(default)]
     pub models: Option<Models>,
-    /// Losses held against accuracies.
+    /// Correlations of losses and accuracies.
     #[serde(default)]
     pub correlation: Option<Correlations>,
     /// The training after pruning.
@@ -52,7 +52,7 @@ pub struct Page {
     /// The widths of every layer.
     #[serde(default)]
     pub layers: Vec<LayerRow>,
-    /// What the reader must know before believing the rest.
+    /// Warnings.
     #[serde(default)]
     pub warnings: Vec<String>,
     /// What each phase cost.
@@ -62,7 +62,7 @@ pub struct Page {
     /// in full) would have cost.
     #[serde(default)]
     pub naive: Option<CostRow>,
-    /// The most memory that was used at once, in bytes.
+    /// Peak memory in bytes.
     #[serde(default)]
     pub peak_memory_bytes: Option<u64>,
 }
@@ -283,7 +283,7 @@ pub struct Models {
     pub notes: Vec<String>,
 }
 
-/// Losses of pruned models held against their accuracies.
+/// Correlations of losses and accuracies of pruned models.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Correlations {
     /// What they say, plainly.

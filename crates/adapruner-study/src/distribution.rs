@@ -1,4 +1,4 @@
-//! What values a parameter can take, and values themselves.
+//! Distributions of parameters, and their values.
 
 use serde::{Deserialize, Serialize};
 
@@ -178,8 +178,7 @@ impl Distribution {
         Self::Subset { pool, least: n, most: n }
     }
 
-    /// Refuses a distribution that makes no sense; `name` is that of the
-    /// parameter, for the message.
+    /// Refuses an invalid distribution; `name` is that of the parameter, for the message.
     ///
     /// # Errors
     ///

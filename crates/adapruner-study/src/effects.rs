@@ -1,11 +1,10 @@
 //! What each item of a subset adds to the objective.
 //!
 //! The posterior of the linear surrogate that chooses subsets (see
-//! [`linear`](crate::sampler::subset::linear)): a Bayesian linear regression over
-//! the complete and pruned trials, with the numbers and choices that all of them
-//! have as further terms, so that their effect is not taken for that of items.
-//! As there, bad outliers are moved to a fence, and pruned trials are taken for
-//! no better than the median.
+//! [`linear`](crate::sampler::subset::linear)): a Bayesian linear regression over the complete
+//! and pruned trials, with the numbers and choices that all of them have as further terms, so
+//! that their effect is not attributed to items. As there, bad outliers are clipped, and pruned
+//! trials count as no better than the median.
 
 use std::sync::Arc;
 
@@ -16,8 +15,7 @@ use crate::sampler::tpe::Layout;
 use crate::sampler::{common_space, counts};
 use crate::trial::{Direction, Trial};
 
-/// More trials times items than any study has: what damaged records would have
-/// it allocate.
+/// Upper bound on trials times items, so that damaged records cannot make it allocate more.
 const MOST_CELLS: usize = 1 << 27;
 
 /// What an item adds to the value of the objective.

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 /// The result of an operation on a study.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a study could not go on.
+/// An error of a study.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A distribution or space that makes no sense.
+    /// An invalid distribution or space.
     #[error("parameter {name}: {message}")]
     Space {
         /// Name of the parameter.
@@ -17,7 +17,7 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
-    /// A trial that is not there or not in a state for what was asked.
+    /// A trial that does not exist, or whose state does not allow the operation.
     #[error("trial {number}: {message}")]
     Trial {
         /// Number of the trial.
@@ -51,7 +51,7 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
-    /// A study that is not there, or not as it was asked for.
+    /// A study that does not exist, or differs from the request.
     #[error("study {name}: {message}")]
     Study {
         /// Name of the study.

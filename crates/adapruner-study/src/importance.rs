@@ -1,4 +1,4 @@
-//! How important each parameter was for getting among the best trials.
+//! How important each parameter was for reaching the best trials.
 //!
 //! PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023, arXiv 2304.10255), with
 //! parameters that only some trials have, or have with several distributions,
@@ -44,10 +44,9 @@ const NARROWEST: f64 = 0.5 / 1.64;
 /// The importance of each parameter that a complete trial has: from 0 to 1, with
 /// sum 1, the largest first, equal ones by name.
 ///
-/// A subset parameter `s` counts by its size, as `s.n`, as Optuna sees it, and not
-/// at all where that does not vary; for its items see
-/// [`item_effects`](crate::effects::item_effects). Where nothing can be told
-/// (as of a single trial) all are equally important.
+/// A subset parameter `s` counts by its size, as `s.n`, as Optuna sees it, and not at all where
+/// that does not vary; for its items see [`item_effects`](crate::effects::item_effects). If
+/// nothing can be inferred (as from a single trial), all are equally important.
 ///
 /// # Errors
 ///

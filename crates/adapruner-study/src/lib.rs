@@ -1,8 +1,7 @@
-//! Searching a space by trials: samplers (random, multivariate TPE, subset
-//! selection), early stopping, and studies that are kept in Optuna's journal
-//! format.
+//! Black-box optimisation by trials: samplers (random, multivariate TPE, subset selection),
+//! early stopping, and studies in Optuna's journal format.
 //!
-//! The crate knows numbers and names, never what they are for.
+//! The crate knows only numbers and names, not their meaning.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -24,11 +23,11 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
-//! | [`distribution`] | what values a parameter can take, and values themselves |
+//! | [`distribution`] | distributions of parameters, and their values |
 //! | [`trial`] | [`Trial`]: one evaluation, its parameters, reports and outcome |
-//! | [`storage`] | [`Storage`]: where trials are kept; in memory |
+//! | [`storage`] | [`Storage`] of trials; in memory |
 //! | [`journal`] | Optuna's journal: in a file, in Redis |
 //! | [`space`] | [`Space`]: named parameters and conditions |
 //! | [`study`] | [`Study`]: ask, tell, optimize, resume |
@@ -36,8 +35,8 @@
 //! | [`pruner`] | when to stop a trial early |
 //! | [`importance`] | how much each parameter mattered |
 //! | [`effects`] | what each item of a subset adds to the objective |
-//! | `testing` | what every sampler and pruner must stand (feature `testing`) |
-//! | [`error`] | what can go wrong |
+//! | `testing` | conformance suites for samplers and pruners (feature `testing`) |
+//! | [`error`] | errors |
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests read what they wrote"))]
 

@@ -36,7 +36,7 @@ pub struct Condition {
 /// A condition as it was written: a name and choices.
 type Given = (String, Vec<Choice>);
 
-/// Builds a [`Space`]; what is wrong is told by [`SpaceBuilder::build`].
+/// Builds a [`Space`]; [`SpaceBuilder::build`] reports errors.
 #[derive(Debug, Clone, Default)]
 pub struct SpaceBuilder {
     params: Vec<(String, Distribution, Option<Given>)>,

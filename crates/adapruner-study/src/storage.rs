@@ -1,7 +1,7 @@
-//! Where the trials of studies are kept.
+//! Storage of studies and trials.
 //!
-//! All that workers share goes through a [`Storage`]. Each call sees what other
-//! workers did before it; what two do at the same time has one outcome for both.
+//! Workers share all data through a [`Storage`]. Each call sees what other workers did before
+//! it; concurrent operations have one outcome for all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

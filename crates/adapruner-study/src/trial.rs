@@ -16,7 +16,7 @@ pub enum Direction {
     Maximize,
 }
 
-/// Where a trial stands.
+/// State of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrialState {
@@ -47,7 +47,7 @@ impl TrialState {
 pub struct Trial {
     /// Number within its study, from 0, in the order of creation.
     pub number: u64,
-    /// Where it stands.
+    /// Its state.
     pub state: TrialState,
     /// The objective's value, once complete (perhaps once pruned).
     pub value: Option<f64>,

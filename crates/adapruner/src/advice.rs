@@ -1,8 +1,8 @@
-//! Errors with advice.
+//! Errors with hints.
 
 use anyhow::Error;
 
-/// An error with advice.
+/// An error with a hint.
 #[derive(Debug)]
 pub struct Advised {
     message: String,
@@ -10,13 +10,13 @@ pub struct Advised {
 }
 
 impl Advised {
-    /// The advice.
+    /// The hint.
     pub fn hint(&self) -> &'static str {
         self.hint
     }
 }
 
-/// An error that says `message`, with advice.
+/// An error `message` with a hint.
 pub fn advised(message: impl Into<String>, hint: &'static str) -> Error {
     Error::new(Advised { message: message.into(), hint })
 }

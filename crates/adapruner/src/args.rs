@@ -1,6 +1,6 @@
-//! Arguments as they are typed, in groups that commands share and that the
-//! configuration file has as tables. `resolve` makes settings of them: defaults
-//! are filled in there and nowhere else.
+//! Command-line arguments, in groups that commands share and that are tables of the
+//! configuration file. `resolve` turns them into settings; it is the only place that fills in
+//! defaults.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -30,17 +30,17 @@ pub struct RunArgs {
     /// Where the model runs: cpu, cuda or metal [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<Named<DeviceChoice>>,
-    /// Type of the weights while the model runs: auto, f32 or bf16; auto is f32
-    /// on the CPU and bf16 elsewhere [default: auto]
+    /// Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16 [default:
+    /// auto]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Named<DTypeChoice>>,
-    /// Precision of matrix multiplication, in PyTorch's words: highest (f32; where the
-    /// processor multiplies bf16 faster, rows that meet bf16 weights are rounded to
-    /// bf16) or high (16-bit integers with a scale for each row: closer than TF32,
-    /// faster on processors with VNNI) [default: highest]
+    /// Precision of matrix multiplication, in PyTorch's words: highest (f32; with bf16 weights,
+    /// activations are rounded to bf16 if the processor multiplies bf16 faster) or high (16-bit
+    /// integers with a scale for each row: more precise than TF32, faster on processors with
+    /// VNNI) [default: highest]
     #[arg(long, value_name = "PRECISION")]
     pub matmul_precision: Option<Named<MatmulPrecision>>,
-    /// Threads [default: one a core]
+    /// Number of threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 }
@@ -48,7 +48,7 @@ pub struct RunArgs {
 combine!(RunArgs { device, dtype, matmul_precision, threads });
 
 impl RunArgs {
-    /// What was given, as arguments.
+    /// The options that were given, as command-line arguments.
     pub fn arguments(&self) -> Vec<OsString> {
         let Self { device, dtype, matmul_precision, threads } = self;
         let given = [
@@ -62,13 +62,13 @@ impl RunArgs {
         given.flatten().collect()
     }
 
-    /// Fills in the defaults, and makes the threads of this process: the calling
-    /// one is the first of them, so that work need not wait for others to wake.
+    /// Fills in the defaults and creates the thread pool of this process. The calling thread is
+    /// its first member, so work need not wait for others to wake.
     pub fn resolve(&self) -> Result<RunSettings> {
         if self.threads == Some(0) {
             return Err(advised(
                 "threads: at least 1 expected, 0 found",
-                "leave --threads out for one a core",
+                "leave --threads out for one per core",
             ));
         }
         rayon::ThreadPoolBuilder::new()
@@ -97,21 +97,21 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub text: Option<PathBuf>,
-    /// Tokens of a window; windows do not overlap, the rest is dropped
+    /// Tokens per window; windows do not overlap, and an incomplete last one is dropped
     /// [default: 128]
     #[arg(long, value_name = "TOKENS")]
     pub window: Option<usize>,
-    /// Measure the first N windows only
+    /// Measure only the first N windows
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Field or column of records that holds the text [default: text]
+    /// Field or column that holds the text of a record [default: text]
     #[arg(long, value_name = "NAME")]
     pub field: Option<String>,
-    /// Folder in which named sets are looked for before the hub
+    /// Folder to search for named sets before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub data_dir: Option<PathBuf>,
-    /// Tokens that run together [default: chosen from memory]
+    /// Tokens per batch [default: chosen by free memory]
     #[arg(long, value_name = "N")]
     pub batch_tokens: Option<usize>,
 }
@@ -128,7 +128,7 @@ impl EvalArgs {
         self.data_dir.iter().fold(files, |files, folder| files.search("--data-dir", folder))
     }
 
-    /// Fills in the defaults; `None` where no text is named.
+    /// Fills in the defaults; `None` if no text is given.
     pub fn resolve(&self) -> Option<EvalSettings> {
         Some(EvalSettings {
             text: self.text_settings(self.text.clone()?),
@@ -156,29 +156,28 @@ impl EvalArgs {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Calibration")]
 pub struct CalibrationArgs {
-    /// Text that calibration samples are drawn from, as for --text; token ids
-    /// (*.json) are taken as they are
+    /// Text to draw calibration samples from, in the forms of --text; token ids (*.json) are
+    /// used unchanged
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub calibration: Option<PathBuf>,
-    /// Number of calibration samples [default: 128, as far as the text gives them; stats: 10]
+    /// Number of calibration samples [default: 128, or as many as the text has; stats: 10]
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
-    /// Tokens of a calibration sample [default: 64; prune: 128]
+    /// Tokens per calibration sample [default: 64; prune: 128]
     #[arg(long, value_name = "TOKENS")]
     pub sample_tokens: Option<usize>,
     /// Seed of every random choice [default: 42]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Field or column of calibration records [default: text]
+    /// Field or column that holds the text of a calibration record [default: text]
     #[arg(long, value_name = "NAME")]
     pub calibration_field: Option<String>,
-    /// Statistics file: read if it is there and fits, else written
+    /// Statistics file: read if it exists and matches, otherwise written
     #[arg(long, value_name = "FILE")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub stats: Option<PathBuf>,
-    /// Most memory, in GiB; commands that collect statistics have it as an option of
-    /// their own.
+    /// Memory limit in GiB; commands that collect statistics have their own option for it.
     #[arg(skip)]
     pub memory: Option<Real>,
 }
@@ -214,13 +213,13 @@ const SAMPLES: (usize, usize) = (10, 64);
 const SEED: u64 = 42;
 
 impl CalibrationArgs {
-    /// What is read, but statistics.
+    /// The files it reads, except statistics.
     pub fn files(&self, files: Files) -> Files {
         let texts = self.calibration.iter();
         texts.fold(files, |files, text| files.read("--calibration", text))
     }
 
-    /// Statistics: read where they are, else written.
+    /// The statistics file: an input if it exists, otherwise an output.
     pub fn statistics(&self, files: Files) -> Files {
         match &self.stats {
             Some(path) if path.symlink_metadata().is_ok() => files.read("--stats", path),
@@ -234,7 +233,7 @@ impl CalibrationArgs {
         self.seed.unwrap_or(SEED)
     }
 
-    /// Fills in the defaults; `None` where no text is named.
+    /// Fills in the defaults; `None` if no text is given.
     ///
     /// # Errors
     /// A memory that is not above 0.
@@ -253,7 +252,7 @@ impl CalibrationArgs {
     }
 }
 
-/// How units are scored where nothing is said.
+/// The default importance.
 pub const IMPORTANCE: Importance = Importance::Activation(ActivationMetric::Wanda);
 
 /// How units are scored.
@@ -261,22 +260,22 @@ pub const IMPORTANCE: Importance = Importance::Activation(ActivationMetric::Wand
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Importance")]
 pub struct ImportanceArgs {
-    /// Measure [default: wanda]. With weights w, gradient g_s of sample s, ḡ and F̄
-    /// the means over samples of g_s and g_s², Σ over a row or column: LLM-Pruner's
-    /// param_first Σ|w·ḡ|, vectorize |Σ w·ḡ|, param_second Σ w²·F̄ and param_mix
-    /// Σ|w·ḡ − ½·w²·F̄|; sample_first, the mean over samples of Σ|w·g_s|; without gradients,
-    /// by a forward pass alone, of the columns of the output and down projections that read
-    /// x: wanda Σ|w|·‖x‖ and flap Σ w²·Var(x); the controls magnitude_l1, magnitude_l2 and
-    /// random; or adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean, the
-    /// blend alpha1·C + (1 − alpha1)·F of C = |Σ w·ḡ − beta_coarse·Σ ½·w²·F̄| and F = mean
-    /// over samples of Σ|w·g_s| + beta_fine·Σ ½·w²·F̄, each normalised within its layer.
-    /// fine=set makes F of the mean gradient instead, Σ|w·ḡ| + beta_fine·Σ ½·w²·F̄, and
-    /// fine=mixed Σ|w·ḡ − ½·w²·F̄|: as LLM-Pruner has them, of the whole calibration set.
-    /// activation=0.3,metric=wanda (or flap) gives such a metric 0.3 of the blend
+    /// Importance measure [default: wanda]. With weights w, gradient g_s of sample s, ḡ and F̄
+    /// the means over samples of g_s and g_s², Σ over a row or column: LLM-Pruner's param_first
+    /// Σ|w·ḡ|, vectorize |Σ w·ḡ|, param_second Σ w²·F̄ and param_mix Σ|w·ḡ − ½·w²·F̄|;
+    /// sample_first, the mean over samples of Σ|w·g_s|; from a forward pass alone, over the
+    /// columns of the output and down projections with input x: wanda Σ|w|·‖x‖ and flap Σ
+    /// w²·Var(x); the controls magnitude_l1, magnitude_l2 and random; or
+    /// adapruner:alpha1=0.5,beta_coarse=1,beta_fine=1,normalisation=mean, the blend alpha1·C +
+    /// (1 − alpha1)·F of C = |Σ w·ḡ − beta_coarse·Σ ½·w²·F̄| and F = mean over samples of
+    /// Σ|w·g_s| + beta_fine·Σ ½·w²·F̄, each normalised within its layer. fine=set computes F
+    /// from the mean gradient instead, Σ|w·ḡ| + beta_fine·Σ ½·w²·F̄, and fine=mixed Σ|w·ḡ −
+    /// ½·w²·F̄|, as LLM-Pruner does for the whole calibration set. activation=0.3,metric=wanda
+    /// (or flap) gives an activation metric a weight of 0.3 in the blend
     #[arg(long, value_name = "MEASURE")]
     pub importance: Option<Named<Importance>>,
-    /// How the rows and columns of a unit become one number: sum, mean, max or
-    /// prod [default: sum]
+    /// How to reduce the rows and columns of a unit to one score: sum, mean, max or prod
+    /// [default: sum]
     #[arg(long, value_name = "HOW")]
     pub grouping: Option<Named<Reduction>>,
 }
@@ -307,16 +306,15 @@ adapruner_choice::choice!(Compensate, "form", {
     Bias => "bias",
 });
 
-/// How what remains is fitted to make up for what was removed.
+/// How the remaining weights compensate for the removed ones.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Compensation")]
 pub struct CompensationArgs {
-    /// Make up for what was removed in closed form, on a text, wherever held-out
-    /// samples of it agree that it helps: fit (the matrices
-    /// that read it anew, by least squares; no change of shape) or bias (the mean
-    /// of what it gave is added as a bias; needs few samples, and the model gets
-    /// biases, zeros where it has none) [fit, where no form is named]
+    /// Compensate in closed form for the removed units, as far as it lowers the loss on
+    /// held-out samples: fit (refit the matrices that read them by least squares; shapes stay)
+    /// or bias (add the mean of their contribution as a bias; needs few samples; the model gets
+    /// biases, zeros on its other projections) [fit if no form is given]
     #[arg(
         long,
         value_name = "FORM",
@@ -329,16 +327,16 @@ pub struct CompensationArgs {
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub compensate_text: Option<PathBuf>,
-    /// Number of samples to fit on; all their tokens should be many times the
-    /// channels that a layer keeps [default: 128]
+    /// Number of samples to fit on; their tokens should be many times the channels that a layer
+    /// keeps [default: 128]
     #[arg(long, value_name = "N")]
     pub compensate_samples: Option<usize>,
-    /// Tokens of such a sample [default: 128]
+    /// Tokens per such sample [default: 128]
     #[arg(long, value_name = "TOKENS")]
     pub compensate_tokens: Option<usize>,
-    /// How strongly each fit is held to the sliced weights, as a share of the mean
-    /// square of what they read: a number, or auto for the power of ten that serves
-    /// held-out samples best [default: auto]
+    /// Ridge of each fit towards the sliced weights, relative to the mean square of their
+    /// inputs: a number, or auto for the power of ten that is best on held-out samples
+    /// [default: auto]
     #[arg(long, value_name = "SHARE")]
     pub compensate_ridge: Option<Ridge>,
 }
@@ -351,9 +349,9 @@ combine!(CompensationArgs {
     compensate_ridge,
 });
 
-/// Samples and the tokens of each: many times the features of a fit, or what is
-/// fitted is noise. 5 tokens for a feature did slight harm, 18 helped
-/// (docs/MEASUREMENTS.md).
+/// Samples, and tokens per sample. A fit needs many times more tokens than it has features,
+/// otherwise it fits noise: 5 tokens a feature did slight harm, 18 helped
+/// (docs/measurements/quality.md).
 const FIT: (usize, usize) = (128, 128);
 
 impl CompensationArgs {
@@ -363,7 +361,7 @@ impl CompensationArgs {
         texts.fold(files, |files, text| files.read("--compensate-text", text))
     }
 
-    /// Fills in the defaults; `None` where none is asked for.
+    /// Fills in the defaults; `None` without `--compensate`.
     pub fn resolve(
         &self,
         calibration: &CalibrationArgs,

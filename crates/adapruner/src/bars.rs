@@ -1,5 +1,5 @@
-//! Progress on stderr: a bar on a terminal, a line now and then elsewhere, or events for another
-//! program to read.
+//! Progress on stderr: a bar on a terminal, otherwise an occasional line, or events for another
+//! program.
 
 use std::{
     io::{IsTerminal, stderr},
@@ -16,12 +16,12 @@ use crate::terminal::say;
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ProgressForm {
-    /// A bar where stderr is a terminal, lines elsewhere.
+    /// A bar if stderr is a terminal, otherwise lines.
     #[default]
     Auto,
     /// A bar.
     Bar,
-    /// A line now and then.
+    /// An occasional line.
     Lines,
     /// Every step as a JSON object on a line of its own.
     Json,
@@ -37,7 +37,7 @@ adapruner_choice::choice!(ProgressForm, "form of progress", {
 });
 
 impl ProgressForm {
-    /// What it comes to where stderr is a terminal, or is none.
+    /// The form for a stderr that is, or is not, a terminal.
     fn resolve(self, terminal: bool) -> Self {
         match self {
             Self::Auto if terminal => Self::Bar,
@@ -49,19 +49,19 @@ impl ProgressForm {
 
 /// How long a stage runs before its bar is shown.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a stage runs before its first line, and from one line to the next.
+/// Time before a stage's first line, and between lines.
 const LINES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(30));
-/// Least time between two events of a stage, but its last.
+/// Minimum time between two events of a stage, except the last.
 const EVENTS: Duration = Duration::from_millis(100);
 
-/// Shows the stage at work.
+/// Shows the running stage.
 pub struct Bars {
     form: ProgressForm,
     stage: Mutex<Option<Stage>>,
     note: Mutex<String>,
 }
 
-/// The stage at work.
+/// The running stage.
 struct Stage {
     name: &'static str,
     begun: Instant,
@@ -70,7 +70,7 @@ struct Stage {
     bar: Option<ProgressBar>,
 }
 
-/// A step, for a program that reads along.
+/// A step, for a program that reads the events.
 #[derive(Serialize)]
 struct Event<'a> {
     stage: &'a str,
@@ -163,7 +163,7 @@ fn show_bar(stage: &mut Stage, done: u64, all: u64, note: &str) {
     bar.set_position(done);
 }
 
-/// A stage as a line: how far it is, and how long the rest takes at its pace so far.
+/// A stage as a line: its progress, and the estimated remaining time.
 fn line(stage: &Stage, done: u64, all: u64, note: &str) -> String {
     let elapsed = stage.begun.elapsed().as_secs_f64();
     let percent = 100.0 * done as f64 / all.max(1) as f64;

@@ -1,10 +1,10 @@
-//! What a user should be wary of in a result, with a next step.
+//! Warnings about a result, each with a next step.
 
 use std::fmt;
 
 use adapruner_prune::{PlanOptions, Unmet};
 
-/// Something to be wary of.
+/// A warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caution {
     /// What was found.
@@ -13,7 +13,7 @@ pub struct Caution {
     pub hint: String,
 }
 
-/// In one line, as manifests have it.
+/// As one line, for manifests.
 impl fmt::Display for Caution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (hint: {})", self.message, self.hint)
@@ -26,24 +26,23 @@ impl From<Unmet> for Caution {
     }
 }
 
-/// How many times the perplexity before counts as a collapse.
+/// Factor by which a perplexity must grow to count as a collapse.
 const COLLAPSE: f64 = 2.0;
 
 /// How a model was pruned.
 #[derive(Debug, Clone, Copy)]
 pub struct Pruned<'a> {
-    /// What was asked of the plan.
+    /// The requested plan.
     pub plan: &'a PlanOptions,
     /// Layers of the model.
     pub layers: usize,
     /// Whether its units were learned.
     pub learned: bool,
-    /// Whether what remains was fitted.
+    /// Whether the remaining weights were compensated.
     pub compensated: bool,
 }
 
-/// Layers that are worth sparing first: the first four and the last two, as far as
-/// half of the layers goes.
+/// Layers to protect first: the first four and the last two, up to half of the layers.
 fn protect(layers: usize) -> Option<(usize, usize)> {
     match layers {
         0..=3 => None,
@@ -52,14 +51,14 @@ fn protect(layers: usize) -> Option<(usize, usize)> {
     }
 }
 
-/// Whether perplexity on `text` has more than doubled; the next step is what was not
-/// tried yet.
+/// A warning if perplexity on `text` has more than doubled; the next steps are those not tried
+/// yet.
 pub fn collapse(
     (before, after): (f64, f64),
     text: &str,
     pruned: Option<&Pruned<'_>>,
 ) -> Option<Caution> {
-    // A perplexity that is no number is not held to be fine.
+    // A NaN perplexity counts as a collapse.
     if after <= COLLAPSE * before {
         return None;
     }

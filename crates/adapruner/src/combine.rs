@@ -1,9 +1,9 @@
-//! Settings from several places: what is typed on the command line wins over the file, and the
-//! file over the defaults.
+//! Settings from several sources: the command line overrides the file, and the file overrides
+//! the defaults.
 
-/// Settings of which each may be given or not.
+/// A group of optional settings.
 pub trait Combine {
-    /// These, and where they say nothing those of the file.
+    /// These settings, completed by those of the file.
     #[must_use]
     fn over(&self, file: &Self) -> Self;
 }
@@ -14,7 +14,7 @@ impl<T: Clone> Combine for Option<T> {
     }
 }
 
-/// Combines a table of settings field by field; one that is left out does not compile.
+/// Combines a group of settings field by field; a missing field does not compile.
 macro_rules! combine {
     ($type:ident { $($field:ident),+ $(,)? }) => {
         impl $crate::combine::Combine for $type {

@@ -1,5 +1,5 @@
-//! The compensation stage: a plan applied, and the matrices that read what it
-//! removed fitted anew on a text, if that lowers the loss of held-out samples.
+//! The compensation stage: applies a plan and refits the matrices that read removed units on a
+//! text, if that lowers the loss on held-out samples.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub struct CompensationRecord {
     pub form: Form,
     /// Every matrix that was fitted.
     pub refits: Vec<Refit>,
-    /// Whether the loss says that it helps.
+    /// The loss that decides whether it helps.
     pub loss: HeldOutLoss,
 }
 
@@ -45,27 +45,27 @@ pub struct HeldOutLoss {
 }
 
 impl HeldOutLoss {
-    /// Whether compensation lowers it; else the sliced model is the result.
+    /// Whether compensation lowers it; if not, the sliced model is the result.
     pub fn helps(&self) -> bool {
         self.with < self.without
     }
 }
 
 impl CompensationRecord {
-    /// What a reader of the outputs should know.
+    /// Warnings for the output.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let HeldOutLoss { samples, without, with } = self.loss;
         let useless = (!self.loss.helps()).then(|| {
             format!(
-                "compensation was left out: on {samples} held-out samples it takes the loss from \
+                "compensation was left out: on {samples} held-out samples it changes the loss from \
                  {without:.4} to {with:.4} nats per predicted token"
             )
         });
         self.refits.iter().filter_map(Refit::warning).chain(useless)
     }
 
-    /// Share of the fitted sublayers' squared errors on the held-out samples that the
-    /// fits removed; the mean over all fits.
+    /// Mean over all fits of the share of squared error that a fit removes on the held-out
+    /// samples.
     fn removed(&self) -> f64 {
         let removed = self.refits.iter().map(|fit| match fit.held_out_before {
             0.0 => 0.0,
@@ -83,7 +83,7 @@ impl fmt::Display for CompensationRecord {
         write!(
             f,
             "{kept} of {} {} fitted on {} samples of {window} tokens of {text}; on {held_out} \
-             others {:.0} % of their squared error gone, loss {without:.4} → {with:.4} nats{}",
+             held-out samples {:.0} % less squared error, loss {without:.4} → {with:.4} nats{}",
             self.refits.len(),
             match self.form {
                 Form::Weight { .. } => "matrices",
@@ -107,8 +107,8 @@ pub fn tokens(
     pipeline::calibration_tokens(checkpoint, &settings.samples)
 }
 
-/// Applies `plan` and fits what remains on `tokens`, but for the held-out samples; where
-/// these lose by it, the result is the plan applied and nothing else.
+/// Applies `plan` and refits the remaining weights on `tokens` without the held-out samples. If
+/// that does not lower their loss, the result is the sliced model.
 ///
 /// # Errors
 /// Too little memory, a plan for another model, biases where no format carries them, damaged weights,

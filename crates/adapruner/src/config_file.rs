@@ -1,5 +1,5 @@
-//! Settings from a TOML file (`--config`). What is typed on the command line
-//! wins over the file; keys that no setting has are errors.
+//! Settings from a TOML file (`--config`). The command line overrides the file; unknown keys
+//! are errors.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ use crate::{
     vocabulary_args::VocabularyArgs,
 };
 
-/// The tables of the file. Every command reads the ones it has a use for.
+/// The tables of the file. Every command reads the ones it needs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConfigFile {
@@ -33,7 +33,7 @@ pub struct ConfigFile {
     pub eval: EvalArgs,
     /// Tasks to ask.
     pub tasks: TaskArgs,
-    /// What fills in what `prune` is not told.
+    /// The recipe for options of `prune` that are not given.
     pub recipe: RecipeArgs,
     /// Calibration set and statistics.
     pub calibration: CalibrationArgs,
@@ -45,17 +45,17 @@ pub struct ConfigFile {
     pub depth: DepthArgs,
     /// Which tokens stay.
     pub vocabulary: VocabularyArgs,
-    /// How the units that stay are learned.
+    /// Learned masks.
     pub masks: MaskArgs,
-    /// How the rest is fitted to make up for that.
+    /// Compensation.
     pub compensation: CompensationArgs,
     /// What is written.
     pub output: OutputArgs,
     /// How a model is trained.
     pub recover: RecoverArgs,
-    /// How a search goes about.
+    /// How to search.
     pub search: SearchArgs,
-    /// What it searches over.
+    /// The search space.
     pub space: GivenSpace,
     /// What `run` runs.
     pub pipeline: PipelineArgs,

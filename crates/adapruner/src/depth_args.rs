@@ -1,4 +1,4 @@
-//! Arguments of the depth, which the configuration file has as a table too.
+//! Arguments of depth pruning, also a table of the configuration file.
 
 use adapruner::depth::{DepthSettings, LayerMetric, Layers};
 use anyhow::Result;
@@ -12,15 +12,15 @@ use crate::{combine::combine, failure::advised, typed::Named};
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Depth")]
 pub struct DepthArgs {
-    /// Remove whole layers: N of them, the cheapest ones, or those that are named (20,22 or
-    /// 20-23; 20-20 for one). What this removes counts towards --ratio; without --ratio the
-    /// other layers stay as they are. All formats hold the result, since layers stay alike
+    /// Remove whole layers: the N cheapest, or the given ones (20,22 or 20-23; 20-20 for one).
+    /// They count towards --ratio; without --ratio the other layers stay unchanged. All formats
+    /// support the result, because the remaining layers stay alike
     #[arg(long, value_name = "N|LAYERS")]
     pub drop_layers: Option<Named<Layers>>,
-    /// What layers are chosen by: loss (one after the other, each time the one without which
-    /// the loss of calibration samples grows least; takes about as many passes as the model has
-    /// layers) or influence (those that turn the stream least, as ShortGPT does; one pass)
-    /// [default: loss; with --fast: influence]
+    /// How to choose layers: loss (one after the other, each time the one whose removal
+    /// increases the loss of calibration samples least; about as many passes as the model has
+    /// layers) or influence (those that change the hidden states least, as in ShortGPT; one
+    /// pass) [default: loss; with --fast: influence]
     #[arg(long, value_name = "METRIC")]
     pub drop_layers_by: Option<Named<LayerMetric>>,
 }

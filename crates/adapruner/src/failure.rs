@@ -1,4 +1,4 @@
-//! Errors as people see them: one line, and advice on a line of its own.
+//! Errors for people: one line, and a hint on its own line.
 
 use std::{
     io::{self, Write},
@@ -11,8 +11,8 @@ use adapruner::advice::Advised;
 pub use adapruner::advice::advised;
 use anyhow::Error;
 
-/// Prints an error, on stdout as JSON too where results are JSON, and says how the program ends;
-/// a reader that went away is no error.
+/// Prints an error (with `--json` also on stdout, as JSON) and returns the exit code. A closed
+/// stdout is no error.
 pub fn report(error: &Error, json: bool) -> ExitCode {
     let broken_pipe = error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
@@ -27,13 +27,13 @@ pub fn report(error: &Error, json: bool) -> ExitCode {
     }
     if json {
         let failed = serde_json::json!({ "error": { "message": message, "hint": hint } });
-        // The error stands on stderr; nothing is lost where stdout cannot take it.
+        // stderr has the error, so a full stdout loses nothing.
         let _ = writeln!(io::stdout().lock(), "{failed:#}");
     }
     ExitCode::from(1)
 }
 
-/// The chain of causes on one line, each said once.
+/// The chain of causes on one line, without repetitions.
 fn one_line(error: &Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
@@ -49,7 +49,7 @@ fn one_line(error: &Error) -> String {
     line
 }
 
-/// The advice of the outermost error that has some.
+/// The hint of the outermost error that has one.
 fn hint(error: &Error) -> Option<String> {
     error.chain().find_map(|cause| {
         if let Some(e) = cause.downcast_ref::<adapruner_prune::Error>() {
@@ -71,10 +71,10 @@ fn hint(error: &Error) -> Option<String> {
     })
 }
 
-/// Most entries of a folder that are looked at for a name like one that is missing.
+/// Maximum entries of a folder to compare with a missing name.
 const LOOKED_AT: usize = 10_000;
 
-/// The file or folder beside one that is missing whose name is closest to its name.
+/// The existing file or folder whose name is closest to a missing one's.
 fn neighbour(error: &adapruner_checkpoint::Error) -> Option<String> {
     let missing = error.missing()?;
     let name = missing.file_name()?.to_str()?;

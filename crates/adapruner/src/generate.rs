@@ -1,4 +1,4 @@
-//! Text that continues a prompt, handed on while it is made.
+//! Text generation, streamed.
 
 use std::time::Instant;
 
@@ -15,33 +15,31 @@ use serde::Serialize;
 
 use crate::{advice::advised, pipeline::residency};
 
-/// What is asked and how the answer is drawn.
+/// The prompt and how to sample answers.
 #[derive(Debug, Clone, Serialize)]
 pub struct GenerateSettings {
-    /// What is asked or continued.
+    /// The prompt.
     pub prompt: String,
-    /// What stands before it as the system's message.
+    /// The system message.
     pub system: Option<String>,
-    /// Whether the prompt is continued as it stands, without the model's chat
-    /// template.
+    /// Whether to continue the prompt verbatim, without the model's chat template.
     pub raw: bool,
-    /// Most tokens of an answer.
+    /// Maximum tokens per answer.
     pub max_tokens: usize,
     /// Number of answers.
     pub samples: usize,
-    /// Divisor of the logits; 0 takes the most likely token.
+    /// Sampling temperature; 0 is greedy.
     pub temperature: f64,
-    /// Most likely tokens that are drawn from; `None` for all.
+    /// Number of most likely tokens to sample from; `None` for all.
     pub top_k: Option<usize>,
-    /// Probability of the most likely tokens that are drawn from; `None` for
-    /// all.
+    /// Cumulative probability of the tokens to sample from; `None` for all.
     pub top_p: Option<f64>,
     /// Seed of the draws; each answer has a stream of its own.
     pub seed: u64,
 }
 
 impl GenerateSettings {
-    /// Refuses what makes no sense.
+    /// Refuses invalid settings.
     fn check(&self) -> Result<()> {
         let Self { max_tokens, samples, temperature, top_k, top_p, .. } = *self;
         ensure!(max_tokens > 0, "max-tokens: at least 1 expected, 0 found");
@@ -56,7 +54,7 @@ impl GenerateSettings {
         }
         if temperature == 0.0 && samples > 1 {
             let message = format!("samples: {samples} answers at temperature 0 would be the same");
-            return Err(advised(message, "draw them: --temperature 0.8"));
+            return Err(advised(message, "sample them: --temperature 0.8"));
         }
         Ok(())
     }
@@ -68,7 +66,7 @@ impl GenerateSettings {
 pub enum Ended {
     /// By a token that ends a text.
     Eos,
-    /// After the most tokens it may have.
+    /// At the maximum number of tokens.
     MaxTokens,
     /// At the end of the model's context.
     Context,
@@ -79,7 +77,7 @@ pub enum Ended {
 pub struct Answer {
     /// Its text, without special tokens.
     pub text: String,
-    /// Its tokens, the one that ended it not among them.
+    /// Its tokens, without the one that ended it.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub ended: Ended,
@@ -87,10 +85,10 @@ pub struct Answer {
     pub seconds: f64,
 }
 
-/// A prompt as the model reads it.
+/// A rendered prompt.
 #[derive(Debug, Clone, Serialize)]
 pub struct Prompt {
-    /// Its text; of a conversation, as the chat template writes it.
+    /// Its text; for a conversation, as rendered by the chat template.
     pub text: String,
     /// Whether a chat template wrote it.
     pub chat: bool,
@@ -99,8 +97,8 @@ pub struct Prompt {
     pub ids: Vec<u32>,
 }
 
-/// The prompt of `settings` for a model: a conversation where the model has a
-/// chat template, else the text itself.
+/// The prompt of `settings` for a model: a conversation if the model has a chat template,
+/// otherwise the text itself.
 ///
 /// # Errors
 /// A template that fails or refuses a system message; a system message without
@@ -117,12 +115,12 @@ pub fn prompt(checkpoint: &Checkpoint, settings: &GenerateSettings) -> Result<Pr
             Prompt { ids: tokenizer.encode_plain(&text)?, text, chat: true }
         }
         (None, Some(_)) if settings.raw => {
-            return Err(advised("system: a raw prompt has no place for it", "leave out --raw"));
+            return Err(advised("system: not used by a raw prompt", "leave out --raw"));
         }
         (None, Some(_)) => {
             let message =
                 format!("{}: the model has no chat template", checkpoint.origin.display());
-            return Err(advised(message, "put what --system says into the prompt"));
+            return Err(advised(message, "put the system message into the prompt"));
         }
         (None, None) => {
             let text = settings.prompt.clone();
@@ -130,18 +128,17 @@ pub fn prompt(checkpoint: &Checkpoint, settings: &GenerateSettings) -> Result<Pr
         }
     };
     if prompt.ids.is_empty() {
-        return Err(advised("prompt: empty", "say something: --prompt TEXT"));
+        return Err(advised("prompt: empty", "give a text: --prompt TEXT"));
     }
     Ok(prompt)
 }
 
-/// Answers a prompt as often as `settings` say. `sink` is handed the text of
-/// answer `n` piece by piece, as soon as it is certain; together the pieces are
-/// the answer's text.
+/// Generates the answers that `settings` ask for. `sink` receives the text of answer `n` piece
+/// by piece, as soon as it is final; the pieces together are the answer's text.
 ///
 /// # Errors
-/// Settings that make no sense, a prompt as long as the model's context, damaged
-/// weights, and the errors of `sink`.
+/// Invalid settings, a prompt as long as the model's context, damaged weights, and the errors
+/// of `sink`.
 pub fn generate(
     checkpoint: &Checkpoint,
     prompt: &Prompt,
@@ -197,16 +194,16 @@ pub fn generate(
     Ok(answers)
 }
 
-/// Tokens as text, piece by piece: a piece is held back as long as its last
-/// character may be half of one.
+/// Decodes tokens piece by piece, and holds a piece back while its last character may be
+/// incomplete.
 struct TextStream<'a> {
     tokenizer: &'a TextTokenizer,
     ids: Vec<u32>,
     said: String,
-    /// Where the tokens begin that the next piece is read with: a tokenizer may
-    /// treat the first of a text in another way.
+    /// Start of the tokens that are decoded with the next piece, because a tokenizer may treat
+    /// the first token of a text differently.
     from: usize,
-    /// Where the tokens begin that are not said yet.
+    /// Start of the tokens that are not output yet.
     unsaid: usize,
 }
 
@@ -215,7 +212,7 @@ impl<'a> TextStream<'a> {
         Self { tokenizer, ids: Vec::new(), said: String::new(), from: 0, unsaid: 0 }
     }
 
-    /// What is certain with one more token.
+    /// The text that one more token makes final.
     fn push(&mut self, token: u32) -> Result<Option<String>> {
         self.ids.push(token);
         let piece = self.unsaid()?;
@@ -228,7 +225,7 @@ impl<'a> TextStream<'a> {
         Ok(Some(piece))
     }
 
-    /// What was held back, at the end.
+    /// The text that was held back, at the end.
     fn rest(&mut self) -> Result<String> {
         let piece = self.unsaid()?;
         self.unsaid = self.ids.len();

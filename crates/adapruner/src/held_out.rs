@@ -1,5 +1,5 @@
-//! Samples of the calibration text that nothing was chosen by: what a pruned model is judged
-//! on where no text to measure on is named.
+//! Calibration samples on which no choice was made. A pruned model is measured on them if no
+//! evaluation text is given.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::{pipeline, room::room, settings::CalibrationSettings};
 
-/// Samples that a model is judged on: enough to tell a perplexity from twice as much.
+/// Number of samples: enough to distinguish a perplexity from twice as much.
 pub const SAMPLES: usize = 16;
 
 /// At most [`SAMPLES`] samples of the calibration text that share no passage with `seen`;
@@ -21,7 +21,7 @@ pub fn samples(
     settings: &CalibrationSettings,
     seen: &[&TokenSet],
 ) -> Result<Option<TokenSet>> {
-    // Draws by one seed begin alike, so that those beyond the seen ones are new.
+    // Draws with one seed have a common prefix, so samples beyond the seen ones are new.
     let most = seen.iter().map(|set| set.windows.len()).max().unwrap_or(0);
     let given = room(checkpoint, &settings.text, settings.sample_tokens, most + SAMPLES)?;
     let wanted = CalibrationSettings { samples: given.samples, ..settings.clone() };

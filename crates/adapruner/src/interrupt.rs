@@ -12,23 +12,23 @@ use std::{
 /// Exit code of an interrupted program, as shells have it.
 pub const INTERRUPTED: i32 = 130;
 
-/// Whether the first interrupt is left to the command.
+/// Whether the command handles the first interrupt itself.
 static GRACEFUL: AtomicBool = AtomicBool::new(false);
-/// Whether the command shall come to an end.
+/// Whether the command should stop.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// From now on an interrupt or termination leaves the disk as it was.
+/// From now on an interrupt or termination removes incomplete outputs.
 pub fn install() {
     let handler = || {
         if GRACEFUL.load(Ordering::Relaxed) && !STOP.swap(true, Ordering::Relaxed) {
-            say("\ninterrupted: coming to an end; once more ends it now");
+            say("\ninterrupted: finishing the current step; interrupt again to stop now");
             return;
         }
         let _held = adapruner_checkpoint::atomic::discard_all();
         if !GRACEFUL.load(Ordering::Relaxed) {
-            // A stage of a run speaks for itself alone.
+            // A stage of `run` prints only this.
             let of_run = std::env::var_os(PARENT).is_some();
-            let half = "\ninterrupted: what was half written is removed";
+            let half = "\ninterrupted: removing incomplete outputs";
             say(if of_run { "\ninterrupted" } else { half });
         }
         process::exit(INTERRUPTED);
@@ -38,25 +38,24 @@ pub fn install() {
     }
 }
 
-/// Leaves the first interrupt to the command, which looks at the flag.
+/// Lets the command handle the first interrupt; it polls the flag.
 pub fn graceful() -> &'static AtomicBool {
     GRACEFUL.store(true, Ordering::Relaxed);
     &STOP
 }
 
-/// From now on the first interrupt ends the program again.
+/// Restores the default: the first interrupt ends the program.
 pub fn at_once() {
     GRACEFUL.store(false, Ordering::Relaxed);
 }
 
-/// Set for processes that another process of this program started, with a pipe as
-/// stdin: a byte on it asks to come to an end as an interrupt does, and its end
-/// says that the other process is gone, however it ended.
+/// Set for child processes of this program, whose stdin is a pipe from the parent: a byte asks
+/// the child to stop as an interrupt does, and end of file means that the parent is gone,
+/// however it ended.
 pub const PARENT: &str = "ADAPRUNER_PARENT";
 
-/// Where another process of this program started this one: follows its word, and
-/// ends at once when it is gone. What a command keeps for a resumption it writes
-/// as it goes; half-written outputs are removed.
+/// In a child process of this program: stops when the parent asks, and exits at once when the
+/// parent is gone. Commands save resumable state as they go; incomplete outputs are removed.
 pub fn follow_parent() {
     if std::env::var_os(PARENT).is_none() {
         return;

@@ -1,8 +1,8 @@
-//! How fast models read a prompt and write what follows.
+//! Prompt and generation speed of models.
 //!
-//! Times are wall-clock seconds of one sequence. Several models take turns
-//! within each round, so that what else the machine does meets them alike;
-//! ratios are taken round by round. The first round warms up and is not counted.
+//! Times are wall-clock seconds of one sequence. Several models alternate within each round, so
+//! other load on the machine affects them equally, and ratios are computed per round. The first
+//! round warms up and does not count.
 
 use std::time::Instant;
 
@@ -23,9 +23,9 @@ use crate::{
 pub struct LatencySettings {
     /// Lengths of the prompts, in tokens.
     pub prompt_tokens: Vec<usize>,
-    /// Tokens that are made after the first one.
+    /// Tokens to generate after the first one.
     pub new_tokens: usize,
-    /// Rounds that count.
+    /// Measured rounds.
     pub rounds: usize,
 }
 
@@ -34,14 +34,14 @@ pub struct LatencySettings {
 pub struct Spread {
     /// The median.
     pub median: f64,
-    /// The least.
+    /// The smallest.
     pub least: f64,
     /// The largest.
     pub largest: f64,
 }
 
 impl Spread {
-    /// Of one figure a round.
+    /// From one figure per round.
     pub fn of(values: &[f64]) -> Self {
         Self {
             median: median(values.iter().copied()),
@@ -56,15 +56,15 @@ impl Spread {
 pub struct Timings {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Tokens of the prompt read a second, until the first new token is chosen.
+    /// Prompt tokens per second, until the first new token is chosen.
     pub prefill_tokens_per_second: Spread,
     /// Seconds until the first new token is chosen.
     pub first_token_seconds: Spread,
-    /// Tokens made a second after the first one, each by a pass of its own.
+    /// Generated tokens per second after the first one, each in its own pass.
     pub decode_tokens_per_second: Spread,
 }
 
-/// What a model is, and how fast.
+/// A model and its speed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Latency {
     /// Where it was opened.
@@ -79,8 +79,7 @@ pub struct Latency {
     pub dtype: String,
     /// By length of the prompt.
     pub timings: Vec<Timings>,
-    /// The same divided, round by round, by those of the first model; none of
-    /// the first itself.
+    /// Per-round ratios to the first model's figures; none for the first model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratios: Option<Vec<Timings>>,
 }

@@ -1,37 +1,57 @@
 //! The pipeline behind the command line: open a model, measure it, collect
 //! statistics, score, plan, apply, write.
 //!
-//! | module | what it holds |
+//! ```
+//! use adapruner::pipeline;
+//! use adapruner_checkpoint::{
+//!     Architecture, Checkpoint, Digest, LayerWidths, ModelConfig, text::TokenSet,
+//! };
+//! use adapruner_model::Placement;
+//!
+//! // `Checkpoint::open` gives the same type for a folder, a GGUF file or a hub id.
+//! let widths = LayerWidths { query_heads: 4, kv_heads: 2, ffn: 96 };
+//! let config = ModelConfig::new(Architecture::Llama, 32, 8, 100, vec![widths; 2]);
+//! let model = Checkpoint::random(config, 1)?;
+//!
+//! let rows = vec![vec![3, 14, 15, 92], vec![65, 35, 89, 79]];
+//! let tokens = TokenSet::of_rows("rows", Digest::of_bytes(b"rows"), rows);
+//! let placement = Placement::cpu();
+//! let measured = pipeline::evaluate(&model, &tokens, &placement, None, "evaluate", &())?;
+//! assert_eq!((measured.loss.windows, measured.loss.tokens), (2, 6));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | module | content |
 //! |---|---|
 //! | [`settings`] | resolved, validated settings, as they are written into manifests |
-//! | [`pipeline`] | the stages, each from settings and what the stage before made |
-//! | [`room`] | how many samples a text gives |
-//! | [`statistics`] | statistics collected within the memory there is |
+//! | [`pipeline`] | the stages, each from its settings and the previous stage's result |
+//! | [`room`] | how many samples a text has room for |
+//! | [`statistics`] | statistics collected within a memory limit |
 //! | [`target`] | a size that a pruned model must fit |
-//! | [`vocabulary`] | which tokens stay, by texts of the kind at hand |
+//! | [`vocabulary`] | which tokens stay, chosen by example texts |
 //! | [`depth`] | which layers are removed whole |
-//! | [`greedy`] | the order in which parts are best removed, by measured losses |
-//! | [`allocate`] | where a model is cut, by what each cut costs |
-//! | [`sensitivity`] | what cutting each layer alone costs, and how a cut is spread by it |
-//! | [`compensation`] | what remains fitted to make up for what was removed |
+//! | [`greedy`] | a greedy order of removing parts, by measured losses |
+//! | [`allocate`] | where to cut a model, by the measured loss of each cut |
+//! | [`sensitivity`] | the loss of cutting each layer alone, and a cut spread accordingly |
+//! | [`compensation`] | remaining weights refitted to compensate for removed ones |
 //! | [`masks`] | which units stay, learned by gradient |
-//! | [`held_out`] | calibration samples that nothing was chosen by |
-//! | [`footprint`] | how much a model takes, stored, written and in its cache |
+//! | [`held_out`] | calibration samples on which no choice was made |
+//! | [`footprint`] | the size of a model: stored, written and in its cache |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
-//! | [`manifest`] | `manifest.json`: what an output was made from |
-//! | [`locked`] | folders of state that one process at a time works in |
-//! | [`memory`] | memory at hand and memory used |
+//! | [`manifest`] | `manifest.json`: the record of an output's inputs |
+//! | [`locked`] | state folders that one process at a time may use |
+//! | [`memory`] | available and used memory |
 //! | [`recover`] | training after pruning |
-//! | [`recovered`] | a training that is over, as a page shows it |
+//! | [`recovered`] | a finished training, for the report |
 //! | [`search`] | the search for samples, metric and cut |
-//! | [`advice`] | errors with advice |
-//! | [`caution`] | what to be wary of in a result, and a next step |
-//! | [`progress`] | how stages tell how far they are |
-//! | [`generate`] | text that continues a prompt |
-//! | [`latency`] | how fast models read and write |
+//! | [`advice`] | errors with hints |
+//! | [`caution`] | warnings about a result, with a next step |
+//! | [`progress`] | progress of stages |
+//! | [`generate`] | text generation |
+//! | [`latency`] | prompt and generation speed |
 //! | [`compare_models`] | models side by side |
-//! | [`zero_shot`] | tasks asked of a model |
-//! | [`whole`] | everything after one another, as `run` does |
+//! | [`zero_shot`] | zero-shot tasks |
+//! | [`whole`] | all stages in sequence: `run` |
 
 pub mod advice;
 pub mod allocate;
@@ -65,3 +85,7 @@ pub mod zero_shot;
 
 /// The program's version, written into every artifact.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

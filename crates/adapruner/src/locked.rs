@@ -1,4 +1,4 @@
-//! Folders of state that one process at a time works in.
+//! State folders that one process at a time may use.
 
 use std::{fs::File, path::PathBuf};
 
@@ -13,15 +13,15 @@ use crate::advice::advised;
 /// File name of the lock.
 const LOCK: &str = "lock";
 
-/// A folder of state that this process alone works in.
+/// A state folder that this process has locked.
 pub struct Locked {
     folder: StateDir,
     _lock: File,
 }
 
 impl Locked {
-    /// Takes the folder for this process alone; `busy` says what another process does
-    /// there, `hint` what to do then.
+    /// Locks the folder; if another process has it, the error says what that does (`busy`) and
+    /// gives `hint`.
     ///
     /// # Errors
     /// A folder that cannot be written, or that another process works in.
@@ -56,7 +56,7 @@ impl Locked {
 }
 
 impl Drop for Locked {
-    /// A folder in which nothing was saved is as good as none.
+    /// A folder without saved state counts as absent.
     fn drop(&mut self) {
         let names = std::fs::read_dir(self.folder.root()).into_iter().flatten().flatten();
         if names.into_iter().all(|entry| entry.file_name() == LOCK || entry.file_name() == MARK) {

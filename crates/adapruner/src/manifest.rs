@@ -1,5 +1,4 @@
-//! `manifest.json`: what an output was made from and what it holds, so that
-//! anyone can make it again.
+//! `manifest.json`: the inputs and contents of an output, enough to reproduce it.
 
 use std::path::{Path, PathBuf};
 
@@ -69,13 +68,13 @@ pub struct StatisticsRecord {
 /// Perplexity before and after.
 #[derive(Debug, Clone, Serialize)]
 pub struct BeforeAfter {
-    /// Of the model as it was.
+    /// Of the dense model.
     pub before: Evaluation,
     /// Of the pruned model.
     pub after: Evaluation,
 }
 
-/// The trial of a study that a plan was made by.
+/// The trial from which a plan was made.
 #[derive(Debug, Clone, Serialize)]
 pub struct StudyRecord {
     /// Name of the study.
@@ -84,40 +83,53 @@ pub struct StudyRecord {
     pub trial: u64,
     /// Its loss on the search-evaluation text, in nats per predicted token.
     pub loss: f64,
-    /// Digest of the model that was searched on.
+    /// Digest of the search's model.
     pub model_digest: Digest,
     /// The calibration pool.
     pub pool: TokensRecord,
     /// The search-evaluation text.
     pub evaluation: TokensRecord,
-    /// What the trial tried.
+    /// The trial's configuration.
     pub configuration: Configuration,
-    /// What could not be carried over.
+    /// Settings that could not be transferred.
     pub notes: Vec<String>,
 }
 
-/// Training data as it was used.
+/// Masks that were learned for a trial of a study.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LearnedTrial {
+    /// The trial.
+    pub trial: u64,
+    /// Its loss in the search.
+    pub loss: f64,
+    /// The loss of its plan on the held-out samples.
+    pub held_out_before: f64,
+    /// The loss with the learned masks.
+    pub held_out_after: f64,
+}
+
+/// Training data.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DataRecord {
     /// The file's or set's name.
     pub name: String,
     /// Digest of token ids, masks and split.
     pub digest: Digest,
-    /// What became of the records.
+    /// Counts of records by outcome.
     pub counts: Counts,
 }
 
 /// A training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecoveryRecord {
-    /// What was learned from.
+    /// The training data.
     pub data: DataRecord,
-    /// What was learned from besides.
+    /// The teacher, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<ModelRecord>,
-    /// Numbers that were learned.
+    /// Number of trained parameters.
     pub learned_parameters: u64,
-    /// What it came to.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
@@ -129,11 +141,11 @@ pub struct AdapterRecord {
     pub path: PathBuf,
     /// Digest of its tensors' file.
     pub digest: Digest,
-    /// Its numbers.
+    /// Its number of parameters.
     pub parameters: u64,
 }
 
-/// What an output was made from and what it holds.
+/// The inputs and contents of an output.
 #[derive(Debug, Clone, Serialize)]
 pub struct Manifest {
     /// Version of the program.
@@ -148,28 +160,32 @@ pub struct Manifest {
     pub model_bytes: u64,
     /// Parameters of the model that was written.
     pub parameters: u64,
-    /// What importances were computed from.
+    /// The statistics behind importances.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statistics: Option<StatisticsRecord>,
     /// Which units were kept, by their indices in the model that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PrunePlan>,
-    /// How the tokens that stay were chosen.
+    /// How the kept tokens were chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularyRecord>,
     /// How the layers that are removed whole were chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth: Option<DepthRecord>,
-    /// What the loss gains where a layer alone is cut, in nats per predicted token.
+    /// Loss increase from cutting a layer alone, in nats per predicted token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sensitivities: Option<Vec<Option<f64>>>,
     /// How the cut was spread over layers, where that was measured step by step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocation: Option<AllocationRecord>,
-    /// How the units of the plan were learned.
+    /// The learned masks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masks: Option<LearnedRecord>,
-    /// What was fitted to make up for what the plan removed.
+    /// Results of learning masks for several trials; this model is the one with the lowest loss
+    /// after it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub learned_trials: Vec<LearnedTrial>,
+    /// The compensation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compensation: Option<CompensationRecord>,
     /// The study that the plan comes from.
@@ -178,10 +194,10 @@ pub struct Manifest {
     /// Perplexity before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<BeforeAfter>,
-    /// The same on held-out calibration samples, where no text to measure on was named.
+    /// The same on held-out calibration samples, if no evaluation text was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out: Option<BeforeAfter>,
-    /// What was learned after it was pruned.
+    /// The training after pruning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryRecord>,
     /// The adapter that was merged.
@@ -189,14 +205,13 @@ pub struct Manifest {
     pub adapter: Option<AdapterRecord>,
     /// The files beside this one.
     pub files: Vec<OutputFile>,
-    /// What a reader of the files should know.
+    /// Warnings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
 impl Manifest {
-    /// A manifest of what `command` made of `checkpoint` under `settings`,
-    /// before anything is written.
+    /// A manifest of `command` on `checkpoint` with `settings`, before anything is written.
     ///
     /// # Errors
     /// Where the model's files cannot be read.
@@ -219,6 +234,7 @@ impl Manifest {
             sensitivities: None,
             allocation: None,
             masks: None,
+            learned_trials: Vec::new(),
             compensation: None,
             study: None,
             evaluation: None,

@@ -1,4 +1,4 @@
-//! Arguments of learned masks, which the configuration file has as a table too.
+//! Arguments of learned masks, also a table of the configuration file.
 
 use std::path::PathBuf;
 
@@ -19,64 +19,69 @@ use crate::{
     typed::{Named, Real},
 };
 
-/// How masks are learned.
+/// How to learn masks.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Learned masks")]
 pub struct MaskArgs {
-    /// Learn which units stay, in so many steps: every unit has a score, the best by score
-    /// run, exactly as many as the plan keeps, and gradients through a hard mask move the
-    /// scores. The plan is where it begins; the step is chosen on samples that are held
-    /// out, the plan among them. 0 for none [default: 0; prune: 60, unless --fast is given]
+    /// Learn by gradient which units stay, in this many steps: every unit has a score, the
+    /// highest scores pass a hard mask that keeps exactly as many units as the plan, and
+    /// gradients through it update the scores. Learning starts from the plan; held-out samples
+    /// choose the step, and the plan itself is a candidate. 0 for none [default: 0; prune: 60,
+    /// unless --fast is given]
     #[arg(long, value_name = "STEPS")]
     pub learn_masks: Option<u64>,
-    /// Units whose masks are learned: ffn (channels), kv-groups (groups, in layers that
-    /// lose some), sublayers (which attention sublayers are dropped) [default: ffn]
+    /// Units to learn masks for: ffn (channels), kv-groups (groups, in layers that lose some),
+    /// sublayers (which attention sublayers are dropped) [default: ffn]
     #[arg(long, value_name = "UNITS", value_delimiter = ',')]
     pub learn_units: Option<Vec<Named<GatedUnit>>>,
-    /// per-layer (every layer keeps as many units as planned) or free (layers exchange
-    /// units within the same total) [default: per-layer]
+    /// Budget of units: per-layer (every layer keeps as many units as planned) or free (layers
+    /// exchange units within the same total) [default: per-layer]
     #[arg(long, value_name = "BUDGET")]
     pub mask_budget: Option<Named<MaskBudget>>,
-    /// What is learned from: text (its likelihood), logits (the dense model's 64 most
-    /// likely tokens at every position) or hidden (the dense model's block outputs; it
-    /// then runs along) [default: text]
+    /// Loss: text (cross-entropy), logits (the dense model's top 64 at every position) or
+    /// hidden (the dense model's block outputs; the dense model then runs beside the masked
+    /// one) [default: text]
     #[arg(long, value_name = "LOSS")]
     pub mask_loss: Option<Named<MaskLoss>>,
     /// Text to learn masks on, as for --text [default: the calibration text]
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub mask_text: Option<PathBuf>,
-    /// Number of samples, those that are held out included [default: 512]
+    /// Number of samples, including the held-out ones [default: 512]
     #[arg(long, value_name = "N")]
     pub mask_samples: Option<usize>,
-    /// Tokens of such a sample [default: 128]
+    /// Tokens per such sample [default: 128]
     #[arg(long, value_name = "TOKENS")]
     pub mask_tokens: Option<usize>,
-    /// Samples that are held out to choose the step [default: a sixteenth, at least 8]
+    /// Held-out samples that choose the step [default: a sixteenth, at least 8]
     #[arg(long, value_name = "N")]
     pub mask_held_out: Option<usize>,
-    /// Samples of a step [default: 8]
+    /// Samples per step [default: 8]
     #[arg(long, value_name = "N")]
     pub mask_batch: Option<usize>,
     /// Learning rate of the first step (Adam) [default: 0.05]
     #[arg(long, value_name = "RATE")]
     pub mask_rate: Option<Real>,
-    /// Learning rate that half a cosine leads down to [default: a tenth of --mask-rate]
+    /// Final learning rate of the cosine schedule [default: a tenth of --mask-rate]
     #[arg(long, value_name = "RATE")]
     pub mask_rate_end: Option<Real>,
-    /// Standard deviation of the scores of a layer before the first step: the smaller, the
-    /// more units change [default: 1]
+    /// Initial standard deviation of a layer's scores: the smaller, the more units change
+    /// [default: 1]
     #[arg(long, value_name = "SPREAD")]
     pub mask_spread: Option<Real>,
-    /// Steps from one measurement on held-out samples to the next [default: 20]
+    /// Steps between measurements on the held-out samples [default: 20]
     #[arg(long, value_name = "STEPS")]
     pub mask_every: Option<u64>,
     /// Stop after N measurements without a lower loss [default: 3]
     #[arg(long, value_name = "N")]
     pub mask_patience: Option<u64>,
-    /// Folder in which the state is kept at every measurement; after a stop the same
-    /// command goes on from it, with the same result
+    /// Learn masks for the K best trials of the study, and keep the trial whose masks have the
+    /// lowest loss on the held-out samples [apply --study; default: 1]
+    #[arg(long, value_name = "K")]
+    pub learn_top: Option<usize>,
+    /// Folder for the state, saved at every measurement; after a stop the same command resumes
+    /// from it, with the same result
     #[arg(long, value_name = "DIR")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub masks_state: Option<PathBuf>,
@@ -97,6 +102,7 @@ combine!(MaskArgs {
     mask_spread,
     mask_every,
     mask_patience,
+    learn_top,
     masks_state,
 });
 
@@ -112,6 +118,41 @@ const RATE: (f64, f64) = (0.05, 10.0);
 const MEASURE: (u64, u64) = (20, 3);
 
 impl MaskArgs {
+    /// Refuses to learn for several trials where there are none.
+    ///
+    /// # Errors
+    /// Then.
+    pub fn refuse_top(&self) -> Result<()> {
+        match self.learn_top {
+            None => Ok(()),
+            Some(_) => Err(advised(
+                "learn-top: given, but there are no trials of a study to choose from",
+                "leave it out, or apply a study: adapruner apply MODEL --study DIR",
+            )),
+        }
+    }
+
+    /// For how many of a study's trials masks are learned.
+    ///
+    /// # Errors
+    /// None, or several without masks or with a state, which is of one learning.
+    pub fn top(&self) -> Result<usize> {
+        let Some(top) = self.learn_top else { return Ok(1) };
+        let refused = if top == 0 {
+            "expected at least 1 trial, found 0"
+        } else if self.learn_masks.unwrap_or(0) == 0 {
+            "given, but no masks are learned"
+        } else if top > 1 && self.masks_state.is_some() {
+            "the state of --masks-state is that of one trial"
+        } else {
+            return Ok(top);
+        };
+        Err(advised(
+            format!("learn-top: {refused}"),
+            "give --learn-masks STEPS --learn-top K, without --masks-state",
+        ))
+    }
+
     /// What is read and written.
     pub fn files(&self, files: Files) -> Files {
         let texts = self.mask_text.iter();
@@ -120,7 +161,7 @@ impl MaskArgs {
         states.fold(files, |files, state| files.state("--masks-state", state, &FOLDER))
     }
 
-    /// Fills in the defaults; `None` where none are to be learned.
+    /// Fills in the defaults; `None` if no masks are to be learned.
     ///
     /// # Errors
     /// No text.

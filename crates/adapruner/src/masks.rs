@@ -1,5 +1,5 @@
-//! Learned masks as a stage: samples drawn and divided, passes that fit the memory, a
-//! state on the disk.
+//! The stage of learned masks: draws and splits samples, fits passes into memory, and keeps a
+//! state on disk.
 
 use std::{fmt, sync::atomic::AtomicBool};
 
@@ -37,31 +37,31 @@ const STATE: &str = "masks.safetensors";
 /// The folder of a state of learned masks.
 pub static FOLDER: StateKind = StateKind { name: "masks", known_by: &[], owned: &[STATE] };
 
-/// The samples of a learning.
+/// The samples for learning masks.
 pub struct MaskSamples {
-    /// Those that are learned from.
+    /// Training samples.
     pub train: TokenSet,
-    /// Those that choose the step.
+    /// Held-out samples, which choose the step.
     pub held_out: TokenSet,
 }
 
-/// Masks that were learned, for the manifest.
+/// Learned masks, for the manifest.
 #[derive(Debug, Clone, Serialize)]
 pub struct LearnedRecord {
-    /// The samples that were learned from.
+    /// The training samples.
     pub train: TokensRecord,
-    /// The samples that chose the step.
+    /// The held-out samples.
     pub held_out: TokensRecord,
-    /// What the learning was told: units, budget, loss, rates, seed of draws and orders.
+    /// The options: units, budget, loss, rates, seed of draws and orders.
     pub options: MaskOptions,
-    /// What it came to.
+    /// Its outcome.
     pub outcome: MaskOutcome,
     /// The estimate of its memory.
     pub memory_estimate: MaskFootprint,
 }
 
 impl LearnedRecord {
-    /// What a reader of the outputs should know.
+    /// Warnings for the output.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let MaskOutcome { ended, kept_step, .. } = &self.outcome;
         let diverged = match ended {
@@ -72,7 +72,7 @@ impl LearnedRecord {
         };
         let nothing = (*kept_step == 0).then(|| {
             "learned masks: no mask was better than the plan on the held-out samples: the plan \
-             stays as it was"
+             is kept"
                 .to_owned()
         });
         [diverged, nothing].into_iter().flatten()
@@ -116,11 +116,11 @@ pub fn samples(checkpoint: &Checkpoint, settings: &MaskSettings) -> Result<MaskS
     Ok(MaskSamples { train: part(train), held_out: part(held_out) })
 }
 
-/// Training samples that the scores of a plan without any are computed on.
+/// Number of training samples for initial scores, if a plan has none.
 const SCORED: usize = 64;
 
-/// Scores to begin with, for a plan that comes without: Wanda's, by a forward pass over some
-/// of the training samples.
+/// Initial scores for a plan without scores: Wanda's, from a forward pass over some of the
+/// training samples.
 ///
 /// # Errors
 /// Too little memory, damaged weights, a loss that is not finite.
@@ -149,7 +149,7 @@ pub fn scores(
     pipeline::scores(checkpoint, Some(&bank), &score, settings.samples.seed)
 }
 
-/// Takes a folder of state for this process alone.
+/// Locks a state folder.
 ///
 /// # Errors
 /// A folder that cannot be written, or that another process works in.
@@ -161,7 +161,7 @@ pub fn lock(folder: StateDir) -> Result<Locked> {
     )
 }
 
-/// Learns which units of `plan` stay; `None` where it was told to stop, its state saved.
+/// Learns which units of `plan` stay; `None` if it was interrupted, with its state saved.
 ///
 /// # Errors
 /// Too little memory, a plan or state that does not fit the settings, damaged weights, a
@@ -246,7 +246,7 @@ fn refused(error: PruneError) -> anyhow::Error {
     )
 }
 
-/// Hands steps on to a bar, and states to their folder.
+/// Shows steps as progress and saves states in their folder.
 struct Told<'a> {
     progress: &'a dyn Progress,
     state: Option<&'a StateDir>,

@@ -1,10 +1,10 @@
-//! Memory at hand and memory used, where the system tells.
+//! Available and used memory, as far as the system reports it.
 
 #![expect(clippy::disallowed_methods, reason = "asks the system, not a file of the user")]
 
 use std::{fs, sync::OnceLock};
 
-/// What is assumed where the system does not tell: 4 GiB.
+/// Assumed if the system does not report it: 4 GiB.
 const UNKNOWN: u64 = 4 << 30;
 
 /// Bytes that can be allocated without swapping: the least of what the machine
@@ -29,15 +29,15 @@ pub fn processor() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Of what the machine has free, so much is left to others.
+/// Share of the free memory that is left to other processes.
 const SPARED: u64 = 8;
 
-/// Bytes that a stage may take beside what the process held when this was first asked:
-/// what is left of `limit` bytes in all, or seven eighths of what the machine has free.
+/// Bytes that a stage may use in addition to what the process held at the first call: what is
+/// left of a total of `limit` bytes, or seven eighths of the machine's free memory.
 ///
-/// The allocator keeps freed pages, so what earlier stages took is there to be used
-/// again and does not count against a later one; a stage that leaves more than a few
-/// numbers behind has to count them itself.
+/// The allocator keeps freed pages, so memory of earlier stages is reused and does not count
+/// against a later one. A stage that leaves more than a few numbers behind has to count them
+/// itself.
 pub fn budget(limit: Option<u64>) -> u64 {
     static BEFORE: OnceLock<u64> = OnceLock::new();
     let now = held();
@@ -55,8 +55,7 @@ fn held() -> u64 {
     kilobytes(&status, "RssAnon:").unwrap_or(0)
 }
 
-/// Most bytes of physical memory this process has held at once, mapped files
-/// included.
+/// Peak physical memory of this process in bytes, mapped files included.
 pub fn peak() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }

@@ -1,4 +1,4 @@
-//! Arguments of what is written, which the configuration file has as a table too.
+//! Arguments of the output, also a table of the configuration file.
 
 use std::path::PathBuf;
 
@@ -18,20 +18,20 @@ pub struct OutputArgs {
     #[arg(long, value_name = "DIR")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub out: Option<PathBuf>,
-    /// hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both
+    /// Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or both
     /// [default: hf]
     #[arg(long, value_name = "FORMATS", value_delimiter = ',')]
     pub format: Option<Vec<Named<Format>>>,
-    /// Type of the safetensors weights: keep (as the model has them, f16 where
-    /// they are quantised), f32, f16 or bf16 [default: keep]
+    /// Type of the safetensors weights: keep (the model's type, f16 if it is quantised), f32,
+    /// f16 or bf16 [default: keep]
     #[arg(long, value_name = "TYPE")]
     pub save_dtype: Option<Named<StoreType>>,
-    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a K-quant for all
-    /// of them (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l, …) [default: the
-    /// model's float type, f16 where it is quantised]
+    /// Type of the GGUF weights: f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, a K-quant for
+    /// all matrices (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l, …) [default:
+    /// the model's float type, f16 if it is quantised]
     #[arg(long, value_name = "TYPE")]
     pub gguf_type: Option<Named<GgufType>>,
-    /// Replace an earlier output of this program
+    /// Replace an existing output of this program
     #[arg(long)]
     pub force: Option<bool>,
 }
@@ -61,7 +61,7 @@ impl OutputArgs {
         }
     }
 
-    /// Fills in the defaults; `None` where no folder is named.
+    /// Fills in the defaults; `None` if no folder is given.
     pub fn resolve(&self) -> Option<OutputSettings> {
         let force = self.force.unwrap_or(false);
         Some(OutputSettings { out: self.out.clone()?, stored: self.stored(), force })

@@ -1,5 +1,5 @@
-//! A model folder: Hugging Face files, `model.gguf`, and the manifest that says
-//! what they were made from.
+//! A model folder: Hugging Face files, `model.gguf`, and the manifest that records their
+//! inputs.
 
 use std::path::PathBuf;
 
@@ -116,11 +116,11 @@ fn optional_name<S: serde::Serializer>(
     }
 }
 
-/// Refuses formats that cannot hold a model like `config`, as it is and as it is planned to be,
-/// before any work is done for it.
+/// Refuses formats that cannot represent a model of `config` with the planned changes, before
+/// any work is done.
 ///
 /// # Errors
-/// What cannot be held, with what can be done instead.
+/// What cannot be represented, with an alternative.
 pub fn check_fits(settings: &OutputSettings, config: &ModelConfig, planned: Planned) -> Result<()> {
     for format in &settings.stored.formats {
         match format {
@@ -173,7 +173,7 @@ pub fn finish(
     Ok(manifest)
 }
 
-/// Says where a format takes more than the model that was read.
+/// Warns if a format takes more bytes than the model that was read.
 fn larger(format: Format, bytes: u64, source: u64) -> Option<String> {
     (bytes > source).then(|| {
         let hint = match format {
@@ -188,7 +188,7 @@ fn larger(format: Format, bytes: u64, source: u64) -> Option<String> {
     })
 }
 
-/// Holds a model that was written and opened again against the original.
+/// Compares a written and reopened model with the original.
 fn check_written(found: &Checkpoint, checkpoint: &Checkpoint) -> Result<()> {
     anyhow::ensure!(
         found.config.layers == checkpoint.config.layers

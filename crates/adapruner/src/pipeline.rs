@@ -1,6 +1,5 @@
-//! The stages of the pipeline. Each takes settings and what the stage before
-//! made; none prints, and only [`statistics`] writes a file (the bank it was
-//! told to keep).
+//! The stages of the pipeline. Each takes settings and the previous stage's result; none
+//! prints, and only [`statistics`] writes a file (the bank, if requested).
 
 use std::{io::Write, path::Path, time::Instant};
 
@@ -36,7 +35,7 @@ use crate::{
     statistics::{Cut, Wanted, collect_streamed},
 };
 
-/// What a set of tokens was made from, for manifests and results.
+/// The source of a set of tokens, for manifests and results.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokensRecord {
     /// File or named set.
@@ -90,8 +89,8 @@ pub struct Evaluation {
     pub tokens_per_second: f64,
 }
 
-/// A text as the model's windows are cut of it: each begins with BOS where the family was never
-/// run without it.
+/// A text for cutting into windows of the model, each of which begins with BOS if the family
+/// always runs with it.
 fn read(checkpoint: &Checkpoint, settings: &TextSettings) -> Result<Text> {
     let text = text::read(&settings.text, &settings.options())?;
     let opens = checkpoint.config.family().opens_with_bos;
@@ -107,7 +106,7 @@ pub fn eval_tokens(checkpoint: &Checkpoint, settings: &EvalSettings) -> Result<T
     Ok(TokenSet::windows(&text, &checkpoint.tokenizer, settings.window, settings.limit)?)
 }
 
-/// So many windows of a text to measure on, spread evenly over it.
+/// A number of evaluation windows, spread evenly over the text.
 ///
 /// # Errors
 /// Those of [`eval_tokens`].
@@ -146,11 +145,11 @@ pub fn calibration_tokens(
 /// recur in any two texts of a kind.
 const TOLERATED: f64 = 0.01;
 
-/// Refuses to measure on a text that shares passages with one that choices are
-/// made by (its `role`: "the calibration set"), unless that is allowed.
+/// Refuses to measure on a text that shares passages with one on which choices are made
+/// (`role`, such as "the calibration set"), unless that is allowed.
 ///
 /// # Errors
-/// How many windows share passages, where they are more than a hundredth.
+/// The number of windows that share passages, if it exceeds one in a hundred.
 pub fn check_overlap(
     measured: &TokenSet,
     (role, other): (&str, &TokenSet),
@@ -165,7 +164,7 @@ pub fn check_overlap(
         measured.name, other.name
     );
     if shared as f64 > TOLERATED * all as f64 {
-        return Err(advised(said, "measure on another text, or say --allow-overlap"));
+        return Err(advised(said, "measure on another text, or give --allow-overlap"));
     }
     if shared > 0 {
         tracing::warn!("{said}");
@@ -173,8 +172,8 @@ pub fn check_overlap(
     Ok(())
 }
 
-/// How a model's weights are held: all in memory where they take at most half
-/// of it, else block by block.
+/// How a model's weights are held: all in memory if they take at most half of it, otherwise
+/// block by block.
 pub(crate) fn residency(checkpoint: &Checkpoint, placement: &Placement) -> Residency {
     let of_one = placement.dtype.size_in_bytes() + placement.packed_bytes().forward;
     let bytes = checkpoint.config.parameters() * of_one as u64;
@@ -269,14 +268,14 @@ pub fn write_statistics(bank: &StatsBank, staged: StagedFile) -> Result<()> {
     Ok(staged.commit()?)
 }
 
-/// Which terms a way of scoring needs.
+/// The terms that an importance needs.
 fn needed_terms(score: &ScoreSettings) -> (Terms, bool) {
     let importance = score.importance;
     (importance.terms().unwrap_or(Terms::Activations), importance.needs_batch_terms())
 }
 
-/// Statistics for `settings`: from the file they name if it is there and fits,
-/// else collected (and written to that file).
+/// Statistics for `settings`: from their file if it exists and matches, otherwise collected
+/// (and written to that file).
 ///
 /// # Errors
 /// Statistics of another model or calibration set; those of
@@ -316,9 +315,9 @@ pub struct Planned {
     pub plan: PrunePlan,
     /// The scores of all units.
     pub scores: Scores,
-    /// Header of the statistics, where some were needed.
+    /// Header of the statistics, if any were needed.
     pub statistics: Option<BankHeader>,
-    /// What the loss gains where a layer alone is cut, where the cut is spread by that.
+    /// Loss increase from cutting a layer alone, if the cut is spread by it.
     pub sensitivities: Option<Vec<Option<f64>>>,
     /// The steps by which the cut was spread over layers, where it was.
     pub allocation: Option<AllocationRecord>,
@@ -345,9 +344,8 @@ pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<
     }
 }
 
-/// Scores the units of a model and decides which stay, by statistics of
-/// `tokens` where the importance needs some, and by layer sensitivities where they are
-/// asked for.
+/// Scores the units of a model and decides which stay, from statistics of `tokens` if the
+/// importance needs some, and with layer sensitivities if requested.
 ///
 /// # Errors
 /// A calibration set that is missing where the importance needs one; a ratio
@@ -398,7 +396,7 @@ pub fn prune(
     Ok(Planned { plan, scores, statistics, sensitivities, allocation })
 }
 
-/// An error of scoring, with what to do where the file of statistics lacks terms.
+/// An error of scoring, with a hint if the statistics file lacks terms.
 fn lacking(error: Error, settings: &PruneSettings) -> Error {
     match (error.downcast_ref(), &settings.statistics) {
         (Some(PruneError::MissingTerms { .. }), Some(path)) => advised(
@@ -429,12 +427,12 @@ pub fn scores(
     Ok(score(settings.importance, settings.reduction, &evidence)?)
 }
 
-/// Sequences that run together when a model is sampled.
+/// Batch size when sampling from a model.
 const SAMPLE_BATCH: usize = 32;
 
-/// Draws token sequences from a model itself. Each begins after the token that
-/// opens a text (or, where the model has none, one that ends it), which is not
-/// part of it; special tokens and rows of the embedding without a token are never drawn.
+/// Samples token sequences from a model. Each begins after the beginning-of-text token (or, if
+/// the model has none, an end-of-text token), which is not part of it; special tokens and rows
+/// of the embedding without a token are never drawn.
 ///
 /// # Errors
 /// No sequences, a model without such a token, more tokens than its context, a
@@ -455,7 +453,7 @@ pub fn sample(
     let config = &checkpoint.config;
     let opening =
         config.bos_token_id.or(config.eos_token_ids.first().copied()).with_context(|| {
-            format!("{}: the model has no token that opens a text", checkpoint.origin.display())
+            format!("{}: the model has no beginning-of-text token", checkpoint.origin.display())
         })?;
     let mut banned = config.eos_token_ids.clone();
     banned.extend(checkpoint.tokenizer.special_ids());

@@ -21,23 +21,23 @@ pub struct PipelineArgs {
     /// The dense model.
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub model: Option<PathBuf>,
-    /// Folder of everything that is made.
+    /// Folder of all outputs.
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub out: Option<PathBuf>,
-    /// Stages; all of them where none is named.
+    /// Stages; all of them by default.
     pub stages: Option<Vec<Named<StageName>>>,
-    /// Texts to measure on, that no earlier stage sees.
+    /// Test texts, which no earlier stage may see.
     pub tests: Vec<String>,
-    /// Go on though earlier stages see passages of these texts.
+    /// Accept that earlier stages see passages of these texts.
     pub allow_overlap: bool,
-    /// Tasks to ask.
+    /// Tasks to evaluate.
     pub tasks: Vec<String>,
-    /// Windows of each text and questions of each task; all where none is said.
+    /// Windows of each text and questions of each task; all by default.
     pub limit: Option<usize>,
 }
 
 impl PipelineArgs {
-    /// Fills in the defaults, by the other tables of the file where they say more.
+    /// Fills in the defaults, from the file's other tables if they have the value.
     ///
     /// # Errors
     /// No model, no folder, stages that do not fit each other.

@@ -1,4 +1,4 @@
-//! Arguments of a plan, which the configuration file has as a table too.
+//! Arguments of a plan, also a table of the configuration file.
 
 use std::{fmt, str::FromStr};
 
@@ -43,46 +43,47 @@ pub struct PlanArgs {
     /// Share of all parameters to remove, embedding included: 0.2, or 20%, removes a fifth
     #[arg(long, value_name = "RATIO", allow_negative_numbers = true)]
     pub ratio: Option<Proportion>,
-    /// Parameters to keep, in place of --ratio: 100M, 1.2B or a number [prune]
+    /// Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000 [prune]
     #[arg(long, value_name = "PARAMETERS", conflicts_with = "ratio")]
     pub target_params: Option<Count>,
-    /// Most bytes of the model as it is written, in place of --ratio: 80MB, 1.5GiB or a number; of
-    /// model.gguf where --format names gguf, else of all files of the folder [prune]
+    /// Maximum bytes of the written model, instead of --ratio: 80MB, 1.5GiB or a number; of
+    /// model.gguf if --format includes gguf, otherwise of all files of the folder [prune]
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["ratio", "target_params"])]
     pub target_size: Option<Size>,
-    /// per-layer (widths differ between layers) or uniform (an ordinary model of its architecture)
-    /// [default: per-layer]
+    /// per-layer (widths differ between layers) or uniform (one width for all layers: an
+    /// ordinary model of its architecture) [default: per-layer]
     #[arg(long, value_name = "LAYOUT")]
     pub layout: Option<Named<Layout>>,
-    /// Spare the first A and last B layers [default: 0,0; prune: an eighth and a sixteenth of
-    /// the layers, where the others can give what is to go]
+    /// Do not cut the first A and last B layers [default: 0,0; prune: an eighth and a sixteenth
+    /// of the layers, if the others are enough to reach the ratio]
     #[arg(long, value_name = "A,B")]
     pub protect: Option<Named<Ends>>,
-    /// Share of what is removed that comes from attention, 0 to 1, or "free" to
-    /// cut heads and channels alike [default: 0]
+    /// Share of the removed parameters that comes from attention, 0 to 1, or "free" to cut
+    /// heads and channels by the same ratio [default: 0]
     #[arg(long, value_name = "SHARE")]
     pub attention_share: Option<Named<Share>>,
-    /// Feed-forward widths become multiples of N: 32 for quantised GGUF rows,
-    /// 256 for K-quants [default: 1; prune: what a quantised --gguf-type needs]
+    /// Round feed-forward widths to multiples of N: 32 for quantised GGUF rows, 256 for
+    /// K-quants [default: 1; prune: what a quantised --gguf-type needs]
     #[arg(long, value_name = "N")]
     pub multiple_of: Option<usize>,
-    /// groups (whole key-value groups) or query-heads (one query head of every
-    /// group) [default: groups]
+    /// Attention units to remove: groups (whole key-value groups) or query-heads (one query
+    /// head of every group) [default: groups]
     #[arg(long, value_name = "MODE")]
     pub kv_mode: Option<Named<KvMode>>,
-    /// Remove the attention sublayers of these layers whole
+    /// Remove the whole attention sublayer of these layers
     #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
     pub drop_attention: Option<Vec<usize>>,
-    /// local (the same ratio in every layer), curve:linear=X,quadratic=Y (ratios
-    /// follow a curve over depth), global (one ranking), or global:NORMALISATION (none,
-    /// mean, max, sum, rank, or standard, as FLAP compares layers); prune also: measured (step by
-    /// step, what costs least loss on calibration samples per parameter: channels of a layer, its
-    /// attention, or all of it) [default: local]
+    /// How to spread the cut over layers: local (the same ratio in every layer),
+    /// curve:linear=X,quadratic=Y (ratios follow a curve over depth), global (one ranking over
+    /// all layers) or global:NORMALISATION (none, mean, max, sum, rank, or standard, as in
+    /// FLAP); prune also: measured (step by step, the part with the smallest loss increase on
+    /// calibration samples per parameter: channels of a layer, its attention, or the whole
+    /// layer) [default: local]
     #[arg(long, value_name = "HOW")]
     pub allocation: Option<Named<Spread>>,
-    /// Cut layers less the more it costs: each is cut alone, the loss is measured on
-    /// calibration samples, and layers lose in proportion to its gain to the power of
-    /// minus P [P: 1, where no number is given]
+    /// Cut sensitive layers less: cut each layer alone, measure the loss on calibration
+    /// samples, and cut in proportion to the loss increase to the power of -P [P: 1 if no
+    /// number is given]
     #[arg(
         long,
         value_name = "P",
@@ -196,7 +197,7 @@ impl PlanArgs {
         }
     }
 
-    /// The power of the layers' sensitivities, checked against the other options.
+    /// The exponent of the layers' sensitivities, checked against the other options.
     pub fn sensitivity(&self, plan: &PlanOptions) -> Result<Option<f64>> {
         let Some(Real(power)) = self.sensitivity else { return Ok(None) };
         if !(power >= 0.0 && power.is_finite()) {
@@ -213,23 +214,23 @@ impl PlanArgs {
             }
         };
         Err(advised(
-            format!("sensitivity: layers cannot lose by it with {spreads}"),
+            format!("sensitivity: does not apply to {spreads}"),
             "leave one of the two out",
         ))
     }
 
-    /// The same with the ratio that leaves as many parameters of a model of `config` as are
-    /// asked for.
+    /// The same arguments with `--target-params` replaced by the ratio that leaves so many
+    /// parameters of a model of `config`.
     ///
     /// # Errors
-    /// A ratio beside it, or not fewer parameters than the model has.
+    /// Both are given, or the target is not below the model's parameters.
     pub fn settled(&self, config: &ModelConfig) -> Result<Self> {
         let Some(Count(target)) = self.target_params else { return Ok(self.clone()) };
         let before = config.parameters();
         if self.ratio.is_some() {
             return Err(advised(
-                "target-params: given beside a ratio",
-                "say how much is removed in one way",
+                "target-params: given together with a ratio",
+                "give one of --ratio and --target-params",
             ));
         }
         if target == 0 || target >= before {
@@ -258,7 +259,7 @@ impl PlanArgs {
         let Some(Proportion(ratio)) = self.ratio else {
             return Err(advised(
                 "ratio: missing",
-                "say what share of all parameters to remove: --ratio 0.2 (prune: or what to keep, \
+                "give the share of all parameters to remove, --ratio 0.2 (prune: or what to keep, \
                  --target-params 100M or --target-size 80MB)",
             ));
         };

@@ -1,4 +1,4 @@
-//! The one way out for results.
+//! The only way results reach stdout.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -17,8 +17,8 @@ impl Printer {
         Self { json }
     }
 
-    /// Writes a piece of a text that goes on, at once; nothing with `--json`.
-    /// What would steer a terminal is not let through to one.
+    /// Writes a piece of streamed text at once; nothing with `--json`. Control sequences do not
+    /// reach a terminal.
     ///
     /// # Errors
     /// As [`result`](Self::result).
@@ -85,8 +85,7 @@ pub fn table(rows: &[(&str, String)]) -> String {
     rows.iter().map(|(label, value)| format!("{label:<width$}  {value}\n")).collect()
 }
 
-/// Rows of cells, aligned; the last cell of a row that has fewer than others may
-/// be as long as it likes.
+/// Rows of cells, aligned; the last cell of a shorter row may have any length.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let most = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

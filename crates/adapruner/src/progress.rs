@@ -1,15 +1,15 @@
-//! How stages tell how far they are.
+//! Progress of stages.
 
-/// Told by a stage how much of its work is done.
+/// Receives a stage's progress.
 pub trait Progress: Sync {
     /// `done` of `all` units of `stage` are done.
     fn at(&self, stage: &'static str, done: u64, all: u64);
 
-    /// Something to say beside the stage that comes next.
+    /// A message to show with the next stage.
     fn note(&self, _message: &str) {}
 }
 
-/// Nobody listens.
+/// Ignores progress.
 impl Progress for () {
     fn at(&self, _: &'static str, _: u64, _: u64) {}
 }

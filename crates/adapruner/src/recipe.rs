@@ -1,5 +1,5 @@
 //! What `prune` does where nothing else is said: a recipe fills in the options that are not
-//! given, and an option that is given always wins. docs/MEASUREMENTS.md has the figures that
+//! given, and an option that is given always wins. docs/measurements has the figures that
 //! the recipes rest on.
 
 use std::{fmt::Display, path::PathBuf};

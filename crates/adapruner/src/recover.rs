@@ -1,5 +1,5 @@
-//! Training after pruning: data, teacher, adapter or parameters, in a work
-//! folder from which a training that was stopped goes on.
+//! Training after pruning: data, teacher, adapter or all parameters, in a work folder from
+//! which a stopped training resumes.
 
 use std::{path::PathBuf, sync::atomic::AtomicBool};
 
@@ -32,9 +32,9 @@ use crate::{
 
 /// File name of the log in the output.
 pub const OUTPUT_LOG: &str = "training.jsonl";
-/// File name of the teacher's probabilities in a work folder.
+/// File name of the cached teacher logits in a work folder.
 const TEACHER: &str = "teacher.bin";
-/// Tokens of a sequence that can hold a passage of another text.
+/// Minimum tokens of a sequence that can contain a passage of another text.
 const PASSAGE: usize = 32;
 
 /// What is learned.
@@ -56,33 +56,33 @@ pub struct RecoverSettings {
     pub data: TextSettings,
     /// How its records become sequences.
     pub records: DataOptions,
-    /// Texts that the model will be measured on, and that the data must not hold.
+    /// Test texts, with which the data must not share passages.
     pub tests: Vec<EvalSettings>,
-    /// Whether they may.
+    /// Whether they may share passages.
     pub allow_overlap: bool,
     /// What is learned.
     pub method: Method,
     /// How.
     pub train: TrainOptions,
-    /// A model to learn from besides.
+    /// The teacher, if any.
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub teacher: Option<PathBuf>,
-    /// Folder of the state, the log and the teacher's probabilities.
+    /// Folder of the state, the log and the cached teacher logits.
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub work: PathBuf,
-    /// Whether it stays once the output is written.
+    /// Whether to keep it after the output is written.
     pub keep_work: bool,
-    /// Most bytes of memory; `None` for what is there.
+    /// Memory limit in bytes; `None` for the machine's free memory.
     pub memory: Option<u64>,
     /// What is written.
     pub output: OutputSettings,
 }
 
-/// A work folder that this process alone works in.
+/// A work folder that this process has locked.
 pub struct Work(Locked);
 
 impl Work {
-    /// Takes the folder for this process alone.
+    /// Locks the folder.
     ///
     /// # Errors
     /// A folder that cannot be written, or that another process works in.
@@ -126,7 +126,7 @@ pub fn data(checkpoint: &Checkpoint, settings: &RecoverSettings) -> Result<Datas
     let (longest, most) = (data.longest(), checkpoint.config.longest());
     if longest > most {
         return Err(advised(
-            format!("cutoff: sequences of {longest} tokens, but the model was made for {most}"),
+            format!("cutoff: sequences of {longest} tokens, but the model supports {most}"),
             "give a smaller --cutoff",
         ));
     }
@@ -161,7 +161,7 @@ pub fn check_tests(tests: &[TokenSet], data: &Dataset, allowed: bool) -> Result<
         .try_for_each(|test| pipeline::check_overlap(test, ("the training data", &rows), allowed))
 }
 
-/// What a reader of the outputs should know of a training.
+/// Warnings about a training.
 ///
 /// # Errors
 /// A log that cannot be read.
@@ -172,19 +172,19 @@ pub fn warnings(record: &RecoveryRecord, work: &Work) -> Result<Vec<String>> {
     let steps = train::log::read(&work.log())?;
     if kept == 0 && !steps.is_empty() {
         warnings.push(
-            "no validation was better than before: what is written is the model as it was".into(),
+            "no validation improved on the model before training: the output is that model".into(),
         );
     } else if !steps.iter().any(|entry| entry.step <= kept && moves(entry)) {
         warnings.push(
-            "nothing was learned, no step changed a parameter: what is written is the model as \
-             it was"
+            "nothing was learned, no step changed a parameter: the output is the model \
+             before training"
                 .into(),
         );
     }
     Ok(warnings)
 }
 
-/// Trains; `None` where it was told to stop before the first step.
+/// Trains; `None` if it was interrupted before the first step.
 ///
 /// # Errors
 /// More memory than there is, a state of another training, a loss that is no
@@ -280,7 +280,7 @@ pub fn train(
     Ok(Some(Recovered { adapter, model, record, memory: estimate }))
 }
 
-/// The teacher's probabilities, computed unless they are in the work folder.
+/// The teacher's top logits, computed unless the work folder has them.
 fn probabilities(
     teacher: &Checkpoint,
     data: &Dataset,
@@ -296,7 +296,7 @@ fn probabilities(
         return Ok(Some(cache));
     }
     let decoder = Decoder::load(teacher, placement, Residency::Resident)?;
-    let mut told = |done, all| progress.at("asking the teacher", done, all);
+    let mut told = |done, all| progress.at("caching teacher logits", done, all);
     let source = distill::Source { teacher: &decoder, examples: &data.train, options };
     let tokens = settings.train.micro_tokens;
     if !TeacherCache::make(here, &record, &source, tokens, stop, &mut told)? {
@@ -305,7 +305,7 @@ fn probabilities(
     Ok(TeacherCache::open(&path, &record, &data.train)?)
 }
 
-/// Hands a training's steps on to a bar.
+/// Shows a training's steps as progress.
 struct Told<'a>(&'a dyn Progress);
 
 impl Watch for Told<'_> {

@@ -1,4 +1,4 @@
-//! Arguments of `recover`, which the configuration file has as a table too.
+//! Arguments of `recover`, also a table of the configuration file.
 
 use std::path::{Path, PathBuf};
 
@@ -41,144 +41,138 @@ adapruner_choice::choice!(MethodChoice, "method", {
     Full => "full",
 });
 
-/// How a model is trained.
+/// How to train a model.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Training")]
 pub struct RecoverArgs {
-    /// Training data: JSON or JSONL records with "instruction", "input" and
-    /// "output" (Alpaca), with "messages" (conversations, by the model's chat
-    /// template, to which strftime_now says 26 July 2024) or with a text field;
-    /// or a text or named set, as for eval
+    /// Training data: JSON or JSONL records with "instruction", "input" and "output" (Alpaca),
+    /// with "messages" (conversations, rendered by the model's chat template with 26 July 2024
+    /// as the current date) or with a text field; or a text or named set, as for eval
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub data: Option<PathBuf>,
-    /// Field or column of plain text records [default: text]
+    /// Field or column that holds the text of a record [default: text]
     #[arg(long, value_name = "NAME")]
     pub field: Option<String>,
-    /// Folder in which named sets are looked for before the hub
+    /// Folder to search for named sets before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub data_dir: Option<PathBuf>,
-    /// Text that the model will be measured on: data that share passages with it
-    /// are refused; may be given several times
+    /// Test text of the model: data that share passages with it are refused; repeatable
     #[arg(long, value_name = "FILE|SET")]
     pub test: Option<Vec<String>>,
-    /// Train even on data that share passages with a test text
+    /// Accept data that share passages with a test text
     #[arg(long)]
     pub allow_overlap: Option<bool>,
-    /// Most tokens of a sequence; what is longer is cut, and said [default: 256]
+    /// Maximum tokens per sequence; longer ones are truncated and counted in the output
+    /// [default: 256]
     #[arg(long, value_name = "TOKENS")]
     pub cutoff: Option<usize>,
-    /// Learn the prompts too
+    /// Compute the loss on prompts too
     #[arg(long)]
     pub train_on_prompt: Option<bool>,
-    /// Records kept for validation: a share (0.05) or a number (200) [default:
-    /// 0.05]
+    /// Validation set: a share of the records (0.05) or a number (200) [default: 0.05]
     #[arg(long, value_name = "SHARE|N")]
     pub validation: Option<Named<Validation>>,
     /// lora (low-rank updates beside frozen weights) or full (all parameters)
     /// [default: lora]
     #[arg(long, value_name = "METHOD")]
     pub method: Option<Named<MethodChoice>>,
-    /// Rank of the updates [default: 8]
+    /// LoRA rank R [default: 8]
     #[arg(long, value_name = "R")]
     pub rank: Option<usize>,
-    /// Updates are scaled by ALPHA / R [default: 16]
+    /// LoRA alpha: updates are scaled by ALPHA / R [default: 16]
     #[arg(long, value_name = "ALPHA")]
     pub alpha: Option<Real>,
-    /// Share of an update's inputs that is set to zero at a step [default: 0.05]
+    /// LoRA dropout [default: 0.05]
     #[arg(long, value_name = "SHARE")]
     pub dropout: Option<Real>,
-    /// Projections that get an update: q, k, v, o, gate, up, down [default: all;
-    /// of models of experts those of attention]
+    /// Projections with an adapter: q, k, v, o, gate, up, down [default: all; in mixtures of
+    /// experts those of attention]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub targets: Option<Vec<Named<Target>>>,
     /// Scale updates by ALPHA / √R (rsLoRA)
     #[arg(long)]
     pub rslora: Option<bool>,
-    /// Sequences of a step [default: 64]
+    /// Sequences per step [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "batch_tokens")]
     pub batch_size: Option<usize>,
-    /// Tokens of a step, in place of --batch-size
+    /// Tokens per step, instead of --batch-size
     #[arg(long, value_name = "N")]
     pub batch_tokens: Option<usize>,
-    /// Tokens that run together; gradients of a step are summed over such parts
-    /// [default: 1024]
+    /// Tokens per micro-batch; a step sums the gradients of its micro-batches [default: 1024]
     #[arg(long, value_name = "N")]
     pub micro_tokens: Option<usize>,
-    /// Highest learning rate [default: 1e-4, 1e-5 for full]
+    /// Peak learning rate [default: 1e-4; 1e-5 for full]
     #[arg(long, value_name = "RATE")]
     pub learning_rate: Option<Real>,
-    /// How it goes down: linear, cosine or constant [default: linear]
+    /// Learning-rate decay: linear, cosine or constant [default: linear]
     #[arg(long, value_name = "SCHEDULE")]
     pub schedule: Option<Named<Decay>>,
-    /// Steps over which the learning rate rises from 0, at most half of the
-    /// training [default: 10]
+    /// Warm-up steps from a rate of 0, at most half of the training [default: 10]
     #[arg(long, value_name = "N")]
     pub warmup: Option<u64>,
-    /// Decay of the weights (AdamW) [default: 0]
+    /// Weight decay (AdamW) [default: 0]
     #[arg(long, value_name = "SHARE")]
     pub weight_decay: Option<Real>,
-    /// Gradients of a larger norm are scaled down to it [default: 1]
+    /// Maximum gradient norm; larger gradients are scaled down [default: 1]
     #[arg(long, value_name = "NORM")]
     pub max_norm: Option<Real>,
-    /// Passes over the data [default: 2, or as many as --max-steps takes]
+    /// Epochs [default: 2, or as many as --max-steps needs]
     #[arg(long, value_name = "N")]
     pub epochs: Option<u64>,
-    /// Most steps
+    /// Maximum number of steps
     #[arg(long, value_name = "N")]
     pub max_steps: Option<u64>,
-    /// Most minutes, those before a stop included
+    /// Maximum minutes, including those before a stop
     #[arg(long, value_name = "N")]
     pub max_minutes: Option<Real>,
-    /// Compute each block again in the backward pass: slower, in less memory
+    /// Gradient checkpointing: recompute each block in the backward pass; slower, less memory
     #[arg(long)]
     pub checkpointing: Option<bool>,
-    /// Steps from one validation to the next [default: 50]
+    /// Steps between validations [default: 50]
     #[arg(long, value_name = "N")]
     pub validate_every: Option<u64>,
-    /// Stop after N validations without a better loss; the best parameters are
-    /// kept in any case
+    /// Stop after N validations without a lower loss; the best parameters are kept in any case
     #[arg(long, value_name = "N")]
     pub patience: Option<u64>,
-    /// Steps from one saved state to the next [default: 50]
+    /// Steps between saved states [default: 50]
     #[arg(long, value_name = "N")]
     pub save_every: Option<u64>,
-    /// Minutes after which the state is saved in any case [default: 5]
+    /// Maximum minutes between saved states [default: 5]
     #[arg(long, value_name = "N")]
     pub save_minutes: Option<Real>,
-    /// Seed of split, orders, dropout and first adapter [default: 42]
+    /// Seed of split, order, dropout and initial adapter [default: 42]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Learn from this model's probabilities too: the one before pruning
+    /// Teacher for distillation: the model before pruning
     #[arg(long, value_name = "MODEL")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub teacher: Option<PathBuf>,
-    /// Divisor of the logits of both when learning from a teacher [default: 1]
+    /// Distillation temperature [default: 1]
     #[arg(long, value_name = "T")]
     pub temperature: Option<Real>,
-    /// Share of the teacher in the loss [default: 0.5]
+    /// Weight of the teacher in the loss [default: 0.5]
     #[arg(long, value_name = "SHARE")]
     pub mix: Option<Real>,
-    /// Most likely tokens of a place that are taken from the teacher [default: 16]
+    /// Number of the teacher's top logits used at each position [default: 16]
     #[arg(long, value_name = "K")]
     pub top_logits: Option<usize>,
-    /// Match the outputs of all blocks to the teacher's too, with this weight in
-    /// the loss: the mean over blocks and tokens of |h - t|²/|t|². The teacher,
-    /// the model before pruning, then runs along with every step
+    /// Weight of matching the outputs of all blocks to the teacher's: the mean over blocks and
+    /// tokens of |h - t|²/|t|². The teacher then runs in every step
     #[arg(long, value_name = "WEIGHT")]
     pub match_hidden: Option<Real>,
-    /// Folder of the state, log and teacher's probabilities; a training that was
-    /// stopped goes on from it [default: --out with .work behind]
+    /// Folder for the state, log and cached teacher logits; a stopped training resumes from it
+    /// [default: --out with .work appended]
     #[arg(long, value_name = "DIR")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub work: Option<PathBuf>,
-    /// Keep that folder once the output is written
+    /// Keep that folder after the output is written
     #[arg(long)]
     pub keep_work: Option<bool>,
-    /// Most memory, in GiB: a training that needs more is refused before it
-    /// begins [default: what is there]
+    /// Memory limit in GiB: a training that needs more is refused before it begins [default:
+    /// the machine's free memory]
     #[arg(long, value_name = "GIB")]
     pub memory: Option<Real>,
 }
@@ -229,9 +223,9 @@ combine!(RecoverArgs {
 const CUTOFF: usize = 256;
 /// LLM-Pruner's rank, alpha, dropout.
 const LORA: (usize, f64, f64) = (8, 16.0, 0.05);
-/// LLM-Pruner's sequences of a step and passes.
+/// LLM-Pruner's batch size and epochs.
 const BATCH: (usize, u64) = (64, 2);
-/// LLM-Pruner's learning rate, and one that all parameters bear.
+/// LLM-Pruner's learning rate, and one that suits full fine-tuning.
 const RATES: (f64, f64) = (1e-4, 1e-5);
 
 /// The work folder of an output.
@@ -246,7 +240,7 @@ fn number(given: Option<Real>, default: f64) -> f64 {
 }
 
 impl RecoverArgs {
-    /// What is read and written besides the output folder `out`.
+    /// The files it reads and writes besides the output folder `out`.
     pub fn files(&self, files: Files, out: Option<&Path>) -> Files {
         let files = self.data.iter().fold(files, |files, data| files.read("--data", data));
         let tests = self.test.iter().flatten();
@@ -264,7 +258,7 @@ impl RecoverArgs {
     /// Fills in the defaults.
     ///
     /// # Errors
-    /// What is missing or contradicts itself.
+    /// Missing or contradictory options.
     pub fn resolve(&self, run: RunSettings, output: OutputSettings) -> Result<RecoverSettings> {
         let Some(text) = self.data.clone() else {
             return Err(advised("data: missing", "name the training data: --data FILE"));

@@ -1,4 +1,4 @@
-//! What `recover` left behind, read back for a page.
+//! The result of `recover`, read for the report.
 
 use std::path::Path;
 
@@ -36,10 +36,10 @@ enum Method {
     Full,
 }
 
-/// The training whose output `folder` is.
+/// The training that wrote the output `folder`.
 ///
 /// # Errors
-/// A folder that no training wrote, or files in it that are damaged.
+/// A folder without a training's output, or damaged files.
 pub fn shown(folder: &Path) -> Result<Recovery> {
     let path = folder.join(FILE_NAME);
     let bytes = MappedFile::open_capped(&path, input::RECORD)?;

@@ -1,4 +1,4 @@
-//! How many samples a text gives.
+//! How many samples a text has room for.
 
 use std::ops::ControlFlow;
 
@@ -7,16 +7,16 @@ use anyhow::Result;
 
 use crate::settings::TextSettings;
 
-/// How many samples of how many tokens a text gives.
+/// A number of samples and of tokens per sample that a text has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Samples, at most as many as were asked for.
+    /// Samples, at most the requested number.
     pub samples: usize,
-    /// Tokens of each, at most as many as were asked for.
+    /// Tokens per sample, at most the requested number.
     pub tokens: usize,
 }
 
-/// How many samples of `tokens` tokens a text gives, `most` at most. Samples are no longer
+/// How many samples of `tokens` tokens a text has room for, up to `most`. Samples are no longer
 /// than the model's context; rows of token ids are samples as they are.
 ///
 /// # Errors

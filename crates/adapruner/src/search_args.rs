@@ -22,63 +22,60 @@ use crate::{
     typed::{Named, Real},
 };
 
-/// How a search goes about.
+/// How to search.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Search")]
 pub struct SearchArgs {
-    /// Folder of the study: resumed where it exists
+    /// Folder of the study; an existing study is resumed
     #[arg(long, value_name = "DIR")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub study: Option<PathBuf>,
-    /// Keep the trials in Redis, redis://HOST:PORT, so that workers on many
-    /// machines share them; each machine has a --study folder of its own. Start
-    /// the server with --appendonly yes: it may then be restarted at any time,
-    /// and with --appendfsync always also be killed
+    /// Keep the trials in Redis, redis://HOST:PORT, to share them between machines; each
+    /// machine has its own --study folder. Start the server with --appendonly yes, and it may
+    /// be restarted at any time; with --appendfsync always it may also be killed
     #[arg(long, value_name = "URL")]
     pub storage: Option<String>,
-    /// What is searched at all: full (samples, metric and where the model is
-    /// cut) or paper (samples and metric) [default: full]
+    /// Search space: full (samples, metric and where to cut the model) or paper (samples and
+    /// metric) [default: full]
     #[arg(long, value_name = "SPACE")]
     pub space: Option<Named<Extent>>,
-    /// Trials, complete, stopped early or infeasible, those of earlier runs and
-    /// of other workers among them [default: 150]
+    /// Number of trials: complete, stopped early or infeasible, including those of earlier runs
+    /// and of other workers [default: 150]
     #[arg(long, value_name = "N")]
     pub trials: Option<u64>,
-    /// Start no trial after so many minutes
+    /// Start no new trial after this many minutes
     #[arg(long, value_name = "MINUTES")]
     pub max_minutes: Option<Real>,
-    /// End after so many trials without a better one
+    /// Stop after this many trials without improvement
     #[arg(long, value_name = "N")]
     pub patience: Option<u64>,
-    /// When a trial is given up: wilcoxon (worse than the best one, chunk by
-    /// chunk), median, halving or off [default: wilcoxon]
+    /// Early stopping of trials: wilcoxon (worse than the best trial, chunk by chunk), median,
+    /// halving or off [default: wilcoxon]
     #[arg(long, value_name = "RULE")]
     pub early_stop: Option<Named<EarlyStop>>,
-    /// Windows of a chunk of the search-evaluation text [default: 1]
+    /// Windows per chunk of the search-evaluation text [default: 1]
     #[arg(long, value_name = "WINDOWS")]
     pub chunk: Option<usize>,
-    /// Text that the best trial is reported on and the search never sees; may be
-    /// given several times
+    /// Test text for the best trial, never seen by the search; repeatable
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub test: Option<Vec<PathBuf>>,
-    /// Windows of each of these texts, spread evenly [default: 128]
+    /// Windows of each test text, spread evenly [default: 128]
     #[arg(long, value_name = "N")]
     pub test_windows: Option<usize>,
-    /// Local processes that work on the study [default: 1]
+    /// Number of local worker processes [default: 1]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
-    /// Most memory, in GiB: the pool's samples run in groups that fit it, and a search
-    /// that needs more is refused before it begins [default: what the machine has
-    /// free]
+    /// Memory limit in GiB: the pool's samples run in groups that fit, and a search that needs
+    /// more is refused before it begins [default: the machine's free memory]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     pub memory: Option<Real>,
-    /// Where the folder holds another search, move that to STUDY.1 (or the next
-    /// free number) and begin anew, with its statistics where they fit
+    /// If the folder holds a different search, move that to STUDY.1 (or the next free number)
+    /// and begin a new one, reusing its statistics if they match
     #[arg(long)]
     pub anew: Option<bool>,
-    /// Go on though texts share passages
+    /// Accept texts that share passages with each other
     #[arg(long)]
     pub allow_overlap: Option<bool>,
 }
@@ -124,7 +121,7 @@ pub struct SearchGroups {
     eval: EvalArgs,
     #[command(flatten)]
     run: RunArgs,
-    /// Work on studies that another process prepared, and end with its parent
+    /// Work on studies that another process prepared, and exit when it does
     #[arg(long, hide = true)]
     pub worker: bool,
 }
@@ -133,7 +130,7 @@ pub struct SearchGroups {
 pub struct Resolved {
     /// What all arms share.
     pub settings: SearchSettings,
-    /// What is searched at all.
+    /// The search space.
     pub extent: Extent,
     /// Trials of each arm.
     pub trials: u64,
@@ -156,8 +153,7 @@ impl SearchGroups {
         Ok(study.fold(files, |files, study| files.state("--study", study, &STUDY)))
     }
 
-    /// Settings from what was typed and what the file says; sets the threads of
-    /// this process.
+    /// Settings from the command line and the configuration file; also creates the thread pool.
     ///
     /// # Errors
     /// What is missing, or out of range.
@@ -253,7 +249,7 @@ impl SearchGroups {
     }
 }
 
-/// [`SearchGroups::resolve`] of what a space depends on alone: nothing has to be typed.
+/// The part of [`SearchGroups::resolve`] on which a space depends; every option may be missing.
 ///
 /// # Errors
 /// Values that a dimension cannot take.

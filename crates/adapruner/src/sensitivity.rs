@@ -1,12 +1,12 @@
-//! Layer sensitivities: what the loss gains where one layer alone is cut, and how a cut is
-//! spread by that.
+//! Layer sensitivities: the loss increase from cutting one layer alone, and a cut spread
+//! accordingly.
 //!
-//! A plan that cuts all layers alike is taken apart: for each layer that it cuts, a model
-//! is measured in which that layer is cut as planned and all others are whole. With `s_l`
-//! the gain of layer `l` in nats per predicted token, and a gain that grows with the square
-//! of the share removed, the sum of gains at a given budget is least where layers lose in
-//! proportion to `1/s_l`. Gains are noisy and do not simply add up, so the power is a
-//! setting: layers lose in proportion to `s_l^(−power)`.
+//! Start from a plan that cuts all layers by the same ratio. For each layer that it cuts,
+//! measure a model in which only that layer is cut. Let `s_l` be the loss increase for layer
+//! `l`, in nats per predicted token. If the increase grows with the square of the removed
+//! share, the sum of increases at a given budget is smallest when layers are cut in proportion
+//! to `1/s_l`. Increases are noisy and do not simply add up, so the exponent is a setting:
+//! layers are cut in proportion to `s_l^(−power)`.
 
 use adapruner_checkpoint::Checkpoint;
 use adapruner_eval::ChunkedWindows;
@@ -16,14 +16,14 @@ use anyhow::{Context, Result};
 
 use crate::{pipeline, progress::Progress};
 
-/// Most calibration samples that layers are measured on.
+/// Maximum number of calibration samples to measure layers on.
 pub const SAMPLES: usize = 16;
-/// Gains count as at least this share of their mean: what seems to cost nothing, or less,
-/// was measured with noise.
+/// Lower bound of an increase, as a share of the mean: an increase of zero or less is
+/// measurement noise.
 const LEAST: f64 = 0.1;
 
-/// What the mean loss of some samples gains, in nats per predicted token, where one layer
-/// alone is cut as `plan` cuts it; `None` for layers that it leaves whole.
+/// Increase of the samples' mean loss, in nats per predicted token, when one layer alone is cut
+/// as in `plan`; `None` for layers that the plan does not cut.
 ///
 /// # Errors
 /// A plan for another model, samples of unequal length, damaged weights, no memory.
@@ -69,8 +69,8 @@ pub fn measure(
     Ok(gains)
 }
 
-/// What layers lose against each other, by their gains: `s^(−power)`, 1 at the mean gain; 0
-/// for layers without one. Equal weights where no cut costs anything.
+/// Relative cuts of layers from their increases: `s^(−power)`, 1 at the mean increase, 0 for
+/// layers without one. Equal weights if no cut increases the loss.
 pub fn weights(gains: &[Option<f64>], power: f64) -> Vec<f64> {
     let known: Vec<f64> = gains.iter().flatten().map(|gain| gain.max(0.0)).collect();
     let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;

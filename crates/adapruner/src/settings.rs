@@ -1,5 +1,4 @@
-//! Resolved, validated settings: what a stage is told, and what goes into the
-//! manifest.
+//! Resolved, validated settings of a stage, as written into the manifest.
 
 use std::{fmt, path::PathBuf};
 
@@ -25,7 +24,7 @@ pub struct RunSettings {
     /// Precision of f32 matrix multiplication.
     #[serde(serialize_with = "display")]
     pub matmul_precision: MatmulPrecision,
-    /// Threads; `None` for one a core.
+    /// Threads; `None` for one per core.
     pub threads: Option<usize>,
 }
 
@@ -74,7 +73,7 @@ pub struct EvalSettings {
     pub text: TextSettings,
     /// `T`, tokens of a window.
     pub window: usize,
-    /// First windows that are measured; `None` for all.
+    /// Number of first windows to measure; `None` for all.
     pub limit: Option<usize>,
     /// Tokens that run together; `None` to choose from memory.
     pub batch_tokens: Option<usize>,
@@ -94,12 +93,11 @@ pub struct CalibrationSettings {
     pub seed: u64,
     /// Tokens that run together; `None` to choose from memory.
     pub batch_tokens: Option<usize>,
-    /// Most bytes of memory while statistics are collected; `None` for what the
-    /// machine has free.
+    /// Memory limit in bytes for collecting statistics; `None` for the machine's free memory.
     pub memory: Option<u64>,
 }
 
-/// How what remains is fitted to make up for what was removed.
+/// How the remaining weights compensate for the removed ones.
 #[derive(Debug, Clone, Serialize)]
 pub struct CompensationSettings {
     /// The samples that are fitted on.
@@ -112,12 +110,12 @@ pub struct CompensationSettings {
 /// How the units that stay are learned.
 #[derive(Debug, Clone, Serialize)]
 pub struct MaskSettings {
-    /// The samples, those that are held out included.
+    /// The samples, including the held-out ones.
     #[serde(flatten)]
     pub samples: CalibrationSettings,
     /// How many of them are held out.
     pub held_out: usize,
-    /// What the learning is told.
+    /// Options of learning.
     pub options: MaskOptions,
     /// Folder of its state.
     #[serde(with = "adapruner_checkpoint::os_path")]
@@ -133,14 +131,14 @@ pub struct ScoreSettings {
     pub reduction: Reduction,
 }
 
-/// What fills in the options of `prune` that are not given.
+/// The recipe for options of `prune` that are not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recipe {
-    /// What gave the best result in minutes.
+    /// The best measured result within minutes.
     #[default]
     Default,
-    /// What gives the best result by one forward pass, without gradients.
+    /// The best result from one forward pass, without gradients.
     Fast,
 }
 
@@ -158,7 +156,7 @@ impl fmt::Display for Recipe {
 pub struct Chosen {
     /// The recipe.
     pub recipe: Recipe,
-    /// Options that were not given, as they would be.
+    /// The options it filled in, as they can be typed.
     pub options: Vec<String>,
 }
 
@@ -175,13 +173,13 @@ impl fmt::Display for Chosen {
 /// Everything that `prune` does.
 #[derive(Debug, Clone, Serialize)]
 pub struct PruneSettings {
-    /// What was chosen where nothing was said; the settings below are what came of it.
+    /// What the recipe filled in; the settings below include it.
     pub recipe: Chosen,
     /// Where models run.
     pub run: RunSettings,
     /// The calibration set, for importances that need one.
     pub calibration: Option<CalibrationSettings>,
-    /// Statistics file: read if it is there, else written.
+    /// Statistics file: read if it exists, otherwise written.
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub statistics: Option<PathBuf>,
     /// How units are scored.
@@ -190,22 +188,22 @@ pub struct PruneSettings {
     pub seed: u64,
     /// What is removed.
     pub plan: PlanOptions,
-    /// Most bytes of the result, where that decides the ratio.
+    /// Maximum bytes of the result, if that decides the ratio.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
     /// Whether the cut is spread over layers by measured losses.
     pub measured: bool,
-    /// Power by which layers lose less the more cutting them costs, where that is measured.
+    /// Exponent of layer sensitivities, if they are used.
     pub sensitivity: Option<f64>,
-    /// How the units that stay are learned, if they are.
+    /// Learned masks, if any.
     pub masks: Option<MaskSettings>,
-    /// How the rest is fitted to make up for that, if it is.
+    /// Compensation, if any.
     pub compensation: Option<CompensationSettings>,
     /// A text to measure on before and after.
     pub eval: Option<EvalSettings>,
     /// Whether that text may share passages with the calibration set.
     pub allow_overlap: bool,
-    /// Which tokens stay, where not all do.
+    /// Which tokens stay, unless all do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularySettings>,
     /// Which layers are removed whole, if any.
@@ -215,14 +213,14 @@ pub struct PruneSettings {
     pub output: Option<OutputSettings>,
 }
 
-/// Sequences to draw from a model itself.
+/// Sequences to sample from a model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SampleSettings {
     /// Number of sequences.
     pub samples: usize,
     /// Tokens of a sequence.
     pub sample_tokens: usize,
-    /// Divisor of the logits; 0 takes the most likely token.
+    /// Sampling temperature; 0 is greedy.
     pub temperature: f64,
     /// Seed of the draws.
     pub seed: u64,

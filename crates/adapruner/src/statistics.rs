@@ -1,5 +1,5 @@
-//! Collecting statistics within the memory that may be used: how the pass is cut
-//! is decided first, and refused where nothing fits.
+//! Collects statistics within a memory limit: decides first how to split the pass, and refuses
+//! if no split fits.
 
 use adapruner_checkpoint::{Checkpoint, Digest};
 use adapruner_model::{Decoder, PassCuts, Placement, Residency};
@@ -20,7 +20,7 @@ pub struct Wanted<'a> {
     pub terms: Terms,
     /// Whether the terms of the whole set are collected as well.
     pub batch: bool,
-    /// Most tokens that run together; `None` to choose from memory.
+    /// Maximum tokens per batch; `None` to choose by free memory.
     pub batch_tokens: Option<usize>,
     /// Digest of the samples.
     pub calibration_digest: Digest,
@@ -28,12 +28,12 @@ pub struct Wanted<'a> {
     pub seed: u64,
 }
 
-/// How a collection is cut, and what it takes.
+/// How a collection is split, and its memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
-    /// How the pass is cut.
+    /// How the pass is split.
     pub cuts: PassCuts,
-    /// What it takes.
+    /// Its memory.
     pub footprint: Footprint,
 }
 
@@ -49,11 +49,10 @@ pub fn largest_stored(checkpoint: &Checkpoint) -> u64 {
     bytes.max().unwrap_or(0)
 }
 
-/// Cuts a collection so that it takes at most `memory` bytes, `weights` of them for
-/// weights.
+/// Splits a collection so that it needs at most `memory` bytes, `weights` of them for weights.
 ///
 /// # Errors
-/// One that does not fit in any way: what it takes at the least, and what may be used.
+/// A collection that cannot fit, with the memory it needs and the limit.
 pub fn cut(checkpoint: &Checkpoint, wanted: &Wanted<'_>, weights: u64, memory: u64) -> Result<Cut> {
     let lengths: Vec<usize> = wanted.samples.iter().map(Vec::len).collect();
     let collection = Collection {

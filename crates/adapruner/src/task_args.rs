@@ -1,4 +1,4 @@
-//! Tasks as they are typed, and as the configuration file has them.
+//! Arguments of zero-shot tasks, also a table of the configuration file.
 
 use std::path::PathBuf;
 
@@ -11,28 +11,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{args::EvalArgs, combine::combine};
 
-/// Tasks to ask.
+/// Zero-shot tasks.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Tasks")]
 pub struct TaskArgs {
-    /// Tasks to ask: boolq, piqa, hellaswag, winogrande, arc_easy,
-    /// arc_challenge, openbookqa, wikitext; their original files are looked for
-    /// in --data-dir, then their copies on the hub, and --limit N asks the first
-    /// N questions of each
+    /// Tasks to evaluate: boolq, piqa, hellaswag, winogrande, arc_easy, arc_challenge,
+    /// openbookqa, wikitext. Data come from the original files in --data-dir, otherwise from
+    /// their copies on the hub; --limit N takes the first N questions of each
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub tasks: Option<Vec<String>>,
-    /// A task of your own, defined in a TOML file; may be given several times
+    /// Custom task, defined in a TOML file; repeatable
     #[arg(long, value_name = "FILE")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub task_file: Option<Vec<PathBuf>>,
-    /// Ask N questions of each task, drawn by --seed
+    /// Take N random questions of each task, drawn by --seed
     #[arg(long, value_name = "N", conflicts_with = "limit")]
     pub sample: Option<usize>,
     /// Seed of --sample [default: 42]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Write every answer to a JSONL file
+    /// Write every answer to this JSONL file
     #[arg(long, value_name = "FILE")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub log_samples: Option<PathBuf>,
@@ -56,7 +55,7 @@ impl TaskArgs {
         log.fold(files, |files, log| files.file("--log-samples", log, force))
     }
 
-    /// Fills in the defaults; `None` where no task is named.
+    /// Fills in the defaults; `None` if no task is given.
     ///
     /// # Errors
     /// A file that says both how many questions come first and how many are

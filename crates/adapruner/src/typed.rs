@@ -1,4 +1,4 @@
-//! Values as they are typed on the command line and stand in files.
+//! Values as typed on the command line and stored in files.
 
 use std::{fmt, str::FromStr};
 

@@ -1,9 +1,9 @@
-//! Which tokens of a model stay, by texts of the kind that it is meant for.
+//! Chooses which tokens of a model stay, by example texts.
 //!
-//! All tokens of the texts are counted, every tenth stretch of them apart. What a vocabulary of
-//! a size costs is measured on these stretches, with the tokens ranked by the others
-//! ([`adapruner_prune::vocabulary`]); the tokens that stay are ranked by all of them. Costs are
-//! shares of tokens that a text takes more.
+//! Counts all tokens of the texts, with every tenth stretch held out. The cost of a vocabulary
+//! size is measured on the held-out stretches, with tokens ranked by the others
+//! ([`adapruner_prune::vocabulary`]); the final ranking uses all of them. A cost is the share
+//! of additional tokens that a text needs.
 
 use std::{fmt, ops::ControlFlow, str::FromStr};
 
@@ -18,13 +18,13 @@ use crate::{caution::Caution, progress::Progress, settings::TextSettings};
 const STRETCH: usize = 4096;
 /// One of so many stretches is held out.
 const HELD_OUT: usize = 10;
-/// Share of tokens more from which a text is said to be of another kind.
+/// Share of additional tokens from which a text counts as a different kind.
 const FOREIGN: f64 = 0.05;
 
 /// How many tokens stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tokens {
-    /// So many.
+    /// This many.
     Count(usize),
     /// As few as the tolerance allows.
     Auto,
@@ -51,7 +51,7 @@ impl FromStr for Tokens {
     }
 }
 
-/// What is asked of a vocabulary.
+/// The requested vocabulary.
 #[derive(Debug, Clone, Serialize)]
 pub struct VocabularySettings {
     /// How many tokens stay.
@@ -61,7 +61,7 @@ pub struct VocabularySettings {
     pub texts: Vec<TextSettings>,
     /// The embedding's rows become a multiple of this.
     pub multiple_of: usize,
-    /// Share of tokens that held-out text may take more, for [`Tokens::Auto`].
+    /// Share of additional tokens that held-out text may need, for [`Tokens::Auto`].
     pub tolerance: f64,
 }
 
@@ -89,12 +89,12 @@ pub struct VocabularyRecord {
     pub rows: usize,
     /// Tokens that stay.
     pub tokens: usize,
-    /// Those of them that stay in any case.
+    /// Tokens that always stay.
     pub required: usize,
-    /// Share of tokens that held-out text takes more than before, with as many tokens that
-    /// were ranked without it.
+    /// Share of additional tokens that held-out text needs, with as many tokens ranked without
+    /// it.
     pub held_out_growth: f64,
-    /// What that was allowed to be, where the number of tokens was chosen by it.
+    /// The tolerance, if it determined the number of tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<f64>,
     /// The texts.
@@ -124,11 +124,11 @@ pub struct Chosen {
     ranking: Ranking,
 }
 
-/// How often each token of a model stands in texts, by id.
+/// How often each token of a model occurs in texts, by id.
 struct Counts {
-    /// What tokens are ranked by where costs are measured.
+    /// Counts for ranking when costs are measured.
     ranked: Vec<u64>,
-    /// What costs are measured on.
+    /// Held-out stretches.
     held_out: Vec<u64>,
 }
 
@@ -155,7 +155,7 @@ fn count(
             (seen, ids) = (seen + stretch.len(), rest);
         }
         // How many there are is not known before the end.
-        progress.at("tokens counted", seen as u64, seen as u64 + 1);
+        progress.at("counting tokens", seen as u64, seen as u64 + 1);
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(seen as u64)
@@ -164,8 +164,8 @@ fn count(
 /// Chooses the tokens of a model.
 ///
 /// # Errors
-/// Texts that cannot be read; a tokenizer that cannot lose tokens, by name; fewer tokens
-/// than bytes and special tokens need; nothing that would go.
+/// Texts that cannot be read; a tokenizer that cannot lose tokens, by name; fewer tokens than
+/// bytes and special tokens need; nothing to remove.
 pub fn choose(
     checkpoint: &Checkpoint,
     settings: &VocabularySettings,
@@ -213,9 +213,8 @@ pub fn choose(
 }
 
 impl Chosen {
-    /// Says where a text takes many more tokens in the chosen vocabulary, as one in another
-    /// language than that of the texts it was chosen by. `windows` are of the whole
-    /// vocabulary.
+    /// Warns about a text that needs many more tokens in the chosen vocabulary, such as one in
+    /// a language that the vocabulary's texts lack. `windows` are in the whole vocabulary.
     pub fn foreign(&self, name: &str, windows: &[Vec<u32>]) -> Option<Caution> {
         let mut counts = vec![0_u64; self.record.rows_before];
         for id in windows.iter().flatten() {
@@ -231,7 +230,7 @@ impl Chosen {
                  it was chosen by are of another language or kind",
                 100.0 * growth
             ),
-            hint: "name texts of all the kinds that the model is meant for: --vocab-text".into(),
+            hint: "give texts of all the kinds that the model is meant for: --vocab-text".into(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Arguments of the vocabulary, which the configuration file has as a table too.
+//! Arguments of vocabulary trimming, also a table of the configuration file.
 
 use std::path::PathBuf;
 
@@ -18,29 +18,29 @@ use crate::{
     typed::{Named, Proportion},
 };
 
-/// Which tokens stay.
+/// Which tokens to keep.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Vocabulary")]
 pub struct VocabularyArgs {
-    /// Keep the N tokens that texts of the kind at hand need most, or "auto" for as few as
-    /// --vocab-tolerance allows. Bytes, special and added tokens and those of the chat template
-    /// always stay, so that every text still has ids; the tokenizer, embedding, head and all
-    /// ids in the model's files follow. What this removes counts towards --ratio; without
-    /// --ratio the layers stay as they are
+    /// Trim the vocabulary to the N tokens that your texts need most, or "auto" for the fewest
+    /// that --vocab-tolerance allows. Bytes, special and added tokens and those of the chat
+    /// template always stay, so every text can still be encoded. The tokenizer, embedding, head
+    /// and all ids in the model's files are updated. Removed rows count towards --ratio;
+    /// without --ratio the layers stay unchanged
     #[arg(long, value_name = "N|auto")]
     pub vocab: Option<Named<Tokens>>,
-    /// Text whose tokens are counted, as for --text; may be given several times. Name texts of
-    /// all languages and kinds that the model is meant for [default: the calibration text]
+    /// Text to count tokens in, in the forms of --text; repeatable. Give texts of all languages
+    /// and kinds that the model is meant for [default: the calibration text]
     #[arg(long, value_name = "FILE|SET")]
     #[serde(with = "adapruner_checkpoint::os_path")]
     pub vocab_text: Option<Vec<PathBuf>>,
-    /// The embedding's rows become a multiple of N, by rows that no token has and whose
-    /// logit is never the largest [default: 1]
+    /// Pad the embedding to a multiple of N rows, with rows that belong to no token and never
+    /// have the largest logit [default: 1]
     #[arg(long, value_name = "N")]
     pub vocab_multiple_of: Option<usize>,
-    /// What "auto" allows: the share of tokens that held-out text may take more than in the
-    /// whole vocabulary [default: 0.005]
+    /// Tolerance of "auto": how many more tokens, as a share, held-out text may need than with
+    /// the whole vocabulary [default: 0.005]
     #[arg(long, value_name = "SHARE")]
     pub vocab_tolerance: Option<Proportion>,
 }
@@ -57,10 +57,10 @@ impl VocabularyArgs {
         texts.fold(files, |files, text| files.read("--vocab-text", text))
     }
 
-    /// Fills in the defaults; `None` where the whole vocabulary stays.
+    /// Fills in the defaults; `None` if the whole vocabulary stays.
     ///
     /// # Errors
-    /// No text; options that say nothing without `--vocab`.
+    /// No text, or options that have no effect without `--vocab`.
     pub fn resolve(
         &self,
         calibration: &CalibrationArgs,
@@ -75,8 +75,8 @@ impl VocabularyArgs {
             return match idle.into_iter().find(|(_, given)| *given) {
                 None => Ok(None),
                 Some((name, _)) => Err(advised(
-                    format!("{name}: given, but the whole vocabulary stays"),
-                    "say how many tokens stay: --vocab N, or --vocab auto",
+                    format!("{name}: has no effect without --vocab"),
+                    "give the number of tokens to keep: --vocab N, or --vocab auto",
                 )),
             };
         };
@@ -87,7 +87,7 @@ impl VocabularyArgs {
             (Some(_) | None, None) => {
                 return Err(advised(
                     "vocab-text: missing, and there is no calibration text either",
-                    "name texts of the kind that the model is meant for: --vocab-text FILE",
+                    "give texts of the kind that the model is meant for: --vocab-text FILE",
                 ));
             }
         };

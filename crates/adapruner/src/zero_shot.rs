@@ -1,4 +1,4 @@
-//! Tasks asked of a model: which, of how many questions, and what came of it.
+//! Zero-shot tasks: which tasks, which questions, and the results.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{advice::advised, memory, pipeline::residency, progress::Progress};
 
-/// Which tasks are asked and how.
+/// Which tasks to evaluate and how.
 #[derive(Debug, Clone, Serialize)]
 pub struct TaskSettings {
     /// Names of tasks that come with the program.
@@ -49,14 +49,14 @@ impl Questions {
     /// Reads the questions of every task.
     ///
     /// # Errors
-    /// An unknown task, one that is named twice, data that is not there or
+    /// An unknown task, one that is given twice, data that is not there or
     /// malformed.
     pub fn read(settings: &TaskSettings) -> Result<Self> {
         let data_dir = settings.data_dir.as_deref();
         let (mut tasks, mut pages) = (Vec::new(), None);
         for name in &settings.tasks {
             if name == wikitext::NAME {
-                ensure!(pages.is_none(), "task {name}: named twice");
+                ensure!(pages.is_none(), "task {name}: given twice");
                 pages = Some(wikitext::pages(data_dir)?);
             } else {
                 tasks.push(Task::named(name)?);
@@ -67,7 +67,7 @@ impl Questions {
         }
         for (at, task) in tasks.iter().enumerate() {
             let twice = tasks[..at].iter().any(|other| other.name == task.name);
-            ensure!(!twice && task.name != wikitext::NAME, "task {}: named twice", task.name);
+            ensure!(!twice && task.name != wikitext::NAME, "task {}: given twice", task.name);
         }
         let read = |task: Task| {
             let set = task.questions(data_dir)?;
@@ -76,9 +76,8 @@ impl Questions {
         Ok(Self { tasks: tasks.into_iter().map(read).collect::<Result<_>>()?, pages })
     }
 
-    /// What answers depend on besides the model: every task with its version,
-    /// metrics, number of questions and the digests of its files, and which
-    /// questions are asked.
+    /// The inputs of answers besides the model: every task with its version, metrics, number of
+    /// questions and the digests of its files, and which questions are asked.
     ///
     /// # Errors
     /// None that is known.
@@ -100,7 +99,7 @@ impl Questions {
     /// Tokens that the selected questions of every task run through a model.
     ///
     /// # Errors
-    /// A question that cannot be asked of this model.
+    /// A question that does not fit this model.
     pub fn tokens(
         &self,
         checkpoint: &Checkpoint,
@@ -117,7 +116,7 @@ impl Questions {
     }
 }
 
-/// What a model made of the tasks, and how it was measured.
+/// A model's results on the tasks, and how they were measured.
 #[derive(Debug, Clone)]
 pub struct ZeroShot {
     /// Every multiple-choice task.
@@ -136,7 +135,7 @@ pub struct ZeroShot {
     pub seconds: f64,
 }
 
-/// What the figures of a task were made of.
+/// The inputs of a task's figures.
 #[derive(Serialize)]
 struct Data<'a> {
     files: &'a [DataFile],
@@ -154,12 +153,12 @@ struct Means {
 }
 
 impl ZeroShot {
-    /// The literature's seven-task mean, where all seven were asked.
+    /// The literature's seven-task mean, if all seven were evaluated.
     pub fn literature_mean(&self) -> Option<Mean> {
         literature_mean(&self.tasks)
     }
 
-    /// The mean of `acc_norm` where a task has it, else of `acc`.
+    /// The mean of `acc_norm`, or of `acc` for tasks without it.
     pub fn norm_mean(&self) -> Option<Mean> {
         norm_mean(&self.tasks)
     }
@@ -169,7 +168,7 @@ impl ZeroShot {
         self.tasks.iter().flat_map(|task| &task.answers)
     }
 
-    /// As JSON: the harness's keys first, then what they were made from.
+    /// As JSON: the harness's keys first, then their inputs.
     ///
     /// # Errors
     /// None for figures that are finite.
@@ -201,7 +200,7 @@ impl ZeroShot {
     }
 }
 
-/// Asks the questions of a model.
+/// Evaluates a model on the questions.
 ///
 /// # Errors
 /// A question that cannot be asked of this model, a log-likelihood that is not
@@ -215,7 +214,7 @@ pub fn zero_shot(
 ) -> Result<ZeroShot> {
     let config = &checkpoint.config;
     if questions.tasks.is_empty() && questions.pages.is_none() {
-        return Err(advised("tasks: none named", "name some: --tasks boolq,piqa"));
+        return Err(advised("tasks: none given", "give some: --tasks boolq,piqa"));
     }
     let model_digest = checkpoint.digest()?;
     let decoder = Decoder::load(checkpoint, placement, residency(checkpoint, placement))?;

@@ -42,7 +42,6 @@ pub(super) const FAMILY: Family = Family {
         needs_head: true,
         rows: RowOrder::HalfSplit,
         biases: GgufBiases::None,
-        ..Gguf::LLAMA
     }),
     ..llama::FAMILY
 };

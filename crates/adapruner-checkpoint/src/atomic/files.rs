@@ -1,4 +1,4 @@
-//! What a command reads and writes, and what must not overlap.
+//! The inputs and outputs of a command, and their overlaps.
 //!
 //! One rule for all commands: an output may never be, contain or lie in
 //! anything that the command reads, nor any other output.

@@ -1,4 +1,4 @@
-//! What killed processes left: staged outputs, and old ones moved aside.
+//! Leftovers of killed processes: staged outputs, and old outputs moved aside.
 //!
 //! A staged output is called `.NAME.PID-N.partial` and is locked while its
 //! process lives; the lock goes with the process, however it ends.

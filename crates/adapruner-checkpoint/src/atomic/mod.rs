@@ -1,9 +1,8 @@
-//! The one place that writes: outputs that never touch what is read, and that
-//! appear whole or not at all.
+//! The only code that writes outputs. Outputs never overlap inputs, and appear whole or not at
+//! all.
 //!
-//! A command declares everything that it reads and writes as [`Files`].
-//! [`Files::claim`] refuses overlaps before any work is done and returns the
-//! [`Writer`], the only source of staged outputs:
+//! A command declares its inputs and outputs as [`Files`]. [`Files::claim`] refuses overlaps
+//! before any work is done and returns the [`Writer`], the only source of staged outputs:
 //!
 //! | output | type | replaced |
 //! |---|---|---|
@@ -11,22 +10,21 @@
 //! | a folder | [`StagedDir`] | by force, if it holds nothing but what its manifest names, unchanged |
 //! | a folder of state (a study, a training) | [`StateDir`] | file by file, if the folder is our own |
 //!
-//! An output is written under a hidden name beside its target (so on the same
-//! file system), synced, and renamed when it is complete; one that replaces
-//! another changes places with it in a single step where the system has one.
-//! Dropped before that, by an error or a panic, it is removed and the target is
-//! as it was. An interrupt runs no destructors: its handler calls
-//! [`discard_all`] before it exits. What a killed process leaves is removed by
-//! the next one that writes to the same folder.
+//! An output is written under a hidden name beside its target (so on the same file system),
+//! synced, and renamed when it is complete; one that replaces another is exchanged with it in a
+//! single step if the system supports that. If it is dropped before that, by an error or a
+//! panic, it is removed and the target is unchanged. An interrupt runs no destructors: its
+//! handler calls [`discard_all`] before it exits. The next process that writes to the same
+//! folder removes the leftovers of a killed one.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
-//! | `files` | what a command reads and writes; overlaps |
-//! | `stage` | outputs on their way |
+//! | `files` | inputs and outputs of a command; overlaps |
+//! | `stage` | staged outputs |
 //! | `replace` | renames, removals, synchronisation |
-//! | `leftovers` | what killed processes left |
+//! | `leftovers` | leftovers of killed processes |
 //! | `owned` | which files of a folder this program wrote |
-//! | `state` | folders of state |
+//! | `state` | state folders |
 
 mod files;
 mod leftovers;

@@ -85,7 +85,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Brings a file, or a folder and all that is in it, to the disk.
+/// Syncs a file, or a folder with its content, to disk.
 #[expect(clippy::disallowed_methods, reason = "what this program wrote; nothing is read")]
 pub(super) fn sync(path: &Path) -> io::Result<()> {
     if !path.is_dir() {
@@ -97,7 +97,7 @@ pub(super) fn sync(path: &Path) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Brings the names in a folder to the disk, where the system can.
+/// Syncs the names in a folder to disk, if the system can.
 #[expect(clippy::disallowed_methods, reason = "a folder; nothing is read")]
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }

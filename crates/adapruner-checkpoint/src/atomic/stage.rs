@@ -1,4 +1,4 @@
-//! Outputs on their way: hidden and locked until they are whole.
+//! Staged outputs: hidden and locked until they are complete.
 
 use std::{
     collections::BTreeSet,
@@ -19,9 +19,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// What stands on the disk and must not stay: outputs that are not committed,
-/// and old ones that a commit has replaced. Renames and removals are done under
-/// this lock.
+/// Files on disk that must not stay: outputs that are not committed, and old ones that a commit
+/// has replaced. Renames and removals are done under this lock.
 static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
@@ -75,11 +74,11 @@ impl StagedDir {
         })
     }
 
-    /// Brings everything to the disk and renames it to the target.
+    /// Syncs everything to disk and renames it to the target.
     ///
     /// # Errors
-    /// A target that appeared meanwhile, or a refusal of the operating system;
-    /// the disk is then as it was before.
+    /// A target that appeared meanwhile, or a refusal of the operating system; the disk is then
+    /// unchanged.
     pub fn commit(self) -> Result<()> {
         self.0.commit()
     }
@@ -113,7 +112,7 @@ impl StagedFile {
         &self.0.target.path
     }
 
-    /// Brings the file to the disk and renames it to the target.
+    /// Syncs the file to disk and renames it to the target.
     ///
     /// # Errors
     /// See [`StagedDir::commit`].
@@ -187,7 +186,7 @@ impl Target {
     }
 }
 
-/// The folder that an output stands in.
+/// The parent folder of an output.
 ///
 /// # Errors
 /// A path without a name, no such folder.

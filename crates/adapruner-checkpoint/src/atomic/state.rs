@@ -1,4 +1,4 @@
-//! Folders of state: what a study or a training keeps, replaced file by file.
+//! State folders of a study or a training, replaced file by file.
 
 use std::{
     io::Read,
@@ -99,8 +99,8 @@ impl StateDir {
         &self.root
     }
 
-    /// Renames the folder to the first free of `NAME.1`, `NAME.2`, …; its new
-    /// path. Nobody else may be at work in it.
+    /// Renames the folder to the first free of `NAME.1`, `NAME.2`, …; its new path. No other
+    /// process may use it.
     ///
     /// # Errors
     /// No permission.

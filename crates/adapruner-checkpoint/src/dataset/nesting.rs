@@ -1,4 +1,4 @@
-//! From the levels of a parquet column to the JSON values they stand for.
+//! Converts the levels of a parquet column to JSON values.
 
 use parquet::{
     basic::{ConvertedType, LogicalType, Repetition},

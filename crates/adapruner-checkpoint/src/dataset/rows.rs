@@ -1,4 +1,4 @@
-//! Records of a parquet file, nested columns among them.
+//! Records of a parquet file, including nested columns.
 
 use std::path::Path;
 

@@ -8,10 +8,7 @@ use std::{collections::BTreeSet, f64::consts::TAU, path::Path};
 use adapruner_arch::{
     Experts,
     config::{all_but, long_attention_factor},
-    family::{
-        Cap, ExpertsRule, Factor, Family, NormKind, NormalisedRule, OrderRule, ScoreRule,
-        WindowRule,
-    },
+    family::{Cap, Factor, Family, NormKind, OrderRule, ScoreRule, WindowRule},
 };
 use candle_core::quantized::GgmlDType;
 
@@ -172,7 +169,7 @@ const OUTPUT: &[Projection] = &[Projection::O];
 const MLP: &[Projection] = &[Projection::Gate, Projection::Up, Projection::Down];
 
 /// The metadata under one prefix.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     path: &'a Path,
     header: &'a Header,
     prefix: &'a str,
@@ -183,11 +180,11 @@ impl<'a> Keys<'a> {
         self.header.metadata.get(&format!("{}.{key}", self.prefix))
     }
 
-    fn error(&self, key: &str, message: &str) -> Error {
+    pub(super) fn error(&self, key: &str, message: &str) -> Error {
         Error::format(self.path, format!("metadata key {}.{key}: {message}", self.prefix))
     }
 
-    fn unsupported(&self, key: &str, message: impl std::fmt::Display) -> Error {
+    pub(super) fn unsupported(&self, key: &str, message: impl std::fmt::Display) -> Error {
         let message = format!("metadata key {}.{key}: {message}", self.prefix);
         Error::unsupported(self.path, message)
     }
@@ -197,7 +194,7 @@ impl<'a> Keys<'a> {
         value.as_str().ok_or_else(|| self.error(key, "not a string"))
     }
 
-    fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+    pub(super) fn optional_size(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let size = value.as_u64().and_then(|v| usize::try_from(v).ok());
         size.map(Some).ok_or_else(|| self.error(key, "not a non-negative integer"))
@@ -208,7 +205,7 @@ impl<'a> Keys<'a> {
         value.as_bool().map(Some).ok_or_else(|| self.error(key, "not true or false"))
     }
 
-    fn size(&self, key: &str) -> Result<usize> {
+    pub(super) fn size(&self, key: &str) -> Result<usize> {
         self.optional_size(key)?.ok_or_else(|| self.error(key, "missing"))
     }
 
@@ -221,7 +218,7 @@ impl<'a> Keys<'a> {
 
     /// A float; a single-precision value as the decimal number it was written
     /// from (`1e-5`, not `9.999999747378752e-6`).
-    fn optional_float(&self, key: &str) -> Result<Option<f64>> {
+    pub(super) fn optional_float(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let float =
             if let Value::F32(v) = value { v.to_string().parse().ok() } else { value.as_f64() };
@@ -244,47 +241,6 @@ impl<'a> Keys<'a> {
         let sizes = values.iter().map(|v| v.as_u64().and_then(|v| usize::try_from(v).ok()));
         let sizes: Option<Vec<_>> = sizes.collect();
         sizes.map(Some).ok_or_else(|| self.error(key, "not non-negative integers"))
-    }
-
-    /// How many experts there are, where there are any.
-    fn expert_count(&self) -> Result<Option<usize>> {
-        Ok(self.optional_size("expert_count")?.filter(|count| *count > 0))
-    }
-
-    /// What feed-forwards are mixtures of.
-    fn experts(&self, rule: &ExpertsRule) -> Result<Experts> {
-        const CHOSEN: &str = "expert_used_count";
-        for key in [
-            "expert_shared_count",
-            "expert_shared_feed_forward_length",
-            "leading_dense_block_count",
-        ] {
-            if let Some(found) = self.optional_size(key)?.filter(|found| *found > 0) {
-                let message = format!("0 expected, {found} found: not supported");
-                return Err(self.unsupported(key, message));
-            }
-        }
-        // 0 and 1 stand for the softmax over all experts.
-        if let Some(found) = self.optional_size("expert_gating_func")?.filter(|found| *found > 1) {
-            let message = format!("weights of experts by function {found} are not supported");
-            return Err(self.unsupported("expert_gating_func", message));
-        }
-        const SCALE: &str = "expert_weights_scale";
-        if let Some(scale) = self.optional_float(SCALE)?.filter(|s| *s != 0.0 && *s != 1.0) {
-            return Err(self.unsupported(SCALE, format!("a scale of {scale} is not supported")));
-        }
-        let count = self.expert_count()?;
-        let count = count.ok_or_else(|| self.error("expert_count", "missing"))?;
-        let chosen = self.size(CHOSEN)?;
-        if !(1..=count).contains(&chosen) {
-            let message = format!("1 to the {count} experts expected, {chosen} found");
-            return Err(self.error(CHOSEN, &message));
-        }
-        let normalised = match rule.normalised {
-            NormalisedRule::Always => true,
-            NormalisedRule::Key { gguf, .. } => gguf,
-        };
-        Ok(Experts { count, chosen, normalised })
     }
 
     fn layers(

@@ -2,6 +2,7 @@
 
 pub mod config;
 mod encode;
+mod experts;
 pub mod header;
 pub mod kind;
 mod layout;

@@ -13,8 +13,8 @@ use adapruner_arch::{
     Experts,
     config::all_but,
     family::{
-        AttentionBiasRule, Cap, ExpertsRule, Factor, Family, Fixed, FormRule, HeadWidthRule,
-        KvHeadRule, MlpBiasRule, NormalisedRule, OrderRule, ScoreRule, UnrotatedRule, WindowRule,
+        AttentionBiasRule, Cap, Factor, Family, Fixed, FormRule, HeadWidthRule, KvHeadRule,
+        MlpBiasRule, OrderRule, ScoreRule, UnrotatedRule, WindowRule,
     },
 };
 use serde_json::{Map, Value};
@@ -196,7 +196,7 @@ impl<'a> Keys<'a> {
         self.optional_float(key)?.ok_or_else(|| self.error(key, "missing"))
     }
 
-    fn optional_bool(&self, key: &str) -> Result<Option<bool>> {
+    pub(super) fn optional_bool(&self, key: &str) -> Result<Option<bool>> {
         self.optional(key, "true or false", Value::as_bool)
     }
 
@@ -473,38 +473,6 @@ impl<'a> Keys<'a> {
             };
         }
         Ok(Some(sliding))
-    }
-
-    /// What feed-forwards are mixtures of.
-    fn experts(&self, rule: &ExpertsRule) -> Result<Experts> {
-        if let Some((step, list)) = rule.dense_layers {
-            let dense = self.optional(list, "a list", Value::as_array)?;
-            if dense.is_some_and(|dense| !dense.is_empty()) {
-                let message = "layers without experts beside those with experts are not supported";
-                return Err(self.unsupported(list, message));
-            }
-            if let Some(every) = self.optional_size(step)?.filter(|every| *every != 1) {
-                let message = format!(
-                    "1 expected, {every} found: layers without experts beside those with experts are not supported"
-                );
-                return Err(self.unsupported(step, message));
-            }
-        }
-        let experts = Experts {
-            count: self.size(rule.count)?,
-            chosen: self.size(rule.chosen)?,
-            normalised: match rule.normalised {
-                NormalisedRule::Always => true,
-                NormalisedRule::Key { hf, .. } => self.optional_bool(hf)?.unwrap_or(false),
-            },
-        };
-        if !(1..=experts.count).contains(&experts.chosen) {
-            let Experts { count, chosen, .. } = experts;
-            let message =
-                format!("1 to the {count} experts of {} expected, {chosen} found", rule.count);
-            return Err(self.error(rule.chosen, &message));
-        }
-        Ok(experts)
     }
 
     fn layers(

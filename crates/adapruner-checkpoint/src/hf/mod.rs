@@ -1,6 +1,7 @@
 //! Hugging Face folders, in and out.
 
 pub mod config;
+mod experts;
 mod modeling;
 mod rope;
 pub mod source;

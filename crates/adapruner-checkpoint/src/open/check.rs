@@ -1,5 +1,5 @@
-//! What every reader checks before it hands on a model: sizes that a model can
-//! have, every tensor there and of the right shape, a tokenizer that fits.
+//! Checks of every reader before it returns a model: plausible sizes, every tensor present with
+//! the right shape, a matching tokenizer.
 
 use std::{collections::BTreeSet, path::Path};
 

@@ -1,9 +1,8 @@
 //! Parquet files, read in proportion to their bytes.
 //!
-//! The parquet crate trusts what a file promises: lists, schemas, pages and
-//! encodings can cost it time or memory that no file of that size explains, and
-//! some damaged pages end in a failed assertion. Every parquet file is therefore
-//! read through [`read`], which
+//! The parquet crate trusts a file's numbers: lists, schemas, pages and encodings can cost it
+//! time or memory out of proportion to the file, and some damaged pages end in a failed
+//! assertion. Every parquet file is therefore read through [`read`], which
 //!
 //! - checks the footer ([`footer`]) and the headers of a column's pages
 //!   ([`pages`]) before the crate decodes them;
@@ -53,7 +52,7 @@ const METADATA: u64 = 32 << 20;
 /// Bytes at the end of a file: the size of the metadata, and [`MAGIC`].
 const TAIL: u64 = 8;
 const MAGIC: &[u8] = b"PAR1";
-/// A file may unpack to so many times its size, and to [`ALWAYS`] in any case.
+/// A file may unpack to this many times its size, and always to [`ALWAYS`].
 const EXPANSION: u64 = 1000;
 /// Bytes that even the smallest file may unpack to.
 const ALWAYS: u64 = 64 << 20;

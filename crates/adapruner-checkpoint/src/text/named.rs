@@ -170,7 +170,7 @@ fn read_by(
         Some(Local::Split(files)) => files,
         Some(Local::Excerpt(file)) => {
             let excerpt = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            tracing::warn!("{name}: the split is not there; {excerpt}, an excerpt, stands for it");
+            tracing::warn!("{name}: the split is missing; using {excerpt}, an excerpt");
             name = format!("{name} (excerpt {excerpt})");
             vec![file]
         }

@@ -1,10 +1,9 @@
 //! Text that two token sets share.
 //!
-//! Two windows share text when the same run of [`RUN`] tokens stands in both,
-//! at any place: so a window that was cut elsewhere from the same document is
-//! found. Where windows are shorter than that, whole windows of the shortest
-//! length are compared. Runs of few different tokens (rows of a table, rules of
-//! equals signs) stand in unrelated texts too and do not count.
+//! Two windows share text if the same run of [`RUN`] tokens occurs in both, at any place: so a
+//! window that was cut elsewhere from the same document is found. Where windows are shorter
+//! than that, whole windows of the shortest length are compared. Runs of few different tokens
+//! (rows of a table, rules of equals signs) stand in unrelated texts too and do not count.
 
 use std::collections::HashSet;
 

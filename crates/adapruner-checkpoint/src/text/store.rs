@@ -1,4 +1,4 @@
-//! Documents on the disk: written one after another, read in any order.
+//! Documents on disk: written one after another, read in any order.
 //!
 //! | held in memory | bytes |
 //! |---|---|

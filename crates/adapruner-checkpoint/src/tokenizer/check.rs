@@ -1,4 +1,4 @@
-//! What a `tokenizer.json` may hold.
+//! Checks the content of a `tokenizer.json`.
 //!
 //! The library trusts its files: an empty pattern, a damaged character map or a
 //! chain of growing replacements panics or fills the memory when a text is

@@ -1,5 +1,4 @@
-//! The `tokenizer.*` metadata of a GGUF file, checked before anything is built
-//! of it.
+//! The `tokenizer.*` metadata of a GGUF file, checked before use.
 
 use std::path::Path;
 

@@ -1,14 +1,14 @@
-//! [`TextTokenizer`]: text as ids and back, whatever file the tokenizer stands
-//! in, and the tokenizer as files again.
+//! [`TextTokenizer`]: encodes and decodes text, reads the tokenizer from any format, and writes
+//! it.
 //!
-//! Behind it is the `tokenizers` crate, so a Hugging Face folder encodes as
-//! transformers does. What a GGUF file says is translated into the same
-//! `tokenizer.json` that the model's own folder holds, and back:
+//! Behind it is the `tokenizers` crate, so a Hugging Face folder encodes as transformers does.
+//! The metadata of a GGUF file are translated into the `tokenizer.json` that the model's own
+//! folder holds, and back:
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | [`chat`] | conversations as text, by the model's Jinja template |
-//! | `added` | added tokens that stand beside `tokenizer.json` |
+//! | `added` | added tokens from files beside `tokenizer.json` |
 //! | `bytes` | how many bytes of text each token stands for |
 //! | `check`, `charsmap` | what a `tokenizer.json` may hold |
 //! | `folder` | the files of a Hugging Face folder |
@@ -19,8 +19,8 @@
 //! | `pieces` | text of any length, piece by piece |
 //! | `pre` | the pre-tokenizers that llama.cpp knows by name |
 //! | `spm` | SentencePiece: scores → merges → scores |
-//! | `trimmed` | a tokenizer with some of its tokens alone |
-//! | [`vocabulary`] | what of a vocabulary must stay, and what stands in for the rest |
+//! | `trimmed` | a tokenizer restricted to some of its tokens |
+//! | [`vocabulary`] | which tokens must stay, and the replacements of the others |
 
 mod added;
 mod bytes;
@@ -73,7 +73,7 @@ pub struct TextTokenizer {
     named: NamedTokens,
     special_ids: Vec<u32>,
     chat_template: Option<String>,
-    /// The file that the template stands in, where it is another.
+    /// The file of the template, if it is another.
     template_file: Option<PathBuf>,
     vocab_size: usize,
     /// Rows of the model's embedding, where a model is known.
@@ -99,7 +99,7 @@ struct Token {
     id: u32,
     /// Which part of the text it lies in, as pre-tokenizing splits it.
     word: Option<u32>,
-    /// Where it stands in the text.
+    /// Its position in the text.
     bytes: Range<usize>,
 }
 
@@ -122,6 +122,15 @@ impl TextTokenizer {
     /// A file that is missing, malformed or absurdly large.
     pub fn from_hf_folder(dir: &Path) -> Result<Self> {
         folder::read(dir)
+    }
+
+    /// Builds the tokenizer of a `tokenizer.json` alone, from the file's bytes.
+    ///
+    /// # Errors
+    /// JSON that is malformed or no tokenizer.
+    pub fn from_json(json: Vec<u8>) -> Result<Self> {
+        let files = vec![(folder::TOKENIZER.to_owned(), json)];
+        folder::assembled(Path::new(""), files, (None, None))
     }
 
     /// Builds the tokenizer of a GGUF file from its metadata; `path` is for

@@ -1,5 +1,5 @@
-//! A tokenizer with some of its tokens alone: its files, or its metadata, with the
-//! others left out and every id that they name renumbered, read again.
+//! A tokenizer restricted to some of its tokens: its files or metadata are rewritten without
+//! the others, with every id renumbered, and read again.
 
 use std::{collections::HashSet, path::Path};
 

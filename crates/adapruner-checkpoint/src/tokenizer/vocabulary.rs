@@ -1,4 +1,4 @@
-//! What of a vocabulary must stay, and what stands in for a piece that goes.
+//! Which tokens of a vocabulary must stay, and what replaces a removed one.
 //!
 //! Three kinds of tokenizers can lose pieces so that every text still has ids and
 //! every text that used no removed piece has the same ones:
@@ -46,7 +46,7 @@ pub enum Role {
     Required,
 }
 
-/// The pieces of a tokenizer, and what stands in for those that go.
+/// The pieces of a tokenizer, and the replacements of removed ones.
 #[derive(Debug)]
 pub struct Vocabulary {
     roles: Vec<Role>,

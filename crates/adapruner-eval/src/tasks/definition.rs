@@ -1,4 +1,4 @@
-//! Definitions of tasks as they are written.
+//! Task definitions as files contain them.
 
 use std::path::PathBuf;
 

@@ -1,26 +1,25 @@
-//! Multiple-choice tasks as lm-evaluation-harness 0.4.13 asks them: what a task
-//! is stands in a definition, not in code, so that a user's own task is one
-//! more TOML file.
+//! Multiple-choice tasks as in lm-evaluation-harness 0.4.13. A task is a definition, not code,
+//! so a custom task is one more TOML file.
 //!
-//! | key | is |
+//! | key | meaning |
 //! |---|---|
 //! | `name`, `version` | as the harness has them |
-//! | `files` | where the records may stand (JSON, one a line, or `*.parquet`), relative to the data folder; the first that is there is read |
-//! | `label-files` | the same for labels that stand in a file of their own |
-//! | `context`, `choices` | what is asked ([`Template`]), and what may follow: a list of templates, or one that gives a list |
-//! | `contexts`, `continuation` | instead of those: one context for each choice, and what follows each of them |
-//! | `clean` | what is done to contexts and choices ([`Clean`]) |
-//! | `delimiter` | what stands before a continuation, `" "` unless given |
-//! | `gold` | which choice is right: its index, or its label where there are `gold-labels` |
+//! | `files` | candidate files of records (JSON, one per line, or `*.parquet`), relative to the data folder; the first that exists is read |
+//! | `label-files` | the same for labels in a separate file |
+//! | `context`, `choices` | the context ([`Template`]) and its continuations: a list of templates, or one that gives a list |
+//! | `contexts`, `continuation` | instead of those: one context for each choice, and the continuation of each |
+//! | `clean` | clean-up of contexts and choices ([`Clean`]) |
+//! | `delimiter` | text before a continuation, `" "` by default |
+//! | `gold` | the correct choice: its index, or its label if there are `gold-labels` |
 //! | `metrics` | `acc`, `acc_norm`, `acc_bytes` |
-//! | `hub` | where the data stand on the hub, a table |
+//! | `hub` | the data's location on the hub, a table |
 //!
-//! | key of `hub` | is |
+//! | key of `hub` | meaning |
 //! |---|---|
-//! | `dataset`, `config`, `split` | the data set, its configuration (`default` unless given) and split |
-//! | `revision` | `refs/convert/parquet` unless given, where the hub keeps every set as parquet |
-//! | `files` | parquet files there, of which the first that is there is read; `{config}/{split}/0000.parquet` unless given |
-//! | `context`, `choices`, `contexts`, `continuation` | instead of the task's, where the hub's records are shaped otherwise |
+//! | `dataset`, `config`, `split` | the data set, its configuration (default: `default`) and split |
+//! | `revision` | default: `refs/convert/parquet`, where the hub keeps every set as parquet |
+//! | `files` | candidate parquet files, of which the first that exists is read; default: `{config}/{split}/0000.parquet` |
+//! | `context`, `choices`, `contexts`, `continuation` | instead of the task's, if the hub's records have another shape |
 //! | `gold`, `gold-labels` | the same; a `gold` takes the place of both |
 
 mod definition;

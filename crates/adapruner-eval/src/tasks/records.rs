@@ -1,5 +1,5 @@
-//! Records of a data set: JSON, one a line, or rows of a parquet file, with
-//! labels from a file of their own where the data set has them there.
+//! Records of a data set: JSON, one per line, or rows of a parquet file, with labels from a
+//! separate file if the data set has one.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! [`Template`]: text with fields of a record in it, and nothing that computes.
+//! [`Template`]: text with fields of a record, without computation.
 //!
 //! | written | is |
 //! |---|---|
@@ -137,7 +137,7 @@ impl FromStr for Field {
             let names: Vec<String> = path.split('.').map(str::to_owned).collect();
             let odd = |c: char| c.is_whitespace() || "[]{}".contains(c);
             if names.iter().any(|name| name.is_empty() || name.contains(odd)) {
-                return Err(format!("{{{inside}}} is no field: expected names joined by dots"));
+                return Err(format!("{{{inside}}} is not a field: expected names joined by dots"));
             }
             Ok(names)
         };

@@ -1,5 +1,5 @@
-//! The harness's `wikitext` task: log-likelihood of whole articles, over words
-//! and bytes of the article as it stands in the data set.
+//! The harness's `wikitext` task: log-likelihood of whole articles, over words and bytes of the
+//! original article.
 
 use std::path::{Path, PathBuf};
 
@@ -32,9 +32,9 @@ const COLUMN: &str = "text";
 pub struct Page {
     /// What is scored: the article in ordinary spelling.
     pub text: String,
-    /// Words of the article as it stood.
+    /// Words of the original article.
     pub words: u64,
-    /// Bytes of the article as it stood.
+    /// Bytes of the original article.
     pub bytes: u64,
 }
 

@@ -184,7 +184,7 @@ fn what_cannot_be_asked_of_a_model_is_said() {
         Encoder::new(&checkpoint.tokenizer, window).request(&request).unwrap_err()
     };
     assert_eq!(said("  ", "a", 256), "the context has no tokens");
-    assert_eq!(said("a", "", 256), "what is scored has no tokens");
+    assert_eq!(said("a", "", 256), "the continuation has no tokens");
     assert!(said("a", " the watering can of the hill", 3).contains("the model 3 positions"));
 }
 

@@ -1,14 +1,14 @@
-//! Cross-entropy of a linear map in nats, `logsumexp(z) − z[target]` with `z = x · Wᵀ`,
-//! and to sparse soft targets, `Σ_k w · logsumexp(z/τ) − Σ_k w · z[id]/τ`: the first is
-//! the second of one target of weight 1. Capped logits are `c · tanh(z/c)` in place of `z`,
-//! and their slopes multiply the gradients of `z`.
+//! Cross-entropy of a linear map in nats, `logsumexp(z) − z[target]` with `z = x · Wᵀ`, and to
+//! sparse soft targets, `Σ_k w · logsumexp(z/τ) − Σ_k w · z[id]/τ`: the first is the second of
+//! one target of weight 1. Capped logits are `c · tanh(z/c)` instead of `z`, and their slopes
+//! multiply the gradients of `z`.
 //!
-//! Logits exist for one block of rows and one chunk of the vocabulary at a time
-//! (half a megabyte a thread); maximum and sum of exponentials run along, the sum in f64. Where `x` is
-//! tracked, `Σ_v p_v · W_v` runs along as well, rescaled with the maximum as in
+//! Logits exist for one block of rows and one chunk of the vocabulary at a time (half a
+//! megabyte per thread); the maximum and the sum of exponentials are running values, the sum in
+//! f64. If `x` is tracked, `Σ_v p_v · W_v` is accumulated too, rescaled with the maximum as in
 //! attention, so that `dx = g/τ · (Σ_k w · Σ_v p_v · W_v − Σ_k w · W[id])` needs no second pass
-//! over the vocabulary. The weight's gradient `Σ_r g/τ · (Σ_k w · p − w[id])ᵀ · x`
-//! makes the logits again.
+//! over the vocabulary. The weight's gradient `Σ_r g/τ · (Σ_k w · p − w[id])ᵀ · x` recomputes
+//! the logits.
 //!
 //! Axes: `R` rows, `H` hidden, `V` vocabulary.
 
@@ -145,9 +145,9 @@ impl Targets {
 
 struct CrossEntropy {
     targets: Targets,
-    /// Whether the gradient of `x` will be asked for.
+    /// Whether the gradient of `x` is needed.
     tracked: bool,
-    /// Whether the gradient of the weight will be asked for.
+    /// Whether the gradient of the weight is needed.
     weight_tracked: bool,
     /// A packed form of the weight.
     packed: Option<Laid>,

@@ -40,7 +40,7 @@ type LaidOut<'a> = Option<(&'a Activations, Source<'a>)>;
 pub(super) struct Forward {
     pub(super) losses: Vec<f32>,
     pub(super) logsumexp: Vec<f64>,
-    /// `[R, H]`; empty unless asked for.
+    /// `[R, H]`; empty unless needed.
     pub(super) unit: Vec<f32>,
 }
 
@@ -177,8 +177,8 @@ impl<'a> Operands<'a> {
         all
     }
 
-    /// The operands of the logits, the rows laid out once for all chunks, where our own
-    /// kernels take them. Where `x` is tracked, it is not rounded to bf16.
+    /// The operands of the logits, the rows packed once for all chunks, where our own kernels
+    /// take them. Where `x` is tracked, it is not rounded to bf16.
     fn laid_out(
         &self,
         tracked: bool,
@@ -270,7 +270,7 @@ impl<'a> Operands<'a> {
         out
     }
 
-    /// [`Self::logits`] from rows that are laid out.
+    /// [`Self::logits`] from packed rows.
     fn logits_laid_out(
         &self,
         x: &Activations,

@@ -1,5 +1,5 @@
-//! Activations as the products read them: strips of 12 rows, each row a slab of
-//! words: f32, or pairs of bf16 or of integers.
+//! Packed activations: strips of 12 rows, each row a slab of words: f32, or pairs of bf16 or of
+//! integers.
 
 use std::{num::FpCategory, ops::Range};
 

@@ -1,4 +1,4 @@
-//! A weight's packed forms, made when they pay.
+//! Cache of a weight's packed forms, each made when it pays off.
 
 use std::sync::{Arc, OnceLock};
 
@@ -160,7 +160,7 @@ fn laid_out(weight: &Tensor, way: Way, sizes: Sizes) -> Result<Integers> {
     let source = match held.weight()? {
         Weight::F32(values) => Source::F32(way.view(values, sizes)),
         Weight::Bf16(values) => Source::Bf16(way.view(values, sizes)),
-        Weight::F16(_) => bail!("integers are made of f32 or bf16 weights, found f16"),
+        Weight::F16(_) => bail!("integer products need f32 or bf16 weights, found f16"),
     };
     Ok(Integers::of(source))
 }

@@ -3,13 +3,13 @@
 //! Notation: `x` the numbers of a row in one slab, at most 512; `s` its scale, `q`
 //! its integers, `x ≈ s · q`.
 //!
-//! The sums of products of integers are exact in 32 bits: `s` is the least for which
-//! `abs(q) ≤ 32 767` and `‖q‖ ≤ 46 312`, so that by Cauchy and Schwarz a sum is below
-//! 46 312² < 2³¹, and sums that leave the range on the way come back. A number is off
-//! by `s/2` at most, where `s ≤ ‖x‖ / 32 767`, and mostly `‖x‖ / 46 300`.
+//! The sums of products of integers are exact in 32 bits: `s` is the smallest for which `abs(q)
+//! ≤ 32 767` and `‖q‖ ≤ 46 312`, so that by Cauchy and Schwarz a sum is below 46 312² < 2³¹,
+//! and sums that leave the range on the way come back. A number is off by `s/2` at most, where
+//! `s ≤ ‖x‖ / 32 767`, and mostly `‖x‖ / 46 300`.
 //!
-//! Rows that hold what is not finite have a scale of NaN; numbers below 2⁻¹⁰⁰ count
-//! as zero where a row has no others.
+//! Rows with values that are not finite have a scale of NaN; numbers below 2⁻¹⁰⁰ count as zero
+//! where a row has no others.
 
 use multiversion::multiversion;
 

@@ -1,4 +1,4 @@
-//! Right sides of products as integers, laid out once for all of them.
+//! Right sides of products as integers, packed once for all products.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ pub(crate) struct Integers {
 }
 
 impl Integers {
-    /// Rounds and lays out on all threads, to the bits of products that do so on their way.
+    /// Rounds and packs on all threads, with the same bits as products that pack on the fly.
     pub(crate) fn of(right: Source<'_>) -> Self {
         let (inputs, outputs) = right.sides();
         let of_panel = lines(inputs, |_| true);

@@ -1,12 +1,11 @@
-//! The core of all products, and bf16 weights laid out for it.
+//! Matrix multiplication, and weights packed for it.
 //!
-//! A product runs panel by panel: 32 columns of the right side, a slab of at most
-//! 256 inputs of them as f32 in the first-level cache, times the rows of the left
-//! side in strips of 12, which wait in the second. Left sides are f32; right sides
-//! are f32 or bf16, and both are read as they are held or transposed: `x · Wᵀ`
-//! and `dy · W` read the same weight, `dyᵀ · x` no copies of its operands. What is
-//! laid out once for all products ([`Packed`]) are weights as integers, and bf16 weights
-//! as pairs for dot products and products of few rows:
+//! A product runs panel by panel: 32 columns of the right side, a slab of at most 256 inputs of
+//! them as f32 in the first-level cache, times the rows of the left side in strips of 12, which
+//! wait in the second. Left sides are f32; right sides are f32 or bf16, and both are read as
+//! stored or transposed: `x · Wᵀ` and `dy · W` read the same weight, `dyᵀ · x` no copies of its
+//! operands. Two kinds of weights are packed once for all products ([`Packed`]): weights as
+//! integers, and bf16 weights as pairs, for dot products and products of few rows:
 //!
 //! A weight `[out, in]` is held as panels of 32 outputs; a panel is a list of
 //! pairs of inputs, and each pair 32 words of 32 bits, one per output, the even
@@ -19,19 +18,18 @@
 //! | [`Arithmetic::Dot`] | rounded to bf16 | AVX512-BF16 dot product of pairs | `(2⁻⁸ + γ) · Σ abs(x·w)` |
 //! | [`Arithmetic::Int16`] | 16-bit integers | weights too; VNNI dot product of pairs, exact | `(‖x‖₁·‖w‖ + ‖x‖·‖w‖₁) / 65 534 + n·‖x‖·‖w‖ / 65 534² + γ · Σ abs(x·w)` |
 //!
-//! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` (so too for f32)
-//! and, as its products and sums are rounded one by one and numbers below 2⁻¹²⁶ are
-//! taken as zero, `n·2⁻¹²⁶` more for `Dot`. Which of them is fastest depends on the
-//! processor: Zen 4 makes a dot product a cycle and a fused multiply-add a cycle, Zen 5
-//! two and two, Sapphire and Emerald Rapids half a dot product and two fused
-//! multiply-adds. So [`Arithmetic::of_bf16`] goes by the processor, never by timing: the
-//! same machine always gives the same numbers. Where high precision is all that is asked
-//! for, `Int16` is as fast as the fastest and nearer than `Dot`. Gradients are never
-//! rounded to bf16: `dy · W` is made by `Widen`, or by `Int16` in high precision.
+//! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` (so too for f32) and, as its
+//! products and sums are rounded one by one and numbers below 2⁻¹²⁶ are taken as zero,
+//! `n·2⁻¹²⁶` more for `Dot`. Which of them is fastest depends on the processor: Zen 4 makes a
+//! dot product a cycle and a fused multiply-add a cycle, Zen 5 two and two, Sapphire and
+//! Emerald Rapids half a dot product and two fused multiply-adds. So [`Arithmetic::of_bf16`]
+//! goes by the processor, never by timing: the same machine always gives the same numbers. In
+//! high precision, `Int16` is as fast as the fastest and more accurate than `Dot`. Gradients
+//! are never rounded to bf16: `dy · W` uses `Widen`, or `Int16` in high precision.
 //!
 //! Sums run over the inputs in slabs of at most 256 (of pairs 512), each slab in order and from
-//! zero, the slabs' sums in order. That does not depend on how a product is cut
-//! into parts, so neither on the number of threads nor on that of rows.
+//! zero, the slabs' sums in order. That does not depend on how a product is split into parts,
+//! so neither on the number of threads nor on that of rows.
 
 mod activations;
 mod cache;
@@ -181,7 +179,7 @@ fn slabs(arithmetic: Arithmetic, inputs: usize) -> impl Iterator<Item = Range<us
     (0..inputs.max(1)).step_by(depth).map(move |start| start..(start + depth).min(inputs))
 }
 
-/// A bf16 weight `[out, in]`, laid out for products `x · Wᵀ`.
+/// A bf16 weight `[out, in]`, packed for products `x · Wᵀ`.
 #[derive(Debug)]
 pub struct PackedWeight {
     lines: Vec<Line>,

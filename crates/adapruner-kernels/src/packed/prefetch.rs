@@ -1,4 +1,4 @@
-//! Asking for memory before it is read.
+//! Prefetching memory.
 
 use std::ops::Range;
 
@@ -54,13 +54,13 @@ impl Runs {
     }
 }
 
-/// What the next panel is made of, and then where its results go. It is asked for
-/// line by line, between products, so that these do not wait for it.
+/// Prefetches the next panel's source, then the memory of its results. It is requested line by
+/// line, between products, so that these do not wait for it.
 #[derive(Clone, Copy)]
 pub(super) struct Prefetch {
     now: Runs,
     then: Runs,
-    /// Bytes of the run that were asked for.
+    /// Bytes of the run that were prefetched.
     at: usize,
     /// Steps until the next line, and from each to the one after it.
     until: usize,

@@ -1,10 +1,10 @@
-//! Products, cut into parts for all threads.
+//! Products, split into parts for all threads.
 //!
-//! A part is a block of rows times some panels. Its rows are written to scratch,
-//! as many slabs as stay in the second-level cache; then, panel by panel, each
-//! slab of the panel is laid out (it stays in the first) unless it was before, and
-//! multiplied with all strips, while the results of the panel stay in the second and
-//! what the next panel is made of is asked for.
+//! A part is a block of rows times some panels. Its rows are written to scratch, as many slabs
+//! as stay in the second-level cache; then, panel by panel, each slab of the panel is packed
+//! (it stays in the first-level cache) unless it was packed before, and multiplied with all
+//! strips, while the panel's results stay in the second-level cache and the next panel's source
+//! is prefetched.
 
 use std::{cell::RefCell, ops::Range};
 
@@ -27,7 +27,7 @@ const PART_ROWS: usize = 384;
 /// Rows of a part, at least, where there are several: as many make laying out a
 /// panel cheap.
 const FEW_ROWS: usize = 96;
-/// The same where panels are laid out.
+/// The same if panels are packed.
 const FEW_ROWS_LAID_OUT: usize = 48;
 /// Panels of a part, at least, where there are several: as many make writing the
 /// activations cheap.
@@ -173,7 +173,7 @@ impl Right<'_> {
     }
 }
 
-/// `scale · left · right` of some right sides, or that added to what is there.
+/// `scale · left · right` for several right sides, written or added to the output.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
     pub(crate) arithmetic: Arithmetic,
@@ -286,7 +286,7 @@ impl<'a> Product<'a> {
         let mut steps = steps.peekable();
         while let Some((of_all, at, slab, block)) = steps.next() {
             let (right, panel) = self.panel(of_all);
-            // With few rows, laying out panels is what takes time.
+            // With few rows, packing panels dominates.
             let strips = if rows.len() <= NARROW { 1 } else { rows.len().div_ceil(ROWS) };
             let now = steps.peek().map_or(Runs::NONE, |(panel, _, slab, _)| {
                 let (right, panel) = self.panel(*panel);

@@ -1,4 +1,4 @@
-//! Right sides of products, however they are held.
+//! Right sides of products in any storage.
 
 use std::ops::Range;
 

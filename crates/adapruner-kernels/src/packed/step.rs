@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{packed::COLS, view::Target};
 
-/// What panels are laid out in; kept from one product to the next.
+/// Scratch for packing panels; kept from one product to the next.
 pub(super) struct Panel {
     pairs: Vec<Line>,
     widened: Vec<Line>,

@@ -1,6 +1,6 @@
 //! The attention sublayer: `W_o · (m · attention(q, k, v))`, added to `x`, with `q`, `k` and
 //! `v` linear in the norm of `x`, or in `x` where there is none before it, `q` and `k` normed
-//! and turned by their positions where the model does so, and `m` the mask of what the heads
+//! and rotated by their positions if the model does so, and `m` the mask of what the heads
 //! give, 1 where there is none.
 //!
 //! Axes: `B` sequences, `T` tokens, `H` hidden, `N` query heads, `K` key-value
@@ -45,8 +45,8 @@ pub struct SelfAttention {
     pub norm: Option<Norm>,
     /// `D`.
     pub head_dim: usize,
-    /// Norm of the queries before they are turned: of each head, `[D]`, or of all heads
-    /// together, `[N·D]`.
+    /// Norm of the queries before rotation: of each head, `[D]`, or of all heads together,
+    /// `[N·D]`.
     pub q_norm: Option<Norm>,
     /// That of the keys, `[D]` or `[K·D]`.
     pub k_norm: Option<Norm>,
@@ -123,7 +123,7 @@ impl SelfAttention {
         [&self.norm, &self.q_norm, &self.k_norm, &self.residual.norm].map(Option::as_ref)
     }
 
-    /// Queries, keys and values of `x`, normed and turned.
+    /// Queries, keys and values of `x`, normed and rotated.
     ///
     /// # Shapes
     /// `[B, T, H]` → `[B, T, N, D]`, `[B, T, K, D]`, `[B, T, K, D]`.
@@ -404,7 +404,7 @@ impl CustomOp1 for Fused {
     }
 }
 
-/// The tables of a rotation while rows are turned.
+/// The tables of a rotation.
 fn tables<'a>(
     rotation: &'a Option<[Held<'_>; 2]>,
     (tokens, head_dim): (usize, usize),
@@ -414,7 +414,7 @@ fn tables<'a>(
     Ok(Some(rope::Tables { cos, sin, half: cos.len() / tokens.max(1), head_dim }))
 }
 
-/// Rows of `n` heads as they are turned by their positions, if they are, forwards or back.
+/// Rotates rows of `n` heads by their positions, if the model does so, forward or backward.
 fn turn(
     tables: &Option<rope::Tables<'_>>,
     x: &[f32],

@@ -285,7 +285,7 @@ impl Running<'_> {
         Ok((to, parts))
     }
 
-    /// [`Self::pull`], added to what is there.
+    /// [`Self::pull`], added to the output.
     fn pull_onto(
         &self,
         input: &[f32],

@@ -12,13 +12,16 @@ use crate::common::{F32, FIXTURES, decoder, ids, near, with};
 const KEPT: PassOptions = PassOptions { checkpointing: false };
 const RECOMPUTED: PassOptions = PassOptions { checkpointing: true };
 
-/// Masks of the units of all layers from `first` on: factors from 0 to 1.2, each third
-/// of them 0.
+/// Masks of the units of all layers from `first` on, but for those of experts: factors from 0 to
+/// 1.2, each third of them 0.
 fn masks(decoder: &Decoder, first: usize) -> Masks {
     let mut out = Masks::new();
     for (layer, widths) in decoder.config().layers.iter().enumerate().skip(first) {
         for projection in [Projection::O, Projection::Down] {
-            if projection.is_attention() && !widths.has_attention() {
+            let of_experts = decoder.config().experts.is_some();
+            let there =
+                if projection.is_attention() { widths.has_attention() } else { !of_experts };
+            if !there {
                 continue;
             }
             let [_, inputs] = projection_shape(decoder.config(), layer, projection);
@@ -60,6 +63,10 @@ fn gradients(decoder: &Decoder, sequences: &[Vec<u32>], options: &PassOptions) -
 fn losses_change_as_gradients_say() {
     for name in FIXTURES {
         let plain = decoder(name);
+        // The loss jumps where a token takes another expert.
+        if plain.config().experts.is_some() {
+            continue;
+        }
         let sequences = sequences(&plain);
         let states = plain.block_outputs(&sequences, &[0, 1]).unwrap();
         let target = |layer: usize| Ok((&states[&layer] * 0.5).unwrap());

@@ -26,12 +26,13 @@ fn numbers(shape: [usize; 2], seed: u32) -> Tensor {
     Tensor::from_vec(values, (shape[0], shape[1]), &Device::Cpu).unwrap()
 }
 
-/// Updates of rank 3 of every projection.
+/// Updates of rank 3 of every projection that can have one.
 fn adapters(decoder: &Decoder, dropout: Option<f64>) -> Adapters {
     let mut out = Adapters::new();
     for layer in 0..decoder.config().layers.len() {
         for (at, projection) in Projection::ALL.into_iter().enumerate() {
-            if !decoder.config().has(layer, projection) {
+            let of_experts = decoder.config().experts.is_some() && !projection.is_attention();
+            if !decoder.config().has(layer, projection) || of_experts {
                 continue;
             }
             let [outputs, inputs] = projection_shape(decoder.config(), layer, projection);

@@ -1,19 +1,17 @@
-//! Collecting a [`StatsBank`] in one pass over the calibration samples: forward and
-//! backward, or forward alone for what the columns read.
+//! Collects a [`StatsBank`] in one pass over the calibration samples: forward and backward, or
+//! forward alone for activation sums.
 //!
-//! The terms of a sample come from its own gradients alone, so it does not matter
-//! which samples run together: groups and kept blocks change no bit at all, other
-//! micro-batches none where our own kernels make the products (the gemm crate, which
-//! makes those of up to four rows, of fewer than 16 columns and on processors without
-//! AVX2, may round otherwise beside other rows). The terms of the whole set, `Σ |w·ḡ|` and
-//! `Σ |w·ḡ − ½·w²·F̄|`, need `Σ_s w·g_s` and `Σ_s (w·g_s)²` of every element over all
-//! samples before the absolute value: two f32 numbers a weight, added sample by
-//! sample in the order of the list, whatever the micro-batches and groups. They are
-//! reduced and dropped when the last sample was seen. Within one group that is two
-//! numbers for every weight of one block; with several groups all blocks are under
-//! way at once, so it is two for every weight of all blocks (8 bytes a weight). That
-//! is why [`super::memory`] keeps the inputs of fewer blocks before it makes several
-//! groups of samples whose set terms are collected.
+//! The terms of a sample come from its own gradients alone, so it does not matter which samples
+//! run together. Groups and kept blocks change no bit at all; micro-batches change none with
+//! our own kernels. The gemm crate (products of up to four rows, of fewer than 16 columns, and
+//! processors without AVX2) may round differently beside other rows. The terms of the whole
+//! set, `Σ |w·ḡ|` and `Σ |w·ḡ − ½·w²·F̄|`, need `Σ_s w·g_s` and `Σ_s (w·g_s)²` of every element
+//! over all samples before the absolute value: two f32 numbers a weight, added sample by sample
+//! in the order of the list, whatever the micro-batches and groups. They are reduced and
+//! dropped when the last sample was seen. Within one group that is two numbers for every weight
+//! of one block; with several groups all blocks are under way at once, so it is two for every
+//! weight of all blocks (8 bytes a weight). That is why [`super::memory`] keeps the inputs of
+//! fewer blocks before it makes several groups of samples whose set terms are collected.
 
 use std::{
     collections::BTreeMap,
@@ -55,11 +53,11 @@ pub struct CollectOptions {
 }
 
 /// Collects the activation sums of every column, and the Taylor terms of every structural
-/// vector unless [`Terms::Activations`] are asked for, for every sample.
+/// vector unless only [`Terms::Activations`] are requested, for every sample.
 ///
-/// One forward and one backward pass for each group of samples, or a forward pass alone;
-/// the activation sums are the same to the bit. `progress` is told (steps done, steps in
-/// all). [`super::memory`] says what it takes in memory.
+/// One forward and one backward pass for each group of samples, or a forward pass alone; the
+/// activation sums are the same to the bit. `progress` receives (steps done, all steps).
+/// [`super::memory`] says what it takes in memory.
 ///
 /// # Errors
 /// No samples, contradicting options, or those of [`observe_gradients`] and

@@ -119,7 +119,7 @@ pub fn streamed_weights(config: &ModelConfig, placement: &Placement, stored: u64
     block.saturating_add(head).saturating_mul(size).saturating_add(stored)
 }
 
-/// Bytes of the statistics of so many samples.
+/// Bytes of the statistics of a number of samples.
 pub fn bank_bytes(config: &ModelConfig, samples: usize, terms: Terms, batch: bool) -> u64 {
     let count = |layout: Option<VectorLayout>| layout.map_or(u64::MAX, |l| l.len() as u64);
     let vectors =

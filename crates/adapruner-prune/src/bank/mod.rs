@@ -5,7 +5,7 @@
 //! `g_s` gradient of sample `s`'s loss, which is its mean negative log-likelihood
 //! per predicted token in nats; sums run over the elements of the vector.
 //!
-//! | term | per sample | what it gives |
+//! | term | per sample | use |
 //! |---|---|---|
 //! | signed | `S = Σ w·g_s` | vector-wise first order of any set of samples: `Σ w·ḡ` is the mean of `S` |
 //! | element | `A = Σ \|w·g_s\|` | element-wise first order, sample by sample |
@@ -17,15 +17,15 @@
 //! `ḡ` and `F̄` the means of `g_s` and `g_s²` (LLM-Pruner's `param_first` and
 //! `param_mix`).
 //!
-//! A column of what reads heads or channels reads one number `x_t` of every token. Of these the bank has,
-//! for each sample, `Σ_t x_t` and `Σ_t x_t²` over its tokens, from which the norm, the mean
-//! and the variance over any subset of the samples follow ([`ColumnInputs`]); and, once for
-//! each column, the sizes of its weights, `Σ_i |W_ij|` and `Σ_i W_ij²`. These need a forward
-//! pass alone ([`Terms::Activations`]), and come with every other collection.
+//! A column of a matrix that reads heads or channels has one input `x_t` for every token. For
+//! each sample the bank has `Σ_t x_t` and `Σ_t x_t²` over its tokens, from which the norm, the
+//! mean and the variance over any subset of the samples follow ([`ColumnInputs`]); and, once
+//! for each column, the sizes of its weights, `Σ_i |W_ij|` and `Σ_i W_ij²`. These need only a
+//! forward pass ([`Terms::Activations`]), and are part of every other collection.
 //!
-//! Axes: `S` samples, `U` vectors, `C` columns. Numbers are kept as f32; the sums behind
-//! them are made in f32 over at most a few hundred elements and in f64 beyond, those of
-//! activations in f64 alone.
+//! Axes: `S` samples, `U` vectors, `C` columns. Numbers are stored as f32. The sums behind them
+//! are f32 over at most a few hundred elements and f64 beyond; those of activations are f64
+//! throughout.
 
 mod collect;
 mod file;
@@ -67,7 +67,7 @@ const SUMMED: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Terms {
-    /// What the columns read, by a forward pass alone.
+    /// Activation sums of the columns, from a forward pass alone.
     Activations,
     /// Also the signed sums, from activations and their gradients; no weight gradient
     /// is made.
@@ -98,12 +98,12 @@ pub enum Term {
     Fisher,
 }
 
-/// Whether feed-forwards are as all were before there were others, which is not written.
+/// Whether feed-forwards are gated, as in all early banks; that is not written.
 fn is_gated(kind: &FeedForwardKind) -> bool {
     *kind == FeedForwardKind::Gated
 }
 
-/// What statistics were collected from.
+/// The inputs of statistics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BankHeader {

@@ -1,8 +1,7 @@
-//! The mean of what a sublayer lacks, summed batch by batch.
+//! The mean of a sublayer's missing output, summed batch by batch.
 //!
-//! Notation: `E` what the present weights leave of the target `[R, H]`, `w` a
-//! weight for each of the `R` rows. `b = argmin Σ w·‖E − b‖² = Σ w·E / Σ w`. Sums
-//! are f64.
+//! Notation: `E` the residual of the target `[R, H]` with the present weights, `w` a weight for
+//! each of the `R` rows. `b = argmin Σ w·‖E − b‖² = Σ w·E / Σ w`. Sums are f64.
 
 use adapruner_model::wide::in_f64;
 use candle_core::{Result as CandleResult, Tensor};
@@ -17,7 +16,7 @@ pub(super) struct MeanResidual {
     weight: f64,
 }
 
-/// What came of it. Errors are weighted means of squares.
+/// The result. Errors are weighted means of squares.
 pub(super) struct Mean {
     /// `b`, `[H]`; `None` where it does not lower the held-out error.
     pub(super) bias: Option<Vec<f32>>,

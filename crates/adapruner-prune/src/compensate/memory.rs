@@ -1,4 +1,4 @@
-//! What a compensation takes in memory.
+//! Memory of a compensation.
 //!
 //! Axes: `T` tokens of all samples, `H` hidden, `F` features of a fit.
 

@@ -1,35 +1,33 @@
-//! Compensation: the matrices that read pruned units fitted anew in closed form, or
-//! given a bias.
+//! Compensation: refits the matrices that read pruned units in closed form, or gives them a
+//! bias.
 //!
-//! The pruned model's own stream runs through layer after layer. Where a sublayer
-//! lost units, its last matrix (the output projection of attention, the down
-//! projection of the feed-forward) is fitted to what the dense layer would make
-//! of that stream, as far as the kept units can express it:
+//! The pruned model's hidden states run through layer after layer. If a sublayer lost units,
+//! its last matrix (the output projection of attention, the down projection of the
+//! feed-forward) is fitted to the dense layer's output for the same hidden states, as far as
+//! the kept units can express it:
 //!
 //! `min over W of Σ over tokens w_t · ‖r_t − p_t − W·x_t − b‖² + λ·‖W − W₀‖²`
 //!
-//! with `r` the *reference*, the stream behind the dense sublayer, `p` the pruned
-//! stream before the pruned one, `x` the kept activations on it, `b` the bias if
-//! there is one, `W₀` the sliced weight, and λ = ridge · mean diagonal of the Gram
-//! matrix. The ridge pulls towards the sliced weights. Reference and stream part
-//! within a layer only: kept units cannot express the errors of earlier layers,
-//! and fits that were to mend these as well did harm. Where the attention of a layer
-//! is gone as a whole, the feed-forward sublayer is fitted to the stream that the
-//! dense layer makes with it; where whole layers are gone behind a layer, to the stream
-//! behind these (not in families that norm what a sublayer adds).
+//! with `r` the *reference*, the hidden states after the dense sublayer, `p` the pruned model's
+//! hidden states before the pruned one, `x` the kept activations on it, `b` the bias if there
+//! is one, `W₀` the sliced weight, and λ = ridge · mean diagonal of the Gram matrix. The ridge
+//! pulls towards the sliced weights. Reference and pruned hidden states differ only within a
+//! layer: kept units cannot express the errors of earlier layers, and fits that also targeted
+//! these did harm. If a layer's whole attention is removed, the feed-forward sublayer is fitted
+//! to the output of the whole dense layer; if whole layers behind a layer are removed, to the
+//! output of these (not in families that norm what a sublayer adds).
 //!
 //! An eighth of the samples is held out ([`held_out`]): no matrix is fitted on it, it chooses the
 //! ridge of each fit ([`Ridge::HeldOut`]), and a fit that does not lower its error is
 //! dropped.
 //!
-//! In the form of a bias ([`Form::Bias`]) the weight stays as it is, and `b` alone is
-//! fitted, so is the weighted mean of what is missing: what the removed units gave on
-//! the average (FLAP, An et al., arXiv 2312.11983). It needs a model with biases, and
-//! few tokens.
+//! In the form of a bias ([`Form::Bias`]) the weight stays unchanged and only `b` is fitted. It
+//! is the weighted mean of the missing output, which is what the removed units contributed on
+//! average (FLAP, An et al., arXiv 2312.11983). It needs a model with biases, and few tokens.
 //!
-//! Memory: the stream, what one sublayer's last matrix reads on all samples, one
-//! block of either model, the Gram matrix of one sublayer (f64) and the matrices
-//! that were fitted (f32); [`CompensateFootprint`] counts them.
+//! Memory: the hidden states, the inputs of one sublayer's last matrix on all samples, one
+//! block of either model, the Gram matrix of one sublayer (f64) and the fitted matrices (f32);
+//! [`CompensateFootprint`] counts them.
 //!
 //! Axes: `B` sequences, `T` tokens, `R` rows (`B·T`), `H` hidden, `F` features of
 //! a fit: feed-forward channels or heads times their width.
@@ -65,10 +63,10 @@ use crate::{
     plan::PrunePlan,
 };
 
-/// One sample in so many is held out.
+/// One sample out of this many is held out.
 const HELD_OUT: usize = 8;
 
-/// How many of so many samples are held out: the last ones, an eighth, and at least one.
+/// How many of a number of samples are held out: the last ones, an eighth, and at least one.
 pub fn held_out(samples: usize) -> usize {
     samples.div_ceil(HELD_OUT)
 }
@@ -105,7 +103,7 @@ pub struct Refit {
     pub projection: Projection,
     /// Ridge that was used; none for a bias.
     pub ridge: Option<f64>,
-    /// Whether the ridge asked for left the system singular.
+    /// Whether the requested ridge left the system singular.
     pub raised: bool,
     /// Whether the fit lowered the held-out error; else the sliced matrix stays.
     pub kept: bool,
@@ -169,8 +167,7 @@ pub struct Compensated {
 /// `samples`, the pruned layers follow the dense ones. Some of them are held
 /// out ([`held_out`]).
 ///
-/// Samples of equal length run together; `progress` is told (layers done, layers
-/// in all).
+/// Samples of equal length run together; `progress` receives (layers done, layers in all).
 ///
 /// # Errors
 /// A plan for another model, fewer than two samples, ids outside the vocabulary, a
@@ -527,7 +524,7 @@ impl<T> Split<T> {
 
 /// Sums of one fit.
 enum Sums {
-    /// With the ridge that is asked for.
+    /// With the requested ridge.
     Weight(Split<NormalEquations>, Ridge),
     Bias(Split<MeanResidual>),
 }

@@ -1,11 +1,11 @@
-//! The normal equations of one re-fit, summed batch by batch.
+//! The normal equations of one refit, summed batch by batch.
 //!
-//! Notation: `X` features `[R, F]`, `E` what the present weight `W₀` leaves of
-//! the target `[R, H]`, `w` a weight for each of the `R` rows. The change
-//! `Δ = argmin Σ w·‖E − X·Δᵀ‖² + λ·‖Δ‖²` solves `(XᵀwX + λ·I) · Δᵀ = XᵀwE`, with
-//! `λ` = ridge · mean diagonal of `XᵀwX`. A change lowers `Σ w·‖E − X·Δᵀ‖²` by its
-//! gain `2·⟨Δ, EᵀwX⟩ − ⟨Δ, Δ·XᵀwX⟩`, on these rows or, by the sums of other rows, on
-//! those. Products are f32 within a batch, sums over batches and the solution f64.
+//! Notation: `X` features `[R, F]`, `E` the residual of the target `[R, H]` with the present
+//! weight `W₀`, `w` a weight for each of the `R` rows. The change `Δ = argmin Σ w·‖E − X·Δᵀ‖² +
+//! λ·‖Δ‖²` solves `(XᵀwX + λ·I) · Δᵀ = XᵀwE`, with `λ` = ridge · mean diagonal of `XᵀwX`. A
+//! change lowers `Σ w·‖E − X·Δᵀ‖²` by its gain `2·⟨Δ, EᵀwX⟩ − ⟨Δ, Δ·XᵀwX⟩`, on these rows or,
+//! by the sums of other rows, on those. Products are f32 within a batch, sums over batches and
+//! the solution f64.
 
 use adapruner_kernels::matmul;
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
@@ -16,13 +16,13 @@ use super::{
     cholesky::{Cholesky, TOGETHER},
 };
 
-/// Ridges that are tried beyond the one asked for, each ten times the last.
+/// Ridges to try beyond the requested one, each ten times the last.
 const RAISES: usize = 12;
 /// Where raising a ridge of 0 begins: the rounding of f32 products.
 const SMALLEST: f64 = 1e-7;
 /// The ridges that held-out rows choose from.
 const LADDER: [f64; 6] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0];
-/// Where the choice begins; it goes on in the direction that lowers the error.
+/// Where the choice begins; it continues in the direction that lowers the error.
 const START: usize = 3;
 
 /// Sums of one re-fit.
@@ -38,13 +38,13 @@ pub(super) struct NormalEquations {
     weight: f64,
 }
 
-/// What came of it. Errors are weighted means of squares.
+/// The result. Errors are weighted means of squares.
 pub(super) struct Solution {
     /// `Δ`, `[H, F]`; `None` where no ridge gave one that lowers the held-out error.
     pub(super) change: Option<Vec<f32>>,
     /// The ridge that was used.
     pub(super) ridge: f64,
-    /// Whether the ridge asked for left the system singular.
+    /// Whether the requested ridge left the system singular.
     pub(super) raised: bool,
     /// On the fitted rows, before and with `Δ`.
     pub(super) fitted: (f64, f64),

@@ -1,4 +1,4 @@
-//! How strongly a fit is held to the sliced weights.
+//! The ridge of a fit towards the sliced weights.
 
 use std::{fmt, str::FromStr};
 

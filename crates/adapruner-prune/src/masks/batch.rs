@@ -1,4 +1,4 @@
-//! What a step learns from: the terms of its loss, and what the dense model says.
+//! The batch of a step: the terms of its loss, and the dense model's answers.
 //!
 //! Axes: `P` predicted tokens of some sequences, `R` their rows, `k` targets of each.
 
@@ -19,7 +19,7 @@ struct Answers {
     probabilities: Vec<f32>,
 }
 
-/// The dense model, asked once about each sample.
+/// The dense model's answers, computed once for each sample.
 pub(super) struct Teacher<'a> {
     dense: &'a Decoder,
     loss: MaskLoss,

@@ -1,9 +1,9 @@
-//! [`Gates`]: the units whose scores are learned, and how scores, masks, gradients
-//! and plans belong together.
+//! [`Gates`]: the units whose scores are learned, with the relation of scores, masks, gradients
+//! and plans.
 //!
-//! Units are ranked in lists: the channels or key-value groups of a layer, or the
-//! attention sublayers of all layers. A unit is one or more factors of what the last
-//! matrix of a sublayer reads; its gradient is the sum of theirs.
+//! Units are ranked in lists: the channels or key-value groups of a layer, or the attention
+//! sublayers of all layers. A unit is one or more factors on the inputs of a sublayer's last
+//! matrix; its gradient is the sum of theirs.
 //!
 //! Axes: `F` feed-forward width, `K` key-value heads, `D` head width.
 

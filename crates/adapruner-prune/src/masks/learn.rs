@@ -1,4 +1,4 @@
-//! The steps of a learning and its measurements.
+//! Steps and measurements of mask learning.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -108,7 +108,7 @@ pub trait MaskWatch {
     /// `done` of `all` held-out samples were measured.
     fn measuring(&mut self, _done: u64, _all: u64) {}
 
-    /// A state that may be kept, made when it is asked for.
+    /// A state that may be saved, made on demand.
     ///
     /// # Errors
     /// Where it could not be kept; the learning ends.
@@ -133,7 +133,7 @@ pub struct MaskLearning<'a> {
     pub train: &'a [Vec<u32>],
     /// Samples that choose the step.
     pub held_out: &'a [Vec<u32>],
-    /// What it is told.
+    /// Its options.
     pub options: &'a MaskOptions,
     /// Whether blocks are recomputed in the backward pass.
     pub checkpointing: bool,

@@ -1,4 +1,4 @@
-//! What learning masks takes in memory, and how its passes are run so that it fits.
+//! Memory of mask learning, and how its passes are split to fit.
 //!
 //! | part | bytes |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | activations | of the `R` tokens in all gated blocks, or in one where blocks are recomputed |
 //! | answers | 8 for each of the dense model's likely tokens, at every training token |
 //!
-//! How a pass is run changes the numbers at most where the gemm crate makes products.
+//! How a pass is split changes numbers only where the gemm crate computes products.
 //!
 //! Axes: `L` layers, `H` hidden.
 

@@ -1,4 +1,4 @@
-//! What learning a mask is told.
+//! Options of mask learning.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ pub enum MaskLoss {
 /// Most likely tokens of a position that are taken from the dense model.
 pub const TOP_LOGITS: usize = 64;
 
-/// What learning a mask is told.
+/// Options of mask learning.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MaskOptions {
     /// Steps of the optimiser.
@@ -78,7 +78,7 @@ pub struct MaskOptions {
 }
 
 impl MaskOptions {
-    /// Refuses what cannot be learned with, on so many samples, `held_out` of them held out.
+    /// Refuses invalid options for a number of samples, of which `held_out` are held out.
     ///
     /// # Errors
     /// The first option that is out of range; too few samples.

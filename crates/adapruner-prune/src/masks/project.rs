@@ -1,4 +1,4 @@
-//! Scores projected on an exact number of units.
+//! Projection of scores onto an exact number of units.
 //!
 //! Both ways are deterministic: of equal scores the earlier unit is kept.
 

@@ -1,10 +1,9 @@
-//! [`MaskState`]: what a learning that was stopped goes on from, with the very same
-//! steps.
+//! [`MaskState`]: the state from which stopped learning resumes with the same steps.
 //!
-//! As bytes it is a sealed safetensors file: of every list `NAME` the scores
-//! (`value.NAME`), their moments (`first.NAME`, `second.NAME`) and the units of the best
-//! mask so far (`best.NAME`, 0 or 1), all F32 `[units]`; the metadata key [`KEY`] holds how
-//! far it is and what it was made from. Orders of samples are a function of seed and step.
+//! As bytes it is a sealed safetensors file: of every list `NAME` the scores (`value.NAME`),
+//! their moments (`first.NAME`, `second.NAME`) and the units of the best mask so far
+//! (`best.NAME`, 0 or 1), all F32 `[units]`; the metadata key [`KEY`] holds its position and
+//! inputs. Orders of samples are a function of seed and step.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Importance by what a unit's columns read, without gradients.
+//! Importance from the inputs of a unit's columns, without gradients.
 
 use serde::{Deserialize, Serialize};
 

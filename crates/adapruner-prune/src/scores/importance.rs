@@ -1,5 +1,4 @@
-//! The ways to measure importance, and their names on the command line and in
-//! files.
+//! Importance measures, and their names on the command line and in files.
 
 use std::{fmt, str::FromStr};
 
@@ -32,9 +31,9 @@ pub enum Importance {
     SampleFirst,
     /// AdaPruner's blend (`adapruner`).
     AdaPruner(Blend),
-    /// What the columns of a unit read, beside the size of their weights (`wanda`,
-    /// `flap`): no gradient. `R` is over the columns alone, so of a channel it is its down
-    /// column's value.
+    /// The inputs of a unit's columns, with the size of their weights (`wanda`, `flap`): no
+    /// gradient. `R` is over the columns alone; for a channel it is the value of its down
+    /// column.
     Activation(ActivationMetric),
     /// `R Σ |w|` (`magnitude_l1`).
     MagnitudeL1,
@@ -103,8 +102,7 @@ impl Importance {
         "random",
     ];
 
-    /// The least terms of statistics that it is computed from; none where it needs no
-    /// statistics.
+    /// The terms of statistics that it needs; none if it needs no statistics.
     pub fn terms(self) -> Option<Terms> {
         match self {
             Self::Activation(_) => Some(Terms::Activations),

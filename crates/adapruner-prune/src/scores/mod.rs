@@ -1,6 +1,6 @@
 //! [`Scores`]: one importance per unit that can be removed.
 //!
-//! A unit couples vectors that live and die together:
+//! A unit couples vectors that are kept or removed together:
 //!
 //! | unit | vectors |
 //! |---|---|
@@ -8,10 +8,10 @@
 //! | key-value group `k`, at each head position `d` | key row, value row, and for each query head of the group its query row and output column |
 //! | query head `h`, at each head position `d` | its query row and output column |
 //!
-//! The values of the vectors (see [`Importance`]) are reduced to one by a
-//! [`Reduction`]; a head's score is then the sum over its `D` positions. This is
-//! LLM-Pruner's order of things (its `consecutive_groups`), and with one query
-//! head per key-value head its grouping.
+//! The values of the vectors (see [`Importance`]) are reduced to one by a [`Reduction`]; a
+//! head's score is then the sum over its `D` positions. This is LLM-Pruner's order of
+//! reductions (its `consecutive_groups`), and with one query head per key-value head its
+//! grouping.
 //!
 //! The activation metrics have values of columns alone, so they couple those: the down
 //! column of a channel; the output columns of a head, or of all heads of a group. (FLAP's
@@ -69,14 +69,14 @@ pub struct Scores {
     pub layers: Vec<LayerScores>,
 }
 
-/// What importances are computed from.
+/// The inputs of importances.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
     /// The model's widths.
     pub config: &'a ModelConfig,
     /// Statistics, for the importances that need them.
     pub bank: Option<&'a StatsBank>,
-    /// Which samples of the bank count; `None` for all.
+    /// Which samples of the bank to use; `None` for all.
     pub samples: Option<&'a [usize]>,
     /// The weights, for the magnitudes.
     pub checkpoint: Option<&'a Checkpoint>,
@@ -87,8 +87,8 @@ pub struct Evidence<'a> {
 /// Scores every unit.
 ///
 /// # Errors
-/// Evidence that the importance needs and that is not there or belongs to another
-/// model; a score that is not finite.
+/// Evidence that the importance needs and that is missing or belongs to another model; a score
+/// that is not finite.
 pub fn score(
     importance: Importance,
     reduction: Reduction,

@@ -1,4 +1,4 @@
-//! What the scores of one layer and kind are made comparable by.
+//! Normalisation that makes the scores of one layer and kind comparable.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Terms of a set of samples that do not follow from those of its samples.
+//! Terms of a set of samples that do not follow from per-sample terms.
 
 use super::importance::Importance;
 use crate::{

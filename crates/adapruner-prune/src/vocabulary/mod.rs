@@ -1,19 +1,19 @@
 //! Which tokens of a vocabulary stay.
 //!
-//! A token's row costs the same parameters whatever the token: `H` of the embedding, and
-//! as many of an untied head. What a row is worth is how many tokens more a text takes
-//! without it. A [`Ranking`] removes one token at a time, always the one whose removal
-//! adds the fewest tokens to a text:
+//! Every token's row costs the same parameters: `H` in the embedding, and as many in an untied
+//! head. The value of a row is the number of additional tokens that a text needs without it. A
+//! [`Ranking`] removes one token at a time, always the one whose removal adds the fewest tokens
+//! to a text:
 //!
-//! - `c(v)` is how often token `v` stands in the text, `k(v)` the number of tokens that it
-//!   becomes once it is gone; its removal adds `c(v)·(k(v) − 1)` tokens.
-//! - Once `v` is gone, each of those `k(v)` stands in the text `c(v)` times more.
-//! - A token that another one is merged of goes after that other one, so that what is left
-//!   is closed under merges.
+//! - `c(v)` is how often token `v` occurs in the text, `k(v)` the number of tokens that replace
+//!   it; its removal adds `c(v)·(k(v) − 1)` tokens.
+//! - After `v` is removed, each of those `k(v)` occurs `c(v)` times more.
+//! - A token that is part of another token's merge is removed after that one, so the kept
+//!   tokens are closed under merges.
 //!
-//! So every number of tokens is a beginning of one order, and each token's worth counts what
-//! was removed before it. Of equal ones the larger id goes first: of merges the one learned
-//! last.
+//! So every vocabulary size is a prefix of one order, and the value of each token takes earlier
+//! removals into account. Of equal tokens the larger id is removed first: of merges, the one
+//! learned last.
 
 mod ranking;
 

@@ -1,4 +1,4 @@
-//! The order in which tokens go.
+//! The order in which tokens are removed.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -33,7 +33,7 @@ pub struct Ranking {
 }
 
 impl Ranking {
-    /// Ranks the tokens of a vocabulary by how often each stands in a text, `counts` by id.
+    /// Ranks the tokens of a vocabulary by how often each occurs in a text, `counts` by id.
     pub fn new(vocabulary: &Vocabulary, counts: &[u64]) -> Self {
         let rows = vocabulary.rows();
         let mut counts = counts.to_vec();
@@ -146,7 +146,7 @@ impl Ranking {
         more as f64 / self.tokens.max(1) as f64
     }
 
-    /// The same of another text, from how often each token stands in it, by id: for every
+    /// The same of another text, from how often each token occurs in it, by id: for every
     /// number of tokens that go, none to all.
     pub fn growths_of(&self, counts: &[u64]) -> Vec<f64> {
         let mut counts = counts.to_vec();
@@ -166,7 +166,7 @@ impl Ranking {
         growths
     }
 
-    /// The least number of tokens with which a text, given by how often each token stands in
+    /// The least number of tokens with which a text, given by how often each token occurs in
     /// it, takes at most `tolerance` (a share) more tokens.
     pub fn within(&self, counts: &[u64], tolerance: f64) -> usize {
         // Growth only rises with what goes.

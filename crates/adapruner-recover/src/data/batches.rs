@@ -1,5 +1,5 @@
-//! Which sequences make a step: a function of seed and epoch alone, so that a
-//! training that goes on after a stop takes the very same ones.
+//! Which sequences form a step: a function of seed and epoch alone, so a resumed training uses
+//! the same ones.
 
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -43,7 +43,7 @@ pub fn shuffled(count: usize, seed: u64, stream: Stream) -> Vec<usize> {
 pub enum BatchSize {
     /// So many sequences.
     Sequences(usize),
-    /// As many sequences as fit into so many tokens; at least one.
+    /// As many sequences as fit into a number of tokens; at least one.
     Tokens(usize),
 }
 
@@ -56,8 +56,8 @@ pub fn epoch(examples: &[Example], size: BatchSize, seed: u64, epoch: u64) -> Ve
     }
 }
 
-/// The same sequences in parts of so many tokens at most (at least one
-/// sequence each): what runs together.
+/// The same sequences in parts of at most a number of tokens (at least one sequence each): what
+/// runs together.
 pub fn filled(examples: &[Example], order: &[usize], tokens: usize) -> Vec<Vec<usize>> {
     let mut out: Vec<Vec<usize>> = Vec::new();
     let mut held = 0;

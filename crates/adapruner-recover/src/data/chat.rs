@@ -1,5 +1,5 @@
-//! Conversations by the model's own chat template, and which parts of them are
-//! learned.
+//! Renders conversations with the model's chat template, and finds the parts that count in the
+//! loss.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ const MEANT: [&str; 8] = [
     "refusal",
 ];
 
-/// Fields of a turn that hold text which is said.
+/// Fields of a turn that hold text.
 const SAID: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
 /// An answer that begins like nothing that a prompt opens.
@@ -28,7 +28,7 @@ const OTHER: &str = "\u{e000}";
 /// A turn, and whether it is learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn {
-    /// What is said, and by whom.
+    /// The text and its role.
     pub message: Message,
     /// Whether it is learned where the assistant says it (`"weight": 1`, or no
     /// weight).
@@ -40,7 +40,7 @@ pub struct Turn {
 pub struct Conversation {
     /// Its turns, in order.
     pub turns: Vec<Turn>,
-    /// What else the template is told (`tools`), as JSON by name.
+    /// Further variables of the template (`tools`), as JSON by name.
     pub variables: Vec<(String, String)>,
 }
 

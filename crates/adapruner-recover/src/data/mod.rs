@@ -1,17 +1,16 @@
-//! Training data: records → tokens with a mask of what is learned.
+//! Training data: records → tokens with a loss mask.
 //!
-//! The prompt of an instruction, and everything in a conversation that the
-//! assistant does not say, is read but not learned, unless it is asked for.
-//! Instructions end with EOS as alpaca-lora's do; a conversation ends as its
-//! template says; a document of plain text ends with EOS and is cut into
-//! windows.
+//! The prompt of an instruction, and everything in a conversation that is not from the
+//! assistant, does not count in the loss unless requested. Instructions end with EOS as in
+//! alpaca-lora; a conversation ends as its template defines; a document of plain text ends with
+//! EOS and is cut into windows.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
-//! | [`records`] | records as they stand in files |
+//! | [`records`] | records of files |
 //! | [`prompt`] | Alpaca's prompts |
 //! | [`chat`] | the model's chat template |
-//! | [`batches`] | which sequences make a step |
+//! | [`batches`] | which sequences form a step |
 
 pub mod batches;
 pub mod chat;
@@ -85,7 +84,7 @@ impl fmt::Display for Validation {
 pub struct DataOptions {
     /// Most tokens of a sequence, at least 2.
     pub cutoff: usize,
-    /// Whether prompts are learned too.
+    /// Whether prompts count in the loss too.
     pub train_on_prompt: bool,
     /// What is kept for validation.
     pub validation: Validation,
@@ -93,18 +92,17 @@ pub struct DataOptions {
     pub seed: u64,
 }
 
-/// A sequence and what of it is learned.
+/// A sequence and its loss mask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
     /// Token ids, at least two.
     pub ids: Vec<u32>,
-    /// Whether the token at each place is learned from those before it; never
-    /// the first.
+    /// Whether the token at each position is a target; never the first.
     pub learned: Vec<bool>,
 }
 
 impl Example {
-    /// `learned` for all places; the first is taken out.
+    /// An example with `learned` for all positions; the first is cleared.
     pub fn new(ids: Vec<u32>, mut learned: Vec<bool>) -> Self {
         learned.resize(ids.len(), false);
         if let Some(first) = learned.first_mut() {
@@ -113,7 +111,7 @@ impl Example {
         Self { ids, learned }
     }
 
-    /// Tokens that are learned.
+    /// Number of target tokens.
     pub fn targets(&self) -> usize {
         self.learned.iter().filter(|learned| **learned).count()
     }
@@ -129,7 +127,7 @@ impl Example {
     }
 }
 
-/// What became of the records.
+/// Counts of records by outcome.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Records that were read.
@@ -200,7 +198,7 @@ pub struct Dataset {
     pub train: Vec<Example>,
     /// Validated on; may be empty.
     pub validation: Vec<Example>,
-    /// What became of the records.
+    /// Counts of records by outcome.
     pub counts: Counts,
     /// Digest of all ids, masks and the split.
     pub digest: Digest,

@@ -1,4 +1,4 @@
-//! Alpaca's prompts, word for word as alpaca-lora and LLM-Pruner have them.
+//! Alpaca's prompts, with the exact text of alpaca-lora and LLM-Pruner.
 
 /// The prompt of an instruction; what is to be learned follows it directly.
 pub fn alpaca(instruction: &str, input: &str) -> String {

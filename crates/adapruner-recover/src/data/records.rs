@@ -1,4 +1,4 @@
-//! Records of training data, as they stand in files.
+//! Records of training data files.
 //!
 //! | a record with | is |
 //! |---|---|
@@ -6,16 +6,14 @@
 //! | `instruction`, `output`, perhaps `input` | an instruction, as in Alpaca |
 //! | the text field (`text` unless another is named) | plain text |
 //!
-//! `tools`, `documents` and `chat_template_kwargs` beside `messages` are told to
-//! the chat template, as transformers and TRL do. What would change a record's
-//! meaning and is not read here (`history` beside `instruction`) is refused;
-//! other fields are passed over, whatever they hold: NaN and halves of surrogate
-//! pairs, which Python writes, do no harm there.
+//! `tools`, `documents` and `chat_template_kwargs` beside `messages` are passed to the chat
+//! template, as in transformers and TRL. An unsupported field that would change a record's
+//! meaning (`history` beside `instruction`) is refused. Other fields are ignored, whatever they
+//! hold: NaN and halves of surrogate pairs, which Python writes, do no harm there.
 //!
-//! `*.json` holds one array of records, `*.jsonl` and `*.ndjson` one record a
-//! line; everything else is plain text, read as every text of this program is.
-//! Of a file one record is read at a time; plain text stays where it is until it
-//! is tokenised.
+//! `*.json` holds one array of records, `*.jsonl` and `*.ndjson` one record per line;
+//! everything else is plain text, read like all texts of this program. One record of a file is
+//! read at a time; plain text stays in the file until it is tokenised.
 
 use std::{
     borrow::Cow,
@@ -48,9 +46,9 @@ const NOT_OF_INSTRUCTION: [&str; 6] =
 /// Fields of a turn that are not read and change what is learned.
 const NOT_OF_TURN: [&str; 6] =
     ["function_call", "train", "training", "loss", "loss_weight", "prefix"];
-/// Fields that the chat template is told.
+/// Fields that are passed to the chat template.
 const VARIABLES: [&str; 2] = ["tools", "documents"];
-/// The field whose own fields the chat template is told.
+/// The field whose own fields are passed to the chat template.
 const KWARGS: &str = "chat_template_kwargs";
 
 /// A record.
@@ -169,7 +167,7 @@ fn is_empty(value: &RawValue) -> bool {
     text == "null" || inner.is_some_and(|inner| inner.trim().is_empty())
 }
 
-/// The fields of an object in their order, each as it stands in the file.
+/// The fields of an object in their order, each with its original text.
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -218,7 +216,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses what is there, is not read, and changes what is learned.
+    /// Refuses fields that are not supported and would change the training.
     fn refuse(&self, names: &[&str], beside: &str) -> Result<(), String> {
         for (name, value) in &self.0 {
             let neutral = is_empty(value) || (name == "weight" && number(value) == Some(1.0));
@@ -282,7 +280,7 @@ fn id(value: &RawValue) -> Result<u32, String> {
     serde_json::from_str(value.get()).map_err(refused)
 }
 
-/// What the chat template is told beside the turns.
+/// Variables of the chat template besides the turns.
 fn variables(fields: &Fields<'_>) -> Result<Vec<(String, String)>, String> {
     let mut out = Vec::new();
     for name in VARIABLES {

@@ -1,9 +1,9 @@
-//! Adapters as PEFT has them: a folder with `adapter_config.json` and
-//! `adapter_model.safetensors`, in and out.
+//! Adapters in PEFT's format: reads and writes a folder with `adapter_config.json` and
+//! `adapter_model.safetensors`.
 //!
-//! What PEFT's LoRA can do beyond plain updates of the projections (DoRA,
-//! learned biases, other modules saved whole, …) is refused by name: read over,
-//! it would give another model than PEFT's.
+//! Features of PEFT's LoRA beyond plain updates of the projections (DoRA, trained biases, other
+//! modules saved whole, …) are refused by name; ignoring them would give another model than
+//! PEFT's.
 //!
 //! Axes: `r` rank, `in` inputs and `out` outputs of a projection.
 

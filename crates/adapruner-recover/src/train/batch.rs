@@ -1,6 +1,6 @@
-//! Sequences as the model's terms of loss.
+//! Sequences as loss terms of the model.
 //!
-//! Axes: `R` predicted places, all but the first token of each sequence.
+//! Axes: `R` predicted positions, all but the first token of each sequence.
 
 use adapruner_model::{Branches, Decoder, train::Term};
 

@@ -1,4 +1,4 @@
-//! The log of a training: one JSON object a line, a line a step.
+//! The log of a training: one JSON object per line, one line per step.
 
 use std::{
     fs::{File, OpenOptions},
@@ -79,7 +79,7 @@ impl Log {
 /// The steps of a training that is over.
 ///
 /// # Errors
-/// A file that cannot be read, or a line that is no step.
+/// A file that cannot be read, or a line that is not a step.
 pub fn read(path: &Path) -> Result<Vec<Entry>> {
     let file = input::open_capped(path, input::LOG)?.0;
     let entry = |(at, line): (usize, std::io::Result<String>)| {

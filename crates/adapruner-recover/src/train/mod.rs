@@ -1,19 +1,18 @@
 //! Training: steps, validations, states.
 //!
-//! The loss of a step is the mean over all learned tokens of its sequences, in
-//! nats, however they are run in parts (as transformers has it since 4.46).
-//! What happens at a step is a function of seed, data and parameters, so that a
-//! training that was killed and goes on from its last state makes the very same
-//! steps.
+//! The loss of a step is the mean over all target tokens of its sequences, in nats, however
+//! they are split into micro-batches (as in transformers since 4.46). A step is a function of
+//! seed, data and parameters, so a training that is killed and resumed from its last state
+//! makes the same steps.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
-//! | [`options`] | what a training is told |
+//! | [`options`] | options of a training |
 //! | [`epochs`] | which step belongs to which epoch |
-//! | [`trainer`] | a model whose adapter or parameters are learned |
-//! | [`batch`] | sequences as the model's terms of loss |
-//! | [`state`] | the state on the disk |
-//! | [`log`] | the log, a line a step |
+//! | [`trainer`] | a model whose adapter or parameters are trained |
+//! | [`batch`] | sequences as loss terms of the model |
+//! | [`state`] | the state on disk |
+//! | [`log`] | the log, one line per step |
 
 pub mod batch;
 pub mod epochs;
@@ -62,8 +61,8 @@ pub const LOG: &str = "log.jsonl";
 pub static FOLDER: StateKind =
     StateKind { name: "training", known_by: &[STATE], owned: &[STATE, BEST, LOG, "teacher.bin"] };
 
-/// A loss so many times the first step's has exploded (where it is also above
-/// what knowing nothing costs, `ln V`).
+/// A loss this many times the first step's has exploded, if it is also above the loss of
+/// uniform predictions, `ln V`.
 const EXPLODED: f64 = 4.0;
 
 /// Why a training ended.
@@ -76,11 +75,11 @@ pub enum Ended {
     EarlyStopped,
     /// The time was up.
     TimeUp,
-    /// It was told to stop; its state is saved.
+    /// It was interrupted; its state is saved.
     Interrupted,
 }
 
-/// What a training came to.
+/// Outcome of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Why it ended.
@@ -98,24 +97,23 @@ pub struct Outcome {
     pub kept_step: u64,
 }
 
-/// A training: what is learned, from what, under what, and where its files are.
+/// A training: trainer, data, options, and the place of its files.
 pub struct Training<'a, 'b> {
     /// The model.
     pub trainer: &'a mut Trainer<'b>,
     /// The sequences.
     pub data: &'a Dataset,
-    /// What it is told.
+    /// Its options.
     pub options: &'a TrainOptions,
-    /// What its files are bound to, beside the options.
+    /// Inputs that its files are bound to, besides the options.
     pub record: Record,
-    /// Who is learned from, for a distillation.
+    /// The teacher, for distillation.
     pub teacher: Option<Teacher<'a>>,
     /// Where its files are.
     pub folder: &'a StateDir,
 }
 
-/// Told of every step and of how many there are; validations are told as parts
-/// of all.
+/// Receives every step with the number of all steps, and the progress of validations.
 pub trait Watch {
     /// A step was made.
     fn step(&mut self, entry: &Entry, total: u64);

@@ -1,4 +1,4 @@
-//! What a training is told, and the record that binds its files to it.
+//! Options of a training, and the record that binds its files to them.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,9 @@ pub type Record = BTreeMap<String, String>;
 
 /// Learning from a teacher's probabilities.
 ///
-/// Beside the data's own tokens the loss has `τ²·Σ −p·ln q` over the teacher's
-/// `k` most likely tokens of each learned place, `p` and `q` at temperature `τ`
-/// (Hinton et al., arXiv 1503.02531); what the teacher gives to other tokens
-/// is left out.
+/// Beside the data's own tokens the loss has `τ²·Σ −p·ln q` over the teacher's `k` most likely
+/// tokens at each target position, `p` and `q` at temperature `τ` (Hinton et al., arXiv
+/// 1503.02531); what the teacher gives to other tokens is left out.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Distillation {
     /// `τ`.
@@ -33,17 +32,16 @@ pub struct Distillation {
     pub hidden: Option<f64>,
 }
 
-/// What a training is told.
+/// Options of a training.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct TrainOptions {
     /// Sequences of a step.
     pub batch: BatchSize,
-    /// Tokens that run together; a step's sequences are run in such parts, which
-    /// changes nothing but rounding.
+    /// Tokens per micro-batch; splitting a step into micro-batches changes only rounding.
     pub micro_tokens: usize,
     /// Highest learning rate.
     pub rate: f64,
-    /// How it goes down.
+    /// Its decay.
     pub decay: Decay,
     /// Steps over which it rises.
     pub warmup: u64,
@@ -53,9 +51,9 @@ pub struct TrainOptions {
     pub max_norm: Option<f64>,
     /// Passes over the data; `None` for as many as `max_steps` takes.
     pub epochs: Option<u64>,
-    /// Most steps; one of both is given.
+    /// Maximum steps; this or `epochs` is given.
     pub max_steps: Option<u64>,
-    /// Most seconds, those before a stop included.
+    /// Maximum seconds, including those before a stop.
     pub max_seconds: Option<f64>,
     /// Recompute each block in the backward pass.
     pub checkpointing: bool,
@@ -66,11 +64,11 @@ pub struct TrainOptions {
     pub patience: Option<u64>,
     /// Steps from one saved state to the next.
     pub save_every: u64,
-    /// Seconds after which a state is saved in any case.
+    /// Maximum seconds between saved states.
     pub save_seconds: f64,
     /// Learning from a teacher.
     pub distillation: Option<Distillation>,
-    /// Seed of orders, dropout and what adapters begin with.
+    /// Seed of orders, dropout and the initial adapter.
     pub seed: u64,
 }
 

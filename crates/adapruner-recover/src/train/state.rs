@@ -1,9 +1,8 @@
-//! The state of a training on the disk: parameters, moments and how far it is.
+//! The state of a training on disk: parameters, moments and position.
 //!
-//! One safetensors file, replaced as a whole, so that a program that is killed
-//! at any moment leaves the last state. Orders and dropout are functions of seed
-//! and step, so the step is the position in the data and the state of every
-//! generator.
+//! One safetensors file, replaced as a whole, so a program that is killed at any moment leaves
+//! the last state. Orders and dropout are functions of seed and step, so the step is the
+//! position in the data and the state of every generator.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -67,7 +66,7 @@ struct Header {
 /// What of the parameters is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Parameters with their moments: a state to go on from.
+    /// Parameters with their moments: a state to resume from.
     All,
     /// Parameters alone: a model to keep.
     Values,

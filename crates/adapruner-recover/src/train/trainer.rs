@@ -1,4 +1,4 @@
-//! A model whose adapter, or whose every parameter, is learned.
+//! A model whose adapter, or whose every parameter, is trained.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ pub(crate) struct PartGradients {
 }
 
 impl<'a> Trainer<'a> {
-    /// `base` with an adapter to be learned.
+    /// `base` with an adapter to train.
     pub fn lora(base: &'a Decoder, adapter: Adapter) -> Self {
         let mut parameters = BTreeMap::new();
         for (&(layer, projection), update) in &adapter.updates {
@@ -63,8 +63,8 @@ impl<'a> Trainer<'a> {
         Self { base, kind: Kind::Lora(adapter), parameters }
     }
 
-    /// `base`, all of whose parameters are learned from what `checkpoint`, the
-    /// same model, holds. Biases and norms do not decay, as in transformers.
+    /// `base`, all of whose parameters are trained, starting from those of `checkpoint`, the
+    /// same model. Biases and norms do not decay, as in transformers.
     ///
     /// # Errors
     /// Weights that are damaged.
@@ -84,7 +84,7 @@ impl<'a> Trainer<'a> {
         tensor_name(self.base.config().family(), layer, projection, side)
     }
 
-    /// Numbers that are learned.
+    /// Number of trained parameters.
     pub fn learned_parameters(&self) -> u64 {
         self.parameters.values().map(|p| p.values.len() as u64).sum()
     }
@@ -196,7 +196,7 @@ fn tensor(parameter: &Parameter) -> candle_core::Result<Tensor> {
     Tensor::from_slice(&parameter.values, parameter.shape.as_slice(), &Device::Cpu)
 }
 
-/// A seed of its own for `part` (SplitMix64's finaliser, Steele et al. 2014).
+/// A separate seed for `part` (SplitMix64's finaliser, Steele et al. 2014).
 pub(crate) fn mixed(seed: u64, part: u64) -> u64 {
     let mut z = seed.wrapping_add(part.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

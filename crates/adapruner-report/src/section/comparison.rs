@@ -16,7 +16,7 @@ pub(super) fn write(page: &Page, html: &mut Html) {
         ("seeds", Kind::Numbers),
         ("trials each", Kind::Numbers),
         ("best loss, median (nats per token)", Kind::Numbers),
-        ("least to largest (nats per token)", Kind::Numbers),
+        ("smallest to largest (nats per token)", Kind::Numbers),
     ];
     columns.extend(headings.iter().map(|heading| (heading.as_str(), Kind::Numbers)));
     let best = rows.iter().filter(|row| row.median.is_finite());

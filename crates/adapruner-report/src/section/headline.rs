@@ -5,7 +5,7 @@ use crate::html::Html;
 use crate::number::{NONE, count, nats, percent, percent_of, perplexity, prefixed, times};
 use crate::page::Page;
 
-/// At most so many test texts stand above everything else.
+/// Maximum number of test texts in the headline.
 const TILES: usize = 4;
 
 /// One tile for each number that the reader came for.

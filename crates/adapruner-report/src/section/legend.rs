@@ -9,7 +9,7 @@ pub(super) struct Key<'a> {
     pub(super) place: usize,
     /// What it is called.
     pub(super) name: &'a str,
-    /// What is said of it.
+    /// Its description.
     pub(super) note: String,
 }
 

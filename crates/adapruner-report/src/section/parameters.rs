@@ -107,8 +107,7 @@ fn key(html: &mut Html, class: &'static str, shape: &'static str, text: &str) {
     });
 }
 
-/// Up to where losses are told apart: the largest, unless few outliers lie far
-/// above the rest.
+/// Upper end of the loss scale: the largest, unless few outliers lie far above the rest.
 fn top_of(sorted: &[f64]) -> f64 {
     let (low, high) = (quantile(sorted, 0.25), quantile(sorted, 0.75));
     let fence = high + 3.0 * (high - low);

@@ -7,7 +7,7 @@ use crate::page::{Page, Recovery, TrainingStep};
 use crate::svg::axis::Scale;
 use crate::svg::series::{Series, loss_scale, rate_scale, series};
 
-/// A line has so many points at most.
+/// Maximum number of points of a line.
 const POINTS: usize = 240;
 /// The unit of all losses here.
 const UNIT: &str = "nats per learned token";

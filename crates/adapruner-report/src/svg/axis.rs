@@ -74,7 +74,7 @@ impl Scale {
         self.start + part.clamp(0.0, 1.0) * (self.end - self.start)
     }
 
-    /// About so many round values on it, in order.
+    /// About this many round values on it, in order.
     pub(crate) fn ticks(self, about: usize) -> Vec<Tick> {
         if self.log {
             let ticks = self.log_ticks(about);

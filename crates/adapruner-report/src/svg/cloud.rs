@@ -10,7 +10,7 @@ use crate::html::Html;
 const SIZE: (f64, f64) = (360.0, 240.0);
 const TICKS: usize = 4;
 
-/// Groups that are told apart; those beyond look like the last.
+/// Number of distinguishable groups; those beyond look like the last.
 pub(crate) const GROUPS: usize = 6;
 
 /// A model.

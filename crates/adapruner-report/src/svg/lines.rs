@@ -12,7 +12,7 @@ const TICKS: usize = 5;
 /// Colours and dashes of the style sheet, `s0` and so on.
 const STYLES: usize = 9;
 
-/// How the values of curves are laid out.
+/// The scale of curves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     scale: Scale,
@@ -21,8 +21,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// A scale on which the end of the curves can be told apart: where the
-    /// first tenth of the curves would take most of the height, it is cut off.
+    /// A scale on which the ends of the curves can be distinguished: where the first tenth of
+    /// the curves would take most of the height, it is cut off.
     pub(crate) fn of(curves: &[Curve]) -> Self {
         let steps = || curves.iter().flat_map(|curve| &curve.steps);
         let low = steps().map(|step| step.low).fold(f64::INFINITY, f64::min);

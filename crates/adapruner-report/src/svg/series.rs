@@ -10,7 +10,7 @@ use crate::html::Html;
 
 const SIZE: (f64, f64) = (360.0, 240.0);
 const TICKS: usize = 5;
-/// A line of so many points at most shows each of them.
+/// A line of at most this many points shows each of them.
 const FEW: usize = 40;
 
 /// A line.

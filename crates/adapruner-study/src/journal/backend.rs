@@ -1,4 +1,4 @@
-//! Where the records of a journal are kept.
+//! Storage of a journal's records.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -15,7 +15,7 @@ pub struct Line {
     pub end: u64,
 }
 
-/// What became of an [`exchange`](Backend::exchange).
+/// Result of an [`exchange`](Backend::exchange).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchange {
     /// The records from the offset on, those that were added among them.
@@ -24,7 +24,7 @@ pub struct Exchange {
     pub added: bool,
 }
 
-/// A list of records that only grows, shared by any number of processes.
+/// An append-only list of records, shared by any number of processes.
 pub trait Backend: Send {
     /// Adds records, in this order, and lasting when it returns.
     ///

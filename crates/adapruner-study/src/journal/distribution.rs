@@ -1,9 +1,9 @@
 //! The JSON form of distributions and values.
 //!
-//! Floats, integers and categories as Optuna writes them. A subset parameter is
-//! unknown to Optuna; its form is `{"name": "SubsetDistribution", "attributes":
-//! {"pool", "least", "most"}}`, which never stands in a journal's parameter
-//! records (see [`super`] for what does).
+//! Floats, integers and categories as Optuna writes them. A subset parameter is unknown to
+//! Optuna; its form is `{"name": "SubsetDistribution", "attributes": {"pool", "least",
+//! "most"}}`, which never occurs in a journal's parameter records (see [`super`] for what
+//! does).
 
 use serde_json::{Value, json};
 

@@ -4,18 +4,17 @@
 //! keeps it, [`JournalStorage`] replays it; Optuna 5 and its tools open the same
 //! journals, and may work on them at the same time.
 //!
-//! What Optuna does not know is put where its tools can use it:
+//! Data that Optuna does not know are stored where its tools can use them:
 //!
-//! | what | as |
+//! | data | stored as |
 //! |---|---|
 //! | subset parameter `s` | the trial's system attribute `adapruner:subset:s`, an object of `pool`, `least`, `most` and `items`: what counts |
 //! | | the trial's user attribute `s`, the list of items: what dashboards show |
 //! | | the integer parameter `s.n`, its size, where that varies: for importances and plots |
-//! | sign of life | the trial's system attribute `adapruner:heartbeat`, milliseconds since 1970 |
+//! | heartbeat | the trial's system attribute `adapruner:heartbeat`, milliseconds since 1970 |
 //!
-//! None of these four is among the parameters and attributes that are read back.
-//! Membership of single items is no parameter of its own: with a hundred items
-//! that would drown the others in every plot.
+//! None of these four is among the parameters and attributes that are read back. Membership of
+//! single items is not a parameter: a hundred of them would bury the others in every plot.
 
 mod backend;
 mod distribution;

@@ -1,13 +1,13 @@
-//! Parameters on their way into a journal.
+//! Checks of parameters before they enter a journal.
 
 use super::distribution::{fault, value_fault};
 use super::replay::{StudyEntry, size_name};
 use crate::distribution::{Distribution, ParamValue};
 use crate::error::{Error, Result};
 
-/// Refuses what must not get into the journal: a distribution or value that
-/// makes no sense, one that is at odds with earlier trials, and a name that
-/// means the size of a subset. `find` knows the trial's other parameters.
+/// Refuses what must not enter the journal: an invalid distribution or value, one that
+/// contradicts earlier trials, and a name that means the size of a subset. `find` knows the
+/// trial's other parameters.
 pub(super) fn check<'a>(
     study: &StudyEntry,
     name: &str,

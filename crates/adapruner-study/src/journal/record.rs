@@ -142,7 +142,7 @@ fn verify(line: &[u8], fields: &Fields<'_>) -> Result<(), String> {
         let ours = fields.text("worker_id").is_ok_and(|worker| worker.starts_with(WORKER_PREFIX));
         let foreign = fields.0.keys().find(|key| ours && !KNOWN.contains(&key.as_str()));
         return match foreign {
-            Some(key) => Err(format!("damaged: {key:?} is no field that this program writes")),
+            Some(key) => Err(format!("damaged: {key:?} is not a field of this program")),
             None => Ok(()),
         };
     };

@@ -2,15 +2,14 @@
 //! the last record under `{prefix}:log_number`, record `i` under
 //! `{prefix}:log:{i}`, from 0. One server, no cluster.
 //!
-//! Adding records and reading what others added is one script, hence one round
-//! trip, and nobody comes between. Where the connection breaks, it is made anew
-//! and the script sent again, less and less often, for a minute. Whether the
-//! script had its effect before the break, `{prefix}:adapruner:{writer}` tells: it
-//! holds the number of the writer's last addition, is set by the same script, and
-//! goes after an hour. So no record is lost or doubled by a server that keeps what
-//! it acknowledged, over a restart too (`appendonly yes`, and `appendfsync always`
-//! where it may be killed). A server that does not is found out: the last record
-//! that was read must be there still.
+//! One script adds records and reads those that others added, so this takes one atomic round
+//! trip. If the connection breaks, the client reconnects and sends the script again, with
+//! growing pauses, for a minute. `{prefix}:adapruner:{writer}` tells whether the script took
+//! effect before the break: it holds the number of the writer's last addition, is set by the
+//! same script, and expires after an hour. So no record is lost or doubled if the server keeps
+//! what it acknowledged, also over a restart (`appendonly yes`, and `appendfsync always` if it
+//! may be killed). A server that loses records is detected: the last record that was read must
+//! still exist.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -71,7 +70,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// Records asked for at a time.
+/// Records requested at a time.
 const BATCH: u64 = 1000;
 
 /// A journal in Redis.
@@ -312,7 +311,7 @@ impl Backend for RedisBackend {
             if next > before {
                 since = Instant::now();
             } else if since.elapsed() > NUMBERED {
-                let message = "is numbered and not there: its writer stopped halfway".into();
+                let message = "has a number but is missing: its writer stopped halfway".into();
                 return Err(Error::Journal { place: self.place(next), message });
             } else {
                 sleep(Duration::from_millis(20));

@@ -1,11 +1,9 @@
-//! What the records of a journal amount to: the one state machine behind every
-//! way of keeping them.
+//! The state that a journal's records add up to: one state machine for all backends.
 //!
-//! The rules are Optuna's. Ids count: a study has the number of studies before
-//! it, a trial that of trials of all studies. What contradicts the state (a
-//! second study of a name, a change of a finished trial) is passed over by
-//! everyone in the same way, so that all who read the same records agree; who
-//! wrote such a record learns of it as a [`Rejected`].
+//! The rules are Optuna's. Ids count: a study has the number of studies before it, a trial that
+//! of trials of all studies. A record that contradicts the state (a second study of a name, a
+//! change of a finished trial) is ignored by all readers in the same way, so they agree; its
+//! writer gets a [`Rejected`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,7 +79,7 @@ pub(crate) struct StudyEntry {
     first: BTreeMap<String, (u64, Distribution)>,
 }
 
-/// A trial and who is at work on it.
+/// A trial and its worker.
 #[derive(Debug, Clone)]
 pub(crate) struct TrialEntry {
     pub(crate) trial: Arc<Trial>,

@@ -1,4 +1,4 @@
-//! What a storage knows of its journal, and how it adds to it.
+//! A storage's view of its journal, and how it adds records.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -306,7 +306,7 @@ pub(super) fn refusal(
 ) -> Error {
     let message = match rejected {
         Rejected::DuplicateStudy | Rejected::NoStudy => return no_study(study),
-        Rejected::NoTrial => "is not there".into(),
+        Rejected::NoTrial => "does not exist".into(),
         Rejected::Finished(_) => return finished(number),
         Rejected::Taken(_) => "is run by another worker".into(),
         Rejected::Conflict { message, .. } => {
@@ -332,9 +332,9 @@ pub(super) fn finished(number: u64) -> Error {
 }
 
 pub(super) fn no_study(study: StudyId) -> Error {
-    Error::Study { name: format!("#{}", study.0), message: "is not there".into() }
+    Error::Study { name: format!("#{}", study.0), message: "does not exist".into() }
 }
 
 pub(super) fn no_trial(number: u64, trials: usize) -> Error {
-    Error::Trial { number, message: format!("is not there, the study has {trials}") }
+    Error::Trial { number, message: format!("does not exist, the study has {trials}") }
 }

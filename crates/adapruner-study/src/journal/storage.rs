@@ -20,7 +20,7 @@ use crate::storage::{
 };
 use crate::trial::{Direction, Trial, TrialState};
 
-/// How far apart the signs of life of a trial are, at the least.
+/// Minimum interval between heartbeats of a trial.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Studies in a journal.

@@ -1,12 +1,12 @@
 //! Pruners: when to stop a trial that will not be among the best.
 //!
-//! A trial reports values at steps; a pruner judges it by the reports of others.
-//! As with samplers, nothing is kept but in the study. Decisions are those of
-//! Optuna's class of the same name.
+//! A trial reports values at steps; a pruner judges it by the reports of others. As with
+//! samplers, all state is in the study. Decisions equal those of Optuna's class of the same
+//! name.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
-//! | [`percentile`] | [`PercentilePruner`], the median rule among them |
+//! | [`percentile`] | [`PercentilePruner`], including the median rule |
 //! | [`halving`] | [`SuccessiveHalvingPruner`] (asynchronous) |
 //! | [`hyperband`] | [`HyperbandPruner`] |
 //! | [`wilcoxon`] | [`WilcoxonPruner`]: paired with the best trial, step by step |

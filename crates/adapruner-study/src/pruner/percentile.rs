@@ -1,4 +1,4 @@
-//! Stopping what is worse than a share of the complete trials at the same step.
+//! Stops a trial that is worse than a share of the complete trials at the same step.
 
 use crate::pruner::{Pruner, PrunerView, Verdict};
 use crate::sampler::tpe::rank_values;

@@ -1,4 +1,4 @@
-//! Stopping what is worse than the best trial, step by step.
+//! Stops a trial that is worse than the best trial, step by step.
 //!
 //! For objectives that are means over parts of an evaluation set: each part is a
 //! step, its value the report. Parts differ far more than trials do, so the

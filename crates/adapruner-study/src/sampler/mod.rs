@@ -1,14 +1,13 @@
 //! Samplers: what to try next.
 //!
-//! A sampler keeps no state. What it proposes follows from its settings (the
-//! seed among them), the number of the draw and the history, so that a study
-//! that was killed and opened again goes on as if it had not been, and every
-//! worker of a study can have a sampler of its own.
+//! A sampler has no state. A proposal follows from its settings (including the seed), the
+//! number of the draw and the history. So a study that is killed and reopened continues as if
+//! nothing had happened, and every worker can have its own sampler.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | [`random`] | [`RandomSampler`]: uniform |
-//! | [`tpe`] | [`TpeSampler`]: multivariate TPE, which hands subsets to: |
+//! | [`tpe`] | [`TpeSampler`]: multivariate TPE, which delegates subsets to: |
 //! | [`subset`] | inclusion odds and a Bayesian linear surrogate |
 
 pub(crate) mod axis;

@@ -1,4 +1,4 @@
-//! Random numbers that depend on the seed, the draw and its purpose only.
+//! Random numbers that depend only on the seed, the draw and their purpose.
 
 use std::f64::consts::TAU;
 

@@ -1,4 +1,4 @@
-//! Studies: trials of one objective, kept in a storage.
+//! Studies: trials of one objective in a storage.
 
 mod active;
 mod optimize;
@@ -59,14 +59,13 @@ pub enum Outcome {
 ///
 /// # Going on after an interruption
 ///
-/// What is proposed follows from the seed, the history and the number of the
-/// draw. A trial whose worker died is marked as failed by [`Study::resume`] (its
-/// worker was silent) or [`Study::give_up`] (it is known to be dead); its number
-/// is not used again, but its draw is: the next trial takes the smallest
-/// draw that no trial has; if the trial was queued, with its values. So a study that was killed and resumed makes the
-/// proposals of one that was not, in the same order. Trials that failed by
-/// themselves keep their draws, or a proposal that fails would come again and
-/// again.
+/// A proposal follows from the seed, the history and the number of the draw. A trial whose
+/// worker died is marked as failed by [`Study::resume`] (its worker was silent) or
+/// [`Study::give_up`] (it is known to be dead); its number is not used again, but its draw is:
+/// the next trial takes the smallest draw that no trial has; if the trial was queued, with its
+/// values. So a study that was killed and resumed makes the proposals of one that was not, in
+/// the same order. Trials that failed by themselves keep their draws; otherwise a failing
+/// proposal would be repeated forever.
 pub struct Study {
     storage: Arc<dyn Storage>,
     id: StudyId,
@@ -74,10 +73,10 @@ pub struct Study {
     direction: Direction,
     sampler: Box<dyn Sampler>,
     pruner: Box<dyn Pruner>,
-    /// Held while a trial is created and its values proposed: one thread sees
-    /// what the other was given.
+    /// Held while a trial is created and its values proposed, so each thread sees the other's
+    /// values.
     asking: Mutex<()>,
-    /// The trials that run here, and what the storage is yet to be told of them.
+    /// The trials that run here, with changes that the storage does not have yet.
     here: Here,
 }
 
@@ -116,7 +115,7 @@ impl Study {
         })
     }
 
-    /// Sets what decides about early stopping.
+    /// Sets the pruner for early stopping.
     #[must_use]
     pub fn with_pruner(mut self, pruner: impl Pruner + 'static) -> Self {
         self.pruner = Box::new(pruner);
@@ -229,7 +228,7 @@ impl Study {
         for number in numbers {
             let index = usize::try_from(*number).ok();
             let trial = index.and_then(|index| trials.get(index)).ok_or_else(|| {
-                let message = format!("is not there, the study has {}", trials.len());
+                let message = format!("does not exist, the study has {}", trials.len());
                 Error::Trial { number: *number, message }
             })?;
             if trial.state == TrialState::Running {
@@ -244,8 +243,7 @@ impl Study {
         self.storage.fail_running(self.id, &running)
     }
 
-    /// Notes that the draws of these trials are to be made again, once they are
-    /// failed.
+    /// Notes that the draws of these trials are to be repeated once they are marked as failed.
     fn draw_again(&self, numbers: &[u64]) -> Result<()> {
         for number in numbers {
             let key = format!("{STALE}{number}");

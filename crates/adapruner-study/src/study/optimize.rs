@@ -1,4 +1,4 @@
-//! Running an objective until something says stop.
+//! Runs an objective until a limit, a callback or an error stops it.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
@@ -10,7 +10,7 @@ use crate::study::unsent::OnDrop;
 use crate::study::{ActiveTrial, Outcome, Study, since_best};
 use crate::trial::Trial;
 
-/// How often it is looked whether the last trials of other processes have ended.
+/// How often to check whether the last trials of other processes have ended.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Tells the time.
@@ -35,7 +35,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Called after each trial; whether to go on.
+/// Called after each trial; returns whether to continue.
 type Callback<'a> = dyn Fn(&Study, &Trial) -> bool + Sync + 'a;
 
 /// When to stop, and with how many workers.
@@ -150,9 +150,9 @@ impl<'a> Optimize<'a> {
 /// Why [`Study::optimize`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
-    /// As many trials as were asked for.
+    /// The requested number of trials.
     Trials,
-    /// The time was over.
+    /// The time was up.
     Time,
     /// No new best trial for long.
     NoImprovement,

@@ -1,10 +1,9 @@
-//! Trials that run here, and how a remote storage is told of them.
+//! Buffers changes of local trials for a remote storage.
 //!
-//! A call to a remote storage waits for the network, however little it says. So
-//! what a trial says of itself (parameters, reports, attributes) is collected and
-//! told together: by a thread, where [`Study::attend`] runs one, as fast as the
-//! calls go; else a second later, with the next thing that is said, and with the
-//! end of the trial at the latest. A storage at hand is told at once.
+//! Every call to a remote storage waits for the network. So a trial's changes (parameters,
+//! reports, attributes) are collected and sent together: by a thread as fast as calls complete,
+//! if [`Study::attend`] runs one; otherwise with the next change after a second, and at the end
+//! of the trial at the latest. A local storage gets changes at once.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,24 +15,24 @@ use crate::storage::Change;
 use crate::study::Study;
 use crate::trial::Trial;
 
-/// How long something is kept for more to come, where no thread tells it.
+/// How long changes are collected if no thread sends them.
 const LONGEST_KEPT: Duration = Duration::from_secs(1);
 
-/// What is known here of the trials that run here.
+/// Local state of the trials that run here.
 #[derive(Default)]
 pub(super) struct Here {
     state: Mutex<State>,
     changed: Condvar,
-    /// Held while changes are taken and told, so that they stay in order.
+    /// Held while changes are taken and sent, so that they stay in order.
     telling: Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
     running: BTreeMap<u64, Running>,
-    /// Threads that tell.
+    /// Sending threads.
     attended: usize,
-    /// What became of telling, for the next who says something.
+    /// Result of the last send, for the next change.
     error: Option<Error>,
 }
 
@@ -42,7 +41,7 @@ struct Running {
     unsent: Vec<Change>,
     /// When the oldest of it was said.
     since: Option<Instant>,
-    /// All reports, told or not.
+    /// All reports, sent or not.
     reports: BTreeMap<u64, f64>,
 }
 
@@ -63,7 +62,7 @@ impl Here {
 }
 
 impl Study {
-    /// Says something of a trial that runs here.
+    /// Records a change of a local trial.
     pub(super) fn put(&self, number: u64, changes: Vec<Change>) -> Result<()> {
         if !self.storage.is_remote() {
             return self.storage.change(self.id, number, &changes);
@@ -89,7 +88,7 @@ impl Study {
         if since.elapsed() < LONGEST_KEPT { Ok(()) } else { self.send(number, Vec::new()) }
     }
 
-    /// Tells the storage what it was not told of a trial yet, and `more`.
+    /// Sends the pending changes of a trial to the storage, and `more`.
     pub(super) fn send(&self, number: u64, more: Vec<Change>) -> Result<()> {
         let _one = self.here.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changes = match self.here.state().running.get_mut(&number) {
@@ -118,8 +117,8 @@ impl Study {
         trials
     }
 
-    /// Does `work` while a thread tells the storage what is said of the trials that
-    /// run here, and every `every` that their worker is alive.
+    /// Does `work` while a thread sends changes of local trials to the storage, and a heartbeat
+    /// every `every`.
     pub fn attend<R>(&self, every: Duration, work: impl FnOnce() -> R) -> R {
         let over = Mutex::new(false);
         thread::scope(|scope| {
@@ -170,8 +169,8 @@ impl Study {
     }
 }
 
-/// Keeps an error for the next who says something. A trial that was given up
-/// meanwhile is found so at its end.
+/// Keeps an error for the next change. A trial that was given up meanwhile is detected at its
+/// end.
 fn note(state: &mut State, told: Result<()>) {
     match told {
         Ok(()) | Err(Error::Trial { .. }) => {}

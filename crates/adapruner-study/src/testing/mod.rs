@@ -1,5 +1,5 @@
-//! What every sampler and pruner must stand, for tests of implementations
-//! (feature `testing`). Every check panics at what it finds.
+//! Conformance suites for samplers and pruners (feature `testing`). Every check panics on a
+//! violation.
 
 pub mod pruner;
 pub mod sampler;

@@ -1,4 +1,4 @@
-//! What every pruner must stand.
+//! Conformance suite for pruners.
 
 use crate::pruner::{Pruner, PrunerView, Verdict};
 use crate::testing::{shared, spread, trial};

@@ -1,4 +1,4 @@
-//! What every sampler must stand.
+//! Conformance suite for samplers.
 
 use serde_json::Value;
 

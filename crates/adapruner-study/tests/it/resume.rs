@@ -141,7 +141,7 @@ fn only_running_trials_are_given_up() {
     assert_eq!(study.give_up(&[0, 1, 2, 4]).unwrap(), [0; 0]);
     assert_eq!(study.trials().unwrap(), before);
     let unknown = study.give_up(&[3, 5]).unwrap_err();
-    assert_eq!(unknown.to_string(), "trial 5: is not there, the study has 5");
+    assert_eq!(unknown.to_string(), "trial 5: does not exist, the study has 5");
     assert_eq!(study.trials().unwrap(), before);
     // What is given up is told so when it comes back.
     assert_eq!(study.give_up(&[3]).unwrap(), [3]);

@@ -1,16 +1,17 @@
-//! `apply`: a plan that was made before, or what a search found.
+//! `apply`: applies an existing plan or the result of a search.
 
 use std::path::{Path, PathBuf};
 
 use adapruner::{
-    manifest::{Manifest, StudyRecord, read_plan},
-    masks,
+    manifest::{LearnedTrial, Manifest, StudyRecord, read_plan},
+    masks::{self, LearnedRecord},
     outputs::{self, OutputSettings},
     pipeline,
     search::{SearchRecord, StoredStudy, StudyFolder, transfer},
     settings::{CompensationSettings, MaskSettings, RunSettings},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files};
+use adapruner_model::Placement;
 use adapruner_prune::{PlanOptions, PrunePlan, Scores, without_tokens};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -31,35 +32,34 @@ use crate::{
 
 /// Apply a plan, or the best trial of a study.
 ///
-/// A plan is a manifest.json of `prune`, or the `full_plan` of `prune --dry-run
-/// --json`, and fits the model it was made for. A study may be of another model
-/// of the family: statistics of the same samples are collected on this one, and
-/// what could not be carried over is said. With --ratio, a study's trial removes
-/// more or less than in the search. With --learn-masks, which units stay is learned
-/// by gradient, within the widths of the plan. With --compensate, what was removed is
-/// made up for on a text.
+/// A plan is a manifest.json of `prune`, or the `full_plan` of `prune --dry-run --json`, and
+/// fits only the model it was made for. A study may be of another model of the family:
+/// statistics of the same samples are then collected on this one, and settings that could not
+/// be transferred are reported. --ratio applies a study's trial at another ratio than the
+/// search. --learn-masks learns by gradient which units stay, within the widths of the plan.
+/// --compensate refits the remaining weights on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
 ///
-/// Example: adapruner apply MODEL --study STUDY --learn-masks 60 --mask-text texts.jsonl --out SMALLER
+/// Example: adapruner apply MODEL --study STUDY --learn-masks 60 --learn-top 3 --mask-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
 pub struct ApplyCommand {
     #[command(flatten)]
     common: CommonArgs,
-    /// The plan, or a manifest that holds one
+    /// Plan, or a manifest that contains one
     #[arg(long, value_name = "FILE", required_unless_present = "study", conflicts_with = "study")]
     plan: Option<PathBuf>,
     /// Folder of a study
     #[arg(long, value_name = "DIR")]
     study: Option<PathBuf>,
-    /// Which study of the folder [default: the one with the best trial]
+    /// Name of the study in the folder [default: the one with the best trial]
     #[arg(long, value_name = "NAME", requires = "study")]
     study_name: Option<String>,
-    /// Redis that holds the trials, as given to search
+    /// Redis URL of the trials, as given to search
     #[arg(long, value_name = "URL", requires = "study")]
     storage: Option<String>,
-    /// Which trial of the study [default: the best one]
-    #[arg(long, value_name = "NUMBER", requires = "study")]
+    /// Number of the trial [default: the best one]
+    #[arg(long, value_name = "NUMBER", requires = "study", conflicts_with = "learn_top")]
     trial: Option<u64>,
     /// Share of all parameters to remove [default: the study's]
     #[arg(long, requires = "study", allow_negative_numbers = true)]
@@ -68,25 +68,25 @@ pub struct ApplyCommand {
     masks: MaskArgs,
     #[command(flatten)]
     compensation: CompensationArgs,
-    /// Seed of the samples to learn masks or to fit on [default: 42]
+    /// Seed of the samples for masks and compensation [default: 42]
     #[arg(long, value_name = "N", help_heading = "Compensation")]
     seed: Option<u64>,
-    /// Folder in which named sets are looked for before the hub
+    /// Folder to search for named sets before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA", help_heading = "Compensation")]
     data_dir: Option<PathBuf>,
-    /// Text that the model will be measured on: a text to learn masks or to fit on that
-    /// shares passages with it is refused; may be given several times
+    /// Test text of the model: texts for masks and compensation that share passages with it are
+    /// refused; repeatable
     #[arg(long, value_name = "FILE|SET", help_heading = "Compensation")]
     test: Vec<String>,
-    /// Learn masks or fit even on text that shares passages with a test text
+    /// Accept texts for masks and compensation that share passages with a test text
     #[arg(long, help_heading = "Compensation")]
     allow_overlap: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     run: RunArgs,
-    /// Most memory that learning masks or a compensation takes, in GiB; what needs more is
-    /// refused [default: what the machine has free]
+    /// Memory limit in GiB for masks and compensation; a run that needs more is refused
+    /// [default: the machine's free memory]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true, help_heading = "Running")]
     memory: Option<Real>,
 }
@@ -101,11 +101,11 @@ struct Settings<'a> {
     run: &'a RunSettings,
 }
 
-/// A plan, and the study it comes from.
+/// A plan and the study it comes from.
 struct Made {
-    /// None where only tokens go.
+    /// None if only tokens are removed.
     plan: Option<PrunePlan>,
-    /// The scores that it was made by, where they are known.
+    /// The scores behind it, if known.
     scores: Option<Scores>,
     study: Option<StudyRecord>,
 }
@@ -164,7 +164,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let layers = given.as_ref().is_none_or(|of| of.layers.is_some());
     if !layers && (masks.is_some() || compensation.is_some()) {
         return Err(advised(
-            "plan: it removes tokens alone, which leaves no masks to learn and nothing to fit",
+            "plan: it removes only tokens, so there are no masks to learn and nothing to compensate",
             "leave --learn-masks and --compensate out",
         ));
     }
@@ -180,33 +180,25 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let placement = run.placement()?;
     let (made, from) = match (&args.plan, &args.study) {
         (Some(path), _) => {
+            args.masks.over(&file.masks).refuse_top()?;
             let plan = given.as_ref().and_then(|of| of.layers.clone());
-            (Made { plan, scores: None, study: None }, path)
+            (vec![Made { plan, scores: None, study: None }], path)
         }
-        (None, Some(path)) => (of_study(args, path, &checkpoint, &placement, &bars)?, path),
+        (None, Some(path)) => {
+            let top = args.masks.over(&file.masks).top()?;
+            (of_study(args, (path, top), &checkpoint, &placement, &bars)?, path)
+        }
         (None, None) => anyhow::bail!("plan: missing"),
     };
-    let Made { plan, scores, study } = made;
-    if let Some(plan) = plan.as_ref().filter(|plan| plan.validate(&checkpoint.config).is_ok()) {
+    let fits = |plan: &&PrunePlan| plan.validate(&checkpoint.config).is_ok();
+    for plan in made.iter().filter_map(|made| made.plan.as_ref()).filter(fits) {
         let pruned = plan.pruned_config(&checkpoint.config);
         outputs::check_fits(&output, &pruned, outputs::Planned::default())?;
     }
     let named = || from.display().to_string();
-    let (plan, learned) = match (plan, &samples.masks) {
-        (plan, None) => (plan, None),
-        (None, Some(_)) => (None, None),
-        (Some(plan), Some((of, masks))) => {
-            plan.validate(&checkpoint.config).with_context(named)?;
-            let scores = match scores {
-                Some(scores) => scores,
-                None => masks::scores(&checkpoint, of, masks, &placement, &bars)?,
-            };
-            let run = (&placement, session, &bars);
-            let learned = samples.learn(&checkpoint, (plan, &scores), run);
-            let (plan, learned) = learned.with_context(named)?;
-            (Some(plan), learned)
-        }
-    };
+    let run_in = (&placement, session, &bars);
+    let (Learned { plan, learned, study }, tried) =
+        learn(made, &checkpoint, &samples, run_in).with_context(named)?;
     let (pruned, fitted) = match &plan {
         Some(plan) => samples.apply(&checkpoint, plan, (&placement, &bars)).with_context(named)?,
         None => (checkpoint.clone(), None),
@@ -232,6 +224,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     manifest.warnings.extend(learned.iter().flat_map(|learned| learned.warnings()));
     manifest.warnings.extend(fitted.iter().flat_map(|fitted| fitted.warnings()));
     manifest.masks = learned;
+    manifest.learned_trials = tried;
     manifest.compensation = fitted;
     manifest.study = study;
     let manifest = outputs::finish(staged, &pruned, &output, manifest, &bars)?;
@@ -240,12 +233,12 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     })
 }
 
-/// A plan that was given, with the model that the tokens it removes went from.
+/// A given plan, with the model after its tokens are removed.
 struct Tokens {
     plan: PrunePlan,
-    /// The model with the tokens that stay.
+    /// The model with the kept tokens.
     model: Checkpoint,
-    /// What the plan removes of that model's layers, if anything.
+    /// The part of the plan for that model's layers, if any.
     layers: Option<PrunePlan>,
 }
 
@@ -275,47 +268,104 @@ impl Tokens {
     }
 }
 
-/// The plan of a study's trial on this model.
+/// A plan whose units were learned, if that was asked for.
+struct Learned {
+    plan: Option<PrunePlan>,
+    learned: Option<LearnedRecord>,
+    study: Option<StudyRecord>,
+}
+
+/// Learns the units of plans, where that is asked for; of several the one with the least loss
+/// on the held-out samples, and what became of all of them.
+fn learn(
+    made: Vec<Made>,
+    checkpoint: &Checkpoint,
+    samples: &Samples<'_>,
+    (placement, session, bars): (&Placement, &Session, &Bars),
+) -> Result<(Learned, Vec<LearnedTrial>)> {
+    let several = made.len() > 1;
+    let (mut best, mut tried): (Option<Learned>, _) = (None, Vec::new());
+    for Made { plan, scores, study } in made {
+        let (plan, learned) = match (plan, &samples.masks) {
+            (plan, None) => (plan, None),
+            (None, Some(_)) => (None, None),
+            (Some(plan), Some((of, masks))) => {
+                plan.validate(&checkpoint.config)?;
+                let scores = match scores {
+                    Some(scores) => scores,
+                    None => masks::scores(checkpoint, of, masks, placement, bars)?,
+                };
+                let run = (placement, session, bars);
+                let (plan, learned) = samples.learn(checkpoint, (plan, &scores), run)?;
+                (Some(plan), learned)
+            }
+        };
+        if let (true, Some(study), Some(learned)) = (several, &study, &learned) {
+            tried.push(LearnedTrial {
+                trial: study.trial,
+                loss: study.loss,
+                held_out_before: learned.outcome.held_out_before,
+                held_out_after: learned.outcome.held_out_after,
+            });
+        }
+        let found = Learned { plan, learned, study };
+        let loss = |of: &Learned| of.learned.as_ref().map(|of| of.outcome.held_out_after);
+        // Of equal ones the better trial stays.
+        if best.as_ref().is_none_or(|best| loss(&found) < loss(best)) {
+            best = Some(found);
+        }
+    }
+    Ok((best.context("plan: missing")?, tried))
+}
+
+/// The plans of a study's best trials on this model, as many as masks are learned for.
 fn of_study(
     args: &ApplyCommand,
-    path: &Path,
+    (path, top): (&Path, usize),
     checkpoint: &Checkpoint,
-    placement: &adapruner_model::Placement,
+    placement: &Placement,
     bars: &Bars,
-) -> Result<Made> {
+) -> Result<Vec<Made>> {
     let folder = StudyFolder::open(path)?;
     let record = SearchRecord::read(&folder.record())?;
     let study = StoredStudy::pick(
         StoredStudy::all(&folder, args.storage.as_deref())?,
         args.study_name.as_deref(),
     )?;
-    let best = args.trial.map_or_else(|| study.best(), |number| study.trial(number))?;
+    let chosen = match args.trial {
+        Some(number) => vec![study.trial(number)?],
+        None if top == 1 => vec![study.best()?],
+        None => study.best_of(top)?,
+    };
     let searched = record.plan_options();
     let options =
         PlanOptions { ratio: args.ratio.map_or(searched.ratio, |ratio| ratio.0), ..searched };
-    let found = &best.configuration;
-    let applied =
-        transfer::plan_for(checkpoint, &folder, &record, found, &options, placement, bars)
-            .with_context(|| format!("{}: trial {}", study.name, best.number))?;
-    let mut notes = applied.notes;
-    if options.ratio != record.ratio {
-        notes.push(format!(
-            "the ratio is {}; the study searched at {}, where its configuration was the best",
-            options.ratio, record.ratio
-        ));
-    }
-    Ok(Made {
-        plan: Some(applied.plan),
-        scores: Some(applied.scores),
-        study: Some(StudyRecord {
-            study: study.name,
-            trial: best.number,
-            loss: best.loss,
-            model_digest: record.model.digest,
-            pool: record.pool,
-            evaluation: record.evaluation,
-            configuration: best.configuration,
-            notes,
-        }),
-    })
+    let made = chosen.into_iter().map(|trial| {
+        let found = &trial.configuration;
+        let applied =
+            transfer::plan_for(checkpoint, &folder, &record, found, &options, placement, bars)
+                .with_context(|| format!("{}: trial {}", study.name, trial.number))?;
+        let mut notes = applied.notes;
+        if options.ratio != record.ratio {
+            notes.push(format!(
+                "the ratio is {}; the study searched at {}, where its configuration was the best",
+                options.ratio, record.ratio
+            ));
+        }
+        Ok(Made {
+            plan: Some(applied.plan),
+            scores: Some(applied.scores),
+            study: Some(StudyRecord {
+                study: study.name.clone(),
+                trial: trial.number,
+                loss: trial.loss,
+                model_digest: record.model.digest,
+                pool: record.pool.clone(),
+                evaluation: record.evaluation.clone(),
+                configuration: trial.configuration,
+                notes,
+            }),
+        })
+    });
+    made.collect()
 }

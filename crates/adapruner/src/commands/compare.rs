@@ -1,4 +1,4 @@
-//! `compare`: several ways of searching, side by side.
+//! `compare`: several search strategies side by side.
 
 use adapruner::{
     progress::Progress,
@@ -21,13 +21,12 @@ use crate::{
     workers::Workers,
 };
 
-/// Compare ways of searching with equal budgets and several seeds.
+/// Compare search strategies with equal budgets and several seeds.
 ///
-/// All of them use one bank of statistics. The table gives the median and the range
-/// of the best losses over seeds, perplexities on texts that no search saw, and for
-/// each other way whether the ranges show a difference (at least three seeds each,
-/// and no overlap) and after how many trials the median reached the other's final
-/// median. What is done already is not done again.
+/// All strategies share one bank of statistics. The table gives the median and the range of the
+/// best losses over seeds, perplexities on test texts, and for each pair whether the ranges
+/// show a difference (at least three seeds each, no overlap) and after how many trials one
+/// median reached the other's final median. Finished searches are not repeated.
 ///
 /// Example: adapruner compare MODEL --ratio 0.2 --calibration c4.jsonl --text wikitext2:validation --test wikitext2 --arms joint,random@300,data,metric,baseline --seeds 3 --study STUDY
 #[derive(Debug, Args)]
@@ -36,9 +35,8 @@ pub struct CompareCommand {
     common: CommonArgs,
     #[command(flatten)]
     groups: SearchGroups,
-    /// What is compared: joint (TPE over everything), random, data, metric,
-    /// baseline (median of ten draws); ARM@TRIALS and ARM@TRIALSxSEEDS say
-    /// how many of its own
+    /// Strategies: joint (TPE over everything), random, data, metric, baseline (median of ten
+    /// draws); ARM@TRIALS and ARM@TRIALSxSEEDS override the budget of one
     #[arg(
         long,
         value_name = "ARMS",
@@ -46,7 +44,7 @@ pub struct CompareCommand {
         default_value = "joint,random,data,metric,baseline"
     )]
     arms: Vec<Named<ArmSpec>>,
-    /// Seeds of each
+    /// Number of seeds for each strategy
     #[arg(long, value_name = "N", default_value_t = 3)]
     seeds: u64,
 }
@@ -138,7 +136,7 @@ fn run(args: &CompareCommand, session: &Session) -> Result<()> {
 
 fn text(report: &Report<'_>) -> String {
     let mut out = String::from(
-        "best loss in nats per predicted token: median (least to largest) over seeds\n",
+        "best loss in nats per predicted token: median (smallest to largest) over seeds\n",
     );
     for row in &report.rows {
         out.push_str(&format!(

@@ -34,32 +34,31 @@ pub struct CompareModelsCommand {
     /// Hugging Face folders, GGUF files, or hub ids; the first is the baseline
     #[arg(value_name = "MODEL", required = true, num_args = 2..)]
     models: Vec<PathBuf>,
-    /// Text to measure perplexity on, as for eval; may be given several times
+    /// Text to measure perplexity on, as for eval; repeatable
     #[arg(long, value_name = "FILE|SET")]
     text: Vec<PathBuf>,
-    /// Tokens of a window [default: 128]
+    /// Tokens per window [default: 128]
     #[arg(long, value_name = "TOKENS")]
     window: Option<usize>,
-    /// Measure the first N windows of each text, ask the first N questions of
-    /// each task
+    /// Use only the first N windows of each text and the first N questions of each task
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Field or column of records that holds the text [default: text]
+    /// Field or column that holds the text of a record [default: text]
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
-    /// Tasks to ask, as for eval
+    /// Tasks to evaluate, as for eval
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     tasks: Vec<String>,
-    /// A task of your own, defined in a TOML file; may be given several times
+    /// Custom task, defined in a TOML file; repeatable
     #[arg(long, value_name = "FILE")]
     task_file: Vec<PathBuf>,
-    /// Folder of named texts and of the tasks' data
+    /// Folder of named sets and task data
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
     data_dir: Option<PathBuf>,
-    /// Tokens that run together [default: chosen from memory]
+    /// Tokens per batch [default: chosen by free memory]
     #[arg(long, value_name = "N")]
     batch_tokens: Option<usize>,
-    /// Leave out speeds
+    /// Do not measure speed
     #[arg(long)]
     no_latency: bool,
     #[command(flatten)]
@@ -67,7 +66,7 @@ pub struct CompareModelsCommand {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Also write the result to a file, as it is printed
+    /// Also write the printed result to this file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Replace that file if it exists

@@ -1,4 +1,4 @@
-//! `correlate`: whether losses tell what pruned models can do.
+//! `correlate`: how well losses predict the accuracy of pruned models.
 
 use std::path::PathBuf;
 
@@ -38,21 +38,19 @@ use crate::{
 
 /// Correlate perplexity with task accuracy over a study's trials.
 ///
-/// Chooses trials over the whole spread of a study's losses, always with the best
-/// one and the first (the hand setting), and prunes them to each of --ratios.
-/// Measures every model on the study's search-evaluation text (--text), on test
-/// texts and on tasks. Correlates every loss with every accuracy, over all models
-/// and within each ratio of at least five: Spearman and Pearson with 95 %
-/// intervals, and what they say. Models of one trial at several ratios depend on
-/// each other: they are resampled together and count as one, and fewer than ten
-/// trials are not judged, only shown with the p of a permutation test. A loss is a
-/// poor guide where the lower bound of |Spearman| is below 0.5; where it tells
-/// ratios apart but not models of one ratio, and where accuracies differ by no
-/// more than their standard errors, the command says that instead. It measures the
-/// dense model as well, and leaves it out of the correlations.
+/// Chooses trials over the whole range of a study's losses, always including the best one and
+/// the first (the hand setting), and prunes them to each of --ratios. Measures every model on
+/// the study's search-evaluation text (--text), on test texts and on tasks. Correlates every
+/// loss with every accuracy, over all models and within each ratio of at least five models:
+/// Spearman and Pearson with 95 % intervals and a verdict. Models of one trial at several
+/// ratios depend on each other, so they are resampled together and count as one; with fewer
+/// than ten trials there is no verdict, only the p of a permutation test. A loss is a poor
+/// guide if the lower bound of |Spearman| is below 0.5. If it separates ratios but not models
+/// of one ratio, or if accuracies differ by no more than their standard errors, the command
+/// says that instead. The dense model is measured too, but is not part of the correlations.
 ///
-/// Every model is kept in the study's folder as soon as it is measured: the same
-/// line again goes on, and measures nothing twice. `report` shows the result.
+/// Results are saved in the study's folder as soon as a model is measured, so the same command
+/// resumes and measures nothing twice. `report` shows them.
 ///
 /// Example: adapruner correlate STUDY --text wikitext2:validation --test wikitext2:test --test ptb:test --tasks piqa,arc_easy --limit 200 --trials 8 --ratios 0.1,0.2,0.3,0.4,0.5
 #[derive(Debug, Args)]
@@ -60,60 +58,59 @@ pub struct CorrelateCommand {
     /// Folder of the study
     #[arg(value_name = "STUDY")]
     study: PathBuf,
-    /// The study's model [default: where it was when it was searched on]
+    /// The study's model [default: its path during the search]
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// Which study of the folder [default: the one with the best trial]
+    /// Name of the study in the folder [default: the one with the best trial]
     #[arg(long, value_name = "NAME")]
     study_name: Option<String>,
-    /// Redis that holds the trials, as given to search
+    /// Redis URL of the trials, as given to search
     #[arg(long, value_name = "URL")]
     storage: Option<String>,
-    /// Trials that are chosen
+    /// Number of trials to choose
     #[arg(long, value_name = "N", default_value_t = 20)]
     trials: usize,
-    /// Ratios that each of them is pruned to: trials times ratios models
-    /// [default: the study's own]
+    /// Ratios to prune each of them to, which gives trials × ratios models [default: the
+    /// study's own]
     #[arg(long, value_name = "RATIOS", value_delimiter = ',')]
     ratios: Vec<Proportion>,
     /// The study's search-evaluation text, as given to search
     #[arg(long, value_name = "FILE|SET")]
     text: PathBuf,
-    /// Text to measure on besides, in windows of the same length; may be given
-    /// several times
+    /// Test text, in windows of the same length; repeatable
     #[arg(long, value_name = "FILE|SET")]
     test: Vec<PathBuf>,
-    /// Windows of each of these texts, spread evenly
+    /// Windows of each test text, spread evenly
     #[arg(long, value_name = "N", default_value_t = 64)]
     test_windows: usize,
-    /// Take test texts that share passages with the study's pool or --text
+    /// Accept test texts that share passages with the study's pool or --text
     #[arg(long)]
     allow_overlap: bool,
-    /// Tasks to ask, as for eval
+    /// Tasks to evaluate, as for eval
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     tasks: Vec<String>,
-    /// A task of your own, defined in a TOML file; may be given several times
+    /// Custom task, defined in a TOML file; repeatable
     #[arg(long, value_name = "FILE")]
     task_file: Vec<PathBuf>,
-    /// Ask the first N questions of each task [default: all]
+    /// Take only the first N questions of each task [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Field or column of records that holds the text [default: text]
+    /// Field or column that holds the text of a record [default: text]
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
-    /// Folder in which data and named sets are looked for
+    /// Folder to search for task data and named sets
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
     data_dir: Option<PathBuf>,
-    /// Tokens of tasks that run together [default: chosen from memory]
+    /// Tokens per batch of tasks [default: chosen by free memory]
     #[arg(long, value_name = "N")]
     batch_tokens: Option<usize>,
-    /// Resamples of the intervals, and random permutations
+    /// Number of resamples for intervals, and of random permutations
     #[arg(long, value_name = "N", default_value_t = 2000)]
     resamples: usize,
-    /// Seed of both
+    /// Seed of resamples and permutations
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
-    /// Say which models would be measured and what that takes, measure nothing
+    /// Only list the models to measure and the cost
     #[arg(long)]
     dry_run: bool,
     /// Print the result as JSON
@@ -127,12 +124,12 @@ impl CorrelateCommand {
     /// Fills in the defaults.
     fn resolve(&self) -> Result<CorrelateSettings> {
         if self.tasks.is_empty() && self.task_file.is_empty() {
-            return Err(advised("tasks: none named", "name some: --tasks piqa,arc_easy"));
+            return Err(advised("tasks: none given", "give some: --tasks piqa,arc_easy"));
         }
         if self.tasks.iter().any(|task| task == "wikitext") {
             return Err(advised(
                 "task wikitext: it has no accuracy",
-                "name it as --test wikitext2",
+                "give it as a text: --test wikitext2",
             ));
         }
         for (option, number) in [

@@ -14,8 +14,8 @@ use crate::printer::{Printer, bytes, table};
 
 /// Show what this machine and this build can do.
 ///
-/// Instruction sets found and used, threads, memory, precision, features of the build, and where
-/// files are looked for.
+/// Lists instruction sets found and used, threads, memory, precision, features of the build,
+/// and the folders that are searched for files.
 ///
 /// Example: adapruner doctor
 #[derive(Debug, Args)]
@@ -28,13 +28,13 @@ pub struct DoctorCommand {
 #[derive(Serialize)]
 struct Report {
     version: &'static str,
-    /// Features that this build has, and those that it lacks.
+    /// Features that this build has and lacks.
     features: Features,
     processor: Option<String>,
     instruction_sets: Vec<Set>,
     threads: usize,
     memory_available_bytes: u64,
-    /// What `--matmul-precision` is where nothing is said.
+    /// The default of `--matmul-precision`.
     default_precision: String,
     folders: Folders,
 }
@@ -55,7 +55,7 @@ struct Set {
 
 #[derive(Serialize)]
 struct Folders {
-    /// Where models and texts of the hub are kept.
+    /// Cache folder of models and texts from the hub.
     hub: PathBuf,
     /// `ADAPRUNER_DATA`.
     data: Option<PathBuf>,
@@ -126,7 +126,10 @@ fn text(report: &Report) -> String {
         ));
     }
     if report.instruction_sets.is_empty() {
-        rows.push(("instructions", "products are the gemm crate's on this processor".to_owned()));
+        rows.push((
+            "instructions",
+            "matrix products use the gemm crate on this processor".to_owned(),
+        ));
     }
     let data = &report.folders.data;
     rows.extend([

@@ -1,4 +1,4 @@
-//! `eval`: perplexity of a model on a text, its accuracy on tasks.
+//! `eval`: perplexity on a text, accuracy on tasks.
 
 use adapruner::{
     VERSION, memory,
@@ -28,9 +28,9 @@ use crate::{
 
 /// Measure the perplexity of a model on a text, or its accuracy on tasks.
 ///
-/// A text is tokenised once and cut into non-overlapping windows; the mean
-/// negative log-likelihood over all predicted tokens is exponentiated once.
-/// Tasks are asked zero-shot as lm-evaluation-harness asks them.
+/// A text is tokenised once and cut into non-overlapping windows; the mean negative
+/// log-likelihood over all predicted tokens is exponentiated once. Tasks are evaluated
+/// zero-shot with the prompts and metrics of lm-evaluation-harness.
 ///
 /// Example: adapruner eval SmolLM2-135M.gguf --text wikitext2 --data-dir data
 ///
@@ -99,7 +99,7 @@ fn run(args: &EvalCommand, session: &Session) -> Result<()> {
         (None, None) => {
             return Err(advised(
                 "text: missing",
-                "name a text to measure on: --text wikitext2, or tasks: --tasks boolq,piqa",
+                "give a text, --text wikitext2, or tasks, --tasks boolq,piqa",
             ));
         }
     };
@@ -171,7 +171,7 @@ fn as_json(
     })
 }
 
-/// Writes one answer a line.
+/// Writes one answer per line.
 fn write_answers(log: StagedFile, answered: Option<&ZeroShot>) -> Result<()> {
     let mut lines = String::new();
     for answer in answered.into_iter().flat_map(ZeroShot::answers) {
@@ -275,7 +275,7 @@ fn accuracies(answered: &ZeroShot) -> String {
         }
     };
     say(
-        "mean of seven as the literature takes it (acc_norm of hellaswag, arc_challenge and \
+        "mean of seven as in the literature (acc_norm of hellaswag, arc_challenge and \
          openbookqa, acc of the others)",
         answered.literature_mean(),
     );

@@ -21,11 +21,10 @@ use crate::{args::RunArgs, combine::Combine, failure::advised};
 /// Largest prompt in bytes.
 const MAX_PROMPT: u64 = 16 << 20;
 
-/// Continue a prompt, or answer it where the model has a chat template.
+/// Continue a prompt, or answer it if the model has a chat template.
 ///
-/// The text appears as it is made. It ends with the token that the model ends a
-/// text by, after --max-tokens, or at the end of the model's context. Without
-/// --temperature the most likely token is taken each time.
+/// The text is printed as it is generated. It ends with the model's end-of-text token, after
+/// --max-tokens, or at the end of the context. Without --temperature decoding is greedy.
 ///
 /// Example: adapruner generate MODEL --prompt "What is a llama?"
 ///
@@ -34,34 +33,34 @@ const MAX_PROMPT: u64 = 16 << 20;
 pub struct GenerateCommand {
     #[command(flatten)]
     common: CommonArgs,
-    /// What to answer or continue [default: what stdin says]
+    /// Prompt to answer or continue [default: read from stdin]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Read the prompt from a file
+    /// Read the prompt from this file
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
-    /// What stands before the prompt as the system's message
+    /// System message before the prompt
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Continue the prompt as it stands, without the model's chat template
+    /// Continue the prompt verbatim, without the chat template
     #[arg(long)]
     raw: bool,
-    /// Most tokens of an answer
+    /// Maximum tokens per answer
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
     /// Number of answers
     #[arg(long, value_name = "N", default_value_t = 1)]
     samples: usize,
-    /// Divisor of the logits; 0 takes the most likely token
+    /// Sampling temperature; 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f64,
-    /// Draw from the K most likely tokens only
+    /// Sample only from the K most likely tokens
     #[arg(long, value_name = "K", requires = "temperature")]
     top_k: Option<usize>,
-    /// Draw from the most likely tokens that together have probability P only
+    /// Sample only from the most likely tokens whose probabilities sum to P
     #[arg(long, value_name = "P", requires = "temperature")]
     top_p: Option<f64>,
-    /// Seed of the draws
+    /// Seed of sampling
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
     #[command(flatten)]
@@ -146,7 +145,7 @@ fn run(args: &GenerateCommand, session: &Session) -> Result<()> {
     printer.result(&report, |_| String::new())
 }
 
-/// The prompt: typed, of a file, or of stdin, without the end of its last line.
+/// The prompt: from the command line, a file or stdin, without its final line break.
 fn said(args: &GenerateCommand) -> Result<String> {
     if let Some(prompt) = &args.prompt {
         return Ok(prompt.clone());
@@ -154,7 +153,7 @@ fn said(args: &GenerateCommand) -> Result<String> {
     let mut text = match &args.prompt_file {
         Some(path) => bounded(input::open(path)?, path)?,
         None if stdin().is_terminal() => {
-            let hint = "say it: --prompt TEXT, or give it to stdin";
+            let hint = "give it: --prompt TEXT, or on stdin";
             return Err(advised("prompt: missing", hint));
         }
         None => bounded(stdin().lock(), Path::new("stdin"))?,

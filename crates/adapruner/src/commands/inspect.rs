@@ -1,4 +1,4 @@
-//! `inspect`: what a model is made of.
+//! `inspect`: the structure of a model.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use serde::Serialize;
 use super::{CommonArgs, Perform, Session};
 use crate::printer::{bytes, grouped, table};
 
-/// Show what a model is made of; weights are not read.
+/// Show a model's architecture, widths, parameters and types; weights are not read.
 ///
 /// Example: adapruner inspect SmolLM2-135M.gguf
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// Also compute the digest of the content (reads the whole model)
+    /// Also compute the digest of the content, which reads the whole model
     #[arg(long)]
     digest: bool,
 }

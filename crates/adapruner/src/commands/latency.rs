@@ -1,4 +1,4 @@
-//! `latency`: how fast a model reads and writes, alone or against another.
+//! `latency`: prompt and generation speed of a model, alone or against another.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,19 +23,18 @@ use crate::{
     printer::{bytes, grouped, table},
 };
 
-/// Measure how fast a model reads prompts and makes tokens, and what memory it
-/// takes.
+/// Measure a model's prompt speed, generation speed and peak memory.
 ///
-/// One sequence at a time, with a key-value cache. With --against, the two
-/// models take turns in every round, and ratios are taken round by round; the
-/// memory of each is that of a process of its own.
+/// Runs one sequence at a time with a key-value cache. With --against, the two models alternate
+/// in every round and ratios are computed per round; the memory of each is measured in a
+/// separate process.
 ///
 /// Example: adapruner latency SMALLER --against MODEL --rounds 7
 #[derive(Debug, Args)]
 pub struct LatencyCommand {
     #[command(flatten)]
     common: CommonArgs,
-    /// Another model; ratios are MODEL's figures divided by its
+    /// Model to compare with; ratios are MODEL's figures divided by its
     #[arg(long, value_name = "DENSE")]
     against: Option<PathBuf>,
     #[command(flatten)]
@@ -48,13 +47,13 @@ pub struct LatencyCommand {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Latency")]
 pub struct LatencyArgs {
-    /// Lengths of the prompts [default: 128,512, as far as they fit the context]
+    /// Prompt lengths in tokens [default: 128,512, if they fit the context]
     #[arg(long, value_name = "TOKENS", value_delimiter = ',')]
     prompt_tokens: Vec<usize>,
-    /// Tokens made after the first one
+    /// Tokens to generate after the first one
     #[arg(long, value_name = "N", default_value_t = 64)]
     new_tokens: usize,
-    /// Rounds that count; one more warms up
+    /// Measured rounds, after one warm-up round
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
 }
@@ -79,7 +78,7 @@ struct Report<'a> {
     /// MODEL.
     #[serde(flatten)]
     model: &'a Latency,
-    /// Most memory that a process with this model alone has held.
+    /// Peak memory of a process that holds this model alone.
     peak_memory_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     against: Option<Against<'a>>,
@@ -162,7 +161,7 @@ fn peak_apart(model: &Path, settings: &LatencySettings, run: &RunSettings) -> Re
         bail!("{name}: measuring its memory ended with {}", output.status);
     }
     let peak: Peak = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("{name}: measuring its memory said no JSON"))?;
+        .with_context(|| format!("{name}: measuring its memory printed no JSON"))?;
     Ok(peak.peak_memory_bytes)
 }
 
@@ -174,12 +173,12 @@ fn text(report: &Report<'_>) -> String {
         for timings in report.model.ratios.iter().flatten() {
             rows.extend(rows_of(timings, &|spread, _| shown(spread, 3)));
         }
-        out.push_str("\nfirst divided by second, round by round\n");
+        out.push_str("\nfirst divided by second, per round\n");
         out.push_str(&labelled(&rows));
     }
     let rounds = report.settings.rounds;
     out + &format!(
-        "\nmedian (least to largest) of {rounds} rounds of one sequence; tokens made: {} after \
+        "\nmedian (smallest to largest) of {rounds} rounds of one sequence; generated tokens: {} after \
          the first\n",
         report.settings.new_tokens
     )
@@ -210,15 +209,9 @@ fn rows_of(
 ) -> Vec<(String, String)> {
     let prompt = timings.prompt_tokens;
     vec![
-        (
-            format!("reading a prompt of {prompt}"),
-            show(timings.prefill_tokens_per_second, "tokens/s"),
-        ),
+        (format!("prompt of {prompt}"), show(timings.prefill_tokens_per_second, "tokens/s")),
         (format!("first token after {prompt}"), show(timings.first_token_seconds, "s")),
-        (
-            format!("making tokens after {prompt}"),
-            show(timings.decode_tokens_per_second, "tokens/s"),
-        ),
+        (format!("generation after {prompt}"), show(timings.decode_tokens_per_second, "tokens/s")),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! What `prune` and `apply` do with a plan: learn which of its units stay, slice, fit.
+//! What `prune` and `apply` do with a plan: learn masks, slice, compensate.
 
 use std::sync::atomic::AtomicBool;
 
@@ -16,7 +16,7 @@ use anyhow::Result;
 use super::Session;
 use crate::{bars::Bars, failure::advised, interrupt};
 
-/// Samples to learn masks on and to fit on, where either is asked for.
+/// Samples for learned masks and for compensation, if requested.
 pub(super) struct Samples<'a> {
     /// Those of learned masks.
     pub(super) masks: Option<(MaskSamples, &'a MaskSettings)>,
@@ -56,7 +56,7 @@ impl<'a> Samples<'a> {
     /// Refuses a text to measure on that shares passages with any of them.
     ///
     /// # Errors
-    /// Then, unless it is allowed.
+    /// Shared passages, unless they are allowed.
     pub(super) fn check_overlap(&self, measured: &TokenSet, allowed: bool) -> Result<()> {
         if let Some((MaskSamples { train, held_out }, _)) = &self.masks {
             for samples in [train, held_out] {
@@ -71,8 +71,8 @@ impl<'a> Samples<'a> {
         Ok(())
     }
 
-    /// The plan with its units learned, where that is asked for. An interrupt saves the
-    /// state, if there is a folder for it, and ends the program.
+    /// The plan with learned units, if requested. An interrupt saves the state, if there is a
+    /// folder for it, and ends the program.
     ///
     /// # Errors
     /// See [`masks::learn`].
@@ -113,7 +113,8 @@ impl<'a> Samples<'a> {
         Ok((plan, Some(record)))
     }
 
-    /// The pruned model, fitted where that is asked for and lowers the loss on held-out samples.
+    /// The pruned model, compensated if requested and if it lowers the loss on held-out
+    /// samples.
     ///
     /// # Errors
     /// A plan for another model, damaged weights, no memory.

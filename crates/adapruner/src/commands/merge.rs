@@ -1,4 +1,4 @@
-//! `merge`: a model and a LoRA adapter in one.
+//! `merge`: merges a LoRA adapter into its model.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{CommonArgs, Perform, Session, export, required};
 use crate::{combine::Combine, output_args::OutputArgs, printer::table};
 
-/// Merge a LoRA adapter, as PEFT has it, into its model.
+/// Merge a LoRA adapter in PEFT's format into its model.
 ///
 /// Example: adapruner merge MODEL --adapter RECOVERED/adapter --out MERGED --format hf,gguf
 #[derive(Debug, Args)]

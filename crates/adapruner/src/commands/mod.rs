@@ -50,22 +50,22 @@ use crate::{
     typed::Named,
 };
 
-/// Make a language model smaller by removing whole attention heads and
-/// feed-forward channels; what remains is an ordinary dense model.
+/// Make a language model smaller by removing whole attention heads and feed-forward channels;
+/// the result is an ordinary dense model.
 ///
 /// MODEL is a Hugging Face folder, a GGUF file, or a hub id (owner/name).
 #[derive(Debug, Parser)]
 #[command(name = "adapruner", version, propagate_version = true, after_help = EXAMPLE)]
 pub struct Cli {
-    /// Say more on stderr; twice for everything
+    /// Print more on stderr; twice for everything
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Open outputs of this program though they were edited: do not hold them
-    /// against the digests in their manifest.json
+    /// Do not check outputs of this program against the digests in their manifest.json, so that
+    /// edited ones can be opened
     #[arg(long, global = true)]
     pub no_verify: bool,
-    /// How progress is shown on stderr: auto (a bar on a terminal, else lines), bar, lines (one
-    /// now and then), json (events, one a line) or off
+    /// Progress on stderr: auto (a bar on a terminal, otherwise lines), bar, lines (one now and
+    /// then), json (one event per line) or off
     #[arg(
         long,
         global = true,
@@ -74,7 +74,7 @@ pub struct Cli {
         default_value = "auto"
     )]
     progress: Named<ProgressForm>,
-    /// Show no progress, and errors alone
+    /// Print no progress and only errors
     #[arg(long, short, global = true, conflicts_with_all = ["verbose", "progress"])]
     pub quiet: bool,
     #[command(subcommand)]
@@ -113,46 +113,46 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// A subcommand. [`run`] is the only way to run one: it claims the files first.
+/// A subcommand. [`run`] is the only way to run one; it claims the files first.
 trait Perform {
-    /// Whether its result, or what keeps it from one, is printed as JSON.
+    /// Whether its result or error is printed as JSON.
     fn json(&self) -> bool;
 
-    /// Everything that it reads and writes, by what was typed and what the
-    /// configuration file says; nothing is opened yet.
+    /// Every file that it reads or writes, according to the command line and the configuration
+    /// file; nothing is opened yet.
     ///
     /// # Errors
-    /// What is missing or contradicts itself.
+    /// Missing or contradictory options.
     fn files(&self) -> Result<Files>;
 
-    /// Runs it. Outputs come from the context alone.
+    /// Runs it. It creates outputs only through the session.
     ///
     /// # Errors
-    /// Whatever it could not do.
+    /// Any failure.
     fn run(&self, session: &Session) -> Result<()>;
 }
 
-/// What a command may do.
+/// What a running command may use.
 struct Session {
-    /// Makes the outputs that the command declared.
+    /// Creates the outputs that the command declared.
     writer: Writer,
-    /// Whether models are held against the digests in their manifests.
+    /// Whether models are checked against the digests in their manifests.
     verify: bool,
     /// How progress is shown.
     progress: ProgressForm,
 }
 
 impl Session {
-    /// What stages tell how far they are.
+    /// The progress display of stages.
     fn bars(&self) -> Bars {
         Bars::new(self.progress)
     }
 
-    /// Opens a model; `role` is what the command line calls it.
+    /// Opens a model; `role` is its name on the command line.
     ///
     /// # Errors
-    /// One that was changed since this program wrote it, that overlaps with an
-    /// output, or that cannot be opened.
+    /// A model that was changed since this program wrote it, overlaps with an output, or cannot
+    /// be opened.
     fn open(&self, role: &str, path: &Path) -> Result<Checkpoint> {
         self.check(path)?;
         let checkpoint = Checkpoint::open(path)?;
@@ -161,10 +161,10 @@ impl Session {
         Ok(checkpoint)
     }
 
-    /// Holds a file or folder against the manifest beside it.
+    /// Checks a file or folder against the manifest beside it.
     ///
     /// # Errors
-    /// What was changed since.
+    /// Files that have changed.
     fn check(&self, path: &Path) -> Result<()> {
         if self.verify && path.exists() {
             provenance::verify(path)?;
@@ -173,10 +173,10 @@ impl Session {
     }
 }
 
-/// What the command line calls the model.
+/// The model's name on the command line.
 const MODEL: &str = "MODEL";
 
-/// What every command that reads a model takes.
+/// Arguments of every command that reads a model.
 #[derive(Debug, Clone, Args)]
 pub struct CommonArgs {
     /// Hugging Face folder, GGUF file, or hub id
@@ -186,8 +186,8 @@ pub struct CommonArgs {
     #[arg(long)]
     pub json: bool,
     /// Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-    /// importance, plan, masks, compensation, output, search, space and recover,
-    /// whose keys are the options' names; what is typed wins
+    /// importance, plan, masks, compensation, output, search, space and recover, whose keys are
+    /// the options' names; the command line takes precedence
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -215,10 +215,10 @@ impl CommonArgs {
     }
 }
 
-/// Runs what was typed.
+/// Runs the command line.
 ///
 /// # Errors
-/// Whatever the subcommand could not do.
+/// Any failure of the subcommand.
 pub fn run(cli: &Cli) -> Result<()> {
     let command = cli.command.as_perform();
     let writer = command.files()?.claim()?;
@@ -228,8 +228,8 @@ pub fn run(cli: &Cli) -> Result<()> {
 
 impl Cli {
     /// The whole command line. An option whose field is an `Option<bool>` is a switch that a
-    /// settings file has too: it stands alone (`--force`), or says which (`--force=false`), so
-    /// that what is typed wins over the file both ways.
+    /// settings file has too: it can be given alone (`--force`) or with a value
+    /// (`--force=false`), so the command line overrides the file both ways.
     pub fn line() -> clap::Command {
         let switches = |arg: clap::Arg| {
             let is_bool = arg.get_value_parser().type_id() == TypeId::of::<bool>();

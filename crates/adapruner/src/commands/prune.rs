@@ -177,6 +177,7 @@ impl PruneCommand {
                 "name a folder to write: --out DIR; or look at the plan with --dry-run",
             ));
         }
+        self.masks.over(&file.masks).refuse_top()?;
         let calibration = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
         let given = Given {
             plan: self.plan.over(&file.plan),

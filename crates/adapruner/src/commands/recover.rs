@@ -1,4 +1,4 @@
-//! `recover`: train a pruned model, from which it gets back what it lost.
+//! `recover`: fine-tunes a pruned model to recover quality.
 
 use adapruner::{
     manifest::{Manifest, RecoveryRecord},
@@ -27,12 +27,11 @@ use crate::{
     recover_args::RecoverArgs,
 };
 
-/// Train a pruned model on instructions, conversations or text.
+/// Fine-tune a pruned model on instructions, conversations or text.
 ///
-/// With --method lora, --out gets the adapter as PEFT reads it (adapter/) and
-/// with --format the merged model; with --method full the model. A training
-/// that was stopped or killed goes on where its last state was saved when the
-/// same command is given again.
+/// With --method lora, --out gets the adapter in PEFT's format (adapter/), and with --format
+/// also the merged model; with --method full, the model. The same command resumes a stopped or
+/// killed training from its last saved state.
 ///
 /// Example: adapruner recover SMALLER --data alpaca.json --out RECOVERED --format hf,gguf
 #[derive(Debug, Args)]
@@ -215,9 +214,9 @@ fn text(report: &Report, settings: &RecoverSettings) -> String {
         let hidden = settings.train.distillation.and_then(|d| d.hidden);
         let how = match hidden {
             Some(weight) => {
-                format!("ran along, the outputs of all blocks matched, weight {weight}")
+                format!("ran in every step, block outputs matched with weight {weight}")
             }
-            None => "asked once, before the training".to_owned(),
+            None => "top logits cached before training".to_owned(),
         };
         rows.push(("teacher", format!("{path}: {how}")));
     }
@@ -233,7 +232,7 @@ fn text(report: &Report, settings: &RecoverSettings) -> String {
                 Ended::Finished => "finished",
                 Ended::EarlyStopped => "stopped early",
                 Ended::TimeUp => "time is up",
-                Ended::Interrupted => "interrupted; the same command goes on",
+                Ended::Interrupted => "interrupted; the same command resumes",
             }
         ),
     ));

@@ -164,7 +164,7 @@ pub(super) fn cautions(
         if let Some(text) = counted(eval.text_digest).filter(|_| !settings.allow_overlap) {
             return Err(advised(
                 format!("{}: the vocabulary is chosen by it ({})", eval.name, text.text),
-                "measure on another text, or say --allow-overlap",
+                "measure on another text, or give --allow-overlap",
             ));
         }
         cautions.extend(chosen.foreign(&eval.name, &eval.windows));

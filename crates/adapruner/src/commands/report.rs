@@ -18,14 +18,13 @@ use crate::{
     printer::{Printer, bytes, table},
 };
 
-/// Make a page of a study: what was found, how, and what it cost.
+/// Make an HTML page of a study: its result, its trials and its cost.
 ///
-/// The page is one file that loads nothing from elsewhere: best loss so far over
-/// trials and seconds, coefficients against loss, importances of the parameters,
-/// the samples that were chosen, widths of every layer, warnings, costs, and the
-/// command that makes it again; with --recovery, losses and learning rate of the
-/// training after it; with --models, the models side by side, with standard errors
-/// and paired differences.
+/// The page is one self-contained file: best loss over trials and seconds, coefficients against
+/// loss, importances of the parameters, chosen samples, widths of every layer, warnings, costs,
+/// and the command that reproduces it; with --recovery, losses and learning rate of the
+/// training; with --models, the models side by side, with standard errors and paired
+/// differences.
 ///
 /// Example: adapruner report STUDY --out report.html
 #[derive(Debug, Args)]
@@ -33,14 +32,13 @@ pub struct ReportCommand {
     /// Folder of the study
     #[arg(value_name = "STUDY")]
     study: PathBuf,
-    /// Redis that holds the trials, as given to search
+    /// Redis URL of the trials, as given to search
     #[arg(long, value_name = "URL")]
     storage: Option<String>,
-    /// Output folder of a recovery, whose training is shown too
+    /// Output folder of `recover`, to show its training too
     #[arg(long, value_name = "DIR")]
     recovery: Option<PathBuf>,
-    /// Comparison of the models that came of it, as compare-models --json --out
-    /// wrote it
+    /// Comparison of the resulting models, as written by compare-models --json --out
     #[arg(long, value_name = "FILE")]
     models: Option<PathBuf>,
     /// File to write

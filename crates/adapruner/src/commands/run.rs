@@ -1,4 +1,4 @@
-//! `run`: the whole of AdaPruner from one file.
+//! `run`: all of AdaPruner from one configuration file.
 
 use std::{
     ffi::OsString,
@@ -41,9 +41,9 @@ use crate::{
 
 /// Search, prune, recover, evaluate and report, from one configuration file.
 ///
-/// Each stage is a command of this program with the same file, run after the
-/// other; what is done is not done again, what was interrupted goes on. --init
-/// writes a configuration for a model, with every line explained.
+/// Runs one command of this program per stage, with the same file. Finished stages are not
+/// repeated, and interrupted ones resume. --init writes a configuration for a model, with every
+/// line explained.
 ///
 /// Example: adapruner run pruning.toml --init MODEL
 ///
@@ -53,17 +53,17 @@ pub struct RunCommand {
     /// Configuration file
     #[arg(value_name = "CONFIG")]
     config: PathBuf,
-    /// Write a configuration for this model, run nothing
+    /// Write a configuration for this model and run nothing
     #[arg(long, value_name = "MODEL")]
     init: Option<PathBuf>,
     /// Replace the configuration if it exists
     #[arg(long, requires = "init")]
     force: bool,
-    /// Show the commands, run nothing
+    /// Print the commands and run nothing
     #[arg(long, conflicts_with = "init")]
     dry_run: bool,
-    /// Go on though training data or a text that is fitted or calibrated on share
-    /// passages with a test text
+    /// Accept training data, calibration text or compensation text that shares passages with a
+    /// test text
     #[arg(long, conflicts_with = "init")]
     allow_overlap: bool,
     /// Print the result as JSON
@@ -76,7 +76,7 @@ struct Report<'a> {
     out: &'a Path,
     #[serde(flatten)]
     record: &'a RunRecord,
-    /// Stages that were done before.
+    /// Stages that an earlier run finished.
     skipped: Vec<String>,
 }
 
@@ -168,8 +168,8 @@ fn claim(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Refuses test texts that share passages with what a later stage learns from,
-/// before the first stage has run for hours.
+/// Refuses test texts that share passages with the data of a later stage, before the first
+/// stage has run for hours.
 fn check_tests(checkpoint: &Checkpoint, pipeline: &Pipeline, file: &ConfigFile) -> Result<()> {
     if pipeline.allow_overlap || pipeline.tests.is_empty() {
         return Ok(());
@@ -205,7 +205,7 @@ fn check_tests(checkpoint: &Checkpoint, pipeline: &Pipeline, file: &ConfigFile) 
     Ok(())
 }
 
-/// A command as one would type it.
+/// A command as it can be typed.
 fn command_line(stage: &Stage) -> String {
     format!("adapruner {}", recorded(&stage.arguments).join(" "))
 }

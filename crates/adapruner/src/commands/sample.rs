@@ -1,4 +1,4 @@
-//! `sample`: token sequences drawn from a model itself.
+//! `sample`: token sequences sampled from a model.
 
 use std::path::PathBuf;
 
@@ -15,11 +15,11 @@ use crate::{
     printer::{grouped, table},
 };
 
-/// Draw token sequences from a model itself, as token ids.
+/// Sample token sequences from a model, as token ids.
 ///
-/// The file (a JSON array of arrays) serves as calibration set or as text to
-/// measure on where no other text is at hand. Sequences start after the token
-/// that opens a text; those that would end it early are never drawn.
+/// The file (a JSON array of arrays) serves as calibration or evaluation text if no other is
+/// available. Sequences start after the beginning-of-text token; end-of-text tokens are never
+/// drawn.
 ///
 /// Example: adapruner sample MODEL --samples 32 --sample-tokens 128 --out calibration.json
 #[derive(Debug, Args)]
@@ -29,10 +29,10 @@ pub struct SampleCommand {
     /// Number of sequences
     #[arg(long, value_name = "N", default_value_t = 32)]
     samples: usize,
-    /// Tokens of a sequence
+    /// Tokens per sequence
     #[arg(long, value_name = "TOKENS", default_value_t = 128)]
     sample_tokens: usize,
-    /// Divisor of the logits; 0 takes the most likely token
+    /// Sampling temperature; 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     temperature: f64,
     /// Seed

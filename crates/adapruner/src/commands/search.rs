@@ -1,4 +1,4 @@
-//! `search`: the samples, metric and cut that lose least, found by trials.
+//! `search`: finds the samples, metric and cut with the lowest loss.
 
 use adapruner::{
     memory,
@@ -22,13 +22,12 @@ use crate::{
     workers::Workers,
 };
 
-/// Find the calibration samples, the metric and the cut that lose least.
+/// Find the calibration samples, metric and cut with the lowest loss.
 ///
-/// Statistics of a whole pool (--samples, here 128 by default) are collected
-/// once. Each trial scores, plans, slices and measures one configuration on a
-/// text of its own (--limit windows spread over --text, 32 by default), chunk by
-/// chunk, and is stopped early where it is hopeless. The study's folder is
-/// resumed where it exists; several commands may work on it at once. `apply
+/// Statistics of the whole pool (--samples, here 128 by default) are collected once. Each trial
+/// scores, plans, slices and measures one configuration on the search-evaluation text (--limit
+/// windows spread over --text, 32 by default), chunk by chunk, and stops early if it is
+/// hopeless. An existing study is resumed; several commands may work on it at once. `apply
 /// --study` prunes by the best trial.
 ///
 /// Example: adapruner search MODEL --ratio 0.2 --calibration c4.jsonl --text wikitext2:validation --test wikitext2 --study STUDY
@@ -38,17 +37,17 @@ pub struct SearchCommand {
     common: CommonArgs,
     #[command(flatten)]
     groups: SearchGroups,
-    /// What varies: joint (everything), data (the samples alone), metric (all
-    /// but the samples) or baseline (random samples, LLM-Pruner's setting)
+    /// Dimensions to search: joint (all), data (only the samples), metric (all but the samples)
+    /// or baseline (random samples, LLM-Pruner's setting)
     #[arg(long = "search", value_name = "PART", default_value = "joint")]
     varied: Named<Varied>,
-    /// What proposes: tpe or random
+    /// Sampler of configurations: tpe or random
     #[arg(long, value_name = "SAMPLER", default_value = "tpe")]
     sampler: Named<SamplerChoice>,
     /// Seed of the sampler [default: --seed]
     #[arg(long, value_name = "N")]
     sampler_seed: Option<u64>,
-    /// Show the space and why its ranges are what they are, search nothing
+    /// Print the search space with the reasons for its ranges, and search nothing
     #[arg(long)]
     show_space: bool,
 }

@@ -1,4 +1,4 @@
-//! `stats`: statistics of a calibration set, collected once.
+//! `stats`: collects the statistics of a calibration set.
 
 use std::path::PathBuf;
 
@@ -24,10 +24,10 @@ use crate::{
 
 /// Collect the statistics of a calibration set into a file.
 ///
-/// Taylor terms, and the sums of what the pruned columns read: one forward and one
-/// backward pass, block by block, the samples in groups that fit --memory; the numbers
-/// do not depend on the groups. `prune --stats FILE` then scores in milliseconds. With
-/// --terms activations, a forward pass alone: enough for `prune --importance wanda` and
+/// Collects Taylor terms and the activation sums of pruned columns in one forward and one
+/// backward pass, block by block, with the samples in groups that fit --memory; the result does
+/// not depend on the groups. `prune --stats FILE` then scores in milliseconds. --terms
+/// activations needs only a forward pass and is enough for `prune --importance wanda` and
 /// `flap`.
 ///
 /// Example: adapruner stats MODEL --calibration texts.jsonl --samples 128 --stats bank.safetensors
@@ -37,22 +37,21 @@ pub struct StatsCommand {
     common: CommonArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
-    /// Per-sample terms: activations (a forward pass alone, for wanda and flap), coarse
-    /// (also vector sums) or full (also element and Fisher sums)
+    /// Per-sample terms: activations (only a forward pass, for wanda and flap), coarse (also
+    /// vector sums) or full (also element and Fisher sums)
     #[arg(long, value_enum, default_value_t = TermsChoice::Full)]
     terms: TermsChoice,
-    /// Leave out the terms of the whole set, which param_first and param_mix
-    /// need
+    /// Leave out the whole-set terms, which param_first and param_mix need
     #[arg(long)]
     no_batch: bool,
-    /// Most memory, in GiB: samples run in groups that fit it, and what does not fit
-    /// in any way is refused [default: what the machine has free]
+    /// Memory limit in GiB: samples run in groups that fit, and a run that cannot fit is
+    /// refused [default: the machine's free memory]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     memory: Option<Real>,
-    /// Tokens that run together [default: chosen from memory]
+    /// Tokens per batch [default: chosen by free memory]
     #[arg(long, value_name = "N")]
     batch_tokens: Option<usize>,
-    /// Folder in which named sets are looked for before the hub
+    /// Folder to search for named sets before the hub
     #[arg(long, value_name = "DIR", env = "ADAPRUNER_DATA")]
     data_dir: Option<PathBuf>,
     /// Replace the statistics file if it exists
@@ -71,7 +70,7 @@ enum TermsChoice {
 
 #[derive(Serialize)]
 struct Report {
-    /// What the collection was to take, part by part.
+    /// Estimated memory of the collection, part by part.
     memory_estimate: Footprint,
     /// Bytes of it at most.
     memory_estimate_bytes: u64,

@@ -1,4 +1,4 @@
-//! `trials`: what a search tried, as rows.
+//! `trials`: the trials of a search as rows.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -15,8 +15,8 @@ use crate::printer::Printer;
 
 /// List the trials of a study: state, loss, seconds and parameters of each.
 ///
-/// As text a table of the trials from the best to the worst; with --json rows for a data frame,
-/// by number.
+/// Prints a table from the best trial to the worst; with --json, rows for a data frame, by
+/// number.
 ///
 /// Example: adapruner trials STUDY --json
 #[derive(Debug, Args)]
@@ -24,10 +24,10 @@ pub struct TrialsCommand {
     /// Folder of the study
     #[arg(value_name = "STUDY")]
     study: PathBuf,
-    /// Redis that holds the trials, as given to search
+    /// Redis URL of the trials, as given to search
     #[arg(long, value_name = "URL")]
     storage: Option<String>,
-    /// The study, where the folder holds several [default: the one with the best trial]
+    /// Name of the study, if the folder holds several [default: the one with the best trial]
     #[arg(long, value_name = "NAME")]
     study_name: Option<String>,
     /// Print the result as JSON
@@ -46,7 +46,7 @@ struct Row {
     number: u64,
     /// running, complete, pruned, failed or waiting.
     state: &'static str,
-    /// Whether the cut could not be made, or its loss was not finite.
+    /// Whether the cut was infeasible or its loss not finite.
     infeasible: bool,
     /// Nats per predicted token of the search-evaluation text.
     loss: Option<f64>,

@@ -1,5 +1,4 @@
-//! Models side by side: what is left of the first model's quality, how sure that
-//! is, and what it costs.
+//! Models side by side: retained quality with its uncertainty, and cost.
 //!
 //! Every model answers the same questions and reads the same windows, so each is
 //! compared with the first question by question and window by window (see
@@ -31,7 +30,7 @@ use crate::{
     zero_shot::{Questions, TaskSettings, ZeroShot, zero_shot},
 };
 
-/// What is compared.
+/// What to compare.
 #[derive(Debug, Clone, Serialize)]
 pub struct ComparisonSettings {
     /// Texts for perplexities.
@@ -42,7 +41,7 @@ pub struct ComparisonSettings {
     pub latency: Option<LatencySettings>,
 }
 
-/// What a figure says, and so how it stands to the first model's.
+/// The kind of a figure, which decides how it compares to the first model's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -54,8 +53,7 @@ pub enum Kind {
     BitsPerByte,
     /// Higher is better; retained is this divided by the first model's.
     Accuracy,
-    /// Tokens a second; divided by the first model's, round by round, the
-    /// median.
+    /// Tokens per second; median over rounds of the ratio to the first model's.
     Speed,
     /// Seconds, likewise.
     Seconds,
@@ -72,13 +70,13 @@ pub struct Row {
     pub values: Vec<f64>,
     /// In percent of the first model, by model, as its kind has it.
     pub percent: Vec<f64>,
-    /// How sure the values are; none of sizes and speeds.
+    /// Uncertainty of the values; none for sizes and speeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sure: Option<Sure>,
 }
 
-/// How sure the figures of a row are. Of perplexities everything here is of the
-/// mean loss, in nats per predicted token (per word of `wikitext`).
+/// Uncertainty of a row. For perplexities everything here is about the mean loss, in nats per
+/// predicted token (per word of `wikitext`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sure {
     /// Mean losses by model; empty of accuracies.
@@ -182,18 +180,18 @@ pub struct Compared {
 /// Models side by side.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The models; all are held against the first.
+    /// The models; the first one is the baseline.
     pub models: Vec<Compared>,
     /// The figures.
     pub rows: Vec<Row>,
     /// Speeds with their spreads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<Vec<Latency>>,
-    /// What a reader should know.
+    /// Warnings.
     pub notes: Vec<String>,
 }
 
-/// Measures models and holds them against the first.
+/// Measures models and compares them with the first.
 ///
 /// # Errors
 /// Fewer than two models; those of what is measured.
@@ -287,7 +285,7 @@ fn task_rows(answered: &[ZeroShot]) -> Vec<Row> {
     }
     type Named = (&'static str, fn(&ZeroShot) -> Option<Mean>);
     let means: [Named; 2] = [
-        ("mean of seven, as the literature", ZeroShot::literature_mean),
+        ("mean of seven, as in the literature", ZeroShot::literature_mean),
         ("mean of acc_norm where defined, else acc", ZeroShot::norm_mean),
     ];
     rows.extend(means.into_iter().filter_map(|(name, mean)| mean_row(name, answered, mean)));
@@ -297,7 +295,7 @@ fn task_rows(answered: &[ZeroShot]) -> Vec<Row> {
     rows
 }
 
-/// Two models' answers to a task, held against each other.
+/// Two models' answers to a task, paired.
 fn paired_answers(first: &TaskResult, other: &TaskResult, metric: Metric) -> Option<PairedAnswers> {
     PairedAnswers::of(&first.right(metric), &other.right(metric))
 }
@@ -341,9 +339,9 @@ fn latency_rows(measured: &[Latency]) -> Vec<Row> {
         let prompt = measured[0].timings[at].prompt_tokens;
         type Figure = (Kind, &'static str, fn(&Timings) -> f64);
         let figures: [Figure; 3] = [
-            (Kind::Speed, "prompt tokens read a second", |t| t.prefill_tokens_per_second.median),
+            (Kind::Speed, "prompt tokens per second", |t| t.prefill_tokens_per_second.median),
             (Kind::Seconds, "seconds to the first token", |t| t.first_token_seconds.median),
-            (Kind::Speed, "tokens made a second", |t| t.decode_tokens_per_second.median),
+            (Kind::Speed, "generated tokens per second", |t| t.decode_tokens_per_second.median),
         ];
         for (kind, name, pick) in figures {
             let name = format!("{name}, prompt of {prompt} tokens");

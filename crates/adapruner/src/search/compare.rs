@@ -1,4 +1,4 @@
-//! Several ways of searching with equal budgets and several seeds, side by side.
+//! Compares search strategies with equal budgets and several seeds.
 //!
 //! Losses are mean negative log-likelihoods on the search-evaluation text, in
 //! nats per predicted token.
@@ -29,8 +29,7 @@ pub struct ArmSpec {
 const DRAWS: u64 = 10;
 
 impl ArmSpec {
-    /// The arms for some seeds, in order; the baseline has no use for more than
-    /// one.
+    /// The arms for some seeds, in order; the baseline uses only one.
     pub fn arms(self, extent: Extent, trials: u64, seeds: std::ops::Range<u64>) -> Vec<Arm> {
         let (seeds, trials) = match self.varied {
             Varied::Baseline => (seeds.start..seeds.start + 1, DRAWS),
@@ -141,11 +140,11 @@ pub struct Row {
     pub trials: usize,
     /// Median of the best losses.
     pub median: f64,
-    /// The least of them.
+    /// The smallest of them.
     pub least: f64,
     /// The largest of them.
     pub largest: f64,
-    /// Median of the best losses after so many trials.
+    /// Median of the best losses after a number of trials.
     pub after: Vec<(u64, f64)>,
     /// Median perplexity on each test text.
     pub tests: Vec<MedianTest>,
@@ -209,11 +208,11 @@ impl std::fmt::Display for Shown {
 pub struct MedianTest {
     /// The text.
     pub text: TokensRecord,
-    /// Of the model as it was.
+    /// Of the dense model.
     pub dense: f64,
     /// Median of the pruned models.
     pub median: f64,
-    /// The least.
+    /// The smallest.
     pub least: f64,
     /// The largest.
     pub largest: f64,

@@ -1,4 +1,4 @@
-//! What a trial tries: samples, metric, and where the model is cut.
+//! The configuration of a trial: samples, metric, and where to cut the model.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::{
 /// One point of the search space.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Configuration {
-    /// Calibration samples by their place in the pool, ascending.
+    /// Indices of the calibration samples in the pool, ascending.
     pub samples: Vec<usize>,
     /// LLM-Pruner's first order over the whole set instead of the blend.
     pub baseline: bool,
@@ -28,7 +28,7 @@ pub struct Configuration {
     pub beta_coarse: f64,
     /// The same in the fine side.
     pub beta_fine: f64,
-    /// Weight of the activation metric; earlier versions had none.
+    /// Weight of the activation metric; absent in earlier versions.
     #[serde(default)]
     pub activation: f64,
     /// Which activation metric.
@@ -38,7 +38,7 @@ pub struct Configuration {
     pub normalisation: Normalisation,
     /// How the vectors of a unit become one number.
     pub grouping: Reduction,
-    /// First and last layers that are spared.
+    /// Numbers of first and last layers to protect.
     pub protect: (usize, usize),
     /// Share of what is removed that comes from attention; `None`: heads and
     /// channels alike.
@@ -49,8 +49,7 @@ pub struct Configuration {
     pub allocation: Allocation,
 }
 
-/// How much larger the first order is than the second: the coefficient that
-/// makes both weigh alike.
+/// Ratio of the first order to the second: the coefficient that gives both equal weight.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct OrderScales {
     /// `Σ |Σ w·g| / Σ Σ ½·w²·g²`, means over the pool, sums over vectors.
@@ -140,9 +139,8 @@ impl Configuration {
         })
     }
 
-    /// What it removes: `fixed` with its own choices. `cheapest` are all layers
-    /// with attention, the cheapest to do without first; protected ones are passed
-    /// over, so no more are dropped than there are others.
+    /// Its plan options: `fixed` with its own choices. `cheapest` lists all layers with
+    /// attention, the cheapest to remove first; protected ones are skipped.
     pub fn plan_options(
         &self,
         fixed: &PlanOptions,

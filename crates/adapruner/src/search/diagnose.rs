@@ -1,11 +1,11 @@
-//! The ways in which such a search is known to fail, looked for and said.
+//! Detects and reports known failure modes of a search.
 //!
-//! | sign | what it says |
+//! | sign | meaning |
 //! |---|---|
-//! | oscillation | the best trial is old, and losses spread as at the start: the sampler has learnt nothing |
+//! | oscillation | the best trial is old, and losses are as spread as at the start: the sampler has learnt nothing |
 //! | collapse | a coefficient at the edge of its range, one side of the metric switched off, near-duplicate samples, a layer at its minimum, a perplexity that more than doubled |
 //! | nothing found | the best trial is the first one, the setting by hand that the search begins with |
-//! | unmet | what was asked of every plan is not reached |
+//! | unmet | a request to every plan is not met |
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use super::{
 };
 use crate::caution::{Caution, collapse};
 
-/// Trials below which nothing is said of convergence.
+/// Minimum number of trials for a verdict on convergence.
 const ENOUGH: usize = 60;
-/// Share of the first spread at which the last one counts as no narrower.
+/// Share of the initial spread from which the final one counts as no narrower.
 const ALIKE: f64 = 0.8;
 /// Nearness to an edge of a range, as a share of it.
 const EDGE: f64 = 0.02;
-/// Feed-forward widths below this share of the dense ones are said.
+/// Feed-forward widths below this share of the dense ones are reported.
 const NARROW: f64 = 0.05;
 
-/// Everything to be wary of in a finished search.
+/// All warnings about a finished search.
 pub(super) fn warnings(
     search: &Search<'_>,
     trials: &[Arc<Trial>],
@@ -89,8 +89,8 @@ fn first_is_best(trials: &[Arc<Trial>], baseline: bool) -> Option<String> {
     })
 }
 
-/// What was asked of every plan and is not reached by the best one; a share of attention
-/// only where the search did not choose it.
+/// Requests to every plan that the best one does not meet; a share of attention only if the
+/// search did not choose it.
 fn unmet(search: &Search<'_>, result: &SearchResult, plan: &PrunePlan) -> Vec<String> {
     let objective = search.objective;
     let config = &objective.dense.config;

@@ -1,5 +1,5 @@
-//! The dimensions of the search space: what each is, what values it may take,
-//! where it stands when it is not searched, and why.
+//! The dimensions of the search space: meaning, values, the value when it is not searched, and
+//! the reasons.
 
 use std::{fmt, str::FromStr};
 
@@ -14,8 +14,8 @@ pub enum Dimension {
     Samples,
     /// Weight of the coarse side of the importance.
     Alpha1,
-    /// Coefficient of the second order in the coarse side, in units of what makes
-    /// both orders weigh alike.
+    /// Coefficient of the second order in the coarse side, in units that give both orders equal
+    /// weight.
     BetaCoarse,
     /// The same in the fine side.
     BetaFine,
@@ -27,9 +27,9 @@ pub enum Dimension {
     Normalisation,
     /// How the vectors of a unit become one number.
     Grouping,
-    /// First layers that are spared.
+    /// Number of first layers to protect.
     ProtectFirst,
-    /// Last layers that are spared.
+    /// Number of last layers to protect.
     ProtectLast,
     /// Share of what is removed that comes from attention.
     AttentionShare,
@@ -86,13 +86,13 @@ impl fmt::Display for Value {
     }
 }
 
-/// What the literature spares of 32 layers: the first 4 and the last 2.
+/// Layers out of 32 that the literature protects: the first 4 and the last 2.
 fn spared(layers: usize) -> (u64, u64) {
     let share = |part: f64| (layers as f64 * part / 32.0).round() as u64;
     (share(4.0), share(2.0))
 }
 
-/// Attention sublayers that a search drops at most, unless told otherwise.
+/// Default maximum of dropped attention sublayers in a search.
 pub(super) fn most_dropped(layers: usize) -> usize {
     (layers as f64 / 3.0).round() as usize
 }
@@ -159,7 +159,7 @@ impl Dimension {
         }
     }
 
-    /// Where it stood in spaces of before it was there; none of those that always were.
+    /// Its value in spaces older than the dimension; none for original dimensions.
     pub fn before(self) -> Option<Value> {
         match self {
             Self::Activation => Some(Value::Number(0.0)),
@@ -226,9 +226,8 @@ impl Dimension {
         }
     }
 
-    /// Where it stands when it is not searched: LLM-Pruner's first order over
-    /// elements, the layers that the literature spares, feed-forward channels
-    /// alone.
+    /// Its value when it is not searched: LLM-Pruner's element-wise first order, the layers
+    /// that the literature protects, feed-forward channels alone.
     pub fn neutral(self, layers: usize, pool: usize) -> Value {
         let name = |name: &str| Value::Name(name.to_owned());
         match self {
@@ -250,8 +249,8 @@ impl Dimension {
         }
     }
 
-    /// Where a search begins: the neutral values, but with structured Wanda for the first
-    /// order, the better of the two by hand on held-out text (docs/MEASUREMENTS.md).
+    /// Its value in the first trial: the neutral one, but structured Wanda instead of the first
+    /// order, because it is better on held-out text (docs/measurements/quality.md).
     pub(super) fn start(self, layers: usize, pool: usize) -> Value {
         match self {
             Self::Activation => Value::Number(1.0),
@@ -272,7 +271,7 @@ impl Dimension {
         }
     }
 
-    /// What it does and why its default is what it is.
+    /// What it does, and the reason for its default.
     pub fn about(self) -> &'static str {
         match self {
             Self::Samples => {

@@ -1,13 +1,13 @@
-//! The folder of a study: what is in it and who works on it.
+//! The folder of a study: its files and its workers.
 //!
-//! | file | what it holds |
+//! | file | content |
 //! |---|---|
 //! | `journal.log` | the trials, in Optuna's journal format |
-//! | `search.json` | what the search is made of: digests, settings, measured costs |
+//! | `search.json` | the search's inputs: digests, settings, measured costs |
 //! | `bank.safetensors` | statistics of the whole pool |
 //! | `pool.jsonl` | the pool: a sample a line, with source, text and token ids |
-//! | `results/NAME.json` | what a finished search of that name found |
-//! | `results/correlate/NAME.json` | how well losses tell accuracies of its trials |
+//! | `results/NAME.json` | the result of a finished search of that name |
+//! | `results/correlate/NAME.json` | correlations of losses and accuracies of its trials |
 //! | `results/correlate/points/` | the models that this was measured on, a file each |
 //! | `workers/` | a locked file for every worker at work |
 //!
@@ -50,15 +50,15 @@ pub struct StudyFolder {
     state: Option<StateDir>,
 }
 
-/// How far apart the signs of life of a trial are in a journal, at the least: less
-/// than how often its worker gives one.
+/// Minimum interval between heartbeats of a trial in a journal; shorter than the worker's own
+/// interval.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(4);
 
 /// Trial attribute that names the worker.
 pub(super) const WORKER: &str = "worker";
 
 impl StudyFolder {
-    /// A folder that is there, to be read.
+    /// An existing folder, for reading.
     ///
     /// # Errors
     /// None of that name, or one without a study.
@@ -72,7 +72,7 @@ impl StudyFolder {
         Ok(folder)
     }
 
-    /// The folder, to be written to.
+    /// The folder, for writing.
     ///
     /// # Errors
     /// No permission, a full disk.
@@ -121,7 +121,7 @@ impl StudyFolder {
         self.root.join("results").join("correlate").join(format!("{study}.json"))
     }
 
-    /// A model that correlations are made of.
+    /// The file of a measured model for correlations.
     pub fn point(&self, name: &str) -> PathBuf {
         self.root.join("results").join("correlate").join("points").join(format!("{name}.json"))
     }
@@ -197,7 +197,7 @@ impl StudyFolder {
         Ok(Held { _file: file })
     }
 
-    /// Signs on as a worker, until the value is dropped or the process dies.
+    /// Registers as a worker until the value is dropped or the process dies.
     ///
     /// # Errors
     /// No permission, a full disk.
@@ -205,7 +205,8 @@ impl StudyFolder {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let file = format!("{}-{nanos:x}", process::id());
         let path = self.workers().join(&file);
-        // Nobody takes the new file for that of a dead worker before it is locked.
+        // The starting lock keeps others from mistaking the new file for a dead worker's before
+        // it is locked.
         let _starting = self.alone(Exclusive::Starting)?;
         self.clear_workers();
         let mut lock = open_lock(&path)?;
@@ -279,10 +280,9 @@ impl StudyFolder {
         Ok(digest[..12].to_owned())
     }
 
-    /// The running trials whose worker is at work no more, and whether there are
-    /// some of workers that nothing is known of here: on another machine, or,
-    /// where trials are `shared` through a server, of another folder. Only told
-    /// rightly while no trial is being started ([`Exclusive::Starting`]).
+    /// The running trials whose worker is gone, and whether there are trials of workers that
+    /// are unknown here: on another machine, or, if trials are `shared` through a server, of
+    /// another folder. Only correct while no trial is being started ([`Exclusive::Starting`]).
     ///
     /// # Errors
     /// A folder that is gone.
@@ -322,7 +322,7 @@ impl StudyFolder {
 pub struct Orphans {
     /// Their numbers.
     pub gone: Vec<u64>,
-    /// Whether there are others that nothing is known of.
+    /// Whether there are others whose workers are unknown.
     pub unknown: bool,
 }
 
@@ -355,7 +355,7 @@ pub struct Held {
     _file: File,
 }
 
-/// A worker that has signed on.
+/// A registered worker.
 #[derive(Debug)]
 pub struct Worker {
     name: String,

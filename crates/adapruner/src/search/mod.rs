@@ -1,28 +1,28 @@
-//! The search: calibration samples and importance metric, jointly (arXiv
-//! 2503.06184), with where the model is cut.
+//! The search: calibration samples and importance metric, jointly (arXiv 2503.06184), together
+//! with where to cut the model.
 //!
-//! Statistics of a whole pool are collected once; a trial is then scores → plan
-//! → slice → evaluate. What it finds is kept in a folder that any number of
-//! workers share and that Optuna's tools open.
+//! Statistics of a whole pool are collected once; a trial is then scores → plan → slice →
+//! evaluate. The study is kept in a folder that any number of workers share and that Optuna's
+//! tools open.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | [`dimension`] | the dimensions of the space, their ranges and reasons |
 //! | [`space`] | [`SearchSpace`]: each dimension searched or fixed |
 //! | [`configuration`] | [`Configuration`]: one point of it |
-//! | [`settings`] | what a search is told; [`Arm`]: one way of searching |
-//! | [`folder`] | the study's folder, and who works on it |
-//! | [`record`] | `search.json`: what the search is made of |
+//! | [`settings`] | settings of a search; [`Arm`]: one search strategy |
+//! | [`folder`] | the study's folder and its workers |
+//! | [`record`] | `search.json`: the search's inputs |
 //! | [`pool`] | `pool.jsonl`: the samples, readable |
-//! | [`prepare`] | what comes before the first trial |
+//! | [`prepare`] | preparation before the first trial |
 //! | [`objective`] | [`Objective`]: what a trial does |
 //! | [`run`] | the loop |
-//! | [`outcome`] | what was found, and what it cost |
-//! | [`stored`] | the studies of a folder, as they stand |
+//! | [`outcome`] | result and cost |
+//! | [`stored`] | the studies of a folder |
 //! | [`compare`] | several arms with equal budgets and several seeds |
-//! | [`transfer`] | what was found, applied, also to another model |
-//! | [`correlate`] | whether losses tell what pruned models can do |
-//! | [`page`] | the studies of a folder as a page |
+//! | [`transfer`] | applies a result, also to another model |
+//! | [`correlate`] | how well losses predict accuracies |
+//! | [`page`] | the report of a folder's studies |
 //! | [`diagnose`] | signs of a search that failed |
 
 pub mod compare;

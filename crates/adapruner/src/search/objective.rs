@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::configuration::{Configuration, OrderScales};
 use crate::{statistics, statistics::Wanted};
 
-/// Everything that trials share: nothing of it depends on a trial.
+/// Everything that trials share and that does not depend on a trial.
 pub struct Objective {
     /// The model, its tensors held in memory.
     pub(super) dense: Checkpoint,
     /// Its digest.
     pub(super) digest: Digest,
-    /// The model as pruned ones are loaded beside it. It is not run itself, so that it holds
-    /// packed forms of what they leave whole, and no more.
+    /// The decoder beside which pruned models are loaded. It does not run, so it holds packed
+    /// forms only of the weights that they leave uncut.
     pub(super) beside: Decoder,
     /// Statistics of the whole pool.
     pub(super) bank: StatsBank,
@@ -37,9 +37,9 @@ pub struct Objective {
     pub(super) windows: ChunkedWindows,
     /// Loss of the dense model on each chunk, in nats per predicted token.
     pub(super) dense_losses: Vec<f64>,
-    /// Most tokens that run together when statistics are collected; `None` to choose.
+    /// Maximum tokens per batch when collecting statistics; `None` to choose.
     pub(super) batch_tokens: Option<usize>,
-    /// Bytes that collecting statistics anew may take, beside what is held.
+    /// Memory for collecting statistics in a trial, in addition to what is held.
     pub(super) memory: u64,
 }
 
@@ -62,7 +62,7 @@ impl std::ops::AddAssign for Cost {
     }
 }
 
-/// What a trial took, by phase.
+/// Cost of a trial, by phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrialCost {
     /// Scores, from the bank or (baseline) from a backward pass.
@@ -86,7 +86,7 @@ impl TrialCost {
     }
 }
 
-/// What a trial found.
+/// Result of a trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     /// Mean loss over the chunks that were run, in nats per predicted token,
@@ -97,7 +97,7 @@ pub struct Measured {
     pub complete: bool,
 }
 
-/// What a configuration becomes a plan by.
+/// What turns a configuration into a plan.
 #[derive(Clone, Copy)]
 pub(super) struct Basis<'a> {
     /// Statistics.
@@ -139,7 +139,7 @@ impl Basis<'_> {
         timed(&mut cost.plan, || Ok(plan(&scores, config, digest, &options)?))
     }
 
-    /// What a configuration asks for and its plan does not reach.
+    /// Requests of a configuration that its plan does not meet.
     pub fn unmet(
         &self,
         plan: &PrunePlan,
@@ -241,15 +241,15 @@ impl Objective {
         statistics::collected(&decoder, self.digest, &wanted, cut.cuts, &())
     }
 
-    /// Prunes by a plan and measures chunk by chunk, some of them together. `report` is
-    /// told a chunk and its loss, and says whether to go on.
+    /// Prunes by a plan and measures chunk by chunk, some of them in one batch. `report`
+    /// receives a chunk and its loss, and returns whether to continue.
     ///
     /// A chunk's loss is reported as its excess over the dense model's on the same
     /// chunk, plus the dense model's mean: chunks differ in difficulty far more
     /// than trials do, and this way any part of them estimates the whole. Over all
     /// chunks it is the plain mean.
     ///
-    /// `None` once `stop` says so, which is asked before each block.
+    /// `None` if `stop` returns true; it is checked before each block.
     ///
     /// # Errors
     /// Weights that are damaged, a loss that is not finite, what `report` returns.
@@ -305,9 +305,9 @@ impl Objective {
         Ok((plan, pruned))
     }
 
-    /// What a trial of the naive loop costs: the gradients of so many samples by
-    /// one backward pass, and the whole text through all layers of a model pruned
-    /// by `plan`; operations and tokens alone.
+    /// Cost of a trial of the naive loop: the gradients of a number of samples in one backward
+    /// pass, and the whole text through all layers of a model pruned by `plan`; operations and
+    /// tokens only.
     pub fn naive(&self, samples: usize, plan: &PrunePlan) -> Cost {
         let length = self.pool.windows.first().map_or(0, Vec::len);
         let config = plan.pruned_config(&self.dense.config);

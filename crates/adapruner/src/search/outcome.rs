@@ -1,4 +1,4 @@
-//! What a search found: `results/NAME.json`.
+//! The result of a search: `results/NAME.json`.
 
 use std::{cell::OnceCell, path::Path, sync::Arc};
 
@@ -29,7 +29,7 @@ pub struct BestTrial {
     pub number: u64,
     /// Loss on the search-evaluation text, in nats per predicted token.
     pub loss: f64,
-    /// What it tried.
+    /// Its configuration.
     pub configuration: Configuration,
 }
 
@@ -41,8 +41,8 @@ pub struct ChosenSample {
     pub sample: PoolSample,
     /// The dense model's loss on it, in nats per predicted token.
     pub loss: f64,
-    /// What choosing it adds to the loss of a trial, in nats per predicted token,
-    /// by a linear model of all trials; negative is good.
+    /// Effect of choosing it on a trial's loss, in nats per predicted token, by a linear model
+    /// of all trials; negative is good.
     pub influence: Option<f64>,
     /// Standard deviation of that.
     pub deviation: Option<f64>,
@@ -55,24 +55,24 @@ pub struct ChosenSample {
 pub struct TestResult {
     /// The text.
     pub text: TokensRecord,
-    /// Perplexity of the model as it was.
+    /// Perplexity of the dense model.
     pub dense: f64,
     /// Perplexity of the best trial's model.
     pub pruned: f64,
-    /// Bits per byte of the model as it was; older results do not say.
+    /// Bits per byte of the dense model; absent in older results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dense_bits_per_byte: Option<f64>,
-    /// Bits per byte of the best trial's model; older results do not say.
+    /// Bits per byte of the best trial's model; absent in older results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruned_bits_per_byte: Option<f64>,
 }
 
-/// What a search cost, by phase.
+/// Cost of a search, by phase.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Costs {
     /// Collecting the statistics of the pool, once.
     pub bank: Cost,
-    /// Measuring what each attention sublayer is worth, once.
+    /// Measuring the value of each attention sublayer, once.
     pub attention: Cost,
     /// The dense model on the search-evaluation text, once.
     pub dense: Cost,
@@ -83,7 +83,7 @@ pub struct Costs {
     pub naive: Cost,
     /// Trials that ended, failed ones among them.
     pub count: u64,
-    /// Most bytes of physical memory this process held, mapped files included.
+    /// Peak physical memory of this process in bytes, mapped files included.
     pub peak_memory_bytes: Option<u64>,
 }
 
@@ -125,7 +125,7 @@ pub struct SearchResult {
     /// Trials that are infeasible: the ratio is out of reach, or the loss not finite.
     #[serde(default)]
     pub infeasible: u64,
-    /// Trials that failed, of which a worker that was killed is one cause.
+    /// Trials that failed, for example because a worker was killed.
     pub failed: u64,
     /// The search-evaluation text.
     pub evaluation: TokensRecord,
@@ -141,11 +141,11 @@ pub struct SearchResult {
     pub samples: Vec<ChosenSample>,
     /// Perplexities on texts that the search has not seen.
     pub tests: Vec<TestResult>,
-    /// What to be wary of.
+    /// Warnings.
     pub warnings: Vec<String>,
-    /// What it cost.
+    /// Its cost.
     pub costs: Costs,
-    /// What was typed.
+    /// The command line.
     pub command: String,
 }
 
@@ -159,23 +159,28 @@ impl SearchResult {
     }
 }
 
-/// The trial that stands for a study: the best complete one; of a baseline the
-/// one in the middle of its draws.
+/// The trial that represents a study: the best complete one, or the median draw of a baseline.
 pub(super) fn standing_for(
     study: &str,
     trials: &[Arc<Trial>],
     space: &SearchSpace,
 ) -> Result<BestTrial> {
-    let complete = trials.iter().filter(|trial| trial.state == TrialState::Complete);
-    let mut complete: Vec<(f64, &Trial)> =
-        complete.filter_map(|trial| Some((trial.value?, &**trial))).collect();
-    complete.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let complete = ranked(trials);
     let at = if space.baseline { complete.len().saturating_sub(1) / 2 } else { 0 };
     let (loss, trial) = complete
         .get(at)
         .with_context(|| format!("study {study}: no trial is complete, of {}", trials.len()))?;
     let configuration = space.configuration(&trial.params)?;
     Ok(BestTrial { number: trial.number, loss: *loss, configuration })
+}
+
+/// The complete trials, the best first.
+pub(super) fn ranked(trials: &[Arc<Trial>]) -> Vec<(f64, &Trial)> {
+    let complete = trials.iter().filter(|trial| trial.state == TrialState::Complete);
+    let mut complete: Vec<(f64, &Trial)> =
+        complete.filter_map(|trial| Some((trial.value?, &**trial))).collect();
+    complete.sort_by(|a, b| a.0.total_cmp(&b.0));
+    complete
 }
 
 /// The test texts, with the perplexities of the dense model, which is measured
@@ -237,8 +242,8 @@ impl<'a> Tests<'a> {
 }
 
 impl Search<'_> {
-    /// The trial that stands for the search: the best complete one; of the
-    /// baseline the one in the middle of its draws.
+    /// The trial that represents the search: the best complete one, or the median draw of the
+    /// baseline.
     ///
     /// # Errors
     /// No complete trial.
@@ -279,10 +284,9 @@ impl Search<'_> {
         }
     }
 
-    /// Sums up a search: its best trial on the test texts, the samples, the cost,
-    /// what to be wary of; and writes that into the study's folder. Test
-    /// perplexities that an earlier run wrote there for the same plan are taken
-    /// from it.
+    /// Summarises a search (its best trial on the test texts, the samples, the cost, warnings)
+    /// and writes the summary into the study's folder. Test perplexities of the same plan from
+    /// an earlier run are reused.
     ///
     /// # Errors
     /// No complete trial; a full disk.

@@ -101,7 +101,7 @@ fn model_name(record: &SearchRecord) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into())
 }
 
-/// What is known once a search was summed up.
+/// Facts from the summary of a search.
 fn add_result(page: &mut Page, result: SearchResult) {
     page.texts.extend(result.tests.iter().map(|test| text("test", &test.text)));
     page.measured = result

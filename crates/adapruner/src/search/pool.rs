@@ -1,5 +1,5 @@
-//! `pool.jsonl`: the samples of a pool, readable, and with what is needed to use
-//! them on another model.
+//! `pool.jsonl`: the samples of a pool in readable form, with all that another model needs to
+//! use them.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use super::{SearchRecord, StudyFolder};
 /// A sample of the pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolSample {
-    /// Place in the pool.
+    /// Index in the pool.
     pub index: usize,
     /// Where it comes from: file or set, document, first token.
     pub source: String,
@@ -93,7 +93,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolSample>> {
         .collect()
 }
 
-/// The pool as windows, held against what the study says of it.
+/// The pool as windows, checked against the study's record.
 ///
 /// # Errors
 /// Those of [`read`]; other samples than the study's.

@@ -1,5 +1,5 @@
-//! What comes before the first trial: texts, the memory it will take, the bank,
-//! the attention sublayers' costs, the dense model's losses.
+//! Preparation before the first trial: texts, memory, the bank, the attention sublayers' costs,
+//! the dense model's losses.
 
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ use crate::{
     statistics::{Wanted, collect_streamed},
 };
 
-/// Most samples of the pool that attention sublayers are measured on.
+/// Maximum number of pool samples to measure attention sublayers on.
 const ATTENTION_SAMPLES: usize = 16;
 
 /// The texts of a search.
@@ -50,7 +50,7 @@ impl Texts {
         ("the calibration pool", &self.pool)
     }
 
-    /// Refuses test texts that share passages with what a search chooses and ranks by,
+    /// Refuses test texts that share passages with the pool or the search-evaluation text,
     /// unless that is allowed.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Texts {
     }
 }
 
-/// Reads the texts, and refuses those that share passages unless told otherwise.
+/// Reads the texts, and refuses those that share passages unless that is allowed.
 ///
 /// # Errors
 /// Texts that cannot be read, are too short, or overlap.
@@ -85,11 +85,11 @@ pub fn texts(checkpoint: &Checkpoint, settings: &SearchSettings) -> Result<Texts
     Ok(texts)
 }
 
-/// How weights are held so that the trials of a search fit into `limit` bytes, and how
-/// many of these are left for statistics that a trial collects anew.
+/// How to hold weights so that the trials of a search fit into `limit` bytes, and how many
+/// bytes are left for statistics that a trial collects itself.
 ///
 /// # Errors
-/// A search that does not fit either way: what it needs, of what.
+/// A search that does not fit either way, with the memory it needs and the limit.
 fn residency(
     checkpoint: &Checkpoint,
     settings: &SearchSettings,
@@ -144,12 +144,12 @@ fn residency(
     ))
 }
 
-/// Prepares a search: what is in the folder is used where it fits and refused
-/// where it does not; the rest is measured now. Other processes wait.
+/// Prepares a search: uses the folder's contents if they match and refuses them if they do not,
+/// and measures the rest. Other processes wait.
 ///
 /// # Errors
-/// A folder of another search (what differs), too little memory, damaged
-/// weights, a full disk.
+/// A folder of another search (with the difference), too little memory, damaged weights, a full
+/// disk.
 pub fn prepare(
     checkpoint: &Checkpoint,
     settings: &SearchSettings,
@@ -440,11 +440,11 @@ fn mean_of(windows: &ChunkedWindows, decoder: &Decoder, unchanged: usize) -> Res
     losses.first().copied().context("no window to measure on")
 }
 
-/// All layers with attention in the order in which their attention sublayers are
-/// best removed, each with what the loss on a few of `samples` gains when it
-/// goes after those before it, in nats per predicted token.
+/// All layers with attention in the best order of removing their attention sublayers, each with
+/// the loss increase on a few of `samples` when it is removed after those before it, in nats
+/// per predicted token.
 ///
-/// As many as a search drops unless told otherwise are a greedy choice ([`removal_order`]).
+/// As many sublayers as a search drops by default are chosen greedily ([`removal_order`]).
 pub(super) fn removable_attention(
     checkpoint: &Checkpoint,
     dense: &Decoder,

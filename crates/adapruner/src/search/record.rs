@@ -1,5 +1,4 @@
-//! `search.json`: what a search is made of, so that one that is resumed is the
-//! same.
+//! `search.json`: the inputs of a search, so that a resumed search is the same.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{folder::StudyFolder, objective::Cost};
 use crate::{manifest::ModelRecord, pipeline::TokensRecord};
 
-/// Version of the form of `search.json`.
+/// Version of the format of `search.json`.
 pub const RECORD_VERSION: u32 = 1;
 
 /// What all studies of a folder share.
@@ -57,7 +56,7 @@ pub struct SearchRecord {
     pub prepared: Option<Prepared>,
 }
 
-/// What the precision of products is called.
+/// Name of the matrix multiplication precision.
 const PRECISION: &str = "matmul-precision";
 
 fn highest() -> String {
@@ -111,8 +110,8 @@ impl SearchRecord {
         Ok(record)
     }
 
-    /// What it is that must agree wherever a study is worked on: digests and
-    /// settings, no paths and nothing measured.
+    /// The part that must agree between all workers of a study: digests and settings, without
+    /// paths and measurements.
     pub fn identity(&self) -> BTreeMap<&'static str, String> {
         let digest = |digest: &Digest| digest.to_string();
         let mut identity = BTreeMap::from([
@@ -134,8 +133,7 @@ impl SearchRecord {
         identity
     }
 
-    /// What differs between this record and one for the same folder: what, what
-    /// it was, what it is.
+    /// The first difference between this record and another for the same folder.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
         let [then, now] = [self, now].map(|record| {
             let mut identity = record.identity();
@@ -147,8 +145,7 @@ impl SearchRecord {
         differing.map(|((what, then), now)| Difference { what, then, now }).collect()
     }
 
-    /// Whether the statistics of another record serve this one: they are of the
-    /// same model and samples, made in the same way.
+    /// Whether the statistics of another record can be reused: same model, samples and method.
     pub fn shares_statistics(&self, other: &Self) -> bool {
         let of = |record: &Self| {
             (
@@ -162,7 +159,7 @@ impl SearchRecord {
         of(self) == of(other)
     }
 
-    /// What every plan of the search has in common.
+    /// Plan options that all trials share.
     pub fn plan_options(&self) -> PlanOptions {
         PlanOptions {
             layout: self.layout,
@@ -180,14 +177,14 @@ impl Prepared {
     }
 }
 
-/// Something that is not as it was.
+/// A difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     /// What.
     pub what: &'static str,
     /// As the study has it.
     pub then: String,
-    /// As it was asked for now.
+    /// As requested now.
     pub now: String,
 }
 

@@ -33,29 +33,29 @@ use crate::{advice::advised, progress::Progress};
 
 /// Losses: the smaller the better.
 pub(super) const DIRECTION: Direction = Direction::Minimize;
-/// Trial attribute: what it took.
+/// Trial attribute: its cost.
 pub(super) const COST: &str = "cost";
 /// Trial attribute: why it failed.
 pub(super) const REASON: &str = "reason";
-/// Study attribute: what the search is made of.
+/// Study attribute: the search's inputs.
 const BASIS: &str = "basis";
 /// Study attribute: its space.
 pub(super) const SPACE: &str = "space";
-/// Study attribute: how its trials are stopped.
+/// Study attribute: its early stopping.
 const EARLY_STOP: &str = "early_stop";
 /// Study attribute: its arm.
 pub(super) const ARM: &str = "arm";
 
-/// How often a worker says that it is alive.
+/// Interval of a worker's heartbeat.
 const ALIVE: Duration = Duration::from_secs(5);
-/// How long a worker on another machine may be silent before its trial is given
-/// up. A thread of its own says that it is alive, whatever the trial does.
+/// How long a worker on another machine may be silent before its trial is given up. The
+/// heartbeat has its own thread, independent of the trial.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How often a worker looks whether others have ended.
+/// How often a worker checks whether others have ended.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// How long it waits before it says for whom.
+/// How long it waits before it reports for whom.
 const QUIET: Duration = Duration::from_secs(2);
-/// How long a search that is interrupted has to come to an end by itself.
+/// How long an interrupted search may take to finish by itself.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
 /// Why a search ended.
@@ -64,7 +64,7 @@ const LAST_CALL: Duration = Duration::from_secs(5);
 pub enum Ended {
     /// It has its trials.
     Trials,
-    /// The time was over.
+    /// Its time was up.
     Time,
     /// No new best trial for long.
     NoImprovement,
@@ -91,9 +91,9 @@ pub struct Search<'a> {
     pub folder: &'a StudyFolder,
     /// What it is made of.
     pub record: &'a SearchRecord,
-    /// What all arms are told.
+    /// Settings of all arms.
     pub settings: &'a SearchSettings,
-    /// What this arm is.
+    /// This arm.
     pub arm: &'a Arm,
     /// Its space.
     pub space: SearchSpace,
@@ -235,7 +235,7 @@ impl Search<'_> {
         }
     }
 
-    /// When trials are given up: every draw of the baseline counts.
+    /// When trials are stopped early; never for the baseline, whose every draw counts.
     fn early_stop(&self) -> EarlyStop {
         match self.arm.varied {
             Varied::Baseline => EarlyStop::Off,
@@ -254,7 +254,7 @@ impl Search<'_> {
         let orphans = || self.folder.orphans(&study.trials()?, shared);
         let found = orphans()?;
         if found.unknown {
-            // Of workers elsewhere, silence is all that tells.
+            // Workers elsewhere are judged by silence alone.
             study.resume(SILENCE)?;
         }
         if found.gone.is_empty() {
@@ -264,7 +264,7 @@ impl Search<'_> {
         let _alone = self.folder.alone(Exclusive::Starting)?;
         let given = study.give_up(&orphans()?.gone)?;
         if !given.is_empty() {
-            tracing::info!("trials of workers that are gone are given up: {given:?}");
+            tracing::info!("giving up trials of dead workers: {given:?}");
         }
         Ok(())
     }
@@ -280,7 +280,7 @@ impl Search<'_> {
     ) -> Result<Option<(ActiveTrial<'s>, Configuration)>> {
         let _alone = self.folder.alone(Exclusive::Starting)?;
         if study.known_trials()?.is_empty() && self.arm.varied != Varied::Baseline {
-            // Known to be good: nothing that a search finds is worse.
+            // A known good start, so a search never ends worse.
             let layers = self.objective.dense.config.layers.len();
             study.enqueue_first(self.space.start(layers, self.arm.seed)?)?;
         }
@@ -435,7 +435,7 @@ fn late(stop: &AtomicBool, over: &AtomicBool) -> bool {
 /// A wait for the trials of others.
 struct Waiting {
     since: Instant,
-    /// What was said last.
+    /// The last message.
     said: Vec<(u64, bool)>,
 }
 
@@ -446,8 +446,8 @@ impl Default for Waiting {
 }
 
 impl Waiting {
-    /// Says, once it takes long, whose trials are waited for and until when: where
-    /// it changes, and once more for workers that are silent.
+    /// After a while, reports whose trials it is waiting for and until when: on changes, and
+    /// once more for silent workers.
     fn tell(&mut self, study: &Study, progress: &dyn Progress) -> Result<()> {
         if self.since.elapsed() < QUIET {
             return Ok(());
@@ -471,7 +471,7 @@ impl Waiting {
                     silent.as_secs(),
                     if is_silent(of) {
                         let left = SILENCE.saturating_sub(silent).as_secs();
-                        format!(", given up in {left} s unless it is heard of")
+                        format!(", given up in {left} s without a heartbeat")
                     } else {
                         String::new()
                     }
@@ -520,7 +520,7 @@ fn refuse_infeasible(trials: &[Arc<Trial>], wanted: u64) -> Result<()> {
     ))
 }
 
-/// Whether others gave a trial of this worker up, for they heard nothing of it.
+/// Whether others gave up a trial of this worker because it was silent.
 fn was_given_up(error: &anyhow::Error, number: u64) -> bool {
     error.chain().any(|cause| {
         matches!(

@@ -1,4 +1,4 @@
-//! Everything that a search is told.
+//! Settings of a search.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::space::{Extent, GivenSpace, Varied};
 use crate::settings::{CalibrationSettings, EvalSettings, RunSettings, TextSettings};
 
-/// What proposes configurations.
+/// Sampler of configurations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SamplerChoice {
@@ -19,7 +19,7 @@ pub enum SamplerChoice {
     Random,
 }
 
-/// When a trial is given up.
+/// Early stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EarlyStop {
@@ -42,14 +42,14 @@ adapruner_choice::choice!(EarlyStop, "early stopping", {
     Off => "off",
 });
 
-/// One way of searching.
+/// One search strategy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Arm {
-    /// What is searched at all.
+    /// The search space.
     pub extent: Extent,
     /// Which part of it varies.
     pub varied: Varied,
-    /// What proposes.
+    /// Sampler.
     pub sampler: SamplerChoice,
     /// Its seed.
     pub seed: u64,
@@ -73,7 +73,7 @@ impl Arm {
         format!("{}-{}", self.label(), self.seed)
     }
 
-    /// What proposes: nothing can be learnt for the baseline.
+    /// The sampler; random for the baseline, for which nothing can be learnt.
     pub fn sampler(&self) -> SamplerChoice {
         match self.varied {
             Varied::Baseline => SamplerChoice::Random,
@@ -99,7 +99,7 @@ pub struct SearchSettings {
     pub eval: EvalSettings,
     /// Windows of a chunk.
     pub chunk: usize,
-    /// Texts that are only reported on.
+    /// Test texts.
     pub tests: Vec<TextSettings>,
     /// Windows of each of them, spread over it.
     pub test_windows: usize,
@@ -107,15 +107,15 @@ pub struct SearchSettings {
     pub plan: PlanOptions,
     /// What a configuration file says of the space.
     pub space: GivenSpace,
-    /// When a trial is given up.
+    /// Early stopping.
     pub early_stop: EarlyStop,
-    /// Most minutes that trials are started in.
+    /// Minutes after which no trial is started.
     pub minutes: Option<f64>,
     /// Trials without a new best one after which the search ends.
     pub patience: Option<u64>,
     /// Local processes.
     pub workers: usize,
-    /// Most bytes of memory; `None` for what is there.
+    /// Memory limit in bytes; `None` for the machine's free memory.
     pub memory: Option<u64>,
     /// Whether texts may share passages.
     pub allow_overlap: bool,

@@ -34,15 +34,15 @@ pub enum Given {
 /// The table `space` of a configuration file.
 pub type GivenSpace = BTreeMap<Dimension, Given>;
 
-/// What is searched at all.
+/// The search space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Extent {
     /// Data, metric and where the model is cut.
     #[default]
     Full,
-    /// What the paper searches: data and metric; heads and channels alike are cut
-    /// in all but the layers that the literature spares.
+    /// What the paper searches: data and metric; heads and channels alike are cut in all layers
+    /// but those that the literature protects.
     Paper,
 }
 
@@ -78,8 +78,8 @@ pub enum Domain {
     Name(Vec<String>),
 }
 
-/// A resolved space. One that an earlier version wrote has the dimensions that came later
-/// where they stood then ([`Dimension::before`]).
+/// A resolved space. In a space from an earlier version, later dimensions have their value of
+/// that time ([`Dimension::before`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "StoredSpace")]
 pub struct SearchSpace {
@@ -221,8 +221,8 @@ impl SearchSpace {
         Ok(builder.build()?)
     }
 
-    /// Where a search begins ([`Dimension::start`]): a value of every dimension that is
-    /// searched, with samples drawn by `seed`.
+    /// The first trial ([`Dimension::start`]): a value for every searched dimension, with
+    /// samples drawn by `seed`.
     ///
     /// # Errors
     /// As [`SearchSpace::study_space`].
@@ -261,8 +261,7 @@ impl SearchSpace {
         Ok(self.study_space()?.check(&values)?)
     }
 
-    /// Most first layers that any configuration spares: what does not change in
-    /// some trial.
+    /// Maximum number of first layers that a configuration protects, and so leaves unchanged.
     pub fn most_protected(&self) -> usize {
         match self.domain(Dimension::ProtectFirst) {
             Domain::Fixed(Value::Number(n)) => *n as usize,
@@ -274,7 +273,7 @@ impl SearchSpace {
         }
     }
 
-    /// The configuration that a trial's values stand for.
+    /// The configuration that a trial's values encode.
     ///
     /// # Errors
     /// Values that are missing or of another kind: of a study with another space.
@@ -346,7 +345,7 @@ impl Dimension {
         if self == Self::AttentionShare { Value::Name(FREE.into()) } else { self.hand_set(at) }
     }
 
-    /// What is left of a domain where only a part of the space varies.
+    /// A domain restricted to the searched part of the space.
     fn restrict(self, domain: Domain, varied: Varied, at: &SpaceFor) -> Domain {
         let as_it_stands = |domain: Domain| match domain {
             Domain::Fixed(value) => Domain::Fixed(value),

@@ -1,13 +1,13 @@
-//! The studies of a folder, as they stand.
+//! The studies of a folder.
 
 use std::sync::Arc;
 
 use adapruner_study::{RandomSampler, Study, Trial};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     folder::StudyFolder,
-    outcome::{BestTrial, standing_for},
+    outcome::{BestTrial, ranked, standing_for},
     run::{ARM, DIRECTION, SPACE},
     settings::Arm,
     space::SearchSpace,
@@ -61,7 +61,7 @@ impl StoredStudy {
         let at = match name {
             Some(name) => match names.iter().position(|known| *known == name) {
                 Some(at) => at,
-                None => bail!("study {name}: not there, there are {}", names.join(", ")),
+                None => bail!("study {name}: does not exist, there are {}", names.join(", ")),
             },
             None => {
                 let ranked = studies.iter().enumerate().filter_map(|(at, study)| {
@@ -75,12 +75,27 @@ impl StoredStudy {
         Ok(studies.swap_remove(at))
     }
 
-    /// The trial that stands for it.
+    /// The trial that represents it.
     ///
     /// # Errors
     /// No complete trial.
     pub fn best(&self) -> Result<BestTrial> {
         standing_for(&self.name, &self.trials, &self.space)
+    }
+
+    /// The best `count` trials, the best first; fewer where fewer are complete.
+    ///
+    /// # Errors
+    /// No complete trial.
+    pub fn best_of(&self, count: usize) -> Result<Vec<BestTrial>> {
+        let ranked = ranked(&self.trials).into_iter().take(count);
+        let best = ranked.map(|(loss, trial)| {
+            let configuration = self.space.configuration(&trial.params)?;
+            Ok(BestTrial { number: trial.number, loss, configuration })
+        });
+        let best = best.collect::<Result<Vec<_>>>()?;
+        ensure!(!best.is_empty(), "study {}: no trial is complete", self.name);
+        Ok(best)
     }
 
     /// The trial of this number.

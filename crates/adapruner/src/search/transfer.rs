@@ -1,5 +1,5 @@
-//! Using what a search found: on its own model, or on another of the family
-//! without a new search (the paper's LLaMA → Vicuna).
+//! Applies the result of a search to its own model, or to another of the family without a new
+//! search (the paper's LLaMA → Vicuna).
 
 use adapruner_checkpoint::Checkpoint;
 use adapruner_model::{Decoder, Placement, Residency};
@@ -21,13 +21,13 @@ use crate::{
     statistics::{Wanted, collect_streamed},
 };
 
-/// A configuration as a plan for a model, and what could not be carried over.
+/// A configuration as a plan for a model, with the settings that could not be transferred.
 pub struct Applied {
     /// The plan.
     pub plan: PrunePlan,
-    /// The scores that it was made by.
+    /// The scores behind it.
     pub scores: Scores,
-    /// What is not as it was in the search.
+    /// Differences from the search.
     pub notes: Vec<String>,
 }
 

@@ -11,8 +11,8 @@
 //! | `report.html` | the page of the study, the recovery and the models |
 //! | `run.json` | the manifest: every stage's command, time, inputs and result |
 //!
-//! A stage is done when the manifest says so with the same [`Fingerprint`]; else
-//! it runs again, and whatever can be resumed in it is.
+//! A stage is done if the manifest lists it with the same [`Fingerprint`]. Otherwise it runs
+//! again and resumes what can be resumed.
 
 mod record;
 mod stage;

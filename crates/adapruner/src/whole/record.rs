@@ -1,4 +1,4 @@
-//! `run.json`: which stages are done, by what, and what came of them.
+//! `run.json`: which stages are done, from which inputs, and their results.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,8 +46,8 @@ pub static RUN: StateKind = StateKind {
     ],
 };
 
-/// Digest of all that decides what a stage makes: version, model, command, the
-/// tables it reads, the files that these name, and the stages before it.
+/// Digest of everything that decides a stage's result: version, model, command, the tables it
+/// reads, the files that these name, and the stages before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint(Digest);
 
@@ -104,11 +104,11 @@ pub struct Finished {
     pub stage: String,
     /// The command that did it.
     pub command: Vec<String>,
-    /// What it was made from.
+    /// Its inputs.
     pub fingerprint: Fingerprint,
     /// Wall-clock seconds; of the last run only, where a stage was resumed.
     pub seconds: f64,
-    /// What the command said.
+    /// The command's output.
     pub result: Value,
 }
 
@@ -148,15 +148,14 @@ impl RunRecord {
         Ok(folder.write(RECORD, &sealed::json(self)?)?)
     }
 
-    /// What came of a stage, if it is done and nothing it was made from has
-    /// changed since.
+    /// The result of a stage, if it is done and its inputs have not changed since.
     pub fn done(&self, stage: &Stage, fingerprint: &Fingerprint) -> Option<&Finished> {
         let finished = self.stages.iter().find(|f| f.stage == stage.name.to_string())?;
         let there = stage.output.as_ref().is_none_or(|output| output.exists());
         (finished.fingerprint == *fingerprint && there).then_some(finished)
     }
 
-    /// Adds what came of a stage; later ones are no longer done.
+    /// Records the result of a stage; later stages are then no longer done.
     pub fn finish(&mut self, name: StageName, finished: Finished) {
         self.stages.retain(|f| f.stage.parse::<StageName>().is_ok_and(|other| other < name));
         self.stages.push(finished);

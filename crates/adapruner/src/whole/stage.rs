@@ -1,4 +1,4 @@
-//! Which stages there are and what each is told.
+//! The stages and their commands.
 
 use std::{
     ffi::OsString,
@@ -10,14 +10,14 @@ use anyhow::{Result, ensure};
 use super::record::COMPARISON;
 use crate::advice::advised;
 
-/// A stage of the whole.
+/// A stage of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StageName {
     /// Finds samples, metric and cut.
     Search,
     /// Prunes once: by the best trial, or without a search by the settings.
     Prune,
-    /// Gives back what pruning took.
+    /// Fine-tunes the pruned model.
     Recover,
     /// Measures the dense, the pruned and the recovered model side by side.
     Evaluate,
@@ -69,11 +69,11 @@ pub struct Pipeline {
     pub config: PathBuf,
     /// The dense model.
     pub model: PathBuf,
-    /// Folder of everything that is made.
+    /// Folder of all outputs.
     pub out: PathBuf,
     /// Stages, in their order, each once.
     pub stages: Vec<StageName>,
-    /// Texts to measure on, that no earlier stage may see.
+    /// Test texts, which no earlier stage may see.
     pub tests: Vec<String>,
     /// Whether earlier stages may see them in part.
     pub allow_overlap: bool,
@@ -143,7 +143,7 @@ impl Pipeline {
         ensure!(!self.stages.is_empty(), "stages: at least 1 expected, 0 found");
         if let Some(pair) = self.stages.windows(2).find(|pair| pair[0] >= pair[1]) {
             return Err(advised(
-                format!("stages: {} stands before {}", pair[0], pair[1]),
+                format!("stages: {} comes before {}", pair[0], pair[1]),
                 "their order is search, prune, recover, evaluate, report, each at most once",
             ));
         }
@@ -154,7 +154,7 @@ impl Pipeline {
         ] {
             if self.has(stage) && !self.has(needs) {
                 return Err(advised(
-                    format!("stages: {stage} is there, but not {needs}, which it needs"),
+                    format!("stages: {stage} needs {needs}, which is missing"),
                     "stages = [\"search\", \"prune\", \"recover\", \"evaluate\", \"report\"] is the whole",
                 ));
             }
@@ -187,7 +187,7 @@ impl Pipeline {
         self.stages.iter().map(|&name| self.command(name)).collect()
     }
 
-    /// A command that is told the texts it must not use.
+    /// A command with the test texts that it must not use.
     fn tested(&self, command: Arguments) -> Arguments {
         let command = command.each("--test", &self.tests);
         if self.allow_overlap { command.and("--allow-overlap") } else { command }

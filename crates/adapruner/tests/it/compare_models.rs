@@ -48,7 +48,7 @@ fn models_side_by_side() {
     let kept = number(perplexity, "values", 0) / number(perplexity, "values", 1);
     assert!((number(perplexity, "percent", 1) - 100.0 * kept).abs() < 1e-9);
     let ratio = report["latency"][1]["ratios"][0]["decode_tokens_per_second"]["median"].as_f64();
-    let shown = number(row("tokens made a second"), "percent", 1);
+    let shown = number(row("generated tokens per second"), "percent", 1);
     assert!((shown - 100.0 * ratio.unwrap()).abs() < 1e-9);
     assert_eq!(report["notes"], serde_json::json!([]));
 

@@ -240,7 +240,7 @@ fn what_cannot_be_correlated_is_refused() {
         ("--tasks piqa --trials 1", "at least 2 expected, 1 found"),
         ("--tasks piqa --ratios 0.2,1.5", "numbers between 0 and 1 expected, 1.5 found"),
         ("--tasks piqa --limit 0", "limit"),
-        ("--tasks piqa --study-name other", "study other: not there"),
+        ("--tasks piqa --study-name other", "study other: does not exist"),
         ("--tasks piqa --dtype bf16", "the dtype was f32, now bf16"),
     ] {
         let refused = small.fail(&line(more));

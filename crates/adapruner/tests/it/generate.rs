@@ -61,7 +61,7 @@ fn the_chat_template_is_used_unless_raw() {
     assert_eq!(raw["prompt"]["text"], "Hi");
     assert!(raw["prompt_tokens"].as_u64() < report["prompt_tokens"].as_u64());
     let error = fail(&format!("{line} --raw --system Brief"), &paths);
-    assert!(error.contains("a raw prompt has no place for it"), "{error}");
+    assert!(error.contains("not used by a raw prompt"), "{error}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod config_file;
 mod correlate;
 mod depth;
 mod digests;
+mod docs;
 mod families;
 mod generate;
 #[cfg(unix)]

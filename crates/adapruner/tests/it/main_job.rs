@@ -315,7 +315,7 @@ fn what_remains_is_fitted_to_make_up_for_what_is_gone() {
     let line = "apply {model} --plan {plan} --save-dtype f32 --compensate-text {calibration}";
     let shown = succeed(&format!("{line} {fit} --out {{again}}"), &paths);
     assert!(shown.contains("matrices fitted on 21 samples of 64 tokens"), "{shown}");
-    assert!(shown.contains("on 3 others"), "{shown}");
+    assert!(shown.contains("on 3 held-out samples"), "{shown}");
     assert!((perplexity(&again, &text) / with - 1.0).abs() < SAME);
     // As biases: every format carries them.
     let biased = dir.path().join("biased");

@@ -275,6 +275,33 @@ fn plans_and_trials_that_were_made_before_are_learned_on() {
     assert_eq!(widths(&manifest), widths(&searched));
     let outcome = &manifest["masks"]["outcome"];
     assert!(number(outcome, "/held_out_after") <= number(outcome, "/held_out_before"), "{outcome}");
+
+    // For several trials: ranked again by what learning came to, and the best one applied.
+    assert!(manifest["learned_trials"].is_null());
+    let line = format!("apply {{model}} --study {{study}} {learn}");
+    let best = json(&format!("{line} --learn-top 3"), &paths);
+    let tried = best["learned_trials"].as_array().unwrap();
+    let searched: Vec<f64> = tried.iter().map(|of| number(of, "/loss")).collect();
+    assert!(tried.len() > 1 && searched.is_sorted(), "{tried:?}");
+    assert_eq!(tried[0]["trial"], manifest["study"]["trial"]);
+    assert_eq!(tried[0]["held_out_after"], outcome["held_out_after"]);
+    let after = |of: &&Value| number(of, "/held_out_after");
+    let least = tried.iter().min_by(|a, b| after(a).total_cmp(&after(b))).unwrap();
+    assert_eq!(best["study"]["trial"], least["trial"]);
+    let alone = json(&format!("{line} --trial {}", least["trial"]), &paths);
+    assert_eq!(alone["plan"], best["plan"]);
+    for (options, message) in [
+        ("--learn-top 0", "at least 1 trial"),
+        ("--learn-top 2 --masks-state {first}", "is that of one trial"),
+        ("--learn-top 2 --learn-masks 0", "no masks are learned"),
+    ] {
+        let line = line.replace("--learn-masks 6", "");
+        let steps = if options.contains("learn-masks") { "" } else { "--learn-masks 6" };
+        let error = fail(&format!("{line} {steps} {options}"), &paths);
+        assert!(error.contains(message), "{options}: {error}");
+    }
+    let error = fail(&format!("apply {{model}} --plan {{plan}} {learn} --learn-top 2"), &paths);
+    assert!(error.contains("no trials of a study"), "{error}");
 }
 
 #[test]

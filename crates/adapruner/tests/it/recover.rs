@@ -207,7 +207,7 @@ fn blocks_are_matched_where_attention_is_gone_too() {
     succeed(line, &paths);
     let line = LINE.replace("{model}", "{small}") + " --max-steps 12 --teacher {model}";
     let said = succeed(&format!("{line} --match-hidden 2"), &paths);
-    assert!(said.contains("ran along, the outputs of all blocks matched, weight 2"), "{said}");
+    assert!(said.contains("ran in every step, block outputs matched with weight 2"), "{said}");
     let entries = log(&out.join("training.jsonl"));
     let hidden = |at: usize| entries[at]["hidden_loss"].as_f64().unwrap();
     assert!(hidden(11) < hidden(1), "{} → {}", hidden(1), hidden(11));

@@ -470,7 +470,7 @@ fn a_machine_that_dies_is_told_of() {
     assert_eq!(number(&found, "/failed"), 1.0);
     let said = stderr(&output);
     assert!(said.contains("waiting for trial 0 of"), "{said}");
-    assert!(said.contains("given up in") && said.contains("unless it is heard of"), "{said}");
+    assert!(said.contains("given up in") && said.contains("without a heartbeat"), "{said}");
 }
 
 #[cfg(feature = "redis")]

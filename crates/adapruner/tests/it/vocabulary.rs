@@ -195,7 +195,10 @@ fn what_cannot_be_is_refused() {
         ("--vocab 400 --vocab-text {corpus} --vocab-multiple-of 0", "vocab-multiple-of"),
         ("--vocab auto --vocab-text {corpus} --vocab-tolerance 1.5", "vocab-tolerance"),
         ("--vocab 400", "vocab-text: missing"),
-        ("--vocab-text {corpus} --ratio 0.2 --calibration {corpus}", "the whole vocabulary stays"),
+        (
+            "--vocab-text {corpus} --ratio 0.2 --calibration {corpus}",
+            "has no effect without --vocab",
+        ),
         ("--vocab 400 --vocab-text {corpus} --compensate", "only tokens are removed"),
         ("--vocab 400 --vocab-text {text} --text {text}", "the vocabulary is chosen by it"),
     ] {

@@ -289,8 +289,8 @@ fn a_run_waits_for_the_stage_of_an_earlier_one() {
 #[test]
 fn files_that_do_not_say_enough_are_refused() {
     for (stages, expected) in [
-        (r#""prune", "search""#, "stands before"),
-        (r#""search", "recover""#, "not prune"),
+        (r#""prune", "search""#, "comes before"),
+        (r#""search", "recover""#, "recover needs prune"),
         (r#""bake""#, "unknown stage"),
         ("", "at least 1"),
     ] {

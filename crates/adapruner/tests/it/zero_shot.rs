@@ -42,8 +42,7 @@ fn results_have_the_layout_of_the_harness_and_say_what_they_are_of() {
     assert_eq!(right, 3);
 
     let shown = succeed(&line, &paths);
-    for words in
-        ["boolq", "8 of 8", "0.3750 ± 0.1830", "as the literature takes it", "word perplexity"]
+    for words in ["boolq", "8 of 8", "0.3750 ± 0.1830", "as in the literature", "word perplexity"]
     {
         assert!(shown.contains(words), "{words}: {shown}");
     }
@@ -78,12 +77,12 @@ fn what_cannot_be_asked_is_refused() {
     ];
     for (line, expected) in [
         ("--tasks hellaswga --data-dir {data}", "did you mean hellaswag?"),
-        ("--tasks piqa,piqa --data-dir {data}", "task piqa: named twice"),
+        ("--tasks piqa,piqa --data-dir {data}", "task piqa: given twice"),
         ("--tasks piqa --data-dir {dir}", "hint: name the folder of the data sets"),
         ("--tasks piqa", "no data folder was given"),
         ("--task-file {own}", "own.toml: TOML parse error"),
         ("--tasks piqa --data-dir {data} --limit 0", "expected at least one question"),
-        ("", "or tasks: --tasks boolq,piqa"),
+        ("", "or tasks, --tasks boolq,piqa"),
     ] {
         let line = format!("eval {{model}} {line} --log-samples {{log}}");
         let output = command(words(&line, &paths)).output().unwrap();

@@ -1,8 +1,8 @@
 //! JSON: records with a text field (one after another, or in one array), and
 //! arrays of token ids.
 //!
-//! Only what is needed is kept; other fields are gone over. A record may be of
-//! any length: its text goes to the store part by part.
+//! Only needed fields are kept; others are skipped. A record may have any length: its text goes
+//! to the store part by part.
 
 pub mod records;
 mod scan;

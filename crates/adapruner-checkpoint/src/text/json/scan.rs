@@ -1,8 +1,8 @@
-//! A scanner of JSON that holds no more of a file than a piece of it.
+//! A JSON scanner that holds only a piece of a file in memory.
 //!
-//! It takes what is needed out of a record and goes over the rest, in which it
-//! also takes what other programs write though no standard has it: `NaN`,
-//! `Infinity`, `-Infinity` and surrogates without their other half.
+//! It extracts the needed fields of a record and skips the rest, in which it also accepts
+//! non-standard values that other programs write: `NaN`, `Infinity`, `-Infinity` and surrogates
+//! without their other half.
 
 use std::{fmt::Display, path::Path};
 
@@ -18,7 +18,7 @@ const KEY: usize = 1 << 12;
 /// Characters of a number that are kept.
 const NUMBER: usize = 32;
 
-/// What becomes of an escape that stands for half a character.
+/// What to do with an escape for half a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lone {
     /// It is an error.

@@ -1,16 +1,15 @@
 //! Conversations as the text a model was trained on, by its own chat template.
 //!
-//! A template is Jinja as transformers runs it: blocks swallow the line end
-//! behind them and the indentation before them, strings have Python's methods
-//! and its `%`, `raise_exception` refuses a conversation, `tojson` is Python's,
-//! and the named tokens are at hand as `bos_token`, `eos_token`, `pad_token` and
-//! `unk_token`. `strftime_now` knows one day, 26 July 2024: the same data are the
-//! same tokens tomorrow.
+//! A template is Jinja as transformers runs it: blocks swallow the line end behind them and the
+//! indentation before them, strings have Python's methods and its `%`, `raise_exception`
+//! refuses a conversation, `tojson` is Python's, and the named tokens are available as
+//! `bos_token`, `eos_token`, `pad_token` and `unk_token`. `strftime_now` always returns 26 July
+//! 2024, so the same data give the same tokens tomorrow.
 //!
-//! Templates are files that were fetched from anywhere: what they make is
-//! bounded in depth and size, and so is the work.
+//! Templates are untrusted files: their values are bounded in depth and size, and so is their
+//! work.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | `guarded` | the template with a bound around all that grows |
 //! | `bounds` | how deep and how large values may be |

@@ -30,11 +30,10 @@ fn changed(
     let path = to.path().join("config.json");
     let mut config: Json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     for (key, value) in keys.as_object().unwrap() {
-        match value {
-            Json::Null => {
-                config.as_object_mut().unwrap().remove(key);
-            }
-            value => config[key] = value.clone(),
+        if value.is_null() {
+            config.as_object_mut().unwrap().remove(key);
+        } else {
+            config[key] = value.clone();
         }
     }
     std::fs::write(&path, config.to_string()).unwrap();

@@ -262,9 +262,7 @@ fn pointers_of_git_lfs_say_what_they_are() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     let says = |error: Error, name: &str| {
         let text = error.to_string();
-        assert!(
-            text.ends_with(&format!("{name}: a Git LFS pointer, not the file that it stands for"))
-        );
+        assert!(text.ends_with(&format!("{name}: a Git LFS pointer, not the file itself")));
         assert!(error.hint().unwrap().contains("git lfs pull"));
     };
     for name in ["model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"] {

@@ -1,19 +1,18 @@
 //! A Bayesian linear surrogate: what each item adds to the objective.
 //!
-//! The badness, brought to mean 0 and deviation 1, is taken for
+//! The badness, standardised, is modelled as
 //!
 //! ```text
 //! y = level + Σᵢ (aᵢ + Σⱼ dᵢⱼ xⱼ) (1[i ∈ S] − |S|/P) + Σⱼ bⱼ xⱼ + Σⱼₖ cⱼₖ xⱼxₖ + ε
 //! ```
 //!
-//! with x the numbers of the trial scaled to −1…1 (choices as indicators) and
-//! normal priors of mean 0 on all effects. The numbers by themselves are there so
-//! that their effect is not taken for that of items; how they change the noise is
-//! not modelled. The products dᵢⱼ let an item be worth more beside some numbers
-//! than beside others: the n items are those of the smallest effects
-//! aᵢ + Σⱼ dᵢⱼ xⱼ beside the numbers that are proposed with them, in a damped
-//! Thompson draw, mean + 0.3 · (draw − mean): the whole draw explores far too much
-//! where there are more items than trials.
+//! with x the numbers of the trial scaled to −1…1 (choices as indicators) and normal priors of
+//! mean 0 on all effects. The numbers have terms of their own so that their effect is not
+//! attributed to items; how they change the noise is not modelled. The products dᵢⱼ let an item
+//! be worth more beside some numbers than beside others: the n items are those of the smallest
+//! effects aᵢ + Σⱼ dᵢⱼ xⱼ beside the numbers that are proposed with them, in a damped Thompson
+//! draw, mean + 0.3 · (draw − mean): the full draw explores far too much if there are more
+//! items than trials.
 
 use std::collections::BTreeMap;
 
@@ -153,7 +152,7 @@ impl LinearModel {
     }
 }
 
-/// What the badness of a trial is taken for.
+/// The modelled badness of a trial.
 struct Targets {
     direction: Direction,
     /// Of the complete trials, in order.

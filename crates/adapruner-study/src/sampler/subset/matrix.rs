@@ -1,4 +1,4 @@
-//! The little linear algebra that the surrogate needs.
+//! Linear algebra for the surrogate.
 
 /// The lower triangle L of a symmetric positive definite matrix L Lᵀ.
 #[derive(Debug, Clone)]

@@ -1,17 +1,17 @@
-//! Choosing some of a pool of items.
+//! Sampling subsets of a pool of items.
 //!
 //! Notation: P items, of which a trial has the set S of n; w weights of trials
 //! by age; `badness` the objective with the sign that makes small good.
 //!
-//! Encoded as categories, booleans or keys, subsets are beyond TPE: it hardly
-//! beats random search. Two models do:
+//! With subsets encoded as categories, booleans or keys, TPE hardly beats random search. Two
+//! models do:
 //!
-//! - [`odds`]: how much more often an item is in good trials than in bad ones.
-//!   Right from the start, and asks nothing of the objective but an order.
+//! - [`odds`]: how much more often an item is in good trials than in bad ones. Works from the
+//!   start, and needs only an order of trials.
 //! - [`linear`]: what an item adds to the objective, by Bayesian linear
 //!   regression. Better once there are some forty trials, and under noise.
 //!
-//! By default the first one hands over to the second.
+//! By default the first is used early and the second later.
 
 pub mod linear;
 mod matrix;

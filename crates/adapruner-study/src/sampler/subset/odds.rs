@@ -1,7 +1,6 @@
 //! TPE over inclusion: which items good trials have.
 //!
-//! The share of trials of one side that have item i, weighted by age and
-//! shrunk to what chance gives,
+//! The share of trials of one side that have item i, weighted by age and shrunk towards chance,
 //!
 //! ```text
 //! p(i) = (n · Σ w·1[i ∈ S]/|S| + κ·n/P) / (Σ w + κ)

@@ -1,4 +1,4 @@
-//! Multivariate TPE, as Optuna 5 does it, with subsets.
+//! Multivariate TPE as in Optuna 5, with subsets.
 //!
 //! The tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011; its
 //! components are taken apart by Watanabe, arXiv 2304.11127) models where good
@@ -8,8 +8,8 @@
 //! - The first trials (10) are random.
 //! - Numbers and choices: [`split()`] and [`ParzenEstimator`], the best of 24
 //!   candidates. Densities are Optuna's to rounding; random streams are not.
-//! - Where all parameters are numbers, the best of 128: measured, that finds
-//!   better ones sooner (README), while choices get stuck at the first good one.
+//! - If all parameters are numbers, the best of 128: this finds better ones sooner (README),
+//!   while choices get stuck at the first good one.
 //! - Parameters that every finished trial has are sampled together, others
 //!   (those that depend on a choice) one by one.
 //! - Running trials count as bad (the constant liar), so that parallel workers

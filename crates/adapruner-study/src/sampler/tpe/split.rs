@@ -1,4 +1,4 @@
-//! Which trials are good, and how much each counts.
+//! Splits trials into good and bad, with weights.
 
 use std::cmp::Ordering;
 

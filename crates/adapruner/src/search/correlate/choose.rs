@@ -1,4 +1,4 @@
-//! Which trials are measured, at which ratios.
+//! Chooses trials and ratios to measure.
 
 use anyhow::{Context, Result, ensure};
 
@@ -12,15 +12,14 @@ pub struct Wanted {
     /// Its loss in the search; of one that was stopped early that of the chunks
     /// it got to.
     pub search_loss: f64,
-    /// What it tried.
+    /// Its configuration.
     pub configuration: Configuration,
     /// Share of all parameters to remove.
     pub ratio: f64,
 }
 
-/// So many trials of a study, spread over its losses; all of them where there are
-/// no more. Those that were stopped early are among them: they are the worse half
-/// of what was tried.
+/// Chooses a number of trials, spread over the study's losses, or all of them if there are no
+/// more. Trials that were stopped early are included, because they are the worse half.
 ///
 /// The best trial and the first one (of a joint search the hand setting) always
 /// are. Then, again and again, the trial that is farthest from all chosen ones

@@ -1,4 +1,4 @@
-//! Correlations of losses with accuracies, and what they say.
+//! Correlations of losses with accuracies, and verdicts.
 //!
 //! A loss is a guide to an accuracy if models that lose less are right more
 //! often: the *strength* of a pair is minus its Spearman coefficient, and its
@@ -24,16 +24,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{Figures, Point};
 
-/// The least lower bound of a good guide.
+/// Minimum lower bound of a good guide.
 const GOOD: f64 = 0.5;
-/// The least share of an accuracy's variance that must be more than error.
+/// Minimum share of an accuracy's variance that standard errors do not explain.
 const RELIABLE: f64 = 0.5;
-/// Models that a ratio must have for its correlations to be shown.
+/// Minimum number of models of a ratio for correlations within it.
 const SHOWN: usize = 5;
 /// Name of the seven-task mean.
 pub const MEAN: &str = "mean of seven";
 
-/// What a pair says.
+/// Verdict on a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {

@@ -1,5 +1,4 @@
-//! Models of a study, measured one by one and kept, so that a run that was
-//! killed goes on where it stopped.
+//! Measures models of a study one by one and saves each, so a killed run resumes.
 
 use std::{
     path::Path,
@@ -39,7 +38,7 @@ pub struct TextLoss {
 pub struct TaskFigure {
     /// The task.
     pub task: String,
-    /// What is counted as right, as the literature has it.
+    /// The metric that the literature uses.
     pub metric: Metric,
     /// Share of the questions.
     pub value: f64,
@@ -81,7 +80,7 @@ pub enum Outcome {
 /// A model and what was measured of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Point {
-    /// Number of its trial; none of the model as it was.
+    /// Number of its trial; none for the dense model.
     pub trial: Option<u64>,
     /// The trial's loss in the search.
     pub search_loss: Option<f64>,
@@ -112,7 +111,7 @@ struct Kept {
     point: Point,
 }
 
-/// What measuring a model takes.
+/// The work of measuring a model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Work {
     /// Tokens of every text and task.
@@ -130,7 +129,7 @@ pub struct Work {
 
 /// The points of a run.
 pub struct Finished {
-    /// The model as it was.
+    /// The dense model.
     pub dense: Point,
     /// The pruned models that were measured or skipped, in their order.
     pub points: Vec<Point>,
@@ -155,7 +154,7 @@ pub struct Correlate<'a> {
 }
 
 impl Correlate<'_> {
-    /// All that a point depends on.
+    /// All inputs of a point.
     fn basis(&self, wanted: Option<&Wanted>) -> Result<Value> {
         let tests: Vec<&Digest> = self.tests.iter().map(|text| &text.digest).collect();
         Ok(json!({
@@ -237,8 +236,8 @@ impl Correlate<'_> {
         })
     }
 
-    /// Measures what is not measured yet; every point is kept at once, so that a
-    /// run that ends in between loses one model at most.
+    /// Measures the remaining models and saves every point at once, so an interrupted run loses
+    /// one model at most.
     ///
     /// # Errors
     /// Damaged weights or points, no memory, a full disk. What cannot be pruned

@@ -1,12 +1,12 @@
-//! Whether losses tell what pruned models can do: models of a study, their
-//! losses on texts held against their accuracies on tasks.
+//! How well losses predict what pruned models can do: correlates losses on texts with
+//! accuracies on tasks over models of a study.
 //!
 //! Trials are chosen over the whole spread of the search's losses, each is
 //! pruned to one or several ratios, and every model is measured on the
 //! search-evaluation text, on test texts and on tasks. Losses are in nats per
 //! predicted token (log-perplexities), accuracies shares of questions.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | [`choose`] | which trials, at which ratios |
 //! | [`measure`] | their models, measured one by one and kept |
@@ -41,7 +41,7 @@ pub const CORRELATE_VERSION: u32 = 1;
 /// models, whatever trial they were of.
 pub const JUDGED_VERSION: u32 = 2;
 
-/// What `correlate` is told.
+/// Settings of `correlate`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CorrelateSettings {
     /// Where models run.
@@ -69,7 +69,7 @@ pub struct CorrelateSettings {
     pub seed: u64,
 }
 
-/// How well losses tell accuracies: `results/correlate/NAME.json`.
+/// Correlations of losses and accuracies: `results/correlate/NAME.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Correlations {
     /// [`JUDGED_VERSION`].
@@ -84,20 +84,20 @@ pub struct Correlations {
     pub tests: Vec<TokensRecord>,
     /// Which questions of each task.
     pub selection: Selection,
-    /// The model as it was; it is not part of the correlations.
+    /// The dense model; it is not part of the correlations.
     pub dense: Point,
     /// The pruned models.
     pub points: Vec<Point>,
     /// Every loss against every accuracy.
     #[serde(default)]
     pub pairs: Vec<Pair>,
-    /// What they say, plainly.
+    /// Verdicts in words.
     pub sentences: Vec<String>,
     /// Resamples of the intervals, and random permutations.
     pub resamples: usize,
     /// Their seed.
     pub seed: u64,
-    /// What was typed.
+    /// The command line.
     pub command: String,
 }
 
