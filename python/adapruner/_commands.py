@@ -552,6 +552,7 @@ def prune(
     fast: bool | None = None,
     ratio: Value | bool | None = None,
     target_params: Value | bool | None = None,
+    target_size: Value | bool | None = None,
     layout: Value | bool | None = None,
     protect: Value | bool | None = None,
     attention_share: Value | bool | None = None,
@@ -568,6 +569,8 @@ def prune(
     stats: Value | bool | None = None,
     importance: Value | bool | None = None,
     grouping: Value | bool | None = None,
+    drop_layers: Value | bool | None = None,
+    drop_layers_by: Value | bool | None = None,
     vocab: Value | bool | None = None,
     vocab_text: Value | Sequence[Value] | None = None,
     vocab_multiple_of: Value | bool | None = None,
@@ -586,6 +589,7 @@ def prune(
     mask_spread: Value | bool | None = None,
     mask_every: Value | bool | None = None,
     mask_patience: Value | bool | None = None,
+    learn_top: Value | bool | None = None,
     masks_state: Value | bool | None = None,
     compensate: Value | bool | None = None,
     compensate_text: Value | bool | None = None,
@@ -616,10 +620,11 @@ def prune(
     """Remove a share of a model's parameters and write what remains.
 
     Whole feed-forward channels and attention heads are scored on a calibration set, the least
-    important ones are removed, and the rest is an ordinary dense model. Which channels stay is
-    then learned by gradient, unless --fast is given. Options that are not given are filled in
-    with what measured best; the result says which. Perplexity is measured before and after, on
-    --text or else on calibration samples that nothing was chosen by.
+    important ones are removed, and the rest is an ordinary dense model; whole layers go with
+    --drop-layers, tokens with --vocab. Which channels stay is then learned by gradient, unless
+    --fast is given. Options that are not given are filled in with what measured best; the
+    result says which. Perplexity is measured before and after, on --text or else on calibration
+    samples that nothing was chosen by.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
@@ -633,6 +638,9 @@ def prune(
         fifth
         target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000
         [prune]
+        target_size: Maximum bytes of the written model, instead of --ratio: 80MB, 1.5GiB or a
+        number; of model.gguf if --format includes gguf, otherwise of all files of the folder
+        [prune]
         layout: per-layer (widths differ between layers) or uniform (one width for all layers:
         an ordinary model of its architecture) [default: per-layer]
         protect: Do not cut the first A and last B layers [default: 0,0; prune: an eighth and a
@@ -640,14 +648,16 @@ def prune(
         attention_share: Share of the removed parameters that comes from attention, 0 to 1, or
         "free" to cut heads and channels by the same ratio [default: 0]
         multiple_of: Round feed-forward widths to multiples of N: 32 for quantised GGUF rows,
-        256 for K-quants [default: 1]
+        256 for K-quants [default: 1; prune: what a quantised --gguf-type needs]
         kv_mode: Attention units to remove: groups (whole key-value groups) or query-heads (one
         query head of every group) [default: groups]
         drop_attention: Remove the whole attention sublayer of these layers
         allocation: How to spread the cut over layers: local (the same ratio in every layer),
         curve:linear=X,quadratic=Y (ratios follow a curve over depth), global (one ranking over
         all layers) or global:NORMALISATION (none, mean, max, sum, rank, or standard, as in
-        FLAP) [default: local]
+        FLAP); prune also: measured (step by step, the part with the smallest loss increase on
+        calibration samples per parameter: channels of a layer, its attention, or the whole
+        layer) [default: local]
         sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
@@ -674,6 +684,13 @@ def prune(
         (or flap) gives an activation metric a weight of 0.3 in the blend
         grouping: How to reduce the rows and columns of a unit to one score: sum, mean, max or
         prod [default: sum]
+        drop_layers: Remove whole layers: the N cheapest, or the given ones (20,22 or 20-23;
+        20-20 for one). They count towards --ratio; without --ratio the other layers stay
+        unchanged. All formats support the result, because the remaining layers stay alike
+        drop_layers_by: How to choose layers: loss (one after the other, each time the one whose
+        removal increases the loss of calibration samples least; about as many passes as the
+        model has layers) or influence (those that change the hidden states least, as in
+        ShortGPT; one pass) [default: loss; with --fast: influence]
         vocab: Trim the vocabulary to the N tokens that your texts need most, or "auto" for the
         fewest that --vocab-tolerance allows. Bytes, special and added tokens and those of the
         chat template always stay, so every text can still be encoded. The tokenizer, embedding,
@@ -709,6 +726,8 @@ def prune(
         change [default: 1]
         mask_every: Steps between measurements on the held-out samples [default: 20]
         mask_patience: Stop after N measurements without a lower loss [default: 3]
+        learn_top: Learn masks for the K best trials of the study, and keep the trial whose
+        masks have the lowest loss on the held-out samples [apply --study; default: 1]
         masks_state: Folder for the state, saved at every measurement; after a stop the same
         command resumes from it, with the same result
         compensate: Compensate in closed form for the removed units, as far as it lowers the
@@ -766,6 +785,7 @@ def prune(
             ("--fast", "switch", fast),
             ("--ratio", "value", ratio),
             ("--target-params", "value", target_params),
+            ("--target-size", "value", target_size),
             ("--layout", "value", layout),
             ("--protect", "value", protect),
             ("--attention-share", "value", attention_share),
@@ -782,6 +802,8 @@ def prune(
             ("--stats", "value", stats),
             ("--importance", "value", importance),
             ("--grouping", "value", grouping),
+            ("--drop-layers", "value", drop_layers),
+            ("--drop-layers-by", "value", drop_layers_by),
             ("--vocab", "value", vocab),
             ("--vocab-text", "repeated", vocab_text),
             ("--vocab-multiple-of", "value", vocab_multiple_of),
@@ -800,6 +822,7 @@ def prune(
             ("--mask-spread", "value", mask_spread),
             ("--mask-every", "value", mask_every),
             ("--mask-patience", "value", mask_patience),
+            ("--learn-top", "value", learn_top),
             ("--masks-state", "value", masks_state),
             ("--compensate", "value", compensate),
             ("--compensate-text", "value", compensate_text),
@@ -850,6 +873,7 @@ def search(
     allow_overlap: bool | None = None,
     ratio: Value | bool | None = None,
     target_params: Value | bool | None = None,
+    target_size: Value | bool | None = None,
     layout: Value | bool | None = None,
     protect: Value | bool | None = None,
     attention_share: Value | bool | None = None,
@@ -919,6 +943,9 @@ def search(
         fifth
         target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000
         [prune]
+        target_size: Maximum bytes of the written model, instead of --ratio: 80MB, 1.5GiB or a
+        number; of model.gguf if --format includes gguf, otherwise of all files of the folder
+        [prune]
         layout: per-layer (widths differ between layers) or uniform (one width for all layers:
         an ordinary model of its architecture) [default: per-layer]
         protect: Do not cut the first A and last B layers [default: 0,0; prune: an eighth and a
@@ -926,14 +953,16 @@ def search(
         attention_share: Share of the removed parameters that comes from attention, 0 to 1, or
         "free" to cut heads and channels by the same ratio [default: 0]
         multiple_of: Round feed-forward widths to multiples of N: 32 for quantised GGUF rows,
-        256 for K-quants [default: 1]
+        256 for K-quants [default: 1; prune: what a quantised --gguf-type needs]
         kv_mode: Attention units to remove: groups (whole key-value groups) or query-heads (one
         query head of every group) [default: groups]
         drop_attention: Remove the whole attention sublayer of these layers
         allocation: How to spread the cut over layers: local (the same ratio in every layer),
         curve:linear=X,quadratic=Y (ratios follow a curve over depth), global (one ranking over
         all layers) or global:NORMALISATION (none, mean, max, sum, rank, or standard, as in
-        FLAP) [default: local]
+        FLAP); prune also: measured (step by step, the part with the smallest loss increase on
+        calibration samples per parameter: channels of a layer, its attention, or the whole
+        layer) [default: local]
         sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
@@ -994,6 +1023,7 @@ def search(
             ("--allow-overlap", "switch", allow_overlap),
             ("--ratio", "value", ratio),
             ("--target-params", "value", target_params),
+            ("--target-size", "value", target_size),
             ("--layout", "value", layout),
             ("--protect", "value", protect),
             ("--attention-share", "value", attention_share),
@@ -1048,6 +1078,7 @@ def compare(
     allow_overlap: bool | None = None,
     ratio: Value | bool | None = None,
     target_params: Value | bool | None = None,
+    target_size: Value | bool | None = None,
     layout: Value | bool | None = None,
     protect: Value | bool | None = None,
     attention_share: Value | bool | None = None,
@@ -1114,6 +1145,9 @@ def compare(
         fifth
         target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000
         [prune]
+        target_size: Maximum bytes of the written model, instead of --ratio: 80MB, 1.5GiB or a
+        number; of model.gguf if --format includes gguf, otherwise of all files of the folder
+        [prune]
         layout: per-layer (widths differ between layers) or uniform (one width for all layers:
         an ordinary model of its architecture) [default: per-layer]
         protect: Do not cut the first A and last B layers [default: 0,0; prune: an eighth and a
@@ -1121,14 +1155,16 @@ def compare(
         attention_share: Share of the removed parameters that comes from attention, 0 to 1, or
         "free" to cut heads and channels by the same ratio [default: 0]
         multiple_of: Round feed-forward widths to multiples of N: 32 for quantised GGUF rows,
-        256 for K-quants [default: 1]
+        256 for K-quants [default: 1; prune: what a quantised --gguf-type needs]
         kv_mode: Attention units to remove: groups (whole key-value groups) or query-heads (one
         query head of every group) [default: groups]
         drop_attention: Remove the whole attention sublayer of these layers
         allocation: How to spread the cut over layers: local (the same ratio in every layer),
         curve:linear=X,quadratic=Y (ratios follow a curve over depth), global (one ranking over
         all layers) or global:NORMALISATION (none, mean, max, sum, rank, or standard, as in
-        FLAP) [default: local]
+        FLAP); prune also: measured (step by step, the part with the smallest loss increase on
+        calibration samples per parameter: channels of a layer, its attention, or the whole
+        layer) [default: local]
         sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
@@ -1187,6 +1223,7 @@ def compare(
             ("--allow-overlap", "switch", allow_overlap),
             ("--ratio", "value", ratio),
             ("--target-params", "value", target_params),
+            ("--target-size", "value", target_size),
             ("--layout", "value", layout),
             ("--protect", "value", protect),
             ("--attention-share", "value", attention_share),
@@ -1476,6 +1513,7 @@ def apply(
     mask_spread: Value | bool | None = None,
     mask_every: Value | bool | None = None,
     mask_patience: Value | bool | None = None,
+    learn_top: Value | bool | None = None,
     masks_state: Value | bool | None = None,
     compensate: Value | bool | None = None,
     compensate_text: Value | bool | None = None,
@@ -1543,6 +1581,8 @@ def apply(
         change [default: 1]
         mask_every: Steps between measurements on the held-out samples [default: 20]
         mask_patience: Stop after N measurements without a lower loss [default: 3]
+        learn_top: Learn masks for the K best trials of the study, and keep the trial whose
+        masks have the lowest loss on the held-out samples [apply --study; default: 1]
         masks_state: Folder for the state, saved at every measurement; after a stop the same
         command resumes from it, with the same result
         compensate: Compensate in closed form for the removed units, as far as it lowers the
@@ -1611,6 +1651,7 @@ def apply(
             ("--mask-spread", "value", mask_spread),
             ("--mask-every", "value", mask_every),
             ("--mask-patience", "value", mask_patience),
+            ("--learn-top", "value", learn_top),
             ("--masks-state", "value", masks_state),
             ("--compensate", "value", compensate),
             ("--compensate-text", "value", compensate_text),

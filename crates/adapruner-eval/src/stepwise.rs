@@ -25,7 +25,7 @@ enum Changed {
     /// Held in memory.
     Held(Arc<Block>),
     /// Read when it is run: layer of a model.
-    Read(Checkpoint),
+    Read(Box<Checkpoint>),
 }
 
 /// Windows on a model of which one layer changes at a time.
@@ -102,7 +102,7 @@ impl Stepwise {
         let changed = match (block, cut, self.dense.residency()) {
             (None, _, _) | (_, None, _) => Changed::Gone,
             (Some(block), _, Residency::Resident) => Changed::Held(block),
-            (Some(_), Some(cut), Residency::Streamed) => Changed::Read(cut.clone()),
+            (Some(_), Some(cut), Residency::Streamed) => Changed::Read(Box::new(cut.clone())),
         };
         Ok(Trial { layer, changed, behind, loss })
     }

@@ -251,17 +251,23 @@ impl Stage {
             let gone = io::Error::new(io::ErrorKind::Interrupted, "interrupted");
             return Err(Error::io(target, "create")(gone));
         }
-        let renamed = match (self.target.check()?, self.target.kind) {
-            (false, Kind::File | Kind::Folder) => replace::create(&self.staged, target)?,
-            (true, Kind::Folder) => {
-                let aside = self.staged.with_extension(OLD);
-                replace::exchange(&self.staged, target, &aside)?
-            }
-            // One rename replaces a file.
-            (true, Kind::File) => {
-                std::fs::rename(&self.staged, target).map_err(Error::io(target, "create"))?;
-                Renamed::Created
-            }
+        let renamed = loop {
+            break match (self.target.check()?, self.target.kind) {
+                (false, Kind::File | Kind::Folder) => match replace::create(&self.staged, target) {
+                    // Another process created it since the check, and it may be replaced.
+                    Err(Error::Exists { .. }) if self.target.force => continue,
+                    created => created?,
+                },
+                (true, Kind::Folder) => {
+                    let aside = self.staged.with_extension(OLD);
+                    replace::exchange(&self.staged, target, &aside)?
+                }
+                // One rename replaces a file.
+                (true, Kind::File) => {
+                    std::fs::rename(&self.staged, target).map_err(Error::io(target, "create"))?;
+                    Renamed::Created
+                }
+            };
         };
         live.remove(&self.staged);
         let old = match renamed {

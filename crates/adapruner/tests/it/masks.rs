@@ -101,7 +101,7 @@ fn threads_batches_and_memory_do_not_change_what_is_learned() {
     let mut least = estimate(&first);
     // What the program itself holds differs between machines, so that one of these is too
     // little for a whole step and enough for a part of it.
-    let memory = (10..30).map(|of| format!("--memory 0.0{of}"));
+    let memory = (10..90).step_by(4).map(|of| format!("--memory 0.0{of}"));
     for options in ["--threads 2".to_owned()].into_iter().chain(memory) {
         let output = command(words(&format!("{line} {options} --json"), &paths)).output().unwrap();
         if output.status.code() != Some(0) {

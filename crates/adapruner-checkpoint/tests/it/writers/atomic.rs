@@ -233,6 +233,44 @@ fn state_that_several_begin_at_once_is_begun_once() {
     }
 }
 
+/// Folders that each of several processes begins, in the same order.
+const BEGUN: usize = 100;
+
+#[test]
+fn state_that_several_processes_begin_at_once_is_begun_once() {
+    let folder = tempdir().unwrap();
+    let child = || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "writers::atomic::beginning", "--ignored", "--test-threads=1"])
+            .env("ADAPRUNER_TEST_STATES", folder.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let children: Vec<_> = (0..3).map(|_| child()).collect();
+    fs::write(folder.path().join("gate"), "").unwrap();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+    for state in 0..BEGUN {
+        assert_eq!(entries(&folder.path().join(state.to_string())), [MARK]);
+    }
+}
+
+#[test]
+#[ignore = "run by state_that_several_processes_begin_at_once_is_begun_once"]
+fn beginning() {
+    let folder = PathBuf::from(std::env::var_os("ADAPRUNER_TEST_STATES").unwrap());
+    while !folder.join("gate").exists() {
+        std::thread::yield_now();
+    }
+    for state in 0..BEGUN {
+        StateDir::open(&folder.join(state.to_string()), &STATE).unwrap();
+    }
+}
+
 #[test]
 fn a_target_that_appears_meanwhile_is_kept() {
     let folder = tempdir().unwrap();
