@@ -8,13 +8,27 @@ use adapruner::{
     pipeline,
     settings::{CompensationSettings, MaskSettings},
 };
-use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, ModelConfig, text::TokenSet};
 use adapruner_model::Placement;
 use adapruner_prune::{PrunePlan, Scores, apply, refuse_experts, without_layers};
 use anyhow::Result;
 
 use super::Session;
 use crate::{bars::Bars, failure::advised, interrupt};
+
+/// Refuses learned masks and compensation, if requested, for a model of experts.
+///
+/// # Errors
+/// The first that is requested for one.
+pub(super) fn refuse_of_experts(config: &ModelConfig, masks: bool, fit: bool) -> Result<()> {
+    if masks {
+        refuse_experts(config, "learn-masks", "learning masks")?;
+    }
+    if fit {
+        refuse_experts(config, "compensate", "compensation")?;
+    }
+    Ok(())
+}
 
 /// Samples for learned masks and for compensation, if requested.
 pub(super) struct Samples<'a> {
@@ -34,13 +48,7 @@ impl<'a> Samples<'a> {
         masks: Option<&'a MaskSettings>,
         fit: Option<&'a CompensationSettings>,
     ) -> Result<Self> {
-        let config = &checkpoint.config;
-        if masks.is_some() {
-            refuse_experts(config, "learn-masks", "learning masks")?;
-        }
-        if fit.is_some() {
-            refuse_experts(config, "compensate", "compensation")?;
-        }
+        refuse_of_experts(&checkpoint.config, masks.is_some(), fit.is_some())?;
         let masks = masks.map(|of| Ok::<_, anyhow::Error>((masks::samples(checkpoint, of)?, of)));
         let masks = masks.transpose()?;
         let fit = fit.map(|of| Ok::<_, anyhow::Error>((compensation::tokens(checkpoint, of)?, of)));

@@ -28,7 +28,7 @@ use serde::Serialize;
 
 use super::{
     CommonArgs, Perform, Session,
-    learned::Samples,
+    learned::{Samples, refuse_of_experts},
     reduced::{self, Reduced},
 };
 use crate::{
@@ -280,6 +280,9 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     }
     let placement = run.placement()?;
     let original = args.common.open(session)?;
+    let Given { masks, compensation, .. } = &typed.given;
+    let learns = masks.learn_masks.is_some_and(|steps| steps > 0);
+    refuse_of_experts(&original.config, learns, compensation.compensate.is_some())?;
     typed.given.plan = typed.given.plan.settled(&original.config)?;
     let target = typed.target();
     if let Some(target) = &target {
