@@ -1761,7 +1761,8 @@ def recover(
         rank: LoRA rank R [default: 8]
         alpha: LoRA alpha: updates are scaled by ALPHA / R [default: 16]
         dropout: LoRA dropout [default: 0.05]
-        targets: Projections with an adapter: q, k, v, o, gate, up, down [default: all]
+        targets: Projections with an adapter: q, k, v, o, gate, up, down [default: all; in
+        mixtures of experts those of attention]
         rslora: Scale updates by ALPHA / √R (rsLoRA)
         batch_size: Sequences per step [default: 64]
         batch_tokens: Tokens per step, instead of --batch-size
