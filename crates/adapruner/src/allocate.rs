@@ -24,13 +24,12 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    depth,
     pipeline::{self, TokensRecord},
     progress::Progress,
 };
 
 /// Steps that take all channels of a layer.
-const SLICES: usize = 8;
+const SLICES: usize = 4;
 
 /// What a step takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,7 +219,6 @@ pub fn measured(
     samples: &TokenSet,
     (placement, progress): (&Placement, &dyn Progress),
 ) -> Result<(PlanOptions, AllocationRecord)> {
-    let samples = depth::spread(samples);
     ensure!(!samples.windows.is_empty(), "allocation: no samples to measure on");
     let (config, layers) = (&checkpoint.config, checkpoint.config.layers.len());
     let dense = Decoder::load(checkpoint, placement, pipeline::residency(checkpoint, placement))?;
@@ -257,7 +255,7 @@ pub fn measured(
         }
     }
     let record = AllocationRecord {
-        samples: TokensRecord::of(&samples),
+        samples: TokensRecord::of(samples),
         loss,
         steps: allocator.steps.clone(),
     };

@@ -220,7 +220,7 @@ pub fn choose(
         Layers::These(layers) => (layers.clone(), None),
         Layers::Count(count) => {
             let samples = samples.context("drop-layers: no samples to choose layers by")?;
-            let samples = spread(samples);
+            let samples = samples.few(SAMPLES);
             let metric = settings.metric;
             let mut layers = match metric {
                 LayerMetric::Influence => by_influence(checkpoint, &samples, placement, progress)?,
@@ -235,14 +235,6 @@ pub fn choose(
     let kept: Vec<usize> = (0..before).filter(|layer| !removed.contains(layer)).collect();
     let model = checkpoint.with_layers(&kept)?;
     Ok(Chosen { model, kept, record: DepthRecord { before, removed, chosen } })
-}
-
-/// At most [`SAMPLES`] of some samples.
-pub(crate) fn spread(samples: &TokenSet) -> TokenSet {
-    let all = &samples.windows;
-    let count = SAMPLES.min(all.len());
-    let few = (0..count).map(|at| all[at * all.len() / count].clone()).collect();
-    TokenSet::of_rows(&samples.name, samples.text_digest, few)
 }
 
 /// The dense model, and what it computes of some samples behind each layer.

@@ -333,7 +333,7 @@ pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<
     if widths {
         settings.plan.check(&checkpoint.config)?;
     }
-    let by_loss = settings.measured || settings.sensitivity.is_some();
+    let by_loss = settings.measured.is_some() || settings.sensitivity.is_some();
     let scored = settings.score.importance.terms().is_some() || by_loss;
     let measured = settings.depth.as_ref().is_some_and(DepthSettings::is_measured);
     match &settings.calibration {
@@ -376,10 +376,11 @@ pub fn prune(
     };
     let (mut sensitivities, mut allocation) = (None, None);
     let mut plan = match (settings.measured, tokens) {
-        (true, Some(samples)) => {
+        (Some(most), Some(samples)) => {
+            let samples = samples.few(most);
             let run = (placement, told.1);
             let (options, record) =
-                allocate::measured(checkpoint, &scores, &settings.plan, samples, run)?;
+                allocate::measured(checkpoint, &scores, &settings.plan, &samples, run)?;
             allocation = Some(record);
             decide(&options)?
         }

@@ -81,6 +81,10 @@ pub struct PlanArgs {
     /// layer) [default: local]
     #[arg(long, value_name = "HOW")]
     pub allocation: Option<Named<Spread>>,
+    /// Most calibration samples that --allocation measured measures on: the fewer, the more it
+    /// fits them alone [default: 32]
+    #[arg(long, value_name = "N")]
+    pub allocation_samples: Option<usize>,
     /// Cut sensitive layers less: cut each layer alone, measure the loss on calibration
     /// samples, and cut in proportion to the loss increase to the power of -P [P: 1 if no
     /// number is given]
@@ -105,6 +109,7 @@ combine!(PlanArgs {
     kv_mode,
     drop_attention,
     allocation,
+    allocation_samples,
     sensitivity,
 });
 
@@ -132,6 +137,9 @@ impl fmt::Display for Share {
         }
     }
 }
+
+/// Samples that a cut is spread by.
+const MEASURED: usize = 32;
 
 /// How a cut is spread over the layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -174,13 +182,24 @@ impl fmt::Display for Spread {
 }
 
 impl PlanArgs {
-    /// Whether the cut is spread by measured losses, checked against the other options.
+    /// On how many samples losses are measured to spread the cut by, where it is; checked
+    /// against the other options.
     ///
     /// # Errors
-    /// Options that decide the same.
-    pub fn is_measured(&self) -> Result<bool> {
-        if self.allocation != Some(Named(Spread::Measured)) {
-            return Ok(false);
+    /// Options that decide the same; no samples, or samples where nothing is measured.
+    pub fn measured(&self) -> Result<Option<usize>> {
+        let measured = self.allocation == Some(Named(Spread::Measured));
+        let refused = match (measured, self.allocation_samples) {
+            (false, Some(_)) => "given, but the cut is not spread by measured losses",
+            (true, Some(0)) => "expected at least 1, found 0",
+            (false, None) => return Ok(None),
+            (true, _) => "",
+        };
+        if !refused.is_empty() {
+            return Err(advised(
+                format!("allocation-samples: {refused}"),
+                "give --allocation measured --allocation-samples 32",
+            ));
         }
         let others = [
             ("layout uniform", self.layout == Some(Named(Layout::Uniform))),
@@ -189,7 +208,7 @@ impl PlanArgs {
             ("target-size", self.target_size.is_some()),
         ];
         match others.into_iter().find(|(_, given)| *given) {
-            None => Ok(true),
+            None => Ok(Some(self.allocation_samples.unwrap_or(MEASURED))),
             Some((name, _)) => Err(advised(
                 format!("allocation: measured losses do not go with {name}"),
                 "leave one of the two out",

@@ -191,8 +191,9 @@ pub struct PruneSettings {
     /// Maximum bytes of the result, if that decides the ratio.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
-    /// Whether the cut is spread over layers by measured losses.
-    pub measured: bool,
+    /// On how many samples losses are measured to spread the cut over layers by, where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<usize>,
     /// Exponent of layer sensitivities, if they are used.
     pub sensitivity: Option<f64>,
     /// Learned masks, if any.

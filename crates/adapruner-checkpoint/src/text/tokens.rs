@@ -150,6 +150,15 @@ impl TokenSet {
         }
     }
 
+    /// At most `most` of the windows, spread evenly over them.
+    #[must_use]
+    pub fn few(&self, most: usize) -> Self {
+        let all = &self.windows;
+        let count = most.min(all.len());
+        let few = (0..count).map(|at| all[at * all.len() / count].clone()).collect();
+        Self::of_rows(&self.name, self.text_digest, few)
+    }
+
     pub(super) fn new(
         text: &Text,
         windows: Vec<Vec<u32>>,

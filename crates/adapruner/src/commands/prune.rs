@@ -231,7 +231,7 @@ impl PruneCommand {
             statistics: calibration.stats.clone(),
             score: importance.resolve(),
             seed: calibration.seed(),
-            measured: arguments.is_measured()?,
+            measured: arguments.measured()?,
             sensitivity: arguments.sensitivity(&plan)?,
             plan,
             target: typed.target().filter(|_| widths),
