@@ -329,7 +329,8 @@ pub struct Planned {
 /// # Errors
 /// Options that make no sense for the model; those of [`calibration_tokens`].
 pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<Option<TokenSet>> {
-    let widths = settings.plan.ratio > 0.0;
+    // 0 where widths stay; other ratios that are none are refused.
+    let widths = settings.plan.ratio != 0.0;
     if widths {
         settings.plan.check(&checkpoint.config)?;
     }
