@@ -230,7 +230,7 @@ pub fn safetensors(
     }
 }
 
-/// [`safetensors`] to the file `path`; `shown` is the path for messages.
+/// [`safetensors()`] to the file `path`; `shown` is the path for messages.
 ///
 /// # Errors
 /// A refusal of the operating system.

@@ -93,7 +93,7 @@ pub fn write(
     Ok(Written { files: vec![file.finish()?], dtype: kind.to_string(), warnings })
 }
 
-/// Bytes of the file that [`write`] would make, exactly; no weight is read for it.
+/// Bytes of the file that [`write()`] would make, exactly; no weight is read for it.
 ///
 /// # Errors
 /// A model that llama.cpp cannot hold, a tokenizer that GGUF cannot express.

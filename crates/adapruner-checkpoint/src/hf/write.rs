@@ -116,7 +116,7 @@ pub fn write(
     Ok(Written { files, dtype: dtype.name().to_owned(), warnings })
 }
 
-/// Bytes of all files that [`write`] would make, exactly but for the digits of an index of
+/// Bytes of all files that [`write()`] would make, exactly but for the digits of an index of
 /// shards; no weight is read for it.
 ///
 /// # Errors
