@@ -329,8 +329,9 @@ pub struct Planned {
 /// # Errors
 /// Options that make no sense for the model; those of [`calibration_tokens`].
 pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<Option<TokenSet>> {
-    // 0 where widths stay; other ratios that are none are refused.
-    let widths = settings.plan.ratio != 0.0;
+    // A ratio of 0 leaves them as they are, where something else is removed.
+    let others = settings.vocabulary.is_some() || settings.depth.is_some();
+    let widths = settings.plan.ratio != 0.0 || !others;
     if widths {
         settings.plan.check(&checkpoint.config)?;
     }

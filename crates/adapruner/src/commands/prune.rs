@@ -148,7 +148,7 @@ impl Typed {
     /// then.
     fn widths_stay(&self, ratio: Option<f64>) -> bool {
         let others = self.vocabulary.vocab.is_some() || self.given.depth.drop_layers.is_some();
-        others && ratio.unwrap_or(0.0) <= reduced::LEAST
+        others && (0.0..=reduced::LEAST).contains(&ratio.unwrap_or(0.0))
     }
 
     /// The size that the result must fit, if one is asked for.
@@ -212,7 +212,9 @@ impl PruneCommand {
         // Before a recipe names a text.
         let vocabulary = typed.vocabulary.resolve(&given.calibration, eval)?;
         let asked = given.plan.ratio.map(|Proportion(ratio)| ratio);
-        let ratio = left.or(asked);
+        // Of what is left, less than nothing is nothing; asked for, it is an error.
+        let left = left.map(|ratio| if ratio < 0.0 { 0.0 } else { ratio });
+        let ratio = if asked.is_some_and(|ratio| ratio < 0.0) { asked } else { left.or(asked) };
         let widths = !typed.widths_stay(ratio);
         given.plan.ratio = if widths { ratio.map(Proportion) } else { Some(Proportion(0.0)) };
         if typed.widths_stay(asked) {

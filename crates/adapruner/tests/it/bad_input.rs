@@ -39,6 +39,8 @@ fn settings_that_make_no_sense_are_named() {
         ("--ratio 0.2 --threads 0", "threads"),
         ("--ratio 0.2 --device cuda", "cuda"),
         ("", "ratio"),
+        ("--drop-layers 1 --ratio -0.5", "found -0.5"),
+        ("--vocab 400 --ratio -0.5", "found -0.5"),
     ] {
         let line = format!("prune {{model}} --calibration {{calibration}} --out {{out}} {options}");
         let line = line.replace("--ratio -0.5", "--ratio=-0.5");
