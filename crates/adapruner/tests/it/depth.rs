@@ -201,11 +201,14 @@ fn layers_of_every_family_go() {
         "gpt_neox",
         "granite",
         "mistral_windows",
+        "mixtral",
         "olmo2",
+        "olmoe",
         "opt",
         "phi3",
         "qwen2",
         "qwen3",
+        "qwen3_moe",
         "smollm3",
     ] {
         let bench = Bench::new(model(name));
