@@ -560,6 +560,7 @@ def prune(
     kv_mode: Value | bool | None = None,
     drop_attention: Value | Sequence[Value] | None = None,
     allocation: Value | bool | None = None,
+    allocation_samples: Value | bool | None = None,
     sensitivity: Value | bool | None = None,
     calibration: Value | bool | None = None,
     samples: Value | bool | None = None,
@@ -658,6 +659,8 @@ def prune(
         FLAP); prune also: measured (step by step, the part with the smallest loss increase on
         calibration samples per parameter: channels of a layer, its attention, or the whole
         layer) [default: local]
+        allocation_samples: Most calibration samples that --allocation measured measures on: the
+        fewer, the more it fits them alone [default: 32]
         sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
@@ -793,6 +796,7 @@ def prune(
             ("--kv-mode", "value", kv_mode),
             ("--drop-attention", "joined", drop_attention),
             ("--allocation", "value", allocation),
+            ("--allocation-samples", "value", allocation_samples),
             ("--sensitivity", "value", sensitivity),
             ("--calibration", "value", calibration),
             ("--samples", "value", samples),
@@ -881,6 +885,7 @@ def search(
     kv_mode: Value | bool | None = None,
     drop_attention: Value | Sequence[Value] | None = None,
     allocation: Value | bool | None = None,
+    allocation_samples: Value | bool | None = None,
     sensitivity: Value | bool | None = None,
     calibration: Value | bool | None = None,
     samples: Value | bool | None = None,
@@ -963,6 +968,8 @@ def search(
         FLAP); prune also: measured (step by step, the part with the smallest loss increase on
         calibration samples per parameter: channels of a layer, its attention, or the whole
         layer) [default: local]
+        allocation_samples: Most calibration samples that --allocation measured measures on: the
+        fewer, the more it fits them alone [default: 32]
         sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
@@ -1031,6 +1038,7 @@ def search(
             ("--kv-mode", "value", kv_mode),
             ("--drop-attention", "joined", drop_attention),
             ("--allocation", "value", allocation),
+            ("--allocation-samples", "value", allocation_samples),
             ("--sensitivity", "value", sensitivity),
             ("--calibration", "value", calibration),
             ("--samples", "value", samples),
@@ -1086,6 +1094,7 @@ def compare(
     kv_mode: Value | bool | None = None,
     drop_attention: Value | Sequence[Value] | None = None,
     allocation: Value | bool | None = None,
+    allocation_samples: Value | bool | None = None,
     sensitivity: Value | bool | None = None,
     calibration: Value | bool | None = None,
     samples: Value | bool | None = None,
@@ -1165,6 +1174,8 @@ def compare(
         FLAP); prune also: measured (step by step, the part with the smallest loss increase on
         calibration samples per parameter: channels of a layer, its attention, or the whole
         layer) [default: local]
+        allocation_samples: Most calibration samples that --allocation measured measures on: the
+        fewer, the more it fits them alone [default: 32]
         sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
@@ -1231,6 +1242,7 @@ def compare(
             ("--kv-mode", "value", kv_mode),
             ("--drop-attention", "joined", drop_attention),
             ("--allocation", "value", allocation),
+            ("--allocation-samples", "value", allocation_samples),
             ("--sensitivity", "value", sensitivity),
             ("--calibration", "value", calibration),
             ("--samples", "value", samples),
