@@ -690,10 +690,10 @@ def prune(
         drop_layers: Remove whole layers: the N cheapest, or the given ones (20,22 or 20-23;
         20-20 for one). They count towards --ratio; without --ratio the other layers stay
         unchanged. All formats support the result, because the remaining layers stay alike
-        drop_layers_by: How to choose layers: loss (one after the other, each time the one whose
-        removal increases the loss of calibration samples least; about as many passes as the
-        model has layers) or influence (those that change the hidden states least, as in
-        ShortGPT; one pass) [default: loss; with --fast: influence]
+        drop_layers_by: Metric that layers are chosen by: influence (how little a layer turns
+        the hidden states, as in ShortGPT; one pass) or loss (one after the other, each time the
+        layer without which the loss of calibration samples grows least; takes about as many
+        passes as the model has layers) [default: influence]
         vocab: Trim the vocabulary to the N tokens that your texts need most, or "auto" for the
         fewest that --vocab-tolerance allows. Bytes, special and added tokens and those of the
         chat template always stay, so every text can still be encoded. The tokenizer, embedding,

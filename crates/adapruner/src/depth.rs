@@ -81,9 +81,9 @@ impl FromStr for Layers {
 #[serde(rename_all = "snake_case")]
 pub enum LayerMetric {
     /// Block influence.
+    #[default]
     Influence,
     /// The loss without them.
-    #[default]
     Loss,
 }
 

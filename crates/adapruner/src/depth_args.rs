@@ -17,10 +17,10 @@ pub struct DepthArgs {
     /// support the result, because the remaining layers stay alike
     #[arg(long, value_name = "N|LAYERS")]
     pub drop_layers: Option<Named<Layers>>,
-    /// How to choose layers: loss (one after the other, each time the one whose removal
-    /// increases the loss of calibration samples least; about as many passes as the model has
-    /// layers) or influence (those that change the hidden states least, as in ShortGPT; one
-    /// pass) [default: loss; with --fast: influence]
+    /// Metric that layers are chosen by: influence (how little a layer turns the hidden states,
+    /// as in ShortGPT; one pass) or loss (one after the other, each time the layer without which
+    /// the loss of calibration samples grows least; takes about as many passes as the model has
+    /// layers) [default: influence]
     #[arg(long, value_name = "METRIC")]
     pub drop_layers_by: Option<Named<LayerMetric>>,
 }

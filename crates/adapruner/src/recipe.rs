@@ -109,10 +109,7 @@ impl Given {
             self.masks.learn_masks = Some(0);
         }
         if self.depth.is_measured() {
-            let metric = match recipe {
-                Recipe::Default => LayerMetric::Loss,
-                Recipe::Fast => LayerMetric::Influence,
-            };
+            let metric = LayerMetric::default();
             filling.fill(&mut self.depth.drop_layers_by, "drop-layers-by", Named(metric));
         }
         if widths {

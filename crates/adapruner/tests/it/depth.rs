@@ -72,8 +72,8 @@ fn layers_go_in_both_formats_and_by_the_plan() {
     let manifest = bench.prune("out", "--drop-layers 2 --format hf,gguf");
     let costs = manifest["depth"]["chosen"]["layers"].as_array().unwrap();
     assert_eq!((costs.len(), removed(&manifest).len()), (2, 2));
-    assert_eq!(manifest["depth"]["chosen"]["metric"], "loss");
-    assert_eq!(manifest["settings"]["recipe"]["options"][0], "--drop-layers-by loss");
+    assert_eq!(manifest["depth"]["chosen"]["metric"], "influence");
+    assert_eq!(manifest["settings"]["recipe"]["options"][0], "--drop-layers-by influence");
     let after = number(&manifest, "/evaluation/after/perplexity");
     for written in [bench.out("out"), bench.out("out").join("model.gguf")] {
         let found = bench.perplexity(&written);

@@ -1,36 +1,34 @@
 //! `prune`: score, plan, apply and write in one go.
 
-use std::f64::consts::LN_2;
+mod prepared;
+mod report;
 
 use adapruner::{
     allocate::AllocationRecord,
-    caution::{Caution, Pruned, collapse},
-    depth::{DepthRecord, DepthSettings},
+    caution::Caution,
+    depth::DepthSettings,
     footprint::Footprint,
     held_out,
-    manifest::{BeforeAfter, Manifest, StatisticsRecord},
+    manifest::{BeforeAfter, Manifest},
     masks::LearnedRecord,
     memory,
     outputs::{self, OutputSettings, Stored},
-    pipeline::{self, Planned, TokensRecord},
+    pipeline::{self, Planned},
     progress::Progress,
-    settings::{Chosen, PruneSettings, Recipe, RunSettings},
+    settings::{PruneSettings, Recipe, RunSettings},
     target::Target,
-    vocabulary::VocabularyRecord,
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
-use adapruner_eval::BitsPerByte;
 use adapruner_model::Placement;
-use adapruner_prune::{BankHeader, Layout, PlanOptions, PlanTable, PrunePlan, Scores};
+use adapruner_prune::{BankHeader, PrunePlan, Scores};
 use anyhow::Result;
 use clap::Args;
-use serde::Serialize;
 
-use super::{
-    CommonArgs, Perform, Session,
-    learned::{Samples, refuse_of_experts},
-    reduced::{self, Reduced},
+use self::{
+    prepared::Prepared,
+    report::{Report, statistics_record, text},
 };
+use super::{CommonArgs, Perform, Session, learned::Samples, reduced};
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
     bars::Bars,
@@ -40,7 +38,6 @@ use crate::{
     mask_args::MaskArgs,
     output_args::OutputArgs,
     plan_args::PlanArgs,
-    printer::{bytes, table},
     recipe::{Given, RecipeArgs},
     terminal::warn,
     typed::{Proportion, Real, Size},
@@ -51,10 +48,10 @@ use crate::{
 ///
 /// Whole feed-forward channels and attention heads are scored on a calibration
 /// set, the least important ones are removed, and the rest is an ordinary dense
-/// model; whole layers go with --drop-layers, tokens with --vocab. Which channels stay is then learned by gradient, unless --fast is given.
-/// Options that are not given are filled in with what measured best; the result says
-/// which. Perplexity is measured before and after, on --text or else on calibration
-/// samples that nothing was chosen by.
+/// model; whole layers go with --drop-layers, tokens with --vocab. Which channels stay
+/// is then learned by gradient, unless --fast is given. Options that are not given are
+/// filled in with what measured best; the result says which. Perplexity is measured before
+/// and after, on --text or else on calibration samples that nothing was chosen by.
 ///
 /// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --out SMALLER
 ///
@@ -100,35 +97,6 @@ pub struct PruneCommand {
     /// machine has free]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true, help_heading = "Running")]
     memory: Option<Real>,
-}
-
-#[derive(Serialize)]
-struct Report {
-    /// What was chosen where nothing was said.
-    recipe: Chosen,
-    plan: PlanTable,
-    /// The whole plan, in a dry run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    full_plan: Option<PrunePlan>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vocabulary: Option<VocabularyRecord>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    depth: Option<DepthRecord>,
-    /// What the model takes, or would.
-    footprint: Footprint,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    masks: Option<LearnedRecord>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    manifest: Option<Manifest>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    evaluation: Option<BeforeAfter>,
-    /// The same on held-out calibration samples, where no text to measure on was named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    held_out: Option<BeforeAfter>,
-    /// What a reader should know, also without a manifest.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<String>,
-    peak_memory_bytes: Option<u64>,
 }
 
 /// Everything that was given.
@@ -282,95 +250,30 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     }
     let placement = run.placement()?;
     let original = args.common.open(session)?;
-    let Given { masks, compensation, .. } = &typed.given;
-    let learns = masks.learn_masks.is_some_and(|steps| steps > 0);
-    refuse_of_experts(&original.config, learns, compensation.compensate.is_some())?;
-    typed.given.plan = typed.given.plan.settled(&original.config)?;
-    let target = typed.target();
-    if let Some(target) = &target {
-        let ratio = typed.ratio_for(target, &original)?;
-        if ratio == 0.0 {
-            return Err(fits_already(target, &original)?);
-        }
-        typed.given.plan.ratio = Some(Proportion(ratio));
-    }
-    let (first, _) = args.settings(&typed, &run, None, None)?;
-    if let Some(output) = &first.output {
-        let PlanOptions { layout, attention_share, drop_attention, ratio, .. } = &first.plan;
-        let planned = outputs::Planned {
-            per_layer: *layout == Layout::PerLayer && *ratio > 0.0,
-            heads: *ratio > 0.0 && (*attention_share != Some(0.0) || !drop_attention.is_empty()),
-        };
-        outputs::check_fits(output, &original.config, planned)?;
-    }
-    let mut reduced = Reduced::of_tokens(&original, first.vocabulary.as_ref(), &bars)?;
-    let asked = first.plan.ratio;
-    let left = |reduced: &Reduced<'_>, typed: &Typed| match &target {
-        Some(target) => typed.ratio_for(target, reduced.model()).map(Some),
-        None => Ok(reduced.left(asked)),
-    };
-    let still = left(&reduced, &typed)?;
-    let (mut settings, mut short) = args.settings(&typed, &run, Some(reduced.trimmed()), still)?;
-    let staged = match &settings.output {
-        Some(output) if !args.dry_run => {
-            Some((session.writer.folder(&output.out)?, output.clone()))
-        }
-        Some(_) | None => None,
-    };
-    let eval = match &settings.eval {
-        Some(eval) if !args.dry_run => Some(pipeline::eval_tokens(reduced.trimmed(), eval)?),
-        Some(_) | None => None,
-    };
-    let whole = match (&reduced.vocabulary, &settings.eval) {
-        (Some(_), Some(of)) if eval.is_some() => Some(pipeline::eval_tokens(&original, of)?),
-        (Some(_) | None, _) => eval.clone(),
-    };
-    let mut cautions: Vec<Caution> = Vec::new();
-    if let Some(chosen) = &reduced.vocabulary {
-        cautions.extend(reduced::cautions(&original, chosen, whole.as_ref(), &settings)?);
-    }
-    let mut calibration = pipeline::calibration(reduced.trimmed(), &settings)?;
-    if let (Some(eval), Some(calibration)) = (&eval, &calibration) {
-        let role = ("the calibration set", calibration);
-        pipeline::check_overlap(eval, role, settings.allow_overlap)?;
-    }
-    if let Some(depth) = &settings.depth {
-        reduced.drop_layers(depth, calibration.as_ref(), &placement, &bars)?;
-        // Named by their places in the model as it was.
-        let attention = typed.given.plan.drop_attention.take();
-        typed.given.plan.drop_attention = attention.map(|layers| reduced.places(&layers));
-        let still = left(&reduced, &typed)?;
-        (settings, short) = args.settings(&typed, &run, Some(reduced.model()), still)?;
-        calibration = pipeline::calibration(reduced.model(), &settings)?;
-    }
-    cautions.extend(short);
+    let work = (&placement, session, &bars);
+    let prepared = Prepared::new(args, &mut typed, (&original, &run), work)?;
+    let Prepared { mut settings, asked, target, reduced, calibration, eval, .. } = prepared;
+    let (mut cautions, staged) = (prepared.cautions, prepared.staged);
     let fit = settings.compensation.as_ref().filter(|_| !args.dry_run);
     let samples = Samples::draw(reduced.model(), settings.masks.as_ref(), fit)?;
-    if let Some(eval) = &eval {
+    if let Some((_, eval)) = &eval {
         samples.check_overlap(eval, settings.allow_overlap)?;
     }
     // Of the model with the tokens and layers that stay.
     let Cut { plan: widths, learned, statistics, sensitivities, allocation } =
         match settings.plan.ratio {
             0.0 => Cut::default(),
-            _ => {
-                let run = (&placement, session, &bars);
-                Cut::of(reduced.model(), calibration.as_ref(), &settings, &samples, run)?
-            }
+            _ => Cut::of(reduced.model(), calibration.as_ref(), &settings, &samples, work)?,
         };
-    // Of a size, what is reached is what was asked for.
-    let asked = (asked > 0.0 && target.is_none()).then_some(asked);
     let cut = reduced.with_layers(widths.clone(), asked)?;
     let (pruned, fitted) = match &cut {
         Some(plan) => samples.apply(reduced.trimmed(), plan, (&placement, &bars))?,
         None => (reduced.trimmed().clone(), None),
     };
     let measured = (&settings, &placement, &bars);
-    let evaluation = match (&whole, &eval) {
-        (Some(whole), Some(tokens)) => {
-            Some(measure((&original, whole), (&pruned, tokens), measured)?)
-        }
-        (Some(_) | None, _) => None,
+    let evaluation = match &eval {
+        Some((whole, tokens)) => Some(measure((&original, whole), (&pruned, tokens), measured)?),
+        None => None,
     };
     let held_out = match (&settings.calibration, &eval, &reduced.vocabulary) {
         (Some(from), None, None) if !args.dry_run => {
@@ -383,7 +286,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         (Some(_) | None, _, _) => None,
     };
     let figures = (evaluation.as_ref(), held_out.as_ref());
-    cautions.extend(self::cautions(reduced.model(), widths.as_ref(), &settings, figures));
+    cautions.extend(report::cautions(reduced.model(), widths.as_ref(), &settings, figures));
     let plan = reduced.with_tokens(cut, asked)?;
     cautions.extend(reduced.beyond(&plan, asked));
     let (vocabulary, depth) = reduced.records();
@@ -438,18 +341,6 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     args.common.printer().result(&report, text)
 }
 
-/// Nothing is to be removed for a size.
-fn fits_already(target: &Target, model: &Checkpoint) -> Result<anyhow::Error> {
-    Ok(advised(
-        format!(
-            "target-size: {} bytes asked, and the model takes {} as it would be written",
-            target.bytes,
-            target.stored.bytes(model)?
-        ),
-        "ask for less, or write it as it is with `adapruner export`",
-    ))
-}
-
 /// How widths were cut.
 #[derive(Default)]
 struct Cut {
@@ -479,42 +370,6 @@ impl Cut {
     }
 }
 
-/// What was asked for and not reached, and whether quality collapsed.
-fn cautions(
-    checkpoint: &Checkpoint,
-    plan: Option<&PrunePlan>,
-    settings: &PruneSettings,
-    (evaluation, held_out): (Option<&BeforeAfter>, Option<&BeforeAfter>),
-) -> Vec<Caution> {
-    let config = &checkpoint.config;
-    let unmet = plan.map(|plan| plan.unmet(config, &settings.plan)).unwrap_or_default();
-    let unmet = unmet.into_iter().map(Caution::from);
-    let pruned = Pruned {
-        plan: &settings.plan,
-        layers: config.layers.len(),
-        learned: settings.masks.is_some(),
-        compensated: settings.compensation.is_some(),
-    };
-    let named = |found: &BeforeAfter| found.after.text.clone();
-    let of_text = evaluation.map(|found| (found, named(found)));
-    let unseen = held_out.map(|found| (found, format!("held-out samples of {}", named(found))));
-    let collapsed = of_text.or(unseen).and_then(|(BeforeAfter { before, after }, text)| {
-        // By token of the text before, where that has other ones after.
-        let per_token = |after: &BitsPerByte, before: &BitsPerByte, tokens: u64| {
-            (after.bits_per_byte * LN_2 * before.bytes as f64 / tokens as f64).exp()
-        };
-        let now = match (&after.loss.bits, &before.loss.bits) {
-            (Some(now), Some(then)) if settings.vocabulary.is_some() => {
-                per_token(now, then, before.loss.tokens)
-            }
-            (Some(_) | None, _) => after.loss.perplexity,
-        };
-        let pruned = plan.is_some().then_some(&pruned);
-        collapse((before.loss.perplexity, now), &text, pruned)
-    });
-    unmet.chain(collapsed).collect()
-}
-
 /// Measures the model before and after, each on windows of its own tokens.
 fn measure(
     (original, whole): (&Checkpoint, &TokenSet),
@@ -528,73 +383,4 @@ fn measure(
         before: measure(original, whole, "perplexity before")?,
         after: measure(pruned, tokens, "perplexity after")?,
     })
-}
-
-fn statistics_record(
-    header: Option<&BankHeader>,
-    calibration: Option<&TokenSet>,
-) -> Option<StatisticsRecord> {
-    let header = header?;
-    Some(StatisticsRecord {
-        calibration: TokensRecord::of(calibration?),
-        seed: header.seed,
-        mean_loss: header.losses.iter().sum::<f64>() / header.losses.len() as f64,
-    })
-}
-
-fn text(report: &Report) -> String {
-    let mut out = format!("{}\n", report.plan);
-    let mut rows = vec![("recipe", report.recipe.to_string())];
-    rows.extend(report.vocabulary.as_ref().map(|of| ("vocabulary", of.to_string())));
-    rows.extend(report.depth.as_ref().map(|of| ("depth", of.to_string())));
-    rows.push(("size", report.footprint.to_string()));
-    let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
-    for (name, BeforeAfter { before, after }) in
-        measured.iter().filter_map(|(name, found)| Some((name, found.as_ref()?)))
-    {
-        rows.push((
-            name,
-            format!(
-                "{:.3} → {:.3} ({}, {} windows of {} tokens)",
-                before.loss.perplexity,
-                after.loss.perplexity,
-                after.text,
-                after.loss.windows,
-                after.loss.window
-            ),
-        ));
-        if let (Some(before), Some(after)) = (&before.loss.bits, &after.loss.bits) {
-            let (before, after) = (before.bits_per_byte, after.bits_per_byte);
-            rows.push(("bits per byte", format!("{before:.4} → {after:.4}")));
-        }
-        rows.push((
-            "speed",
-            format!("{:.0} → {:.0} tokens/s", before.tokens_per_second, after.tokens_per_second),
-        ));
-    }
-    // Only what was written is measured.
-    if report.manifest.is_some() && report.evaluation.is_none() && report.held_out.is_none() {
-        let why = match report.vocabulary {
-            Some(_) => "not measured: no --text",
-            None => {
-                "not measured: no --text, and no calibration samples that nothing was chosen by"
-            }
-        };
-        rows.push(("held out", why.to_owned()));
-    }
-    rows.extend(report.masks.as_ref().map(|masks| ("learned masks", masks.to_string())));
-    if let Some(manifest) = &report.manifest {
-        rows.extend(manifest.compensation.as_ref().map(|c| ("compensation", c.to_string())));
-        for file in &manifest.files {
-            rows.push(("written", format!("{} ({})", file.name, bytes(file.bytes))));
-        }
-    }
-    for warning in &report.warnings {
-        rows.push(("warning", warning.clone()));
-    }
-    if let Some(peak) = report.peak_memory_bytes {
-        rows.push(("peak memory", bytes(peak)));
-    }
-    out.push_str(&table(&rows));
-    out
 }
