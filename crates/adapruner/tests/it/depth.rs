@@ -175,6 +175,11 @@ fn layers_and_widths_make_one_ratio() {
     // What the layers take alone may be more than was asked for.
     let warned = bench.prune("more", "--drop-layers 2 --ratio 0.05");
     assert!(warned["warnings"].to_string().contains("the layers that go are more than that"));
+    // Where widths are cut and miss it by their steps, that is what is said, of the whole.
+    let coarse = bench.prune("coarse", "--drop-layers 1 --ratio 0.3 --fast --multiple-of 32");
+    let warnings = coarse["warnings"].to_string();
+    assert!(warnings.contains("ratio: 0.3 asked") && warnings.contains("are no closer"));
+    assert!(!warnings.contains("more than that,"), "{warnings}");
 }
 
 /// A fit makes up for layers alone.

@@ -20,7 +20,7 @@ use adapruner::{
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use adapruner_model::Placement;
-use adapruner_prune::{BankHeader, PrunePlan, Scores};
+use adapruner_prune::{BankHeader, PlanOptions, PrunePlan, Scores};
 use anyhow::Result;
 use clap::Args;
 
@@ -288,7 +288,14 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let figures = (evaluation.as_ref(), held_out.as_ref());
     cautions.extend(report::cautions(reduced.model(), widths.as_ref(), &settings, figures));
     let plan = reduced.with_tokens(cut, asked)?;
-    cautions.extend(reduced.beyond(&plan, asked));
+    cautions.extend(match (asked, &widths) {
+        (Some(ratio), Some(_)) => {
+            let options = PlanOptions { ratio, ..settings.plan.clone() };
+            report::missed_ratio(&plan, &original.config, &options)
+        }
+        (asked, None) => reduced.beyond(&plan, asked),
+        (None, Some(_)) => None,
+    });
     let (vocabulary, depth) = reduced.records();
     settings.plan.ratio = plan.requested_ratio;
     settings.target.clone_from(&target);

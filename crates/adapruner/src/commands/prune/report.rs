@@ -12,9 +12,9 @@ use adapruner::{
     settings::{Chosen, PruneSettings},
     vocabulary::VocabularyRecord,
 };
-use adapruner_checkpoint::{Checkpoint, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, ModelConfig, text::TokenSet};
 use adapruner_eval::BitsPerByte;
-use adapruner_prune::{BankHeader, PlanTable, PrunePlan};
+use adapruner_prune::{BankHeader, PlanOptions, PlanTable, PrunePlan};
 use serde::Serialize;
 
 use crate::printer::{bytes, table};
@@ -48,6 +48,19 @@ pub(super) struct Report {
     pub(super) peak_memory_bytes: Option<u64>,
 }
 
+/// The option by which a share of all parameters is asked for.
+const RATIO: &str = "ratio";
+
+/// Says where a plan for the original misses the ratio that was asked of it.
+pub(super) fn missed_ratio(
+    plan: &PrunePlan,
+    config: &ModelConfig,
+    options: &PlanOptions,
+) -> Option<Caution> {
+    let unmet = plan.unmet(config, options);
+    unmet.into_iter().find(|unmet| unmet.option == RATIO).map(Caution::from)
+}
+
 /// What was asked for and not reached, and whether quality collapsed.
 pub(super) fn cautions(
     checkpoint: &Checkpoint,
@@ -57,7 +70,8 @@ pub(super) fn cautions(
 ) -> Vec<Caution> {
     let config = &checkpoint.config;
     let unmet = plan.map(|plan| plan.unmet(config, &settings.plan)).unwrap_or_default();
-    let unmet = unmet.into_iter().map(Caution::from);
+    // The ratio is that of the original, of which this model may be a part.
+    let unmet = unmet.into_iter().filter(|unmet| unmet.option != RATIO).map(Caution::from);
     let pruned = Pruned {
         plan: &settings.plan,
         layers: config.layers.len(),
