@@ -181,7 +181,9 @@ impl<'a> Planner<'a> {
         };
         let from_heads = match (self.options.attention_share, self.options.allocation) {
             (Some(share), _) => {
-                Some(((share * target as f64).round() as i64 - self.dropped_attention).max(0))
+                // Layers that go whole may leave less than the share asks for.
+                let asked = (share * target as f64).round() as i64 - self.dropped_attention;
+                Some(asked.clamp(0, left.max(0)))
             }
             (None, Allocation::Local | Allocation::Curve(_)) => {
                 let of = |ladders: &[Ladder]| {

@@ -605,3 +605,30 @@ fn dropped_layers_count_and_the_others_give_the_rest() {
     let error = plan(&scores, &config, digest(), &more).unwrap_err().to_string();
     assert!(error.contains("3 layers are 0."), "{error}");
 }
+
+/// Layers that go whole leave little: heads do not go beyond that for an attention share, and what
+/// is offered can be reached.
+#[test]
+fn a_share_asks_for_no_more_than_dropped_layers_leave() {
+    let layers = [(4, 2, 25), (1, 1, 30), (6, 2, 10), (6, 3, 37), (1, 1, 9), (2, 2, 38)];
+    let layers = layers.into_iter().map(|(n, k, ffn)| widths(n, k, ffn)).collect();
+    let config = ModelConfig { attention_bias: true.into(), ..config(layers) };
+    let scores = random_scores(&config, 0);
+    let of = |ratio| PlanOptions {
+        attention_share: Some(0.876_058_047_114_084_3),
+        kv_mode: KvMode::QueryHeads,
+        drop_layers: vec![4, 5],
+        ..PlanOptions::new(ratio)
+    };
+    for hundredths in 29..60 {
+        let ratio = f64::from(hundredths) / 100.0;
+        match plan(&scores, &config, digest(), &of(ratio)) {
+            Ok(found) => assert!((found.reached_ratio - ratio).abs() < 0.02, "{ratio}"),
+            Err(Error::Unreachable { largest, .. }) => {
+                plan(&scores, &config, digest(), &of(largest)).unwrap();
+            }
+            Err(Error::Option { option: "drop-layers", .. }) => {}
+            Err(other) => panic!("{ratio}: {other}"),
+        }
+    }
+}
