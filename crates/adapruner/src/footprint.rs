@@ -82,11 +82,12 @@ impl Footprint {
 }
 
 /// Bytes with a unit of a thousand.
-struct Bytes(u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mut value, mut units) = (self.0 as f64, ["B", "kB", "MB", "GB"].into_iter());
+        let (mut value, mut units) = (self.0 as f64, ["B", "kB", "MB", "GB", "TB"].into_iter());
         let mut unit = units.next().unwrap_or_default();
         for next in units {
             if value < 1000.0 {

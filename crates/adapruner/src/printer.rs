@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use adapruner::footprint::Bytes;
 use anyhow::Result;
 use serde::Serialize;
 
@@ -66,17 +67,7 @@ pub fn grouped(number: u64) -> String {
 
 /// Bytes in the unit that suits them.
 pub fn bytes(number: u64) -> String {
-    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
-    let mut value = number as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        if value < 1000.0 {
-            break;
-        }
-        value /= 1000.0;
-        unit = next;
-    }
-    if unit == "B" { format!("{number} B") } else { format!("{value:.1} {unit}") }
+    Bytes(number).to_string()
 }
 
 /// Rows of a label and a value, aligned.
