@@ -2,13 +2,17 @@
 
 use super::table::{Column, Kind, table};
 use crate::html::Html;
-use crate::page::Page;
+use crate::page::{Page, Trade};
+use crate::svg::trade::{beaten_by, trade};
 
 /// The figures, the differences, what to know of them.
 pub(super) fn write(page: &Page, html: &mut Html) {
     let Some(models) = &page.models else { return };
     let mut columns: Vec<Column<'_>> = vec![("figure", Kind::Words)];
     columns.extend(models.names.iter().map(|name| (name.as_str(), Kind::Numbers)));
+    if let Some(trade) = &models.trade {
+        picture(html, trade);
+    }
     table(html, "models side by side", &columns, models.figures.iter().cloned());
     if !models.differences.is_empty() {
         html.leaf("h3", &[], "Against the first model");
@@ -21,4 +25,25 @@ pub(super) fn write(page: &Page, html: &mut Html) {
     for note in &models.notes {
         html.leaf("p", &[("class", &"muted")], note);
     }
+}
+
+/// Size against quality, and which models no other one beats.
+fn picture(html: &mut Html, of: &Trade) {
+    html.element("figure", &[("class", &"wide")], |html| {
+        trade(html, of, false);
+        html.element("figcaption", &[], |html| {
+            html.text(
+                "Lower and further left is better. Filled: no other model here is both as small \
+                 and as good. Sizes are those of the tensors as they are stored.",
+            );
+            for (at, winner) in beaten_by(&of.points).into_iter().enumerate() {
+                let Some(winner) = winner else { continue };
+                html.text(format!(
+                    " {} is beaten by {}, which is no larger and no worse.",
+                    at + 1,
+                    winner + 1
+                ));
+            }
+        });
+    });
 }
