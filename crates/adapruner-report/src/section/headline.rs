@@ -30,19 +30,15 @@ fn of_search(page: &Page, html: &mut Html) {
         tile(html, &text.text, &change, &below);
     }
     if let Some(best) = &page.best {
-        let below =
-            format!("nats per predicted token; perplexity {}", perplexity(best.perplexity));
+        let below = format!("nats per predicted token; perplexity {}", perplexity(best.perplexity));
         tile(html, "best loss in the search", &nats(best.loss), &below);
     }
     let (before, ratio) = (page.model.parameters, page.model.ratio);
     match page.model.parameters_after {
         Some(after) => {
             let removed = before.saturating_sub(after) as f64;
-            let sizes = format!(
-                "{} → {}",
-                prefixed(before as f64, "", 4),
-                prefixed(after as f64, "", 4)
-            );
+            let sizes =
+                format!("{} → {}", prefixed(before as f64, "", 4), prefixed(after as f64, "", 4));
             let below = format!("{} removed", percent_of(removed, before as f64));
             tile(html, "parameters", &sizes, &below);
         }

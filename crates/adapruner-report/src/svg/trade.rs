@@ -25,9 +25,7 @@ const BESIDE: [(f64, f64); 4] = [(9.0, -5.0), (-9.0, -5.0), (9.0, 14.0), (-9.0, 
 /// The models that another one beats: no larger and no worse, and not equal in both. By index.
 pub(crate) fn beaten_by(points: &[TradePoint]) -> Vec<Option<usize>> {
     let beats = |a: &TradePoint, b: &TradePoint| {
-        a.bytes <= b.bytes
-            && a.quality <= b.quality
-            && (a.bytes < b.bytes || a.quality < b.quality)
+        a.bytes <= b.bytes && a.quality <= b.quality && (a.bytes < b.bytes || a.quality < b.quality)
     };
     let winner = |of: &TradePoint| {
         let all = points.iter().enumerate().filter(|(_, other)| beats(other, of));
@@ -106,8 +104,7 @@ fn stairs(points: &[(f64, f64)]) -> String {
     let mut steps = String::new();
     for (at, (x, y)) in points.iter().enumerate() {
         let (x, y) = (Px(*x), Px(*y));
-        let written =
-            if at == 0 { write!(steps, "M{x} {y}") } else { write!(steps, "H{x}V{y}") };
+        let written = if at == 0 { write!(steps, "M{x} {y}") } else { write!(steps, "H{x}V{y}") };
         written.expect("a string takes all");
     }
     steps

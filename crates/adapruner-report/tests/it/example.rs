@@ -3,8 +3,9 @@
 
 use adapruner_report::{
     ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
-    Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Trade, TradePoint, Page, Recovery, Run, Sample,
-    State, TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
+    Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
+    State, TestMedian, TextFacts, Trade, TradePoint, TrainingStep, TrialPoint, TrialsToMatch,
+    Value, Width,
 };
 
 /// Numbers by splitmix64, uniform from 0 to 1.

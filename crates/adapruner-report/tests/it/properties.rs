@@ -201,12 +201,18 @@ fn estimate() -> impl Strategy<Value = Estimate> {
 fn models() -> impl Strategy<Value = Models> {
     let cells = || vec(string(), 0..4);
     let rows = || vec(vec(string(), 0..4), 0..4);
-    let tile = (string(), string(), string())
-        .prop_map(|(above, number, below)| Tile { above, number, below });
-    let point = (string(), number(), number())
-        .prop_map(|(name, bytes, quality)| TradePoint { name, bytes, quality });
-    let trade = (string(), vec(point, 0..6))
-        .prop_map(|(quality, points)| Trade { quality, points });
+    let tile = (string(), string(), string()).prop_map(|(above, number, below)| Tile {
+        above,
+        number,
+        below,
+    });
+    let point = (string(), number(), number()).prop_map(|(name, bytes, quality)| TradePoint {
+        name,
+        bytes,
+        quality,
+    });
+    let trade =
+        (string(), vec(point, 0..6)).prop_map(|(quality, points)| Trade { quality, points });
     let header = (vec(tile, 0..3), option::of(trade));
     (cells(), header, rows(), cells(), rows(), cells()).prop_map(
         |(names, (verdict, trade), figures, difference_headings, differences, notes)| Models {

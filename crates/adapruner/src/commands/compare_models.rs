@@ -70,7 +70,8 @@ pub struct CompareModelsCommand {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Also write the printed result to this file
+    /// Also write the result to this file: as JSON with --json or where its name ends in .json,
+    /// else as Markdown
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Also write a self-contained HTML page: the last model beside the first, size against
@@ -154,7 +155,9 @@ fn run(args: &CompareModelsCommand, session: &Session) -> Result<()> {
     let comparison = compare(&models, &settings, questions.as_ref(), &placement, &bars)?;
     let report = Report { comparison, settings: &settings, run: &run, version: VERSION };
     if let Some(out) = out {
-        let text = if args.json {
+        let named_json = args.out.as_ref().and_then(|out| out.extension());
+        let named_json = named_json.is_some_and(|end| end.eq_ignore_ascii_case("json"));
+        let text = if args.json || named_json {
             serde_json::to_string_pretty(&report)? + "\n"
         } else {
             markdown(&report.comparison)

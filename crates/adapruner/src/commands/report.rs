@@ -44,7 +44,7 @@ pub struct ReportCommand {
     /// Output folder of `recover`, to show its training too
     #[arg(long, value_name = "DIR", requires = "study")]
     recovery: Option<PathBuf>,
-    /// Comparison of the resulting models, as written by compare-models --json --out
+    /// Comparison of the resulting models, as written by compare-models --out FILE.json
     #[arg(long, value_name = "FILE")]
     models: Option<PathBuf>,
     /// File to write
@@ -92,7 +92,7 @@ fn recorded(path: &Path) -> Result<Comparison> {
     serde_json::from_slice(&bytes).map_err(|error| {
         advised(
             format!("{}: {error}", path.display()),
-            "--models takes what compare-models --json --out FILE wrote",
+            "--models takes what compare-models --out FILE.json wrote",
         )
     })
 }

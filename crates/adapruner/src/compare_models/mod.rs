@@ -20,7 +20,7 @@ use adapruner_model::Placement;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use page::facts;
+pub use page::facts;
 pub use page::{models, page, trade};
 pub use shown::markdown;
 
@@ -108,7 +108,9 @@ impl Row {
         let first = values.first().copied().unwrap_or(f64::NAN);
         let percent = |&value: &f64| match kind {
             Kind::Perplexity | Kind::BitsPerByte => 100.0 * (first / value),
-            Kind::Size | Kind::Bytes | Kind::Accuracy | Kind::Speed | Kind::Seconds => 100.0 * (value / first),
+            Kind::Size | Kind::Bytes | Kind::Accuracy | Kind::Speed | Kind::Seconds => {
+                100.0 * (value / first)
+            }
         };
         let percent = values.iter().map(percent).collect();
         Self { name, kind, values, percent, sure: None }
@@ -269,11 +271,7 @@ pub fn before_after(
     let models: Vec<Compared> = both
         .iter()
         .zip(names)
-        .map(|(one, model)| Compared {
-            model,
-            digest: one.model_digest,
-            texts: vec![one.tokens()],
-        })
+        .map(|(one, model)| Compared { model, digest: one.model_digest, texts: vec![one.tokens()] })
         .collect();
     let measured: Vec<Perplexity> = both.iter().map(|one| one.loss.clone()).collect();
     let read = format!("{}, windows of {}", before.text, before.loss.window);

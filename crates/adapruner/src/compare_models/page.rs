@@ -28,7 +28,7 @@ pub fn page(comparison: &Comparison, command: String, created: String) -> Page {
 }
 
 /// A text as the page lists it.
-pub(crate) fn facts(role: &str, tokens: &TokensRecord) -> TextFacts {
+pub fn facts(role: &str, tokens: &TokensRecord) -> TextFacts {
     TextFacts {
         role: role.to_owned(),
         name: tokens.text.clone(),
@@ -63,9 +63,11 @@ pub fn trade(comparison: &Comparison) -> Option<Trade> {
         return None;
     }
     let points = short_names(&comparison.models).into_iter().zip(&bytes.values);
-    let points = points
-        .zip(&quality.values)
-        .map(|((name, &bytes), &quality)| TradePoint { name, bytes, quality });
+    let points = points.zip(&quality.values).map(|((name, &bytes), &quality)| TradePoint {
+        name,
+        bytes,
+        quality,
+    });
     Some(Trade { quality: quality.name.clone(), points: points.collect() })
 }
 
@@ -225,8 +227,10 @@ mod tests {
         ];
         let comparison = comparison(&["a/dense", "a/half", "a/final"], rows);
         let tiles = verdict(&comparison);
-        let shown: Vec<String> =
-            tiles.iter().map(|tile| format!("{}: {}, {}", tile.above, tile.number, tile.below)).collect();
+        let shown: Vec<String> = tiles
+            .iter()
+            .map(|tile| format!("{}: {}, {}", tile.above, tile.number, tile.below))
+            .collect();
         assert_eq!(
             shown,
             [

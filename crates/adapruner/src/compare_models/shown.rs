@@ -228,7 +228,11 @@ mod tests {
         ] {
             assert!(shown.contains(line), "{line}\n{shown}");
         }
-        let page = crate::compare_models::models(&comparison(vec![accuracy([0.70, 0.60], 0.5, (-0.14, -0.06))]));
+        let page = crate::compare_models::models(&comparison(vec![accuracy(
+            [0.70, 0.60],
+            0.5,
+            (-0.14, -0.06),
+        )]));
         assert_eq!(page.differences[0][5], "50.0 %");
     }
 

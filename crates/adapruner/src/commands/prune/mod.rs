@@ -357,7 +357,8 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         peak_memory_bytes,
     };
     if let Some(staged) = page {
-        let page = report::page(&report, &original, settings.output.as_ref().map(|of| of.out.as_path()))?;
+        let page =
+            report::page(&report, &original, settings.output.as_ref().map(|of| of.out.as_path()))?;
         staged.write(adapruner_report::render(&page).as_bytes())?;
     }
     args.common.printer().result(&report, text)

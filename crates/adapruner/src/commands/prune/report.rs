@@ -128,10 +128,8 @@ pub(super) fn page(report: &Report, original: &Checkpoint, out: Option<&Path>) -
     let written = out.map_or_else(|| "pruned".to_owned(), |out| out.display().to_string());
     let measured = report.evaluation.as_ref().or(report.held_out.as_ref());
     let compared = measured.zip(footprint.files.first()).map(|(measured, of)| {
-        let sizes = [
-            (plan.parameters_before, footprint.source_bytes),
-            (plan.parameters_after, of.bytes),
-        ];
+        let sizes =
+            [(plan.parameters_before, footprint.source_bytes), (plan.parameters_after, of.bytes)];
         let names = [source.clone(), written];
         let bytes = format!("bytes of the tensors before, of the {} files after", of.format);
         compare_models::before_after(names, (sizes, bytes), measured)
