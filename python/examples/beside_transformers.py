@@ -16,6 +16,7 @@ import adapruner
 
 model, calibration, out = sys.argv[1:4]
 smaller = Path(out) / "smaller"
+smaller.parent.mkdir(parents=True, exist_ok=True)
 
 # `uniform` opens as the model's own class, without trust_remote_code.
 adapruner.prune(

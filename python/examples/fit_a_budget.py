@@ -13,6 +13,7 @@ import adapruner
 
 model, calibration, test, out = sys.argv[1:5]
 out = Path(out)
+out.mkdir(parents=True, exist_ok=True)
 kind = {"format": "gguf", "gguf_type": "q8_0"}
 
 

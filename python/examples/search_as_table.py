@@ -15,6 +15,7 @@ import adapruner
 model, calibration, validation, test, out = sys.argv[1:6]
 trials = int(sys.argv[6]) if len(sys.argv) > 6 else 20
 out = Path(out)
+out.mkdir(parents=True, exist_ok=True)
 
 adapruner.search(
     model, ratio=0.2, calibration=calibration, samples=8, sample_tokens=32,
