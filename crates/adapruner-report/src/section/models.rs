@@ -1,6 +1,6 @@
 //! Models side by side, and how each differs from the first.
 
-use super::table::{Column, Kind, table};
+use super::table::{Column, Kind, stacked};
 use crate::html::Html;
 use crate::page::{Page, Trade};
 use crate::svg::trade::{beaten_by, trade};
@@ -13,14 +13,14 @@ pub(super) fn write(page: &Page, html: &mut Html) {
     if let Some(trade) = &models.trade {
         picture(html, trade);
     }
-    table(html, "models side by side", &columns, models.figures.iter().cloned());
+    stacked(html, "models side by side", &columns, models.figures.iter().cloned());
     if !models.differences.is_empty() {
         html.leaf("h3", &[], "Against the first model");
         let headings = models.difference_headings.iter().enumerate();
         let kind = |at| if at < 2 { Kind::Words } else { Kind::Numbers };
         let columns: Vec<Column<'_>> =
             headings.map(|(at, heading)| (heading.as_str(), kind(at))).collect();
-        table(html, "differences", &columns, models.differences.iter().cloned());
+        stacked(html, "differences", &columns, models.differences.iter().cloned());
     }
     for note in &models.notes {
         html.leaf("p", &[("class", &"muted")], note);
@@ -36,12 +36,15 @@ fn picture(html: &mut Html, of: &Trade) {
                 "Lower and further left is better. Filled: no other model here is both as small \
                  and as good. Sizes are those of the tensors as they are stored.",
             );
-            for (at, winner) in beaten_by(&of.points).into_iter().enumerate() {
-                let Some(winner) = winner else { continue };
+            let beaten: Vec<String> = beaten_by(&of.points)
+                .into_iter()
+                .enumerate()
+                .filter_map(|(at, winner)| Some(format!("{} by {}", at + 1, winner? + 1)))
+                .collect();
+            if !beaten.is_empty() {
                 html.text(format!(
-                    " {} is beaten by {}, which is no larger and no worse.",
-                    at + 1,
-                    winner + 1
+                    " Beaten by one that is no larger and no worse: {}.",
+                    beaten.join(", ")
                 ));
             }
         });

@@ -19,6 +19,8 @@ const LINE: f64 = 17.0;
 const TICKS: usize = 5;
 /// Most letters of a name in the list.
 const LETTERS: usize = 32;
+/// Most letters above the drawing.
+const HEADING: usize = 54;
 /// Where a point's number may stand, best first: right, left, below right, below left.
 const BESIDE: [(f64, f64); 4] = [(9.0, -5.0), (-9.0, -5.0), (9.0, 14.0), (-9.0, 14.0)];
 
@@ -59,7 +61,7 @@ pub(crate) fn trade(html: &mut Html, of: &Trade, alone: bool) {
         if alone {
             rectangle(html, "ground", (0.0, 0.0), (WIDTH, height));
         }
-        label(html, "start", (0.0, 12.0), &of.quality);
+        label(html, "start", (0.0, 12.0), &shortened(&of.quality, HEADING));
         across(html, frame, y, TICKS);
         along(html, frame, x, TICKS);
         label(html, "end", (frame.right, frame.bottom + 32.0), "MB as stored");

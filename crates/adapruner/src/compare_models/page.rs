@@ -14,10 +14,14 @@ const TASKS: usize = 3;
 /// A page of a comparison alone. `created` is the moment it is made, ISO 8601; `command` made
 /// the comparison.
 pub fn page(comparison: &Comparison, command: String, created: String) -> Page {
-    let name = comparison.models.last().map_or("", |model| model.model.as_str());
+    let names = short_names(&comparison.models);
+    let title = match names.as_slice() {
+        [first, .., last] => format!("{last} compared with {first}"),
+        [_] | [] => "models compared".to_owned(),
+    };
     let texts = comparison.models.first().map(|model| model.texts.as_slice()).unwrap_or_default();
     Page {
-        title: format!("adapruner: {} and what it is compared with", last_part(name, 1)),
+        title,
         version: VERSION.to_owned(),
         command,
         created,
@@ -68,7 +72,15 @@ pub fn trade(comparison: &Comparison) -> Option<Trade> {
         bytes,
         quality,
     });
-    Some(Trade { quality: quality.name.clone(), points: points.collect() })
+    // The text by its name alone: a path has no room in a picture.
+    let text = comparison.models.first().and_then(|model| model.texts.first());
+    let shown = match (text, quality.name.split_once(", ")) {
+        (Some(text), Some((kind, _))) => {
+            format!("{kind}, {}, windows of {}", last_part(&text.text, 1), text.window)
+        }
+        (Some(_) | None, _) => quality.name.clone(),
+    };
+    Some(Trade { quality: shown, points: points.collect() })
 }
 
 /// Whether models read the `at`-th text in the tokens of the first model.
@@ -97,7 +109,9 @@ fn verdict(comparison: &Comparison) -> Vec<Tile> {
         };
         let shown = match row.kind {
             Kind::Size => {
-                let number = format!("{:.1} M → {:.1} M", before / 1e6, after / 1e6);
+                let decimals = if before < 1e7 { 3 } else { 1 };
+                let million = |count: f64| format!("{:.decimals$} M", count / 1e6);
+                let number = format!("{} → {}", million(before), million(after));
                 Some((number, change(before, after, "fewer", "more")))
             }
             Kind::Bytes => {
