@@ -216,6 +216,7 @@ families!(
     falcon_40b: false,
     gemma2: true,
     gemma3: true,
+    gemma3_vision: true,
     gpt_neox: false,
     gpt_neox_sequential: false,
     granite: true,

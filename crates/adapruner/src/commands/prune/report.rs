@@ -8,6 +8,7 @@ use adapruner::{
     footprint::Footprint,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
+    passed::PassedRecord,
     pipeline::TokensRecord,
     settings::{Chosen, PruneSettings},
     vocabulary::VocabularyRecord,
@@ -17,7 +18,7 @@ use adapruner_eval::BitsPerByte;
 use adapruner_prune::{BankHeader, PlanOptions, PlanTable, PrunePlan};
 use serde::Serialize;
 
-use crate::printer::{bytes, table};
+use crate::printer::{bytes, passed_row, table};
 /// What a person or a script is told.
 #[derive(Serialize)]
 pub(super) struct Report {
@@ -31,6 +32,9 @@ pub(super) struct Report {
     pub(super) vocabulary: Option<VocabularyRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) depth: Option<DepthRecord>,
+    /// What the model has beside its language model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) passed: Option<PassedRecord>,
     /// What the model takes, or would.
     pub(super) footprint: Footprint,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,6 +121,7 @@ pub(super) fn text(report: &Report) -> String {
     let mut rows = vec![("recipe", report.recipe.to_string())];
     rows.extend(report.vocabulary.as_ref().map(|of| ("vocabulary", of.to_string())));
     rows.extend(report.depth.as_ref().map(|of| ("depth", of.to_string())));
+    rows.extend(report.passed.as_ref().map(passed_row));
     rows.push(("size", report.footprint.to_string()));
     let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
     for (name, BeforeAfter { before, after }) in
