@@ -55,8 +55,20 @@ def mask(model, plan):
 
 
 def of_image(model, ids, pixels):
-    image = model.config.image_token_id
-    return model(input_ids=ids, pixel_values=pixels, token_type_ids=(ids == image).long(), use_cache=False).logits
+    if "gemma3" in model.config.model_type:
+        more = {"token_type_ids": (ids == model.config.image_token_id).long()}
+    else:
+        more = {"image_sizes": torch.tensor([list(pixels.shape[2:])])}
+    return model(input_ids=ids, pixel_values=pixels, use_cache=False, **more).logits
+
+
+def image_ids(config):
+    """The tokens that stand for one image."""
+    vision = config.vision_config
+    side = vision.image_size // vision.patch_size // getattr(config, "spatial_merge_size", 1)
+    tokens = [config.image_token_id] * getattr(config, "mm_tokens_per_image", side * side)
+    ends = [getattr(config, key, None) for key in ("boi_token_index", "eoi_token_index")]
+    return [*ends[:1], *tokens, *ends[1:]] if None not in ends else tokens
 
 
 def tensors(folder):
@@ -94,13 +106,11 @@ def main():
     renamed = lambda ids: torch.tensor([[new[i] for i in row] for row in ids.tolist()])
     generator = torch.Generator().manual_seed(1)
     config, vision = dense.config, dense.config.vision_config
-    special = {config.image_token_id, config.boi_token_index, config.eoi_token_index}
+    special = set(image_ids(config))
     usual = torch.tensor([id for id in kept if id not in special])
     draw = lambda count: usual[torch.randint(len(usual), (1, count), generator=generator)]
     text = draw(args.tokens)
-    begin = torch.tensor([[config.boi_token_index, *[config.image_token_id] * config.mm_tokens_per_image,
-                           config.eoi_token_index]])
-    image = torch.cat([draw(2), begin, draw(args.tokens)], 1)
+    image = torch.cat([draw(2), torch.tensor([image_ids(config)]), draw(args.tokens)], 1)
     pixels = torch.randn(1, 3, vision.image_size, vision.image_size, generator=generator).double()
 
     unmasked = of_image(dense, image, pixels)

@@ -4,24 +4,11 @@
 use super::{Composite, Language, Multimodal, Naming, OtherLayers, OtherPart, TokenKey};
 use crate::config::Architecture;
 
-/// As transformers has the modules from 4.52 on, and as some versions save them.
-const MODULES: Naming = Naming {
-    language: &[("model.", "model.language_model."), ("lm_head.", "lm_head.")],
-    parts: "model.",
-};
-
-/// As released folders have them, and as transformers 4.57 saves them.
-const RELEASED: Naming = Naming {
-    language: &[("model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")],
-    parts: "",
-};
-
 pub(super) const COMPOSITE: Composite = Composite {
     multimodal: Multimodal::Gemma3,
     title: "Gemma 3 (text and images)",
     model_type: "gemma3",
     prefix: "Gemma3",
-    module: "gemma3",
     text: "text_config",
     languages: &[Language {
         model_type: "gemma3_text",
@@ -35,8 +22,8 @@ pub(super) const COMPOSITE: Composite = Composite {
             ("num_key_value_heads", 4),
         ],
     }],
-    namings: &[RELEASED, MODULES],
-    modules: MODULES,
+    namings: &[Naming::RELEASED, Naming::MODULES],
+    modules: Naming::MODULES,
     parts: &[
         OtherPart {
             module: "vision_tower",

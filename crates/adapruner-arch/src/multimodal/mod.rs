@@ -6,6 +6,7 @@
 //! which pass through every command untouched.
 
 mod gemma3;
+mod mistral3;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,16 +18,19 @@ use crate::config::Architecture;
 pub enum Multimodal {
     /// Gemma 3 from 4B on: texts and images.
     Gemma3,
+    /// Mistral Small 3.1 and 3.2: texts and images.
+    Mistral3,
 }
 
 impl Multimodal {
     /// All of them, in the order in which they are listed for users.
-    pub const ALL: [Self; 1] = [Self::Gemma3];
+    pub const ALL: [Self; 2] = [Self::Gemma3, Self::Mistral3];
 
     /// What it declares.
     pub fn composite(self) -> &'static Composite {
         match self {
             Self::Gemma3 => &gemma3::COMPOSITE,
+            Self::Mistral3 => &mistral3::COMPOSITE,
         }
     }
 }
@@ -43,8 +47,6 @@ pub struct Composite {
     /// What its classes in transformers begin with; behind it stand `Config` and
     /// `ForConditionalGeneration`.
     pub prefix: &'static str,
-    /// Its package in `transformers.models`.
-    pub module: &'static str,
     /// Key of `config.json` with the settings of the language model.
     pub text: &'static str,
     /// The language models that it can hold, the first where `model_type` of these settings is
@@ -89,6 +91,18 @@ pub struct Naming {
 }
 
 impl Naming {
+    /// As transformers has the modules of most classes from 4.52 on, and as some versions save
+    /// them.
+    pub const MODULES: Self = Self {
+        language: &[("model.", "model.language_model."), ("lm_head.", "lm_head.")],
+        parts: "model.",
+    };
+    /// As released folders have most classes, and as transformers 4.57 and 5.24 save them.
+    pub const RELEASED: Self = Self {
+        language: &[("model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")],
+        parts: "",
+    };
+
     /// What a tensor or a module of the language model is called here.
     pub fn here(&self, own: &str) -> String {
         let here =

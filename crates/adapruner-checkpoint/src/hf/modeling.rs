@@ -74,7 +74,6 @@ pub(super) fn modeling(family: &Family, multimodal: Option<Multimodal>) -> Strin
         let whole = [
             ("{whole}", composite.prefix),
             ("{whole_title}", composite.title),
-            ("{whole_module}", composite.module),
             ("{whole_type}", composite.model_type),
             ("{text}", composite.text),
         ];

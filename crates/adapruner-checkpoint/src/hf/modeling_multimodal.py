@@ -1,6 +1,8 @@
-# {whole_title}: the class above as the language model of the whole.
+# {whole_title}: the model above as the language model of the whole, which asks AutoModel for it.
 
-from transformers import {whole}Config, {whole}ForConditionalGeneration  # noqa: E402
+from transformers import AutoModel, {whole}Config, {whole}ForConditionalGeneration  # noqa: E402
+
+AutoModel.register(Adapruner{stem}Config, Adapruner{stem}Model, exist_ok=True)
 
 
 class Adapruner{whole}Config({whole}Config):
@@ -16,11 +18,6 @@ class Adapruner{whole}Config({whole}Config):
 
 class Adapruner{whole}ForConditionalGeneration({whole}ForConditionalGeneration):
     config_class = Adapruner{whole}Config
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model.language_model = Adapruner{stem}Model(config.{text})
-        self.post_init()
 
 
 try:

@@ -4,11 +4,9 @@ use adapruner_arch::{Architecture, Multimodal};
 
 /// Names, as `architectures` or `model_type` has them, of models that are known and not run:
 /// what makes them so.
-const NOT_RUN: [(&str, &str); 20] = [
+const NOT_RUN: [(&str, &str); 18] = [
     ("Gemma3n", "embeddings per layer, texts, images and sound in one folder"),
     ("gemma3n", "embeddings per layer, texts, images and sound in one folder"),
-    ("Mistral3", "texts and images in one folder"),
-    ("mistral3", "texts and images in one folder"),
     ("Llama4", "mixtures of experts with a shared one"),
     ("llama4", "mixtures of experts with a shared one"),
     ("Qwen2_5_VL", "texts and images in one folder"),

@@ -259,6 +259,29 @@ fn a_gguf_file_is_the_language_model_alone_and_says_so() {
     assert_eq!(json_of(again.path(), "config.json")["architectures"], json!(["Gemma3ForCausalLM"]));
 }
 
+/// Another class, with a head of its own, whose language model is like Llama.
+#[test]
+fn mistral_3_is_written_as_what_it_was() {
+    let folder = fixture("models/mistral3_vision");
+    let model = Checkpoint::open(&folder).unwrap();
+    assert_eq!(model.config.architecture, Architecture::Mistral);
+    assert_eq!(model.config.multimodal, Some(Multimodal::Mistral3));
+    assert!(!model.config.tie_word_embeddings && model.config.windows.is_empty());
+    let out = tempfile::tempdir().unwrap();
+    hf::write(&model, out.path(), &HfOptions::default(), &mut |_, _| {}).unwrap();
+    assert_eq!(tensors(out.path()), tensors(&folder));
+    assert_eq!(Checkpoint::open(out.path()).unwrap().config, model.config);
+    let shallow = model.with_layers(&[0, 2]).unwrap();
+    hf::write(&shallow, out.path(), &HfOptions::default(), &mut |_, _| {}).unwrap();
+    let written = json_of(out.path(), "config.json");
+    assert_eq!(written["architectures"], json!(["Mistral3ForConditionalGeneration"]));
+    assert_eq!(written["text_config"]["model_type"], "mistral");
+    assert_eq!(written["text_config"]["num_hidden_layers"], 2);
+    let path = out.path().join("m.gguf");
+    gguf::write(&model, &path, &GgufOptions::default(), &mut |_, _| {}).unwrap();
+    assert_same_tensors(&Checkpoint::open(&path).unwrap(), &model, DType::F32);
+}
+
 #[test]
 fn folders_that_are_not_whole_are_refused_by_name() {
     let without =

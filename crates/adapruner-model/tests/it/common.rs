@@ -7,7 +7,7 @@ use adapruner_model::{Decoder, Placement, Residency};
 use candle_core::{DType, Device, Tensor};
 
 /// Every model of `fixtures/models`.
-pub const FIXTURES: [&str; 32] = [
+pub const FIXTURES: [&str; 33] = [
     "biases",
     "falcon",
     "falcon_11b",
@@ -22,6 +22,7 @@ pub const FIXTURES: [&str; 32] = [
     "linear_rope",
     "llama3_rope",
     "mha_tied",
+    "mistral3_vision",
     "mistral_no_window",
     "mistral_windows",
     "mixtral",

@@ -220,6 +220,7 @@ families!(
     gpt_neox: false,
     gpt_neox_sequential: false,
     granite: true,
+    mistral3_vision: true,
     mistral_windows: true,
     olmo2: true,
     opt: true,
