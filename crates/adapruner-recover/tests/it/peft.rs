@@ -190,7 +190,7 @@ fn settings_that_do_not_fit_the_tensors_are_named() {
 /// Other parts of a larger model have modules of the same short names.
 #[test]
 fn an_adapter_inside_a_larger_model_names_the_modules_of_the_whole() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = path.join("../../fixtures/models/gemma3_vision");
     let config = adapruner_checkpoint::Checkpoint::open(&path).unwrap().config;
     let options = LoraOptions {
