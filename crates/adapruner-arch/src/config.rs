@@ -11,6 +11,7 @@ use crate::{
         AttentionBiasRule, Factor, Family, HeadWidthRule, MlpBiasRule, NormKind, NormWeight,
         NormalisedRule, OrderRule, Positions, ScoreRule, WindowRule,
     },
+    multimodal::Multimodal,
     names::{Part, Projection, Sublayer},
 };
 
@@ -188,6 +189,9 @@ impl From<bool> for AttentionBias {
 pub struct ModelConfig {
     /// Which architecture it is.
     pub architecture: Architecture,
+    /// What it is the language model of, where it is part of a larger model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multimodal: Option<Multimodal>,
     /// `H`.
     pub hidden_size: usize,
     /// `D`; `N · D` need not equal `H`.
@@ -260,6 +264,7 @@ impl ModelConfig {
         let rope = |theta| Rope { theta, scaling: RopeScaling::None };
         Self {
             architecture,
+            multimodal: None,
             hidden_size,
             head_dim,
             vocab_size,
@@ -369,6 +374,15 @@ impl ModelConfig {
     /// it is.
     pub fn name(&self, part: Part) -> String {
         part.name(self.family()).unwrap_or_else(|| format!("{part:?}"))
+    }
+
+    /// The module of a projection in layer `layer`, as the class that opens the model names it.
+    pub fn module(&self, projection: Projection, layer: usize) -> String {
+        let own = projection.path(self.family(), layer);
+        match self.multimodal {
+            None => own,
+            Some(multimodal) => multimodal.composite().modules.here(&own),
+        }
     }
 
     /// Whether a projection has a bias.
@@ -483,14 +497,17 @@ impl ModelConfig {
     }
 
     /// Whether the family's class has room for the widths of heads: where it takes `D` from `H`,
-    /// all of a layer's heads must be as wide as the stream.
+    /// all of a layer's heads must be as wide as the stream; where it asks for whole heads, `H`
+    /// must be a multiple of their number.
     pub fn heads_fit_class(&self) -> bool {
-        match self.family().hf.head_width {
-            HeadWidthRule::Key(_) => true,
-            HeadWidthRule::ByHidden => {
-                self.layers.iter().all(|w| w.query_heads * self.head_dim == self.hidden_size)
-            }
-        }
+        let hf = &self.family().hf;
+        self.layers.iter().all(|w| {
+            let width = match hf.head_width {
+                HeadWidthRule::Key(_) => true,
+                HeadWidthRule::ByHidden => w.query_heads * self.head_dim == self.hidden_size,
+            };
+            width && (!hf.whole_heads || self.hidden_size.is_multiple_of(w.query_heads.max(1)))
+        })
     }
 
     /// Rows of the table of learned positions, where there is one.

@@ -22,6 +22,8 @@ pub struct HuggingFace {
     pub eps: (Option<&'static str>, f64),
     /// `D`.
     pub head_width: HeadWidthRule,
+    /// Whether transformers from 5.6 on refuses an `H` that is no multiple of N, whatever `D` is.
+    pub whole_heads: bool,
     /// `K`.
     pub kv_heads: KvHeadRule,
     /// `F`: its key, and the multiple of `H` that it is where the key is missing.

@@ -27,6 +27,7 @@
 //! |---|---|
 //! | [`config`] | [`ModelConfig`]: the sizes of one model and of each of its layers |
 //! | [`family`] | [`Family`]: what an architecture declares |
+//! | [`multimodal`] | [`Multimodal`]: larger models that hold a language model beside other parts |
 //! | [`names`] | the tensors that a configuration demands |
 
 pub mod config;
@@ -34,6 +35,7 @@ mod experts;
 mod families;
 pub mod family;
 mod formats;
+pub mod multimodal;
 pub mod names;
 mod stored;
 
@@ -42,6 +44,7 @@ pub use config::{
 };
 pub use experts::Experts;
 pub use family::Family;
+pub use multimodal::Multimodal;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -8,7 +8,9 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{config::ModelConfig, digest::Digest, error::Result, tokenizer::TextTokenizer};
+use crate::{
+    config::ModelConfig, digest::Digest, error::Result, hf::PassThrough, tokenizer::TextTokenizer,
+};
 
 /// Shape and stored type of a tensor, known without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct Checkpoint {
     pub generation_config: Option<serde_json::Value>,
     /// The weights.
     pub tensors: Arc<dyn TensorSource>,
+    /// What the folder has beside the language model, where it is that of a larger model.
+    pub pass_through: Option<Arc<PassThrough>>,
     /// Where it was opened, for messages and manifests.
     pub origin: PathBuf,
 }

@@ -172,6 +172,15 @@ impl Error {
         self
     }
 
+    /// The same error about a tensor by another name.
+    #[must_use]
+    pub fn rename(mut self, to: impl Fn(&str) -> String) -> Self {
+        if let Self::Tensor { tensor, .. } = &mut self {
+            *tensor = to(tensor);
+        }
+        self
+    }
+
     /// Whether the file to open does not exist.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)

@@ -15,7 +15,7 @@ use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
     hf::{
-        self,
+        self, PROCESSOR_FILES,
         source::{INDEX, SINGLE},
     },
     tokenizer::folder::TEMPLATES,
@@ -136,7 +136,7 @@ fn fetch_optional(id: &str, repo: &ApiRepo) {
     let unreachable = |what: &str, e: &ApiError| {
         tracing::warn!("{id}: {what} could not be fetched: {e}");
     };
-    for name in OPTIONAL {
+    for name in OPTIONAL.into_iter().chain(PROCESSOR_FILES) {
         match repo.get(name) {
             Ok(_) => {}
             Err(e) if is_absent(&e) => {}

@@ -200,7 +200,7 @@ pub(crate) fn for_bytes(tensor: &Tensor, mut sink: impl FnMut(&[u8]) -> Result<(
 /// A tensor in the header of a safetensors file.
 pub(crate) struct HeaderEntry {
     pub(crate) name: String,
-    pub(crate) dtype: &'static str,
+    pub(crate) dtype: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) bytes: u64,
 }

@@ -71,6 +71,7 @@ impl Checkpoint {
             config,
             tokenizer: Arc::new(TextTokenizer::from_json(tokenizer.to_string().into_bytes())?),
             generation_config: None,
+            pass_through: None,
             tensors: Arc::new(source),
             origin: ORIGIN.into(),
         })

@@ -267,7 +267,7 @@ fn content(
 fn header(tensors: &[Floats<'_>], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let entry = |tensor: &Floats<'_>| HeaderEntry {
         name: tensor.name.clone(),
-        dtype: "F32",
+        dtype: "F32".to_owned(),
         shape: tensor.shape.clone(),
         bytes: size_of_val(tensor.values) as u64,
     };

@@ -40,6 +40,9 @@ impl Checkpoint {
                 named.extend(ids.filter(|id| (*id as usize) < *vocab_size));
             }
         }
+        if let Some(passed) = &self.pass_through {
+            named.extend(passed.token_ids(*vocab_size));
+        }
         self.tokenizer.vocabulary(*vocab_size, &named)
     }
 
@@ -95,7 +98,10 @@ impl Checkpoint {
             rows,
             digest,
         };
+        let before = self.config.vocab_size;
+        let passed = self.pass_through.as_ref();
         Ok(Self {
+            pass_through: passed.map(|passed| Arc::new(passed.renumbered(&ids, before))),
             generation_config: generation_config(self.generation_config.as_ref(), &ids, padding),
             tokenizer: Arc::new(tokenizer),
             tensors: Arc::new(source),

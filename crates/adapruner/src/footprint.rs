@@ -15,10 +15,12 @@ use crate::{
 /// Bytes of a number of the key-value cache, in 16 bits as llama.cpp and transformers keep it.
 const CACHED: u64 = 2;
 
-/// Bytes of a model's tensors as they are stored.
+/// Bytes of a model's tensors as they are stored, those beside a language model with them.
 pub fn stored_bytes(checkpoint: &Checkpoint) -> u64 {
     let expected = names::expected_tensors(&checkpoint.config);
-    expected.iter().filter_map(|e| checkpoint.tensors.meta(&e.name)).map(|meta| meta.bytes).sum()
+    let metas = expected.iter().filter_map(|e| checkpoint.tensors.meta(&e.name));
+    let others = checkpoint.pass_through.as_ref().map_or(0, |passed| passed.bytes());
+    metas.map(|meta| meta.bytes).sum::<u64>() + others
 }
 
 /// Bytes that the key-value cache of a model takes for each token: `Σ over layers 2·K·D`

@@ -38,6 +38,7 @@
 //! | [`held_out`] | calibration samples on which no choice was made |
 //! | [`footprint`] | the size of a model: stored, written and in its cache |
 //! | [`outputs`] | a model folder: Hugging Face files, `model.gguf`, manifest |
+//! | [`passed`] | what a model has beside its language model |
 //! | [`manifest`] | `manifest.json`: the record of an output's inputs |
 //! | [`locked`] | state folders that one process at a time may use |
 //! | [`memory`] | available and used memory |
@@ -69,6 +70,7 @@ pub mod manifest;
 pub mod masks;
 pub mod memory;
 pub mod outputs;
+pub mod passed;
 pub mod pipeline;
 pub mod progress;
 pub mod recover;

@@ -20,6 +20,7 @@ use crate::{
     depth::DepthRecord,
     footprint::stored_bytes,
     masks::LearnedRecord,
+    passed::PassedRecord,
     pipeline::{Evaluation, TokensRecord},
     search::Configuration,
     vocabulary::VocabularyRecord,
@@ -158,8 +159,11 @@ pub struct Manifest {
     pub model: ModelRecord,
     /// Bytes of its tensors as they are stored.
     pub model_bytes: u64,
-    /// Parameters of the model that was written.
+    /// Parameters of the model that was written; of a larger model those of its language model.
     pub parameters: u64,
+    /// What the model has beside its language model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed: Option<PassedRecord>,
     /// The statistics behind importances.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statistics: Option<StatisticsRecord>,
@@ -227,6 +231,7 @@ impl Manifest {
             model: ModelRecord::of(checkpoint)?,
             model_bytes: stored_bytes(checkpoint),
             parameters: checkpoint.config.parameters(),
+            passed: PassedRecord::of(checkpoint),
             statistics: None,
             plan: None,
             vocabulary: None,

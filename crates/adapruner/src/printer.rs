@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use adapruner::footprint::Bytes;
+use adapruner::{footprint::Bytes, passed::PassedRecord};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -63,6 +63,14 @@ pub fn grouped(number: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// What passes through a command unchanged, as a row of a table.
+pub fn passed_row(passed: &PassedRecord) -> (&'static str, String) {
+    let PassedRecord { class, parts, .. } = passed;
+    let parts = parts.iter().map(|(title, count)| format!("{title} {}", grouped(*count)));
+    let parts = parts.collect::<Vec<_>>().join(", ");
+    ("unchanged", format!("{parts} parameters ({class}; not counted above, in no ratio)"))
 }
 
 /// Bytes in the unit that suits them.

@@ -40,6 +40,7 @@ pub(super) const FAMILY: Family = Family {
         context: 131_072,
         theta: ("rope_theta", 1_000_000.0),
         head_width: HeadWidthRule::Key(Some(256)),
+        whole_heads: true,
         tied: true,
         bos: Some(2),
         eos: Some(1),

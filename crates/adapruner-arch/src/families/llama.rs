@@ -43,6 +43,8 @@ pub(super) const FAMILY: Family = Family {
         theta: ("rope_theta", 10_000.0),
         eps: (Some("rms_norm_eps"), 1e-6),
         head_width: HeadWidthRule::Key(None),
+        // Its own rule: such a model is written as Mistral.
+        whole_heads: false,
         kv_heads: KvHeadRule::Key,
         ffn: ("intermediate_size", None),
         fixed: &[],

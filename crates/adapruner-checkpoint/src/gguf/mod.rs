@@ -74,6 +74,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         config,
         tokenizer: Arc::new(tokenizer),
         generation_config: None,
+        pass_through: None,
         tensors: Arc::new(source),
         origin: path.to_path_buf(),
     })

@@ -128,6 +128,14 @@ impl FilePlan {
         let metadata = metadata(checkpoint, layout, kind, options, &mut warnings)?;
         let places = places(config, layout, kind);
         warnings.extend(fallback_warnings(&places));
+        if let Some(multimodal) = config.multimodal {
+            let titles = multimodal.composite().parts.iter().map(|part| part.title);
+            let titles = titles.collect::<Vec<_>>().join(" and ");
+            warnings.push(format!(
+                "the GGUF file is the language model alone: {titles} are not in it; llama.cpp reads \
+                 them from the mmproj file of the original model, which pruning leaves valid"
+            ));
+        }
 
         let rotation: Vec<(&str, Vec<u8>)> = rope_divisors(config)
             .into_iter()

@@ -10,7 +10,7 @@
 use std::path::Path;
 
 use adapruner_arch::{
-    Experts,
+    Experts, Multimodal,
     config::all_but,
     family::{
         AttentionBiasRule, Cap, Factor, Family, Fixed, FormRule, HeadWidthRule, KvHeadRule,
@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use crate::{
     config::{Activation, Architecture, AttentionBias, LayerWidths, ModelConfig},
     error::{Error, Result},
-    hf::{modeling::cache_order, unknown},
+    hf::{modeling::cache_order, nested, unknown},
     open::check,
 };
 
@@ -33,17 +33,26 @@ pub(super) const FULL: &str = "full_attention";
 /// The kind of a layer with a window.
 pub(super) const SLIDING: &str = "sliding_attention";
 
-/// What a folder is: an architecture, as it is or with widths per layer.
+/// What a folder is: an architecture, as it is or with widths per layer, alone or as the language
+/// model of a larger model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
     pub(super) architecture: Architecture,
+    pub(super) multimodal: Option<Multimodal>,
     pub(super) per_layer: bool,
 }
 
 impl Kind {
     fn all() -> impl Iterator<Item = Self> {
-        let both = |architecture| [false, true].map(|per_layer| Self { architecture, per_layer });
-        Architecture::ALL.into_iter().flat_map(both)
+        let alone = Architecture::ALL.map(|architecture| (architecture, None));
+        let nested = Multimodal::ALL.into_iter().flat_map(|multimodal| {
+            let languages = multimodal.composite().languages.iter();
+            languages.map(move |language| (language.architecture, Some(multimodal)))
+        });
+        let both = |(architecture, multimodal)| {
+            [false, true].map(|per_layer| Self { architecture, multimodal, per_layer })
+        };
+        alone.into_iter().chain(nested).flat_map(both)
     }
 
     pub(super) fn family(self) -> &'static Family {
@@ -52,13 +61,19 @@ impl Kind {
 
     /// `model_type`.
     pub(super) fn model_type(self) -> String {
-        let own = self.family().hf.model_type;
+        let own = match self.multimodal {
+            None => self.family().hf.model_type,
+            Some(multimodal) => multimodal.composite().model_type,
+        };
         if self.per_layer { format!("adapruner_{own}") } else { own.to_owned() }
     }
 
     /// The entry of `architectures`.
     pub(super) fn class(self) -> String {
-        let own = self.family().class();
+        let own = match self.multimodal {
+            None => self.family().class(),
+            Some(multimodal) => multimodal.composite().class(),
+        };
         if self.per_layer { format!("Adapruner{own}") } else { own }
     }
 }
@@ -72,9 +87,18 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
     let Some(object) = json.as_object() else {
         return Err(Error::format(path, "an object expected"));
     };
-    let keys = Keys { path, object };
+    let keys = Keys { path, object, within: "" };
     let kind = keys.kind()?;
-    let family = kind.family();
+    let Some(multimodal) = kind.multimodal else { return language(&keys, kind) };
+    let composite = multimodal.composite();
+    let (language_model, settings) = nested::language(&keys, composite)?;
+    let keys = Keys { path, object: &settings, within: composite.text };
+    language(&keys, Kind { architecture: language_model.architecture, ..kind })
+}
+
+/// Reads a language model's configuration from its keys.
+fn language(keys: &Keys<'_>, kind: Kind) -> Result<ModelConfig> {
+    let (path, family) = (keys.path, kind.family());
     let context = keys.optional_size("max_position_embeddings")?.unwrap_or(family.hf.context);
     keys.refuse_settings(family, context)?;
 
@@ -106,6 +130,7 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
     let id = |key, default: Option<u32>| keys.token_ids(key, default.as_slice());
     let config = ModelConfig {
         architecture: kind.architecture,
+        multimodal: kind.multimodal,
         hidden_size,
         head_dim,
         vocab_size: keys.size("vocab_size")?,
@@ -153,15 +178,23 @@ pub fn model_config(path: &Path, json: &Value) -> Result<ModelConfig> {
 pub(super) struct Keys<'a> {
     pub(super) path: &'a Path,
     pub(super) object: &'a Map<String, Value>,
+    /// The key of the file that the object stands under, for messages; empty for the whole file
+    /// and below that.
+    pub(super) within: &'static str,
 }
 
 impl<'a> Keys<'a> {
     pub(super) fn error(&self, key: &str, message: &str) -> Error {
-        Error::format(self.path, format!("{key}: {message}"))
+        Error::format(self.path, format!("{}: {message}", self.full(key)))
     }
 
     pub(super) fn unsupported(&self, key: &str, message: impl std::fmt::Display) -> Error {
-        Error::unsupported(self.path, format!("{key}: {message}"))
+        Error::unsupported(self.path, format!("{}: {message}", self.full(key)))
+    }
+
+    /// A key with the one that it stands under.
+    fn full(&self, key: &str) -> String {
+        if self.within.is_empty() { key.to_owned() } else { format!("{}.{key}", self.within) }
     }
 
     /// A value that is there and not null.
@@ -206,7 +239,7 @@ impl<'a> Keys<'a> {
 
     pub(super) fn optional_object(&self, key: &str) -> Result<Option<Keys<'a>>> {
         let object = self.optional(key, "an object", Value::as_object)?;
-        Ok(object.map(|object| Keys { path: self.path, object }))
+        Ok(object.map(|object| Keys { path: self.path, object, within: "" }))
     }
 
     fn kind(&self) -> Result<Kind> {

@@ -3,6 +3,8 @@
 pub mod config;
 mod experts;
 mod modeling;
+mod nested;
+mod pass_through;
 mod rope;
 pub mod source;
 mod unknown;
@@ -11,12 +13,16 @@ mod write_config;
 
 use std::{path::Path, sync::Arc};
 
+use adapruner_arch::Multimodal;
+
+pub(crate) use pass_through::PROCESSOR_FILES;
+pub use pass_through::PassThrough;
 pub use source::SafetensorsSource;
 pub use write::{HfOptions, StoreType, planned_bytes, write};
 pub use write_config::opens_elsewhere;
 
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, TensorSource},
     config::ModelConfig,
     digest::Digest,
     error::{Error, Result},
@@ -44,11 +50,28 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
     }
     let mut source = SafetensorsSource::open(folder, files)?;
     source.strip_prefixes()?;
+    let composite = config.multimodal.map(Multimodal::composite);
+    let naming = match composite {
+        Some(composite) => Some(source.set_others_aside(composite)?),
+        None => {
+            refuse_larger(folder, &source)?;
+            None
+        }
+    };
     source.retain(|name| !is_surplus(name, &config));
     source.take_apart(&config)?;
     source.check_experts(&config)?;
-    check::tensors(folder, &config, &source)?;
+    let in_folder = |name: &str| source.name_in_folder(name);
+    check::tensors(folder, &config, &source).map_err(|error| error.rename(in_folder))?;
     source.check_dtypes()?;
+    let source = Arc::new(source);
+    let pass_through = match composite.zip(naming) {
+        Some((composite, naming)) => {
+            let passed = PassThrough::new(folder, composite, naming, &json, source.clone())?;
+            Some(Arc::new(passed))
+        }
+        None => None,
+    };
 
     let mut tokenizer = TextTokenizer::from_hf_folder(folder)?;
     check::tokenizer(folder, &mut tokenizer, config.vocab_size)?;
@@ -61,7 +84,8 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
         config,
         tokenizer: Arc::new(tokenizer),
         generation_config,
-        tensors: Arc::new(source),
+        tensors: source,
+        pass_through,
         origin: folder.to_path_buf(),
     })
 }
@@ -73,6 +97,29 @@ fn is_surplus(name: &str, config: &ModelConfig) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
         || buffers.any(|buffer| name.ends_with(buffer))
         || (config.tie_word_embeddings && name == config.name(names::Part::Head))
+}
+
+/// Refuses the tensors of a larger model under the configuration of a language model alone.
+///
+/// # Errors
+/// The first such tensor.
+fn refuse_larger(folder: &Path, source: &SafetensorsSource) -> Result<()> {
+    let names = source.names();
+    for composite in Multimodal::ALL.map(Multimodal::composite) {
+        for naming in composite.namings {
+            let other = |name: &&String| naming.part(composite.parts, name).is_some();
+            if let Some(name) = names.iter().find(other) {
+                let message = format!(
+                    "belongs to a part beside a language model, as {} has it, but config.json has no {} and is that of a language model alone",
+                    composite.class(),
+                    composite.text
+                );
+                return Err(Error::tensor(folder, name, message)
+                    .advise("take config.json and weights from the same model"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn no_config(folder: &Path) -> Error {

@@ -2,7 +2,7 @@
 //! architecture declares.
 
 use adapruner_arch::{
-    Family,
+    Family, Multimodal,
     family::{HeadWidthRule, KvHeadRule},
     names::{Norm, Projection},
 };
@@ -14,9 +14,11 @@ pub(super) const MODELING_FILE: &str = "modeling_adapruner.py";
 
 /// The code, with the family's names in braces; doubled braces are single ones.
 const TEMPLATE: &str = include_str!("modeling_adapruner.py");
+/// What stands behind it for a language model that is part of a larger one.
+const MULTIMODAL: &str = include_str!("modeling_multimodal.py");
 
-/// The code for a family.
-pub(super) fn modeling(family: &Family) -> String {
+/// The code for a family, alone or inside a larger model.
+pub(super) fn modeling(family: &Family, multimodal: Option<Multimodal>) -> String {
     let on_stream = |norm: &Norm| norm.is_attention() && norm.normed(family).is_none();
     let norms = Norm::ALL.into_iter().filter(on_stream).filter_map(|norm| norm.of(family));
     let norms: Vec<String> = norms.map(|name| format!("\"{}\"", name.hf)).collect();
@@ -67,10 +69,23 @@ pub(super) fn modeling(family: &Family) -> String {
         ("{norms}", &format!("[{}]", norms.join(", "))),
         ("{from_config}", truth(family.hf.widths_from_config)),
     ];
-    let code = names
-        .into_iter()
-        .fold(TEMPLATE.to_owned(), |code, (name, value)| code.replace(name, value));
+    let mut code = TEMPLATE.to_owned();
+    if let Some(composite) = multimodal.map(Multimodal::composite) {
+        let whole = [
+            ("{whole}", composite.prefix),
+            ("{whole_title}", composite.title),
+            ("{whole_type}", composite.model_type),
+            ("{text}", composite.text),
+        ];
+        code.extend(["\n\n", &*filled(MULTIMODAL.to_owned(), whole)]);
+    }
+    let code = filled(code, names);
     code.replace("{{", "{").replace("}}", "}")
+}
+
+/// A template with names in place of words in braces.
+fn filled<'a>(template: String, names: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    names.into_iter().fold(template, |code, (name, value)| code.replace(name, value))
 }
 
 /// The layers in the order of the key-value cache of that code: those with attention first.
@@ -90,13 +105,13 @@ mod tests {
     #[test]
     fn no_name_is_left_open() {
         for architecture in Architecture::ALL {
-            let code = modeling(architecture.family());
+            let code = modeling(architecture.family(), None);
             let open = code.lines().find(|line| line.contains("{prefix") || line.contains("{stem"));
             assert_eq!(open, None);
             assert!(code.contains("slots = {layer: slot for slot, layer"), "{code}");
             assert!(code.contains(&format!("class Adapruner{}(", architecture.family().class())));
         }
-        let code = modeling(Architecture::Gemma3.family());
+        let code = modeling(Architecture::Gemma3.family(), None);
         assert!(
             code.contains("ATTENTION_NORMS = [\"input_layernorm\", \"post_attention_layernorm\"]")
         );

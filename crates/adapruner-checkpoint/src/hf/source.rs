@@ -9,6 +9,7 @@ use std::{
     sync::OnceLock,
 };
 
+use adapruner_arch::multimodal::{Composite, Naming};
 use candle_core::{DType, Device, Tensor, quantized::GgmlDType};
 use safetensors::{Dtype, tensor::Metadata};
 
@@ -60,6 +61,14 @@ impl Entry {
         }
     }
 
+    fn meta(&self) -> TensorMeta {
+        TensorMeta {
+            shape: self.shape.clone(),
+            stored: format!("{:?}", self.dtype),
+            bytes: self.len() as u64,
+        }
+    }
+
     /// How many bytes it has.
     fn len(&self) -> usize {
         match self.pieces {
@@ -75,7 +84,12 @@ pub struct SafetensorsSource {
     folder: PathBuf,
     /// In the order of their names.
     shards: Vec<MappedFile>,
+    /// The model's tensors, by canonical name.
     entries: BTreeMap<String, Entry>,
+    /// Those of the parts beside a language model, by the names in the files.
+    others: BTreeMap<String, Entry>,
+    /// How the files name the model's tensors, where not by their canonical names.
+    naming: Option<&'static Naming>,
     /// Digests of the small files that belong to the model, by name.
     files: Vec<(String, Digest)>,
     digest: OnceLock<Digest>,
@@ -93,6 +107,8 @@ impl SafetensorsSource {
             folder: folder.to_path_buf(),
             shards: Vec::new(),
             entries: BTreeMap::new(),
+            others: BTreeMap::new(),
+            naming: None,
             files,
             digest: OnceLock::new(),
         };
@@ -105,6 +121,69 @@ impl SafetensorsSource {
             return Err(no_weights(folder));
         }
         Ok(source)
+    }
+
+    /// Takes the tensors of the language model by the names that it has alone, and sets those of
+    /// the other parts aside; how the folder names them.
+    ///
+    /// # Errors
+    /// No tensors of a language model; one that belongs to no part.
+    pub fn set_others_aside(&mut self, composite: &'static Composite) -> Result<&'static Naming> {
+        let named = |naming: &&Naming| {
+            let begin = naming.language.first().map_or("", |(_, here)| here);
+            self.entries.keys().any(|name| name.starts_with(begin))
+        };
+        let Some(naming) = composite.namings.iter().find(named) else {
+            let begin = |naming: &Naming| Some(format!("{}…", naming.language.first()?.1));
+            let known: Vec<String> = composite.namings.iter().filter_map(begin).collect();
+            let message =
+                format!("no tensors of a language model, {} expected", known.join(" or "));
+            return Err(Error::format(&self.folder, message));
+        };
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            if let Some(own) = naming.alone(&name) {
+                self.entries.insert(own, entry);
+            } else if naming.part(composite.parts, &name).is_some() {
+                self.others.insert(name, entry);
+            } else {
+                let message = format!("belongs to no part of {}", composite.title);
+                return Err(Error::tensor(&self.folder, name, message));
+            }
+        }
+        self.naming = Some(naming);
+        Ok(naming)
+    }
+
+    /// The name that a tensor of the model has in the folder.
+    pub fn name_in_folder(&self, name: &str) -> String {
+        self.naming.map_or_else(|| name.to_owned(), |naming| naming.here(name))
+    }
+
+    /// Names, shapes and types of the tensors of the parts beside a language model.
+    pub fn others(&self) -> impl Iterator<Item = (&str, TensorMeta)> {
+        self.others.iter().map(|(name, entry)| (name.as_str(), entry.meta()))
+    }
+
+    /// Reads a tensor of a part beside the language model: the stored bytes.
+    ///
+    /// # Errors
+    /// One that is not there, or has values that are NaN or infinite.
+    pub fn other<T>(&self, name: &str, then: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        let Some(entry) = self.others.get(name) else {
+            return Err(Error::tensor(&self.folder, name, "not in the folder"));
+        };
+        let shard = &self.shards[entry.shard];
+        let bytes = entry.bytes(shard);
+        if let Some(kind) = float_kind(entry.dtype) {
+            let stored = Stored { bytes: &bytes, kind, rows: Rows::Plain };
+            convert::values::<f32>(stored, &entry.shape).map_err(|error| match error {
+                ConvertError::Values(message) => Error::tensor(shard.path(), name, message),
+                ConvertError::Candle(error) => error.into(),
+            })?;
+        }
+        let done = then(&bytes);
+        shard.release(entry.range.clone());
+        done
     }
 
     /// Drops the tensors that `keep` does not want.
@@ -213,7 +292,15 @@ impl SafetensorsSource {
         for (name, entry) in &self.entries {
             if float_kind(entry.dtype).is_none() {
                 let path = self.shards[entry.shard].path();
-                return Err(refused_dtype(path, name, entry.dtype));
+                return Err(refused_dtype(path, &self.name_in_folder(name), entry.dtype));
+            }
+        }
+        for (name, entry) in &self.others {
+            // Buffers of positions are whole numbers.
+            if float_kind(entry.dtype).is_none() && entry.dtype != Dtype::I64 {
+                let path = self.shards[entry.shard].path();
+                return Err(refused_dtype(path, name, entry.dtype)
+                    .advise("give the folder with the weights that are not quantised"));
             }
         }
         Ok(())
@@ -268,11 +355,7 @@ impl TensorSource for SafetensorsSource {
     }
 
     fn meta(&self, name: &str) -> Option<TensorMeta> {
-        self.entries.get(name).map(|entry| TensorMeta {
-            shape: entry.shape.clone(),
-            stored: format!("{:?}", entry.dtype),
-            bytes: entry.len() as u64,
-        })
+        self.entries.get(name).map(Entry::meta)
     }
 
     /// # Shapes
@@ -290,7 +373,9 @@ impl TensorSource for SafetensorsSource {
         let tensor = convert::tensor(stored, &entry.shape, dtype, device);
         shard.release(entry.range.clone());
         tensor.map_err(|error| match error {
-            ConvertError::Values(message) => Error::tensor(shard.path(), name, message),
+            ConvertError::Values(message) => {
+                Error::tensor(shard.path(), self.name_in_folder(name), message)
+            }
             ConvertError::Candle(error) => error.into(),
         })
     }

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
 use super::{
+    PassThrough,
     config::Kind,
     modeling::{MODELING_FILE, modeling},
     source::{INDEX, SINGLE},
     write_config::{config_json, form},
 };
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, TensorMeta},
     error::{Error, Result},
     names::{FileFormat, StoredTensor, stored_tensors},
     open::check,
@@ -79,9 +80,29 @@ impl Default for HfOptions {
 
 /// A tensor's place in a file.
 struct Place {
-    tensor: StoredTensor,
-    kind: FloatType,
+    /// In the file.
+    name: String,
+    /// In the words of the format.
+    dtype: String,
+    shape: Vec<usize>,
     bytes: u64,
+    content: Content,
+}
+
+/// What a tensor in a file is.
+enum Content {
+    /// One of the language model.
+    Model(StoredTensor, FloatType),
+    /// One of another part, as it was read.
+    PassedThrough,
+}
+
+impl Place {
+    /// Bytes of one of its numbers.
+    fn width(&self) -> u64 {
+        let elements: u64 = self.shape.iter().map(|&d| d as u64).product();
+        self.bytes / elements.max(1)
+    }
 }
 
 /// Writes `checkpoint` into the existing folder `dir`: config.json,
@@ -148,17 +169,24 @@ impl FolderPlan {
         check::config(&checkpoint.origin, config)?;
         let (kind, mut warnings) = form(config);
         let places = places(checkpoint, kind, options.store);
-        let matrices: Vec<_> = places.iter().filter(|p| p.tensor.shape.len() == 2).collect();
-        let elements = |place: &&Place| (place.kind, place.bytes / place.kind.bytes());
-        let dtype = prevailing_type(&matrices.iter().map(elements).collect::<Vec<_>>());
-        let json = pretty(&config_json(config, kind, dtype));
+        let matrix = |place: &Place| match &place.content {
+            Content::Model(tensor, kind) if tensor.shape.len() == 2 => {
+                Some((*kind, place.bytes / kind.bytes()))
+            }
+            Content::Model(..) | Content::PassedThrough => None,
+        };
+        let dtype = prevailing_type(&places.iter().filter_map(matrix).collect::<Vec<_>>());
+        let json = pretty(&config_json(checkpoint, kind, dtype));
         let mut small = vec![("config.json".to_owned(), json)];
+        if let Some(passed) = &checkpoint.pass_through {
+            small.extend(passed.files().iter().cloned());
+        }
         if let Some(generation) = &checkpoint.generation_config {
             small.push(("generation_config.json".to_owned(), pretty(generation)));
         }
         small.extend(checkpoint.tokenizer.hf_files()?);
         if kind.per_layer {
-            let code = modeling(kind.family()).into_bytes();
+            let code = modeling(kind.family(), kind.multimodal).into_bytes();
             small.push((MODELING_FILE.to_owned(), code));
             let why = match config.uniform_widths() {
                 None => "widths differ between layers",
@@ -175,13 +203,28 @@ fn pretty(json: &serde_json::Value) -> Vec<u8> {
 }
 
 fn places(checkpoint: &Checkpoint, kind: Kind, store: StoreType) -> Vec<Place> {
+    let passed = checkpoint.pass_through.as_deref();
     let place = |tensor: StoredTensor| {
         let kind = store.of(checkpoint, &tensor);
         let elements: u64 = tensor.shape.iter().map(|&d| d as u64).product();
-        Place { kind, bytes: elements * kind.bytes(), tensor }
+        Place {
+            name: passed.map_or_else(|| tensor.name.clone(), |p| p.name_in_folder(&tensor.name)),
+            dtype: kind.name().to_owned(),
+            shape: tensor.shape.clone(),
+            bytes: elements * kind.bytes(),
+            content: Content::Model(tensor, kind),
+        }
+    };
+    let other = |(name, meta): (&str, TensorMeta)| Place {
+        name: name.to_owned(),
+        dtype: meta.stored,
+        shape: meta.shape,
+        bytes: meta.bytes,
+        content: Content::PassedThrough,
     };
     let stored = stored_tensors(&checkpoint.config, kind.family(), FileFormat::HuggingFace);
-    stored.into_iter().map(place).collect()
+    let others = passed.into_iter().flat_map(PassThrough::tensors).map(other);
+    stored.into_iter().map(place).chain(others).collect()
 }
 
 /// Tensors to files of at most `most` bytes, in the order of the forward pass.
@@ -200,7 +243,7 @@ fn shards(places: Vec<Place>, most: u64) -> Vec<Vec<Place>> {
     }
     // Wide elements first: every tensor then starts at a multiple of its own.
     for shard in &mut shards {
-        shard.sort_by_key(|place| std::cmp::Reverse(place.kind.bytes()));
+        shard.sort_by_key(|place| std::cmp::Reverse(place.width()));
     }
     shards
 }
@@ -224,16 +267,23 @@ fn write_weights(
         let mut file = FileWriter::create(&dir.join(&name))?;
         file.write(&header(shard))?;
         for place in shard {
-            for tensor in tensors(checkpoint, &place.tensor, place.kind) {
-                let tensor = tensor?;
-                for_bytes(&tensor, |bytes| {
-                    file.write(bytes)?;
-                    done += bytes.len() as u64;
-                    on_progress(done, total);
-                    Ok(())
-                })?;
+            let mut sink = |bytes: &[u8]| {
+                file.write(bytes)?;
+                done += bytes.len() as u64;
+                on_progress(done, total);
+                Ok(())
+            };
+            match (&place.content, &checkpoint.pass_through) {
+                (Content::Model(tensor, kind), _) => {
+                    for tensor in tensors(checkpoint, tensor, *kind) {
+                        for_bytes(&tensor?, &mut sink)?;
+                    }
+                }
+                (Content::PassedThrough, passed) => {
+                    passed.iter().try_for_each(|passed| passed.tensor(&place.name, &mut sink))?;
+                }
             }
-            map.insert(place.tensor.name.clone(), name.clone().into());
+            map.insert(place.name.clone(), name.clone().into());
         }
         files.push(file.finish()?);
     }
@@ -265,9 +315,9 @@ fn tensors<'a>(
 
 fn header(shard: &[Place]) -> Vec<u8> {
     let entry = |place: &Place| HeaderEntry {
-        name: place.tensor.name.clone(),
-        dtype: place.kind.name(),
-        shape: place.tensor.shape.clone(),
+        name: place.name.clone(),
+        dtype: place.dtype.clone(),
+        shape: place.shape.clone(),
         bytes: place.bytes,
     };
     safetensors_header(json!({"format": "pt"}), shard.iter().map(entry))

@@ -12,8 +12,10 @@ use serde_json::{Map, Value, json};
 use super::{
     config::{FULL, Kind, LAYER_WIDTHS, SLIDING},
     modeling::{MODELING_FILE, cache_order},
+    nested,
 };
 use crate::{
+    checkpoint::Checkpoint,
     config::{
         Activation, Architecture, AttentionBias, LayerWidths, ModelConfig, Rope, RopeScaling,
     },
@@ -84,11 +86,18 @@ pub(super) fn form(config: &ModelConfig) -> (Kind, Vec<String>) {
     };
     // What is like Llama may be written as each of these.
     let per_layer = uniform.is_none();
-    let alike = [Architecture::Llama, Architecture::Mistral, Architecture::Qwen2];
-    let own = Some(config.architecture).filter(|_| !(per_layer && config.is_llama_like()));
-    let mut candidates = own.into_iter().chain(alike).filter(|&a| holds(a, config));
+    let multimodal = config.multimodal;
+    let kind = |architecture| Kind { architecture, multimodal, per_layer };
+    // The class of a larger model holds its own language model.
+    let alike: &[Architecture] = match multimodal {
+        None => &[Architecture::Llama, Architecture::Mistral, Architecture::Qwen2],
+        Some(_) => &[],
+    };
+    let as_llama = multimodal.is_none() && per_layer && config.is_llama_like();
+    let own = Some(config.architecture).filter(|_| !as_llama);
+    let mut candidates = own.into_iter().chain(alike.iter().copied()).filter(|&a| holds(a, config));
     if let Some(architecture) = candidates.clone().find(|&architecture| whole(architecture)) {
-        return (Kind { architecture, per_layer }, Vec::new());
+        return (kind(architecture), Vec::new());
     }
     if let Some(architecture) = candidates.next() {
         let heads = uniform.map_or(0, |widths| widths.query_heads);
@@ -96,17 +105,57 @@ pub(super) fn form(config: &ModelConfig) -> (Kind, Vec<String>) {
             "the hidden size {} is not a multiple of {heads} heads: transformers 5.6 and later refuse to open such a Llama, and with biases it cannot be written as Mistral",
             config.hidden_size
         );
-        return (Kind { architecture, per_layer }, vec![warning]);
+        return (kind(architecture), vec![warning]);
     }
+    let own = kind(config.architecture);
+    let class = Kind { per_layer: false, ..own }.class();
     let warning = format!(
-        "{} has no room for these biases in transformers, which does not open the folder",
-        config.family().class()
+        "{class} has no room for these biases in transformers, which does not open the folder"
     );
-    (Kind { architecture: config.architecture, per_layer }, vec![warning])
+    (own, vec![warning])
 }
 
 /// The content of `config.json`.
-pub(super) fn config_json(config: &ModelConfig, kind: Kind, dtype: FloatType) -> Value {
+pub(super) fn config_json(checkpoint: &Checkpoint, kind: Kind, dtype: FloatType) -> Value {
+    let config = &checkpoint.config;
+    let (Some(passed), Some(multimodal)) = (&checkpoint.pass_through, kind.multimodal) else {
+        return Value::Object(language_json(config, kind, dtype));
+    };
+    let composite = multimodal.composite();
+    let mut text = language_json(config, Kind { multimodal: None, ..kind }, dtype);
+    let dtype = text.remove("torch_dtype");
+    text.remove("architectures");
+    text.remove("auto_map");
+    let languages = composite.languages.iter();
+    for language in languages.filter(|language| language.architecture == kind.architecture) {
+        let own = if kind.per_layer { nested::OWN } else { "" };
+        text.insert("model_type".into(), format!("{own}{}", language.model_type).into());
+    }
+    let mut own = Map::new();
+    own.insert("architectures".into(), json!([kind.class()]));
+    own.insert("model_type".into(), json!(kind.model_type()));
+    if kind.per_layer {
+        let whole = class_of(composite.prefix, "ForConditionalGeneration");
+        own.insert(
+            "auto_map".into(),
+            json!({
+                "AutoConfig": class_of(composite.prefix, "Config"),
+                "AutoModelForImageTextToText": whole,
+                "AutoModelForCausalLM": whole,
+            }),
+        );
+    }
+    let dtype = dtype.as_ref().and_then(Value::as_str).unwrap_or_default();
+    passed.config_json(Value::Object(text), own, dtype)
+}
+
+/// A class of the folder's own code, as `auto_map` names it.
+fn class_of(stem: &str, class: &str) -> String {
+    format!("{}.Adapruner{stem}{class}", MODELING_FILE.trim_end_matches(".py"))
+}
+
+/// The settings of a language model.
+fn language_json(config: &ModelConfig, kind: Kind, dtype: FloatType) -> Map<String, Value> {
     let family = kind.family();
     let largest = |width: fn(&LayerWidths) -> usize| config.layers.iter().map(width).max();
     // Without any attention: the classes divide by the number of heads.
@@ -281,18 +330,16 @@ pub(super) fn config_json(config: &ModelConfig, kind: Kind, dtype: FloatType) ->
     set("torch_dtype", json!(dtype));
     if kind.per_layer {
         set(LAYER_WIDTHS, json!(config.layers));
-        let module = MODELING_FILE.trim_end_matches(".py");
-        let class = |stem: &str, class: &str| format!("{module}.Adapruner{stem}{class}");
         set(
             "auto_map",
             json!({
-                "AutoConfig": class(family.hf.stem, "Config"),
-                "AutoModel": class(family.hf.stem, "Model"),
-                "AutoModelForCausalLM": class(family.hf.prefix, "ForCausalLM"),
+                "AutoConfig": class_of(family.hf.stem, "Config"),
+                "AutoModel": class_of(family.hf.stem, "Model"),
+                "AutoModelForCausalLM": class_of(family.hf.prefix, "ForCausalLM"),
             }),
         );
     }
-    Value::Object(json)
+    json
 }
 
 fn rope_scaling(config: &ModelConfig, rope: &Rope) -> Value {

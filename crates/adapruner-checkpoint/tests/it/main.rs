@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests read what they wrote")]
 
 mod dataset;
+mod multimodal;
 mod readers;
 mod text;
 mod tokenizer;

@@ -160,6 +160,7 @@ pub fn random_model(config: ModelConfig, dtype: DType, seed: u64) -> Checkpoint 
         tensors: Arc::new(Memory { tensors: tensors.collect() }),
         tokenizer: Arc::new(TextTokenizer::from_hf_folder(&fixture("models/per_layer")).unwrap()),
         generation_config: None,
+        pass_through: None,
         origin: PathBuf::from("memory"),
         config,
     }

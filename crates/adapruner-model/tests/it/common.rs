@@ -7,13 +7,14 @@ use adapruner_model::{Decoder, Placement, Residency};
 use candle_core::{DType, Device, Tensor};
 
 /// Every model of `fixtures/models`.
-pub const FIXTURES: [&str; 31] = [
+pub const FIXTURES: [&str; 33] = [
     "biases",
     "falcon",
     "falcon_11b",
     "falcon_40b",
     "gemma2",
     "gemma3",
+    "gemma3_vision",
     "gpt_neox",
     "gpt_neox_sequential",
     "gqa3_untied",
@@ -21,6 +22,7 @@ pub const FIXTURES: [&str; 31] = [
     "linear_rope",
     "llama3_rope",
     "mha_tied",
+    "mistral3_vision",
     "mistral_no_window",
     "mistral_windows",
     "mixtral",

@@ -239,6 +239,7 @@ pub fn random_checkpoint(config: &ModelConfig, seed: u64) -> Checkpoint {
         config: config.clone(),
         tokenizer: tokenizer(),
         generation_config: None,
+        pass_through: None,
         tensors: Arc::new(MemorySource(tensors.collect())),
         origin: "memory".into(),
     }

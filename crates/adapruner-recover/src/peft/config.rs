@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use adapruner_checkpoint::{ModelConfig, arch::Family, input, names::Projection};
+use adapruner_checkpoint::{ModelConfig, input, names::Projection};
 use serde_json::{Map, Value, json};
 
 use super::targets::Targets;
@@ -118,9 +118,8 @@ impl AdapterConfig {
     pub fn modules(&self, model: &ModelConfig) -> Result<BTreeSet<(usize, Projection)>, String> {
         let modules = self.targets.modules(model)?;
         let names = |(key, name): (&str, &String)| {
-            let fits = |&(layer, projection): &(usize, Projection)| {
-                fits(model.family(), name, layer, projection)
-            };
+            let fits =
+                |&(layer, projection): &(usize, Projection)| fits(model, name, layer, projection);
             match modules.iter().any(fits) {
                 true => Ok(()),
                 false => Err(format!("{key}: {name:?} fits no module that the adapter has")),
@@ -132,13 +131,13 @@ impl AdapterConfig {
     }
 
     /// The rank that a module's update has.
-    pub fn rank(&self, family: &Family, layer: usize, projection: Projection) -> usize {
-        matched(&self.ranks, family, layer, projection).unwrap_or(self.rank)
+    pub fn rank(&self, model: &ModelConfig, layer: usize, projection: Projection) -> usize {
+        matched(&self.ranks, model, layer, projection).unwrap_or(self.rank)
     }
 
     /// The alpha that a module's update has.
-    pub fn alpha(&self, family: &Family, layer: usize, projection: Projection) -> f64 {
-        matched(&self.alphas, family, layer, projection).unwrap_or(self.alpha)
+    pub fn alpha(&self, model: &ModelConfig, layer: usize, projection: Projection) -> f64 {
+        matched(&self.alphas, model, layer, projection).unwrap_or(self.alpha)
     }
 }
 
@@ -176,17 +175,17 @@ fn pattern<T>(
 
 fn matched<T: Copy>(
     table: &[(String, T)],
-    family: &Family,
+    model: &ModelConfig,
     layer: usize,
     projection: Projection,
 ) -> Option<T> {
-    let fits = |(name, _): &&(String, T)| fits(family, name, layer, projection);
+    let fits = |(name, _): &&(String, T)| fits(model, name, layer, projection);
     table.iter().find(fits).map(|(_, value)| *value)
 }
 
 /// Whether a key of a table of module names means a module.
-fn fits(family: &Family, name: &str, layer: usize, projection: Projection) -> bool {
-    let module = projection.path(family, layer);
+fn fits(model: &ModelConfig, name: &str, layer: usize, projection: Projection) -> bool {
+    let module = model.module(projection, layer);
     match name.strip_prefix('^') {
         Some(whole) => module == whole,
         None => module.strip_suffix(name).is_some_and(|r| r.is_empty() || r.ends_with('.')),
@@ -206,14 +205,16 @@ fn plain(number: f64) -> Value {
 }
 
 /// The modules of an adapter as `target_modules` writes them: by their short names
-/// where all of `model` with these names have an update, else one by one.
+/// where all of `model` with these names have an update, else one by one. Inside a larger model
+/// always one by one: its other parts have modules of the same short names.
 fn target_modules(adapter: &Adapter, model: &ModelConfig) -> Vec<String> {
     let kinds: BTreeSet<Projection> = adapter.updates.keys().map(|(_, p)| *p).collect();
     let family = model.family();
     let named = projections(model).filter(|(_, projection)| kinds.contains(projection));
-    let mut targets: Vec<String> = match named.eq(adapter.updates.keys().copied()) {
+    let all = named.eq(adapter.updates.keys().copied());
+    let mut targets: Vec<String> = match all && model.multimodal.is_none() {
         true => kinds.iter().map(|p| short(p.module_of(family)).to_owned()).collect(),
-        false => adapter.updates.keys().map(|(layer, p)| p.path(family, *layer)).collect(),
+        false => adapter.updates.keys().map(|(layer, p)| model.module(*p, *layer)).collect(),
     };
     targets.sort_unstable();
     targets
@@ -227,7 +228,7 @@ pub fn json(adapter: &Adapter, model: &ModelConfig, base: &str) -> String {
     let (rank, alpha) = (prevailing(&ranks).unwrap_or(1), prevailing(&alphas).unwrap_or(1.0));
     let (mut rank_pattern, mut alpha_pattern) = (Map::new(), Map::new());
     for ((layer, projection), update) in &adapter.updates {
-        let module = projection.path(model.family(), *layer);
+        let module = model.module(*projection, *layer);
         if update.rank != rank {
             rank_pattern.insert(module.clone(), json!(update.rank));
         }

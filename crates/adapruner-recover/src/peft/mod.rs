@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use adapruner_checkpoint::{
     Error as FileError, ModelConfig,
-    arch::Family,
+    arch::Multimodal,
     mapped::MappedFile,
     names::{self, Projection},
     output::OutputFile,
@@ -44,19 +44,34 @@ pub enum Side {
     B,
 }
 
-/// PEFT's name of a tensor of a model of `family`.
-pub fn tensor_name(family: &Family, layer: usize, projection: Projection, side: Side) -> String {
+/// PEFT's name of a tensor of a model.
+pub fn tensor_name(
+    model: &ModelConfig,
+    layer: usize,
+    projection: Projection,
+    side: Side,
+) -> String {
     let side = match side {
         Side::A => "lora_A",
         Side::B => "lora_B",
     };
-    format!("{PREFIX}{}.{side}.weight", projection.path(family, layer))
+    format!("{PREFIX}{}.{side}.weight", model.module(projection, layer))
 }
 
-/// The tensor that a name of PEFT's stands for in a model of `family`.
-fn parsed(family: &Family, name: &str) -> Option<(usize, Projection, Side)> {
+/// The tensor that a name of PEFT's stands for in a model.
+fn parsed(model: &ModelConfig, name: &str) -> Option<(usize, Projection, Side)> {
+    let family = model.family();
     let layers = format!("{}.", family.hf.outer.layers);
-    let (layer, rest) = name.strip_prefix(PREFIX)?.strip_prefix(&layers)?.split_once('.')?;
+    let name = name.strip_prefix(PREFIX)?;
+    let own = match model.multimodal.map(Multimodal::composite) {
+        None => name.to_owned(),
+        // Earlier versions of transformers named modules as folders name tensors.
+        Some(composite) => {
+            let mut namings = [&composite.modules].into_iter().chain(composite.namings);
+            namings.find_map(|naming| naming.alone(name))?
+        }
+    };
+    let (layer, rest) = own.strip_prefix(&layers)?.split_once('.')?;
     let layer = layer.parse().ok()?;
     let named = |p: &Projection| {
         let rest = rest.strip_prefix(p.module_of(family));
@@ -77,7 +92,7 @@ fn parsed(family: &Family, name: &str) -> Option<(usize, Projection, Side)> {
 /// LoRA, tensors that the model has no place for or of another shape than its,
 /// and other tensors than the configuration says.
 pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
-    let (family, config_path) = (model.family(), folder.join(CONFIG));
+    let config_path = folder.join(CONFIG);
     let config = AdapterConfig::read(&config_path)?;
     let modules = config.modules(model).map_err(|message| {
         Error::format(&config_path, message).advise("the adapter must be one of this very model")
@@ -93,7 +108,7 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
     named.sort_unstable_by_key(|(name, _)| *name);
     for (name, view) in named {
         let refuse = |message: String| Error::tensor(&path, name, message);
-        let Some((layer, projection, side)) = parsed(family, name) else {
+        let Some((layer, projection, side)) = parsed(model, name) else {
             let message = "no low-rank update of one of the projections";
             return Err(refuse(message.into()).advise("merge this adapter with PEFT itself"));
         };
@@ -106,7 +121,7 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
             let message = format!("{CONFIG} gives this module no update");
             return Err(refuse(message).advise("tensors and configuration must be of one adapter"));
         }
-        let rank = config.rank(family, layer, projection);
+        let rank = config.rank(model, layer, projection);
         let [out, inputs] = names::projection_shape(model, layer, projection);
         let expected = match side {
             Side::A => [rank, inputs],
@@ -124,7 +139,7 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
     }
     let missing = |(layer, projection): (usize, Projection), side| {
         let message = format!("missing, though {CONFIG} gives its module an update");
-        Error::tensor(&path, tensor_name(family, layer, projection, side), message)
+        Error::tensor(&path, tensor_name(model, layer, projection, side), message)
             .advise("the file is a part of an adapter, or of another one")
     };
     if let Some(module) = modules.iter().find(|module| !found.contains_key(module)) {
@@ -136,8 +151,8 @@ pub fn read(folder: &Path, model: &ModelConfig) -> Result<Adapter> {
         let update = Update {
             a: a.ok_or_else(|| missing(Side::A))?,
             b: b.ok_or_else(|| missing(Side::B))?,
-            rank: config.rank(family, layer, projection),
-            alpha: config.alpha(family, layer, projection),
+            rank: config.rank(model, layer, projection),
+            alpha: config.alpha(model, layer, projection),
         };
         Ok(((layer, projection), update))
     });
@@ -167,7 +182,7 @@ pub fn write(
     let tensors = adapter.updates.iter().flat_map(|(&(layer, projection), update)| {
         let Update { a, b, rank, .. } = update;
         let named = |side, shape, values| Floats {
-            name: tensor_name(model.family(), layer, projection, side),
+            name: tensor_name(model, layer, projection, side),
             shape,
             values,
         };

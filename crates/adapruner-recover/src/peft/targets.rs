@@ -105,7 +105,7 @@ impl Targets {
             return Err(format!("target_modules: {other} is not supported, only the projections"));
         }
         let of_expert = |p: Projection| {
-            let path = p.path(model.family(), 0).replacen(EXPERT, "0", 1);
+            let path = model.module(p, 0).replacen(EXPERT, "0", 1);
             !p.is_attention() && self.has(&path, Some(0))
         };
         if let Some(p) =
@@ -117,9 +117,8 @@ impl Targets {
                 p.module_of(model.family())
             ));
         }
-        let has = |&(layer, p): &(usize, Projection)| {
-            self.has(&p.path(model.family(), layer), Some(layer))
-        };
+        let has =
+            |&(layer, p): &(usize, Projection)| self.has(&model.module(p, layer), Some(layer));
         let found: BTreeSet<_> = projections(model).filter(has).collect();
         if found.is_empty() {
             return Err("target_modules: they fit no projection of the model".into());

@@ -54,7 +54,7 @@ impl<'a> Trainer<'a> {
         let mut parameters = BTreeMap::new();
         for (&(layer, projection), update) in &adapter.updates {
             let Update { a, b, rank, .. } = update;
-            let name = |side| tensor_name(base.config().family(), layer, projection, side);
+            let name = |side| tensor_name(base.config(), layer, projection, side);
             let shape = vec![*rank, a.len() / rank];
             parameters.insert(name(Side::A), Parameter::new(shape, a.clone(), true));
             let shape = vec![b.len() / rank, *rank];
@@ -81,7 +81,7 @@ impl<'a> Trainer<'a> {
 
     /// PEFT's name of a matrix of an update.
     fn name(&self, layer: usize, projection: Projection, side: Side) -> String {
-        tensor_name(self.base.config().family(), layer, projection, side)
+        tensor_name(self.base.config(), layer, projection, side)
     }
 
     /// Number of trained parameters.

@@ -187,6 +187,47 @@ fn settings_that_do_not_fit_the_tensors_are_named() {
     assert!(message.contains("layers.1.") && message.contains(missing), "{message}");
 }
 
+/// Other parts of a larger model have modules of the same short names.
+#[test]
+fn an_adapter_inside_a_larger_model_names_the_modules_of_the_whole() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = path.join("../../fixtures/models/gemma3_vision");
+    let config = adapruner_checkpoint::Checkpoint::open(&path).unwrap().config;
+    let options = LoraOptions {
+        rank: 2,
+        alpha: 4.0,
+        dropout: 0.0,
+        targets: vec![Target(Projection::Q), Target(Projection::Down)],
+        rslora: false,
+    };
+    let adapter = Adapter::new(&config, &options, 1).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    peft::write(&adapter, &config, "base", out.path()).unwrap();
+    assert_eq!(peft::read(out.path(), &config).unwrap(), adapter);
+    let weights = out.path().join(peft::WEIGHTS);
+    let tensors = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
+    let whole = "base_model.model.model.language_model.layers.";
+    assert!(tensors.len() == 2 * 2 * 7 && tensors.keys().all(|name| name.starts_with(whole)));
+    let text = std::fs::read_to_string(out.path().join(peft::CONFIG)).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let targets = json["target_modules"].as_array().unwrap();
+    let first = json!("model.language_model.layers.0.mlp.down_proj");
+    assert!(targets.len() == 2 * 7 && targets[0] == first, "{targets:?}");
+
+    // As PEFT wrote it with transformers before 4.52.
+    let earlier = |name: &str| name.replace("model.language_model.", "language_model.model.");
+    let renamed = tensors.into_iter().map(|(name, tensor)| (earlier(&name), tensor));
+    let renamed: std::collections::HashMap<_, _> = renamed.collect();
+    candle_core::safetensors::save(&renamed, &weights).unwrap();
+    assert_eq!(peft::read(out.path(), &config).unwrap(), adapter);
+    // Of the vision tower.
+    let other = |name: String| name.replace("language_model.model", "vision_tower.encoder");
+    let renamed = renamed.into_iter().map(|(name, tensor)| (other(name), tensor));
+    candle_core::safetensors::save(&renamed.collect(), &weights).unwrap();
+    let message = said(peft::read(out.path(), &config));
+    assert!(message.contains("no low-rank update of one of the projections"), "{message}");
+}
+
 #[test]
 fn an_adapter_of_some_modules_is_written_with_their_names() {
     let config = checkpoint("gqa3_untied").config;

@@ -133,12 +133,7 @@ fn gradients_of_the_first_step_agree_with_peft() {
             assert_eq!(found.gradients.len(), 2 * 7);
             for ((layer, projection), gradient) in &found.gradients {
                 for (side, gradient) in [(Side::A, &gradient.a), (Side::B, &gradient.b)] {
-                    let name = tensor_name(
-                        adapruner_checkpoint::Architecture::Llama.family(),
-                        *layer,
-                        *projection,
-                        side,
-                    );
+                    let name = tensor_name(&checkpoint.config, *layer, *projection, side);
                     let mean = (gradient / learned as f64).unwrap();
                     near(&mean, expected.get(&format!("grad.{name}")), F32, &name);
                 }

@@ -9,7 +9,7 @@ use super::{CommonArgs, Perform, Session, required};
 use crate::{
     combine::Combine,
     output_args::OutputArgs,
-    printer::{bytes, grouped, table},
+    printer::{bytes, grouped, passed_row, table},
 };
 
 /// Write a model in other formats: GGUF to Hugging Face and back, other types.
@@ -51,6 +51,7 @@ fn run(args: &ExportCommand, session: &Session) -> Result<()> {
 /// What was written, row by row.
 pub fn rows(manifest: &Manifest) -> Vec<(&'static str, String)> {
     let mut rows = vec![("parameters", grouped(manifest.parameters))];
+    rows.extend(manifest.passed.as_ref().map(passed_row));
     rows.extend(manifest.masks.as_ref().map(|masks| ("learned masks", masks.to_string())));
     rows.extend(manifest.compensation.as_ref().map(|c| ("compensation", c.to_string())));
     for file in &manifest.files {

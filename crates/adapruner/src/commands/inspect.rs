@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use adapruner::VERSION;
+use adapruner::{VERSION, passed::PassedRecord};
 use adapruner_checkpoint::{
     Checkpoint, Digest, Experts, LayerWidths, ModelConfig, atomic::Files, names,
 };
@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{CommonArgs, Perform, Session};
-use crate::printer::{bytes, grouped, table};
+use crate::printer::{bytes, grouped, passed_row, table};
 
 /// Show a model's architecture, widths, parameters and types; weights are not read.
 ///
@@ -32,6 +32,9 @@ struct Report {
     /// Of those a token meets, of a model of experts.
     #[serde(skip_serializing_if = "Option::is_none")]
     active_parameters: Option<u64>,
+    /// What is beside the language model, whose parameters the others are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passed: Option<PassedRecord>,
     /// Of the embedding and an untied head.
     embedding_parameters: u64,
     bytes: u64,
@@ -64,6 +67,7 @@ fn run(args: &InspectArgs, session: &Session) -> Result<()> {
         model: args.common.model.display().to_string(),
         parameters: checkpoint.config.parameters(),
         active_parameters: checkpoint.config.experts.map(|_| checkpoint.config.active_parameters()),
+        passed: PassedRecord::of(&checkpoint),
         embedding_parameters: embedding_parameters(&checkpoint.config),
         bytes: stored(&checkpoint).values().sum(),
         stored: stored(&checkpoint),
@@ -106,6 +110,9 @@ fn text(r: &Report) -> String {
                 if c.tie_word_embeddings { ", tied" } else { " and the head" }
             ),
         ),
+    ];
+    rows.extend(r.passed.as_ref().map(passed_row));
+    rows.extend([
         ("stored", format!("{} ({})", bytes(r.bytes), types.collect::<Vec<_>>().join(", "))),
         ("hidden size", c.hidden_size.to_string()),
         ("head width", c.head_dim.to_string()),
@@ -118,7 +125,7 @@ fn text(r: &Report) -> String {
             ),
         ),
         ("context", format!("{} tokens", grouped(c.max_position_embeddings as u64))),
-    ];
+    ]);
     if let (Some(Experts { count, chosen, .. }), Some(active)) = (c.experts, r.active_parameters) {
         rows.push(("experts", format!("{count} a layer, {chosen} for each token")));
         rows.push(("active parameters", format!("{} for each token", grouped(active))));

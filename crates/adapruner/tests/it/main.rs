@@ -24,6 +24,7 @@ mod main_job;
 mod masks;
 mod memory;
 mod metrics;
+mod multimodal;
 mod overlap;
 mod program;
 mod recipe;

@@ -10,6 +10,7 @@ use adapruner::{
     footprint::Footprint,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
+    passed::PassedRecord,
     pipeline::TokensRecord,
     search::page::layers,
     settings::{Chosen, PruneSettings},
@@ -24,7 +25,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
-    printer::{bytes, table},
+    printer::{bytes, passed_row, table},
     search_args::command_line,
 };
 
@@ -41,6 +42,9 @@ pub(super) struct Report {
     pub(super) vocabulary: Option<VocabularyRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) depth: Option<DepthRecord>,
+    /// What the model has beside its language model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) passed: Option<PassedRecord>,
     /// What the model takes, or would.
     pub(super) footprint: Footprint,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +167,7 @@ pub(super) fn text(report: &Report) -> String {
     let mut rows = vec![("recipe", report.recipe.to_string())];
     rows.extend(report.vocabulary.as_ref().map(|of| ("vocabulary", of.to_string())));
     rows.extend(report.depth.as_ref().map(|of| ("depth", of.to_string())));
+    rows.extend(report.passed.as_ref().map(passed_row));
     rows.push(("size", report.footprint.to_string()));
     let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
     for (name, BeforeAfter { before, after }) in
