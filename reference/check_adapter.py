@@ -13,7 +13,8 @@ import sys
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+
+import common
 
 # f32 on both sides, merged on one of them: roundings of the weights' sums.
 TOLERANCE = 1e-4
@@ -27,7 +28,7 @@ arguments = parser.parse_args()
 
 
 def load(folder):
-    return AutoModelForCausalLM.from_pretrained(
+    return common.auto_class(folder).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
 
@@ -35,7 +36,7 @@ def load(folder):
 base = load(arguments.base)
 ids = torch.randint(
     0,
-    base.config.vocab_size,
+    base.config.get_text_config().vocab_size,
     (2, arguments.tokens),
     generator=torch.Generator().manual_seed(1),
 )

@@ -55,7 +55,7 @@ def main():
         generated = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
             max_new_tokens=args.generate, min_new_tokens=args.generate, eos_token_id=None, use_cache=True,
-            pad_token_id=model.config.pad_token_id or 0,
+            pad_token_id=model.config.get_text_config().pad_token_id or 0,
         )[0, args.prompt :].tolist()
     difference, largest = cached_difference(model, windows[:1], args.prompt)
     result = {

@@ -12,7 +12,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers import modeling_gguf_pytorch_utils as gguf_loader
 from transformers.utils import logging
 
@@ -39,6 +39,12 @@ def arguments(description, model=True):
     return parser
 
 
+def auto_class(folder):
+    """What opens a folder: a language model alone, or one that reads images too."""
+    config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+    return AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+
+
 def load_model(path, dtype="f32", attention="sdpa", trust_remote_code=False):
     """Opens a folder, or a GGUF file whose weights transformers dequantises."""
     options = {"dtype": DTYPES[dtype], "attn_implementation": attention, "trust_remote_code": trust_remote_code}
@@ -46,7 +52,7 @@ def load_model(path, dtype="f32", attention="sdpa", trust_remote_code=False):
         gguf_loader.tqdm = lambda tensors, **_: tensors  # no bar on stderr
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options)
     else:
-        model = AutoModelForCausalLM.from_pretrained(path, **options)
+        model = auto_class(path).from_pretrained(path, **options)
     return model.eval()
 
 
