@@ -86,7 +86,7 @@ fn row(trial: &Trial) -> Row {
             TrialState::Waiting => "waiting",
         },
         infeasible: trial.is_infeasible(),
-        loss: trial.value,
+        loss: trial.value(),
         chunks: trial.intermediate.len(),
         seconds: trial.started_ms.zip(trial.ended_ms).map(|(a, b)| (b - a) as f64 / 1000.0),
         parameters: parameters

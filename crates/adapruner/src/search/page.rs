@@ -187,7 +187,7 @@ fn run_of(arm: &Arm, trials: &[std::sync::Arc<Trial>]) -> RunOfPage {
                 TrialState::Failed => State::Failed,
                 TrialState::Running | TrialState::Waiting => State::Running,
             },
-            value: trial.value,
+            value: trial.value(),
             seconds,
             values: trial.params.iter().filter_map(|(name, param)| value(name, param)).collect(),
         });

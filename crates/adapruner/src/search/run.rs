@@ -219,7 +219,7 @@ impl Search<'_> {
             if self
                 .settings
                 .patience
-                .is_some_and(|most| since_best(&trials, DIRECTION) as u64 >= most)
+                .is_some_and(|most| since_best(&trials, &[DIRECTION]) as u64 >= most)
             {
                 return Ok(Ended::NoImprovement);
             }
@@ -403,10 +403,10 @@ impl Search<'_> {
     ) {
         let done = finished(trials);
         let best = best_of(trials, DIRECTION).map_or_else(String::new, |trial| {
-            format!("best {:.4} (trial {})", trial.value.unwrap_or(f64::NAN), trial.number)
+            format!("best {:.4} (trial {})", trial.value().unwrap_or(f64::NAN), trial.number)
         });
         let last = trials.iter().rev().find(|trial| trial.state.is_finished());
-        let last = last.map_or_else(String::new, |trial| match trial.value {
+        let last = last.map_or_else(String::new, |trial| match trial.value() {
             Some(value) => format!("trial {} {value:.4}", trial.number),
             None => format!("trial {} failed", trial.number),
         });

@@ -108,7 +108,7 @@ impl StoredStudy {
             format!("study {}: no trial {number}, there are {}", self.name, self.trials.len())
         })?;
         let loss = trial
-            .value
+            .value()
             .with_context(|| format!("study {}: trial {number} has no loss", self.name))?;
         Ok(BestTrial { number, loss, configuration: self.space.configuration(&trial.params)? })
     }

@@ -33,7 +33,7 @@ use crate::error::Result;
 use crate::sampler::axis::Axis;
 use crate::sampler::random::uniform;
 use crate::sampler::stream::Stream;
-use crate::sampler::subset::{Observation, SubsetModel, SubsetStrategy};
+use crate::sampler::subset::{Observation, SubsetModel, SubsetStrategy, Trade};
 use crate::sampler::{Params, Sampler, View, common_space, counts, value_in};
 use crate::trial::{Trial, TrialState};
 
@@ -126,9 +126,14 @@ impl TpeSampler {
         let rows = |trials: &[&Trial]| -> Vec<Vec<f64>> {
             trials.iter().filter_map(|trial| Some(layout.observe(trial)?.numbers)).collect()
         };
-        let Split { good, bad } = split(considered(), view.direction, good_count(finished));
-        let l = ParzenEstimator::of_axes(&layout.axes, &rows(&good));
-        let g = ParzenEstimator::of_axes(&layout.axes, &rows(&bad));
+        let objectives = view.directions.len();
+        let good = good_count(finished, objectives);
+        let Split { good, bad } = split(considered(), view.directions, good);
+        let (good, bad) = (rows(&good), rows(&bad));
+        // Parts of a front are found at different times, and all are wanted.
+        let of_good = if objectives > 1 { vec![1.0; good.len()] } else { weights(good.len()) };
+        let l = ParzenEstimator::of_axes(&layout.axes, &good, of_good);
+        let g = ParzenEstimator::of_axes(&layout.axes, &bad, weights(bad.len()));
         let candidates: Vec<Vec<f64>> =
             (0..self.candidates_of(&layout)).map(|_| l.draw(stream)).collect();
         let scores = l.log_densities(&candidates).into_iter().zip(g.log_densities(&candidates));
@@ -140,9 +145,10 @@ impl TpeSampler {
         let observations = considered()
             .filter_map(|trial| Some((trial, layout.observe(trial)?)))
             .collect::<Vec<(&Trial, Observation)>>();
+        let trade = Trade::draw(view.directions, stream);
         let model = SubsetModel::new(
             self.subsets,
-            view.direction,
+            &trade,
             finished,
             &layout.pools(),
             &layout.axes,
@@ -299,7 +305,7 @@ mod tests {
         let trial = |number| Trial {
             number,
             state: TrialState::Complete,
-            value: Some(number as f64),
+            values: vec![number as f64],
             params: [("x".into(), (of.clone(), ParamValue::Float(number as f64 / 64.0)))].into(),
             intermediate: Default::default(),
             user_attrs: Default::default(),
@@ -314,7 +320,7 @@ mod tests {
     fn the_first_trials_are_random() {
         let joint = |n, sampler: TpeSampler| {
             let trials = trials(n);
-            let view = View { direction: Direction::Minimize, trials: &trials, draw: n };
+            let view = View { directions: &[Direction::Minimize], trials: &trials, draw: n };
             sampler.joint(&view).unwrap().len()
         };
         let sampler = TpeSampler::new(0);
@@ -327,7 +333,7 @@ mod tests {
         let mut trials = trials(30);
         let near = |trials: &[Arc<Trial>], sampler: &TpeSampler| {
             let x = |draw| {
-                let view = View { direction: Direction::Minimize, trials, draw };
+                let view = View { directions: &[Direction::Minimize], trials, draw };
                 sampler.joint(&view).unwrap()["x"].1.as_float().unwrap()
             };
             (100..150).map(x).filter(|x| *x < 0.08).count()
@@ -336,7 +342,8 @@ mod tests {
         let before = near(&trials, &sampler);
         for number in 30..40 {
             let mut running = Trial::clone(&trials[number as usize % 4]);
-            (running.number, running.state, running.value) = (number, TrialState::Running, None);
+            (running.number, running.state) = (number, TrialState::Running);
+            running.values.clear();
             trials.push(Arc::new(running));
         }
         let after = near(&trials, &sampler);
