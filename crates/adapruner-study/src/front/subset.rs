@@ -84,8 +84,7 @@ fn of_many(
     // At most what each adds.
     let mut added: Vec<f64> = left.iter().map(|&at| alone(&points[at])).collect();
     let (mut chosen, mut taken, mut total) = (Vec::new(), Vec::new(), 0.0);
-    loop {
-        let Some(best) = first_largest(added.iter().copied()) else { break };
+    while let Some(best) = first_largest(added.iter().copied()) {
         total += added.remove(best);
         let at = left.remove(best);
         chosen.push(at);

@@ -90,12 +90,10 @@ fn history(case: &Value, space: &[(String, Distribution)]) -> Vec<Trial> {
             _ => TrialState::Failed,
         };
         let mut trial = trial(i as u64, state, None);
-        trial.values = match &recorded["values"] {
-            Value::Null => {
-                Some(&recorded["value"]).filter(|v| !v.is_null()).map(number).into_iter().collect()
-            }
-            values => numbers(values),
-        };
+        let values =
+            recorded["values"].as_array().map(|values| values.iter().map(number).collect());
+        let value = || Some(&recorded["value"]).filter(|value| !value.is_null()).map(number);
+        trial.values = values.unwrap_or_else(|| value().into_iter().collect());
         for (step, report) in recorded["reports"].as_object().unwrap() {
             trial.intermediate.insert(step.parse().unwrap(), number(report));
         }
@@ -191,10 +189,11 @@ fn subsets_of_large_hypervolume_are_those_of_optuna() {
 
 /// Of one objective or of several.
 fn directions(case: &Value) -> Vec<Direction> {
-    match &case["directions"] {
-        Value::Null => vec![direction(&case["direction"])],
-        several => several.as_array().unwrap().iter().map(direction).collect(),
-    }
+    let several = case["directions"].as_array();
+    several.map_or_else(
+        || vec![direction(&case["direction"])],
+        |of| of.iter().map(direction).collect(),
+    )
 }
 
 fn space(case: &Value) -> Vec<(String, Distribution)> {
