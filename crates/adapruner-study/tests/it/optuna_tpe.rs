@@ -92,8 +92,8 @@ fn history(case: &Value, space: &[(String, Distribution)]) -> Vec<Trial> {
         let mut trial = trial(i as u64, state, None);
         let values =
             recorded["values"].as_array().map(|values| values.iter().map(number).collect());
-        let value = || Some(&recorded["value"]).filter(|value| !value.is_null()).map(number);
-        trial.values = values.unwrap_or_else(|| value().into_iter().collect());
+        let single = || Some(&recorded["value"]).filter(|value| !value.is_null()).map(number);
+        trial.values = values.unwrap_or_else(|| single().into_iter().collect());
         for (step, report) in recorded["reports"].as_object().unwrap() {
             trial.intermediate.insert(step.parse().unwrap(), number(report));
         }
