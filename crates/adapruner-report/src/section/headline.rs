@@ -34,7 +34,16 @@ pub(crate) fn tiles(page: &Page, html: &mut Html) {
                 tile(html, "parameters", &sizes, &below);
             }
             None => {
-                let below = format!("{} to be removed", percent(ratio));
+                let below = match &page.front {
+                    Some(front) => {
+                        format!(
+                            "{} to {} removed",
+                            percent(front.ratios.0),
+                            percent(front.ratios.1)
+                        )
+                    }
+                    None => format!("{} to be removed", percent(ratio)),
+                };
                 tile(html, "parameters", &prefixed(before as f64, "", 4), &below);
             }
         }
