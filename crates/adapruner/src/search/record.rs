@@ -66,7 +66,7 @@ pub struct SearchRecord {
 /// Name of the matrix multiplication precision.
 const PRECISION: &str = "matmul-precision";
 /// Name of the objectives.
-const OBJECTIVES: &str = "objectives";
+const OBJECTIVES: &str = "list of objectives";
 /// Name of how a model is written whose bytes are an objective.
 const WRITTEN: &str = "written file";
 

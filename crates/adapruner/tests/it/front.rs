@@ -96,7 +96,7 @@ fn one_search_serves_every_size() {
         (LINE.replace("0.1..0.5", "0.1..0.4"), "the ratio was 0.1..0.5, now 0.1..0.4"),
         (
             LINE.replace("loss,params", "params,loss"),
-            "the objectives was loss,params, now params,loss",
+            "the list of objectives was loss,params, now params,loss",
         ),
         (
             LINE.replace("--objectives loss,params --ratio 0.1..0.5", "--ratio 0.2"),
