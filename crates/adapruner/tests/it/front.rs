@@ -4,7 +4,10 @@ use std::{path::Path, process::Stdio, thread, time::Duration};
 
 use serde_json::Value;
 
-use crate::{program::command, search::Small};
+use crate::{
+    program::{command, stderr},
+    search::Small,
+};
 
 /// A small search of two objectives, from a tenth to a half.
 const LINE: &str = "search {model} --objectives loss,params --ratio 0.1..0.5 --calibration {pool} \
@@ -15,8 +18,11 @@ fn searched(small: &Small, more: &str) -> Value {
     small.json(&format!("{LINE} {more}"))
 }
 
+/// What is said of a line that is refused, as a usage error or later.
 fn refused(line: &str) -> String {
-    Small::new().fail(line)
+    let output = command(Small::new().words(line)).output().unwrap();
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{line}: {output:?}");
+    stderr(&output)
 }
 
 /// Loss and parameters of each point of a front.
@@ -82,11 +88,11 @@ fn one_search_serves_every_size() {
         assert!(error.contains(said), "{line}: {error}");
     }
     // The page shows it, the rows say which trials are of it.
-    small.json("report {study} --out {page} --json");
+    small.json("report {study} --out {page}");
     let page = std::fs::read_to_string(small.dir.path().join("page.html")).unwrap();
     assert!(page.contains("Loss against size") && page.contains("points on the front"));
     assert!(!page.contains("Best so far") && !page.contains("Best trial"));
-    let rows = small.json("trials {study} --json");
+    let rows = small.json("trials {study}");
     let of_front = rows["trials"].as_array().unwrap().iter().filter(|row| row["front"] == true);
     assert!(of_front.count() >= front.len(), "{rows}");
     // It goes on, and only as what it is.
