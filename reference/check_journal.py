@@ -2,7 +2,8 @@
 
 By study: the number of trials by state, the best trial with its value, params and
 user attributes, and the importances of the parameters (fANOVA; null with fewer
-than two complete trials or no parameter that all of them have).
+than two complete trials or no parameter that all of them have). Of several objectives
+the front instead: number and values of each of its trials.
 
 Usage: python check_journal.py JOURNAL.log [--study NAME]
        python check_journal.py redis://HOST:PORT [--prefix PREFIX] [--study NAME]
@@ -22,6 +23,9 @@ def describe(study):
     trials = study.get_trials(deepcopy=False)
     states = collections.Counter(trial.state.name.lower() for trial in trials)
     complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
+    if len(study.directions) > 1:
+        front = [{"number": trial.number, "values": trial.values, "params": trial.params} for trial in study.best_trials]
+        return {"trials": len(trials), "states": dict(states), "front": front}
     best = None
     if complete:
         trial = study.best_trial

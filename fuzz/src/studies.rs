@@ -6,7 +6,7 @@ use adapruner::{
     search::{SearchRecord, StoredStudy, StudyFolder, pool as pools},
     whole::RunRecord,
 };
-use adapruner_study::{Direction, JournalStorage, Storage};
+use adapruner_study::{Direction, JournalStorage, Storage, front_of};
 
 use crate::room::{file, folder, resealed, seed};
 
@@ -17,8 +17,11 @@ pub(crate) fn journal(bytes: &[u8]) {
     let Ok(storage) = JournalStorage::file(folder.join("journal.log")) else { return };
     let Ok(names) = storage.study_names() else { return };
     for name in names {
-        for direction in [Direction::Minimize, Direction::Maximize] {
-            let Ok(study) = storage.open_study(&name, direction) else { continue };
+        let found = storage.directions(&name).expect("a study that is named");
+        let both = [[Direction::Minimize], [Direction::Maximize]];
+        for directions in both.iter().map(|one| &one[..]).chain([&found[..]]) {
+            let Ok(study) = storage.open_study(&name, directions) else { continue };
+            let _ = front_of(&storage.trials(study).expect("trials"), directions);
             let trials = storage.trials(study).expect("an opened study has trials");
             assert!(trials.iter().enumerate().all(|(at, trial)| trial.number == at as u64));
             storage.study_attrs(study).expect("an opened study has attributes");

@@ -642,7 +642,7 @@ def prune(
         gradients. Without it, what is not given is what gave the best result in minutes: masks
         are learned from there
         ratio: Share of all parameters to remove, embedding included: 0.2, or 20%, removes a
-        fifth
+        fifth; with search --objectives a range, 0.1..0.5
         target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000
         [prune]
         target_size: Maximum bytes of the written model, instead of --ratio: 80MB, 1.5GiB or a
@@ -667,7 +667,7 @@ def prune(
         layer) [default: local]
         allocation_samples: Most calibration samples that --allocation measured measures on: the
         fewer, the more it fits them alone [default: 32]
-        sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
+        sensitivity: Shares sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
         calibration: Text to draw calibration samples from, in the forms of --text; token ids
@@ -873,6 +873,9 @@ def search(
     study: Value | bool | None = None,
     storage: Value | bool | None = None,
     space: Value | bool | None = None,
+    objectives: Value | Sequence[Value] | None = None,
+    format: Value | bool | None = None,
+    gguf_type: Value | bool | None = None,
     trials: Value | bool | None = None,
     max_minutes: Value | bool | None = None,
     patience: Value | bool | None = None,
@@ -925,7 +928,9 @@ def search(
     scores, plans, slices and measures one configuration on the search-evaluation text (--limit
     windows spread over --text, 32 by default), chunk by chunk, and stops early if it is
     hopeless. An existing study is resumed; several commands may work on it at once. `apply
-    --study` prunes by the best trial.
+    --study` prunes by the best trial. With --objectives the share to remove is searched too,
+    and one search serves every size: `apply --study STUDY --target-params N` takes the nearest
+    point.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
@@ -938,6 +943,12 @@ def search(
         may be restarted at any time; with --appendfsync always it may also be killed
         space: Search space: full (samples, metric and where to cut the model) or paper (samples
         and metric) [default: full]
+        objectives: Several objectives to minimise, loss,params or loss,bytes or all three: the
+        share to remove is searched too (--ratio 0.1..0.5), and the result is a front, one model
+        for every size
+        format: Format whose bytes are an objective: hf or gguf [default: hf; gguf with
+        --gguf-type]
+        gguf_type: GGUF type whose bytes are an objective, as in export
         trials: Number of trials: complete, stopped early or infeasible, including those of
         earlier runs and of other workers [default: 150]
         max_minutes: Start no new trial after this many minutes
@@ -954,7 +965,7 @@ def search(
         number) and begin a new one, reusing its statistics if they match
         allow_overlap: Accept texts that share passages with each other
         ratio: Share of all parameters to remove, embedding included: 0.2, or 20%, removes a
-        fifth
+        fifth; with search --objectives a range, 0.1..0.5
         target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000
         [prune]
         target_size: Maximum bytes of the written model, instead of --ratio: 80MB, 1.5GiB or a
@@ -979,7 +990,7 @@ def search(
         layer) [default: local]
         allocation_samples: Most calibration samples that --allocation measured measures on: the
         fewer, the more it fits them alone [default: 32]
-        sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
+        sensitivity: Shares sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
         calibration: Text to draw calibration samples from, in the forms of --text; token ids
@@ -1026,6 +1037,9 @@ def search(
             ("--study", "value", study),
             ("--storage", "value", storage),
             ("--space", "value", space),
+            ("--objectives", "joined", objectives),
+            ("--format", "value", format),
+            ("--gguf-type", "value", gguf_type),
             ("--trials", "value", trials),
             ("--max-minutes", "value", max_minutes),
             ("--patience", "value", patience),
@@ -1082,6 +1096,9 @@ def compare(
     study: Value | bool | None = None,
     storage: Value | bool | None = None,
     space: Value | bool | None = None,
+    objectives: Value | Sequence[Value] | None = None,
+    format: Value | bool | None = None,
+    gguf_type: Value | bool | None = None,
     trials: Value | bool | None = None,
     max_minutes: Value | bool | None = None,
     patience: Value | bool | None = None,
@@ -1144,6 +1161,12 @@ def compare(
         may be restarted at any time; with --appendfsync always it may also be killed
         space: Search space: full (samples, metric and where to cut the model) or paper (samples
         and metric) [default: full]
+        objectives: Several objectives to minimise, loss,params or loss,bytes or all three: the
+        share to remove is searched too (--ratio 0.1..0.5), and the result is a front, one model
+        for every size
+        format: Format whose bytes are an objective: hf or gguf [default: hf; gguf with
+        --gguf-type]
+        gguf_type: GGUF type whose bytes are an objective, as in export
         trials: Number of trials: complete, stopped early or infeasible, including those of
         earlier runs and of other workers [default: 150]
         max_minutes: Start no new trial after this many minutes
@@ -1160,7 +1183,7 @@ def compare(
         number) and begin a new one, reusing its statistics if they match
         allow_overlap: Accept texts that share passages with each other
         ratio: Share of all parameters to remove, embedding included: 0.2, or 20%, removes a
-        fifth
+        fifth; with search --objectives a range, 0.1..0.5
         target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000
         [prune]
         target_size: Maximum bytes of the written model, instead of --ratio: 80MB, 1.5GiB or a
@@ -1185,7 +1208,7 @@ def compare(
         layer) [default: local]
         allocation_samples: Most calibration samples that --allocation measured measures on: the
         fewer, the more it fits them alone [default: 32]
-        sensitivity: Cut sensitive layers less: cut each layer alone, measure the loss on
+        sensitivity: Shares sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
         calibration: Text to draw calibration samples from, in the forms of --text; token ids
@@ -1230,6 +1253,9 @@ def compare(
             ("--study", "value", study),
             ("--storage", "value", storage),
             ("--space", "value", space),
+            ("--objectives", "joined", objectives),
+            ("--format", "value", format),
+            ("--gguf-type", "value", gguf_type),
             ("--trials", "value", trials),
             ("--max-minutes", "value", max_minutes),
             ("--patience", "value", patience),
@@ -1522,6 +1548,8 @@ def apply(
     storage: Value | bool | None = None,
     trial: Value | bool | None = None,
     ratio: Value | bool | None = None,
+    target_params: Value | bool | None = None,
+    target_size: Value | bool | None = None,
     learn_masks: Value | bool | None = None,
     learn_units: Value | Sequence[Value] | None = None,
     mask_budget: Value | bool | None = None,
@@ -1566,8 +1594,10 @@ def apply(
     fits only the model it was made for. A study may be of another model of the family:
     statistics of the same samples are then collected on this one, and settings that could not
     be transferred are reported. --ratio applies a study's trial at another ratio than the
-    search. --learn-masks learns by gradient which units stay, within the widths of the plan.
-    --compensate refits the remaining weights on a text.
+    search; of a study of several objectives (search --objectives) it takes the nearest point of
+    the front, as do --target-params and --target-size. --learn-masks learns by gradient which
+    units stay, within the widths of the plan. --compensate refits the remaining weights on a
+    text.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
@@ -1579,7 +1609,12 @@ def apply(
         study_name: Name of the study in the folder [default: the one with the best trial]
         storage: Redis URL of the trials, as given to search
         trial: Number of the trial [default: the best one]
-        ratio: Share of all parameters to remove [default: the study's]
+        ratio: Share of all parameters to remove [default: the study's]; of several objectives:
+        take the nearest point of the front that removes at least so much
+        target_params: Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000;
+        of several objectives: take the nearest point of the front that has no more
+        target_size: Maximum bytes of the written model, 80MB, 1.5GiB or a number, for a study
+        of several objectives: take the nearest point of the front that fits
         learn_masks: Learn by gradient which units stay, in this many steps: every unit has a
         score, the highest scores pass a hard mask that keeps exactly as many units as the plan,
         and gradients through it update the scores. Learning starts from the plan; held-out
@@ -1660,6 +1695,8 @@ def apply(
             ("--storage", "value", storage),
             ("--trial", "value", trial),
             ("--ratio", "value", ratio),
+            ("--target-params", "value", target_params),
+            ("--target-size", "value", target_size),
             ("--learn-masks", "value", learn_masks),
             ("--learn-units", "joined", learn_units),
             ("--mask-budget", "value", mask_budget),

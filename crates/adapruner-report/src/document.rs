@@ -96,7 +96,13 @@ fn model(page: &Page, html: &mut Html) {
         let removed = percent_of(removed as f64, model.parameters as f64);
         html.text(format!(" → {} ({removed} removed)", count(after)));
     }
-    html.text(format!("; asked for {} of all parameters", percent(model.ratio)));
+    html.text(match &page.front {
+        Some(front) => {
+            let (least, most) = front.ratios;
+            format!("; searched from {} to {} removed", percent(least), percent(most))
+        }
+        None => format!("; asked for {} of all parameters", percent(model.ratio)),
+    });
     if !model.layout.is_empty() {
         html.text(format!("; layout {}", model.layout));
     }

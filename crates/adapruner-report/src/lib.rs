@@ -29,9 +29,9 @@ mod svg;
 pub use document::{picture, render};
 pub use page::{
     ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
-    Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
-    State, TestMedian, TextFacts, Tile, Trade, TradePoint, TrainingStep, TrialPoint, TrialsToMatch,
-    Value, Width,
+    Estimate, Front, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run,
+    Sample, SizePoint, State, TestMedian, TextFacts, Tile, Trade, TradePoint, TrainingStep,
+    TrialPoint, TrialsToMatch, Value, Width,
 };
 
 #[cfg(doctest)]

@@ -31,6 +31,9 @@ pub struct Page {
     /// The best trial of all runs.
     #[serde(default)]
     pub best: Option<Best>,
+    /// What a search of several objectives found.
+    #[serde(default)]
+    pub front: Option<Front>,
     /// Perplexities on the test texts, before and after pruning.
     #[serde(default)]
     pub measured: Vec<Measured>,
@@ -84,6 +87,39 @@ pub struct ModelFacts {
     pub ratio: f64,
     /// `per-layer` or `uniform`.
     pub layout: String,
+}
+
+/// The trials of a search of several objectives.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Front {
+    /// Names of the objectives.
+    pub objectives: Vec<String>,
+    /// Smallest and largest share of all parameters that was searched, 0 to 1.
+    pub ratios: (f64, f64),
+    /// Parameters of the dense model.
+    pub parameters: u64,
+    /// Its loss, in nats per predicted token.
+    #[serde(with = "nullable")]
+    pub dense_loss: f64,
+    /// The complete trials, the largest model first.
+    pub points: Vec<SizePoint>,
+}
+
+/// A trial with its size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SizePoint {
+    /// Its number.
+    pub trial: u64,
+    /// Parameters of its model.
+    pub parameters: u64,
+    /// Its loss, in nats per predicted token.
+    #[serde(with = "nullable")]
+    pub loss: f64,
+    /// Bytes of its file, where they were an objective.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// Whether no other trial beats it in one objective without losing in another.
+    pub on_front: bool,
 }
 
 /// One text and what it was used for.

@@ -5,6 +5,7 @@ mod comparison;
 mod convergence;
 mod correlation;
 mod costs;
+mod front;
 pub(crate) mod headline;
 mod importances;
 mod legend;
@@ -40,9 +41,16 @@ pub(crate) const SECTIONS: &[Section] = &[
         write: headline::measured,
     },
     Section {
+        id: "front",
+        heading: "Loss against size",
+        shown: |page| page.front.is_some(),
+        write: front::write,
+    },
+    Section {
         id: "search",
         heading: "Best so far",
-        shown: convergence::is_shown,
+        // A front has no best trial; the smallest cut would win.
+        shown: |page| page.front.is_none() && convergence::is_shown(page),
         write: convergence::write,
     },
     Section {

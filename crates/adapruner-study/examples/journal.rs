@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: journal FILE|redis://HOST:PORT STUDY TRIALS".into());
     };
     let storage = open(journal)?;
-    let study = storage.open_study(study, Direction::Minimize)?;
+    let study = storage.open_study(study, &[Direction::Minimize])?;
     for _ in 0..trials.parse()? {
         let number = match storage.claim_waiting(study)? {
             Some(number) => number,

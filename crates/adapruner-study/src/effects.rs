@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::distribution::{Distribution, ParamValue};
 use crate::error::{Error, Result};
+use crate::sampler::subset::Trade;
 use crate::sampler::subset::linear::{LinearModel, Products};
 use crate::sampler::tpe::Layout;
 use crate::sampler::{common_space, counts};
@@ -77,8 +78,9 @@ pub fn item_effects(
             "expected at most {MOST_CELLS} inclusions, found {found} trials of {pool} items"
         )));
     }
+    let trade = Trade::one(&direction);
     let model =
-        LinearModel::new(direction, &layout.pools(), &layout.axes, &observations, Products::None);
+        LinearModel::new(&trade, &layout.pools(), &layout.axes, &observations, Products::None);
     let deviation = model.deviation();
     if !(deviation.is_finite() && deviation > 0.0) {
         let found = observations.len();

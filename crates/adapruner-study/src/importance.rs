@@ -54,7 +54,7 @@ const NARROWEST: f64 = 0.5 / 1.64;
 /// of another kind, as those of a damaged journal may.
 pub fn importances(trials: &[Arc<Trial>], direction: Direction) -> Result<Vec<(String, f64)>> {
     let complete = trials.iter().filter(|trial| trial.state == TrialState::Complete);
-    let finite = |trial: &Trial| trial.value.is_some_and(f64::is_finite);
+    let finite = |trial: &Trial| trial.value().is_some_and(f64::is_finite);
     let mut found: BTreeMap<String, f64> = BTreeMap::new();
     let mut params: Vec<Numbers<'_>> = Vec::new();
     let mut losses: Vec<f64> = Vec::new();
@@ -63,7 +63,7 @@ pub fn importances(trials: &[Arc<Trial>], direction: Direction) -> Result<Vec<(S
         found.extend(numbers.keys().map(|name| (name.clone(), 0.0)));
         if finite(trial) {
             params.push(numbers);
-            losses.push(badness(trial.value, direction));
+            losses.push(badness(trial.value(), direction));
         }
     }
     let best = best(&losses);

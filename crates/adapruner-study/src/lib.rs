@@ -19,7 +19,7 @@
 //! };
 //! study.optimize(&Optimize::new().trials(60), objective)?;
 //! let best = study.best_trial()?.expect("sixty trials");
-//! assert!(best.value < Some(12.0));
+//! assert!(best.value() < Some(12.0));
 //! # Ok::<(), Error>(())
 //! ```
 //!
@@ -31,6 +31,7 @@
 //! | [`journal`] | Optuna's journal: in a file, in Redis |
 //! | [`space`] | [`Space`]: named parameters and conditions |
 //! | [`study`] | [`Study`]: ask, tell, optimize, resume |
+//! | [`front`] | several objectives: fronts, ranks, hypervolume |
 //! | [`sampler`] | what to try next: random search, TPE, subsets |
 //! | [`pruner`] | when to stop a trial early |
 //! | [`importance`] | how much each parameter mattered |
@@ -43,6 +44,7 @@
 pub mod distribution;
 pub mod effects;
 pub mod error;
+pub mod front;
 pub mod importance;
 pub mod journal;
 pub mod pruner;
@@ -56,13 +58,14 @@ pub mod trial;
 
 pub use distribution::{Choice, Distribution, ParamValue};
 pub use error::{Error, Result};
+pub use front::front_of;
 pub use journal::{FileBackend, JournalStorage};
 pub use pruner::Pruner;
 pub use sampler::{RandomSampler, Sampler, TpeSampler};
 pub use space::Space;
 pub use storage::{MemoryStorage, Storage, StudyId};
 pub use study::{ActiveTrial, Optimize, Outcome, Study, best_of, since_best};
-pub use trial::{Direction, Trial, TrialState};
+pub use trial::{Direction, Trial, TrialState, of_objective};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -56,13 +56,13 @@ pub enum Change {
         /// Its value.
         value: Value,
     },
-    /// Ends it: a complete one with a value, a pruned one perhaps, a failed one
-    /// without. A value is never NaN.
+    /// Ends it: a complete one with a value for each objective, a pruned one perhaps, a
+    /// failed one without. A value is never NaN.
     Finish {
         /// How.
         state: TrialState,
-        /// The objective's value.
-        value: Option<f64>,
+        /// The objectives' values; none, or as many as the study has directions.
+        values: Vec<f64>,
     },
 }
 
@@ -126,8 +126,12 @@ pub struct Silence {
 /// ([`Error::Trial`](crate::Error::Trial)). A finished trial never changes: what
 /// would change it fails with [`Error::Trial`](crate::Error::Trial).
 pub trait Storage: Send + Sync {
-    /// Creates the study, or opens it; the direction must agree.
-    fn open_study(&self, name: &str, direction: Direction) -> Result<StudyId>;
+    /// Creates the study, or opens it; the directions, one for each objective, must agree.
+    fn open_study(&self, name: &str, directions: &[Direction]) -> Result<StudyId>;
+
+    /// The directions of a study, one for each objective; none where its creator left one
+    /// open.
+    fn directions(&self, study: &str) -> Result<Vec<Direction>>;
 
     /// Names of all studies, in the order in which they were created.
     fn study_names(&self) -> Result<Vec<String>>;
@@ -181,7 +185,7 @@ pub trait Storage: Send + Sync {
         self.change(study, number, &[Change::Report { step, value }])
     }
 
-    /// Makes the change [`Change::Finish`].
+    /// Makes the change [`Change::Finish`] for one objective.
     fn finish(
         &self,
         study: StudyId,
@@ -189,7 +193,8 @@ pub trait Storage: Send + Sync {
         state: TrialState,
         value: Option<f64>,
     ) -> Result<()> {
-        self.change(study, number, &[Change::Finish { state, value }])
+        let values = value.into_iter().collect();
+        self.change(study, number, &[Change::Finish { state, values }])
     }
 
     /// Sets an attribute of a trial, or of the study if `number` is `None`.

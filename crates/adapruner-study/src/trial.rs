@@ -1,6 +1,7 @@
 //! One evaluation: its parameters, what it reported, and its outcome.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +50,9 @@ pub struct Trial {
     pub number: u64,
     /// Its state.
     pub state: TrialState,
-    /// The objective's value, once complete (perhaps once pruned).
-    pub value: Option<f64>,
+    /// The value of each objective, in the study's order, once complete (perhaps once
+    /// pruned); empty where there is none.
+    pub values: Vec<f64>,
     /// Parameters by name.
     pub params: BTreeMap<String, (Distribution, ParamValue)>,
     /// Reported values by step; NaN where it was reported.
@@ -70,6 +72,15 @@ pub struct Trial {
 pub(crate) const CONSTRAINTS: &str = "constraints";
 
 impl Trial {
+    /// The value, if there is one objective; None where there is none yet, or there are
+    /// several.
+    pub fn value(&self) -> Option<f64> {
+        match self.values[..] {
+            [value] => Some(value),
+            _ => None,
+        }
+    }
+
     /// By how much it violates its constraints: the sum of what is positive, as
     /// Optuna computes it.
     pub fn violation(&self) -> f64 {
@@ -85,4 +96,15 @@ impl Trial {
     pub fn is_infeasible(&self) -> bool {
         self.state.is_finished() && self.violation() > 0.0
     }
+}
+
+/// The trials as those of objective number `at` alone, for what knows one objective, such
+/// as importances.
+pub fn of_objective(trials: &[Arc<Trial>], at: usize) -> Vec<Arc<Trial>> {
+    let alone = |trial: &Arc<Trial>| {
+        let mut trial = Trial::clone(trial);
+        trial.values = trial.values.get(at).copied().into_iter().collect();
+        Arc::new(trial)
+    };
+    trials.iter().map(alone).collect()
 }

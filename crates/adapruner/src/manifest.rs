@@ -92,8 +92,24 @@ pub struct StudyRecord {
     pub evaluation: TokensRecord,
     /// The trial's configuration.
     pub configuration: Configuration,
+    /// Of several objectives, the point of the front that was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<PointRecord>,
     /// Settings that could not be transferred.
     pub notes: Vec<String>,
+}
+
+/// A point of a front, and what it was taken for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PointRecord {
+    /// What was asked for.
+    pub asked: String,
+    /// Parameters of its model in the search.
+    pub parameters: u64,
+    /// Share of all parameters that it removed.
+    pub removed: f64,
+    /// Bytes of its file in the search, where they were an objective.
+    pub bytes: Option<u64>,
 }
 
 /// Masks that were learned for a trial of a study.

@@ -72,6 +72,18 @@ impl PipelineArgs {
             ),
         };
         pipeline.check()?;
+        let several = file.search.objectives.as_ref().is_some_and(|of| of.len() > 1);
+        if several && pipeline.stages.contains(&StageName::Search) {
+            return Err(advised(
+                format!(
+                    "{}: search.objectives: a run prunes by the best trial, and several \
+                     objectives have none",
+                    config.display()
+                ),
+                "search alone (adapruner search --objectives …), then apply --study DIR \
+                 --target-params N and recover the result",
+            ));
+        }
         Ok(pipeline)
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     combine::combine,
     failure::advised,
-    typed::{Count, Named, Proportion, Real, Size},
+    typed::{Count, Named, Real, Shares, Size},
 };
 
 /// `A,B`: the first A and last B layers.
@@ -40,9 +40,10 @@ impl fmt::Display for Ends {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Plan")]
 pub struct PlanArgs {
-    /// Share of all parameters to remove, embedding included: 0.2, or 20%, removes a fifth
+    /// Share of all parameters to remove, embedding included: 0.2, or 20%, removes a fifth; with
+    /// search --objectives a range, 0.1..0.5
     #[arg(long, value_name = "RATIO", allow_negative_numbers = true)]
-    pub ratio: Option<Proportion>,
+    pub ratio: Option<Shares>,
     /// Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000 [prune]
     #[arg(long, value_name = "PARAMETERS", conflicts_with = "ratio")]
     pub target_params: Option<Count>,
@@ -85,7 +86,7 @@ pub struct PlanArgs {
     /// fits them alone [default: 32]
     #[arg(long, value_name = "N")]
     pub allocation_samples: Option<usize>,
-    /// Cut sensitive layers less: cut each layer alone, measure the loss on calibration
+    /// Shares sensitive layers less: cut each layer alone, measure the loss on calibration
     /// samples, and cut in proportion to the loss increase to the power of -P [P: 1 if no
     /// number is given]
     #[arg(
@@ -262,7 +263,7 @@ impl PlanArgs {
             ));
         }
         let ratio = (before - target) as f64 / before as f64;
-        Ok(Self { ratio: Some(Proportion(ratio)), target_params: None, ..self.clone() })
+        Ok(Self { ratio: Some(Shares::One(ratio)), target_params: None, ..self.clone() })
     }
 
     /// Whether what is removed depends on the model.
@@ -275,12 +276,21 @@ impl PlanArgs {
     /// # Errors
     /// No ratio.
     pub fn resolve(&self) -> Result<PlanOptions> {
-        let Some(Proportion(ratio)) = self.ratio else {
-            return Err(advised(
-                "ratio: missing",
-                "give the share of all parameters to remove, --ratio 0.2 (prune: or what to keep, \
-                 --target-params 100M or --target-size 80MB)",
-            ));
+        let ratio = match self.ratio {
+            Some(Shares::One(ratio)) => ratio,
+            Some(range @ Shares::Between(..)) => {
+                return Err(advised(
+                    format!("ratio: expected one share, found the range {range}"),
+                    "give one, --ratio 0.2; a range is for search --objectives loss,params",
+                ));
+            }
+            None => {
+                return Err(advised(
+                    "ratio: missing",
+                    "give the share of all parameters to remove, --ratio 0.2 (prune: or what to \
+                     keep, --target-params 100M or --target-size 80MB)",
+                ));
+            }
         };
         let default = PlanOptions::new(ratio);
         Ok(PlanOptions {

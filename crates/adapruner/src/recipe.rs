@@ -24,7 +24,7 @@ use crate::{
     failure::advised,
     mask_args::{MaskArgs, SAMPLES},
     plan_args::{Ends, PlanArgs, Share, Spread},
-    typed::{Named, Proportion},
+    typed::{Named, Shares},
 };
 
 /// Which recipe it is.
@@ -273,7 +273,7 @@ impl Given {
         }
         let layers = config.layers.len();
         let dropped = drop_attention.as_deref().unwrap_or_default();
-        let Proportion(ratio) = (*ratio)?;
+        let ratio = ratio.and_then(Shares::one)?;
         let (mut first, mut last) = (layers.div_ceil(8), layers.div_ceil(16));
         loop {
             let between = first..layers.saturating_sub(last).max(first);

@@ -112,6 +112,61 @@ impl<'de> Deserialize<'de> for Proportion {
     }
 }
 
+/// A share to remove, or a range of shares to search: `0.2`, `20%`, `0.1..0.5`, `10%..50%`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Shares {
+    /// One share.
+    One(f64),
+    /// From the first to the second.
+    Between(f64, f64),
+}
+
+impl Shares {
+    /// The share, if it is one.
+    pub fn one(self) -> Option<f64> {
+        match self {
+            Self::One(ratio) => Some(ratio),
+            Self::Between(..) => None,
+        }
+    }
+}
+
+impl FromStr for Shares {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let share = |text: &str| text.trim().parse().map(|Proportion(share)| share);
+        match text.split_once("..") {
+            None => share(text).map(Self::One),
+            Some((least, most)) => Ok(Self::Between(share(least)?, share(most)?)),
+        }
+    }
+}
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(ratio) => ratio.fmt(f),
+            Self::Between(least, most) => write!(f, "{least}..{most}"),
+        }
+    }
+}
+
+impl Serialize for Shares {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::One(ratio) => Real(*ratio).serialize(serializer),
+            Self::Between(..) => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Shares {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        stored(deserializer, Self::One)
+    }
+}
+
 /// A count: a number, also with `k`, `M` or `B` (a thousand, a million, a billion) behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub u64);

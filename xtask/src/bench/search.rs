@@ -265,9 +265,9 @@ fn complete_losses(journal: &Path) -> Result<Vec<(u64, f64)>> {
     let [name] = names.as_slice() else {
         anyhow::bail!("{}: expected one study, found {names:?}", journal.display());
     };
-    let trials = storage.trials(storage.open_study(name, Direction::Minimize)?)?;
+    let trials = storage.trials(storage.open_study(name, &[Direction::Minimize])?)?;
     let complete = trials.iter().filter(|trial| trial.state == TrialState::Complete);
-    Ok(complete.filter_map(|trial| Some((trial.number, trial.value?))).collect())
+    Ok(complete.filter_map(|trial| Some((trial.number, trial.value()?))).collect())
 }
 
 /// Both sides, a row for each figure.

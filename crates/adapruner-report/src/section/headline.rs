@@ -43,7 +43,13 @@ fn of_search(page: &Page, html: &mut Html) {
             tile(html, "parameters", &sizes, &below);
         }
         None => {
-            let below = format!("{} to be removed", percent(ratio));
+            let below = match &page.front {
+                Some(front) => {
+                    let (least, most) = front.ratios;
+                    format!("{} to {} removed", percent(least), percent(most))
+                }
+                None => format!("{} to be removed", percent(ratio)),
+            };
             tile(html, "parameters", &prefixed(before as f64, "", 4), &below);
         }
     }

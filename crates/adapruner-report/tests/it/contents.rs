@@ -1,6 +1,6 @@
 //! What the page says, and that it leaves out what it has no data for.
 
-use adapruner_report::{Page, Sample, Tile, Value, picture, render};
+use adapruner_report::{Front, Page, Sample, SizePoint, Tile, Value, picture, render};
 
 use crate::example;
 use crate::markup::{self, Markup};
@@ -106,6 +106,47 @@ fn every_section_stands_alone() {
         check(&page).expect("as every page");
         assert!(sections(&read(&page)).contains(&id), "{id}");
     }
+}
+
+/// Of several objectives loss and size are drawn, and no best trial.
+#[test]
+fn a_front_takes_the_place_of_the_best_so_far() {
+    let point = |(trial, parameters, loss, on_front)| SizePoint {
+        trial,
+        parameters,
+        loss,
+        bytes: (trial == 3).then_some(84_000_000),
+        on_front,
+    };
+    let points = [
+        (3, 121_063_507, 4.31, true),
+        (0, 100_886_256, f64::NAN, false),
+        (8, 98_000_000, 4.9, false),
+        (5, 94_160_505, 4.72, true),
+    ];
+    let front = Front {
+        objectives: vec!["loss".to_owned(), "parameters".to_owned()],
+        ratios: (0.1, 0.3),
+        parameters: 134_515_008,
+        dense_loss: 4.109,
+        points: points.map(point).into(),
+    };
+    let page = Page { front: Some(front), best: None, ..example::page() };
+    check(&page).expect("as every page");
+    let markup = read(&page);
+    let found = sections(&markup);
+    assert!(found.contains(&"front") && !found.contains(&"search") && !found.contains(&"best"));
+    for words in [
+        "2 points on the front.",
+        "121\u{202f}063\u{202f}507",
+        "10.0\u{a0}%",
+        "4.310",
+        "0.201",
+        "Searched from 10.0\u{a0}% to 30.0\u{a0}% removed.",
+    ] {
+        assert!(markup.text.contains(words), "{words:?} is not on the page");
+    }
+    assert!(!markup.text.contains("98\u{202f}000\u{202f}000"), "a row that is not of the front");
 }
 
 #[test]

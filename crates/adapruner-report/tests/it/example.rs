@@ -363,6 +363,7 @@ pub(crate) fn page() -> Page {
             ratio: 0.2,
             layout: "per-layer".to_owned(),
         },
+        front: None,
         texts: vec![
             text("calibration pool", "C4, 128 samples", 128, 64, "a81c90fe"),
             text("search evaluation", "WikiText2 validation", 32, 128, "77d012ab"),

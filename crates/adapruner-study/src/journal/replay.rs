@@ -211,7 +211,7 @@ impl Replay {
         let trial = Trial {
             number: entry.trials.len() as u64,
             state,
-            value: single(new.values.as_deref()),
+            values: entry.values(new.values),
             params: BTreeMap::new(),
             intermediate: new.intermediate,
             user_attrs: BTreeMap::new(),
@@ -307,6 +307,7 @@ impl Replay {
         now: Option<Instant>,
     ) -> Option<Rejected> {
         let entry = &mut self.trials[at];
+        let values = values.map(|values| self.studies[entry.study as usize].values(Some(values)));
         match state {
             TrialState::Running if entry.trial.state == TrialState::Running => {
                 return Some(Rejected::Taken(at as u64));
@@ -323,8 +324,8 @@ impl Replay {
             TrialState::Waiting => entry.owner = None,
         }
         entry.trial_mut().state = state;
-        if values.is_some() {
-            entry.trial_mut().value = single(values.as_deref());
+        if let Some(values) = values {
+            entry.trial_mut().values = values;
         }
         None
     }
@@ -355,6 +356,11 @@ impl Replay {
 }
 
 impl StudyEntry {
+    /// The values of a trial; none where there are not as many as objectives.
+    fn values(&self, found: Option<Vec<f64>>) -> Vec<f64> {
+        found.filter(|values| values.len() == self.directions.len()).unwrap_or_default()
+    }
+
     /// Why no more trials can have a parameter with this distribution.
     pub(crate) fn conflict(&self, name: &str, distribution: &Distribution) -> Option<String> {
         self.first.get(name).and_then(|(_, old)| conflict(old, distribution))
@@ -447,14 +453,6 @@ pub(crate) struct Watching {
     pub(crate) opened: Instant,
     /// Since when it could reach the journal again, if there was a break.
     pub(crate) reachable_since: Option<Instant>,
-}
-
-/// The value of one objective.
-fn single(values: Option<&[f64]>) -> Option<f64> {
-    match values {
-        Some([value]) => Some(*value),
-        Some(_) | None => None,
-    }
 }
 
 #[cfg(test)]

@@ -254,12 +254,12 @@ impl<B: Backend> State<B> {
                     }
                     operations.push(attr(Attrs::System, key, value));
                 }
-                Change::Finish { state, value } => {
-                    check_end(number, *state, *value)?;
+                Change::Finish { state, values } => {
+                    check_end(number, *state, values, self.study(study)?.directions.len())?;
                     operations.push(Operation::SetState {
                         trial: id,
                         state: *state,
-                        values: value.map(|value| vec![value]),
+                        values: Some(values.clone()).filter(|values| !values.is_empty()),
                         at_ms: Some(time::now_ms()),
                     });
                 }
@@ -283,17 +283,28 @@ pub(super) fn running(user: &AttrMap, system: AttrMap) -> NewTrial {
 }
 
 /// Refuses an end that no trial can have.
-pub(super) fn check_end(number: u64, state: TrialState, value: Option<f64>) -> Result<()> {
+pub(super) fn check_end(
+    number: u64,
+    state: TrialState,
+    values: &[f64],
+    objectives: usize,
+) -> Result<()> {
     let failed = |message: String| Err(Error::Trial { number, message });
-    match (state, value) {
+    match (state, values) {
         (TrialState::Running | TrialState::Waiting, _) => {
             failed(format!("cannot end as {state:?}"))
         }
-        (TrialState::Complete, None) => failed("is complete without a value".into()),
-        (TrialState::Failed, Some(value)) => {
+        (TrialState::Complete, []) => failed("is complete without a value".into()),
+        (TrialState::Failed, [value, ..]) => {
             failed(format!("failed, expected no value, found {value}"))
         }
-        (_, Some(value)) if value.is_nan() => failed("expected a value, found NaN".into()),
+        (_, [_, ..]) if values.len() != objectives => {
+            let found = values.len();
+            failed(format!("expected a value for each of {objectives} objectives, found {found}"))
+        }
+        (_, values) if values.iter().any(|value| value.is_nan()) => {
+            failed("expected a value, found NaN".into())
+        }
         (TrialState::Complete | TrialState::Pruned | TrialState::Failed, _) => Ok(()),
     }
 }

@@ -169,29 +169,42 @@ impl<B: Backend> JournalStorage<B> {
 }
 
 impl<B: Backend> Storage for JournalStorage<B> {
-    fn open_study(&self, name: &str, direction: Direction) -> Result<StudyId> {
+    fn open_study(&self, name: &str, directions: &[Direction]) -> Result<StudyId> {
+        let failed = |message: String| Error::Study { name: name.into(), message };
+        if directions.is_empty() {
+            return Err(failed("expected an objective, found none".into()));
+        }
         let mut state = self.fresh()?;
         if state.replay.find_study(name).is_none() {
-            let directions = vec![Some(direction)];
+            let directions = directions.iter().copied().map(Some).collect();
             let operation = Operation::CreateStudy { name: name.into(), directions };
             // If another was faster, theirs is opened.
             state.commit(&self.worker, &[operation])?;
         }
-        let failed = |message: String| Error::Study { name: name.into(), message };
         let (id, study) = state
             .replay
             .find_study(name)
             .ok_or_else(|| failed("was deleted while it was opened".into()))?;
-        match study.directions[..] {
-            [Some(found)] if found == direction => Ok(StudyId(id)),
-            [found] => {
-                Err(failed(format!("expected the direction {direction:?}, found {found:?}")))
-            }
-            _ => {
-                let found = study.directions.len();
-                Err(failed(format!("expected one objective, found {found}")))
-            }
+        let found = &study.directions;
+        if found.len() != directions.len() {
+            let of =
+                |n: usize| if n == 1 { "one objective".into() } else { format!("{n} objectives") };
+            let (expected, found) = (of(directions.len()), of(found.len()));
+            return Err(failed(format!("expected {expected}, found {found}")));
         }
+        if !found.iter().zip(directions).all(|(found, expected)| *found == Some(*expected)) {
+            return Err(failed(format!("expected the directions {directions:?}, found {found:?}")));
+        }
+        Ok(StudyId(id))
+    }
+
+    fn directions(&self, study: &str) -> Result<Vec<Direction>> {
+        let state = self.fresh()?;
+        let (_, entry) = state
+            .replay
+            .find_study(study)
+            .ok_or_else(|| Error::Study { name: study.into(), message: "does not exist".into() })?;
+        Ok(entry.directions.iter().copied().collect::<Option<_>>().unwrap_or_default())
     }
 
     fn study_names(&self) -> Result<Vec<String>> {

@@ -39,7 +39,7 @@ impl Default for WilcoxonPruner {
 
 impl Pruner for WilcoxonPruner {
     fn judge(&self, view: &PrunerView<'_>) -> Verdict {
-        let value = |trial: &Trial| badness(trial.value, view.direction);
+        let value = |trial: &Trial| badness(trial.value(), view.direction);
         let complete = view.trials.iter().filter(|t| t.state == TrialState::Complete);
         let best = complete.min_by(|a, b| rank_values(value(a), value(b)));
         let Some(best) = best else { return Verdict::plain(false) };

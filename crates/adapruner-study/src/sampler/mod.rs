@@ -38,8 +38,8 @@ pub(crate) const PROPOSED: &str = "study:proposed";
 /// What a sampler sees of a study.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    /// Whether small or large values are good.
-    pub direction: Direction,
+    /// Of each objective, whether small or large values are good.
+    pub directions: &'a [Direction],
     /// All trials of the study but the one to propose for, by number.
     pub trials: &'a [Arc<Trial>],
     /// Which draw this is: the number of the trial, unless trials of dead

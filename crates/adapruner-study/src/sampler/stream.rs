@@ -45,6 +45,11 @@ impl Stream {
         radius * (TAU * self.uniform()).cos()
     }
 
+    /// Exponential of mean 1.
+    pub(crate) fn exponential(&mut self) -> f64 {
+        -self.open_uniform().ln()
+    }
+
     /// Gumbel of location 0 and scale 1.
     pub(crate) fn gumbel(&mut self) -> f64 {
         -(-self.open_uniform().ln()).ln()

@@ -83,7 +83,7 @@ impl ActiveTrial<'_> {
             value.clone()
         } else {
             let view =
-                View { direction: self.study.direction, trials: &self.history, draw: self.draw };
+                View { directions: &self.study.directions, trials: &self.history, draw: self.draw };
             self.study.sampler.single(&view, name, distribution)?
         };
         self.params.insert(name.into(), (distribution.clone(), value.clone()));
@@ -198,8 +198,10 @@ impl ActiveTrial<'_> {
     ///
     /// # Errors
     ///
-    /// If the trial is finished or the storage cannot be written.
+    /// If the trial is finished, the study has several objectives (their trials are measured
+    /// whole, as in Optuna) or the storage cannot be written.
     pub fn report(&self, step: u64, value: f64) -> Result<()> {
+        self.study.only_direction("a trial cannot report or be stopped early")?;
         self.study.put(self.number, vec![Change::Report { step, value }])
     }
 
@@ -207,8 +209,9 @@ impl ActiveTrial<'_> {
     ///
     /// # Errors
     ///
-    /// If the storage cannot be used.
+    /// If the study has several objectives or the storage cannot be used.
     pub fn should_prune(&self) -> Result<bool> {
+        let direction = self.study.only_direction("a trial cannot report or be stopped early")?;
         // Of a remote storage, what came with the last answer: it is never waited for.
         let trials = self.study.as_here(self.study.recent_trials()?);
         let own = trials.iter().find(|trial| trial.number == self.number);
@@ -217,12 +220,7 @@ impl ActiveTrial<'_> {
         if trial.state.is_finished() {
             return Err(fault("expected an unfinished trial, but it is finished"));
         }
-        let view = PrunerView {
-            study: &self.study.name,
-            direction: self.study.direction,
-            trials: &trials,
-            trial,
-        };
+        let view = PrunerView { study: &self.study.name, direction, trials: &trials, trial };
         let verdict = self.study.pruner.judge(&view);
         for (key, value) in verdict.attrs {
             self.study.put(self.number, vec![Change::SystemAttr { key, value }])?;

@@ -1,4 +1,4 @@
-//! Studies: trials of one objective in a storage.
+//! Studies: trials of one objective, or of several, in a storage.
 
 mod active;
 mod optimize;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::front::front_of;
 use crate::journal::FIXED;
 use crate::pruner::{NopPruner, Pruner};
 use crate::sampler::tpe::{badness, rank_values};
@@ -33,10 +34,13 @@ const AGAIN: &str = "study:again";
 const DRAW: &str = "study:draw";
 
 /// How an evaluation ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// With a value. NaN is a failure, as in Optuna; infinities are values.
     Complete(f64),
+    /// With a value for each objective, in the order of the study's directions. If one is
+    /// NaN it is a failure.
+    Values(Vec<f64>),
     /// Stopped early; the last report becomes the value, unless it is NaN.
     Pruned,
     /// Stopped early with an estimate of the value, which becomes the value
@@ -53,7 +57,7 @@ pub enum Outcome {
     Failed,
 }
 
-/// Trials of one objective.
+/// Trials of one objective, or of several.
 ///
 /// Any number of threads and processes may work on a study at the same time.
 ///
@@ -70,7 +74,7 @@ pub struct Study {
     storage: Arc<dyn Storage>,
     id: StudyId,
     name: String,
-    direction: Direction,
+    directions: Vec<Direction>,
     sampler: Box<dyn Sampler>,
     pruner: Box<dyn Pruner>,
     /// Held while a trial is created and its values proposed, so each thread sees the other's
@@ -85,7 +89,7 @@ impl std::fmt::Debug for Study {
         f.debug_struct("Study")
             .field("id", &self.id)
             .field("name", &self.name)
-            .field("direction", &self.direction)
+            .field("directions", &self.directions)
             .finish_non_exhaustive()
     }
 }
@@ -102,12 +106,28 @@ impl Study {
         direction: Direction,
         sampler: impl Sampler + 'static,
     ) -> Result<Self> {
-        let id = storage.open_study(name, direction)?;
+        Self::open_multi(storage, name, &[direction], sampler)
+    }
+
+    /// Creates a study of several objectives, or opens the one of this name: trials end with
+    /// [`Outcome::Values`], and the results are [`Study::front`]. There are no reports and no
+    /// early stopping, as in Optuna.
+    ///
+    /// # Errors
+    ///
+    /// If `directions` is empty, the storage has one of other directions or cannot be used.
+    pub fn open_multi(
+        storage: Arc<dyn Storage>,
+        name: &str,
+        directions: &[Direction],
+        sampler: impl Sampler + 'static,
+    ) -> Result<Self> {
+        let id = storage.open_study(name, directions)?;
         Ok(Self {
             storage,
             id,
             name: name.into(),
-            direction,
+            directions: directions.to_vec(),
             sampler: Box::new(sampler),
             pruner: Box::new(NopPruner),
             asking: Mutex::new(()),
@@ -127,9 +147,20 @@ impl Study {
         &self.name
     }
 
-    /// Whether small or large values are good.
-    pub fn direction(&self) -> Direction {
-        self.direction
+    /// Of each objective, whether small or large values are good.
+    pub fn directions(&self) -> &[Direction] {
+        &self.directions
+    }
+
+    /// The direction of the only objective; `else_` says what there is not with several.
+    fn only_direction(&self, else_: &str) -> Result<Direction> {
+        match self.directions[..] {
+            [direction] => Ok(direction),
+            ref several => Err(Error::Study {
+                name: self.name.clone(),
+                message: format!("expected one objective, found {}: {else_}", several.len()),
+            }),
+        }
     }
 
     /// All trials by number, as they are now. Cheap: shared, not copied.
@@ -174,9 +205,20 @@ impl Study {
     ///
     /// # Errors
     ///
-    /// If the storage cannot be read.
+    /// If the study has several objectives or the storage cannot be read.
     pub fn best_trial(&self) -> Result<Option<Arc<Trial>>> {
-        Ok(best_of(&self.trials()?, self.direction).cloned())
+        let direction = self.only_direction("there is a front of trials, and no best one")?;
+        Ok(best_of(&self.trials()?, direction).cloned())
+    }
+
+    /// The complete trials, all feasible, that no other dominates, by number; of one
+    /// objective the best ones.
+    ///
+    /// # Errors
+    ///
+    /// If the storage cannot be read.
+    pub fn front(&self) -> Result<Vec<Arc<Trial>>> {
+        Ok(front_of(&self.trials()?, &self.directions).into_iter().cloned().collect())
     }
 
     /// Queues a trial with these values; [`Study::ask`] gives queued ones first.
@@ -351,7 +393,7 @@ impl Study {
             message: "expected the trial that was created, found none".into(),
         })?;
         let draw = draw.unwrap_or(number);
-        let view = View { direction: self.direction, trials: &trials, draw };
+        let view = View { directions: &self.directions, trials: &trials, draw };
         let joint = self.sampler.joint(&view)?;
         Ok(Some(ActiveTrial {
             study: self,
@@ -368,22 +410,23 @@ impl Study {
     ///
     /// # Errors
     ///
-    /// If there is no such trial, it is finished, or the storage cannot be
-    /// written.
+    /// If there is no such trial, it is finished, it has not as many values as the study has
+    /// objectives, or the storage cannot be written.
     pub fn tell(&self, number: u64, outcome: Outcome) -> Result<TrialState> {
-        let (state, value) = match outcome {
-            Outcome::Complete(value) if value.is_nan() => (TrialState::Failed, None),
-            Outcome::Complete(value) => (TrialState::Complete, Some(value)),
-            Outcome::Failed => (TrialState::Failed, None),
-            Outcome::Infeasible(_) => (TrialState::Pruned, None),
+        let a_number = |value: f64| Some(value).filter(|value| !value.is_nan());
+        let (state, values) = match &outcome {
+            Outcome::Complete(value) => ended(&[*value]),
+            Outcome::Values(values) => ended(values),
+            Outcome::Failed => (TrialState::Failed, Vec::new()),
+            Outcome::Infeasible(_) => (TrialState::Pruned, Vec::new()),
             Outcome::PrunedAt(value) => {
-                (TrialState::Pruned, Some(value).filter(|value| !value.is_nan()))
+                (TrialState::Pruned, a_number(*value).into_iter().collect())
             }
             Outcome::Pruned => {
                 let trials = self.as_here(self.trials()?);
                 let trial = trials.iter().find(|trial| trial.number == number);
                 let last = trial.and_then(|t| t.intermediate.last_key_value());
-                (TrialState::Pruned, last.map(|(_, v)| *v).filter(|v| !v.is_nan()))
+                (TrialState::Pruned, last.and_then(|(_, v)| a_number(*v)).into_iter().collect())
             }
         };
         let mut changes = Vec::new();
@@ -391,7 +434,7 @@ impl Study {
             let by = if by > 0.0 && by.is_finite() { by } else { 1.0 };
             changes.push(Change::SystemAttr { key: CONSTRAINTS.into(), value: json!([by]) });
         }
-        changes.push(Change::Finish { state, value });
+        changes.push(Change::Finish { state, values });
         let told = self.send(number, changes);
         self.here.forget(number);
         told.map(|()| state)
@@ -425,6 +468,14 @@ fn check_queued(params: &Params) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How a trial with these values ends.
+fn ended(values: &[f64]) -> (TrialState, Vec<f64>) {
+    if values.iter().any(|value| value.is_nan()) {
+        return (TrialState::Failed, Vec::new());
+    }
+    (TrialState::Complete, values.to_vec())
 }
 
 /// Trials that are under way or done.
@@ -476,14 +527,17 @@ fn attr(trial: &Trial, key: &str) -> Option<u64> {
 
 /// The best complete trial that is feasible; of equal ones the first.
 pub fn best_of(trials: &[Arc<Trial>], direction: Direction) -> Option<&Arc<Trial>> {
-    let value = |trial: &Trial| badness(trial.value, direction);
+    let value = |trial: &Trial| badness(trial.value(), direction);
     let complete = trials.iter().filter(|t| t.state == TrialState::Complete && !t.is_infeasible());
     complete.filter(|t| !value(t).is_nan()).min_by(|a, b| rank_values(value(a), value(b)))
 }
 
-/// How many trials finished, failures not counted, after the best one; all of
-/// them where there is none.
-pub fn since_best(trials: &[Arc<Trial>], direction: Direction) -> usize {
-    let after = best_of(trials, direction).map(|best| best.number);
+/// How many trials finished, failures not counted, after the best one (of several
+/// objectives: the last that improved the front); all of them where there is none.
+pub fn since_best(trials: &[Arc<Trial>], directions: &[Direction]) -> usize {
+    let front = front_of(trials, directions);
+    // One that equals an earlier one is no improvement.
+    let is_first = |at: usize| !front[..at].iter().any(|other| other.values == front[at].values);
+    let after = (0..front.len()).filter(|at| is_first(*at)).map(|at| front[at].number).max();
     trials.iter().filter(|t| counts(t) && after.is_none_or(|best| t.number > best)).count()
 }

@@ -110,7 +110,8 @@ impl<'a> Optimize<'a> {
     }
 
     /// Stops when this many trials in a row finished (failures not counted)
-    /// without a new best one, those of earlier calls among them.
+    /// without a new best one (of several objectives: one of the front), those of earlier
+    /// calls among them.
     #[must_use]
     pub fn no_improvement(mut self, trials: u64) -> Self {
         self.no_improvement = Some(trials);
@@ -319,7 +320,7 @@ impl Run<'_> {
             return Ok(Step::Start);
         }
         let trials = self.study.trials()?;
-        let since = since_best(&trials, self.study.direction) as u64;
+        let since = since_best(&trials, &self.study.directions) as u64;
         if options.no_improvement.is_some_and(|most| since >= most) {
             return Ok(Step::Stop(StopReason::NoImprovement));
         }
@@ -360,7 +361,7 @@ impl Run<'_> {
             }
         });
         let result = objective(&mut trial);
-        let outcome = *result.as_ref().unwrap_or(&Outcome::Failed);
+        let outcome = result.as_ref().map_or(Outcome::Failed, Outcome::clone);
         let told = self.study.tell(number, outcome);
         drop((silent, ended));
         told?;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use crate::trial::{Trial, TrialState};
 
-/// A trial with nothing but a number and an outcome.
+/// A trial of one objective with nothing but a number and an outcome.
 pub fn trial(number: u64, state: TrialState, value: Option<f64>) -> Trial {
     Trial {
         number,
         state,
-        value,
+        values: value.into_iter().collect(),
         params: BTreeMap::new(),
         intermediate: BTreeMap::new(),
         user_attrs: BTreeMap::new(),

@@ -112,7 +112,7 @@ pub fn extreme_reports(pruner: &impl Pruner) {
             judge(pruner, others(30), direction, &[values[from]; 20]);
             let mut trials = others(30);
             for (trial, value) in trials.iter_mut().zip(values.iter().cycle().skip(from)) {
-                trial.value = Some(*value);
+                trial.values = vec![*value];
                 trial.intermediate.insert(3, *value);
                 trial.system_attrs.insert("completed_rung_0".into(), serde_json::Value::Null);
             }
@@ -131,7 +131,8 @@ pub fn failed_trials_do_not_count(pruner: &impl Pruner) {
     let trials = others(30);
     let mut more = trials.clone();
     for trial in &mut more[10..15] {
-        (trial.state, trial.value) = (TrialState::Failed, None);
+        trial.state = TrialState::Failed;
+        trial.values.clear();
         trial.intermediate.clear();
     }
     let mut fewer = trials;
@@ -151,7 +152,7 @@ pub fn directions_mirror(pruner: &impl Pruner) {
         let mut trials = others(30);
         let small = judge(pruner, trials.clone(), Direction::Minimize, &reports);
         for trial in &mut trials {
-            trial.value = trial.value.map(|value| -value);
+            trial.values.iter_mut().for_each(|value| *value = -*value);
             trial.intermediate.values_mut().for_each(|value| *value = -*value);
         }
         let mirrored: Vec<f64> = reports.iter().map(|report| -report).collect();

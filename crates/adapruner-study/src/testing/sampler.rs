@@ -23,6 +23,7 @@ pub fn all<S: Sampler>(make: impl Fn(u64) -> S) {
     conditional(&make(6));
     directions_mirror(&make(7));
     damaged_history(&make(8));
+    several_objectives(&make(9));
     deterministic(&make);
 }
 
@@ -67,12 +68,12 @@ fn complete(n: u64, space: &[(&str, Distribution)]) -> Vec<Trial> {
 fn proposals(
     sampler: &impl Sampler,
     trials: &[Trial],
-    direction: Direction,
+    directions: &[Direction],
     draw: u64,
     space: &[(&str, Distribution)],
 ) -> (Params, Vec<ParamValue>) {
     let trials = shared(trials);
-    let view = View { direction, trials: &trials, draw };
+    let view = View { directions, trials: &trials, draw };
     let joint = sampler.joint(&view).expect("a joint proposal");
     let single = space.iter().filter(|(_, of)| of.only_value().is_none()).map(|(name, of)| {
         let value = sampler.single(&view, name, of).expect("a proposal");
@@ -95,7 +96,7 @@ fn proposals(
 ///
 /// If there is none.
 pub fn empty_history(sampler: &impl Sampler) {
-    proposals(sampler, &[], Direction::Minimize, 0, &kinds());
+    proposals(sampler, &[], &[Direction::Minimize], 0, &kinds());
 }
 
 /// Proposals are of their distributions, whatever the history's length.
@@ -107,7 +108,7 @@ pub fn within_bounds(sampler: &impl Sampler) {
     for n in [1, 9, 10, 11, 40, 120] {
         let trials = complete(n, &kinds());
         for draw in n..n + 3 {
-            proposals(sampler, &trials, Direction::Maximize, draw, &kinds());
+            proposals(sampler, &trials, &[Direction::Maximize], draw, &kinds());
         }
     }
 }
@@ -123,16 +124,16 @@ pub fn single_values(sampler: &impl Sampler) {
     space.push(("only", Distribution::categorical(["a"])));
     space.push(("whole", Distribution::subset(3, 3)));
     let mut trials = complete(60, &space);
-    proposals(sampler, &trials, Direction::Minimize, 60, &space);
+    proposals(sampler, &trials, &[Direction::Minimize], 60, &space);
     let params = trials[0].params.clone();
     trials.iter_mut().for_each(|trial| {
         trial.params = params.clone();
-        trial.value = Some(1.0);
+        trial.values = vec![1.0];
     });
-    proposals(sampler, &trials, Direction::Minimize, 60, &space);
+    proposals(sampler, &trials, &[Direction::Minimize], 60, &space);
     // Nothing but parameters of one value.
     let trials = complete(60, &space[space.len() - 3..]);
-    let (joint, _) = proposals(sampler, &trials, Direction::Minimize, 60, &kinds());
+    let (joint, _) = proposals(sampler, &trials, &[Direction::Minimize], 60, &kinds());
     assert!(joint.is_empty());
 }
 
@@ -148,10 +149,10 @@ pub fn failed_trials_do_not_count(sampler: &impl Sampler) {
         more.push(drawn(number, TrialState::Failed, None, &kinds()));
         more.push(drawn(number + 20, TrialState::Waiting, None, &kinds()[..2]));
     }
-    let of = |trials: &[Trial]| proposals(sampler, trials, Direction::Minimize, 90, &kinds());
+    let of = |trials: &[Trial]| proposals(sampler, trials, &[Direction::Minimize], 90, &kinds());
     assert_eq!(of(&trials), of(&more));
     // Nothing but failures.
-    proposals(sampler, &more[50..], Direction::Minimize, 90, &kinds());
+    proposals(sampler, &more[50..], &[Direction::Minimize], 90, &kinds());
 }
 
 /// Infinite and huge values, equal ones, NaN in damaged records, and pruned
@@ -166,15 +167,16 @@ pub fn extreme_values(sampler: &impl Sampler) {
     for values in [&values[..], &values[..1], &values[..2], &values[4..5], &values[5..6]] {
         let mut trials = complete(90, &kinds());
         for (trial, value) in trials.iter_mut().zip(values.iter().cycle()) {
-            trial.value = Some(*value);
+            trial.values = vec![*value];
         }
         for (i, trial) in trials.iter_mut().enumerate().skip(60) {
-            (trial.state, trial.value) = (TrialState::Pruned, None);
+            trial.state = TrialState::Pruned;
+            trial.values.clear();
             let reports = values.iter().cycle().skip(i).take(i % 4);
             trial.intermediate = (0..).zip(reports.copied()).collect();
         }
         for direction in [Direction::Minimize, Direction::Maximize] {
-            proposals(sampler, &trials, direction, 90, &kinds());
+            proposals(sampler, &trials, &[direction], 90, &kinds());
         }
     }
 }
@@ -192,7 +194,7 @@ pub fn conditional(sampler: &impl Sampler) {
     }
     trials.push(drawn(60, TrialState::Running, None, &space[..2]));
     trials.push(trial(61, TrialState::Running, None));
-    let (joint, _) = proposals(sampler, &trials, Direction::Minimize, 62, &space);
+    let (joint, _) = proposals(sampler, &trials, &[Direction::Minimize], 62, &space);
     for (name, _) in &space[6..] {
         assert!(!joint.contains_key(*name), "{name} is not in all trials");
     }
@@ -210,13 +212,51 @@ pub fn directions_mirror(sampler: &impl Sampler) {
             trial.state = TrialState::Pruned;
             trial.intermediate = [(0, 0.5), (1, spread(trial.number))].into();
         }
-        let small = proposals(sampler, &trials, Direction::Minimize, n, &kinds());
+        let small = proposals(sampler, &trials, &[Direction::Minimize], n, &kinds());
         for trial in &mut trials {
-            trial.value = trial.value.map(|value| -value);
+            trial.values.iter_mut().for_each(|value| *value = -*value);
             trial.intermediate.values_mut().for_each(|value| *value = -*value);
         }
-        let large = proposals(sampler, &trials, Direction::Maximize, n, &kinds());
+        let large = proposals(sampler, &trials, &[Direction::Maximize], n, &kinds());
         assert_eq!(small, large, "after {n} trials");
+    }
+}
+
+/// Two and three objectives: equal, infinite and missing values, infeasible trials; values of
+/// the other sign with the other directions give the same proposals.
+///
+/// # Panics
+///
+/// If a proposal is not of its distribution, or the mirrored one is another.
+pub fn several_objectives(sampler: &impl Sampler) {
+    let odd = [f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::NAN, 0.0, -0.0];
+    for (objectives, n) in [(2, 5), (2, 30), (2, 90), (3, 90)] {
+        let mut trials = complete(n, &kinds());
+        for (i, trial) in trials.iter_mut().enumerate() {
+            let of = |at: usize| (10.0 * spread((i * (at + 3)) as u64)).round();
+            trial.values = (0..objectives).map(of).collect();
+            match i % 15 {
+                11 => trial.values[i % objectives] = odd[i / 15],
+                12 => trial.values.truncate(i % objectives),
+                13 => {
+                    let violated = Value::from(vec![spread(i as u64)]);
+                    trial.system_attrs.insert("constraints".into(), violated);
+                }
+                14 => {
+                    trial.state = TrialState::Pruned;
+                    trial.values.clear();
+                }
+                _ => {}
+            }
+        }
+        let directions = &[Direction::Minimize, Direction::Maximize, Direction::Minimize];
+        let mirrored = &[Direction::Maximize, Direction::Minimize, Direction::Maximize];
+        let first = proposals(sampler, &trials, &directions[..objectives], n, &kinds());
+        for trial in &mut trials {
+            trial.values.iter_mut().for_each(|value| *value = -*value);
+        }
+        let second = proposals(sampler, &trials, &mirrored[..objectives], n, &kinds());
+        assert_eq!(first, second, "{objectives} objectives, after {n} trials");
     }
 }
 
@@ -250,7 +290,7 @@ pub fn damaged_history(sampler: &impl Sampler) {
     }
     trials.push(running);
     let trials = shared(&trials);
-    let view = View { direction: Direction::Minimize, trials: &trials, draw: 61 };
+    let view = View { directions: &[Direction::Minimize], trials: &trials, draw: 61 };
     let joint = sampler.joint(&view).expect("a joint proposal");
     assert!(
         joint.iter().all(|(name, (of, value))| of.validate(name).is_ok() && of.contains(value))
@@ -270,7 +310,7 @@ pub fn deterministic<S: Sampler>(make: &impl Fn(u64) -> S) {
     for n in [0, 5, 60, 100] {
         let trials = complete(n, &kinds());
         let of =
-            |sampler: &S, draw| proposals(sampler, &trials, Direction::Minimize, draw, &kinds());
+            |sampler: &S, draw| proposals(sampler, &trials, &[Direction::Minimize], draw, &kinds());
         let (fresh, used) = (make(1), make(1));
         for draw in 0..5 {
             of(&used, draw);

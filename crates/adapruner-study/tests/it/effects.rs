@@ -33,14 +33,14 @@ fn history(n: u64, value: impl Fn(&[usize], f64, usize) -> f64) -> Vec<Trial> {
     let random = RandomSampler::new(6);
     let of = |number: u64| {
         let mut trial = testing::trial(number, TrialState::Complete, None);
-        let view = View { direction: Direction::Minimize, trials: &[], draw: number };
+        let view = View { directions: &[Direction::Minimize], trials: &[], draw: number };
         for (name, of) in params() {
             let value = random.single(&view, name, &of).unwrap();
             trial.params.insert(name.into(), (of, value));
         }
         let kind = trial.params["kind"].1.as_category().unwrap();
         let x = trial.params["x"].1.as_float().unwrap();
-        trial.value = Some(value(trial.params["set"].1.as_subset().unwrap(), x, kind));
+        trial.values = vec![value(trial.params["set"].1.as_subset().unwrap(), x, kind)];
         trial
     };
     (0..n).map(of).collect()
@@ -108,7 +108,7 @@ fn numbers_are_controlled_for() {
             set.push(7);
             set.sort_unstable();
         }
-        trial.value = Some(5.0 * x);
+        trial.values = vec![5.0 * x];
         trial.params.get_mut("set").unwrap().1 = ParamValue::Subset(set);
     }
     let controlled = effects(&trials, Direction::Minimize, "set").unwrap()[7];
@@ -121,7 +121,7 @@ fn numbers_are_controlled_for() {
 #[test]
 fn what_is_not_known_is_uncertain() {
     let mut trials = history(30, additive);
-    trials.push(Trial { state: TrialState::Failed, value: None, ..trials[0].clone() });
+    trials.push(Trial { state: TrialState::Failed, values: Vec::new(), ..trials[0].clone() });
     let found = effects(&trials, Direction::Minimize, "set").unwrap();
     assert!(found.iter().all(|effect| effect.deviation > 0.2));
     let trials = trials[..8].iter().cloned().map(|mut trial| {
@@ -144,7 +144,7 @@ fn several_subsets_have_each_their_own() {
     for trial in &mut trials {
         let another = trial.params["another"].1.as_subset().unwrap();
         let extra = if another.contains(&2) { 4.0 } else { 0.0 };
-        trial.value = trial.value.map(|value| value + extra);
+        trial.values.iter_mut().for_each(|value| *value += extra);
     }
     let another = effects(&trials, Direction::Maximize, "another").unwrap();
     assert_eq!(another.len(), 6);

@@ -27,7 +27,7 @@ fn importances_are_those_of_optuna() {
     assert_eq!(expected.as_object().unwrap().len(), 6);
     for (study, expected) in expected.as_object().unwrap() {
         let direction = direction(&expected["direction"]);
-        let id = storage.open_study(study, direction).unwrap();
+        let id = storage.open_study(study, &[direction]).unwrap();
         let found = importances(&storage.trials(id).unwrap(), direction).unwrap();
         let expected = expected["importances"].as_object().unwrap();
         assert_eq!(found.len(), expected.len(), "{study}");
@@ -121,7 +121,7 @@ fn what_makes_no_sense_is_refused() {
 #[test]
 fn values_out_of_bounds_are_at_the_edge() {
     let storage = MemoryStorage::new();
-    let study = storage.open_study("s", Direction::Minimize).unwrap();
+    let study = storage.open_study("s", &[Direction::Minimize]).unwrap();
     for (i, x) in [7.0, 0.2, 0.4, -3.0, 0.6].into_iter().enumerate() {
         let number = storage.create_trial(study).unwrap();
         let log = Distribution::int_log(1, 9);

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod effects;
+mod front;
 mod importance;
 mod optuna_pruners;
 mod optuna_tpe;

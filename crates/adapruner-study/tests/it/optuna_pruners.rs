@@ -73,7 +73,8 @@ fn decisions_are_those_of_optuna() {
             }
             let pruned = decisions.last() == Some(&Value::Bool(true));
             trials[own].state = if pruned { TrialState::Pruned } else { TrialState::Complete };
-            trials[own].value = Some(number(&recorded["value"])).filter(|_| !pruned);
+            trials[own].values =
+                Some(number(&recorded["value"])).filter(|_| !pruned).into_iter().collect();
         }
     }
 }

@@ -1,11 +1,12 @@
-//! Splits, kernels and densities against Optuna 5.0
-//! (fixtures/generate/optuna_tpe.py).
+//! Splits, kernels and densities against Optuna 5.0 (fixtures/generate/optuna_tpe.py,
+//! optuna_infeasible.py, optuna_several.py).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use adapruner_study::front::{greedy_subset, hypervolume, ranks, reference_point};
 use adapruner_study::sampler::tpe::{ParzenEstimator, good_count, split};
-use adapruner_study::{Direction, Distribution, ParamValue, Trial, TrialState, best_of};
+use adapruner_study::{Direction, Distribution, ParamValue, Trial, TrialState, best_of, front_of};
 use serde_json::Value;
 
 /// Densities far in the tails lose digits in different places.
@@ -25,7 +26,7 @@ pub fn direction(value: &Value) -> Direction {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(number).collect()
 }
 
@@ -70,7 +71,7 @@ pub fn trial(number: u64, state: TrialState, value: Option<f64>) -> Trial {
     Trial {
         number,
         state,
-        value,
+        values: value.into_iter().collect(),
         params: BTreeMap::new(),
         intermediate: BTreeMap::new(),
         user_attrs: BTreeMap::new(),
@@ -88,8 +89,11 @@ fn history(case: &Value, space: &[(String, Distribution)]) -> Vec<Trial> {
             "running" => TrialState::Running,
             _ => TrialState::Failed,
         };
-        let objective = Some(&recorded["value"]).filter(|value| !value.is_null()).map(number);
-        let mut trial = trial(i as u64, state, objective);
+        let mut trial = trial(i as u64, state, None);
+        let values =
+            recorded["values"].as_array().map(|values| values.iter().map(number).collect());
+        let single = || Some(&recorded["value"]).filter(|value| !value.is_null()).map(number);
+        trial.values = values.unwrap_or_else(|| single().into_iter().collect());
         for (step, report) in recorded["reports"].as_object().unwrap() {
             trial.intermediate.insert(step.parse().unwrap(), number(report));
         }
@@ -117,7 +121,7 @@ fn splits_kernels_and_densities_are_those_of_optuna() {
     let fixture = fixture("densities.json");
     let expected: Vec<u64> = serde_json::from_value(fixture["good_counts"].clone()).unwrap();
     for (n, expected) in expected.iter().enumerate() {
-        assert_eq!(good_count(n) as u64, *expected, "of {n}");
+        assert_eq!(good_count(n, 1) as u64, *expected, "of {n}");
     }
     compare(&fixture);
 }
@@ -135,6 +139,63 @@ fn infeasible_trials_are_the_worst_as_in_optuna() {
     }
 }
 
+/// Of several objectives good trials are those of the lowest nondominated ranks, and the
+/// front is that of `best_trials` (fixtures/generate/optuna_several.py).
+#[test]
+fn several_objectives_are_split_as_in_optuna() {
+    let fixture = fixture("several.json");
+    for (n, expected) in fixture["good_counts"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(Some(good_count(n, 2) as u64), expected.as_u64(), "of {n}");
+    }
+    compare(&fixture);
+    for case in fixture["cases"].as_array().unwrap() {
+        let trials: Vec<_> = history(case, &space(case)).into_iter().map(Arc::new).collect();
+        let front = front_of(&trials, &directions(case));
+        let front: Vec<f64> = front.iter().map(|trial| trial.number as f64).collect();
+        assert_eq!(front, numbers(&case["front"]), "{}", case["name"]);
+    }
+}
+
+fn rows(value: &Value) -> Vec<Vec<f64>> {
+    value.as_array().unwrap().iter().map(numbers).collect()
+}
+
+#[test]
+fn hypervolumes_and_ranks_are_those_of_optuna() {
+    for case in fixture("several.json")["volumes"].as_array().unwrap() {
+        let (points, reference) = (rows(&case["points"]), numbers(&case["reference"]));
+        let volume = [hypervolume(&points, &reference)];
+        close(&volume, &[number(&case["volume"])], "volume");
+        for (field, until) in [("ranks", points.len()), ("ranks_of_five", 5)] {
+            let ranks: Vec<f64> = ranks(&points, until).iter().map(|rank| *rank as f64).collect();
+            assert_eq!(ranks, numbers(&case[field]));
+        }
+    }
+}
+
+#[test]
+fn subsets_of_large_hypervolume_are_those_of_optuna() {
+    for case in fixture("several.json")["subsets"].as_array().unwrap() {
+        let points = rows(&case["points"]);
+        let reference = reference_point(&points);
+        assert_eq!(reference, numbers(&case["reference"]));
+        let count = case["count"].as_u64().unwrap() as usize;
+        let mut chosen: Vec<f64> =
+            greedy_subset(&points, count, &reference).iter().map(|at| *at as f64).collect();
+        chosen.sort_by(f64::total_cmp);
+        assert_eq!(chosen, numbers(&case["chosen"]));
+    }
+}
+
+/// Of one objective or of several.
+fn directions(case: &Value) -> Vec<Direction> {
+    let several = case["directions"].as_array();
+    several.map_or_else(
+        || vec![direction(&case["direction"])],
+        |of| of.iter().map(direction).collect(),
+    )
+}
+
 fn space(case: &Value) -> Vec<(String, Distribution)> {
     let of = |of: &Value| (of["name"].as_str().unwrap().into(), distribution(of));
     case["space"].as_array().unwrap().iter().map(of).collect()
@@ -148,11 +209,13 @@ fn compare(fixture: &Value) {
         let trials = history(case, &space);
         let finished =
             trials.iter().filter(|t| matches!(t.state, TrialState::Complete | TrialState::Pruned));
-        let good = good_count(finished.count());
-        let split = split(&trials, direction(&case["direction"]), good);
+        let of = directions(case);
+        let good = good_count(finished.count(), of.len());
+        let split = split(&trials, &of, good);
         let points: Vec<Vec<f64>> =
             case["points"].as_array().unwrap().iter().map(numbers).collect();
-        for (side, trials) in [("good", split.good), ("bad", split.bad)] {
+        let equal = of.len() > 1;
+        for (side, trials, equal) in [("good", split.good, equal), ("bad", split.bad, false)] {
             let what = format!("{name}, {side}");
             let expected = &case[side];
             let of: Vec<f64> = trials.iter().map(|trial| trial.number as f64).collect();
@@ -161,7 +224,8 @@ fn compare(fixture: &Value) {
                 .iter()
                 .map(|t| t.params.values().map(|(_, v)| internal(v)).collect())
                 .collect();
-            let found = ParzenEstimator::new(&distributions, &observations).unwrap();
+            let estimate = if equal { ParzenEstimator::equal } else { ParzenEstimator::new };
+            let found = estimate(&distributions, &observations).unwrap();
             close(found.weights(), &numbers(&expected["weights"]), &what);
             for (i, kernels) in expected["kernels"].as_array().unwrap().iter().enumerate() {
                 let Some((means, widths)) = found.kernels(i) else {

@@ -212,9 +212,9 @@ fn joint_proposals_count_as_running_at_once() {
 #[test]
 fn storages_refuse_a_finished_trial() {
     let storage = MemoryStorage::new();
-    let study = storage.open_study("s", Direction::Minimize).unwrap();
+    let study = storage.open_study("s", &[Direction::Minimize]).unwrap();
     let number = storage.create_trial(study).unwrap();
     storage.finish(study, number, TrialState::Complete, Some(1.0)).unwrap();
     assert!(storage.finish(study, number, TrialState::Failed, None).is_err());
-    assert!(storage.open_study("s", Direction::Maximize).is_err());
+    assert!(storage.open_study("s", &[Direction::Maximize]).is_err());
 }

@@ -64,7 +64,7 @@ fn heartbeats_do_not_fill_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.log");
     let storage = JournalStorage::file(&path).unwrap();
-    let study = storage.open_study("s", Direction::Minimize).unwrap();
+    let study = storage.open_study("s", &[Direction::Minimize]).unwrap();
     let trial = storage.create_trial(study).unwrap();
     for _ in 0..100 {
         storage.heartbeat(study, trial).unwrap();
@@ -98,9 +98,9 @@ fn clocks_that_go_backwards_break_nothing() {
         + &start("9000");
     std::fs::write(&path, text).unwrap();
     let storage = JournalStorage::open(FileBackend::open(&path).unwrap()).unwrap();
-    let study = storage.open_study("s", Direction::Minimize).unwrap();
+    let study = storage.open_study("s", &[Direction::Minimize]).unwrap();
     let trials = storage.trials(study).unwrap();
-    assert!(trials[0].ended_ms < trials[0].started_ms && trials[0].value == Some(1.0));
+    assert!(trials[0].ended_ms < trials[0].started_ms && trials[0].value() == Some(1.0));
     // The trial of the past is stale, that of the future may yet be alive.
     assert_eq!(storage.fail_stale(study, std::time::Duration::from_secs(99)).unwrap(), [1]);
 }

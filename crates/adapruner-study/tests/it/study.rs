@@ -30,7 +30,7 @@ fn tpe_finds_the_bottom_of_a_bowl() {
     assert_eq!((summary.trials, summary.reason), (80, StopReason::Trials));
     let best = study.best_trial().unwrap().unwrap();
     // Random search has a median of 0.4 here.
-    assert!(best.value.unwrap() < 0.1, "{best:?}");
+    assert!(best.value().unwrap() < 0.1, "{best:?}");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn both_directions_find_the_same() {
             Ok(Outcome::Complete(sign * trial.float("x", -5.0, 5.0)?.powi(2)))
         };
         study.optimize(&Optimize::new().trials(30), objective).unwrap();
-        sign * study.best_trial().unwrap().unwrap().value.unwrap()
+        sign * study.best_trial().unwrap().unwrap().value().unwrap()
     };
     assert_eq!(values(Direction::Minimize, 1.0), values(Direction::Maximize, -1.0));
 }
@@ -53,14 +53,14 @@ fn nan_fails_and_infinities_are_values() {
     let tell = |outcome| {
         let number = study.ask().unwrap().number();
         let state = study.tell(number, outcome).unwrap();
-        (state, study.trials().unwrap().pop().unwrap().value)
+        (state, study.trials().unwrap().pop().unwrap().value())
     };
     assert_eq!(tell(Outcome::Complete(f64::NAN)), (TrialState::Failed, None));
     let worst = tell(Outcome::Complete(f64::INFINITY));
     assert_eq!(worst, (TrialState::Complete, Some(f64::INFINITY)));
     assert_eq!(tell(Outcome::Failed), (TrialState::Failed, None));
     assert_eq!(tell(Outcome::Pruned), (TrialState::Pruned, None));
-    assert_eq!(study.best_trial().unwrap().unwrap().value, Some(f64::INFINITY));
+    assert_eq!(study.best_trial().unwrap().unwrap().value(), Some(f64::INFINITY));
     let again = study.tell(0, Outcome::Failed).unwrap_err();
     assert!(again.to_string().starts_with("trial 0: expected an unfinished trial"), "{again}");
 }
@@ -76,12 +76,12 @@ fn infeasible_trials_count_and_are_never_the_best() {
     };
     for (by, kept) in [(0.25, 0.25), (f64::NAN, 1.0), (-1.0, 1.0), (f64::INFINITY, 1.0)] {
         let trial = tell(Outcome::Infeasible(by));
-        assert_eq!((trial.state, trial.value), (TrialState::Pruned, None));
+        assert_eq!((trial.state, trial.value()), (TrialState::Pruned, None));
         assert_eq!(trial.system_attrs["constraints"], serde_json::json!([kept]));
         assert_eq!((trial.violation(), trial.is_infeasible()), (kept, true));
     }
     assert_eq!(study.best_trial().unwrap(), None);
-    assert_eq!(adapruner_study::since_best(&study.trials().unwrap(), Direction::Minimize), 4);
+    assert_eq!(adapruner_study::since_best(&study.trials().unwrap(), &[Direction::Minimize]), 4);
     tell(Outcome::Complete(f64::INFINITY));
     assert_eq!(study.best_trial().unwrap().unwrap().number, 4);
     let summary = study.optimize(&Optimize::new().finished(6), bowl).unwrap();
@@ -116,7 +116,7 @@ fn pruned_trials_keep_their_last_report_that_is_a_number() {
             trial.report(step, *report).unwrap();
         }
         study.tell(trial.number(), Outcome::Pruned).unwrap();
-        study.trials().unwrap().pop().unwrap().value
+        study.trials().unwrap().pop().unwrap().value()
     };
     assert_eq!(pruned(&[3.0, 2.0]), Some(2.0));
     assert_eq!(pruned(&[3.0, f64::NAN]), None);
@@ -132,7 +132,7 @@ fn pruned_trials_may_have_an_estimate_of_their_own() {
         trial.report(0, 1.0).unwrap();
         let state = study.tell(trial.number(), Outcome::PrunedAt(estimate)).unwrap();
         assert_eq!(
-            (state, study.trials().unwrap().pop().unwrap().value),
+            (state, study.trials().unwrap().pop().unwrap().value()),
             (TrialState::Pruned, value)
         );
     }
@@ -292,7 +292,7 @@ fn pruners_stop_hopeless_trials() {
     let trials = study.trials().unwrap();
     let pruned: Vec<_> = trials.iter().filter(|t| t.state == TrialState::Pruned).collect();
     assert!((10..35).contains(&pruned.len()), "{}", pruned.len());
-    assert!(pruned.iter().all(|trial| trial.intermediate.len() == 1 && trial.value.is_some()));
+    assert!(pruned.iter().all(|trial| trial.intermediate.len() == 1 && trial.value().is_some()));
 }
 
 /// What a proposal costs grows with the trials and not with their square: the
@@ -304,7 +304,7 @@ fn thousands_of_trials_are_taken_in() {
     let (space, random) = (space.build().unwrap(), RandomSampler::new(0));
     let trials: Vec<Trial> = (0..3000)
         .map(|number| {
-            let view = View { direction: Direction::Minimize, trials: &[], draw: number };
+            let view = View { directions: &[Direction::Minimize], trials: &[], draw: number };
             let mut trial =
                 testing::trial(number, TrialState::Complete, Some((number % 97) as f64));
             let params = space.walk(|name, distribution| random.single(&view, name, distribution));
@@ -313,7 +313,7 @@ fn thousands_of_trials_are_taken_in() {
         })
         .collect();
     let trials = testing::shared(&trials);
-    let view = View { direction: Direction::Minimize, trials: &trials, draw: 3000 };
+    let view = View { directions: &[Direction::Minimize], trials: &trials, draw: 3000 };
     let proposed = TpeSampler::new(0).joint(&view).unwrap();
     let names: Vec<&str> = proposed.keys().map(String::as_str).collect();
     assert_eq!(names, ["k", "set", "x"]);

@@ -3,16 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use adapruner::{
-    manifest::{LearnedTrial, Manifest, StudyRecord, read_plan},
+    manifest::{LearnedTrial, Manifest, PointRecord, StudyRecord, read_plan},
     masks::{self, LearnedRecord},
+    outputs::Stored,
     outputs::{self, OutputSettings},
     pipeline,
-    search::{SearchRecord, StoredStudy, StudyFolder, transfer},
+    search::{
+        FrontPoint, SearchRecord, StoredStudy, StudyFolder,
+        front::{nearest, reach},
+        outcome::BestTrial,
+        transfer,
+    },
     settings::{CompensationSettings, MaskSettings, RunSettings},
 };
-use adapruner_checkpoint::{Checkpoint, atomic::Files};
+use adapruner_checkpoint::{Checkpoint, ModelConfig, atomic::Files};
 use adapruner_model::Placement;
-use adapruner_prune::{PlanOptions, PrunePlan, Scores, without_tokens};
+use adapruner_prune::{PlanOptions, PrunePlan, Scores, apply, without_tokens};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
@@ -27,7 +33,7 @@ use crate::{
     mask_args::MaskArgs,
     output_args::OutputArgs,
     printer::table,
-    typed::{Proportion, Real},
+    typed::{Count, Proportion, Real, Size},
 };
 
 /// Apply a plan, or the best trial of a study.
@@ -36,10 +42,13 @@ use crate::{
 /// fits only the model it was made for. A study may be of another model of the family:
 /// statistics of the same samples are then collected on this one, and settings that could not
 /// be transferred are reported. --ratio applies a study's trial at another ratio than the
-/// search. --learn-masks learns by gradient which units stay, within the widths of the plan.
+/// search; of a study of several objectives (search --objectives) it takes the nearest point of
+/// the front, as do --target-params and --target-size. --learn-masks learns by gradient which units stay, within the widths of the plan.
 /// --compensate refits the remaining weights on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
+///
+/// Example: adapruner apply MODEL --study FRONT --target-params 110M --out SMALLER
 ///
 /// Example: adapruner apply MODEL --study STUDY --learn-masks 60 --learn-top 3 --mask-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
@@ -61,9 +70,23 @@ pub struct ApplyCommand {
     /// Number of the trial [default: the best one]
     #[arg(long, value_name = "NUMBER", requires = "study", conflicts_with = "learn_top")]
     trial: Option<u64>,
-    /// Share of all parameters to remove [default: the study's]
+    /// Share of all parameters to remove [default: the study's]; of several objectives: take the
+    /// nearest point of the front that removes at least so much
     #[arg(long, requires = "study", allow_negative_numbers = true)]
     ratio: Option<Proportion>,
+    /// Number of parameters to keep, instead of --ratio: 100M, 1.2B or 90000000; of several
+    /// objectives: take the nearest point of the front that has no more
+    #[arg(long, value_name = "PARAMETERS", requires = "study", conflicts_with = "ratio")]
+    target_params: Option<Count>,
+    /// Maximum bytes of the written model, 80MB, 1.5GiB or a number, for a study of several
+    /// objectives: take the nearest point of the front that fits
+    #[arg(
+        long,
+        value_name = "SIZE",
+        requires = "study",
+        conflicts_with_all = ["ratio", "target_params", "trial"]
+    )]
+    target_size: Option<Size>,
     #[command(flatten)]
     masks: MaskArgs,
     #[command(flatten)]
@@ -186,7 +209,8 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         }
         (None, Some(path)) => {
             let top = args.masks.over(&file.masks).top()?;
-            (of_study(args, (path, top), &checkpoint, &placement, &bars)?, path)
+            let stored = &output.stored;
+            (of_study(args, (path, top), (&checkpoint, stored), &placement, &bars)?, path)
         }
         (None, None) => anyhow::bail!("plan: missing"),
     };
@@ -318,11 +342,24 @@ fn learn(
     Ok((best.context("plan: missing")?, tried))
 }
 
-/// The plans of a study's best trials on this model, as many as masks are learned for.
+/// A study whose trials are applied.
+struct Source<'a> {
+    folder: &'a StudyFolder,
+    record: &'a SearchRecord,
+    study: &'a StoredStudy,
+    /// The model that they are applied to, and how the result is written.
+    checkpoint: &'a Checkpoint,
+    stored: &'a Stored,
+    placement: &'a Placement,
+    bars: &'a Bars,
+}
+
+/// The plans of a study's best trials on this model, as many as masks are learned for; of a
+/// study of several objectives the plan of a point of its front.
 fn of_study(
     args: &ApplyCommand,
     (path, top): (&Path, usize),
-    checkpoint: &Checkpoint,
+    (checkpoint, stored): (&Checkpoint, &Stored),
     placement: &Placement,
     bars: &Bars,
 ) -> Result<Vec<Made>> {
@@ -332,21 +369,67 @@ fn of_study(
         StoredStudy::all(&folder, args.storage.as_deref())?,
         args.study_name.as_deref(),
     )?;
+    let source = Source {
+        folder: &folder,
+        record: &record,
+        study: &study,
+        checkpoint,
+        stored,
+        placement,
+        bars,
+    };
+    let ratio = args.removed(&checkpoint.config)?;
+    if study.is_front() {
+        return Ok(vec![source.point(args, top, ratio)?]);
+    }
+    if args.target_size.is_some() {
+        return Err(advised(
+            "target-size: the study has one objective at one ratio",
+            "give --ratio or --target-params; or search sizes with --objectives loss,bytes; or prune \
+             --target-size",
+        ));
+    }
     let chosen = match args.trial {
         Some(number) => vec![study.trial(number)?],
         None if top == 1 => vec![study.best()?],
         None => study.best_of(top)?,
     };
-    let searched = record.plan_options();
-    let options =
-        PlanOptions { ratio: args.ratio.map_or(searched.ratio, |ratio| ratio.0), ..searched };
-    let made = chosen.into_iter().map(|trial| {
+    let options = record.plan_options();
+    let options = PlanOptions { ratio: ratio.unwrap_or(options.ratio), ..options };
+    chosen.into_iter().map(|trial| source.made(trial, &options)).collect()
+}
+
+impl ApplyCommand {
+    /// The share of the parameters of a model of `config` that is to be removed, if that was
+    /// typed.
+    fn removed(&self, config: &ModelConfig) -> Result<Option<f64>> {
+        let Some(Count(target)) = self.target_params else {
+            return Ok(self.ratio.map(|Proportion(ratio)| ratio));
+        };
+        let before = config.parameters();
+        if target == 0 || target >= before {
+            return Err(advised(
+                format!(
+                    "target-params: expected from 1 to below the model's {before} parameters, \
+                     found {target}"
+                ),
+                "inspect shows how many parameters a model has",
+            ));
+        }
+        Ok(Some((before - target) as f64 / before as f64))
+    }
+}
+
+impl Source<'_> {
+    /// The plan of a trial.
+    fn made(&self, trial: BestTrial, options: &PlanOptions) -> Result<Made> {
+        let Self { folder, record, study, checkpoint, placement, bars, .. } = *self;
         let found = &trial.configuration;
         let applied =
-            transfer::plan_for(checkpoint, &folder, &record, found, &options, placement, bars)
+            transfer::plan_for(checkpoint, folder, record, found, options, placement, bars)
                 .with_context(|| format!("{}: trial {}", study.name, trial.number))?;
         let mut notes = applied.notes;
-        if options.ratio != record.ratio {
+        if !study.is_front() && options.ratio != record.ratio {
             notes.push(format!(
                 "the ratio is {}; the study searched at {}, where its configuration was the best",
                 options.ratio, record.ratio
@@ -363,9 +446,85 @@ fn of_study(
                 pool: record.pool.clone(),
                 evaluation: record.evaluation.clone(),
                 configuration: trial.configuration,
+                point: None,
                 notes,
             }),
         })
-    });
-    made.collect()
+    }
+
+    /// The plan of a point of the front: the trial that is named, else the nearest point that
+    /// fits what was asked for.
+    fn point(&self, args: &ApplyCommand, top: usize, removed: Option<f64>) -> Result<Made> {
+        let study = self.study;
+        if top > 1 {
+            return Err(advised(
+                "learn-top: of several objectives one point fits a size best",
+                "leave --learn-top out; --learn-masks learns for that point",
+            ));
+        }
+        let front = study.front()?;
+        let (point, asked) = match (args.trial, args.target_size, removed) {
+            (Some(_), _, Some(_)) => {
+                return Err(advised(
+                    "trial: a trial of several objectives has its own ratio",
+                    "give either --trial or --ratio or --target-params",
+                ));
+            }
+            (Some(number), None | Some(_), None) => {
+                (study.point(number)?, format!("trial {number}"))
+            }
+            (None, Some(Size(bytes)), _) => return self.fitting(&front, bytes),
+            (None, None, Some(removed)) => {
+                let asked = match args.target_params {
+                    Some(Count(count)) => format!("{count} parameters"),
+                    None => format!("a ratio of {removed}"),
+                };
+                (nearest(&study.name, &front, removed, &asked)?.clone(), asked)
+            }
+            (None, None, None) => {
+                study.has_a_best()?;
+                anyhow::bail!("study {}: a front without a target", study.name)
+            }
+        };
+        self.made_point(&point, asked)
+    }
+
+    /// The point of the front with the least loss whose file takes at most `bytes`.
+    fn fitting(&self, front: &[FrontPoint], bytes: u64) -> Result<Made> {
+        let mut by_loss: Vec<&FrontPoint> = front.iter().collect();
+        by_loss.sort_by(|a, b| a.loss.total_cmp(&b.loss));
+        let mut least = u64::MAX;
+        for point in by_loss {
+            let made = self.made_point(point, format!("{bytes} bytes"))?;
+            let Some(plan) = &made.plan else { continue };
+            let found = self.stored.bytes(&apply(self.checkpoint, plan)?)?;
+            if found <= bytes {
+                return Ok(made);
+            }
+            least = least.min(found);
+        }
+        Err(advised(
+            format!(
+                "study {}: no point of the front fits {bytes} bytes, the smallest takes {least}; {}",
+                self.study.name,
+                reach(front)
+            ),
+            "a smaller type (--format gguf --gguf-type q4_k_m), or a search that removes more",
+        ))
+    }
+
+    fn made_point(&self, point: &FrontPoint, asked: String) -> Result<Made> {
+        let (number, loss) = (point.trial, point.loss);
+        let trial = BestTrial { number, loss, configuration: point.configuration.clone() };
+        let mut made = self.made(trial, &self.record.plan_options())?;
+        if let Some(study) = &mut made.study {
+            study.point = Some(PointRecord {
+                asked,
+                parameters: point.parameters,
+                removed: point.removed,
+                bytes: point.bytes,
+            });
+        }
+        Ok(made)
+    }
 }

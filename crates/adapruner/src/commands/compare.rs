@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::{CommonArgs, Perform, Session};
 use crate::{
+    failure::advised,
     interrupt,
     search_args::{Resolved, SearchGroups, command_line, space_of},
     typed::Named,
@@ -75,6 +76,12 @@ fn run(args: &CompareCommand, session: &Session) -> Result<()> {
     ensure!(args.seeds > 0, "seeds: at least 1 expected, 0 found");
     let file = args.common.file()?;
     let Resolved { settings, extent, trials, seed } = args.groups.resolve(&file)?;
+    if settings.front.is_some() {
+        return Err(advised(
+            "objectives: compare ranks arms by their best loss at one ratio",
+            "leave --objectives out, or use search",
+        ));
+    }
     let checkpoint = args.common.open(session)?;
     let arms: Vec<Arm> = args
         .arms

@@ -218,6 +218,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     let record = SearchRecord::read(&folder.record())?;
     let studies = StoredStudy::all(&folder, args.storage.as_deref())?;
     let study = StoredStudy::pick(studies, settings.study.as_deref())?;
+    study.has_a_best()?;
     let trials = spread(&study, settings.trials)?;
     let own = [record.ratio];
     let ratios = if settings.ratios.is_empty() { &own[..] } else { &settings.ratios };

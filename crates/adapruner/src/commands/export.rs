@@ -52,6 +52,22 @@ fn run(args: &ExportCommand, session: &Session) -> Result<()> {
 pub fn rows(manifest: &Manifest) -> Vec<(&'static str, String)> {
     let mut rows = vec![("parameters", grouped(manifest.parameters))];
     rows.extend(manifest.passed.as_ref().map(passed_row));
+    if let Some((study, point)) =
+        manifest.study.as_ref().and_then(|study| Some((study, study.point.as_ref()?)))
+    {
+        rows.push((
+            "point",
+            format!(
+                "trial {} of {} for {}: measured as loss {:.4} with {} parameters ({:.1} % removed)",
+                study.trial,
+                study.study,
+                point.asked,
+                study.loss,
+                grouped(point.parameters),
+                100.0 * point.removed
+            ),
+        ));
+    }
     rows.extend(manifest.masks.as_ref().map(|masks| ("learned masks", masks.to_string())));
     rows.extend(manifest.compensation.as_ref().map(|c| ("compensation", c.to_string())));
     for file in &manifest.files {

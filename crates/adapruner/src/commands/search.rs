@@ -4,8 +4,8 @@ use adapruner::{
     memory,
     progress::Progress,
     search::{
-        Arm, Ended, SamplerChoice, Search, SearchResult, SearchSettings, SearchSpace, Tests,
-        Varied, outcome::TestResult, pool, prepare,
+        Arm, Ended, FrontResult, SamplerChoice, Search, SearchResult, SearchSettings, SearchSpace,
+        Tests, Varied, outcome::TestResult, pool, prepare,
     },
 };
 use adapruner_checkpoint::atomic::Files;
@@ -28,9 +28,12 @@ use crate::{
 /// scores, plans, slices and measures one configuration on the search-evaluation text (--limit
 /// windows spread over --text, 32 by default), chunk by chunk, and stops early if it is
 /// hopeless. An existing study is resumed; several commands may work on it at once. `apply
-/// --study` prunes by the best trial.
+/// --study` prunes by the best trial. With --objectives the share to remove is searched too, and
+/// one search serves every size: `apply --study STUDY --target-params N` takes the nearest point.
 ///
 /// Example: adapruner search MODEL --ratio 0.2 --calibration c4.jsonl --text wikitext2:validation --test wikitext2 --study STUDY
+///
+/// Example: adapruner search MODEL --objectives loss,params --ratio 0.1..0.5 --calibration c4.jsonl --text wikitext2:validation --study FRONT
 #[derive(Debug, Args)]
 pub struct SearchCommand {
     #[command(flatten)]
@@ -50,6 +53,15 @@ pub struct SearchCommand {
     /// Print the search space with the reasons for its ranges, and search nothing
     #[arg(long)]
     show_space: bool,
+}
+
+#[derive(Serialize)]
+struct FrontReport<'a> {
+    #[serde(flatten)]
+    result: &'a FrontResult,
+    study_folder: String,
+    ended: Ended,
+    settings: &'a SearchSettings,
 }
 
 #[derive(Serialize)]
@@ -123,9 +135,18 @@ fn run(args: &SearchCommand, session: &Session) -> Result<()> {
     interrupt::at_once();
     let ended = ended?;
     let interrupted = ended == Ended::Interrupted;
-    if interrupted && study.best_trial()?.is_none() {
+    if interrupted && study.front()?.is_empty() {
         // Nothing to sum up; the same command goes on.
         interrupt::exit();
+    }
+    if let Some(result) = search.sum_up_front(&study, &command_line())? {
+        let study_folder = settings.folder.display().to_string();
+        let report = FrontReport { result: &result, study_folder, ended, settings: &settings };
+        args.common.printer().result(&report, front_text)?;
+        if interrupted {
+            interrupt::exit();
+        }
+        return Ok(());
     }
     let tests = Tests::new(if interrupted { &[] } else { &texts.tests });
     let samples = pool::read(&folder, &record)?;
@@ -153,7 +174,7 @@ struct DimensionRow {
 
 /// Prints the space and its reasons.
 fn show(common: &CommonArgs, space: &SearchSpace) -> Result<()> {
-    let rows: Vec<DimensionRow> = space
+    let mut rows: Vec<DimensionRow> = space
         .dimensions
         .iter()
         .map(|(dimension, domain)| DimensionRow {
@@ -163,11 +184,58 @@ fn show(common: &CommonArgs, space: &SearchSpace) -> Result<()> {
             about: dimension.about(),
         })
         .collect();
+    rows.extend(space.ratio.map(|(least, most)| DimensionRow {
+        dimension: "ratio",
+        searched: true,
+        values: format!("{least} to {most}"),
+        about: "share of all parameters to remove: of several objectives every size is searched",
+    }));
     common.printer().result(&rows, |rows| {
         let rows =
             rows.iter().map(|row| (row.dimension, format!("{}  ({})", row.values, row.about)));
         table(&rows.collect::<Vec<_>>())
     })
+}
+
+fn front_text(report: &FrontReport<'_>) -> String {
+    let FrontResult { study, complete, infeasible, failed, evaluation, .. } = report.result;
+    let result = report.result;
+    let ended = report.ended;
+    let rows = [
+        ("study", format!("{study} in {}", report.study_folder)),
+        (
+            "trials",
+            format!("{complete} complete, {infeasible} infeasible, {failed} failed ({ended})"),
+        ),
+        (
+            "dense",
+            format!(
+                "{} parameters, {:.4} nats per predicted token on {} windows of {} tokens of {}",
+                grouped(result.dense_parameters),
+                result.dense_loss,
+                evaluation.windows,
+                evaluation.window,
+                evaluation.text
+            ),
+        ),
+        ("cost", format!("{:.0} s, {} tokens", result.cost.seconds, grouped(result.cost.tokens))),
+        ("next", format!("apply --study {} --target-params N", report.study_folder)),
+    ];
+    let mut out = table(&rows);
+    out.push_str(&format!("\n{:>6} {:>15} {:>9} {:>9}", "trial", "parameters", "removed", "loss"));
+    let sized = result.front.iter().any(|point| point.bytes.is_some());
+    out.push_str(if sized { "       size\n" } else { "\n" });
+    for point in &result.front {
+        let size = point.bytes.map_or_else(String::new, |size| format!(" {:>10}", bytes(size)));
+        out.push_str(&format!(
+            "{:>6} {:>15} {:>7.1} % {:>9.4}{size}\n",
+            point.trial,
+            grouped(point.parameters),
+            100.0 * point.removed,
+            point.loss
+        ));
+    }
+    out
 }
 
 fn text(report: &Report<'_>) -> String {

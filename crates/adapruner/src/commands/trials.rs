@@ -50,6 +50,12 @@ struct Row {
     infeasible: bool,
     /// Nats per predicted token of the search-evaluation text.
     loss: Option<f64>,
+    /// Of several objectives, whether it is a point of the front.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    front: Option<bool>,
+    /// Of several objectives, parameters that are left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
     /// Windows that were measured.
     chunks: usize,
     seconds: Option<f64>,
@@ -69,7 +75,17 @@ impl Perform for TrialsCommand {
         let folder = StudyFolder::open(&self.study)?;
         let studies = StoredStudy::all(&folder, self.storage.as_deref())?;
         let study = StoredStudy::pick(studies, self.study_name.as_deref())?;
-        let trials = study.trials.iter().map(|trial| row(trial)).collect();
+        let front: Vec<u64> = match study.is_front() {
+            true => study.front()?.iter().map(|point| point.trial).collect(),
+            false => Vec::new(),
+        };
+        let shown = study.losses();
+        let mut trials: Vec<Row> = shown.iter().map(|trial| row(trial)).collect();
+        if study.is_front() {
+            for row in &mut trials {
+                row.front = Some(front.contains(&row.number));
+            }
+        }
         Printer::new(self.json).result(&Report { study: study.name, trials }, text)
     }
 }
@@ -86,7 +102,9 @@ fn row(trial: &Trial) -> Row {
             TrialState::Waiting => "waiting",
         },
         infeasible: trial.is_infeasible(),
-        loss: trial.value,
+        loss: trial.value(),
+        front: None,
+        size: trial.user_attrs.get("parameters").and_then(Value::as_u64),
         chunks: trial.intermediate.len(),
         seconds: trial.started_ms.zip(trial.ended_ms).map(|(a, b)| (b - a) as f64 / 1000.0),
         parameters: parameters
@@ -129,7 +147,12 @@ fn text(report: &Report) -> String {
         let number = |value: Option<f64>, digits| {
             value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
         };
-        let state = if row.infeasible { "infeasible" } else { row.state };
+        let state = match (row.infeasible, row.front) {
+            (true, _) => "infeasible",
+            (false, Some(true)) => "front",
+            (false, Some(false) | None) => row.state,
+        };
+        let size = row.size.map(|size| format!("left={size}"));
         let shown = row.parameters.iter().map(|(name, value)| match value {
             Value::Array(items) => format!("{name}={} of them", items.len()),
             Value::Number(number) if number.is_f64() => {
@@ -147,7 +170,7 @@ fn text(report: &Report) -> String {
             number(row.loss, 4),
             row.chunks,
             number(row.seconds, 1),
-            shown.collect::<Vec<_>>().join(" ")
+            size.into_iter().chain(shown).collect::<Vec<_>>().join(" ")
         ));
     }
     out

@@ -120,7 +120,7 @@ pub fn best_so_far(trials: &[Arc<Trial>]) -> Vec<f64> {
     let mut curve = Vec::new();
     for trial in trials {
         match trial.state {
-            TrialState::Complete => best = best.min(trial.value.unwrap_or(f64::INFINITY)),
+            TrialState::Complete => best = best.min(trial.value().unwrap_or(f64::INFINITY)),
             TrialState::Pruned => {}
             TrialState::Running | TrialState::Failed | TrialState::Waiting => continue,
         }

@@ -47,6 +47,9 @@ pub struct Configuration {
     pub drop_attention: usize,
     /// How the cut is spread over the layers.
     pub allocation: Allocation,
+    /// Share of all parameters to remove, where that is searched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
 }
 
 /// Ratio of the first order to the second: the coefficient that gives both equal weight.
@@ -119,6 +122,7 @@ impl Configuration {
                 }),
                 other => other.parse()?,
             },
+            ratio: None,
         })
     }
 
@@ -148,6 +152,7 @@ impl Configuration {
         layers: usize,
     ) -> PlanOptions {
         let mut options = PlanOptions {
+            ratio: self.ratio.unwrap_or(fixed.ratio),
             protect: self.protect,
             attention_share: self.attention_share,
             allocation: self.allocation,
@@ -165,7 +170,8 @@ impl Configuration {
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let share =
             |share: Option<f64>| share.map_or_else(|| FREE.to_owned(), |s| format!("{s:.4}"));
-        vec![
+        let ratio = self.ratio.map(|ratio| ("ratio", format!("{ratio:.4}")));
+        let mut rows = vec![
             ("samples", self.samples.len().to_string()),
             ("alpha1", format!("{:.4}", self.alpha1)),
             ("beta-coarse", format!("{:.4}", self.beta_coarse)),
@@ -186,6 +192,8 @@ impl Configuration {
                     Allocation::Local | Allocation::Global(_) => self.allocation.to_string(),
                 },
             ),
-        ]
+        ];
+        rows.extend(ratio);
+        rows
     }
 }

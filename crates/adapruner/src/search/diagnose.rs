@@ -111,11 +111,11 @@ fn unmet(search: &Search<'_>, result: &SearchResult, plan: &PrunePlan) -> Vec<St
 /// losses spread as they did at the start.
 pub(super) fn oscillation(trials: &[Arc<Trial>]) -> Option<String> {
     let values: Vec<f64> =
-        trials.iter().filter_map(|trial| trial.value).filter(|value| value.is_finite()).collect();
+        trials.iter().filter_map(|trial| trial.value()).filter(|value| value.is_finite()).collect();
     if values.len() < ENOUGH {
         return None;
     }
-    let since = since_best(trials, DIRECTION);
+    let since = since_best(trials, &[DIRECTION]);
     let third = values.len() / 3;
     let (early, late) = (spread(&values[..third]), spread(&values[values.len() - third..]));
     (2 * since > values.len() && late >= ALIKE * early).then(|| {

@@ -12,6 +12,7 @@
 //! | [`configuration`] | [`Configuration`]: one point of it |
 //! | [`settings`] | settings of a search; [`Arm`]: one search strategy |
 //! | [`folder`] | the study's folder and its workers |
+//! | [`front`] | several objectives: settings, points, the nearest that fits, the result |
 //! | [`record`] | `search.json`: the search's inputs |
 //! | [`pool`] | `pool.jsonl`: the samples, readable |
 //! | [`prepare`] | preparation before the first trial |
@@ -31,6 +32,7 @@ pub mod correlate;
 pub mod diagnose;
 pub mod dimension;
 pub mod folder;
+pub mod front;
 pub mod objective;
 pub mod outcome;
 pub mod page;
@@ -45,6 +47,7 @@ pub mod transfer;
 
 pub use configuration::Configuration;
 pub use folder::{STUDY, StudyFolder};
+pub use front::{FrontPoint, FrontResult, FrontSettings, Quantity};
 pub use objective::Objective;
 pub use outcome::{SearchResult, Tests};
 pub use record::SearchRecord;

@@ -17,7 +17,7 @@ use super::{
     folder::StudyFolder,
     objective::{Cost, Objective, TrialCost},
     pool::PoolSample,
-    run::{COST, Search},
+    run::{COST, DIRECTION, Search},
     space::{SearchSpace, Varied},
 };
 use crate::{VERSION, memory, pipeline, pipeline::TokensRecord, progress::Progress};
@@ -178,7 +178,7 @@ pub(super) fn standing_for(
 pub(super) fn ranked(trials: &[Arc<Trial>]) -> Vec<(f64, &Trial)> {
     let complete = trials.iter().filter(|trial| trial.state == TrialState::Complete);
     let mut complete: Vec<(f64, &Trial)> =
-        complete.filter_map(|trial| Some((trial.value?, &**trial))).collect();
+        complete.filter_map(|trial| Some((trial.value()?, &**trial))).collect();
     complete.sort_by(|a, b| a.0.total_cmp(&b.0));
     complete
 }
@@ -351,7 +351,7 @@ impl Search<'_> {
         let name = Dimension::Samples.name();
         let effects = match self.space.drawn {
             Some(_) => None,
-            None => item_effects(&study.trials()?, study.direction(), name).ok(),
+            None => item_effects(&study.trials()?, DIRECTION, name).ok(),
         };
         let mut rows: Vec<ChosenSample> = samples
             .iter()

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use adapruner_prune::PlanTable;
 use adapruner_report::{
-    ArmRow, Best, CostRow, Importance, LayerRow, Measured, ModelFacts, Page, Run as RunOfPage,
-    Sample, State, TestMedian, TrialPoint, TrialsToMatch, Value, Width,
+    ArmRow, Best, CostRow, Front, Importance, LayerRow, Measured, ModelFacts, Page,
+    Run as RunOfPage, Sample, SizePoint, State, TestMedian, TrialPoint, TrialsToMatch, Value,
+    Width,
 };
 use adapruner_study::{Choice, Distribution, ParamValue, Trial, TrialState};
 use anyhow::{Context, Result};
 
 use super::{
-    Arm, SearchRecord, SearchResult, StoredStudy, StudyFolder,
+    Arm, FrontResult, SearchRecord, SearchResult, StoredStudy, StudyFolder,
     compare::{Run, table},
     correlate::Correlations,
     objective::Cost,
@@ -30,7 +31,7 @@ pub fn page(folder: &StudyFolder, storage: Option<&str>, created: String) -> Res
     let mut runs = Vec::new();
     for study in &studies {
         let path = folder.result(&study.name);
-        if path.exists() {
+        if path.exists() && !study.is_front() {
             let result = SearchResult::read(&path)?;
             runs.push(Run::new(&study.arm, &study.trials, &result));
             results.insert(study.name.clone(), result);
@@ -52,7 +53,7 @@ pub fn page(folder: &StudyFolder, storage: Option<&str>, created: String) -> Res
             text("calibration pool", &record.pool),
             text("search evaluation", &record.evaluation),
         ],
-        runs: studies.iter().map(|study| run_of(&study.arm, &study.trials)).collect(),
+        runs: studies.iter().map(|study| run_of(&study.arm, &study.losses())).collect(),
         comparison: if runs.len() > 1 { comparison(&runs) } else { Vec::new() },
         ..Page::default()
     };
@@ -60,6 +61,14 @@ pub fn page(folder: &StudyFolder, storage: Option<&str>, created: String) -> Res
     let picked =
         StoredStudy::pick(studies, None).with_context(|| folder.root().display().to_string())?;
     page.importances = importances(&picked);
+    if picked.is_front() {
+        page.front = Some(front(&picked, &record)?);
+        let path = folder.result(&picked.name);
+        if path.exists() {
+            page.command = FrontResult::read(&path)?.command;
+        }
+        return Ok(page);
+    }
     let best = picked.best()?;
     page.best = Some(Best {
         run: label(&picked.arm),
@@ -179,7 +188,7 @@ fn run_of(arm: &Arm, trials: &[std::sync::Arc<Trial>]) -> RunOfPage {
                 TrialState::Failed => State::Failed,
                 TrialState::Running | TrialState::Waiting => State::Running,
             },
-            value: trial.value,
+            value: trial.value(),
             seconds,
             values: trial.params.iter().filter_map(|(name, param)| value(name, param)).collect(),
         });
@@ -207,9 +216,41 @@ fn value(name: &str, param: &(Distribution, ParamValue)) -> Option<(String, Valu
     Some((name.to_owned(), value))
 }
 
+/// All complete trials by size, and which are of the front.
+fn front(study: &StoredStudy, record: &SearchRecord) -> Result<Front> {
+    let of_front = study.front()?;
+    let complete = study.trials.iter();
+    let complete =
+        complete.filter(|trial| trial.state == TrialState::Complete && !trial.is_infeasible());
+    let mut points = complete
+        .map(|trial| {
+            let point = study.point(trial.number)?;
+            Ok(SizePoint {
+                trial: point.trial,
+                parameters: point.parameters,
+                loss: point.loss,
+                bytes: point.bytes,
+                on_front: of_front.iter().any(|of| of.trial == point.trial),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    points.sort_by_key(|point| std::cmp::Reverse(point.parameters));
+    let losses = record.prepared.iter().flat_map(|prepared| &prepared.dense_losses);
+    // Chunks are alike, but perhaps the last.
+    let dense_loss = losses.clone().sum::<f64>() / losses.count().max(1) as f64;
+    let ratios = record.front.as_ref().map_or((0.0, record.ratio), |front| front.ratios);
+    Ok(Front {
+        objectives: study.objectives.iter().map(|of| of.heading().to_owned()).collect(),
+        ratios,
+        parameters: record.model.parameters,
+        dense_loss,
+        points,
+    })
+}
+
 fn importances(study: &StoredStudy) -> Vec<Importance> {
     // Too few trials say nothing.
-    adapruner_study::importance::importances(&study.trials, DIRECTION)
+    adapruner_study::importance::importances(&study.losses(), DIRECTION)
         .unwrap_or_default()
         .into_iter()
         .map(|(name, share)| Importance { name, share })

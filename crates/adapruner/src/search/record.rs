@@ -8,7 +8,11 @@ use adapruner_prune::{KvMode, Layout, PlanOptions};
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{folder::StudyFolder, objective::Cost};
+use super::{
+    folder::StudyFolder,
+    front::{FrontRecord, Quantity},
+    objective::Cost,
+};
 use crate::{manifest::ModelRecord, pipeline::TokensRecord};
 
 /// Version of the format of `search.json`.
@@ -41,6 +45,9 @@ pub struct SearchRecord {
     pub matmul_precision: String,
     /// Share of all parameters to remove.
     pub ratio: f64,
+    /// Several objectives; then the ratio is the largest that is searched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub front: Option<FrontRecord>,
     /// Whether layers may differ.
     pub layout: Layout,
     /// What changed feed-forward widths are multiples of.
@@ -58,6 +65,10 @@ pub struct SearchRecord {
 
 /// Name of the matrix multiplication precision.
 const PRECISION: &str = "matmul-precision";
+/// Name of the objectives.
+const OBJECTIVES: &str = "list of objectives";
+/// Name of how a model is written whose bytes are an objective.
+const WRITTEN: &str = "written file";
 
 fn highest() -> String {
     MatmulPrecision::Highest.to_string()
@@ -126,6 +137,13 @@ impl SearchRecord {
             ("multiple-of", self.multiple_of.to_string()),
             ("kv-mode", self.kv_mode.to_string()),
         ]);
+        if let Some(front) = &self.front {
+            let (least, most) = front.ratios;
+            identity.insert("ratio", format!("{least}..{most}"));
+            let names: Vec<&str> = front.objectives.iter().map(|of| of.name()).collect();
+            identity.insert(OBJECTIVES, names.join(","));
+            identity.extend(front.written.clone().map(|written| (WRITTEN, written)));
+        }
         // Studies that are older than the choice say nothing of it.
         if self.matmul_precision != highest() {
             identity.insert(PRECISION, self.matmul_precision.clone());
@@ -138,6 +156,8 @@ impl SearchRecord {
         let [then, now] = [self, now].map(|record| {
             let mut identity = record.identity();
             identity.entry(PRECISION).or_insert_with(highest);
+            identity.entry(OBJECTIVES).or_insert_with(|| Quantity::Loss.to_string());
+            identity.entry(WRITTEN).or_insert_with(|| "not measured".to_owned());
             identity
         });
         let pairs = then.into_iter().zip(now.into_values());

@@ -10,20 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use adapruner_prune::PrunePlan;
 use adapruner_study::{
     ActiveTrial, Direction, Outcome, RandomSampler, Space, Study, TpeSampler, Trial, TrialState,
-    best_of,
+    best_of, front_of,
     pruner::{NopPruner, PercentilePruner, SuccessiveHalvingPruner, WilcoxonPruner},
     since_best,
     storage::Silence,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
     configuration::Configuration,
     folder::{Exclusive, StudyFolder, WORKER, Worker},
+    front::{BYTES, PARAMETERS, directions},
     objective::{Measured, Objective, TrialCost},
     record::SearchRecord,
     settings::{Arm, EarlyStop, SamplerChoice, SearchSettings},
@@ -43,6 +45,8 @@ const BASIS: &str = "basis";
 pub(super) const SPACE: &str = "space";
 /// Study attribute: its early stopping.
 const EARLY_STOP: &str = "early_stop";
+/// Study attribute: its objectives, where there are several.
+pub(super) const OBJECTIVES: &str = "objectives";
 /// Study attribute: its arm.
 pub(super) const ARM: &str = "arm";
 
@@ -110,11 +114,14 @@ impl Search<'_> {
         let storage = self.folder.storage(self.settings.storage.as_deref())?;
         let seed = self.arm.seed;
         let study = match self.arm.sampler() {
-            SamplerChoice::Tpe => Study::open(storage, &name, DIRECTION, TpeSampler::new(seed)),
-            SamplerChoice::Random => {
-                Study::open(storage, &name, DIRECTION, RandomSampler::new(seed))
+            SamplerChoice::Tpe => {
+                Study::open_multi(storage, &name, &self.directions(), TpeSampler::new(seed))
             }
-        }?;
+            SamplerChoice::Random => {
+                Study::open_multi(storage, &name, &self.directions(), RandomSampler::new(seed))
+            }
+        }
+        .with_context(|| self.folder.root().display().to_string())?;
         let study = match self.early_stop() {
             EarlyStop::Wilcoxon => study.with_pruner(WilcoxonPruner::default()),
             EarlyStop::Median => study.with_pruner(PercentilePruner::median()),
@@ -137,6 +144,11 @@ impl Search<'_> {
                 ),
                 None => study.set_user_attr(key, now)?,
             }
+        }
+        if let Some(front) = &self.settings.front
+            && !attrs.contains_key(OBJECTIVES)
+        {
+            study.set_user_attr(OBJECTIVES, serde_json::to_value(&front.objectives)?)?;
         }
         if !attrs.contains_key(ARM) {
             study.set_user_attr(ARM, serde_json::to_value(self.arm)?)?;
@@ -219,7 +231,7 @@ impl Search<'_> {
             if self
                 .settings
                 .patience
-                .is_some_and(|most| since_best(&trials, DIRECTION) as u64 >= most)
+                .is_some_and(|most| since_best(&trials, &self.directions()) as u64 >= most)
             {
                 return Ok(Ended::NoImprovement);
             }
@@ -235,6 +247,11 @@ impl Search<'_> {
         }
     }
 
+    /// One for each objective.
+    fn directions(&self) -> Vec<Direction> {
+        directions(self.settings.front.as_ref().map_or(1, |front| front.objectives.len()))
+    }
+
     /// When trials are stopped early; never for the baseline, whose every draw counts.
     fn early_stop(&self) -> EarlyStop {
         match self.arm.varied {
@@ -245,7 +262,8 @@ impl Search<'_> {
 
     /// Trials that this arm needs: one where there is nothing to search.
     fn wanted(&self) -> u64 {
-        if self.space.searched().next().is_none() { 1 } else { self.arm.trials }
+        let searched = self.space.searched().next().is_some() || self.space.ratio.is_some();
+        if !searched { 1 } else { self.arm.trials }
     }
 
     /// Gives up the trials of workers that are gone.
@@ -333,8 +351,15 @@ impl Search<'_> {
         let mut cost = TrialCost::default();
         let measured = self.measure(trial, configuration, &mut cost, stop);
         let outcome = match measured {
-            Ok(Some(measured)) => {
-                if measured.complete {
+            Ok(Some((measured, plan))) => {
+                if let Some(front) = &self.settings.front {
+                    let (sizes, values) = front.values(self.objective, &plan, measured.loss)?;
+                    trial.set_user_attr(PARAMETERS, Value::from(sizes.parameters))?;
+                    if let Some(bytes) = sizes.bytes {
+                        trial.set_user_attr(BYTES, Value::from(bytes))?;
+                    }
+                    Outcome::Values(values)
+                } else if measured.complete {
                     Outcome::Complete(measured.loss)
                 } else {
                     Outcome::PrunedAt(measured.loss)
@@ -372,7 +397,7 @@ impl Search<'_> {
         configuration: &Configuration,
         cost: &mut TrialCost,
         stop: &AtomicBool,
-    ) -> Result<Option<Measured>> {
+    ) -> Result<Option<(Measured, PrunePlan)>> {
         let plan = self.objective.plan(configuration, cost)?;
         let stopped = || stop.load(Ordering::Relaxed);
         if stopped() {
@@ -381,16 +406,20 @@ impl Search<'_> {
         let (mut sum, mut interrupted) = (0.0, false);
         let measured = self.objective.measure(&plan, cost, &stopped, |chunk, loss| {
             sum += loss;
+            interrupted = stopped();
+            if self.settings.front.is_some() {
+                return Ok(!interrupted);
+            }
             let shown = match self.early_stop() {
                 // The signed-rank test pairs single chunks.
                 EarlyStop::Wilcoxon | EarlyStop::Off => loss,
                 EarlyStop::Median | EarlyStop::Halving => sum / (chunk + 1) as f64,
             };
             trial.report(chunk as u64, shown)?;
-            interrupted = stopped();
             Ok(!interrupted && (chunk + 1 == self.objective.chunks() || !trial.should_prune()?))
         })?;
-        Ok(measured.filter(|measured| !interrupted || measured.complete))
+        let measured = measured.filter(|measured| !interrupted || measured.complete);
+        Ok(measured.map(|measured| (measured, plan)))
     }
 
     fn show(
@@ -402,19 +431,30 @@ impl Search<'_> {
         progress: &dyn Progress,
     ) {
         let done = finished(trials);
-        let best = best_of(trials, DIRECTION).map_or_else(String::new, |trial| {
-            format!("best {:.4} (trial {})", trial.value.unwrap_or(f64::NAN), trial.number)
-        });
+        let best = match &self.settings.front {
+            Some(_) => format!("{} on the front", front_of(trials, &self.directions()).len()),
+            None => best_of(trials, DIRECTION).map_or_else(String::new, |trial| {
+                format!("best {:.4} (trial {})", trial.value().unwrap_or(f64::NAN), trial.number)
+            }),
+        };
         let last = trials.iter().rev().find(|trial| trial.state.is_finished());
-        let last = last.map_or_else(String::new, |trial| match trial.value {
-            Some(value) => format!("trial {} {value:.4}", trial.number),
-            None => format!("trial {} failed", trial.number),
+        let last = last.map_or_else(String::new, |trial| match trial.values[..] {
+            [] => format!("trial {} failed", trial.number),
+            ref values => {
+                let values: Vec<String> = values.iter().map(|value| short(*value)).collect();
+                format!("trial {} {}", trial.number, values.join(" "))
+            }
         });
         let minutes = begun.elapsed().as_secs_f64() / 60.0;
         let rate = (done - before.min(done)) as f64 / minutes.max(1e-9);
         progress.note(&format!("{last}, {best}, {rate:.1} trials/min"));
         progress.at("search", done.min(wanted), wanted);
     }
+}
+
+/// A loss, or a count.
+fn short(value: f64) -> String {
+    if value.fract() == 0.0 { value.to_string() } else { format!("{value:.4}") }
 }
 
 /// Whether `stop` is set and the search is not over some seconds later.

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use adapruner_prune::PlanOptions;
 use serde::{Deserialize, Serialize};
 
-use super::space::{Extent, GivenSpace, Varied};
+use super::{
+    front::FrontSettings,
+    space::{Extent, GivenSpace, Varied},
+};
 use crate::settings::{CalibrationSettings, EvalSettings, RunSettings, TextSettings};
 
 /// Sampler of configurations.
@@ -109,6 +112,9 @@ pub struct SearchSettings {
     pub space: GivenSpace,
     /// Early stopping.
     pub early_stop: EarlyStop,
+    /// Several objectives, if that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub front: Option<FrontSettings>,
     /// Minutes after which no trial is started.
     pub minutes: Option<f64>,
     /// Trials without a new best one after which the search ends.

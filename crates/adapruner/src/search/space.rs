@@ -91,6 +91,9 @@ pub struct SearchSpace {
     pub pool: usize,
     /// Whether the importance is LLM-Pruner's (see [`Varied::Baseline`]).
     pub baseline: bool,
+    /// Smallest and largest share of all parameters to remove, where that is searched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<(f64, f64)>,
 }
 
 /// A space as it was written.
@@ -100,13 +103,15 @@ struct StoredSpace {
     drawn: Option<Vec<usize>>,
     pool: usize,
     baseline: bool,
+    #[serde(default)]
+    ratio: Option<(f64, f64)>,
 }
 
 impl TryFrom<StoredSpace> for SearchSpace {
     type Error = String;
 
     fn try_from(stored: StoredSpace) -> Result<Self, String> {
-        let StoredSpace { dimensions: mut found, drawn, pool, baseline } = stored;
+        let StoredSpace { dimensions: mut found, drawn, pool, baseline, ratio } = stored;
         let mut dimensions = Vec::with_capacity(Dimension::ALL.len());
         for dimension in Dimension::ALL {
             let domain = match found.iter().position(|(of, _)| *of == dimension) {
@@ -120,7 +125,7 @@ impl TryFrom<StoredSpace> for SearchSpace {
         }
         match found.first() {
             Some((twice, _)) => Err(format!("the space has the dimension {twice} twice")),
-            None => Ok(Self { dimensions, drawn, pool, baseline }),
+            None => Ok(Self { dimensions, drawn, pool, baseline, ratio }),
         }
     }
 }
@@ -139,7 +144,12 @@ pub struct SpaceFor {
     pub layout: Layout,
     /// Seed of the samples that are drawn once.
     pub seed: u64,
+    /// Smallest and largest share of all parameters to remove, where that is searched.
+    pub ratio: Option<(f64, f64)>,
 }
+
+/// The parameter of a trial that holds the share to remove.
+pub(super) const RATIO: &str = "ratio";
 
 impl SearchSpace {
     /// The space of a search.
@@ -164,8 +174,13 @@ impl SearchSpace {
             // Of no effect.
             dimensions[metric as usize].1 = Domain::Fixed(metric.hand_set(at));
         }
-        let mut space =
-            Self { dimensions, drawn: None, pool: at.pool, baseline: varied == Varied::Baseline };
+        let mut space = Self {
+            dimensions,
+            drawn: None,
+            pool: at.pool,
+            baseline: varied == Varied::Baseline,
+            ratio: at.ratio,
+        };
         if varied == Varied::Metric {
             let Domain::Fixed(Value::Number(n)) = *space.domain(Dimension::Samples) else {
                 bail!("space: samples: expected one number, since samples are not searched")
@@ -218,6 +233,9 @@ impl SearchSpace {
             };
             builder = builder.param(dimension.name(), distribution);
         }
+        if let Some((least, most)) = self.ratio {
+            builder = builder.param(RATIO, Distribution::float(least, most));
+        }
         Ok(builder.build()?)
     }
 
@@ -257,6 +275,10 @@ impl SearchSpace {
         }
         if self.drawn.is_some() {
             values.remove(Dimension::Samples.name());
+        }
+        if let Some((least, most)) = self.ratio {
+            let middle = f64::midpoint(least, most);
+            values.insert(RATIO.to_owned(), ParamValue::Float(middle));
         }
         Ok(self.study_space()?.check(&values)?)
     }
@@ -302,7 +324,14 @@ impl SearchSpace {
             (None, Some((_, ParamValue::Subset(samples)))) => samples.clone(),
             (None, other) => bail!("samples: expected a subset, found {other:?}"),
         };
-        Configuration::new(samples, &values, self.baseline)
+        let mut configuration = Configuration::new(samples, &values, self.baseline)?;
+        if self.ratio.is_some() {
+            configuration.ratio = match params.get(RATIO) {
+                Some((_, ParamValue::Float(ratio))) => Some(*ratio),
+                other => bail!("ratio: expected a number, found {other:?}"),
+            };
+        }
+        Ok(configuration)
     }
 }
 

@@ -95,6 +95,7 @@ pages! {
     a_budget_is_fitted: "fit-a-budget.md",
     a_vocabulary_is_trimmed: "only-english.md",
     a_search_leads_to_a_model: "best-quality.md",
+    a_front_serves_every_size: "every-size.md",
     a_search_is_shared: "many-machines.md",
     memory_is_bounded: "large-models.md",
     models_are_compared: "compare.md",

@@ -12,6 +12,7 @@ mod depth;
 mod digests;
 mod docs;
 mod families;
+mod front;
 mod generate;
 #[cfg(unix)]
 mod guide;

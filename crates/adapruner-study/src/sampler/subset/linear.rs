@@ -14,14 +14,12 @@
 //! draw, mean + 0.3 · (draw − mean): the full draw explores far too much if there are more
 //! items than trials.
 
-use std::collections::BTreeMap;
-
+use super::targets::{Trade, standard, traded};
 use super::{Observation, top};
 use crate::sampler::axis::Axis;
 use crate::sampler::stream::Stream;
 use crate::sampler::subset::matrix::{Cholesky, dot};
-use crate::sampler::tpe::{badness, rank_values};
-use crate::trial::{Direction, Trial, TrialState};
+use crate::trial::Trial;
 
 /// Deviation of the noise, in deviations of the badness.
 const NOISE: f64 = 0.3;
@@ -45,9 +43,6 @@ const PRODUCTS: f64 = 0.5;
 /// Above this many trials, products of items and numbers are left out: what they
 /// cost grows with their number.
 const MOST_MULTIPLIED: usize = 600;
-/// Bad outliers are brought to this many interquartile ranges beyond the
-/// third quartile: a line bends to them otherwise.
-const FENCE: f64 = 3.0;
 
 /// The posterior of the effects.
 pub(crate) struct LinearModel {
@@ -71,7 +66,7 @@ pub(crate) enum Products {
 
 impl LinearModel {
     pub(crate) fn new(
-        direction: Direction,
+        trade: &Trade<'_>,
         pools: &[usize],
         axes: &[Axis],
         observations: &[(&Trial, Observation)],
@@ -79,9 +74,9 @@ impl LinearModel {
     ) -> Self {
         let (mut rows, mut targets) = (Vec::new(), Vec::new());
         let mut from = None;
-        let target = Targets::new(direction, observations.iter().map(|(trial, _)| *trial));
-        for (trial, observation) in observations {
-            if let Some(y) = target.of(trial) {
+        let trials: Vec<&Trial> = observations.iter().map(|(trial, _)| *trial).collect();
+        for ((_, observation), target) in observations.iter().zip(traded(trade, &trials)) {
+            if let Some(y) = target {
                 let mut row = features(pools, axes, observation);
                 if products == Products::OfItemsAndNumbers && observations.len() <= MOST_MULTIPLIED
                 {
@@ -150,103 +145,6 @@ impl LinearModel {
         };
         self.pools.iter().zip(sizes).map(choose).collect()
     }
-}
-
-/// The modelled badness of a trial.
-struct Targets {
-    direction: Direction,
-    /// Of the complete trials, in order.
-    values: Vec<f64>,
-    /// Median report of the complete trials, by step.
-    reports: BTreeMap<u64, f64>,
-}
-
-impl Targets {
-    fn new<'a>(direction: Direction, trials: impl Iterator<Item = &'a Trial>) -> Self {
-        let mut values = Vec::new();
-        let mut reports: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
-        let complete =
-            |trial: &&Trial| trial.state == TrialState::Complete && !trial.is_infeasible();
-        for trial in trials.filter(complete) {
-            values.push(badness(trial.value, direction));
-            for (step, report) in &trial.intermediate {
-                reports.entry(*step).or_default().push(badness(Some(*report), direction));
-            }
-        }
-        values.retain(|value| !value.is_nan());
-        values.sort_by(|a, b| rank_values(*a, *b));
-        let median_of = |mut reports: Vec<f64>| {
-            reports.sort_by(|a, b| rank_values(*a, *b));
-            quantile(&reports, 0.5)
-        };
-        let reports = reports.into_iter().filter_map(|(step, of)| Some((step, median_of(of)?)));
-        Self { direction, values, reports: reports.collect() }
-    }
-
-    /// The badness of a complete trial within the fences. Of a pruned one an
-    /// estimate, at least the median: its own if it has one, else the median of
-    /// complete trials, and by how much its reports were worse than theirs at
-    /// the same steps, on average. An infeasible one is as bad as any can be.
-    fn of(&self, trial: &Trial) -> Option<f64> {
-        let value = match trial.state {
-            TrialState::Complete | TrialState::Pruned if trial.is_infeasible() => f64::INFINITY,
-            TrialState::Complete => badness(trial.value, self.direction),
-            TrialState::Pruned => {
-                let median = quantile(&self.values, 0.5)?;
-                if let Some(value) = own_estimate(trial) {
-                    return self.fenced(badness(Some(value), self.direction).max(median));
-                }
-                let excess = trial.intermediate.iter().filter_map(|(step, report)| {
-                    Some(badness(Some(*report), self.direction) - self.reports.get(step)?)
-                });
-                let excess: Vec<f64> = excess.filter(|excess| !excess.is_nan()).collect();
-                let mean = excess.iter().sum::<f64>() / excess.len() as f64;
-                // No report to compare, or infinite ones.
-                if mean.is_finite() { median + mean.max(0.0) } else { f64::INFINITY }
-            }
-            TrialState::Failed | TrialState::Running | TrialState::Waiting => return None,
-        };
-        self.fenced(value)
-    }
-
-    fn fenced(&self, value: f64) -> Option<f64> {
-        let (low, high) = self.fences()?;
-        (!value.is_nan()).then(|| value.clamp(low, high))
-    }
-
-    /// The least and the most that is believed; always finite.
-    fn fences(&self) -> Option<(f64, f64)> {
-        let finite: Vec<f64> = self.values.iter().copied().filter(|v| v.is_finite()).collect();
-        let (low, most) = (*finite.first()?, *finite.last()?);
-        let (first, third) = (quantile(&finite, 0.25)?, quantile(&finite, 0.75)?);
-        let fence = third + FENCE * (third - first);
-        Some((low, fence.clamp(third, most)))
-    }
-}
-
-/// What the objective itself took the value of a pruned trial for: a value that
-/// is not merely the last report.
-fn own_estimate(trial: &Trial) -> Option<f64> {
-    let value = trial.value.filter(|value| !value.is_nan())?;
-    let last = trial.intermediate.last_key_value().map(|(_, report)| *report);
-    (last != Some(value)).then_some(value)
-}
-
-/// The value at a share `q` of an ordered list.
-fn quantile(ordered: &[f64], q: f64) -> Option<f64> {
-    ordered.get((q * ordered.len().saturating_sub(1) as f64).round() as usize).copied()
-}
-
-/// Mean 0 and deviation 1, all 0 where there is no deviation; and the deviation
-/// that they had.
-fn standard(mut values: Vec<f64>) -> (Vec<f64>, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    values.iter_mut().for_each(|value| *value -= mean);
-    let deviation = (values.iter().map(|value| value * value).sum::<f64>() / n).sqrt();
-    let scale = if deviation > 0.0 && deviation.is_finite() { 1.0 / deviation } else { 0.0 };
-    values.iter_mut().for_each(|value| *value *= scale);
-    (values, deviation)
 }
 
 /// One trial as a row: items first, all scaled by the prior deviation of their
@@ -401,20 +299,8 @@ fn transposed(rows: &[Vec<f64>], v: &[f64], width: usize) -> Vec<f64> {
 mod tests {
     use super::*;
     use crate::distribution::Distribution;
-
-    fn trial(number: u64, state: TrialState, value: Option<f64>, reports: &[f64]) -> Trial {
-        Trial {
-            number,
-            state,
-            value,
-            params: BTreeMap::new(),
-            intermediate: (0..).zip(reports.iter().copied()).collect(),
-            user_attrs: BTreeMap::new(),
-            system_attrs: BTreeMap::new(),
-            started_ms: None,
-            ended_ms: None,
-        }
-    }
+    use crate::testing::trial;
+    use crate::trial::{Direction, TrialState};
 
     /// Both spaces of the posterior, with few and with many trials.
     #[test]
@@ -427,12 +313,18 @@ mod tests {
             let observe = |number| {
                 let keys: Vec<f64> = (0..60).map(|_| stream.gumbel()).collect();
                 let set = top(&keys, 6);
-                let trial = trial(number, TrialState::Complete, Some(sum(&set)), &[]);
+                let trial = trial(number, TrialState::Complete, Some(sum(&set)));
                 (trial, Observation { numbers: Vec::new(), subsets: vec![set] })
             };
             let seen: Vec<(Trial, Observation)> = (0..n).map(observe).collect();
             let seen: Vec<_> = seen.iter().map(|(trial, of)| (trial, of.clone())).collect();
-            let model = LinearModel::new(Direction::Maximize, &[60], &[], &seen, Products::None);
+            let model = LinearModel::new(
+                &Trade::one(&Direction::Maximize),
+                &[60],
+                &[],
+                &seen,
+                Products::None,
+            );
             assert_eq!(model.posterior.by_trial, n == 50);
             let chosen = sum(&model.choose(&[6], &[], &mut Stream::new(0, 0, "choose"))[0]);
             assert!(chosen > share * best, "{n}: {chosen} of {best}");
@@ -486,13 +378,14 @@ mod tests {
             let value = (2.0 * x - 1.0) * sum(&set);
             let numbers = vec![x];
             let observation = Observation { numbers, subsets: vec![set] };
-            (trial(number, TrialState::Complete, Some(value), &[]), observation)
+            (trial(number, TrialState::Complete, Some(value)), observation)
         };
         let seen: Vec<(Trial, Observation)> = (0..150).map(observe).collect();
         let seen: Vec<_> = seen.iter().map(|(trial, of)| (trial, of.clone())).collect();
         let best = sum(&top(&gains, 5));
         let chosen = |products, x| {
-            let model = LinearModel::new(Direction::Maximize, &[30], &axes, &seen, products);
+            let model =
+                LinearModel::new(&Trade::one(&Direction::Maximize), &[30], &axes, &seen, products);
             sum(&model.choose(&[5], &[x], &mut Stream::new(0, 0, "choose"))[0])
         };
         let (high, low) =
@@ -516,42 +409,9 @@ mod tests {
     }
 
     #[test]
-    fn pruned_trials_are_no_better_than_the_median() {
-        let mut trials: Vec<Trial> = (0..5)
-            .map(|i| {
-                let value = i as f64;
-                trial(i, TrialState::Complete, Some(value), &[value + 10.0, value + 20.0])
-            })
-            .collect();
-        trials.push(trial(5, TrialState::Complete, Some(f64::INFINITY), &[]));
-        let targets = Targets::new(Direction::Minimize, trials.iter());
-        let pruned = |reports: &[f64]| targets.of(&trial(9, TrialState::Pruned, None, reports));
-        // Reports 1.5 worse than the medians, 12 and 22; values have median 3.
-        assert_eq!(pruned(&[13.0, 24.0]), Some(4.0));
-        assert_eq!(pruned(&[2.0, 3.0]), Some(3.0));
-        assert_eq!(pruned(&[]), Some(4.0));
-        // A value that is the last report is no estimate, any other is.
-        let valued = |value, reports: &[f64]| {
-            targets.of(&trial(9, TrialState::Pruned, Some(value), reports))
-        };
-        assert_eq!(valued(24.0, &[2.0, 24.0]), Some(3.0));
-        assert_eq!(valued(3.5, &[2.0, 24.0]), Some(3.5));
-        assert_eq!(valued(3.5, &[]), Some(3.5));
-        assert_eq!(valued(0.5, &[90.0]), Some(3.0));
-        assert_eq!(valued(f64::INFINITY, &[2.0]), Some(4.0));
-        assert_eq!(targets.of(&trials[5]), Some(4.0));
-        // An infeasible one is at the fence, however good its value and reports are.
-        let mut infeasible = trial(9, TrialState::Pruned, Some(0.5), &[2.0]);
-        infeasible.system_attrs.insert("constraints".into(), serde_json::json!([-1.0, 0.25]));
-        assert_eq!(targets.of(&infeasible), Some(4.0));
-        infeasible.state = TrialState::Complete;
-        assert_eq!(targets.of(&infeasible), Some(4.0));
-        assert_eq!(targets.of(&trial(9, TrialState::Failed, None, &[])), None);
-    }
-
-    #[test]
     fn nothing_to_learn_from_is_chance() {
-        let model = LinearModel::new(Direction::Minimize, &[5, 3], &[], &[], Products::None);
+        let model =
+            LinearModel::new(&Trade::one(&Direction::Minimize), &[5, 3], &[], &[], Products::None);
         let chosen = model.choose(&[2, 1], &[], &mut Stream::new(0, 0, "chance"));
         assert_eq!(chosen.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
     }

@@ -11,21 +11,25 @@
 //! - [`linear`]: what an item adds to the objective, by Bayesian linear
 //!   regression. Better once there are some forty trials, and under noise.
 //!
-//! By default the first is used early and the second later.
+//! By default the first is used early and the second later. Of several objectives, good trials
+//! are those near the front, and the surrogate's objective is a sum with weights of which each
+//! draw has its own.
 
 pub mod linear;
 mod matrix;
 pub mod odds;
+mod targets;
 
 use std::collections::HashMap;
 
 use linear::{LinearModel, Products};
 use odds::Odds;
+pub(crate) use targets::Trade;
 
 use crate::sampler::axis::Axis;
 use crate::sampler::stream::Stream;
 use crate::sampler::tpe::split;
-use crate::trial::{Direction, Trial};
+use crate::trial::Trial;
 
 /// Finished trials after which the linear surrogate chooses: on the subset
 /// problem of the benchmark (other instances than it prints) better than 80 or
@@ -69,7 +73,7 @@ impl SubsetModel {
     /// A model of subsets of `pools`, from the trials that have them all.
     pub(crate) fn new(
         strategy: SubsetStrategy,
-        direction: Direction,
+        trade: &Trade<'_>,
         finished: usize,
         pools: &[usize],
         axes: &[Axis],
@@ -82,7 +86,7 @@ impl SubsetModel {
         };
         if linear {
             return Self::Linear(LinearModel::new(
-                direction,
+                trade,
                 pools,
                 axes,
                 observations,
@@ -91,7 +95,7 @@ impl SubsetModel {
         }
         let split = split(
             observations.iter().map(|(trial, _)| *trial),
-            direction,
+            trade.directions,
             odds::good_count(finished),
         );
         let by_number: HashMap<u64, &Observation> =

@@ -10,6 +10,10 @@
 //!   candidates. Densities are Optuna's to rounding; random streams are not.
 //! - If all parameters are numbers, the best of 128: this finds better ones sooner (README),
 //!   while choices get stuck at the first good one.
+//! - Several objectives: good trials are those of the lowest nondominated ranks ([`split()`]), and
+//!   all of them weigh the same. If all parameters are numbers, they are sampled one by one and
+//!   from 24 candidates, as Optuna does; with choices or subsets, together, which is better there
+//!   (docs/measurements/search.md).
 //! - Parameters that every finished trial has are sampled together, others
 //!   (those that depend on a choice) one by one.
 //! - Running trials count as bad (the constant liar), so that parallel workers
@@ -26,6 +30,7 @@ mod normal;
 mod parzen;
 mod split;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::distribution::{Distribution, ParamValue};
@@ -33,7 +38,7 @@ use crate::error::Result;
 use crate::sampler::axis::Axis;
 use crate::sampler::random::uniform;
 use crate::sampler::stream::Stream;
-use crate::sampler::subset::{Observation, SubsetModel, SubsetStrategy};
+use crate::sampler::subset::{Observation, SubsetModel, SubsetStrategy, Trade};
 use crate::sampler::{Params, Sampler, View, common_space, counts, value_in};
 use crate::trial::{Trial, TrialState};
 
@@ -60,6 +65,8 @@ pub struct TpeSampler {
     /// As above where not set.
     candidates: Option<usize>,
     constant_liar: bool,
+    /// As above where not set.
+    multivariate: Option<bool>,
     subsets: SubsetStrategy,
 }
 
@@ -72,6 +79,7 @@ impl TpeSampler {
             startup: STARTUP,
             candidates: None,
             constant_liar: true,
+            multivariate: None,
             subsets: SubsetStrategy::default(),
         }
     }
@@ -84,7 +92,7 @@ impl TpeSampler {
     }
 
     /// Sets how many candidates the best one is taken of (24; 128 where all
-    /// parameters are numbers); at least 1.
+    /// parameters are numbers and there is one objective); at least 1.
     #[must_use]
     pub fn with_candidates(mut self, candidates: usize) -> Self {
         self.candidates = Some(candidates.max(1));
@@ -96,6 +104,24 @@ impl TpeSampler {
     pub fn with_constant_liar(mut self, constant_liar: bool) -> Self {
         self.constant_liar = constant_liar;
         self
+    }
+
+    /// Sets whether parameters that every trial has are sampled together or one by one (of
+    /// several objectives one by one if all are numbers, otherwise together).
+    #[must_use]
+    pub fn with_multivariate(mut self, multivariate: bool) -> Self {
+        self.multivariate = Some(multivariate);
+        self
+    }
+
+    /// Whether the parameters of a space are sampled together.
+    fn is_joint(&self, space: &BTreeMap<String, Distribution>, objectives: usize) -> bool {
+        let number = |of: &Distribution| match of {
+            Distribution::Float { .. } | Distribution::Int { .. } => true,
+            Distribution::Categorical { .. } | Distribution::Subset { .. } => false,
+        };
+        let default = || objectives == 1 || !space.values().all(number);
+        self.multivariate.unwrap_or_else(default)
     }
 
     /// Sets how subsets are chosen.
@@ -126,11 +152,16 @@ impl TpeSampler {
         let rows = |trials: &[&Trial]| -> Vec<Vec<f64>> {
             trials.iter().filter_map(|trial| Some(layout.observe(trial)?.numbers)).collect()
         };
-        let Split { good, bad } = split(considered(), view.direction, good_count(finished));
-        let l = ParzenEstimator::of_axes(&layout.axes, &rows(&good));
-        let g = ParzenEstimator::of_axes(&layout.axes, &rows(&bad));
+        let objectives = view.directions.len();
+        let good = good_count(finished, objectives);
+        let Split { good, bad } = split(considered(), view.directions, good);
+        let (good, bad) = (rows(&good), rows(&bad));
+        // Parts of a front are found at different times, and all are wanted.
+        let of_good = if objectives > 1 { vec![1.0; good.len()] } else { weights(good.len()) };
+        let l = ParzenEstimator::of_axes(&layout.axes, &good, of_good);
+        let g = ParzenEstimator::of_axes(&layout.axes, &bad, weights(bad.len()));
         let candidates: Vec<Vec<f64>> =
-            (0..self.candidates_of(&layout)).map(|_| l.draw(stream)).collect();
+            (0..self.candidates_of(&layout, objectives)).map(|_| l.draw(stream)).collect();
         let scores = l.log_densities(&candidates).into_iter().zip(g.log_densities(&candidates));
         let best = first_largest(scores.map(|(l, g)| l - g))?;
         let numbers = &candidates[best];
@@ -140,9 +171,10 @@ impl TpeSampler {
         let observations = considered()
             .filter_map(|trial| Some((trial, layout.observe(trial)?)))
             .collect::<Vec<(&Trial, Observation)>>();
+        let trade = Trade::draw(view.directions, stream);
         let model = SubsetModel::new(
             self.subsets,
-            view.direction,
+            &trade,
             finished,
             &layout.pools(),
             &layout.axes,
@@ -154,13 +186,14 @@ impl TpeSampler {
     }
 
     /// Of how many candidates the numbers and choices are the best.
-    fn candidates_of(&self, layout: &Layout<'_>) -> usize {
+    fn candidates_of(&self, layout: &Layout<'_>, objectives: usize) -> usize {
         let numeric = |axis: &Axis| match axis {
             Axis::Numeric { .. } => true,
             Axis::Categorical { .. } => false,
         };
         let numbers_alone = layout.subsets.is_empty() && layout.axes.iter().all(numeric);
-        let default = if numbers_alone { NUMERIC_CANDIDATES } else { CANDIDATES };
+        let default =
+            if numbers_alone && objectives == 1 { NUMERIC_CANDIDATES } else { CANDIDATES };
         self.candidates.unwrap_or(default)
     }
 }
@@ -168,6 +201,9 @@ impl TpeSampler {
 impl Sampler for TpeSampler {
     fn joint(&self, view: &View<'_>) -> Result<Params> {
         let common = common_space(view.trials);
+        if !self.is_joint(&common, view.directions.len()) {
+            return Ok(Params::new());
+        }
         let space: Vec<(&str, &Distribution)> =
             common.iter().map(|(name, distribution)| (name.as_str(), distribution)).collect();
         let mut stream = Stream::new(self.seed, view.draw, JOINT);
@@ -299,7 +335,7 @@ mod tests {
         let trial = |number| Trial {
             number,
             state: TrialState::Complete,
-            value: Some(number as f64),
+            values: vec![number as f64],
             params: [("x".into(), (of.clone(), ParamValue::Float(number as f64 / 64.0)))].into(),
             intermediate: Default::default(),
             user_attrs: Default::default(),
@@ -314,7 +350,7 @@ mod tests {
     fn the_first_trials_are_random() {
         let joint = |n, sampler: TpeSampler| {
             let trials = trials(n);
-            let view = View { direction: Direction::Minimize, trials: &trials, draw: n };
+            let view = View { directions: &[Direction::Minimize], trials: &trials, draw: n };
             sampler.joint(&view).unwrap().len()
         };
         let sampler = TpeSampler::new(0);
@@ -327,7 +363,7 @@ mod tests {
         let mut trials = trials(30);
         let near = |trials: &[Arc<Trial>], sampler: &TpeSampler| {
             let x = |draw| {
-                let view = View { direction: Direction::Minimize, trials, draw };
+                let view = View { directions: &[Direction::Minimize], trials, draw };
                 sampler.joint(&view).unwrap()["x"].1.as_float().unwrap()
             };
             (100..150).map(x).filter(|x| *x < 0.08).count()
@@ -336,7 +372,8 @@ mod tests {
         let before = near(&trials, &sampler);
         for number in 30..40 {
             let mut running = Trial::clone(&trials[number as usize % 4]);
-            (running.number, running.state, running.value) = (number, TrialState::Running, None);
+            (running.number, running.state) = (number, TrialState::Running);
+            running.values.clear();
             trials.push(Arc::new(running));
         }
         let after = near(&trials, &sampler);

@@ -51,7 +51,7 @@ struct Normals {
 impl ParzenEstimator {
     /// Estimates the density of `distributions` from observations, the oldest
     /// first, each with a number for every parameter: the value, or the index of
-    /// the choice.
+    /// the choice. Old ones count less.
     ///
     /// None if one of the parameters is a subset.
     ///
@@ -60,12 +60,21 @@ impl ParzenEstimator {
     /// If an observation has not one number for every parameter, or a choice
     /// that is none.
     pub fn new(distributions: &[&Distribution], observations: &[Vec<f64>]) -> Option<Self> {
-        let axes: Option<Vec<Axis>> = distributions.iter().map(|d| Axis::new(d)).collect();
-        Some(Self::of_axes(&axes?, observations))
+        Some(Self::of_axes(&axes_of(distributions)?, observations, weights(observations.len())))
     }
 
-    pub(crate) fn of_axes(axes: &[Axis], observations: &[Vec<f64>]) -> Self {
-        let mut weights = weights(observations.len());
+    /// As [`ParzenEstimator::new`], with old observations counting as much as new ones: what
+    /// Optuna makes of the good trials of several objectives.
+    ///
+    /// # Panics
+    ///
+    /// As [`ParzenEstimator::new`].
+    pub fn equal(distributions: &[&Distribution], observations: &[Vec<f64>]) -> Option<Self> {
+        Some(Self::of_axes(&axes_of(distributions)?, observations, vec![1.0; observations.len()]))
+    }
+
+    /// Of observations with weights.
+    pub(crate) fn of_axes(axes: &[Axis], observations: &[Vec<f64>], mut weights: Vec<f64>) -> Self {
         weights.push(1.0);
         let sum: f64 = weights.iter().sum();
         weights.iter_mut().for_each(|weight| *weight /= sum);
@@ -174,6 +183,11 @@ fn add_categorical(logs: &mut [f64], observed: &[usize], choices: usize, x: usiz
     if let Some(last) = logs.last_mut() {
         *last -= (choices as f64).ln();
     }
+}
+
+/// None if one of them is a subset.
+fn axes_of(distributions: &[&Distribution]) -> Option<Vec<Axis>> {
+    distributions.iter().map(|distribution| Axis::new(distribution)).collect()
 }
 
 impl Normals {

@@ -2,9 +2,10 @@
 
 use std::cmp::Ordering;
 
+use crate::front::{greedy_subset, point, ranks, reference_point};
 use crate::trial::{Direction, Trial, TrialState};
 
-/// Most trials that are good.
+/// Most trials that are good, of one objective.
 const MOST_GOOD: usize = 25;
 /// Newest observations that count fully.
 const NEWEST: usize = 25;
@@ -18,22 +19,26 @@ pub struct Split<'a> {
     pub bad: Vec<&'a Trial>,
 }
 
-/// How many of `n` finished trials are good: a tenth, at most 25.
-pub fn good_count(n: usize) -> usize {
+/// How many of `n` finished trials of so many objectives are good: a tenth; of one
+/// objective at most 25.
+pub fn good_count(n: usize, objectives: usize) -> usize {
     // In floats, as Optuna computes it.
-    ((0.1 * n as f64).ceil() as usize).min(MOST_GOOD)
+    let tenth = (0.1 * n as f64).ceil() as usize;
+    if objectives > 1 { tenth } else { tenth.min(MOST_GOOD) }
 }
 
 /// Splits trials into the `good` best finished ones and the rest.
 ///
-/// Complete trials come first, by value, then pruned ones: a later last report
+/// Complete trials come first, by value; of several objectives by nondominated rank, and of
+/// the rank that does not fit those that dominate the largest hypervolume together
+/// ([`greedy_subset`]). Then come pruned ones: a later last report
 /// is better, then the value there (NaN last); those without a report are last.
 /// Behind them all come infeasible ones, by how much they violate. What is equal
 /// stays in the order given. Running trials are bad; failed and waiting ones are
 /// left out.
 pub fn split<'a>(
     trials: impl IntoIterator<Item = &'a Trial>,
-    direction: Direction,
+    directions: &[Direction],
     good: usize,
 ) -> Split<'a> {
     let mut complete = Vec::new();
@@ -51,12 +56,19 @@ pub fn split<'a>(
             TrialState::Failed | TrialState::Waiting => {}
         }
     }
-    complete.sort_by(|a, b| rank_values(badness(a.value, direction), badness(b.value, direction)));
-    pruned.sort_by(|a, b| {
-        let (a_step, a_value) = last_report(a, direction);
-        let (b_step, b_value) = last_report(b, direction);
-        b_step.cmp(&a_step).then(rank_values(a_value, b_value))
-    });
+    match *directions {
+        [direction] => {
+            let value = |trial: &Trial| badness(trial.value(), direction);
+            complete.sort_by(|a, b| rank_values(value(a), value(b)));
+            pruned.sort_by(|a, b| {
+                let (a_step, a_value) = last_report(a, direction);
+                let (b_step, b_value) = last_report(b, direction);
+                b_step.cmp(&a_step).then(rank_values(a_value, b_value))
+            });
+        }
+        // Trials of several objectives have no reports.
+        _ => complete = best_first(complete, directions, good),
+    }
     infeasible.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     complete.append(&mut pruned);
     complete.extend(infeasible.into_iter().map(|(_, trial)| trial));
@@ -65,6 +77,27 @@ pub fn split<'a>(
     split.good.sort_by_key(|trial| trial.number);
     split.bad.sort_by_key(|trial| trial.number);
     split
+}
+
+/// The trials with the `good` best first, by number on both sides.
+fn best_first<'a>(trials: Vec<&'a Trial>, directions: &[Direction], good: usize) -> Vec<&'a Trial> {
+    if good == 0 || good >= trials.len() {
+        return trials;
+    }
+    let points: Vec<Vec<f64>> = trials.iter().map(|trial| point(trial, directions)).collect();
+    let ranks = ranks(&points, good);
+    let up_to = |rank: usize| ranks.iter().filter(|of| **of <= rank).count();
+    // The first rank that does not fit as a whole.
+    let tied = (0..).find(|rank| up_to(*rank) > good).unwrap_or(usize::MAX);
+    let mut is_good: Vec<bool> = ranks.iter().map(|rank| *rank < tied).collect();
+    let missing = good - is_good.iter().filter(|good| **good).count();
+    let tied: Vec<usize> = (0..trials.len()).filter(|at| ranks[*at] == tied).collect();
+    let of_tied: Vec<Vec<f64>> = tied.iter().map(|at| points[*at].clone()).collect();
+    for chosen in greedy_subset(&of_tied, missing, &reference_point(&of_tied)) {
+        is_good[tied[chosen]] = true;
+    }
+    let side = |wanted: bool| trials.iter().zip(&is_good).filter(move |(_, good)| **good == wanted);
+    side(true).chain(side(false)).map(|(trial, _)| *trial).collect()
 }
 
 /// The value with its sign such that small is good; a missing one is NaN.
@@ -123,8 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn the_good_are_a_tenth_and_at_most_25() {
-        let counts = [0, 1, 10, 11, 70, 250, 1000].map(good_count);
-        assert_eq!(counts, [0, 1, 1, 2, 7, 25, 25]);
+    fn the_good_are_a_tenth_and_of_one_objective_at_most_25() {
+        let counts = |objectives| [0, 1, 11, 70, 250, 1000].map(|n| good_count(n, objectives));
+        assert_eq!(counts(1), [0, 1, 2, 7, 25, 25]);
+        assert_eq!(counts(2), [0, 1, 2, 7, 25, 100]);
     }
 }

@@ -16,8 +16,8 @@ type Open<'a> = &'a dyn Fn() -> Vec<Box<dyn Storage>>;
 /// Runs the suite; `open` makes a new storage each time.
 pub(crate) fn conformance(open: Open<'_>) {
     for check in [
-        studies, attributes, params, refusals, reports, outcomes, queue, begun, staleness, absent,
-        races,
+        studies, attributes, params, refusals, reports, outcomes, objectives, queue, begun,
+        staleness, absent, races,
     ] {
         check(&open());
     }
@@ -35,12 +35,12 @@ fn last(storages: &Storages) -> &dyn Storage {
 
 fn studies(storages: &Storages) {
     let (a, b) = (first(storages), last(storages));
-    let one = a.open_study("one", Direction::Minimize).unwrap();
-    let two = b.open_study("two ünï \"q\"\n", Direction::Maximize).unwrap();
+    let one = a.open_study("one", &[Direction::Minimize]).unwrap();
+    let two = b.open_study("two ünï \"q\"\n", &[Direction::Maximize]).unwrap();
     assert_ne!(one, two);
-    assert_eq!(b.open_study("one", Direction::Minimize).unwrap(), one);
-    assert_eq!(a.open_study("two ünï \"q\"\n", Direction::Maximize).unwrap(), two);
-    let error = b.open_study("one", Direction::Maximize).unwrap_err();
+    assert_eq!(b.open_study("one", &[Direction::Minimize]).unwrap(), one);
+    assert_eq!(a.open_study("two ünï \"q\"\n", &[Direction::Maximize]).unwrap(), two);
+    let error = b.open_study("one", &[Direction::Maximize]).unwrap_err();
     assert!(matches!(error, Error::Study { .. }), "{error}");
     assert_eq!(a.study_names().unwrap(), ["one", "two ünï \"q\"\n"]);
     assert_eq!(a.trials(one).unwrap(), []);
@@ -51,7 +51,7 @@ fn studies(storages: &Storages) {
     b.finish(one, 1, TrialState::Complete, Some(2.5)).unwrap();
     let (trials, others) = (a.trials(one).unwrap(), a.trials(two).unwrap());
     assert_eq!(
-        trials.iter().map(|t| (t.number, t.value)).collect::<Vec<_>>(),
+        trials.iter().map(|t| (t.number, t.value())).collect::<Vec<_>>(),
         [(0, None), (1, Some(2.5))]
     );
     assert_eq!(others.len(), 1);
@@ -62,7 +62,7 @@ fn studies(storages: &Storages) {
 
 fn attributes(storages: &Storages) {
     let (a, b) = (first(storages), last(storages));
-    let study = a.open_study("s", Direction::Minimize).unwrap();
+    let study = a.open_study("s", &[Direction::Minimize]).unwrap();
     let trial = b.create_trial(study).unwrap();
     let value = json!({"list": [1, 0.1, null, "ü\u{1F600}\u{0}"], "z": 1e300, "a": true});
     for number in [None, Some(trial)] {
@@ -112,7 +112,7 @@ fn all_params() -> BTreeMap<String, (Distribution, ParamValue)> {
 
 fn params(storages: &Storages) {
     let (a, b) = (first(storages), last(storages));
-    let study = a.open_study("s", Direction::Minimize).unwrap();
+    let study = a.open_study("s", &[Direction::Minimize]).unwrap();
     for storage in [a, b] {
         let trial = storage.create_trial(study).unwrap();
         for (name, (distribution, value)) in all_params() {
@@ -135,7 +135,7 @@ fn params(storages: &Storages) {
 
 fn refusals(storages: &Storages) {
     let (a, b) = (first(storages), last(storages));
-    let study = a.open_study("s", Direction::Minimize).unwrap();
+    let study = a.open_study("s", &[Direction::Minimize]).unwrap();
     let trial = a.create_trial(study).unwrap();
     for (name, (distribution, value)) in all_params() {
         a.set_param(study, trial, &name, &distribution, &value).unwrap();
@@ -187,7 +187,7 @@ fn refusals(storages: &Storages) {
 
 fn reports(storages: &Storages) {
     let (a, b) = (first(storages), last(storages));
-    let study = a.open_study("s", Direction::Minimize).unwrap();
+    let study = a.open_study("s", &[Direction::Minimize]).unwrap();
     let trial = a.create_trial(study).unwrap();
     let values = [0.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 5e-324, f64::MAX];
     for (step, value) in (0..).zip(values) {
@@ -205,7 +205,7 @@ fn reports(storages: &Storages) {
 
 fn outcomes(storages: &Storages) {
     let (a, b) = (first(storages), last(storages));
-    let study = a.open_study("s", Direction::Maximize).unwrap();
+    let study = a.open_study("s", &[Direction::Maximize]).unwrap();
     let ends = [
         (TrialState::Complete, Some(f64::INFINITY)),
         (TrialState::Complete, Some(-1.5)),
@@ -239,13 +239,49 @@ fn outcomes(storages: &Storages) {
         }
         assert_eq!(b.trials(study).unwrap(), before);
     }
-    let found = a.trials(study).unwrap().into_iter().map(|t| (t.state, t.value));
+    let found = a.trials(study).unwrap().into_iter().map(|t| (t.state, t.value()));
     assert_eq!(found.collect::<Vec<_>>(), ends);
+}
+
+/// A value for each objective, and as many as there are.
+fn objectives(storages: &Storages) {
+    let (a, b) = (first(storages), last(storages));
+    let directions = [Direction::Minimize, Direction::Maximize];
+    let study = a.open_study("s", &directions).unwrap();
+    assert_eq!(b.open_study("s", &directions).unwrap(), study);
+    assert_eq!(b.directions("s").unwrap(), directions);
+    for other in [
+        &[][..],
+        &[Direction::Minimize],
+        &[Direction::Minimize; 2],
+        &[Direction::Minimize, Direction::Maximize, Direction::Minimize],
+    ] {
+        assert!(matches!(b.open_study("s", other), Err(Error::Study { .. })), "{other:?}");
+    }
+    let end = |state, values: &[f64]| {
+        let trial = a.create_trial(study).unwrap();
+        let ended = b.change(study, trial, &[Change::Finish { state, values: values.to_vec() }]);
+        if ended.is_err() {
+            b.finish(study, trial, TrialState::Failed, None).unwrap();
+        }
+        ended
+    };
+    end(TrialState::Complete, &[1.0, f64::NEG_INFINITY]).unwrap();
+    end(TrialState::Pruned, &[]).unwrap();
+    for values in [&[][..], &[1.0], &[1.0, f64::NAN], &[1.0, 2.0, 3.0]] {
+        assert!(matches!(end(TrialState::Complete, values), Err(Error::Trial { .. })));
+    }
+    let trials = b.trials(study).unwrap();
+    assert_eq!(
+        (trials[0].values.as_slice(), trials[0].value()),
+        (&[1.0, f64::NEG_INFINITY][..], None)
+    );
+    assert!(trials[1..].iter().all(|trial| trial.values.is_empty()));
 }
 
 fn queue(storages: &Storages) {
     let (a, b) = (first(storages), last(storages));
-    let study = a.open_study("s", Direction::Minimize).unwrap();
+    let study = a.open_study("s", &[Direction::Minimize]).unwrap();
     assert_eq!(a.claim_waiting(study).unwrap(), None);
     assert_eq!(a.create_trial(study).unwrap(), 0);
     assert_eq!(a.enqueue_trial(study, all_params()).unwrap(), 1);
@@ -275,7 +311,7 @@ fn queue(storages: &Storages) {
 /// What is begun, by what was seen.
 fn begun(storages: &Storages) {
     let (a, b) = (first(storages), last(storages));
-    let study = a.open_study("s", Direction::Minimize).unwrap();
+    let study = a.open_study("s", &[Direction::Minimize]).unwrap();
     let user = BTreeMap::from([("worker".to_owned(), json!("w"))]);
     let next = |_: Seen<'_>| Some(Beginning::Next { others: Some(0) });
     assert_eq!(a.enqueue_first(study, all_params()).unwrap(), Some(0));
@@ -311,14 +347,15 @@ fn begun(storages: &Storages) {
         Change::Report { step: 2, value: 0.5 },
         Change::UserAttr { key: "u".into(), value: json!(1) },
         Change::SystemAttr { key: "s".into(), value: json!(2) },
-        Change::Finish { state: TrialState::Complete, value: Some(1.0) },
+        Change::Finish { state: TrialState::Complete, values: vec![1.0] },
     ];
-    let refused = [&changes[..4], &[Change::Finish { state: TrialState::Complete, value: None }]];
+    let refused =
+        [&changes[..4], &[Change::Finish { state: TrialState::Complete, values: Vec::new() }]];
     assert!(b.change(study, 2, &refused.concat()).is_err());
     assert_eq!(a.trials(study).unwrap()[2], trials[2]);
     b.change(study, 2, &changes).unwrap();
     let trial = &a.trials(study).unwrap()[2];
-    assert_eq!((trial.state, trial.value), (TrialState::Complete, Some(1.0)));
+    assert_eq!((trial.state, trial.value()), (TrialState::Complete, Some(1.0)));
     assert_eq!((trial.params.len(), trial.intermediate[&2]), (1, 0.5));
     assert_eq!((&trial.user_attrs["u"], &trial.system_attrs["s"]), (&json!(1), &json!(2)));
     let running: Vec<u64> = a.silences(study).unwrap().iter().map(|of| of.number).collect();
@@ -329,7 +366,7 @@ fn begun(storages: &Storages) {
 fn staleness(storages: &Storages) {
     use TrialState::{Complete, Failed, Running, Waiting};
     let (a, b) = (first(storages), last(storages));
-    let study = a.open_study("s", Direction::Minimize).unwrap();
+    let study = a.open_study("s", &[Direction::Minimize]).unwrap();
     for _ in 0..4 {
         a.create_trial(study).unwrap();
     }
@@ -358,7 +395,7 @@ fn staleness(storages: &Storages) {
 
 fn absent(storages: &Storages) {
     let a = first(storages);
-    let study = a.open_study("s", Direction::Minimize).unwrap();
+    let study = a.open_study("s", &[Direction::Minimize]).unwrap();
     for number in [0, 1, u64::MAX] {
         let error = a.report(study, number, 0, 0.0).unwrap_err();
         assert!(matches!(error, Error::Trial { .. }), "{error}");
@@ -380,7 +417,7 @@ fn absent(storages: &Storages) {
 
 /// Threads over one opening, and over several.
 fn races(storages: &Storages) {
-    let study = first(storages).open_study("s", Direction::Minimize).unwrap();
+    let study = first(storages).open_study("s", &[Direction::Minimize]).unwrap();
     let each = 8;
     for _ in 0..10 {
         first(storages).enqueue_trial(study, BTreeMap::new()).unwrap();
@@ -404,6 +441,6 @@ fn races(storages: &Storages) {
     numbers.sort_unstable();
     let expected: Vec<u64> = (0..2 * each * storages.len() as u64).collect();
     assert_eq!(numbers, expected);
-    let same = |trial: &Arc<Trial>| trial.value == Some(trial.number as f64);
+    let same = |trial: &Arc<Trial>| trial.value() == Some(trial.number as f64);
     assert!(first(storages).trials(study).unwrap().iter().all(same));
 }

@@ -49,7 +49,7 @@ fn journals() -> Vec<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.log");
     let storage = JournalStorage::file(&path).unwrap();
-    let study = storage.open_study("ours", Direction::Minimize).unwrap();
+    let study = storage.open_study("ours", &[Direction::Minimize]).unwrap();
     let subset = Distribution::Subset { pool: 9, least: 1, most: 4 };
     let items = ParamValue::Subset(vec![0, 3, 8]);
     let params = BTreeMap::from([("s".to_owned(), (subset.clone(), items.clone()))]);
@@ -88,12 +88,12 @@ fn trials(journal: Vec<u8>) -> Result<BTreeMap<u64, Vec<Arc<Trial>>>> {
         }
     }
     // A storage that opens can be worked with.
-    if let Ok(study) = storage.open_study("another", Direction::Minimize) {
+    if let Ok(study) = storage.open_study("another", &[Direction::Minimize]) {
         let number = storage.create_trial(study)?;
         storage.finish(study, number, TrialState::Complete, Some(1.0))?;
         storage.claim_waiting(study)?;
         storage.fail_stale(study, Duration::ZERO)?;
-        assert_eq!(storage.trials(study)?[number as usize].value, Some(1.0));
+        assert_eq!(storage.trials(study)?[number as usize].value(), Some(1.0));
     }
     Ok(found)
 }

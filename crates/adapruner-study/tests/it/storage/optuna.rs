@@ -7,7 +7,7 @@ use std::sync::Arc;
 use adapruner_study::journal::{distribution_from_json, distribution_to_json, fixed_param};
 use adapruner_study::{
     Choice, Direction, Distribution, Error, JournalStorage, ParamValue, RandomSampler, Storage,
-    Study, Trial, TrialState,
+    Study, Trial, TrialState, front_of,
 };
 use serde_json::{Value, json};
 
@@ -34,10 +34,10 @@ fn internal(value: &ParamValue) -> Value {
 }
 
 /// The form of the expectations.
-fn describe(trial: &Trial) -> Value {
+fn describe(trial: &Trial, objectives: usize) -> Value {
     let map = |fields: Vec<(String, Value)>| Value::Object(fields.into_iter().collect());
     let params = trial.params.iter();
-    json!({
+    let mut described = json!({
         "number": trial.number,
         "state": match trial.state {
             TrialState::Running => "running",
@@ -46,7 +46,6 @@ fn describe(trial: &Trial) -> Value {
             TrialState::Failed => "fail",
             TrialState::Waiting => "waiting",
         },
-        "value": trial.value.map(number),
         "params": map(params.clone().map(|(k, (_, v))| (k.clone(), internal(v))).collect()),
         "distributions":
             map(params.map(|(k, (d, _))| (k.clone(), distribution_to_json(d).into())).collect()),
@@ -56,12 +55,18 @@ fn describe(trial: &Trial) -> Value {
         "system_attrs": trial.system_attrs,
         "started_ms": trial.started_ms,
         "ended_ms": trial.ended_ms,
-    })
+    });
+    let values = trial.values.iter().copied().map(number);
+    match objectives {
+        1 => described["value"] = json!(trial.value().map(number)),
+        _ => described["values"] = values.collect(),
+    }
+    described
 }
 
 #[test]
 fn its_journals_read_as_it_reads_them() {
-    for name in ["tpe", "odd"] {
+    for name in ["tpe", "odd", "front"] {
         let expected = std::fs::read_to_string(fixture(&format!("{name}.json"))).unwrap();
         let expected: Value = serde_json::from_str(&expected).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -71,16 +76,27 @@ fn its_journals_read_as_it_reads_them() {
         let studies = expected.as_object().unwrap();
         assert!(!studies.is_empty());
         for (study, expected) in studies {
-            let maximize = expected["direction"] == "maximize";
-            let direction = if maximize { Direction::Maximize } else { Direction::Minimize };
-            let id = storage.open_study(study, direction).unwrap();
+            let one = [expected["direction"].clone()];
+            let directions: Vec<Direction> = expected["directions"]
+                .as_array()
+                .map_or(&one[..], Vec::as_slice)
+                .iter()
+                .map(|direction| serde_json::from_value(direction.clone()).unwrap())
+                .collect();
+            assert_eq!(storage.directions(study).unwrap(), directions);
+            let id = storage.open_study(study, &directions).unwrap();
             let (user, system) = storage.study_attrs(id).unwrap();
             assert_eq!(json!(user), expected["user_attrs"]);
             assert_eq!(json!(system), expected["system_attrs"]);
             let trials = storage.trials(id).unwrap();
             assert_eq!(trials.len(), expected["trials"].as_array().unwrap().len());
             for (trial, expected) in trials.iter().zip(expected["trials"].as_array().unwrap()) {
-                assert_eq!(describe(trial), *expected, "{name}, {study}");
+                assert_eq!(describe(trial, directions.len()), *expected, "{name}, {study}");
+            }
+            if directions.len() > 1 {
+                let front = front_of(&trials, &directions);
+                let front: Vec<u64> = front.iter().map(|trial| trial.number).collect();
+                assert_eq!(json!(front), expected["front"], "{study}");
             }
         }
         // Reading and opening write nothing.
@@ -95,9 +111,11 @@ fn studies_of_it_go_on() {
     let path = folder.path().join("journal.log");
     std::fs::copy(fixture("odd.log"), &path).unwrap();
     let storage = JournalStorage::file(&path).unwrap();
-    let study = storage.open_study("odd", Direction::Maximize).unwrap();
-    let error = storage.open_study("two", Direction::Minimize).unwrap_err();
+    let study = storage.open_study("odd", &[Direction::Maximize]).unwrap();
+    let error = storage.open_study("two", &[Direction::Minimize]).unwrap_err();
     assert!(error.to_string().contains("one objective, found 2"), "{error}");
+    let error = storage.open_study("two", &[Direction::Minimize; 2]).unwrap_err();
+    assert!(error.to_string().contains("expected the directions"), "{error}");
     let before = storage.trials(study).unwrap();
     let number = storage.create_trial(study).unwrap();
     assert_eq!(number, before.len() as u64);
@@ -110,8 +128,8 @@ fn studies_of_it_go_on() {
     let stale = storage.fail_stale(study, std::time::Duration::ZERO).unwrap();
     assert_eq!(stale, [0u64; 0]);
     let after = JournalStorage::file(&path).unwrap().trials(study).unwrap();
-    assert_eq!(describe(&after[0]), describe(&before[0]));
-    assert_eq!(after.last().unwrap().value, Some(9.0));
+    assert_eq!(describe(&after[0], 1), describe(&before[0], 1));
+    assert_eq!(after.last().unwrap().value(), Some(9.0));
 }
 
 #[test]
@@ -120,7 +138,7 @@ fn fixed_parameters_of_queued_trials() {
     let path = folder.path().join("journal.log");
     std::fs::copy(fixture("odd.log"), &path).unwrap();
     let storage = JournalStorage::file(&path).unwrap();
-    let study = storage.open_study("odd", Direction::Maximize).unwrap();
+    let study = storage.open_study("odd", &[Direction::Maximize]).unwrap();
     let trial = &storage.trials(study).unwrap()[0];
     let float = |low, high| Distribution::Float { low, high, step: None, log: false };
     let kinds = |a: &str, b: &str| Distribution::Categorical {

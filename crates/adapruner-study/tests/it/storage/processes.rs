@@ -27,7 +27,7 @@ fn subset() -> Distribution {
 
 /// Does a trial, telling what is done once it is.
 fn one_trial(storage: &dyn Storage) -> adapruner_study::Result<()> {
-    let study = storage.open_study("s", Direction::Minimize)?;
+    let study = storage.open_study("s", &[Direction::Minimize])?;
     let claimed = storage.claim_waiting(study)?;
     let number = claimed.map_or_else(|| storage.create_trial(study), Ok)?;
     let mut out = std::io::stdout();
@@ -91,7 +91,7 @@ fn numbers(told: &BTreeMap<String, Vec<String>>, word: &str) -> Vec<u64> {
 fn is_whole(trial: &Trial) -> bool {
     let items = ParamValue::Subset(vec![trial.number as usize % 98, 98]);
     trial.state == TrialState::Complete
-        && trial.value == Some(trial.number as f64)
+        && trial.value() == Some(trial.number as f64)
         && trial.params == BTreeMap::from([("s".into(), (subset(), items))])
         && trial.intermediate == BTreeMap::from([(1, trial.number as f64)])
         && trial.user_attrs.len() == 1
@@ -102,7 +102,7 @@ fn no_number_is_given_twice_and_none_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.log");
     let storage = JournalStorage::file(&path).unwrap();
-    let study = storage.open_study("s", Direction::Minimize).unwrap();
+    let study = storage.open_study("s", &[Direction::Minimize]).unwrap();
     for _ in 0..10 {
         storage.enqueue_trial(study, BTreeMap::new()).unwrap();
     }
@@ -122,7 +122,7 @@ fn what_was_finished_outlives_killed_writers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.log");
     let storage = open(&path);
-    let study = storage.open_study("s", Direction::Minimize).unwrap();
+    let study = storage.open_study("s", &[Direction::Minimize]).unwrap();
     let (mut begun, mut done) = (Vec::new(), BTreeSet::new());
     for _ in 0..20 {
         let mut children = [spawn(&path, u64::MAX), spawn(&path, u64::MAX)];
@@ -160,7 +160,7 @@ fn a_full_disk_leaves_whole_records() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.log");
     let storage = open(&path);
-    let study = storage.open_study("s", Direction::Minimize).unwrap();
+    let study = storage.open_study("s", &[Direction::Minimize]).unwrap();
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""]);
     shell.arg(std::env::current_exe().unwrap());

@@ -75,7 +75,7 @@ fn assert_whole(server: &Server, wanted: u64) {
     let trials = study.trials().unwrap();
     assert_eq!(trials.len() as u64, wanted);
     for trial in &trials {
-        assert_eq!((trial.state, trial.value), (TrialState::Complete, Some(trial.number as f64)));
+        assert_eq!((trial.state, trial.value()), (TrialState::Complete, Some(trial.number as f64)));
         assert_eq!((trial.params.len(), trial.intermediate.len()), (7, STEPS as usize));
         let attrs: Vec<&String> = trial.user_attrs.keys().collect();
         assert_eq!(attrs, ["cost", "worker"], "{trial:?}");
@@ -163,7 +163,7 @@ fn keys_are_those_of_optuna() {
     let server = Server::start(false);
     let backend = RedisBackend::open(&server.url(), "a%sb").unwrap();
     let storage = JournalStorage::open(backend).unwrap();
-    let study = storage.open_study("s", Direction::Minimize).unwrap();
+    let study = storage.open_study("s", &[Direction::Minimize]).unwrap();
     storage.create_trial(study).unwrap();
     let mut connection = server.connection();
     let mut get = |key: &str| -> Option<String> {
@@ -209,7 +209,7 @@ fn no_more_trials_are_begun_than_were_asked_for() {
         let queued = || {
             let params = space().walk(|name, of| {
                 let view = adapruner_study::sampler::View {
-                    direction: Direction::Minimize,
+                    directions: &[Direction::Minimize],
                     trials: &[],
                     draw: 0,
                 };
@@ -347,7 +347,7 @@ fn a_server_that_was_away_makes_nobody_silent() {
     }
     let mut server = Server::start(true);
     let (worker, judge) = (storage(&server.url()), storage(&server.url()));
-    let study = worker.open_study("s", Direction::Minimize).unwrap();
+    let study = worker.open_study("s", &[Direction::Minimize]).unwrap();
     worker.create_trial(study).unwrap();
     judge.trials(study).unwrap();
     server.kill();
@@ -372,7 +372,7 @@ fn a_server_that_lost_records_is_found_out() {
     }
     let mut server = Server::start(false);
     let (first, second) = (storage(&server.url()), storage(&server.url()));
-    let id = first.open_study("s", Direction::Minimize).unwrap();
+    let id = first.open_study("s", &[Direction::Minimize]).unwrap();
     first.create_trial(id).unwrap();
     second.trials(id).unwrap();
     server.kill();
@@ -382,7 +382,7 @@ fn a_server_that_lost_records_is_found_out() {
     assert!(error.to_string().contains("lost records"), "{error}");
     // Also where there are as many again, by another.
     let other = storage(&server.url());
-    let id = other.open_study("other", Direction::Minimize).unwrap();
+    let id = other.open_study("other", &[Direction::Minimize]).unwrap();
     assert_eq!((0..4).map(|_| other.create_trial(id).unwrap()).last(), Some(3));
     let error = second.trials(id).unwrap_err();
     assert!(error.to_string().contains("lost records"), "{error}");

@@ -43,7 +43,7 @@ use crate::{
     plan_args::PlanArgs,
     recipe::{Given, RecipeArgs},
     terminal::warn,
-    typed::{Proportion, Real, Size},
+    typed::{Real, Shares, Size},
     vocabulary_args::VocabularyArgs,
 };
 
@@ -135,7 +135,7 @@ impl Typed {
     /// What is to be removed of a model for its target size; 0 where it fits already.
     fn ratio_for(&self, target: &Target, model: &Checkpoint) -> Result<f64> {
         // The ratio is what is looked for.
-        let plan = PlanArgs { ratio: Some(Proportion(0.5)), ..self.given.plan.clone() };
+        let plan = PlanArgs { ratio: Some(Shares::One(0.5)), ..self.given.plan.clone() };
         let plan = target.plan(model, &Scores::equal(&model.config), &plan.resolve()?)?;
         Ok(plan.map_or(0.0, |plan| plan.reached_ratio))
     }
@@ -153,6 +153,10 @@ impl PruneCommand {
             ));
         }
         self.masks.over(&file.masks).refuse_top()?;
+        if let Some(Shares::Between(..)) = self.plan.over(&file.plan).ratio {
+            // A range is refused in one place.
+            self.plan.over(&file.plan).resolve()?;
+        }
         let calibration = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
         let given = Given {
             plan: self.plan.over(&file.plan),
@@ -186,12 +190,12 @@ impl PruneCommand {
         let (mut given, eval) = (typed.given.clone(), &typed.eval);
         // Before a recipe names a text.
         let vocabulary = typed.vocabulary.resolve(&given.calibration, eval)?;
-        let asked = given.plan.ratio.map(|Proportion(ratio)| ratio);
+        let asked = given.plan.ratio.and_then(Shares::one);
         // Of what is left, less than nothing is nothing; asked for, it is an error.
         let left = left.map(|ratio| if ratio < 0.0 { 0.0 } else { ratio });
         let ratio = if asked.is_some_and(|ratio| ratio < 0.0) { asked } else { left.or(asked) };
         let widths = !typed.widths_stay(ratio);
-        given.plan.ratio = if widths { ratio.map(Proportion) } else { Some(Proportion(0.0)) };
+        given.plan.ratio = if widths { ratio.map(Shares::One) } else { Some(Shares::One(0.0)) };
         if typed.widths_stay(asked) {
             given.refuse_without_widths()?;
         }
@@ -231,7 +235,7 @@ impl Perform for PruneCommand {
 
     fn files(&self) -> Result<Files> {
         let typed = self.typed()?;
-        let ratio = typed.given.plan.ratio.map(|Proportion(ratio)| ratio);
+        let ratio = typed.given.plan.ratio.and_then(Shares::one);
         let widths = typed.given.plan.has_target() || !typed.widths_stay(ratio);
         let Typed { mut given, recipe, eval, vocabulary, .. } = typed;
         given.fill(recipe, &eval, (None, widths))?;

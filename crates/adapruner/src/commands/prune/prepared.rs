@@ -21,7 +21,7 @@ use super::{
     },
     PruneCommand, Typed,
 };
-use crate::{bars::Bars, failure::advised, recipe::Given, typed::Proportion};
+use crate::{bars::Bars, failure::advised, recipe::Given, typed::Shares};
 /// What is decided before widths are cut.
 pub(super) struct Prepared<'a> {
     pub(super) settings: PruneSettings,
@@ -56,7 +56,7 @@ impl<'a> Prepared<'a> {
             if ratio == 0.0 {
                 return Err(fits_already(target, original)?);
             }
-            typed.given.plan.ratio = Some(Proportion(ratio));
+            typed.given.plan.ratio = Some(Shares::One(ratio));
         }
         let (first, _) = args.settings(typed, run, None, None)?;
         check_fits(&first, original)?;

@@ -33,7 +33,7 @@ pub fn spread(study: &StoredStudy, count: usize) -> Result<Vec<BestTrial>> {
     ensure!(count >= 2, "trials: at least 2 expected, {count} found");
     let finished = study.trials.iter().filter(|trial| trial.state.is_finished());
     let mut losses: Vec<(f64, u64)> = finished
-        .filter_map(|trial| Some((trial.value.filter(|loss| loss.is_finite())?, trial.number)))
+        .filter_map(|trial| Some((trial.value().filter(|loss| loss.is_finite())?, trial.number)))
         .collect();
     losses.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let (Some(least), Some(largest)) = (losses.first(), losses.last()) else {
