@@ -10,6 +10,7 @@ mod commands;
 mod config_file;
 mod depth_args;
 mod failure;
+mod front_args;
 mod interrupt;
 mod mask_args;
 mod output_args;
