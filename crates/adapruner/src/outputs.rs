@@ -121,8 +121,8 @@ fn optional_name<S: serde::Serializer>(
 ///
 /// # Errors
 /// What cannot be represented, with an alternative.
-pub fn check_fits(settings: &OutputSettings, config: &ModelConfig, planned: Planned) -> Result<()> {
-    for format in &settings.stored.formats {
+pub fn check_fits(stored: &Stored, config: &ModelConfig, planned: Planned) -> Result<()> {
+    for format in &stored.formats {
         match format {
             Format::Hf => {}
             Format::Gguf => gguf::check_fits(config, planned)?,

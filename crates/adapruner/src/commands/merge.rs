@@ -54,7 +54,7 @@ fn run(args: &MergeCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let output = required(args.output.over(&file.output).resolve())?;
     let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&output, &checkpoint.config, outputs::Planned::default())?;
+    outputs::check_fits(&output.stored, &checkpoint.config, outputs::Planned::default())?;
     session.check(&args.adapter)?;
     let adapter = peft::read(&args.adapter, &checkpoint.config)?;
     let merged = merge::merge(&checkpoint, &adapter)?;

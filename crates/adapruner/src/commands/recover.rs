@@ -96,7 +96,7 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     let bars = session.bars();
     let placement = settings.run.placement()?;
     let checkpoint = args.common.open(session)?;
-    outputs::check_fits(&settings.output, &checkpoint.config, outputs::Planned::default())?;
+    outputs::check_fits(&settings.output.stored, &checkpoint.config, outputs::Planned::default())?;
     if settings.output.stored.formats.is_empty()
         && let Some(fused) = fused(&checkpoint)
     {

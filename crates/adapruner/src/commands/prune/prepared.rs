@@ -3,7 +3,7 @@
 
 use adapruner::{
     caution::Caution,
-    outputs::{self, OutputSettings},
+    outputs::{self, OutputSettings, Stored},
     pipeline,
     settings::{PruneSettings, RunSettings},
     target::Target,
@@ -59,7 +59,7 @@ impl<'a> Prepared<'a> {
             typed.given.plan.ratio = Some(Shares::One(ratio));
         }
         let (first, _) = args.settings(typed, run, None, None)?;
-        check_fits(&first, original)?;
+        check_fits(&first, &typed.stored, original)?;
         let mut reduced = Reduced::of_tokens(original, first.vocabulary.as_ref(), bars)?;
         let asked = first.plan.ratio;
         let left = |reduced: &Reduced<'_>, typed: &Typed| match &target {
@@ -113,14 +113,13 @@ impl<'a> Prepared<'a> {
 }
 
 /// Refuses formats that cannot hold what is planned, before any work.
-fn check_fits(settings: &PruneSettings, original: &Checkpoint) -> Result<()> {
-    let Some(output) = &settings.output else { return Ok(()) };
+fn check_fits(settings: &PruneSettings, stored: &Stored, original: &Checkpoint) -> Result<()> {
     let PlanOptions { layout, attention_share, drop_attention, ratio, .. } = &settings.plan;
     let planned = outputs::Planned {
         per_layer: *layout == Layout::PerLayer && *ratio > 0.0,
         heads: *ratio > 0.0 && (*attention_share != Some(0.0) || !drop_attention.is_empty()),
     };
-    outputs::check_fits(output, &original.config, planned)
+    outputs::check_fits(stored, &original.config, planned)
 }
 
 /// Nothing is to be removed for a size.

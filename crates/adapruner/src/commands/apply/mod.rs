@@ -1,28 +1,31 @@
 //! `apply`: applies an existing plan or the result of a search.
 
-use std::path::{Path, PathBuf};
+mod of_study;
+mod planned;
+
+use std::path::PathBuf;
 
 use adapruner::{
-    manifest::{LearnedTrial, Manifest, PointRecord, StudyRecord, read_plan},
+    manifest::{LearnedTrial, Manifest, StudyRecord},
     masks::{self, LearnedRecord},
-    outputs::Stored,
     outputs::{self, OutputSettings},
     pipeline,
-    search::{
-        FrontPoint, SearchRecord, StoredStudy, StudyFolder,
-        front::{nearest, reach},
-        outcome::BestTrial,
-        transfer,
-    },
     settings::{CompensationSettings, MaskSettings, RunSettings},
 };
-use adapruner_checkpoint::{Checkpoint, ModelConfig, atomic::Files};
+use adapruner_checkpoint::{
+    Checkpoint,
+    atomic::{Files, StagedDir},
+};
 use adapruner_model::Placement;
-use adapruner_prune::{PlanOptions, PrunePlan, Scores, apply, without_tokens};
+use adapruner_prune::{PrunePlan, Scores};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
+use self::{
+    of_study::of_study,
+    planned::{Tokens, show, whole},
+};
 use super::{CommonArgs, Perform, Session, learned::Samples, required};
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, RunArgs},
@@ -43,10 +46,12 @@ use crate::{
 /// statistics of the same samples are then collected on this one, and settings that could not
 /// be transferred are reported. --ratio applies a study's trial at another ratio than the
 /// search; of a study of several objectives (search --objectives) it takes the nearest point of
-/// the front, as do --target-params and --target-size. --learn-masks learns by gradient which units stay, within the widths of the plan.
-/// --compensate refits the remaining weights on a text.
+/// the front, as do --target-params and --target-size. --learn-masks learns by gradient which
+/// units stay, within the widths of the plan. --compensate refits the remaining weights on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
+///
+/// Example: adapruner apply MODEL --study STUDY --format gguf --gguf-type q8_0 --dry-run
 ///
 /// Example: adapruner apply MODEL --study FRONT --target-params 110M --out SMALLER
 ///
@@ -106,6 +111,9 @@ pub struct ApplyCommand {
     allow_overlap: bool,
     #[command(flatten)]
     output: OutputArgs,
+    /// Print the plan and the size, write nothing: no masks are learned and nothing is compensated
+    #[arg(long, help_heading = "Output")]
+    dry_run: bool,
     #[command(flatten)]
     run: RunArgs,
     /// Memory limit in GiB for masks and compensation; a run that needs more is refused
@@ -165,7 +173,7 @@ impl Perform for ApplyCommand {
         let files = self.test.iter().fold(files, |files, test| files.read("--test", test));
         let folder = self.data_dir.as_ref().or(file.eval.data_dir.as_ref());
         let files = folder.into_iter().fold(files, |files, path| files.search("--data-dir", path));
-        Ok(self.output.over(&file.output).files(files))
+        Ok(if self.dry_run { files } else { self.output.over(&file.output).files(files) })
     }
 
     fn run(&self, session: &Session) -> Result<()> {
@@ -175,12 +183,14 @@ impl Perform for ApplyCommand {
 
 fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let output = required(args.output.over(&file.output).resolve())?;
+    let written = args.output.over(&file.output);
+    let stored = written.stored();
+    let output = if args.dry_run { None } else { Some(required(written.resolve())?) };
     let run = args.run.over(&file.run).resolve()?;
     let (masks, compensation) = args.samples(&file)?;
     let bars = session.bars();
     let original = args.common.open(session)?;
-    outputs::check_fits(&output, &original.config, outputs::Planned::default())?;
+    outputs::check_fits(&stored, &original.config, outputs::Planned::default())?;
     let given = args.plan.as_deref().map(|path| Tokens::read(path, &original)).transpose()?;
     // All that follows is done to the model with the tokens that stay.
     let checkpoint = given.as_ref().map_or_else(|| original.clone(), |of| of.model.clone());
@@ -191,7 +201,8 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
             "leave --learn-masks and --compensate out",
         ));
     }
-    let staged = session.writer.folder(&output.out)?;
+    let staged = output.map(|output| Ok((session.writer.folder(&output.out)?, output)));
+    let staged: Option<(StagedDir, OutputSettings)> = staged.transpose()?;
     let samples = Samples::draw(&checkpoint, masks.as_ref(), compensation.as_ref())?;
     if samples.masks.is_some() || samples.fit.is_some() {
         let typed = EvalArgs { data_dir: args.data_dir.clone(), ..EvalArgs::default() };
@@ -209,17 +220,20 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         }
         (None, Some(path)) => {
             let top = args.masks.over(&file.masks).top()?;
-            let stored = &output.stored;
-            (of_study(args, (path, top), (&checkpoint, stored), &placement, &bars)?, path)
+            (of_study(args, (path, top), (&checkpoint, &stored), &placement, &bars)?, path)
         }
         (None, None) => anyhow::bail!("plan: missing"),
     };
     let fits = |plan: &&PrunePlan| plan.validate(&checkpoint.config).is_ok();
     for plan in made.iter().filter_map(|made| made.plan.as_ref()).filter(fits) {
         let pruned = plan.pruned_config(&checkpoint.config);
-        outputs::check_fits(&output, &pruned, outputs::Planned::default())?;
+        outputs::check_fits(&stored, &pruned, outputs::Planned::default())?;
     }
     let named = || from.display().to_string();
+    let Some((staged, output)) = staged else {
+        let plan = made.into_iter().next().and_then(|made| made.plan);
+        return show(args, (&original, &checkpoint), (given, plan), &stored).with_context(named);
+    };
     let run_in = (&placement, session, &bars);
     let (Learned { plan, learned, study }, tried) =
         learn(made, &checkpoint, &samples, run_in).with_context(named)?;
@@ -227,11 +241,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         Some(plan) => samples.apply(&checkpoint, plan, (&placement, &bars)).with_context(named)?,
         None => (checkpoint.clone(), None),
     };
-    let plan = match (given, plan) {
-        (Some(of), plan) => of.with(&original, plan)?,
-        (None, Some(plan)) => plan,
-        (None, None) => anyhow::bail!("plan: missing"),
-    };
+    let plan = whole(given, plan, &original)?;
     let settings = Settings {
         plan: &args.plan,
         study: &args.study,
@@ -255,41 +265,6 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     args.common.printer().result(&manifest, |manifest| {
         format!("{plan_table}\n{}", table(&super::export::rows(manifest)))
     })
-}
-
-/// A given plan, with the model after its tokens are removed.
-struct Tokens {
-    plan: PrunePlan,
-    /// The model with the kept tokens.
-    model: Checkpoint,
-    /// The part of the plan for that model's layers, if any.
-    layers: Option<PrunePlan>,
-}
-
-impl Tokens {
-    /// Reads a plan.
-    fn read(path: &Path, original: &Checkpoint) -> Result<Self> {
-        let plan = read_plan(path)?;
-        let found = without_tokens(original, &plan).with_context(|| path.display().to_string())?;
-        Ok(match found {
-            Some((model, layers)) => Self { plan, model, layers },
-            None => Self { layers: Some(plan.clone()), model: original.clone(), plan },
-        })
-    }
-
-    /// The plan of the original model, with what became of its layers.
-    fn with(self, original: &Checkpoint, layers: Option<PrunePlan>) -> Result<PrunePlan> {
-        let Self { plan, .. } = self;
-        Ok(match (plan.vocabulary.clone(), layers) {
-            (Some(vocabulary), Some(layers)) => {
-                let (config, digest) = (&original.config, original.digest()?);
-                let ratio = Some(plan.requested_ratio);
-                layers.after_vocabulary(config, digest, vocabulary, ratio)
-            }
-            (None, Some(layers)) => layers,
-            (_, None) => plan,
-        })
-    }
 }
 
 /// A plan whose units were learned, if that was asked for.
@@ -340,191 +315,4 @@ fn learn(
         }
     }
     Ok((best.context("plan: missing")?, tried))
-}
-
-/// A study whose trials are applied.
-struct Source<'a> {
-    folder: &'a StudyFolder,
-    record: &'a SearchRecord,
-    study: &'a StoredStudy,
-    /// The model that they are applied to, and how the result is written.
-    checkpoint: &'a Checkpoint,
-    stored: &'a Stored,
-    placement: &'a Placement,
-    bars: &'a Bars,
-}
-
-/// The plans of a study's best trials on this model, as many as masks are learned for; of a
-/// study of several objectives the plan of a point of its front.
-fn of_study(
-    args: &ApplyCommand,
-    (path, top): (&Path, usize),
-    (checkpoint, stored): (&Checkpoint, &Stored),
-    placement: &Placement,
-    bars: &Bars,
-) -> Result<Vec<Made>> {
-    let folder = StudyFolder::open(path)?;
-    let record = SearchRecord::read(&folder.record())?;
-    let study = StoredStudy::pick(
-        StoredStudy::all(&folder, args.storage.as_deref())?,
-        args.study_name.as_deref(),
-    )?;
-    let source = Source {
-        folder: &folder,
-        record: &record,
-        study: &study,
-        checkpoint,
-        stored,
-        placement,
-        bars,
-    };
-    let ratio = args.removed(&checkpoint.config)?;
-    if study.is_front() {
-        return Ok(vec![source.point(args, top, ratio)?]);
-    }
-    if args.target_size.is_some() {
-        return Err(advised(
-            "target-size: the study has one objective at one ratio",
-            "give --ratio or --target-params; or search sizes with --objectives loss,bytes; or prune \
-             --target-size",
-        ));
-    }
-    let chosen = match args.trial {
-        Some(number) => vec![study.trial(number)?],
-        None if top == 1 => vec![study.best()?],
-        None => study.best_of(top)?,
-    };
-    let options = record.plan_options();
-    let options = PlanOptions { ratio: ratio.unwrap_or(options.ratio), ..options };
-    chosen.into_iter().map(|trial| source.made(trial, &options)).collect()
-}
-
-impl ApplyCommand {
-    /// The share of the parameters of a model of `config` that is to be removed, if that was
-    /// typed.
-    fn removed(&self, config: &ModelConfig) -> Result<Option<f64>> {
-        let Some(Count(target)) = self.target_params else {
-            return Ok(self.ratio.map(|Proportion(ratio)| ratio));
-        };
-        let before = config.parameters();
-        if target == 0 || target >= before {
-            return Err(advised(
-                format!(
-                    "target-params: expected from 1 to below the model's {before} parameters, \
-                     found {target}"
-                ),
-                "inspect shows how many parameters a model has",
-            ));
-        }
-        Ok(Some((before - target) as f64 / before as f64))
-    }
-}
-
-impl Source<'_> {
-    /// The plan of a trial.
-    fn made(&self, trial: BestTrial, options: &PlanOptions) -> Result<Made> {
-        let Self { folder, record, study, checkpoint, placement, bars, .. } = *self;
-        let found = &trial.configuration;
-        let applied =
-            transfer::plan_for(checkpoint, folder, record, found, options, placement, bars)
-                .with_context(|| format!("{}: trial {}", study.name, trial.number))?;
-        let mut notes = applied.notes;
-        if !study.is_front() && options.ratio != record.ratio {
-            notes.push(format!(
-                "the ratio is {}; the study searched at {}, where its configuration was the best",
-                options.ratio, record.ratio
-            ));
-        }
-        Ok(Made {
-            plan: Some(applied.plan),
-            scores: Some(applied.scores),
-            study: Some(StudyRecord {
-                study: study.name.clone(),
-                trial: trial.number,
-                loss: trial.loss,
-                model_digest: record.model.digest,
-                pool: record.pool.clone(),
-                evaluation: record.evaluation.clone(),
-                configuration: trial.configuration,
-                point: None,
-                notes,
-            }),
-        })
-    }
-
-    /// The plan of a point of the front: the trial that is named, else the nearest point that
-    /// fits what was asked for.
-    fn point(&self, args: &ApplyCommand, top: usize, removed: Option<f64>) -> Result<Made> {
-        let study = self.study;
-        if top > 1 {
-            return Err(advised(
-                "learn-top: of several objectives one point fits a size best",
-                "leave --learn-top out; --learn-masks learns for that point",
-            ));
-        }
-        let front = study.front()?;
-        let (point, asked) = match (args.trial, args.target_size, removed) {
-            (Some(_), _, Some(_)) => {
-                return Err(advised(
-                    "trial: a trial of several objectives has its own ratio",
-                    "give either --trial or --ratio or --target-params",
-                ));
-            }
-            (Some(number), None | Some(_), None) => {
-                (study.point(number)?, format!("trial {number}"))
-            }
-            (None, Some(Size(bytes)), _) => return self.fitting(&front, bytes),
-            (None, None, Some(removed)) => {
-                let asked = match args.target_params {
-                    Some(Count(count)) => format!("{count} parameters"),
-                    None => format!("a ratio of {removed}"),
-                };
-                (nearest(&study.name, &front, removed, &asked)?.clone(), asked)
-            }
-            (None, None, None) => {
-                study.has_a_best()?;
-                anyhow::bail!("study {}: a front without a target", study.name)
-            }
-        };
-        self.made_point(&point, asked)
-    }
-
-    /// The point of the front with the least loss whose file takes at most `bytes`.
-    fn fitting(&self, front: &[FrontPoint], bytes: u64) -> Result<Made> {
-        let mut by_loss: Vec<&FrontPoint> = front.iter().collect();
-        by_loss.sort_by(|a, b| a.loss.total_cmp(&b.loss));
-        let mut least = u64::MAX;
-        for point in by_loss {
-            let made = self.made_point(point, format!("{bytes} bytes"))?;
-            let Some(plan) = &made.plan else { continue };
-            let found = self.stored.bytes(&apply(self.checkpoint, plan)?)?;
-            if found <= bytes {
-                return Ok(made);
-            }
-            least = least.min(found);
-        }
-        Err(advised(
-            format!(
-                "study {}: no point of the front fits {bytes} bytes, the smallest takes {least}; {}",
-                self.study.name,
-                reach(front)
-            ),
-            "a smaller type (--format gguf --gguf-type q4_k_m), or a search that removes more",
-        ))
-    }
-
-    fn made_point(&self, point: &FrontPoint, asked: String) -> Result<Made> {
-        let (number, loss) = (point.trial, point.loss);
-        let trial = BestTrial { number, loss, configuration: point.configuration.clone() };
-        let mut made = self.made(trial, &self.record.plan_options())?;
-        if let Some(study) = &mut made.study {
-            study.point = Some(PointRecord {
-                asked,
-                parameters: point.parameters,
-                removed: point.removed,
-                bytes: point.bytes,
-            });
-        }
-        Ok(made)
-    }
 }
