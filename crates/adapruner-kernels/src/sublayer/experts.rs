@@ -45,16 +45,29 @@ struct Routes {
     weights: Tensor,
 }
 
-/// What is shown of an expert: its number, its rows, and what its last map reads of these,
-/// `[rows, F]`.
-pub type ShowExpert<'a> = dyn FnMut(usize, &[u32], &Tensor) -> Result<()> + 'a;
+/// What an expert makes of its rows.
+pub struct Expertise<'a> {
+    /// Which expert.
+    pub expert: usize,
+    /// Its rows, in ascending order; none where no row takes it.
+    pub rows: &'a [u32],
+    /// What its last map reads, `[rows, F]`.
+    pub channels: &'a Tensor,
+    /// What it gives, before it is weighted, `[rows, H]`.
+    pub given: &'a Tensor,
+    /// What that is multiplied by, `[rows]` of f32.
+    pub weights: &'a Tensor,
+}
+
+/// Is shown every expert of a mixture.
+pub type ShowExpert<'a> = dyn FnMut(&Expertise<'_>) -> Result<()> + 'a;
 
 impl Experts {
     /// The sublayer of `x`, added to `stream`.
     ///
     /// `of` gives an expert as it is to run on these rows (counted over all but the last axis of
-    /// `x`), with taps, say; `show` is shown what the last maps read, of all experts, also those
-    /// that no row takes.
+    /// `x`), with taps, say; `show` is shown all experts, also those that no row
+    /// takes.
     ///
     /// # Shapes
     /// `[.., H]`, `[.., H]` → `[.., H]`.
@@ -87,12 +100,21 @@ impl Experts {
             // Row 0 for those that fill it up.
             let ids: Vec<u32> = rows.iter().copied().chain(std::iter::repeat_n(0, fill)).collect();
             let run = of(expert, rows);
-            let read = h.index_select(&Tensor::from_slice(&ids, ids.len(), device)?, 0)?;
-            let channels = run.channels(&read)?;
+            let places_of = Tensor::from_slice(&ids, ids.len(), device)?;
+            let channels = run.channels(&h.index_select(&places_of, 0)?)?;
+            let gives = run.down.apply(&channels)?;
             if let Some(show) = show.as_mut() {
-                show(expert, rows, &channels.narrow(0, 0, rows.len())?)?;
+                let own = |all: &Tensor| all.narrow(0, 0, rows.len());
+                let weights = weights.narrow(1, expert, 1)?.flatten_all()?;
+                show(&Expertise {
+                    expert,
+                    rows,
+                    channels: &own(&channels)?,
+                    given: &own(&gives)?,
+                    weights: &own(&weights.index_select(&places_of, 0)?)?,
+                })?;
             }
-            given.push(run.down.apply(&channels)?);
+            given.push(gives);
             places.extend(ids.iter().map(|row| row * self.each.len() as u32 + expert as u32));
             real.extend((0..ids.len()).map(|at| f32::from(u8::from(at < rows.len()))));
             from.extend(ids);

@@ -5,6 +5,7 @@ use std::f64::consts::LN_2;
 use adapruner::{
     caution::{Caution, Pruned, collapse},
     depth::DepthRecord,
+    experts::ExpertRecord,
     footprint::Footprint,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
@@ -31,6 +32,8 @@ pub(super) struct Report {
     pub(super) vocabulary: Option<VocabularyRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) depth: Option<DepthRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) experts: Option<ExpertRecord>,
     /// What the model takes, or would.
     pub(super) footprint: Footprint,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,6 +120,7 @@ pub(super) fn text(report: &Report) -> String {
     let mut rows = vec![("recipe", report.recipe.to_string())];
     rows.extend(report.vocabulary.as_ref().map(|of| ("vocabulary", of.to_string())));
     rows.extend(report.depth.as_ref().map(|of| ("depth", of.to_string())));
+    rows.extend(report.experts.as_ref().map(|of| ("experts", of.to_string())));
     rows.push(("size", report.footprint.to_string()));
     let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
     for (name, BeforeAfter { before, after }) in
