@@ -120,6 +120,8 @@ impl<'a> Pass<'a> {
 pub(crate) enum Seen<'a> {
     /// What a map reads, and its weight.
     Read(MapPlace, &'a Tensor, &'a Tensor),
+    /// A mixture, and what it reads.
+    Mixture(&'a Experts, &'a Tensor),
     /// What an expert makes of its rows, behind what its last map reads.
     Expert(&'a Expertise<'a>),
 }
@@ -299,6 +301,7 @@ impl Block {
                 self.feed_forward(x, &y, pass)
             }
             Ffn::Experts(experts) => {
+                see(Seen::Mixture(experts, self.read_by_ffn(x, &y)))?;
                 let run = |expert: usize, _: &Arc<[u32]>| experts.each[expert].clone();
                 let mut show = |made: &Expertise<'_>| {
                     let Expertise { expert, rows, channels, .. } = *made;
@@ -307,7 +310,8 @@ impl Block {
                     see(Seen::Read(MapPlace { projection, routed }, channels, weight))?;
                     see(Seen::Expert(made))
                 };
-                experts.onto(&y, self.read_by_ffn(x, &y), &run, Some(&mut show))
+                let read = self.read_by_ffn(x, &y);
+                experts.onto(&y, read, &run, Some(&mut show))
             }
         }
     }

@@ -15,7 +15,7 @@
 use std::{cell::Cell, ops::Range};
 
 use adapruner_checkpoint::{ModelConfig, names::Projection};
-use adapruner_kernels::sublayer::Expertise;
+use adapruner_kernels::sublayer::{Expertise, Experts};
 use candle_core::{Result as CandleResult, Tensor};
 
 use crate::{
@@ -51,6 +51,16 @@ pub trait InputObserver {
     /// # Errors
     /// The observer's own; the pass stops.
     fn input(&self, input: &ProjectionInput<'_>) -> CandleResult<()>;
+
+    /// The mixture of layer `layer`, and what it reads of a micro-batch, `[S, T, H]`, before its
+    /// experts are shown. Of no interest unless it is implemented.
+    ///
+    /// # Errors
+    /// The observer's own; the pass stops.
+    fn mixture(&self, layer: usize, mixture: &Experts, x: &Tensor) -> CandleResult<()> {
+        let (_, _, _) = (layer, mixture, x);
+        Ok(())
+    }
 
     /// What an expert of layer `layer` makes of the rows of a micro-batch that take it; every one
     /// is shown, also one that no token takes. Of no interest unless it is implemented.
@@ -139,6 +149,7 @@ fn run_block(
         let mut see = |seen: Seen<'_>| {
             let (place, inner, weight) = match seen {
                 Seen::Read(place, inner, weight) => (place, inner, weight),
+                Seen::Mixture(mixture, x) => return observer.mixture(layer, mixture, x),
                 Seen::Expert(expert) => return observer.expert(layer, expert),
             };
             let (_, inputs) = weight.dims2()?;

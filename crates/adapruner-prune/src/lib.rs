@@ -64,7 +64,9 @@ pub use compensate::{
     compensated_config, held_out,
 };
 pub use error::{Error, Result, UnitKind, refuse_experts};
-pub use experts::{ExpertMetric, Routing, expert_taylor, kept_experts, random_experts};
+pub use experts::{
+    ExpertMetric, LayerChoice, Routing, expert_taylor, random_experts, reconstruction,
+};
 pub use plan::{
     Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, Unmet,
     channel_order, plan,

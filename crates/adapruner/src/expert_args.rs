@@ -21,8 +21,9 @@ pub struct ExpertArgs {
     pub drop_experts: Option<Named<Removal>>,
     /// Metric that experts are chosen by: reap (the mean of router weight times size of the output
     /// over the tokens that take an expert), reap-sum (their sum), frequency (how many tokens take
-    /// an expert), taylor (first-order change of the loss without it, by gradients) or random (the
-    /// control) [default: reap]
+    /// an expert), taylor (first-order change of the loss without it, by gradients),
+    /// reconstruction (sets of experts by how much the layer's output changes without them, as in
+    /// "Not All Experts are Equal") or random (the control) [default: reap]
     #[arg(long, value_name = "METRIC")]
     pub drop_experts_by: Option<Named<ExpertMetric>>,
 }

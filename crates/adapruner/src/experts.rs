@@ -7,8 +7,10 @@
 use std::{fmt, str::FromStr};
 
 use adapruner_checkpoint::{Checkpoint, Experts, ModelConfig, text::TokenSet};
-use adapruner_model::{Decoder, Placement, Residency};
-use adapruner_prune::{ExpertMetric, Routing, Terms, expert_taylor, kept_experts, random_experts};
+use adapruner_model::{Decoder, PassCuts, Placement, Residency};
+use adapruner_prune::{
+    ExpertMetric, LayerChoice, Routing, Terms, expert_taylor, random_experts, reconstruction,
+};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,9 @@ use crate::{
     settings::CalibrationSettings,
     statistics::{Wanted, cut, streamed},
 };
+
+/// Most tokens by whose outputs experts are chosen together.
+pub const RECONSTRUCTED: usize = 4096;
 
 /// How many experts go from each layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -146,7 +151,8 @@ impl ExpertSettings {
             ExpertMetric::Reap
             | ExpertMetric::ReapSum
             | ExpertMetric::Frequency
-            | ExpertMetric::Taylor => true,
+            | ExpertMetric::Taylor
+            | ExpertMetric::Reconstruction => true,
             ExpertMetric::Random => false,
         }
     }
@@ -203,26 +209,38 @@ pub fn choose(
 ) -> Result<Chosen> {
     let removed = settings.check(&checkpoint.config)?;
     let samples = samples.filter(|_| settings.is_measured());
+    let few = samples.and_then(|(tokens, of)| {
+        let most = most_tokens(settings.metric, &checkpoint.config, of)?;
+        let window = tokens.windows.iter().map(Vec::len).max().unwrap_or(0);
+        Some(tokens.few((most / window.max(1)).max(1)))
+    });
+    let samples = samples.map(|(all, of)| (few.as_ref().unwrap_or(all), of));
     let needed = || samples.context("drop-experts: no samples to choose experts by");
     let routing = || routing(checkpoint, needed()?, placement, progress);
-    let scores = match settings.metric {
-        ExpertMetric::Reap => routing()?.reap(),
-        ExpertMetric::ReapSum => routing()?.reap_sum(),
-        ExpertMetric::Frequency => routing()?.frequency(),
+    let scored = |scores: Vec<Vec<f64>>| -> Vec<LayerChoice> {
+        scores.into_iter().map(|scores| LayerChoice::by_scores(scores, removed)).collect()
+    };
+    let choices = match settings.metric {
+        ExpertMetric::Reap => scored(routing()?.reap()),
+        ExpertMetric::ReapSum => scored(routing()?.reap_sum()),
+        ExpertMetric::Frequency => scored(routing()?.frequency()),
         ExpertMetric::Taylor => {
             let (tokens, of) = needed()?;
             let terms = (Terms::Coarse, false);
             let (bank, _) =
                 pipeline::collect_statistics(checkpoint, tokens, of, terms, placement, progress)?;
-            expert_taylor(&bank, &checkpoint.config)?
+            scored(expert_taylor(&bank, &checkpoint.config)?)
         }
-        ExpertMetric::Random => random_experts(&checkpoint.config, settings.seed),
+        ExpertMetric::Reconstruction => {
+            reconstructed(checkpoint, needed()?, removed, placement, progress)?
+        }
+        ExpertMetric::Random => scored(random_experts(&checkpoint.config, settings.seed)),
     };
-    let kept = kept_experts(&scores, removed);
+    let kept: Vec<Vec<usize>> = choices.iter().map(|layer| layer.kept.clone()).collect();
     let model = checkpoint.with_experts(&kept)?;
-    let layers = kept.iter().zip(scores).enumerate();
+    let layers = choices.into_iter().enumerate();
     let layers =
-        layers.map(|(layer, (kept, scores))| LayerExperts { layer, kept: kept.clone(), scores });
+        layers.map(|(layer, LayerChoice { kept, scores })| LayerExperts { layer, kept, scores });
     let record = ExpertRecord {
         before: checkpoint.config.expert_count(),
         after: model.config.expert_count(),
@@ -241,6 +259,57 @@ fn routing(
     placement: &Placement,
     progress: &dyn Progress,
 ) -> Result<Routing> {
+    let (decoder, cuts) = prepared(checkpoint, (tokens, of), memory::budget(of.memory), placement)?;
+    Ok(Routing::of(&decoder, &tokens.windows, &cuts, &|done, all| {
+        progress.at("experts", done as u64, all as u64);
+    })?)
+}
+
+/// Most tokens that a metric takes, where it does not take all: as many as are enough, and as the
+/// outputs of a layer's experts fit a quarter of the memory.
+fn most_tokens(
+    metric: ExpertMetric,
+    config: &ModelConfig,
+    of: &CalibrationSettings,
+) -> Option<usize> {
+    match metric {
+        ExpertMetric::Reap
+        | ExpertMetric::ReapSum
+        | ExpertMetric::Frequency
+        | ExpertMetric::Taylor
+        | ExpertMetric::Random => None,
+        ExpertMetric::Reconstruction => {
+            // As they are computed and as they are kept, in f32.
+            let of_token =
+                (2 * size_of::<f32>() * config.expert_count() * config.hidden_size) as u64;
+            let fits = memory::budget(of.memory) / 4 / of_token.max(1);
+            Some(RECONSTRUCTED.min(usize::try_from(fits).unwrap_or(usize::MAX)))
+        }
+    }
+}
+
+/// Experts chosen by what their layers give, on samples that are few enough.
+fn reconstructed(
+    checkpoint: &Checkpoint,
+    (tokens, of): (&TokenSet, &CalibrationSettings),
+    removed: usize,
+    placement: &Placement,
+    progress: &dyn Progress,
+) -> Result<Vec<LayerChoice>> {
+    let memory = memory::budget(of.memory) / 4 * 3;
+    let (decoder, cuts) = prepared(checkpoint, (tokens, of), memory, placement)?;
+    Ok(reconstruction(&decoder, &tokens.windows, (&cuts, removed), &|done, all| {
+        progress.at("experts", done as u64, all as u64);
+    })?)
+}
+
+/// A decoder that reads the model block by block, and how a forward pass is cut for it.
+fn prepared(
+    checkpoint: &Checkpoint,
+    (tokens, of): (&TokenSet, &CalibrationSettings),
+    memory: u64,
+    placement: &Placement,
+) -> Result<(Decoder, PassCuts)> {
     let wanted = Wanted {
         samples: &tokens.windows,
         terms: Terms::Activations,
@@ -249,12 +318,8 @@ fn routing(
         calibration_digest: tokens.digest,
         seed: of.seed,
     };
-    let memory = memory::budget(of.memory);
     let cuts = cut(checkpoint, &wanted, streamed(checkpoint, placement), memory)?.cuts;
-    let decoder = Decoder::load(checkpoint, placement, Residency::Streamed)?;
-    Ok(Routing::of(&decoder, &tokens.windows, &cuts, &|done, all| {
-        progress.at("experts", done as u64, all as u64);
-    })?)
+    Ok((Decoder::load(checkpoint, placement, Residency::Streamed)?, cuts))
 }
 
 #[cfg(test)]

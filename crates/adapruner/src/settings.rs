@@ -9,7 +9,8 @@ use adapruner_prune::{Form, Importance, PlanOptions, Reduction, masks::MaskOptio
 use serde::Serialize;
 
 use crate::{
-    depth::DepthSettings, experts::ExpertSettings, outputs::OutputSettings, target::Target, vocabulary::VocabularySettings,
+    depth::DepthSettings, experts::ExpertSettings, outputs::OutputSettings, target::Target,
+    vocabulary::VocabularySettings,
 };
 
 /// Where and in which number type models run.

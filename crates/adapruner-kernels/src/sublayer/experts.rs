@@ -132,6 +132,23 @@ impl Experts {
         self.residual.add(stream, &sum.reshape(x.shape())?)
     }
 
+    /// The router's logits of all experts, and what each gives of every row, whichever it takes.
+    ///
+    /// # Shapes
+    /// `[.., H]` → f32 `[R, E]` and of each expert `[R, H]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn everything(&self, x: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
+        let h = match &self.norm {
+            Some(norm) => norm.apply(x)?,
+            None => x.clone(),
+        };
+        let h = h.reshape(((), x.dim(D::Minus1)?))?;
+        let given = self.each.iter().map(|run| run.down.apply(&run.channels(&h)?));
+        Ok((self.logits(&h)?, given.collect::<Result<_>>()?))
+    }
+
     /// Whether a weight of its own is a variable.
     fn tracked(&self) -> bool {
         let maps = |FeedForward { gate, up, down, .. }: &FeedForward| {
@@ -140,15 +157,12 @@ impl Experts {
         self.router.track_op() || self.each.iter().any(maps)
     }
 
-    /// Which rows take which experts, and how much of what these give.
+    /// The router's logits.
     ///
     /// # Shapes
-    /// `[R, H]`.
-    fn route(&self, h: &Tensor) -> Result<Routes> {
+    /// `[R, H]` → f32 `[R, E]`.
+    fn logits(&self, h: &Tensor) -> Result<Tensor> {
         let (experts, hidden) = self.router.dims2()?;
-        if experts != self.each.len() || !(1..=experts).contains(&self.chosen) {
-            bail!("{} of {} experts, a router of {experts}", self.chosen, self.each.len());
-        }
         let mut router = self.router.to_dtype(h.dtype())?;
         // Narrow products are not made by our own kernels, so that other rows may change a bit.
         if let Some(missing) = gemm::NARROW.checked_sub(experts).filter(|missing| *missing > 0) {
@@ -156,7 +170,19 @@ impl Experts {
             router = Tensor::cat(&[&router, &zeros], 0)?;
         }
         let logits = linear(h, &router, None)?.narrow(1, 0, experts)?.contiguous()?;
-        let logits = logits.to_dtype(DType::F32)?;
+        logits.to_dtype(DType::F32)
+    }
+
+    /// Which rows take which experts, and how much of what these give.
+    ///
+    /// # Shapes
+    /// `[R, H]`.
+    fn route(&self, h: &Tensor) -> Result<Routes> {
+        let experts = self.router.dim(0)?;
+        if experts != self.each.len() || !(1..=experts).contains(&self.chosen) {
+            bail!("{} of {} experts, a router of {experts}", self.chosen, self.each.len());
+        }
+        let logits = self.logits(h)?;
         let rows = logits.dim(0)?;
         if rows == 0 {
             return Ok(Routes { rows: vec![Arc::from([]); experts], weights: logits });

@@ -263,7 +263,9 @@ impl PrunePlan {
         let not_a_plan = |e: serde_json::Error| Error::Plan(format!("not a plan: {e}"));
         let Version { version } = serde_json::from_slice(json).map_err(not_a_plan)?;
         if version != PLAN_VERSION {
-            return check::malformed(format!("expected version {PLAN_VERSION}, found version {version}"));
+            return check::malformed(format!(
+                "expected version {PLAN_VERSION}, found version {version}"
+            ));
         }
         let plan: Self = serde_json::from_slice(json).map_err(not_a_plan)?;
         plan.check()?;

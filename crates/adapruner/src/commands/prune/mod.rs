@@ -27,7 +27,11 @@ use self::{
     prepared::Prepared,
     report::{Report, statistics_record, text},
 };
-use super::{CommonArgs, Perform, Session, learned::Samples, reduced::{self, Records}};
+use super::{
+    CommonArgs, Perform, Session,
+    learned::Samples,
+    reduced::{self, Records},
+};
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
     bars::Bars,

@@ -11,6 +11,7 @@
 //! | `reap-sum` | `Σ_{X_e} g_e · ‖f_e‖₂` | the same, rare experts counted as rare |
 //! | `frequency` | `\|X_e\| / T` | |
 //! | `taylor` | `Σ_s \|Σ_{X_e in s} g_e · ∂L_s/∂g_e\|` | first order of the loss in a factor on the expert, 1 → 0 |
+//! | `reconstruction` | `Σ_t ‖y_t − y_t(without e)‖²`, sets of experts measured together ([`reconstruction`]) | Lu et al., arXiv 2402.14800 |
 //! | `random` | drawn from a seed | the control |
 //!
 //! An expert that no token takes scores 0. The first order follows from a [`StatsBank`]: with `y`
@@ -19,6 +20,8 @@
 //! once an expert is gone.
 //!
 //! Axes: `E` experts.
+
+mod reconstruction;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -32,6 +35,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+pub use self::reconstruction::reconstruction;
 use crate::{
     bank::{StatsBank, Term},
     error::Result,
@@ -50,6 +54,8 @@ pub enum ExpertMetric {
     Frequency,
     /// The first order of the loss.
     Taylor,
+    /// The change of the mixture's output, of sets of experts.
+    Reconstruction,
     /// Drawn from a seed.
     Random,
 }
@@ -59,8 +65,29 @@ adapruner_choice::choice!(ExpertMetric, "metric of experts", {
     ReapSum => "reap-sum",
     Frequency => "frequency",
     Taylor => "taylor",
+    Reconstruction => "reconstruction",
     Random => "random",
 });
+
+/// Which experts of a layer stay, and what each scored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerChoice {
+    /// Those that stay, ascending.
+    pub kept: Vec<usize>,
+    /// `E`.
+    pub scores: Vec<f64>,
+}
+
+impl LayerChoice {
+    /// Removes the `removed` experts of the smallest scores; of equal ones the first goes first.
+    pub fn by_scores(scores: Vec<f64>, removed: usize) -> Self {
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(a.cmp(&b)));
+        let mut kept = order.split_off(removed.min(order.len()));
+        kept.sort_unstable();
+        Self { kept, scores }
+    }
+}
 
 /// How tokens were routed to an expert.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -175,28 +202,16 @@ pub fn random_experts(config: &ModelConfig, seed: u64) -> Vec<Vec<f64>> {
     config.layers.iter().map(|_| draw()).collect()
 }
 
-/// The experts of each layer less the `count` of the smallest scores, ascending; of equal ones the
-/// first goes first.
-pub fn kept_experts(scores: &[Vec<f64>], count: usize) -> Vec<Vec<usize>> {
-    let layer = |scores: &Vec<f64>| {
-        let mut order: Vec<usize> = (0..scores.len()).collect();
-        order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(a.cmp(&b)));
-        let mut kept = order.split_off(count.min(order.len()));
-        kept.sort_unstable();
-        kept
-    };
-    scores.iter().map(layer).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_smallest_scores_go_and_of_equal_ones_the_first() {
-        let scores = [vec![0.3, 0.1, 0.0, 0.2], vec![0.0; 4]];
-        assert_eq!(kept_experts(&scores, 2), [[0, 3], [2, 3]]);
-        assert_eq!(kept_experts(&scores, 0), [[0, 1, 2, 3]; 2]);
+        let kept = |scores, removed| LayerChoice::by_scores(scores, removed).kept;
+        assert_eq!(kept(vec![0.3, 0.1, 0.0, 0.2], 2), [0, 3]);
+        assert_eq!(kept(vec![0.0; 4], 2), [2, 3]);
+        assert_eq!(kept(vec![0.0; 4], 0), [0, 1, 2, 3]);
     }
 
     #[test]
