@@ -184,8 +184,9 @@ impl Given {
         let layers = self.depth.drop_layers.is_some();
         let experts = self.experts.drop_experts.is_some();
         let given = [
-            ("learn-masks", self.masks.learn_masks.is_some_and(|steps| steps > 0)),
-            ("compensate", self.compensation.compensate.is_some() && !layers),
+            // These two are refused of models of experts, whatever is removed.
+            ("learn-masks", self.masks.learn_masks.is_some_and(|steps| steps > 0) && !experts),
+            ("compensate", self.compensation.compensate.is_some() && !layers && !experts),
             ("drop-attention", self.plan.drop_attention.is_some()),
             ("sensitivity", self.plan.sensitivity.is_some()),
         ];

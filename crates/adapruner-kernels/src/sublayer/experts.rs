@@ -100,8 +100,8 @@ impl Experts {
             // Row 0 for those that fill it up.
             let ids: Vec<u32> = rows.iter().copied().chain(std::iter::repeat_n(0, fill)).collect();
             let run = of(expert, rows);
-            let places_of = Tensor::from_slice(&ids, ids.len(), device)?;
-            let channels = run.channels(&h.index_select(&places_of, 0)?)?;
+            let index = Tensor::from_slice(&ids, ids.len(), device)?;
+            let channels = run.channels(&h.index_select(&index, 0)?)?;
             let gives = run.down.apply(&channels)?;
             if let Some(show) = show.as_mut() {
                 let own = |all: &Tensor| all.narrow(0, 0, rows.len());
@@ -111,7 +111,7 @@ impl Experts {
                     rows,
                     channels: &own(&channels)?,
                     given: &own(&gives)?,
-                    weights: &own(&weights.index_select(&places_of, 0)?)?,
+                    weights: &own(&weights.index_select(&index, 0)?)?,
                 })?;
             }
             given.push(gives);

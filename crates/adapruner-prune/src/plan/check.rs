@@ -74,7 +74,7 @@ impl PrunePlan {
     }
 
     /// Checks what can be told without the model.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.version != PLAN_VERSION {
             return malformed(format!(
                 "expected version {PLAN_VERSION}, found version {}",

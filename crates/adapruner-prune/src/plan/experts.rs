@@ -2,7 +2,7 @@
 //!
 //! Axes: `E` experts before, `F` width of an expert.
 
-use adapruner_checkpoint::{Digest, ModelConfig};
+use adapruner_checkpoint::{Digest, LayerWidths, ModelConfig};
 
 use super::{LayerPlan, PrunePlan};
 
@@ -31,9 +31,9 @@ impl PrunePlan {
     pub fn kept_experts(&self, config: &ModelConfig) -> Option<Vec<Vec<usize>>> {
         let experts = config.experts?;
         let stay = counted(config, &self.layers).expert_count();
-        let of = |(kept, widths)| match kept {
-            &LayerPlan::NOTHING => (0..stay).collect(),
-            kept => kept.experts(config.expert_width(widths)),
+        let of = |(kept, widths): (&LayerPlan, &LayerWidths)| match *kept == LayerPlan::NOTHING {
+            true => (0..stay).collect(),
+            false => kept.experts(config.expert_width(widths)),
         };
         let kept = self.layers.iter().zip(&config.layers).map(of);
         (stay < experts.count).then(|| kept.collect())

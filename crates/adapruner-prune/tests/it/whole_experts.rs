@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use adapruner_checkpoint::{Architecture, Checkpoint, Experts, ModelConfig};
+use adapruner_checkpoint::{Architecture, Checkpoint, Experts, LayerWidths, ModelConfig};
 use adapruner_kernels::sublayer::Experts as Mixture;
 use adapruner_model::{
     Decoder, PassCuts, Placement, Places, Residency,
@@ -11,7 +11,7 @@ use adapruner_model::{
 };
 use adapruner_prune::{
     CollectOptions, Error, LayerChoice, LayerPlan, PlanOptions, PrunePlan, Routing, Terms, apply,
-    collect, expert_taylor, mask, plan, random_experts, without_experts,
+    collect, expert_taylor, mask, plan, random_experts, reconstruction, without_experts,
 };
 use candle_core::{D, DType, Device, Tensor};
 use proptest::prelude::*;
@@ -109,9 +109,9 @@ fn any_mixture() -> impl Strategy<Value = ModelConfig> {
     let experts = (2_usize..10, 0_usize..8, any::<bool>());
     (any_config(), family, experts).prop_map(|(of, architecture, (count, more, normalised))| {
         let each = of.expert_count();
-        let layers = of.layers.iter().map(|w| widths(w.query_heads, w.kv_heads, w.ffn / each));
-        let layers: Vec<_> = layers.map(|w| widths(w.query_heads, w.kv_heads, w.ffn * count));
-        let plain = ModelConfig::new(architecture, 24, 4, 50, layers.collect());
+        let sized = |w: &LayerWidths| widths(w.query_heads, w.kv_heads, w.ffn / each * count);
+        let layers = of.layers.iter().map(sized).collect();
+        let plain = ModelConfig::new(architecture, 24, 4, 50, layers);
         ModelConfig {
             experts: Some(Experts { count, chosen: 1 + more % (count - 1), normalised }),
             windows: plain.windows.iter().map(|window| window.map(|_| 3)).collect(),
@@ -305,7 +305,15 @@ fn scores_and_what_is_left_are_those_of_transformers() {
             seed: 1,
         };
         let bank = collect(&decoder, &samples, &options, &|_, _| {}).unwrap();
+        let left = expected.numbers("kept.0").len();
+        let removed = (&cuts, config.expert_count() - left);
+        let chosen = reconstruction(&decoder, &samples, removed, &|_, _| {}).unwrap();
+        for (layer, LayerChoice { kept, .. }) in chosen.iter().enumerate() {
+            let best = expected.numbers(&format!("best.{layer}"));
+            assert_eq!(kept.iter().map(|&e| e as f64).collect::<Vec<_>>(), best, "{name}, {layer}");
+        }
         for (metric, found) in [
+            ("reconstruction", chosen.into_iter().map(|layer| layer.scores).collect()),
             ("reap", routing.reap()),
             ("reap_sum", routing.reap_sum()),
             ("frequency", routing.frequency()),
