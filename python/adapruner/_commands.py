@@ -312,6 +312,7 @@ def compare_models(
     new_tokens: Value | bool | None = None,
     rounds: Value | bool | None = None,
     out: Value | bool | None = None,
+    report: Value | bool | None = None,
     force: bool = False,
     device: Value | bool | None = None,
     dtype: Value | bool | None = None,
@@ -341,8 +342,11 @@ def compare_models(
         prompt_tokens: Prompt lengths in tokens [default: 128,512, if they fit the context]
         new_tokens: Tokens to generate after the first one
         rounds: Measured rounds, after one warm-up round
-        out: Also write the printed result to this file
-        force: Replace that file if it exists
+        out: Also write the result to this file: as JSON with --json or where its name ends in
+        .json, else as Markdown
+        report: Also write a self-contained HTML page: the last model beside the first, size
+        against quality, all tables
+        force: Replace these files if they exist
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
@@ -373,6 +377,7 @@ def compare_models(
             ("--new-tokens", "value", new_tokens),
             ("--rounds", "value", rounds),
             ("--out", "value", out),
+            ("--report", "value", report),
             ("--force", "flag", force),
             ("--device", "value", device),
             ("--dtype", "value", dtype),
@@ -605,6 +610,7 @@ def prune(
     gguf_type: Value | bool | None = None,
     force: bool | None = None,
     dry_run: bool = False,
+    report: Value | bool | None = None,
     text: Value | bool | None = None,
     window: Value | bool | None = None,
     limit: Value | bool | None = None,
@@ -766,6 +772,8 @@ def prune(
         …) [default: the model's float type, f16 if it is quantised]
         force: Replace an existing output of this program
         dry_run: Print the plan, write nothing
+        report: Also write a self-contained HTML page: size, quality and speed before and after,
+        and the widths of every layer; replaced with --force
         text: Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
         (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation" choose the
         split)
@@ -853,6 +861,7 @@ def prune(
             ("--gguf-type", "value", gguf_type),
             ("--force", "switch", force),
             ("--dry-run", "flag", dry_run),
+            ("--report", "value", report),
             ("--text", "value", text),
             ("--window", "value", window),
             ("--limit", "value", limit),
@@ -1428,7 +1437,7 @@ def trials(
 
 
 def report(
-    study: Value,
+    study: Value | None = None,
     *,
     storage: Value | bool | None = None,
     recovery: Value | bool | None = None,
@@ -1438,19 +1447,21 @@ def report(
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Make an HTML page of a study: its result, its trials and its cost.
+    """Make an HTML page of a study or of a comparison of models.
 
-    The page is one self-contained file: best loss over trials and seconds, coefficients against
-    loss, importances of the parameters, chosen samples, widths of every layer, warnings, costs,
-    and the command that reproduces it; with --recovery, losses and learning rate of the
-    training; with --models, the models side by side, with standard errors and paired
-    differences.
+    The page is one self-contained file. Of a study: best loss over trials and seconds,
+    coefficients against loss, importances of the parameters, chosen samples, widths of every
+    layer, warnings, costs, and the command that reproduces it; with --recovery, losses and
+    learning rate of the training. With --models, it opens with the last model beside the first
+    and has size against quality, the models side by side, standard errors and paired
+    differences; that alone where no study is named. An --out that ends in .svg is the picture
+    of size against quality alone.
 
     Arguments:
         study: Folder of the study
         storage: Redis URL of the trials, as given to search
         recovery: Output folder of `recover`, to show its training too
-        models: Comparison of the resulting models, as written by compare-models --json --out
+        models: Comparison of the resulting models, as written by compare-models --out FILE.json
         out: File to write
         force: Replace the file if it exists
         no_verify: Do not check outputs of this program against the digests in their

@@ -1,6 +1,6 @@
 """The package as people use it, on the small fixture model. Run by `tools/wheel`.
 
-Needs numpy; with transformers and torch, what was written is opened there, too.
+Needs numpy and pandas; with transformers and torch, what was written is opened there, too.
 """
 
 from __future__ import annotations
@@ -179,6 +179,31 @@ class Package(unittest.TestCase):
 
         with self.assertRaises(LookupError):
             self.prune(self.folder / "out", progress=refuse)
+
+    def example(self, name: str, *words: object) -> str:
+        """What an example prints."""
+        path = Path(__file__).resolve().parents[1] / "examples" / f"{name}.py"
+        ran = subprocess.run(
+            [sys.executable, path, *map(str, words)], capture_output=True, text=True
+        )
+        self.assertEqual(ran.returncode, 0, f"{ran.stdout}\n{ran.stderr}")
+        return ran.stdout
+
+    def test_the_examples_run(self) -> None:
+        text = FIXTURES / "text.txt"
+        (self.folder / "validation.txt").write_text(text.read_text())
+        budget = self.folder / "budget"
+        said = self.example("fit_a_budget", FIXTURES, self.calibration, text, budget)
+        self.assertIn("perplexity", said)
+        self.assertIn("<html", (budget / "page.html").read_text())
+        study = self.folder / "search"
+        lines = [self.calibration, self.folder / "validation.txt", text, study, 5]
+        self.assertIn("perplexity", self.example("search_as_table", FIXTURES, *lines))
+        self.assertTrue((study / "study.html").is_file())
+        if transformers() is not None:
+            beside = self.folder / "beside"
+            said = self.example("beside_transformers", FIXTURES, self.calibration, beside)
+            self.assertIn("greedy tokens", said)
 
     def test_every_command_is_documented(self) -> None:
         for name in adapruner.__all__:

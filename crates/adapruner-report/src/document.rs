@@ -2,8 +2,9 @@
 
 use crate::html::Html;
 use crate::number::{count, percent, percent_of};
-use crate::page::Page;
+use crate::page::{Page, Trade};
 use crate::section::{SECTIONS, headline};
+use crate::svg::{CHARTS, COLOURS, trade};
 
 const STYLE: &str = include_str!("style.css");
 /// Nothing is loaded, nothing runs; only our own style sheet applies.
@@ -20,6 +21,14 @@ pub fn render(page: &Page) -> String {
     html.finish()
 }
 
+/// Size against quality of some models as an SVG document that needs nothing else. It follows
+/// the reader's light or dark theme.
+pub fn picture(of: &Trade) -> String {
+    let mut svg = Html::new("");
+    trade::trade(&mut svg, of, true);
+    svg.finish() + "\n"
+}
+
 fn head(page: &Page, html: &mut Html) {
     html.void("meta", &[("charset", &"utf-8")]);
     html.void("meta", &[("http-equiv", &"Content-Security-Policy"), ("content", &POLICY)]);
@@ -33,14 +42,18 @@ fn head(page: &Page, html: &mut Html) {
         &[("name", &"generator"), ("content", &format!("adapruner {}", page.version))],
     );
     html.leaf("title", &[], title(page));
-    html.element("style", &[], |html| html.raw(STYLE));
+    html.element("style", &[], |html| {
+        [COLOURS, CHARTS, STYLE].into_iter().for_each(|rules| html.raw(rules));
+    });
 }
 
 fn body(page: &Page, html: &mut Html) {
     let shown = || SECTIONS.iter().filter(|section| (section.shown)(page));
     html.element("header", &[], |html| {
         html.leaf("h1", &[], title(page));
-        html.element("p", &[("class", &"model")], |html| model(page, html));
+        if !page.model.path.is_empty() {
+            html.element("p", &[("class", &"model")], |html| model(page, html));
+        }
         headline::tiles(page, html);
         warnings(page, html);
         if shown().count() > 1 {
@@ -71,7 +84,7 @@ fn body(page: &Page, html: &mut Html) {
 }
 
 fn title(page: &Page) -> &str {
-    if page.title.trim().is_empty() { "Pruning search" } else { &page.title }
+    if page.title.trim().is_empty() { "adapruner" } else { &page.title }
 }
 
 fn model(page: &Page, html: &mut Html) {

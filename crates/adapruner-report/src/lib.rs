@@ -1,4 +1,4 @@
-//! The result of a pruning search as one self-contained HTML page.
+//! The result of a pruning search, or of a comparison of models, as one self-contained HTML page.
 //!
 //! [`render`] turns a [`Page`], which is plain data, into a document without scripts and
 //! without any reference outside itself (its own content security policy forbids both). Its
@@ -26,11 +26,12 @@ mod page;
 mod section;
 mod svg;
 
-pub use document::render;
+pub use document::{picture, render};
 pub use page::{
     ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
     Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
-    State, TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
+    State, TestMedian, TextFacts, Tile, Trade, TradePoint, TrainingStep, TrialPoint, TrialsToMatch,
+    Value, Width,
 };
 
 #[cfg(doctest)]

@@ -273,6 +273,12 @@ pub struct TrialsToMatch {
 pub struct Models {
     /// Their names.
     pub names: Vec<String>,
+    /// The last model beside the first, one figure a tile: the header of the page.
+    #[serde(default)]
+    pub verdict: Vec<Tile>,
+    /// Size against quality; none where no quality was measured.
+    #[serde(default)]
+    pub trade: Option<Trade>,
     /// Rows of figures: what it is, then a cell for each model.
     pub figures: Vec<Vec<String>>,
     /// Headings of the differences.
@@ -281,6 +287,39 @@ pub struct Models {
     pub differences: Vec<Vec<String>>,
     /// What the reader must know of them.
     pub notes: Vec<String>,
+}
+
+/// A figure that the reader came for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tile {
+    /// What it is of.
+    pub above: String,
+    /// The figure.
+    pub number: String,
+    /// How it was measured, or what it comes to.
+    pub below: String,
+}
+
+/// What models take against how good they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trade {
+    /// What the quality is, with its text; lower is better.
+    pub quality: String,
+    /// The models, in the order of their names.
+    pub points: Vec<TradePoint>,
+}
+
+/// A model of a [`Trade`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TradePoint {
+    /// Its name.
+    pub name: String,
+    /// Bytes of its tensors as they are stored.
+    #[serde(with = "nullable")]
+    pub bytes: f64,
+    /// Its quality; lower is better.
+    #[serde(with = "nullable")]
+    pub quality: f64,
 }
 
 /// Correlations of losses and accuracies of pruned models.

@@ -13,10 +13,16 @@ pub(crate) mod lines;
 pub(crate) mod scatter;
 pub(crate) mod series;
 pub(crate) mod strips;
+pub(crate) mod trade;
 
 use std::fmt;
 
 use crate::html::Html;
+
+/// The colours of both themes, which page and charts share.
+pub(crate) const COLOURS: &str = include_str!("colours.css");
+/// The rules of charts.
+pub(crate) const CHARTS: &str = include_str!("charts.css");
 
 /// A coordinate: one decimal, and 0 for what has no place.
 #[derive(Clone, Copy)]
@@ -35,14 +41,43 @@ impl fmt::Display for Px {
 /// hovering.
 pub(crate) fn chart(
     html: &mut Html,
-    (width, height): (f64, f64),
+    size: (f64, f64),
     name: &str,
     content: impl FnOnce(&mut Html),
 ) {
-    let area = format!("0 0 {} {}", Px(width), Px(height));
-    html.element("svg", &[("viewBox", &area), ("role", &"img"), ("aria-label", &name)], content);
+    chart_of(html, size, name, false, content);
 }
 
+/// A chart that is a page's, or a document of its own, which says what it is and is drawn
+/// twice as large unless something else is asked for.
+pub(crate) fn chart_of(
+    html: &mut Html,
+    (width, height): (f64, f64),
+    name: &str,
+    alone: bool,
+    content: impl FnOnce(&mut Html),
+) {
+    let area = format!("0 0 {} {}", Px(width), Px(height));
+    let (wide, high) = (Px(2.0 * width), Px(2.0 * height));
+    let mut attributes: Vec<(&'static str, &dyn fmt::Display)> =
+        vec![("viewBox", &area), ("role", &"img"), ("aria-label", &name)];
+    if alone {
+        attributes.extend([
+            ("xmlns", &"http://www.w3.org/2000/svg" as &dyn fmt::Display),
+            ("width", &wide),
+            ("height", &high),
+        ]);
+    }
+    html.element("svg", &attributes, |html| {
+        if alone {
+            html.element("style", &[], |html| {
+                html.raw(COLOURS);
+                html.raw(CHARTS);
+            });
+        }
+        content(html);
+    });
+}
 /// Text at a place; `class` also says how it is aligned.
 pub(crate) fn label(html: &mut Html, class: &'static str, (x, y): (f64, f64), text: &str) {
     html.leaf("text", &[("class", &class), ("x", &Px(x)), ("y", &Px(y))], text);

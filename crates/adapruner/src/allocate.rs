@@ -1,18 +1,18 @@
-//! Where a model is cut, by what each cut costs: `--allocation measured`.
+//! Allocation of a cut over a model by measured loss: `--allocation measured`.
 //!
-//! From the whole model on, one step after the other is taken: a slice of a layer's feed-forward
-//! channels (the least important ones left by the static scores), its attention sublayer, or the
-//! whole layer. Each time it is the step with the least
+//! Starting from the dense model, the algorithm takes one step at a time until the budget is met.
+//! A step removes a slice of a layer's feed-forward channels (the least important remaining ones
+//! by the static scores), its attention sublayer, or the whole layer. Each time it takes the step
+//! with the lowest price on some calibration samples:
 //!
-//! `(loss after − loss before) / parameters it removes`
+//! `price = (loss after − loss before) / removed parameters`
 //!
-//! on some calibration samples, until the budget is met. What a step costs seldom falls when
-//! others are taken, so only the cheapest is measured again before it is taken (lazy greedy,
-//! Minoux 1978). Deterministic; about three passes of the samples through half the model for
-//! each step.
+//! The price of a step seldom falls when others are taken, so only the cheapest step is measured
+//! again before it is taken (lazy greedy, Minoux 1978). The algorithm is deterministic and costs
+//! about three passes of the samples through half the model for each step.
 //!
-//! What is chosen are widths over depth, attention sublayers and layers; which channels stay is
-//! left to scores and learned masks.
+//! It chooses widths over depth, attention sublayers and layers. Scores and learned masks then
+//! choose the channels.
 //!
 //! Losses are nats per predicted token.
 
@@ -28,10 +28,10 @@ use crate::{
     progress::Progress,
 };
 
-/// Steps that take all channels of a layer.
+/// Number of slices that a layer's channels are divided into.
 const SLICES: usize = 4;
 
-/// What a step takes.
+/// What a step removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Taken {
@@ -39,52 +39,51 @@ pub enum Taken {
     Channels,
     /// A layer's attention sublayer.
     Attention,
-    /// What is left of a layer.
+    /// The rest of a layer.
     Layer,
 }
 
-/// A step that was taken.
+/// A step of the allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The layer.
     pub layer: usize,
-    /// What went.
+    /// What it removed.
     pub taken: Taken,
-    /// Parameters that went.
+    /// Number of parameters that it removed.
     pub parameters: u64,
     /// The loss after it.
     pub loss: f64,
 }
 
-/// How a cut was allocated.
+/// Record of an allocation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AllocationRecord {
-    /// The samples that losses were measured on.
+    /// The calibration samples.
     pub samples: TokensRecord,
-    /// The loss before any step.
+    /// Loss of the dense model.
     pub loss: f64,
-    /// The steps, in their order.
+    /// The steps in order.
     pub steps: Vec<Step>,
 }
 
-/// A step that may be taken next.
+/// A possible next step.
 struct Candidate {
     layer: usize,
     taken: Taken,
     kept: LayerPlan,
     parameters: u64,
-    /// What the loss gains by it for each parameter, as it was measured last; minus infinity
-    /// before.
+    /// Its last measured price, in nats per parameter; minus infinity before the first.
     price: f64,
 }
 
-/// What may be taken of a layer next: its channels in slices, least important first, its
-/// attention, all of it.
+/// What remains of a layer after the next step of a kind: without a slice of its channels (least
+/// important first), without its attention, or nothing. `None` if there is no such step.
 fn next(kept: &LayerPlan, taken: Taken, (order, slice): (&[usize], usize)) -> Option<LayerPlan> {
     match taken {
         Taken::Channels => {
             let left = kept.ffn.len().checked_sub(slice).filter(|left| *left > 0)?;
-            // Least important first, so the last ones stay.
+            // The order has the least important first, so the last ones remain.
             let mut ffn = order[order.len() - left..].to_vec();
             ffn.sort_unstable();
             Some(LayerPlan { ffn, ..kept.clone() })
@@ -101,20 +100,20 @@ struct Allocator<'a> {
     checkpoint: &'a Checkpoint,
     options: &'a PlanOptions,
     model: Stepwise,
-    /// What of each layer is left.
+    /// What remains of each layer.
     kept: Vec<LayerPlan>,
-    /// Parameters that are left.
+    /// Number of remaining parameters.
     parameters: u64,
-    /// Channels of each layer, least important first, and how many of them are a slice.
+    /// Channels of each layer, least important first, and the size of a slice.
     channels: Vec<(Vec<usize>, usize)>,
     candidates: Vec<Candidate>,
-    /// The cheapest step as it was measured on the model as it is now, if that was not taken.
+    /// The cheapest step measured on the current model, if it has not been taken.
     held: Option<(usize, Taken, Trial)>,
     steps: Vec<Step>,
 }
 
 impl Allocator<'_> {
-    /// What may be taken of a layer next, with its price as far as it is known.
+    /// Adds the next step of a kind in a layer to the candidates, with its last known price.
     fn open(&mut self, layer: usize, taken: Taken, price: f64) {
         let (order, slice) = &self.channels[layer];
         let Some(kept) = next(&self.kept[layer], taken, (order, *slice)) else { return };
@@ -128,7 +127,7 @@ impl Allocator<'_> {
         self.candidates.push(Candidate { layer, taken, kept, parameters, price });
     }
 
-    /// A layer of the dense model cut to `kept`.
+    /// Measures the model with one layer cut to `kept`.
     fn measure(&self, layer: usize, kept: &LayerPlan) -> Result<Trial> {
         if *kept == LayerPlan::NOTHING {
             return Ok(self.model.measure(layer, None)?);
@@ -141,8 +140,8 @@ impl Allocator<'_> {
         Ok(self.model.measure(layer, Some(&cut))?)
     }
 
-    /// Takes the cheapest step that removes less than `most` parameters, or measures one
-    /// anew; whether there was any.
+    /// Takes the cheapest step that removes fewer than `most` parameters, or measures it again.
+    /// Returns whether there is such a step.
     fn advance(&mut self, most: u64) -> Result<bool> {
         let order = |a: &Candidate, b: &Candidate| {
             let prices = a.price.total_cmp(&b.price);
@@ -177,14 +176,14 @@ impl Allocator<'_> {
         (self.kept[layer], self.held) = (kept, None);
         self.parameters -= parameters;
         self.steps.push(Step { layer, taken, parameters, loss: self.model.loss() });
-        // What may follow in this layer; its other steps take less than before.
+        // Renew the steps of this layer, which now remove fewer parameters.
         let old: Vec<Candidate> = self.candidates.extract_if(.., |of| of.layer == layer).collect();
         old.iter().for_each(|of| self.open(layer, of.taken, of.price));
         self.open(layer, taken, price);
         Ok(true)
     }
 
-    /// `options` with what was taken.
+    /// `options` with the result of the allocation.
     fn options(&self) -> PlanOptions {
         let config = &self.checkpoint.config;
         let layers = self.kept.iter().zip(&config.layers).enumerate();
@@ -206,12 +205,13 @@ impl Allocator<'_> {
     }
 }
 
-/// Allocates a cut: `options` with the attention sublayers and layers that go and with the
-/// weights of the others, which spend the same budget where the steps spent it; layers that
-/// are protected stay whole.
+/// Allocates a cut. Returns `options` with the attention sublayers and layers to remove and with
+/// layer weights, by which the planner spends the same budget where the steps spent it. Protected
+/// layers remain whole.
 ///
 /// # Errors
-/// No samples, or such of unequal length; a loss that is not finite; damaged weights; no memory.
+/// No samples, or samples of unequal length; a loss that is not finite; damaged weights; lack of
+/// memory.
 pub fn measured(
     checkpoint: &Checkpoint,
     scores: &Scores,
@@ -249,7 +249,7 @@ pub fn measured(
     loop {
         let missing = goal.saturating_sub(whole - allocator.parameters);
         progress.at("allocation", goal - missing, goal);
-        // A step may not take more than half of itself too much.
+        // At most half of a step may exceed the budget.
         if !allocator.advance(2 * missing)? {
             break;
         }

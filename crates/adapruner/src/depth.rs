@@ -1,9 +1,10 @@
-//! Which layers of a model are removed whole.
+//! Removal of whole layers.
 //!
-//! By *block influence* (ShortGPT, Men et al., arXiv 2403.03853): `1 − cos(x, y)` of what
-//! enters and what leaves a layer, the mean over all tokens; the layers that turn the stream
-//! least go. One forward pass. By *loss*: the layer without which the loss of some samples
-//! grows least goes, then the next, measured without those before it ([`removal_order`]).
+//! *Block influence* (ShortGPT, Men et al., arXiv 2403.03853) is the mean over all tokens of
+//! `1 − cos(x, y)`, where `x` enters a layer and `y` leaves it. The layers with the lowest
+//! influence are removed; this takes one forward pass. By *loss*, the layer whose removal
+//! increases the loss of the samples least is removed first, then the next one, measured without
+//! the first ([`removal_order`]).
 //!
 //! Losses are nats per predicted token.
 
@@ -22,15 +23,15 @@ use crate::{
     progress::Progress,
 };
 
-/// Most calibration samples that layers are measured on.
+/// Maximum number of calibration samples to measure layers on.
 pub const SAMPLES: usize = 16;
 
-/// Which layers go.
+/// The layers to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layers {
-    /// So many, the cheapest.
+    /// This many of the cheapest.
     Count(usize),
-    /// These, ascending.
+    /// The layers with these indices, ascending.
     These(Vec<usize>),
 }
 
@@ -64,7 +65,7 @@ impl FromStr for Layers {
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (number(first)?, number(last)?);
-            // No model has so many.
+            // More layers than any model has.
             if first > last || last - first > 100_000 {
                 return Err(refused());
             }
@@ -76,14 +77,14 @@ impl FromStr for Layers {
     }
 }
 
-/// What layers are chosen by.
+/// How to choose the layers to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LayerMetric {
     /// Block influence.
     #[default]
     Influence,
-    /// The loss without them.
+    /// Loss of the model without them.
     Loss,
 }
 
@@ -92,13 +93,13 @@ adapruner_choice::choice!(LayerMetric, "metric of layers", {
     Loss => "loss",
 });
 
-/// What is asked of a model's depth.
+/// Settings of layer removal.
 #[derive(Debug, Clone, Serialize)]
 pub struct DepthSettings {
-    /// Which layers go.
+    /// The layers to remove.
     #[serde(serialize_with = "display")]
     pub layers: Layers,
-    /// What they are chosen by, where that is not said.
+    /// How to choose them if only their number is given.
     pub metric: LayerMetric,
 }
 
@@ -106,34 +107,34 @@ fn display<T: fmt::Display, S: serde::Serializer>(value: &T, to: S) -> Result<S:
     to.collect_str(value)
 }
 
-/// A layer that is removed.
+/// A removed layer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RemovedLayer {
-    /// Its index in the model before.
+    /// Its index in the original model.
     pub layer: usize,
-    /// Its block influence, or what the loss gained when it went after those before it.
+    /// Its block influence, or the increase of the loss when it was removed after those before it.
     pub cost: f64,
 }
 
-/// How layers were chosen.
+/// Record of how the layers were chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChosenBy {
     /// The metric.
     pub metric: LayerMetric,
-    /// The samples that it was measured on.
+    /// The calibration samples.
     pub samples: TokensRecord,
-    /// In the order in which they go.
+    /// The layers in the order of their removal.
     pub layers: Vec<RemovedLayer>,
 }
 
-/// A model's layers before and after.
+/// Record of layer removal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DepthRecord {
     /// Number of layers before.
     pub before: usize,
-    /// Those that are removed, ascending.
+    /// Indices of the removed layers, ascending.
     pub removed: Vec<usize>,
-    /// How they were chosen; none where they were named.
+    /// How they were chosen; `None` if the user named them.
     pub chosen: Option<ChosenBy>,
 }
 
@@ -153,18 +154,18 @@ impl fmt::Display for DepthRecord {
     }
 }
 
-/// A model less some layers.
+/// A model without the removed layers.
 pub struct Chosen {
-    /// The model with the layers that stay.
+    /// The model with the remaining layers.
     pub model: Checkpoint,
-    /// Those layers, ascending, by their indices in the model before.
+    /// Indices of the remaining layers in the original model, ascending.
     pub kept: Vec<usize>,
-    /// How they were chosen.
+    /// How the others were chosen.
     pub record: DepthRecord,
 }
 
 impl DepthSettings {
-    /// Whether samples are needed to choose.
+    /// Whether calibration samples are needed.
     pub fn is_measured(&self) -> bool {
         match self.layers {
             Layers::Count(_) => true,
@@ -172,10 +173,10 @@ impl DepthSettings {
         }
     }
 
-    /// Refuses layers that a model does not have, or all of them.
+    /// Checks the settings against the number of layers of a model.
     ///
     /// # Errors
-    /// Then.
+    /// Layers that the model does not have, none, or all of them.
     pub fn check(&self, layers: usize) -> Result<()> {
         let (count, odd) = match &self.layers {
             Layers::Count(count) => (*count, None),
@@ -201,12 +202,12 @@ impl DepthSettings {
     }
 }
 
-/// Removes layers of a model; those that `settings` does not name are chosen by some of
-/// `samples`, spread evenly over them.
+/// Removes layers from a model. If `settings` gives only their number, they are chosen on at most
+/// [`SAMPLES`] of `samples`, evenly spread.
 ///
 /// # Errors
-/// Layers that the model does not have, or all of them; no samples where some are needed; a
-/// loss that is not finite, damaged weights, no memory.
+/// Layers that the model does not have, or all of them; no samples although they are needed; a
+/// loss that is not finite; damaged weights; lack of memory.
 pub fn choose(
     checkpoint: &Checkpoint,
     settings: &DepthSettings,
@@ -237,7 +238,7 @@ pub fn choose(
     Ok(Chosen { model, kept, record: DepthRecord { before, removed, chosen } })
 }
 
-/// The dense model, and what it computes of some samples behind each layer.
+/// The dense model, and its hidden states of the samples after each layer.
 fn run(
     checkpoint: &Checkpoint,
     samples: &TokenSet,
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn at_least_one_layer_goes_and_one_stays() {
+    fn at_least_one_layer_is_removed_and_one_remains() {
         let check = |text: &str| {
             let layers = text.parse().unwrap();
             DepthSettings { layers, metric: LayerMetric::Loss }.check(4)

@@ -1,15 +1,15 @@
-//! The order in which parts of a model are best removed, by measured losses.
+//! Lazy greedy removal: the order in which to remove parts of a model, by measured loss.
 
 use anyhow::Result;
 
-/// All of `candidates` in the order in which they are best removed, each with what the loss
-/// gains when it goes after those before it. `loss_without` measures the loss without some of
-/// them; `told` hears how many steps of the work are done, and of how many.
+/// Orders all `candidates` for removal. Each entry is a candidate and its cost: the increase of
+/// the loss when it is removed after those before it. `loss_without` measures the loss without
+/// the given candidates; `told` is called with the steps done and the number of steps.
 ///
-/// The first `count` are a greedy choice. What a part costs seldom falls when others are gone,
-/// so only the cheapest is measured again before it is taken (lazy evaluation, Minoux 1978);
-/// what is found to cost more goes back among the others, which follow by what was measured
-/// last.
+/// The first `count` entries are a greedy choice. The cost of a part seldom falls when others are
+/// removed, so only the cheapest candidate is measured again before it is removed (lazy
+/// evaluation, Minoux 1978). If it now costs more, it returns to the others. The entries after
+/// `count` are in the order of their last measured costs.
 ///
 /// # Errors
 /// Those of `loss_without`.
@@ -22,7 +22,7 @@ pub fn removal_order(
     let count = count.min(candidates.len());
     let work = (candidates.len() + count) as u64;
     let mut loss = loss_without(&[])?;
-    // What each costs, and how many were gone when that was measured.
+    // Cost, candidate, and how many were removed when the cost was measured.
     let mut costs = Vec::with_capacity(candidates.len());
     for &part in candidates {
         costs.push((loss_without(&[part])? - loss, part, 0));
@@ -53,7 +53,7 @@ pub fn removal_order(
 mod tests {
     use super::*;
 
-    /// Parts 1 and 2 stand in for each other: either is cheap, both are not.
+    /// Parts 1 and 2 can replace each other: removing one is cheap, removing both is not.
     fn loss(gone: &[usize]) -> f64 {
         let alone: f64 = gone.iter().map(|part| [3.0, 0.5, 0.6, 1.0][*part]).sum();
         let both = gone.contains(&1) && gone.contains(&2);
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_stand_in_for_each_other_do_not_both_go() {
+    fn parts_that_replace_each_other_are_not_both_removed() {
         let mut asked = 0;
         let mut measure = |gone: &[usize]| {
             asked += 1;
@@ -71,12 +71,12 @@ mod tests {
         let parts: Vec<usize> = order.iter().map(|(part, _)| *part).collect();
         assert_eq!(parts, [1, 3, 0, 2]);
         assert!((order[1].1 - 1.0).abs() < 1e-12 && (order[3].1 - 5.6).abs() < 1e-12);
-        // The whole, each alone, and two of them once more.
+        // The whole model, each part alone, and two parts a second time.
         assert_eq!(asked, 1 + 4 + 2);
     }
 
     #[test]
-    fn all_may_go_and_none() {
+    fn any_number_of_parts_can_be_removed() {
         for count in [0, 4, 9] {
             let mut measure = |gone: &[usize]| Ok(loss(gone));
             let order = removal_order(&[0, 1, 2, 3], count, &mut measure, &|_, _| ()).unwrap();

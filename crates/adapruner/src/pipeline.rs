@@ -88,6 +88,19 @@ pub struct Evaluation {
     pub tokens_per_second: f64,
 }
 
+impl Evaluation {
+    /// The record of what was read.
+    pub fn tokens(&self) -> TokensRecord {
+        TokensRecord {
+            text: self.text.clone(),
+            text_digest: self.text_digest,
+            tokens_digest: self.tokens_digest,
+            windows: self.loss.windows,
+            window: self.loss.window,
+        }
+    }
+}
+
 /// A text for cutting into windows of the model, each of which begins with BOS if the family
 /// always runs with it.
 fn read(checkpoint: &Checkpoint, settings: &TextSettings) -> Result<Text> {

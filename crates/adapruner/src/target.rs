@@ -1,6 +1,6 @@
-//! A size that a pruned model must fit: the smallest share of parameters to remove for it.
+//! A target size: the smallest cut whose file fits.
 //!
-//! The size of a file follows from a plan alone ([`Stored::bytes`]); no weight is read for it.
+//! The size of a file follows from a plan alone ([`Stored::bytes`]), so no weight is read.
 
 use adapruner_checkpoint::{Checkpoint, Digest};
 use adapruner_prune::{Error as PruneError, PlanOptions, PrunePlan, Scores, apply, plan};
@@ -9,33 +9,33 @@ use serde::Serialize;
 
 use crate::{advice::advised, outputs::Stored};
 
-/// Ratios are found to so much.
+/// Resolution of the bisection over ratios.
 const STEP: f64 = 1e-4;
 
-/// Most bytes of a model as it is written.
+/// Maximum size of a model as it is written.
 #[derive(Debug, Clone, Serialize)]
 pub struct Target {
-    /// The bytes.
+    /// In bytes.
     pub bytes: u64,
-    /// How it is written.
+    /// Format and type of the written model.
     pub stored: Stored,
 }
 
 impl Target {
-    /// Whether a model fits as it is.
+    /// Whether a model fits without a cut.
     ///
     /// # Errors
-    /// A model that cannot be written so.
+    /// A model that cannot be written in this format.
     pub fn holds(&self, model: &Checkpoint) -> Result<bool> {
         Ok(self.stored.bytes(model)? <= self.bytes)
     }
 
-    /// The plan that removes least of those that fit, its ratio found by bisection; `None` where
-    /// the model fits as it is.
+    /// The plan that removes least among those that fit, found by bisection over the ratio.
+    /// `None` if the model fits without a cut.
     ///
     /// # Errors
-    /// A size that no plan by these options reaches, with the least that one does; those of
-    /// [`plan`].
+    /// A size that no plan with these options reaches (the message names the smallest one that
+    /// is reached); errors of [`plan`].
     pub fn plan(
         &self,
         model: &Checkpoint,
@@ -74,7 +74,7 @@ impl Target {
             let middle = f64::midpoint(least, most);
             match made(middle) {
                 Ok((plan, bytes)) if bytes <= self.bytes => (best, most) = (plan, middle),
-                // Ratios of less than a step of width cannot be reached.
+                // Removes less than one step of width does.
                 Ok(_) => least = middle,
                 Err(error) => match error.downcast_ref() {
                     Some(PruneError::Unreachable { .. }) => least = middle,
@@ -85,7 +85,7 @@ impl Target {
         Ok(Some(best))
     }
 
-    /// A plan for a ratio, and the bytes of what it makes.
+    /// The plan for a ratio and the size of the model that it makes.
     fn made(
         &self,
         model: &Checkpoint,

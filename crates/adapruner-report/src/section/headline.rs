@@ -3,42 +3,50 @@
 use super::table::{Kind, table};
 use crate::html::Html;
 use crate::number::{NONE, count, nats, percent, percent_of, perplexity, prefixed, times};
-use crate::page::Page;
+use crate::page::{Page, Tile};
 
 /// Maximum number of test texts in the headline.
 const TILES: usize = 4;
 
-/// One tile for each number that the reader came for.
+/// One tile for each number that the reader came for: of the final model where models were
+/// compared, else of the search.
 pub(crate) fn tiles(page: &Page, html: &mut Html) {
     html.element("div", &[("class", &"tiles")], |html| {
-        for text in page.measured.iter().take(TILES) {
-            let change = format!("{} → {}", perplexity(text.dense), perplexity(text.pruned));
-            let below = format!("perplexity, dense → pruned: {}", times(text.pruned, text.dense));
-            tile(html, &text.text, &change, &below);
-        }
-        if let Some(best) = &page.best {
-            let below =
-                format!("nats per predicted token; perplexity {}", perplexity(best.perplexity));
-            tile(html, "best loss in the search", &nats(best.loss), &below);
-        }
-        let (before, ratio) = (page.model.parameters, page.model.ratio);
-        match page.model.parameters_after {
-            Some(after) => {
-                let removed = before.saturating_sub(after) as f64;
-                let sizes = format!(
-                    "{} → {}",
-                    prefixed(before as f64, "", 4),
-                    prefixed(after as f64, "", 4)
-                );
-                let below = format!("{} removed", percent_of(removed, before as f64));
-                tile(html, "parameters", &sizes, &below);
+        match page.models.as_ref().filter(|models| !models.verdict.is_empty()) {
+            Some(models) => {
+                for Tile { above, number, below } in &models.verdict {
+                    tile(html, above, number, below);
+                }
             }
-            None => {
-                let below = format!("{} to be removed", percent(ratio));
-                tile(html, "parameters", &prefixed(before as f64, "", 4), &below);
-            }
+            None => of_search(page, html),
         }
     });
+}
+
+fn of_search(page: &Page, html: &mut Html) {
+    for text in page.measured.iter().take(TILES) {
+        let change = format!("{} → {}", perplexity(text.dense), perplexity(text.pruned));
+        let below = format!("perplexity, dense → pruned: {}", times(text.pruned, text.dense));
+        tile(html, &text.text, &change, &below);
+    }
+    if let Some(best) = &page.best {
+        let below = format!("nats per predicted token; perplexity {}", perplexity(best.perplexity));
+        tile(html, "best loss in the search", &nats(best.loss), &below);
+    }
+    let (before, ratio) = (page.model.parameters, page.model.ratio);
+    match page.model.parameters_after {
+        Some(after) => {
+            let removed = before.saturating_sub(after) as f64;
+            let sizes =
+                format!("{} → {}", prefixed(before as f64, "", 4), prefixed(after as f64, "", 4));
+            let below = format!("{} removed", percent_of(removed, before as f64));
+            tile(html, "parameters", &sizes, &below);
+        }
+        None => {
+            let below = format!("{} to be removed", percent(ratio));
+            tile(html, "parameters", &prefixed(before as f64, "", 4), &below);
+        }
+    }
 }
 
 fn tile(html: &mut Html, above: &str, number: &str, below: &str) {

@@ -1,6 +1,6 @@
 //! What the page says, and that it leaves out what it has no data for.
 
-use adapruner_report::{Page, Sample, Value, render};
+use adapruner_report::{Page, Sample, Tile, Value, picture, render};
 
 use crate::example;
 use crate::markup::{self, Markup};
@@ -85,7 +85,7 @@ fn an_empty_page_has_a_headline_and_no_sections() {
     let markup = read(&Page::default());
     assert!(sections(&markup).is_empty());
     assert!(markup.elements.iter().all(|element| !["svg", "table"].contains(&&*element.name)));
-    assert!(markup.text.contains("Pruning search"));
+    assert!(markup.text.contains("adapruner"));
 }
 
 #[test]
@@ -125,8 +125,61 @@ fn every_chart_has_a_name() {
         }
     }
     // Two of the search, four correlations, ten parameters, importances, widths, three
-    // of the recovery.
-    assert_eq!(charts, 21);
+    // of the recovery, sizes.
+    assert_eq!(charts, 22);
+}
+
+#[test]
+fn sizes_are_drawn_against_quality() {
+    let models = example::page().models.expect("models");
+    let markup = read(&Page { models: Some(models.clone()), ..Page::default() });
+    let circles = |markup: &Markup| {
+        let all = markup.elements.iter().filter(|element| element.name == "circle");
+        let class = |element: &markup::Element| element.attributes[0].1.clone();
+        all.map(class).collect::<Vec<_>>()
+    };
+    // The last one has no quality, so it is listed and not drawn.
+    let expected = ["point", "point", "point beaten", "point", "point"];
+    assert_eq!(circles(&markup), expected);
+    for words in [
+        "Beaten by one that is no larger and no worse: 3 by 5.",
+        "dense-q4_k_m.gguf98.3 MB1.102",
+        "pruned-10/model-with-a-long-nam…90.2 MB1.148",
+        "unmeasured.gguf70.0 MB–",
+        "MB as stored",
+    ] {
+        assert!(markup.text.contains(words), "{words:?} is not on the page: {}", markup.text);
+    }
+    let trade = models.trade.expect("sizes");
+    let picture = picture(&trade);
+    assert!(picture.starts_with("<svg viewBox=\"0 0 360 "), "{picture}");
+    let drawn = markup::read(&format!("<!DOCTYPE html>\n{picture}")).expect("well formed");
+    assert_eq!(circles(&drawn), expected);
+    let attribute = |name: &str| {
+        let mut all = drawn.elements[0].attributes.iter();
+        all.find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    };
+    assert_eq!(attribute("xmlns"), Some("http://www.w3.org/2000/svg"));
+    assert!(attribute("width").is_some() && attribute("height").is_some());
+    assert!(picture.contains("prefers-color-scheme: dark"));
+}
+
+#[test]
+fn a_verdict_takes_the_place_of_the_searchs_figures() {
+    let mut page = example::page();
+    let before = read(&page).text;
+    assert!(before.contains("best loss in the search"));
+    let tile = |above: &str| Tile {
+        above: above.to_owned(),
+        number: "97.3 MB → 78.0 MB".to_owned(),
+        below: "19.8 % smaller".to_owned(),
+    };
+    let models = page.models.as_mut().expect("models");
+    models.verdict = vec![tile("bytes of the tensors"), tile("others")];
+    let after = read(&page).text;
+    assert!(after.contains("bytes of the tensors97.3 MB → 78.0 MB19.8 % smaller"), "{after}");
+    assert!(!after.contains("best loss in the search"));
+    check(&page).expect("as every page");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-const STYLE: &str = include_str!("../../src/style.css");
+const STYLE: &str = include_str!("../../src/colours.css");
 
 /// The colours of one theme by name.
 fn theme(block: &str) -> BTreeMap<&str, f64> {

@@ -4,7 +4,8 @@
 use adapruner_report::{
     ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
     Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
-    State, TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width,
+    State, TestMedian, TextFacts, Trade, TradePoint, TrainingStep, TrialPoint, TrialsToMatch,
+    Value, Width,
 };
 
 /// Numbers by splitmix64, uniform from 0 to 1.
@@ -199,6 +200,8 @@ fn models() -> Models {
     let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
     Models {
         names: row(&["dense", "pruned"]),
+        verdict: Vec::new(),
+        trade: Some(trade()),
         figures: vec![
             row(&["parameters", "134515008", "107612352 (80.0 %)"]),
             row(&["mean of seven (guessing 0.357)", "0.4429 ± 0.0132", "0.4107 (92.7 %) ± 0.0131"]),
@@ -221,6 +224,25 @@ fn models() -> Models {
         ])],
         notes: vec!["Differences are paired over the same questions.".to_owned()],
     }
+}
+
+/// Six files of a model, one of which is beaten by another and one was not measured.
+fn trade() -> Trade {
+    let point = |(name, megabytes, quality): (&str, f64, f64)| TradePoint {
+        name: name.to_owned(),
+        bytes: megabytes * 1e6,
+        quality,
+    };
+    let points = [
+        ("dense-q8_0.gguf", 144.8, 1.071),
+        ("dense-q4_k_m.gguf", 98.3, 1.102),
+        ("dense-q2_k.gguf", 88.1, 1.463),
+        ("pruned-10/model-with-a-long-name-that-is-cut.gguf", 90.2, 1.148),
+        ("pruned-20/model.gguf", 81.9, 1.216),
+        ("unmeasured.gguf", 70.0, f64::NAN),
+    ];
+    let quality = "bits per byte, wikitext2, windows of 128".to_owned();
+    Trade { quality, points: points.map(point).to_vec() }
 }
 
 /// A training of 900 steps with a teacher, validated on every 50 of them.

@@ -4,7 +4,8 @@
 use adapruner_report::{
     ArmRow, Best, BestValidation, CorrelationPoint, CorrelationRow, Correlations, CostRow,
     Estimate, Importance, LayerRow, Measured, ModelFacts, Models, Page, Recovery, Run, Sample,
-    State, TestMedian, TextFacts, TrainingStep, TrialPoint, TrialsToMatch, Value, Width, render,
+    State, TestMedian, TextFacts, Tile, Trade, TradePoint, TrainingStep, TrialPoint, TrialsToMatch,
+    Value, Width, render,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -200,9 +201,24 @@ fn estimate() -> impl Strategy<Value = Estimate> {
 fn models() -> impl Strategy<Value = Models> {
     let cells = || vec(string(), 0..4);
     let rows = || vec(vec(string(), 0..4), 0..4);
-    (cells(), rows(), cells(), rows(), cells()).prop_map(
-        |(names, figures, difference_headings, differences, notes)| Models {
+    let tile = (string(), string(), string()).prop_map(|(above, number, below)| Tile {
+        above,
+        number,
+        below,
+    });
+    let point = (string(), number(), number()).prop_map(|(name, bytes, quality)| TradePoint {
+        name,
+        bytes,
+        quality,
+    });
+    let trade =
+        (string(), vec(point, 0..6)).prop_map(|(quality, points)| Trade { quality, points });
+    let header = (vec(tile, 0..3), option::of(trade));
+    (cells(), header, rows(), cells(), rows(), cells()).prop_map(
+        |(names, (verdict, trade), figures, difference_headings, differences, notes)| Models {
             names,
+            verdict,
+            trade,
             figures,
             difference_headings,
             differences,

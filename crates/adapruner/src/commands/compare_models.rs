@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use adapruner::{
     VERSION,
-    compare_models::{Comparison, ComparisonSettings, compare, markdown},
+    compare_models::{self, Comparison, ComparisonSettings, compare, markdown},
     settings::RunSettings,
     zero_shot::{Questions, TaskSettings},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files};
 use adapruner_eval::zero_shot::Selection;
+use adapruner_study::journal::timestamp;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -18,6 +19,7 @@ use super::{MODEL, Perform, Session, latency::LatencyArgs};
 use crate::{
     args::{EvalArgs, RunArgs},
     printer::Printer,
+    search_args::command_line,
 };
 
 /// Compare models; the first one is the baseline.
@@ -29,6 +31,8 @@ use crate::{
 /// chance.
 ///
 /// Example: adapruner compare-models MODEL SMALLER --text wikitext2 --tasks boolq,piqa --data-dir data
+///
+/// Example: adapruner compare-models MODEL Q2_K.gguf SMALLER.gguf --text wikitext2 --report sizes.html
 #[derive(Debug, Args)]
 pub struct CompareModelsCommand {
     /// Hugging Face folders, GGUF files, or hub ids; the first is the baseline
@@ -66,11 +70,16 @@ pub struct CompareModelsCommand {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Also write the printed result to this file
+    /// Also write the result to this file: as JSON with --json or where its name ends in .json,
+    /// else as Markdown
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace that file if it exists
-    #[arg(long, requires = "out")]
+    /// Also write a self-contained HTML page: the last model beside the first, size against
+    /// quality, all tables
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Replace these files if they exist
+    #[arg(long)]
     force: bool,
     #[command(flatten)]
     run: RunArgs,
@@ -123,7 +132,9 @@ impl Perform for CompareModelsCommand {
         let files = tasks.fold(files, |files, task| files.read("--task-file", task));
         let folders = self.data_dir.iter();
         let files = folders.fold(files, |files, folder| files.search("--data-dir", folder));
-        Ok(self.out.iter().fold(files, |files, out| files.file("--out", out, self.force)))
+        let files = self.out.iter().fold(files, |files, out| files.file("--out", out, self.force));
+        let report = self.report.iter();
+        Ok(report.fold(files, |files, path| files.file("--report", path, self.force)))
     }
 
     fn run(&self, session: &Session) -> Result<()> {
@@ -138,17 +149,24 @@ fn run(args: &CompareModelsCommand, session: &Session) -> Result<()> {
         args.models.iter().map(|path| session.open(MODEL, path)).collect::<Result<Vec<_>>>()?;
     let settings = args.resolve(&models);
     let questions = settings.tasks.as_ref().map(Questions::read).transpose()?;
-    let out = args.out.as_ref().map(|path| session.writer.file(path)).transpose()?;
+    let begin = |path: &Option<PathBuf>| path.as_ref().map(|path| session.writer.file(path));
+    let (out, page) = (begin(&args.out).transpose()?, begin(&args.report).transpose()?);
     let bars = session.bars();
     let comparison = compare(&models, &settings, questions.as_ref(), &placement, &bars)?;
     let report = Report { comparison, settings: &settings, run: &run, version: VERSION };
     if let Some(out) = out {
-        let text = if args.json {
+        let named_json = args.out.as_ref().and_then(|out| out.extension());
+        let named_json = named_json.is_some_and(|end| end.eq_ignore_ascii_case("json"));
+        let text = if args.json || named_json {
             serde_json::to_string_pretty(&report)? + "\n"
         } else {
             markdown(&report.comparison)
         };
         out.write(text.as_bytes())?;
+    }
+    if let Some(staged) = page {
+        let page = compare_models::page(&report.comparison, command_line(), timestamp());
+        staged.write(adapruner_report::render(&page).as_bytes())?;
     }
     Printer::new(args.json).result(&report, |report| markdown(&report.comparison))
 }

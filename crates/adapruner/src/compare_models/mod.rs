@@ -4,6 +4,7 @@
 //! compared with the first question by question and window by window (see
 //! [`adapruner_eval::paired`]).
 
+mod page;
 mod shown;
 
 use std::f64::consts::LN_2;
@@ -19,11 +20,14 @@ use adapruner_model::Placement;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-pub use shown::{markdown, page};
+pub use page::facts;
+pub use page::{models, page, trade};
+pub use shown::markdown;
 
 use crate::{
     footprint::stored_bytes,
     latency::{Latency, LatencySettings, Timings, latency},
+    manifest::BeforeAfter,
     pipeline::{self, TokensRecord},
     progress::Progress,
     settings::EvalSettings,
@@ -47,6 +51,8 @@ pub struct ComparisonSettings {
 pub enum Kind {
     /// A count; the share of the first model's.
     Size,
+    /// What the model takes, in bytes; likewise.
+    Bytes,
     /// Lower is better; retained is the first model's divided by this.
     Perplexity,
     /// Lower is better, and comparable across tokenizers; likewise.
@@ -102,7 +108,9 @@ impl Row {
         let first = values.first().copied().unwrap_or(f64::NAN);
         let percent = |&value: &f64| match kind {
             Kind::Perplexity | Kind::BitsPerByte => 100.0 * (first / value),
-            Kind::Size | Kind::Accuracy | Kind::Speed | Kind::Seconds => 100.0 * (value / first),
+            Kind::Size | Kind::Bytes | Kind::Accuracy | Kind::Speed | Kind::Seconds => {
+                100.0 * (value / first)
+            }
         };
         let percent = values.iter().map(percent).collect();
         Self { name, kind, values, percent, sure: None }
@@ -207,7 +215,7 @@ pub fn compare(
     let of = |f: &dyn Fn(&Checkpoint) -> u64| checkpoints.iter().map(|c| f(c) as f64).collect();
     let mut rows = vec![
         Row::new("parameters".into(), Kind::Size, of(&|c| c.config.parameters())),
-        Row::new("bytes of the tensors".into(), Kind::Size, of(&stored_bytes)),
+        Row::new("bytes of the tensors".into(), Kind::Bytes, of(&stored_bytes)),
     ];
     let mut models = Vec::with_capacity(found);
     for checkpoint in checkpoints {
@@ -227,25 +235,10 @@ pub fn compare(
             measured.push(loss);
             model.texts.push(TokensRecord::of(&tokens));
         }
-        let last = |model: &Compared| model.texts.last().map(|text| text.tokens_digest);
-        let first = last(&models[0]);
-        if models.iter().any(|model| last(model) != first) {
-            notes.push(format!(
-                "{}: not all models see the same tokens, so perplexities per token cannot be \
-                 compared; bits per byte can",
-                text.text.text.display()
-            ));
-        }
         let read = format!("{}, windows of {}", text.text.text.display(), text.window);
-        let same = || models.iter().map(|model| last(model) == first);
-        let differences = measured.iter().zip(same()).enumerate().map(|(at, (one, same))| {
-            let (first, window) = (&measured[0].window_nll, one.window);
-            paired::windows(first, &one.window_nll, window).filter(|_| at > 0 && same)
-        });
-        let differences = differences.collect();
-        let losses = measured.iter().map(|one| (one.nll, one.nll_stderr)).collect();
-        rows.push(Row::perplexities(format!("perplexity, {read}"), losses, differences));
-        rows.extend(Row::bits_per_byte(format!("bits per byte, {read}"), &measured, same()));
+        let (found, note) = text_rows(&read, &models, &measured);
+        rows.extend(found);
+        notes.extend(note);
     }
     if let (Some(tasks), Some(questions)) = (&settings.tasks, questions) {
         let mut answered = Vec::with_capacity(found);
@@ -264,6 +257,60 @@ pub fn compare(
         }
     };
     Ok(Comparison { models, rows, latency, notes })
+}
+
+/// A model before and after it was cut, by one measurement. `sizes` are the parameters and bytes
+/// of the two, and `bytes` says what these are of.
+pub fn before_after(
+    names: [String; 2],
+    (sizes, bytes): ([(u64, u64); 2], String),
+    BeforeAfter { before, after }: &BeforeAfter,
+) -> Comparison {
+    let of = |pick: fn(&(u64, u64)) -> u64| sizes.iter().map(|size| pick(size) as f64).collect();
+    let both = [before, after];
+    let models: Vec<Compared> = both
+        .iter()
+        .zip(names)
+        .map(|(one, model)| Compared { model, digest: one.model_digest, texts: vec![one.tokens()] })
+        .collect();
+    let measured: Vec<Perplexity> = both.iter().map(|one| one.loss.clone()).collect();
+    let read = format!("{}, windows of {}", before.text, before.loss.window);
+    let (found, note) = text_rows(&read, &models, &measured);
+    let mut rows = vec![
+        Row::new("parameters".into(), Kind::Size, of(|size| size.0)),
+        Row::new(bytes, Kind::Bytes, of(|size| size.1)),
+    ];
+    rows.extend(found);
+    let speeds = both.iter().map(|one| one.tokens_per_second).collect();
+    rows.push(Row::new("tokens per second, one pass over the text".into(), Kind::Speed, speeds));
+    Comparison { models, rows, latency: None, notes: note.into_iter().collect() }
+}
+
+/// Perplexities and bits per byte of the text that was read last, and a note where the models
+/// do not read the same tokens.
+fn text_rows(
+    read: &str,
+    models: &[Compared],
+    measured: &[Perplexity],
+) -> (Vec<Row>, Option<String>) {
+    let last = |model: &Compared| model.texts.last().map(|text| text.tokens_digest);
+    let first = models.first().and_then(last);
+    let same = || models.iter().map(|model| last(model) == first);
+    let note = (!same().all(|same| same)).then(|| {
+        format!(
+            "{read}: not all models see the same tokens, so perplexities per token cannot be \
+             compared; bits per byte can"
+        )
+    });
+    let differences = measured.iter().zip(same()).enumerate().map(|(at, (one, same))| {
+        let (first, window) = (&measured[0].window_nll, one.window);
+        paired::windows(first, &one.window_nll, window).filter(|_| at > 0 && same)
+    });
+    let differences = differences.collect();
+    let losses = measured.iter().map(|one| (one.nll, one.nll_stderr)).collect();
+    let perplexities = Row::perplexities(format!("perplexity, {read}"), losses, differences);
+    let bits = Row::bits_per_byte(format!("bits per byte, {read}"), measured, same());
+    (std::iter::once(perplexities).chain(bits).collect(), note)
 }
 
 /// Every task by its metrics, and the means.

@@ -1,4 +1,4 @@
-//! A comparison as Markdown and as a section of the page, with the same cells.
+//! The tables of a comparison, and the comparison as Markdown.
 
 use adapruner_eval::paired::{Difference, FEWEST};
 
@@ -12,18 +12,18 @@ const BRACKETS: &str = "After ±, the standard error (of a perplexity that of it
      speeds and seconds the median over rounds.";
 
 /// The figures of every model, then the differences from the first one.
-struct Tables {
-    figures: Vec<Vec<String>>,
-    differences: Vec<Vec<String>>,
-    notes: Vec<String>,
+pub(super) struct Tables {
+    pub(super) figures: Vec<Vec<String>>,
+    pub(super) differences: Vec<Vec<String>>,
+    pub(super) notes: Vec<String>,
 }
 
 /// Headings of the differences.
-const HEADINGS: [&str; 6] =
+pub(super) const HEADINGS: [&str; 6] =
     ["figure", "model", "difference", "95 % interval", "retained", "retained above chance"];
 
 impl Tables {
-    fn of(comparison: &Comparison) -> Self {
+    pub(super) fn of(comparison: &Comparison) -> Self {
         let figures = comparison.rows.iter().map(figures).collect();
         let mut differences = Vec::new();
         for row in &comparison.rows {
@@ -51,7 +51,7 @@ fn figures(row: &Row) -> Vec<String> {
     let mut cells = vec![format!("{}{chance}", row.name)];
     for (at, (value, percent)) in row.values.iter().zip(&row.percent).enumerate() {
         let value = match row.kind {
-            Kind::Size => format!("{value:.0}"),
+            Kind::Size | Kind::Bytes => format!("{value:.0}"),
             Kind::Perplexity => format!("{value:.3}"),
             Kind::Accuracy | Kind::Seconds | Kind::BitsPerByte => format!("{value:.4}"),
             Kind::Speed => format!("{value:.1}"),
@@ -172,18 +172,6 @@ fn table(heads: &[String], words: usize, rows: &[Vec<String>]) -> String {
     format!("{}|{rules}|\n{rows}", line(heads))
 }
 
-/// The comparison as the page shows it.
-pub fn page(comparison: &Comparison) -> adapruner_report::Models {
-    let Tables { figures, differences, notes } = Tables::of(comparison);
-    adapruner_report::Models {
-        names: comparison.models.iter().map(|model| model.model.clone()).collect(),
-        figures,
-        difference_headings: HEADINGS.map(str::to_owned).to_vec(),
-        differences,
-        notes,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,7 +228,11 @@ mod tests {
         ] {
             assert!(shown.contains(line), "{line}\n{shown}");
         }
-        let page = page(&comparison(vec![accuracy([0.70, 0.60], 0.5, (-0.14, -0.06))]));
+        let page = crate::compare_models::models(&comparison(vec![accuracy(
+            [0.70, 0.60],
+            0.5,
+            (-0.14, -0.06),
+        )]));
         assert_eq!(page.differences[0][5], "50.0 %");
     }
 

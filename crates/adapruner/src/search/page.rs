@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use adapruner_prune::PlanTable;
 use adapruner_report::{
     ArmRow, Best, CostRow, Importance, LayerRow, Measured, ModelFacts, Page, Run as RunOfPage,
-    Sample, State, TestMedian, TextFacts, TrialPoint, TrialsToMatch, Value, Width,
+    Sample, State, TestMedian, TrialPoint, TrialsToMatch, Value, Width,
 };
 use adapruner_study::{Choice, Distribution, ParamValue, Trial, TrialState};
 use anyhow::{Context, Result};
@@ -16,7 +17,7 @@ use super::{
     objective::Cost,
     run::DIRECTION,
 };
-use crate::{VERSION, pipeline::TokensRecord};
+use crate::{VERSION, compare_models::facts as text};
 
 /// The page of a folder. `created` is the moment it is made, ISO 8601.
 ///
@@ -118,17 +119,7 @@ fn add_result(page: &mut Page, result: SearchResult) {
         })
         .collect();
     page.model.parameters_after = Some(result.plan.parameters_after);
-    page.layers = result
-        .plan
-        .rows
-        .iter()
-        .map(|row| LayerRow {
-            layer: row.layer,
-            query_heads: Width { before: row.before.query_heads, kept: row.after.query_heads },
-            kv_heads: Width { before: row.before.kv_heads, kept: row.after.kv_heads },
-            ffn: Width { before: row.before.ffn, kept: row.after.ffn },
-        })
-        .collect();
+    page.layers = layers(&result.plan);
     let cost = |phase: &str, cost: Cost| CostRow {
         phase: phase.to_owned(),
         seconds: cost.seconds,
@@ -156,14 +147,15 @@ fn add_result(page: &mut Page, result: SearchResult) {
     page.command = result.command;
 }
 
-fn text(role: &str, tokens: &TokensRecord) -> TextFacts {
-    TextFacts {
-        role: role.to_owned(),
-        name: tokens.text.clone(),
-        windows: tokens.windows,
-        window: tokens.window,
-        tokens_digest: tokens.tokens_digest.to_string(),
-    }
+/// The widths of every layer, before and after.
+pub fn layers(plan: &PlanTable) -> Vec<LayerRow> {
+    let rows = plan.rows.iter().map(|row| LayerRow {
+        layer: row.layer,
+        query_heads: Width { before: row.before.query_heads, kept: row.after.query_heads },
+        kv_heads: Width { before: row.before.kv_heads, kept: row.after.kv_heads },
+        ffn: Width { before: row.before.ffn, kept: row.after.ffn },
+    });
+    rows.collect()
 }
 
 fn label(arm: &Arm) -> String {

@@ -82,3 +82,65 @@ fn models_side_by_side() {
     assert!(error.contains("already exists"), "{error}");
     succeed(&format!("{line} --force"), &paths);
 }
+
+#[test]
+fn a_page_opens_with_the_last_model_and_draws_sizes() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let place = |name: &str| dir.path().join(name);
+    let (smaller, small, page) = (place("smaller"), place("small"), place("page.html"));
+    let (figures, svg, pruned) = (place("sizes.json"), place("sizes.svg"), place("pruned.html"));
+    let text = model.join("text.txt");
+    let paths = [
+        ("model", model.as_path()),
+        ("smaller", &smaller),
+        ("small", &small),
+        ("page", &page),
+        ("figures", &figures),
+        ("svg", &svg),
+        ("pruned", &pruned),
+        ("text", &text),
+    ];
+    let prune =
+        "prune {model} {bare} --importance magnitude_l1 --text {text} --window 32 --limit 4";
+    succeed(&format!("{prune} --ratio 0.1 --out {{smaller}} --report {{pruned}}"), &paths);
+    let said = json(&format!("{prune} --ratio 0.2 --out {{small}}"), &paths);
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+
+    // Of prune: the figures that it prints, and the widths.
+    let shown = read(&pruned);
+    for words in ["adapruner prune: ", "10.0 % fewer", "perplexity, ", "Kept widths"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+
+    // Of a comparison: the last model's figures are those of its own measurement.
+    let line = "compare-models {model} {smaller} {small} --text {text} --window 32 --limit 4 \
+                --no-latency --out {figures} --report {page}";
+    succeed(line, &paths);
+    let shown = read(&page);
+    let number = |of: &Value| of["perplexity"].as_f64().unwrap();
+    let (before, after) = (&said["evaluation"]["before"], &said["evaluation"]["after"]);
+    let verdict = format!("{:.2} → {:.2}", number(before), number(after));
+    for words in [verdict.as_str(), "20.0 % fewer", "MB as stored", "Models side by side"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    assert!(fail(line, &paths).contains("--force"));
+
+    // The recorded figures are drawn again, by themselves.
+    succeed("report --models {figures} --out {svg}", &paths);
+    let drawn = read(&svg);
+    assert!(drawn.starts_with("<svg ") && drawn.contains("bits per byte"), "{drawn}");
+    let again = json("report --models {figures} --out {page} --force", &paths);
+    assert_eq!(again["studies"], 0);
+    assert!(read(&page).contains(&verdict));
+}
+
+#[test]
+fn a_picture_needs_models_that_were_measured() {
+    let (model, dir) = (tiny(), tempdir().unwrap());
+    let (figures, svg) = (dir.path().join("sizes.json"), dir.path().join("sizes.svg"));
+    let paths = [("model", model.as_path()), ("figures", &figures), ("svg", &svg)];
+    succeed("compare-models {model} {model} {model} --no-latency --out {figures}", &paths);
+    let said = fail("report --models {figures} --out {svg}", &paths);
+    assert!(said.contains("at least three models, measured on a text"), "{said}");
+    assert!(!svg.exists());
+}

@@ -3,6 +3,8 @@
 mod prepared;
 mod report;
 
+use std::path::PathBuf;
+
 use adapruner::{
     allocate::AllocationRecord,
     caution::Caution,
@@ -94,6 +96,10 @@ pub struct PruneCommand {
     /// Print the plan, write nothing
     #[arg(long, help_heading = "Output")]
     dry_run: bool,
+    /// Also write a self-contained HTML page: size, quality and speed before and after, and the
+    /// widths of every layer; replaced with --force
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run", help_heading = "Output")]
+    report: Option<PathBuf>,
     #[command(flatten)]
     eval: EvalArgs,
     /// Measure even on text that shares passages with the calibration set
@@ -245,7 +251,11 @@ impl Perform for PruneCommand {
         let files = given.calibration.statistics(given.calibration.files(files));
         let files = given.compensation.files(given.masks.files(files));
         let output = self.output.over(&self.common.file()?.output);
-        Ok(if self.dry_run { files } else { output.files(files) })
+        if self.dry_run {
+            return Ok(files);
+        }
+        let (files, force) = (output.files(files), output.force.unwrap_or(false));
+        Ok(self.report.iter().fold(files, |files, path| files.file("--report", path, force)))
     }
 
     fn run(&self, session: &Session) -> Result<()> {
@@ -257,6 +267,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let mut typed = args.typed()?;
     let bars = session.bars();
     let run = typed.run.resolve()?;
+    let page = args.report.as_ref().map(|path| session.writer.file(path)).transpose()?;
     // What is wrong with the options is said before a model is fetched.
     if !typed.given.plan.has_target() {
         args.settings(&typed, &run, None, None)?;
@@ -360,6 +371,11 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         warnings,
         peak_memory_bytes,
     };
+    if let Some(staged) = page {
+        let page =
+            report::page(&report, &original, settings.output.as_ref().map(|of| of.out.as_path()))?;
+        staged.write(adapruner_report::render(&page).as_bytes())?;
+    }
     args.common.printer().result(&report, text)
 }
 

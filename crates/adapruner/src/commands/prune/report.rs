@@ -1,24 +1,34 @@
 //! What `prune` says of its result.
 
-use std::f64::consts::LN_2;
+use std::{f64::consts::LN_2, path::Path};
 
 use adapruner::{
+    VERSION,
     caution::{Caution, Pruned, collapse},
+    compare_models,
     depth::DepthRecord,
     experts::ExpertRecord,
     footprint::Footprint,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
     pipeline::TokensRecord,
+    search::page::layers,
     settings::{Chosen, PruneSettings},
     vocabulary::VocabularyRecord,
 };
 use adapruner_checkpoint::{Checkpoint, ModelConfig, text::TokenSet};
 use adapruner_eval::BitsPerByte;
 use adapruner_prune::{BankHeader, PlanOptions, PlanTable, PrunePlan};
+use adapruner_report::{ModelFacts, Page};
+use adapruner_study::journal::timestamp;
+use anyhow::Result;
 use serde::Serialize;
 
-use crate::printer::{bytes, table};
+use crate::{
+    printer::{bytes, table},
+    search_args::command_line,
+};
+
 /// What a person or a script is told.
 #[derive(Serialize)]
 pub(super) struct Report {
@@ -111,6 +121,42 @@ pub(super) fn statistics_record(
         calibration: TokensRecord::of(calibration?),
         seed: header.seed,
         mean_loss: header.losses.iter().sum::<f64>() / header.losses.len() as f64,
+    })
+}
+
+/// The result as a page; `out` is where the model was written.
+pub(super) fn page(report: &Report, original: &Checkpoint, out: Option<&Path>) -> Result<Page> {
+    let (plan, footprint) = (&report.plan, &report.footprint);
+    let source = original.origin.display().to_string();
+    let written = out.map_or_else(|| "pruned".to_owned(), |out| out.display().to_string());
+    let measured = report.evaluation.as_ref().or(report.held_out.as_ref());
+    let compared = measured.zip(footprint.files.first()).map(|(measured, of)| {
+        let sizes =
+            [(plan.parameters_before, footprint.source_bytes), (plan.parameters_after, of.bytes)];
+        let names = [source.clone(), written];
+        let bytes = format!("bytes of the tensors before, of the {} files after", of.format);
+        compare_models::before_after(names, (sizes, bytes), measured)
+    });
+    let texts = measured.iter().map(|of| compare_models::facts("measured on", &of.before.tokens()));
+    Ok(Page {
+        title: format!("adapruner prune: {source}"),
+        version: VERSION.to_owned(),
+        command: command_line(),
+        created: timestamp(),
+        model: ModelFacts {
+            path: source,
+            digest: original.digest()?.to_string(),
+            parameters: plan.parameters_before,
+            parameters_after: Some(plan.parameters_after),
+            ratio: plan.requested_ratio,
+            layout: String::new(),
+        },
+        texts: texts.collect(),
+        models: compared.as_ref().map(compare_models::models),
+        layers: layers(plan),
+        warnings: report.warnings.clone(),
+        peak_memory_bytes: report.peak_memory_bytes,
+        ..Page::default()
     })
 }
 
