@@ -184,20 +184,25 @@ fn sets(count: usize, size: usize) -> Option<Vec<Vec<usize>>> {
     (all.len() <= SETS).then_some(all)
 }
 
-/// The layer that is run, what is known of it, and what was chosen of those before it.
-struct Seen {
-    removed: usize,
-    state: Mutex<(Vec<LayerChoice>, Option<(usize, Outputs)>)>,
+/// The layer that is run, and what was chosen of those before it.
+#[derive(Default)]
+struct State {
+    done: Vec<LayerChoice>,
+    open: Option<(usize, Outputs)>,
 }
 
-impl Seen {
-    /// Chooses of the layer that was run.
-    fn finish(&self) -> Vec<LayerChoice> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (done, open) = &mut *state;
-        done.extend(open.take().map(|(_, outputs)| Mixed::new(&outputs).choose(self.removed)));
-        std::mem::take(done)
+impl State {
+    /// Chooses `removed` experts of the layer that was run.
+    fn close(&mut self, removed: usize) {
+        let choice = self.open.take().map(|(_, outputs)| Mixed::new(&outputs).choose(removed));
+        self.done.extend(choice);
     }
+}
+
+/// Keeps what the experts of one layer give.
+struct Seen {
+    removed: usize,
+    state: Mutex<State>,
 }
 
 impl InputObserver for Seen {
@@ -208,12 +213,11 @@ impl InputObserver for Seen {
     fn mixture(&self, layer: usize, mixture: &Experts, x: &Tensor) -> CandleResult<()> {
         let outputs = Outputs::of(mixture, x)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (done, open) = &mut *state;
-        match open {
+        match &mut state.open {
             Some((of, begun)) if *of == layer => begun.extend(outputs),
             Some(_) | None => {
-                let before = open.replace((layer, outputs));
-                done.extend(before.map(|(_, outputs)| Mixed::new(&outputs).choose(self.removed)));
+                state.close(self.removed);
+                state.open = Some((layer, outputs));
             }
         }
         Ok(())
@@ -238,7 +242,9 @@ pub fn reconstruction(
     // One group, so that a layer is run once.
     let cuts = PassCuts { group_tokens: usize::MAX, ..*cuts };
     observe_inputs(decoder, samples, &cuts, &seen, progress)?;
-    Ok(seen.finish())
+    let mut state = seen.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    state.close(removed);
+    Ok(state.done)
 }
 
 #[cfg(test)]
