@@ -45,8 +45,8 @@ def inspect(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         digest: Also compute the digest of the content, which reads the whole model
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
@@ -97,8 +97,8 @@ def evaluate(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         text: Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
         (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation" choose the
         split)
@@ -185,8 +185,8 @@ def generate(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         prompt: Prompt to answer or continue [default: read from stdin]
         prompt_file: Read the prompt from this file
         system: System message before the prompt
@@ -259,8 +259,8 @@ def latency(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         against: Model to compare with; ratios are MODEL's figures divided by its
         prompt_tokens: Prompt lengths in tokens [default: 128,512, if they fit the context]
         new_tokens: Tokens to generate after the first one
@@ -415,8 +415,8 @@ def sample(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         samples: Number of sequences
         sample_tokens: Tokens per sequence
         temperature: Sampling temperature; 0 is greedy
@@ -491,8 +491,8 @@ def stats(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         calibration: Text to draw calibration samples from, in the forms of --text; token ids
         (*.json) are used unchanged
         samples: Number of calibration samples [default: 128, or as many as the text has; stats:
@@ -577,6 +577,8 @@ def prune(
     grouping: Value | bool | None = None,
     drop_layers: Value | bool | None = None,
     drop_layers_by: Value | bool | None = None,
+    drop_experts: Value | bool | None = None,
+    drop_experts_by: Value | bool | None = None,
     vocab: Value | bool | None = None,
     vocab_text: Value | Sequence[Value] | None = None,
     vocab_multiple_of: Value | bool | None = None,
@@ -628,16 +630,16 @@ def prune(
 
     Whole feed-forward channels and attention heads are scored on a calibration set, the least
     important ones are removed, and the rest is an ordinary dense model; whole layers go with
-    --drop-layers, tokens with --vocab. Which channels stay is then learned by gradient, unless
-    --fast is given. Options that are not given are filled in with what measured best; the
-    result says which. Perplexity is measured before and after, on --text or else on calibration
-    samples that nothing was chosen by.
+    --drop-layers, whole experts of a mixture with --drop-experts, tokens with --vocab. Which
+    channels stay is then learned by gradient, unless --fast is given. Options that are not
+    given are filled in with what measured best; the result says which. Perplexity is measured
+    before and after, on --text or else on calibration samples that nothing was chosen by.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         fast: The best result in seconds: structured Wanda by one forward pass, without
         gradients. Without it, what is not given is what gave the best result in minutes: masks
         are learned from there
@@ -700,6 +702,16 @@ def prune(
         the hidden states, as in ShortGPT; one pass) or loss (one after the other, each time the
         layer without which the loss of calibration samples grows least; takes about as many
         passes as the model has layers) [default: influence]
+        drop_experts: Remove whole experts of every layer of a mixture of experts: so many, or a
+        share of them (50%, rounded down). Each layer chooses its own; the routers follow, and
+        each token takes as many experts as before. They count towards --ratio; without --ratio
+        the other experts stay unchanged. All formats support the result
+        drop_experts_by: Metric that experts are chosen by: reap (the mean of router weight
+        times size of the output over the tokens that take an expert), reap-sum (their sum),
+        frequency (how many tokens take an expert), taylor (first-order change of the loss
+        without it, by gradients), reconstruction (sets of experts by how much the layer's
+        output changes without them, as in "Not All Experts are Equal") or random (the control)
+        [default: reap]
         vocab: Trim the vocabulary to the N tokens that your texts need most, or "auto" for the
         fewest that --vocab-tolerance allows. Bytes, special and added tokens and those of the
         chat template always stay, so every text can still be encoded. The tokenizer, embedding,
@@ -816,6 +828,8 @@ def prune(
             ("--grouping", "value", grouping),
             ("--drop-layers", "value", drop_layers),
             ("--drop-layers-by", "value", drop_layers_by),
+            ("--drop-experts", "value", drop_experts),
+            ("--drop-experts-by", "value", drop_experts_by),
             ("--vocab", "value", vocab),
             ("--vocab-text", "repeated", vocab_text),
             ("--vocab-multiple-of", "value", vocab_multiple_of),
@@ -935,8 +949,8 @@ def search(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         study: Folder of the study; an existing study is resumed
         storage: Keep the trials in Redis, redis://HOST:PORT, to share them between machines;
         each machine has its own --study folder. Start the server with --appendonly yes, and it
@@ -1153,8 +1167,8 @@ def compare(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         study: Folder of the study; an existing study is resumed
         storage: Keep the trials in Redis, redis://HOST:PORT, to share them between machines;
         each machine has its own --study folder. Start the server with --appendonly yes, and it
@@ -1602,8 +1616,8 @@ def apply(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         plan: Plan, or a manifest that contains one
         study: Folder of a study
         study_name: Name of the study in the folder [default: the one with the best trial]
@@ -1802,8 +1816,8 @@ def recover(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         data: Training data: JSON or JSONL records with "instruction", "input" and "output"
         (Alpaca), with "messages" (conversations, rendered by the model's chat template with 26
         July 2024 as the current date) or with a text field; or a text or named set, as for eval
@@ -1954,8 +1968,8 @@ def merge(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         adapter: Folder with adapter_config.json and adapter_model.safetensors
         out: Folder to write
         format: Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or
@@ -2005,8 +2019,8 @@ def export(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, masks, compensation, output, search, space and recover, whose keys are
-        the options' names; the command line takes precedence
+        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
+        and recover, whose keys are the options' names; the command line takes precedence
         out: Folder to write
         format: Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or
         both [default: hf]

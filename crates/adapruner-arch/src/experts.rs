@@ -31,6 +31,22 @@ impl ModelConfig {
         widths.ffn / self.expert_count().max(1)
     }
 
+    /// The same model with `count` experts in each layer, each as wide as it was; one that has no
+    /// experts stays as it is.
+    #[must_use]
+    pub fn of_experts(&self, count: usize) -> Self {
+        let Some(experts) = self.experts else { return self.clone() };
+        let sized = |widths: &LayerWidths| LayerWidths {
+            ffn: count * self.expert_width(widths),
+            ..*widths
+        };
+        Self {
+            layers: self.layers.iter().map(sized).collect(),
+            experts: Some(Experts { count, ..experts }),
+            ..self.clone()
+        }
+    }
+
     /// Channels that a token goes through in a layer of these widths.
     pub fn active_channels(&self, widths: &LayerWidths) -> usize {
         match self.experts {

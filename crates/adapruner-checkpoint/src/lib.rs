@@ -44,6 +44,7 @@ mod convert;
 pub mod dataset;
 pub mod digest;
 pub mod error;
+mod experts;
 pub mod fence;
 pub mod gguf;
 pub mod hf;

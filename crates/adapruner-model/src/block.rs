@@ -16,7 +16,7 @@ use adapruner_checkpoint::{
 };
 use adapruner_kernels::{
     GradTap,
-    sublayer::{Affine, Experts, FeedForward, Norm, SelfAttention},
+    sublayer::{Affine, Expertise, Experts, FeedForward, Norm, SelfAttention},
 };
 use candle_core::{Result as CandleResult, Tensor, Var};
 
@@ -114,6 +114,16 @@ impl<'a> Pass<'a> {
             ..ffn.clone()
         }
     }
+}
+
+/// What is shown of a block's forward pass.
+pub(crate) enum Seen<'a> {
+    /// What a map reads, and its weight.
+    Read(MapPlace, &'a Tensor, &'a Tensor),
+    /// A mixture, and what it reads.
+    Mixture(&'a Experts, &'a Tensor),
+    /// What an expert makes of its rows, behind what its last map reads.
+    Expert(&'a Expertise<'a>),
 }
 
 /// The feed-forward of a layer.
@@ -259,7 +269,7 @@ impl Block {
 
     /// [`Block::forward`] without a cache; `see` is shown what the output projections of both
     /// sublayers read, to the bit what they read in `forward`, and their weights; of a mixture the
-    /// rows that are sent to each expert.
+    /// rows that are sent to each expert, and what it makes of them.
     ///
     /// # Shapes
     /// `[B, T, H]` → `[B, T, H]`; `see`: `[B, T, N·D]`, `[H, N·D]` and `[B, T, F]`, `[H, F]`; of
@@ -271,13 +281,13 @@ impl Block {
         &self,
         x: &Tensor,
         pass: &Pass<'_>,
-        see: &mut dyn FnMut(MapPlace, &Tensor, &Tensor) -> CandleResult<()>,
+        see: &mut dyn FnMut(Seen<'_>) -> CandleResult<()>,
     ) -> CandleResult<Tensor> {
         let y = match self.attention_in(pass) {
             Some(attention) => {
                 let read = head_outputs(&attention, x)?;
                 let place = MapPlace { projection: Sublayer::Attention.output(), routed: None };
-                see(place, &read, &attention.o.weight)?;
+                see(Seen::Read(place, &read, &attention.o.weight))?;
                 attention.forward(x)?
             }
             None => x.clone(),
@@ -286,17 +296,22 @@ impl Block {
         match &self.ffn {
             Ffn::Dense(ffn) => {
                 let read = ffn.channels(self.read_by_ffn(x, &y))?;
-                see(MapPlace { projection, routed: None }, &read, &ffn.down.weight)?;
+                let place = MapPlace { projection, routed: None };
+                see(Seen::Read(place, &read, &ffn.down.weight))?;
                 self.feed_forward(x, &y, pass)
             }
             Ffn::Experts(experts) => {
+                see(Seen::Mixture(experts, self.read_by_ffn(x, &y)))?;
                 let run = |expert: usize, _: &Arc<[u32]>| experts.each[expert].clone();
-                let mut show = |expert: usize, rows: &[u32], read: &Tensor| {
+                let mut show = |made: &Expertise<'_>| {
+                    let Expertise { expert, rows, channels, .. } = *made;
                     let routed = Some(Routed { expert, rows: Arc::from(rows) });
                     let weight = &experts.each[expert].down.weight;
-                    see(MapPlace { projection, routed }, read, weight)
+                    see(Seen::Read(MapPlace { projection, routed }, channels, weight))?;
+                    see(Seen::Expert(made))
                 };
-                experts.onto(&y, self.read_by_ffn(x, &y), &run, Some(&mut show))
+                let read = self.read_by_ffn(x, &y);
+                experts.onto(&y, read, &run, Some(&mut show))
             }
         }
     }

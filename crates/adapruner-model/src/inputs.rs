@@ -15,10 +15,11 @@
 use std::{cell::Cell, ops::Range};
 
 use adapruner_checkpoint::{ModelConfig, names::Projection};
+use adapruner_kernels::sublayer::{Expertise, Experts};
 use candle_core::{Result as CandleResult, Tensor};
 
 use crate::{
-    block::{MapPlace, Pass, extra_token_values},
+    block::{MapPlace, Pass, Seen, extra_token_values},
     decoder::{Decoder, Places, next_token_nll},
     error::Result,
     gradient::{MicroBatch, PassCuts, micro_batches, sample_losses, take_newest},
@@ -50,6 +51,26 @@ pub trait InputObserver {
     /// # Errors
     /// The observer's own; the pass stops.
     fn input(&self, input: &ProjectionInput<'_>) -> CandleResult<()>;
+
+    /// The mixture of layer `layer`, and what it reads of a micro-batch, `[S, T, H]`, before its
+    /// experts are shown. Of no interest unless it is implemented.
+    ///
+    /// # Errors
+    /// The observer's own; the pass stops.
+    fn mixture(&self, layer: usize, mixture: &Experts, x: &Tensor) -> CandleResult<()> {
+        let (_, _, _) = (layer, mixture, x);
+        Ok(())
+    }
+
+    /// What an expert of layer `layer` makes of the rows of a micro-batch that take it; every one
+    /// is shown, also one that no token takes. Of no interest unless it is implemented.
+    ///
+    /// # Errors
+    /// The observer's own; the pass stops.
+    fn expert(&self, layer: usize, expert: &Expertise<'_>) -> CandleResult<()> {
+        let (_, _) = (layer, expert);
+        Ok(())
+    }
 }
 
 /// Bytes that the activations of one token of a micro-batch take at the widest point of a
@@ -125,7 +146,12 @@ fn run_block(
         let rotations = decoder.positions(0, batch.tokens)?;
         let pass = Pass::of(&rotations);
         let (samples, tokens) = (batch.samples.clone(), batch.tokens);
-        let mut see = |place: MapPlace, inner: &Tensor, weight: &Tensor| {
+        let mut see = |seen: Seen<'_>| {
+            let (place, inner, weight) = match seen {
+                Seen::Read(place, inner, weight) => (place, inner, weight),
+                Seen::Mixture(mixture, x) => return observer.mixture(layer, mixture, x),
+                Seen::Expert(expert) => return observer.expert(layer, expert),
+            };
             let (_, inputs) = weight.dims2()?;
             let input = &inner.reshape((inner.elem_count() / inputs.max(1), inputs))?;
             let rows = &place.rows_of(samples.len(), tokens);

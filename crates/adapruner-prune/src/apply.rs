@@ -43,6 +43,9 @@ pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
     if let Some((shallow, rest)) = without_layers(checkpoint, plan)? {
         return rest.map_or_else(|| Ok(shallow.clone()), |rest| apply(&shallow, &rest));
     }
+    if let Some((fewer, rest)) = without_experts(checkpoint, plan)? {
+        return rest.map_or_else(|| Ok(fewer.clone()), |rest| apply(&fewer, &rest));
+    }
     let digest = checked_digest(checkpoint, plan)?;
     let cuts = Cuts::new(&checkpoint.config, plan);
     let source = SlicedSource {
@@ -62,7 +65,7 @@ pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
 
 /// The original model with the units that the plan removes set to zero, biases
 /// included: what the pruned model computes, at the original's widths and with the pruned model's
-/// tokens. Where all heads of queries
+/// tokens and experts. Where all heads of queries
 /// or keys are normed together, the mean is over those that stay, as in the pruned model.
 ///
 /// Dropped attention sublayers and layers that are removed whole keep their tensors here, the
@@ -73,6 +76,9 @@ pub fn apply(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
 pub fn mask(checkpoint: &Checkpoint, plan: &PrunePlan) -> Result<Checkpoint> {
     if let Some((trimmed, rest)) = without_tokens(checkpoint, plan)? {
         return rest.map_or_else(|| Ok(trimmed.clone()), |rest| mask(&trimmed, &rest));
+    }
+    if let Some((fewer, rest)) = without_experts(checkpoint, plan)? {
+        return rest.map_or_else(|| Ok(fewer.clone()), |rest| mask(&fewer, &rest));
     }
     let digest = checked_digest(checkpoint, plan)?;
     let cuts = Cuts::new(&checkpoint.config, plan);
@@ -123,6 +129,24 @@ pub fn without_layers(
     let layers = kept.iter().map(|&layer| plan.layers[layer].clone()).collect();
     let rest = rest_of(plan, &shallow, layers)?;
     Ok(Some((shallow, rest)))
+}
+
+/// The model without the experts that the plan removes, and what else the plan removes, if
+/// anything; `None` where no expert goes. Tokens are routed among the experts that stay, as if the
+/// logits of the others were minus infinity. A plan that removes tokens comes without them
+/// ([`without_tokens`]).
+///
+/// # Errors
+/// A plan for another model, or one that does not fit it.
+pub fn without_experts(
+    checkpoint: &Checkpoint,
+    plan: &PrunePlan,
+) -> Result<Option<(Checkpoint, Option<PrunePlan>)>> {
+    let Some(kept) = plan.kept_experts(&checkpoint.config) else { return Ok(None) };
+    checked_digest(checkpoint, plan)?;
+    let fewer = checkpoint.with_experts(&kept)?;
+    let rest = rest_of(plan, &fewer, plan.within_experts(&checkpoint.config, &kept))?;
+    Ok(Some((fewer, rest)))
 }
 
 /// What a plan removes of the layers of a model that it was applied to in part.

@@ -29,12 +29,13 @@
 //! | [`layout`] | the position of each vector's numbers |
 //! | [`scores`] | [`Importance`] and [`Scores`]: one number per removable unit |
 //! | [`mod@plan`] | [`PrunePlan`]: which units stay; data |
+//! | [`experts`] | which experts of a mixture stay: [`ExpertMetric`] |
 //! | [`vocabulary`] | which tokens stay |
 //! | [`mod@apply`] | the pruned model as a view of the original |
 //! | [`masks`] | which units stay, learned by gradient |
 //! | [`mod@compensate`] | refits the matrices that read pruned units |
 //!
-//! Only [`bank::collect`], [`masks`] and [`mod@compensate`] run a model. Nothing here reads files, clocks or the
+//! Only [`bank::collect`], [`experts`], [`masks`] and [`mod@compensate`] run a model. Nothing here reads files, clocks or the
 //! environment; banks and plans go in and out as bytes.
 //!
 //! Axes, here and in every module: `S` samples, `T` tokens, `H` hidden, `N` query
@@ -46,13 +47,14 @@ pub mod bank;
 pub mod compensate;
 mod cost;
 pub mod error;
+pub mod experts;
 pub mod layout;
 pub mod masks;
 pub mod plan;
 pub mod scores;
 pub mod vocabulary;
 
-pub use apply::{apply, mask, without_layers, without_tokens};
+pub use apply::{apply, mask, without_experts, without_layers, without_tokens};
 pub use bank::{
     BankHeader, CollectOptions, Origin, StatsBank, Terms, collect,
     memory::{Collection, Footprint, bank_bytes, streamed_weights},
@@ -62,6 +64,9 @@ pub use compensate::{
     compensated_config, held_out,
 };
 pub use error::{Error, Result, UnitKind, refuse_experts};
+pub use experts::{
+    ExpertMetric, LayerChoice, Routing, expert_taylor, random_experts, reconstruction,
+};
 pub use plan::{
     Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, Unmet,
     channel_order, plan,

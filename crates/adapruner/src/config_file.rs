@@ -12,6 +12,7 @@ use adapruner::search::GivenSpace;
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
     depth_args::DepthArgs,
+    expert_args::ExpertArgs,
     mask_args::MaskArgs,
     output_args::OutputArgs,
     pipeline_args::PipelineArgs,
@@ -43,6 +44,8 @@ pub struct ConfigFile {
     pub plan: PlanArgs,
     /// Which layers are removed whole.
     pub depth: DepthArgs,
+    /// Which experts are removed whole.
+    pub experts: ExpertArgs,
     /// Which tokens stay.
     pub vocabulary: VocabularyArgs,
     /// Learned masks.
@@ -132,6 +135,9 @@ normalisation = ["mean", "rank"]
 beta-coarse = false
 [depth]
 drop-layers = "20-23"
+[experts]
+drop-experts = "50%"
+drop-experts-by = "reap"
 [recipe]
 fast = true
 [masks]

@@ -30,6 +30,7 @@
 //! | [`target`] | a size that a pruned model must fit |
 //! | [`vocabulary`] | which tokens stay, chosen by example texts |
 //! | [`depth`] | which layers are removed whole |
+//! | [`experts`] | which experts are removed whole |
 //! | [`greedy`] | a greedy order of removing parts, by measured losses |
 //! | [`allocate`] | where to cut a model, by the measured loss of each cut |
 //! | [`sensitivity`] | the loss of cutting each layer alone, and a cut spread accordingly |
@@ -60,6 +61,7 @@ pub mod caution;
 pub mod compare_models;
 pub mod compensation;
 pub mod depth;
+pub mod experts;
 pub mod footprint;
 pub mod generate;
 pub mod greedy;

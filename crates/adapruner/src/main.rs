@@ -9,6 +9,7 @@ mod combine;
 mod commands;
 mod config_file;
 mod depth_args;
+mod expert_args;
 mod failure;
 mod front_args;
 mod interrupt;

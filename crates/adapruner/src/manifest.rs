@@ -18,6 +18,7 @@ use crate::{
     allocate::AllocationRecord,
     compensation::CompensationRecord,
     depth::DepthRecord,
+    experts::ExpertRecord,
     footprint::stored_bytes,
     masks::LearnedRecord,
     passed::PassedRecord,
@@ -192,6 +193,9 @@ pub struct Manifest {
     /// How the layers that are removed whole were chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth: Option<DepthRecord>,
+    /// The experts before and after, where some were removed whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<ExpertRecord>,
     /// Loss increase from cutting a layer alone, in nats per predicted token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sensitivities: Option<Vec<Option<f64>>>,
@@ -252,6 +256,7 @@ impl Manifest {
             plan: None,
             vocabulary: None,
             depth: None,
+            experts: None,
             sensitivities: None,
             allocation: None,
             masks: None,

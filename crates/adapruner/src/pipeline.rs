@@ -24,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     advice::advised,
     allocate::{self, AllocationRecord},
-    depth::DepthSettings,
     memory,
     progress::Progress,
     sensitivity,
@@ -343,14 +342,14 @@ pub struct Planned {
 /// Options that make no sense for the model; those of [`calibration_tokens`].
 pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<Option<TokenSet>> {
     // A ratio of 0 leaves them as they are, where something else is removed.
-    let others = settings.vocabulary.is_some() || settings.depth.is_some();
+    let others = settings.reduces();
     let widths = settings.plan.ratio != 0.0 || !others;
     if widths {
         settings.plan.check(&checkpoint.config)?;
     }
     let by_loss = settings.measured.is_some() || settings.sensitivity.is_some();
     let scored = settings.score.importance.terms().is_some() || by_loss;
-    let measured = settings.depth.as_ref().is_some_and(DepthSettings::is_measured);
+    let measured = settings.measures_parts();
     match &settings.calibration {
         Some(calibration) if (widths && scored) || measured => {
             Ok(Some(calibration_tokens(checkpoint, calibration)?))

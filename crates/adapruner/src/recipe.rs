@@ -12,7 +12,7 @@ use adapruner::{
     settings::{Chosen, Recipe},
 };
 use adapruner_checkpoint::{Checkpoint, ModelConfig};
-use adapruner_prune::Layout;
+use adapruner_prune::{ExpertMetric, Layout};
 use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, IMPORTANCE, ImportanceArgs},
     combine::combine,
     depth_args::DepthArgs,
+    expert_args::ExpertArgs,
     failure::advised,
     mask_args::{MaskArgs, SAMPLES},
     plan_args::{Ends, PlanArgs, Share, Spread},
@@ -66,6 +67,8 @@ pub struct Given {
     pub plan: PlanArgs,
     /// Which layers are removed whole.
     pub depth: DepthArgs,
+    /// Which experts are removed whole.
+    pub experts: ExpertArgs,
     /// The calibration set.
     pub calibration: CalibrationArgs,
     /// How units are scored.
@@ -93,7 +96,7 @@ impl Filling {
 
 impl Given {
     /// Fills in what is not given, without a model as far as that goes; what was chosen.
-    /// `widths` says whether widths are cut, or whole tokens and layers go and nothing else.
+    /// `widths` says whether widths are cut, or whole tokens, layers and experts go and nothing else.
     ///
     /// # Errors
     /// A text or file of statistics that cannot be read.
@@ -111,6 +114,10 @@ impl Given {
         if self.depth.is_measured() {
             let metric = LayerMetric::default();
             filling.fill(&mut self.depth.drop_layers_by, "drop-layers-by", Named(metric));
+        }
+        if self.experts.drop_experts.is_some() {
+            let metric = ExpertMetric::default();
+            filling.fill(&mut self.experts.drop_experts_by, "drop-experts-by", Named(metric));
         }
         if widths {
             filling.fill(&mut self.importance.importance, "importance", Named(IMPORTANCE));
@@ -175,13 +182,20 @@ impl Given {
     /// The first of them that is given.
     pub fn refuse_without_widths(&self) -> Result<()> {
         let layers = self.depth.drop_layers.is_some();
+        let experts = self.experts.drop_experts.is_some();
         let given = [
-            ("learn-masks", self.masks.learn_masks.is_some_and(|steps| steps > 0)),
-            ("compensate", self.compensation.compensate.is_some() && !layers),
+            // These two are refused of models of experts, whatever is removed.
+            ("learn-masks", self.masks.learn_masks.is_some_and(|steps| steps > 0) && !experts),
+            ("compensate", self.compensation.compensate.is_some() && !layers && !experts),
             ("drop-attention", self.plan.drop_attention.is_some()),
             ("sensitivity", self.plan.sensitivity.is_some()),
         ];
-        let removed = if layers { "whole layers are" } else { "tokens are" };
+        let removed = match (layers, experts) {
+            (true, false) => "whole layers are",
+            (false, true) => "whole experts are",
+            (true, true) => "whole layers and experts are",
+            (false, false) => "tokens are",
+        };
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),
             Some((name, _)) => Err(advised(
@@ -206,7 +220,7 @@ impl Given {
         let measured = self.plan.sensitivity.is_some()
             || self.plan.allocation == Some(Named(Spread::Measured));
         let cut = scored || learned || measured;
-        (widths && cut) || fitted || self.depth.is_measured()
+        (widths && cut) || fitted || self.depth.is_measured() || self.experts.is_measured()
     }
 
     /// As many calibration samples as there are, or as the statistics are of.

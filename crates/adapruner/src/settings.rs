@@ -9,7 +9,8 @@ use adapruner_prune::{Form, Importance, PlanOptions, Reduction, masks::MaskOptio
 use serde::Serialize;
 
 use crate::{
-    depth::DepthSettings, outputs::OutputSettings, target::Target, vocabulary::VocabularySettings,
+    depth::DepthSettings, experts::ExpertSettings, outputs::OutputSettings, target::Target,
+    vocabulary::VocabularySettings,
 };
 
 /// Where and in which number type models run.
@@ -210,8 +211,24 @@ pub struct PruneSettings {
     /// Which layers are removed whole, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth: Option<DepthSettings>,
+    /// How many experts are removed whole, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<ExpertSettings>,
     /// What is written.
     pub output: Option<OutputSettings>,
+}
+
+impl PruneSettings {
+    /// Whether whole tokens, layers or experts go.
+    pub fn reduces(&self) -> bool {
+        self.vocabulary.is_some() || self.depth.is_some() || self.experts.is_some()
+    }
+
+    /// Whether samples are needed to choose the layers or experts that go.
+    pub fn measures_parts(&self) -> bool {
+        self.depth.as_ref().is_some_and(DepthSettings::is_measured)
+            || self.experts.as_ref().is_some_and(ExpertSettings::is_measured)
+    }
 }
 
 /// Sequences to sample from a model.

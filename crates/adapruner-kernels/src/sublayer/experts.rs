@@ -45,16 +45,29 @@ struct Routes {
     weights: Tensor,
 }
 
-/// What is shown of an expert: its number, its rows, and what its last map reads of these,
-/// `[rows, F]`.
-pub type ShowExpert<'a> = dyn FnMut(usize, &[u32], &Tensor) -> Result<()> + 'a;
+/// What an expert makes of its rows.
+pub struct Expertise<'a> {
+    /// Which expert.
+    pub expert: usize,
+    /// Its rows, in ascending order; none where no row takes it.
+    pub rows: &'a [u32],
+    /// What its last map reads, `[rows, F]`.
+    pub channels: &'a Tensor,
+    /// What it gives, before it is weighted, `[rows, H]`.
+    pub given: &'a Tensor,
+    /// What that is multiplied by, `[rows]` of f32.
+    pub weights: &'a Tensor,
+}
+
+/// Is shown every expert of a mixture.
+pub type ShowExpert<'a> = dyn FnMut(&Expertise<'_>) -> Result<()> + 'a;
 
 impl Experts {
     /// The sublayer of `x`, added to `stream`.
     ///
     /// `of` gives an expert as it is to run on these rows (counted over all but the last axis of
-    /// `x`), with taps, say; `show` is shown what the last maps read, of all experts, also those
-    /// that no row takes.
+    /// `x`), with taps, say; `show` is shown all experts, also those that no row
+    /// takes.
     ///
     /// # Shapes
     /// `[.., H]`, `[.., H]` → `[.., H]`.
@@ -87,12 +100,21 @@ impl Experts {
             // Row 0 for those that fill it up.
             let ids: Vec<u32> = rows.iter().copied().chain(std::iter::repeat_n(0, fill)).collect();
             let run = of(expert, rows);
-            let read = h.index_select(&Tensor::from_slice(&ids, ids.len(), device)?, 0)?;
-            let channels = run.channels(&read)?;
+            let index = Tensor::from_slice(&ids, ids.len(), device)?;
+            let channels = run.channels(&h.index_select(&index, 0)?)?;
+            let gives = run.down.apply(&channels)?;
             if let Some(show) = show.as_mut() {
-                show(expert, rows, &channels.narrow(0, 0, rows.len())?)?;
+                let own = |all: &Tensor| all.narrow(0, 0, rows.len());
+                let weights = weights.narrow(1, expert, 1)?.flatten_all()?;
+                show(&Expertise {
+                    expert,
+                    rows,
+                    channels: &own(&channels)?,
+                    given: &own(&gives)?,
+                    weights: &own(&weights.index_select(&index, 0)?)?,
+                })?;
             }
-            given.push(run.down.apply(&channels)?);
+            given.push(gives);
             places.extend(ids.iter().map(|row| row * self.each.len() as u32 + expert as u32));
             real.extend((0..ids.len()).map(|at| f32::from(u8::from(at < rows.len()))));
             from.extend(ids);
@@ -110,6 +132,23 @@ impl Experts {
         self.residual.add(stream, &sum.reshape(x.shape())?)
     }
 
+    /// The router's logits of all experts, and what each gives of every row, whichever it takes.
+    ///
+    /// # Shapes
+    /// `[.., H]` → f32 `[R, E]` and of each expert `[R, H]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn everything(&self, x: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
+        let h = match &self.norm {
+            Some(norm) => norm.apply(x)?,
+            None => x.clone(),
+        };
+        let h = h.reshape(((), x.dim(D::Minus1)?))?;
+        let given = self.each.iter().map(|run| run.down.apply(&run.channels(&h)?));
+        Ok((self.logits(&h)?, given.collect::<Result<_>>()?))
+    }
+
     /// Whether a weight of its own is a variable.
     fn tracked(&self) -> bool {
         let maps = |FeedForward { gate, up, down, .. }: &FeedForward| {
@@ -118,15 +157,12 @@ impl Experts {
         self.router.track_op() || self.each.iter().any(maps)
     }
 
-    /// Which rows take which experts, and how much of what these give.
+    /// The router's logits.
     ///
     /// # Shapes
-    /// `[R, H]`.
-    fn route(&self, h: &Tensor) -> Result<Routes> {
+    /// `[R, H]` → f32 `[R, E]`.
+    fn logits(&self, h: &Tensor) -> Result<Tensor> {
         let (experts, hidden) = self.router.dims2()?;
-        if experts != self.each.len() || !(1..=experts).contains(&self.chosen) {
-            bail!("{} of {} experts, a router of {experts}", self.chosen, self.each.len());
-        }
         let mut router = self.router.to_dtype(h.dtype())?;
         // Narrow products are not made by our own kernels, so that other rows may change a bit.
         if let Some(missing) = gemm::NARROW.checked_sub(experts).filter(|missing| *missing > 0) {
@@ -134,7 +170,19 @@ impl Experts {
             router = Tensor::cat(&[&router, &zeros], 0)?;
         }
         let logits = linear(h, &router, None)?.narrow(1, 0, experts)?.contiguous()?;
-        let logits = logits.to_dtype(DType::F32)?;
+        logits.to_dtype(DType::F32)
+    }
+
+    /// Which rows take which experts, and how much of what these give.
+    ///
+    /// # Shapes
+    /// `[R, H]`.
+    fn route(&self, h: &Tensor) -> Result<Routes> {
+        let experts = self.router.dim(0)?;
+        if experts != self.each.len() || !(1..=experts).contains(&self.chosen) {
+            bail!("{} of {} experts, a router of {experts}", self.chosen, self.each.len());
+        }
+        let logits = self.logits(h)?;
         let rows = logits.dim(0)?;
         if rows == 0 {
             return Ok(Routes { rows: vec![Arc::from([]); experts], weights: logits });

@@ -16,7 +16,7 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 pub use self::{
     attention::{Rotation, SelfAttention},
-    experts::{Experts, ShowExpert},
+    experts::{Expertise, Experts, ShowExpert},
     feed_forward::FeedForward,
     residual::Residual,
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use adapruner_kernels::{
     Gate,
     packed::{Arithmetic, Packed},
-    sublayer::{Affine, Experts, FeedForward, Norm, Residual},
+    sublayer::{Affine, Expertise, Experts, FeedForward, Norm, Residual},
 };
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -179,11 +179,21 @@ fn what_experts_read_is_shown_row_by_row() {
     let x = input(4, 5);
     let mut shown = Vec::new();
     let of = |expert: usize, _: &Arc<[u32]>| mixture.each[expert].clone();
-    let mut show = |expert: usize, rows: &[u32], read: &Tensor| {
-        shown.push((expert, rows.to_vec(), read.dims().to_vec()));
+    let mut sum = Tensor::zeros((4, HIDDEN), DType::F32, &Device::Cpu).unwrap();
+    let mut show = |of: &Expertise<'_>| {
+        let Expertise { expert, rows, channels, given, weights } = *of;
+        shown.push((expert, rows.to_vec(), channels.dims().to_vec()));
+        if !rows.is_empty() {
+            let rows = Tensor::new(rows, &Device::Cpu)?;
+            sum = sum.index_add(&rows, &given.broadcast_mul(&weights.unsqueeze(1)?)?, 0)?;
+        }
         Ok(())
     };
-    mixture.onto(&x, &x, &of, Some(&mut show)).unwrap();
+    let y = mixture.onto(&x, &x, &of, Some(&mut show)).unwrap();
+    // What is shown, weighted as shown, is what the mixture adds.
+    let added = (y - &x).unwrap().squeeze(0).unwrap();
+    let off = (added - sum).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(off.to_scalar::<f32>().unwrap() < 1e-5, "{off}");
     assert_eq!(shown.iter().map(|(expert, ..)| *expert).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
     let taken: usize = shown.iter().map(|(_, rows, _)| rows.len()).sum();
     assert_eq!(taken, 4 * 2);

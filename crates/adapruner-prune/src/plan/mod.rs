@@ -9,12 +9,12 @@
 
 mod allocate;
 mod build;
+mod check;
+mod experts;
 mod ladder;
 mod options;
 mod table;
 mod unmet;
-
-use std::collections::BTreeMap;
 
 use adapruner_checkpoint::{Digest, LayerWidths, ModelConfig};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,6 @@ pub use self::{
     unmet::Unmet,
 };
 use crate::{
-    cost::Costs,
     error::{Error, Result},
     vocabulary::VocabularyPlan,
 };
@@ -48,8 +47,8 @@ pub struct LayerPlan {
     /// Key-value heads; none where the attention sublayer is dropped.
     pub kv_heads: Vec<usize>,
     /// Feed-forward channels, at least one unless the layer is removed whole; of a mixture those of
-    /// all experts, one expert after the other (`e · F + j` for channel `j` of expert `e`), of each
-    /// as many.
+    /// the experts that stay, one expert after the other (`e · F + j` for channel `j` of expert
+    /// `e`), of each as many; an expert without any is removed.
     pub ffn: Vec<usize>,
 }
 
@@ -127,25 +126,29 @@ impl PrunePlan {
         layers: Vec<LayerPlan>,
         vocabulary: Option<VocabularyPlan>,
     ) -> Self {
-        let widths: Vec<LayerWidths> = layers.iter().map(LayerPlan::widths).collect();
-        let pairs = config.layers.iter().copied().zip(widths.iter().copied());
-        let share = unmet::attention_share(&Costs::new(config), pairs);
         let before = config.parameters();
-        let after = pruned_parameters(config, widths, vocabulary.as_ref());
-        let ratio = before.saturating_sub(after) as f64 / before as f64;
-        Self {
+        let plan = Self {
             version: PLAN_VERSION,
             model_digest,
-            requested_ratio: ratio,
-            reached_ratio: ratio,
+            requested_ratio: 0.0,
+            reached_ratio: 0.0,
             requested_attention_share: None,
-            reached_attention_share: Some(share),
+            reached_attention_share: None,
             parameters_before: before,
-            parameters_after: after,
+            parameters_after: before,
             layout: Layout::PerLayer,
             multiple_of: 1,
             layers,
             vocabulary,
+        };
+        let after = plan.pruned_config(config).parameters();
+        let ratio = before.saturating_sub(after) as f64 / before as f64;
+        Self {
+            requested_ratio: ratio,
+            reached_ratio: ratio,
+            reached_attention_share: Some(plan.attention_share(config)),
+            parameters_after: after,
+            ..plan
         }
     }
 
@@ -252,7 +255,7 @@ impl PrunePlan {
             version: u32,
         }
         if json.len() > PLAN_LIMIT {
-            return malformed(format!(
+            return check::malformed(format!(
                 "the file has {} bytes, expected at most {PLAN_LIMIT}",
                 json.len()
             ));
@@ -260,7 +263,9 @@ impl PrunePlan {
         let not_a_plan = |e: serde_json::Error| Error::Plan(format!("not a plan: {e}"));
         let Version { version } = serde_json::from_slice(json).map_err(not_a_plan)?;
         if version != PLAN_VERSION {
-            return malformed(format!("expected version {PLAN_VERSION}, found version {version}"));
+            return check::malformed(format!(
+                "expected version {PLAN_VERSION}, found version {version}"
+            ));
         }
         let plan: Self = serde_json::from_slice(json).map_err(not_a_plan)?;
         plan.check()?;
@@ -286,214 +291,8 @@ impl PrunePlan {
     /// The configuration of the pruned model; of a smaller vocabulary the size, with the
     /// ids of its tokens still the original ones.
     pub fn pruned_config(&self, config: &ModelConfig) -> ModelConfig {
-        let layers = config.with_layers(self.layers.iter().map(LayerPlan::widths).collect());
-        self.vocabulary.as_ref().map_or_else(|| layers.clone(), |of| of.sized(&layers))
+        let layers = self.layers.iter().map(LayerPlan::widths).collect();
+        let model = experts::counted(config, &self.layers).with_layers(layers);
+        self.vocabulary.as_ref().map_or_else(|| model.clone(), |of| of.sized(&model))
     }
-
-    /// Refuses a plan that does not fit a model of this configuration.
-    ///
-    /// # Errors
-    /// The first thing that does not fit, with its layer.
-    pub fn validate(&self, config: &ModelConfig) -> Result<()> {
-        self.check()?;
-        if self.layers.len() != config.layers.len() {
-            return malformed(format!(
-                "expected {} layers, found {}",
-                config.layers.len(),
-                self.layers.len()
-            ));
-        }
-        for (layer, (kept, widths)) in self.layers.iter().zip(&config.layers).enumerate() {
-            for (what, kept, width) in [
-                ("query head", &kept.query_heads, widths.query_heads),
-                ("key-value head", &kept.kv_heads, widths.kv_heads),
-                ("feed-forward channel", &kept.ffn, widths.ffn),
-            ] {
-                // Ascending: the last is the largest.
-                if let Some(&last) = kept.last()
-                    && last >= width
-                {
-                    return malformed(format!(
-                        "layer {layer}: {what} {last} is kept, but the model has {width}"
-                    ));
-                }
-            }
-            check_groups(layer, kept, widths.group_size())?;
-            check_experts(layer, kept, config.expert_count(), config.expert_width(widths))?;
-        }
-        if let Some(vocabulary) = &self.vocabulary {
-            vocabulary.check(Some(config.vocab_size))?;
-        }
-        let before = config.parameters();
-        let after = self.pruned_config(config).parameters();
-        for (what, expected, found) in
-            [("before", before, self.parameters_before), ("after", after, self.parameters_after)]
-        {
-            if expected != found {
-                return malformed(format!(
-                    "parameters {what} pruning: the indices make {expected}, but the plan says \
-                     {found}"
-                ));
-            }
-        }
-        // Beyond the rounding of a division.
-        let ratio = (before - after) as f64 / before as f64;
-        if (ratio - self.reached_ratio).abs() > 1e-9 {
-            return malformed(format!(
-                "reached ratio: the indices make {ratio}, but the plan says {}",
-                self.reached_ratio
-            ));
-        }
-        let share = self.attention_share(config);
-        if let Some(found) = self.reached_attention_share
-            && (share - found).abs() > 1e-9
-        {
-            return malformed(format!(
-                "reached attention share: the indices make {share}, but the plan says {found}"
-            ));
-        }
-        Ok(())
-    }
-
-    /// Checks what can be told without the model.
-    fn check(&self) -> Result<()> {
-        if self.version != PLAN_VERSION {
-            return malformed(format!(
-                "expected version {PLAN_VERSION}, found version {}",
-                self.version
-            ));
-        }
-        if !(self.requested_ratio > 0.0 && self.requested_ratio < 1.0) {
-            return malformed(format!(
-                "requested ratio: expected a number above 0 and below 1, found {}",
-                self.requested_ratio
-            ));
-        }
-        if !(0.0..1.0).contains(&self.reached_ratio) {
-            return malformed(format!(
-                "reached ratio: expected a number from 0 to below 1, found {}",
-                self.reached_ratio
-            ));
-        }
-        for (what, share) in [
-            ("requested", self.requested_attention_share),
-            ("reached", self.reached_attention_share),
-        ] {
-            if let Some(share) = share.filter(|share| !(0.0..=1.0).contains(share)) {
-                return malformed(format!(
-                    "{what} attention share: expected a number from 0 to 1, found {share}"
-                ));
-            }
-        }
-        if self.multiple_of == 0 {
-            return malformed("multiple_of: expected at least 1, found 0".into());
-        }
-        if let Some(vocabulary) = &self.vocabulary {
-            vocabulary.check(None)?;
-        }
-        if self.layers.is_empty() {
-            return malformed("expected at least 1 layer, found none".into());
-        }
-        for (layer, kept) in self.layers.iter().enumerate() {
-            for (what, indices) in [
-                ("query heads", &kept.query_heads),
-                ("key-value heads", &kept.kv_heads),
-                ("feed-forward channels", &kept.ffn),
-            ] {
-                if let Some(pair) = indices.windows(2).find(|pair| pair[0] >= pair[1]) {
-                    return malformed(format!(
-                        "layer {layer}: {what}: expected ascending indices, found {} before {}",
-                        pair[0], pair[1]
-                    ));
-                }
-            }
-            if kept.ffn.is_empty() && *kept != LayerPlan::NOTHING {
-                return malformed(format!(
-                    "layer {layer}: expected at least 1 feed-forward channel, found none beside \
-                     {} query heads",
-                    kept.query_heads.len()
-                ));
-            }
-            let (n, k) = (kept.query_heads.len(), kept.kv_heads.len());
-            let even = if k == 0 { n == 0 } else { n > 0 && n.is_multiple_of(k) };
-            if !even {
-                return malformed(format!(
-                    "layer {layer}: expected query heads to be a multiple of the key-value heads, \
-                     found {n} and {k}"
-                ));
-            }
-        }
-        let kept = self.kept_layers();
-        let Some(&first) = kept.first() else {
-            return malformed("expected at least 1 layer to stay, found none".into());
-        };
-        match self.layout {
-            Layout::PerLayer => Ok(()),
-            Layout::Uniform => {
-                let widths = self.layers[first].widths();
-                match kept.iter().find(|&&layer| self.layers[layer].widths() != widths) {
-                    None => Ok(()),
-                    Some(layer) => malformed(format!(
-                        "the layout is uniform, but layer {layer} has other widths than layer \
-                         {first}"
-                    )),
-                }
-            }
-        }
-    }
-}
-
-/// Parameters of a model with these widths and tokens.
-fn pruned_parameters(
-    config: &ModelConfig,
-    widths: Vec<LayerWidths>,
-    vocabulary: Option<&VocabularyPlan>,
-) -> u64 {
-    let layers = config.with_layers(widths);
-    vocabulary.map_or_else(|| layers.parameters(), |of| of.sized(&layers).parameters())
-}
-
-/// Every kept query head belongs to a kept group, and all groups keep the same
-/// number.
-fn check_groups(layer: usize, kept: &LayerPlan, group: usize) -> Result<()> {
-    let mut counts: BTreeMap<usize, usize> = kept.kv_heads.iter().map(|&k| (k, 0)).collect();
-    for &head in &kept.query_heads {
-        let of = head / group.max(1);
-        match counts.get_mut(&of) {
-            Some(count) => *count += 1,
-            None => {
-                return malformed(format!(
-                    "layer {layer}: query head {head} is kept, but not its key-value head {of}"
-                ));
-            }
-        }
-    }
-    let share = kept.query_heads.len().checked_div(kept.kv_heads.len()).unwrap_or(0);
-    match counts.iter().find(|&(_, &count)| count != share) {
-        None => Ok(()),
-        Some((k, count)) => malformed(format!(
-            "layer {layer}: expected {share} query heads for each key-value head, found {count} for \
-             key-value head {k}"
-        )),
-    }
-}
-
-/// All experts of a layer keep as many channels.
-fn check_experts(layer: usize, kept: &LayerPlan, experts: usize, width: usize) -> Result<()> {
-    let before = |expert: usize| kept.ffn.partition_point(|&channel| channel < expert * width);
-    let count = |expert: usize| before(expert + 1) - before(expert);
-    let share = kept.ffn.len().div_ceil(experts.max(1));
-    match (0..experts).find(|&expert| count(expert) != share) {
-        None => Ok(()),
-        Some(expert) => malformed(format!(
-            "layer {layer}: expected as many channels of each of {experts} experts, found {} of \
-             expert {expert} among {}",
-            count(expert),
-            kept.ffn.len()
-        )),
-    }
-}
-
-fn malformed<T>(message: String) -> Result<T> {
-    Err(Error::Plan(message))
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use adapruner_checkpoint::{LayerWidths, ModelConfig};
 use serde::{Deserialize, Serialize};
 
-use super::PrunePlan;
+use super::{PrunePlan, experts};
 use crate::{cost::Costs, error::Result};
 
 /// One layer before and after.
@@ -47,6 +47,9 @@ pub struct PlanTable {
     /// Rows of the embedding before and after, where tokens go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<(usize, usize)>,
+    /// Experts of each layer before and after, where some go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<(usize, usize)>,
 }
 
 impl PrunePlan {
@@ -57,6 +60,8 @@ impl PrunePlan {
     pub fn table(&self, config: &ModelConfig) -> Result<PlanTable> {
         self.validate(config)?;
         let costs = Costs::new(config);
+        let fewer = experts::counted(config, &self.layers);
+        let cheaper = Costs::new(&fewer);
         let rows = config.layers.iter().zip(&self.layers).enumerate();
         let rows = rows.map(|(layer, (before, kept))| {
             let after = kept.widths();
@@ -65,7 +70,7 @@ impl PrunePlan {
                 before: *before,
                 after,
                 parameters_before: costs.layer(before),
-                parameters_after: costs.layer(&after),
+                parameters_after: cheaper.layer(&after),
             }
         });
         Ok(PlanTable {
@@ -77,6 +82,8 @@ impl PrunePlan {
             requested_attention_share: self.requested_attention_share,
             reached_attention_share: Some(self.attention_share(config)),
             vocabulary: self.vocabulary.as_ref().map(|of| (config.vocab_size, of.rows)),
+            experts: (fewer.experts != config.experts)
+                .then(|| (config.expert_count(), fewer.expert_count())),
         })
     }
 }
@@ -100,6 +107,11 @@ impl fmt::Display for PlanTable {
             let [kv, ffn, parameters, share] = [const { String::new() }; 4];
             let rows = change(before as u64, after as u64);
             lines.push(["tokens".into(), rows, kv, ffn, parameters, share]);
+        }
+        if let Some((before, after)) = self.experts {
+            let [heads, kv, parameters, share] = [const { String::new() }; 4];
+            let experts = change(before as u64, after as u64);
+            lines.push(["experts".into(), heads, kv, experts, parameters, share]);
         }
         let (before, after) = (self.parameters_before, self.parameters_after);
         let [none, kv, ffn] = [const { String::new() }; 3];

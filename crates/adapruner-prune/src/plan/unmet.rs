@@ -5,7 +5,7 @@ use std::fmt;
 use adapruner_checkpoint::{LayerWidths, ModelConfig};
 use serde::Serialize;
 
-use super::{KvMode, Layout, PlanOptions, PrunePlan, options::Dropped};
+use super::{KvMode, Layout, PlanOptions, PrunePlan, experts, options::Dropped};
 use crate::cost::Costs;
 
 /// How far off a ratio is said: a tenth of a point.
@@ -30,27 +30,21 @@ impl fmt::Display for Unmet {
     }
 }
 
-/// Share of the removed parameters that comes from attention; 0 where nothing is
-/// removed.
-pub(super) fn attention_share(
-    costs: &Costs,
-    pairs: impl Iterator<Item = (LayerWidths, LayerWidths)>,
-) -> f64 {
-    let (mut attention, mut all) = (0_u64, 0_u64);
-    for (before, after) in pairs {
-        attention +=
-            costs.attention_sublayer(&before).saturating_sub(costs.attention_sublayer(&after));
-        all += costs.layer(&before).saturating_sub(costs.layer(&after));
-    }
-    if all == 0 { 0.0 } else { attention as f64 / all as f64 }
-}
-
 impl PrunePlan {
     /// Share of the removed parameters that comes from attention, of a model of this
     /// configuration; 0 where nothing is removed.
     pub fn attention_share(&self, config: &ModelConfig) -> f64 {
-        let pairs = config.layers.iter().zip(&self.layers).map(|(w, kept)| (*w, kept.widths()));
-        attention_share(&Costs::new(config), pairs)
+        // Of fewer experts the routers are smaller.
+        let costs = Costs::new(config);
+        let after = Costs::new(&experts::counted(config, &self.layers));
+        let (mut attention, mut all) = (0_u64, 0_u64);
+        for (whole, kept) in config.layers.iter().zip(&self.layers) {
+            let kept = kept.widths();
+            attention +=
+                costs.attention_sublayer(whole).saturating_sub(after.attention_sublayer(&kept));
+            all += costs.layer(whole).saturating_sub(after.layer(&kept));
+        }
+        if all == 0 { 0.0 } else { attention as f64 / all as f64 }
     }
 
     /// The requests of `options` that this plan, made by them, does not meet.
@@ -146,7 +140,7 @@ impl PrunePlan {
         let multiple = options.multiple_of;
         let odd = |kept: usize| !kept.is_multiple_of(multiple.max(1));
         // Those of each expert, where there are any.
-        let experts = config.expert_count();
+        let experts = experts::counted(config, &self.layers).expert_count();
         let widths = self.layers.iter().map(|kept| kept.ffn.len() / experts).enumerate();
         let odd: Vec<(usize, usize)> = widths.filter(|&(_, kept)| odd(kept)).collect();
         let (first, width) = *odd.first()?;

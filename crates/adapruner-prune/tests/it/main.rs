@@ -16,3 +16,4 @@ mod plan_files;
 mod scores;
 mod unmet;
 mod vocabulary;
+mod whole_experts;

@@ -1,9 +1,10 @@
-//! What `prune` removes before widths are cut: whole tokens and whole layers. What they leave
+//! What `prune` removes before widths are cut: whole tokens, layers and experts. What they leave
 //! of the ratio, the plan of all of it, what to be wary of.
 
 use adapruner::{
     caution::Caution,
     depth::{self, DepthRecord, DepthSettings},
+    experts::{self, ExpertRecord, ExpertSettings},
     pipeline,
     progress::Progress,
     room::{Room, room},
@@ -20,13 +21,22 @@ use crate::failure::advised;
 /// Shares of all parameters up to this are none.
 pub(super) const LEAST: f64 = 0.001;
 
-/// A model less whole tokens and layers.
+/// A model less whole tokens, layers and experts, in this order.
 pub(super) struct Reduced<'a> {
     original: &'a Checkpoint,
     /// Which tokens stay, where not all do.
     pub(super) vocabulary: Option<vocabulary::Chosen>,
     /// Which layers stay, where not all do.
     depth: Option<depth::Chosen>,
+    /// Which experts stay, where not all do.
+    experts: Option<experts::Chosen>,
+}
+
+/// How what went was chosen.
+pub(super) struct Records {
+    pub(super) vocabulary: Option<VocabularyRecord>,
+    pub(super) depth: Option<DepthRecord>,
+    pub(super) experts: Option<ExpertRecord>,
 }
 
 impl<'a> Reduced<'a> {
@@ -40,7 +50,7 @@ impl<'a> Reduced<'a> {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let chosen = settings.map(|of| vocabulary::choose(original, of, progress));
-        Ok(Self { original, vocabulary: chosen.transpose()?, depth: None })
+        Ok(Self { original, vocabulary: chosen.transpose()?, depth: None, experts: None })
     }
 
     /// Removes layers, too.
@@ -59,14 +69,35 @@ impl<'a> Reduced<'a> {
         Ok(())
     }
 
+    /// Removes experts of the layers that stay, too.
+    ///
+    /// # Errors
+    /// Those of [`experts::choose`].
+    pub(super) fn drop_experts(
+        &mut self,
+        settings: &ExpertSettings,
+        samples: Option<(&TokenSet, &CalibrationSettings)>,
+        placement: &Placement,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let chosen = experts::choose(self.shallow(), settings, samples, placement, progress)?;
+        self.experts = Some(chosen);
+        Ok(())
+    }
+
     /// The model with the tokens that stay and all its layers.
     pub(super) fn trimmed(&self) -> &Checkpoint {
         self.vocabulary.as_ref().map_or(self.original, |chosen| &chosen.model)
     }
 
-    /// The model with the tokens and layers that stay.
-    pub(super) fn model(&self) -> &Checkpoint {
+    /// The model with the tokens and layers that stay and all experts of these.
+    fn shallow(&self) -> &Checkpoint {
         self.depth.as_ref().map_or_else(|| self.trimmed(), |chosen| &chosen.model)
+    }
+
+    /// The model with the tokens, layers and experts that stay.
+    pub(super) fn model(&self) -> &Checkpoint {
+        self.experts.as_ref().map_or_else(|| self.shallow(), |chosen| &chosen.model)
     }
 
     /// Layers of [`Reduced::trimmed`] by their places among those that stay; those that went
@@ -76,9 +107,14 @@ impl<'a> Reduced<'a> {
         layers.iter().filter_map(|layer| depth.kept.binary_search(layer).ok()).collect()
     }
 
-    /// Whether anything went.
-    fn is_smaller(&self) -> bool {
-        self.vocabulary.is_some() || self.depth.is_some()
+    /// What went whole, in words.
+    fn went(&self) -> Vec<&'static str> {
+        let parts = [
+            ("tokens", self.vocabulary.is_some()),
+            ("layers", self.depth.is_some()),
+            ("experts", self.experts.is_some()),
+        ];
+        parts.into_iter().filter_map(|(part, went)| went.then_some(part)).collect()
     }
 
     /// The ratio that is left to remove of the model, so that all of it together is `ratio`
@@ -87,17 +123,28 @@ impl<'a> Reduced<'a> {
         let of = |checkpoint: &Checkpoint| checkpoint.config.parameters();
         let (before, now) = (of(self.original), of(self.model()));
         let gone = before.saturating_sub(now) as f64;
-        self.is_smaller().then(|| (ratio * before as f64 - gone) / now as f64)
+        (!self.went().is_empty()).then(|| (ratio * before as f64 - gone) / now as f64)
     }
 
     /// A plan for [`Reduced::model`], if any, as one for [`Reduced::trimmed`].
-    pub(super) fn with_layers(
+    pub(super) fn with_parts(
         &self,
         plan: Option<PrunePlan>,
         asked: Option<f64>,
     ) -> Result<Option<PrunePlan>> {
+        let (shallow, trimmed) = (self.shallow(), self.trimmed());
+        let plan = match (&self.experts, plan) {
+            (None, plan) => plan,
+            (Some(experts), plan) => {
+                let (config, digest) = (&shallow.config, shallow.digest()?);
+                Some(match plan {
+                    Some(plan) => plan.after_experts(config, digest, &experts.kept, asked),
+                    None => PrunePlan::of_experts(config, digest, &experts.kept),
+                })
+            }
+        };
         let Some(depth) = &self.depth else { return Ok(plan) };
-        let (config, digest) = (&self.trimmed().config, self.trimmed().digest()?);
+        let (config, digest) = (&trimmed.config, trimmed.digest()?);
         Ok(Some(match plan {
             Some(plan) => plan.after_layers(config, digest, &depth.kept, asked),
             None => PrunePlan::of_layers(config, digest, &depth.kept),
@@ -122,28 +169,31 @@ impl<'a> Reduced<'a> {
         })
     }
 
-    /// How tokens and layers were chosen.
-    pub(super) fn records(&self) -> (Option<VocabularyRecord>, Option<DepthRecord>) {
-        let vocabulary = self.vocabulary.as_ref().map(|chosen| chosen.record.clone());
-        (vocabulary, self.depth.as_ref().map(|chosen| chosen.record.clone()))
+    /// How tokens, layers and experts were chosen.
+    pub(super) fn records(&self) -> Records {
+        Records {
+            vocabulary: self.vocabulary.as_ref().map(|chosen| chosen.record.clone()),
+            depth: self.depth.as_ref().map(|chosen| chosen.record.clone()),
+            experts: self.experts.as_ref().map(|chosen| chosen.record.clone()),
+        }
     }
 
     /// Says where what went is alone more than what was to go.
     pub(super) fn beyond(&self, plan: &PrunePlan, asked: Option<f64>) -> Option<Caution> {
-        let asked =
-            asked.filter(|asked| self.is_smaller() && plan.reached_ratio > asked + LEAST)?;
-        let (went, hint) = match (&self.vocabulary, &self.depth) {
-            (Some(_), None) => ("tokens", "keep more tokens with --vocab"),
-            (None, _) => ("layers", "drop fewer layers"),
-            (Some(_), Some(_)) => ("tokens and layers", "keep more tokens or layers"),
+        let went = self.went();
+        let asked = asked.filter(|asked| plan.reached_ratio > asked + LEAST)?;
+        let (last, others) = went.split_last()?;
+        let all = match others {
+            [] => (*last).to_owned(),
+            others => format!("{} and {last}", others.join(", ")),
         };
         Some(Caution {
             message: format!(
-                "ratio: {asked} asked, {:.4} reached: the {went} that go are more than that, and \
+                "ratio: {asked} asked, {:.4} reached: the {all} that go are more than that, and \
                  the widths stay as they are",
                 plan.reached_ratio
             ),
-            hint: format!("{hint}, or ask for a larger ratio"),
+            hint: format!("remove fewer {all}, or ask for a larger ratio"),
         })
     }
 }

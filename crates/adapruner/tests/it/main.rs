@@ -11,6 +11,7 @@ mod correlate;
 mod depth;
 mod digests;
 mod docs;
+mod experts;
 mod families;
 mod front;
 mod generate;

@@ -32,7 +32,11 @@ impl Tokens {
     }
 
     /// The plan of the original model, with what became of its layers.
-    pub(super) fn with(self, original: &Checkpoint, layers: Option<PrunePlan>) -> Result<PrunePlan> {
+    pub(super) fn with(
+        self,
+        original: &Checkpoint,
+        layers: Option<PrunePlan>,
+    ) -> Result<PrunePlan> {
         let Self { plan, .. } = self;
         Ok(match (plan.vocabulary.clone(), layers) {
             (Some(vocabulary), Some(layers)) => {

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use adapruner::{
     allocate::AllocationRecord,
     caution::Caution,
-    depth::DepthSettings,
     footprint::Footprint,
     held_out,
     manifest::{BeforeAfter, Manifest},
@@ -31,12 +30,17 @@ use self::{
     prepared::Prepared,
     report::{Report, statistics_record, text},
 };
-use super::{CommonArgs, Perform, Session, learned::Samples, reduced};
+use super::{
+    CommonArgs, Perform, Session,
+    learned::Samples,
+    reduced::{self, Records},
+};
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
     bars::Bars,
     combine::Combine,
     depth_args::DepthArgs,
+    expert_args::ExpertArgs,
     failure::advised,
     mask_args::MaskArgs,
     output_args::OutputArgs,
@@ -51,7 +55,8 @@ use crate::{
 ///
 /// Whole feed-forward channels and attention heads are scored on a calibration
 /// set, the least important ones are removed, and the rest is an ordinary dense
-/// model; whole layers go with --drop-layers, tokens with --vocab. Which channels stay
+/// model; whole layers go with --drop-layers, whole experts of a mixture with
+/// --drop-experts, tokens with --vocab. Which channels stay
 /// is then learned by gradient, unless --fast is given. Options that are not given are
 /// filled in with what measured best; the result says which. Perplexity is measured before
 /// and after, on --text or else on calibration samples that nothing was chosen by.
@@ -61,6 +66,8 @@ use crate::{
 /// Example: adapruner prune MODEL --ratio 0.2 --calibration texts.jsonl --fast --out SMALLER
 ///
 /// Example: adapruner prune MODEL --drop-layers 4 --ratio 0.2 --calibration texts.jsonl --out SMALLER
+///
+/// Example: adapruner prune MIXTURE --drop-experts 50% --calibration texts.jsonl --out SMALLER
 ///
 /// Example: adapruner prune MODEL --vocab auto --vocab-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
@@ -77,6 +84,8 @@ pub struct PruneCommand {
     importance: ImportanceArgs,
     #[command(flatten)]
     depth: DepthArgs,
+    #[command(flatten)]
+    experts: ExpertArgs,
     #[command(flatten)]
     vocabulary: VocabularyArgs,
     #[command(flatten)]
@@ -119,10 +128,12 @@ struct Typed {
 }
 
 impl Typed {
-    /// Whether widths stay as they are, where tokens or layers go and `ratio` of what is left
-    /// then.
+    /// Whether widths stay as they are, where tokens, layers or experts go and `ratio` of what is
+    /// left then.
     fn widths_stay(&self, ratio: Option<f64>) -> bool {
-        let others = self.vocabulary.vocab.is_some() || self.given.depth.drop_layers.is_some();
+        let others = self.vocabulary.vocab.is_some()
+            || self.given.depth.drop_layers.is_some()
+            || self.given.experts.drop_experts.is_some();
         others && (0.0..=reduced::LEAST).contains(&ratio.unwrap_or(0.0))
     }
 
@@ -161,6 +172,7 @@ impl PruneCommand {
         let given = Given {
             plan: self.plan.over(&file.plan),
             depth: self.depth.over(&file.depth),
+            experts: self.experts.over(&file.experts),
             calibration: calibration.over(&file.calibration),
             importance: self.importance.over(&file.importance),
             masks: self.masks.over(&file.masks),
@@ -179,7 +191,7 @@ impl PruneCommand {
     }
 
     /// Settings for a model; without one, to see that they can be made. `left` is what is
-    /// still to be removed of a model whose tokens or layers went.
+    /// still to be removed of a model whose tokens, layers or experts went.
     fn settings(
         &self,
         typed: &Typed,
@@ -200,15 +212,15 @@ impl PruneCommand {
             given.refuse_without_widths()?;
         }
         let (recipe, caution) = given.fill(typed.recipe, eval, (model, widths))?;
-        let Given { plan: arguments, depth, calibration, importance, masks, compensation, .. } =
-            &given;
-        let (plan, depth) = (arguments.resolve()?, depth.resolve()?);
+        let Given { plan: arguments, calibration, importance, masks, compensation, .. } = &given;
+        let (plan, depth) = (arguments.resolve()?, given.depth.resolve()?);
+        let experts = given.experts.resolve(calibration.seed())?;
         let fits = widths || depth.is_some();
-        let samples = widths || depth.as_ref().is_some_and(DepthSettings::is_measured);
+        let parts = given.depth.is_measured() || given.experts.is_measured();
         let settings = PruneSettings {
             recipe,
             run: *run,
-            calibration: calibration.resolve(eval)?.filter(|_| samples),
+            calibration: calibration.resolve(eval)?.filter(|_| widths || parts),
             statistics: calibration.stats.clone(),
             score: importance.resolve(),
             seed: calibration.seed(),
@@ -222,6 +234,7 @@ impl PruneCommand {
             allow_overlap: self.allow_overlap,
             vocabulary,
             depth,
+            experts,
             output: typed.output.clone(),
         };
         Ok((settings, caution))
@@ -275,13 +288,13 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     if let Some((_, eval)) = &eval {
         samples.check_overlap(eval, settings.allow_overlap)?;
     }
-    // Of the model with the tokens and layers that stay.
+    // Of the model with the tokens, layers and experts that stay.
     let Cut { plan: widths, learned, statistics, sensitivities, allocation } =
         match settings.plan.ratio {
             0.0 => Cut::default(),
             _ => Cut::of(reduced.model(), calibration.as_ref(), &settings, &samples, work)?,
         };
-    let cut = reduced.with_layers(widths.clone(), asked)?;
+    let cut = reduced.with_parts(widths.clone(), asked)?;
     let (pruned, fitted) = match &cut {
         Some(plan) => samples.apply(reduced.trimmed(), plan, (&placement, &bars))?,
         None => (reduced.trimmed().clone(), None),
@@ -312,7 +325,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         (asked, None) => reduced.beyond(&plan, asked),
         (None, Some(_)) => None,
     });
-    let (vocabulary, depth) = reduced.records();
+    let Records { vocabulary, depth, experts } = reduced.records();
     settings.plan.ratio = plan.requested_ratio;
     settings.target.clone_from(&target);
     let footprint = Footprint::of(&original, &pruned, &typed.stored)?;
@@ -338,6 +351,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
             manifest.plan = Some(plan);
             manifest.vocabulary = vocabulary.clone();
             manifest.depth = depth.clone();
+            manifest.experts = experts.clone();
             manifest.masks = learned.clone();
             manifest.warnings = warnings.clone();
             manifest.compensation = fitted;
@@ -354,6 +368,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         vocabulary,
         depth,
         passed: PassedRecord::of(&original),
+        experts,
         footprint,
         masks: learned,
         manifest,
@@ -373,7 +388,7 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
 /// How widths were cut.
 #[derive(Default)]
 struct Cut {
-    /// Of the model whose tokens and layers went already; none where widths stay as they are.
+    /// Of the model whose tokens, layers and experts went already; none where widths stay as they are.
     plan: Option<PrunePlan>,
     learned: Option<LearnedRecord>,
     statistics: Option<BankHeader>,

@@ -1,5 +1,5 @@
-//! What `prune` does before widths are cut: options checked, texts drawn, whole tokens and layers
-//! removed.
+//! What `prune` does before widths are cut: options checked, texts drawn, whole tokens, layers
+//! and experts removed.
 
 use adapruner::{
     caution::Caution,
@@ -25,11 +25,11 @@ use crate::{bars::Bars, failure::advised, recipe::Given, typed::Shares};
 /// What is decided before widths are cut.
 pub(super) struct Prepared<'a> {
     pub(super) settings: PruneSettings,
-    /// The ratio that is asked of the original; none where a size is, or whole tokens and layers
-    /// alone.
+    /// The ratio that is asked of the original; none where a size is, or whole tokens, layers
+    /// and experts alone.
     pub(super) asked: Option<f64>,
     pub(super) target: Option<Target>,
-    /// The model less whole tokens and layers.
+    /// The model less whole tokens, layers and experts.
     pub(super) reduced: Reduced<'a>,
     pub(super) calibration: Option<TokenSet>,
     /// The text to measure on, in tokens of the original and in those that stay.
@@ -39,7 +39,7 @@ pub(super) struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// Checks all options, draws the texts, removes whole tokens and layers.
+    /// Checks all options, draws the texts, removes whole tokens, layers and experts.
     pub(super) fn new(
         args: &PruneCommand,
         typed: &mut Typed,
@@ -60,6 +60,9 @@ impl<'a> Prepared<'a> {
         }
         let (first, _) = args.settings(typed, run, None, None)?;
         check_fits(&first, &typed.stored, original)?;
+        if let Some(experts) = &first.experts {
+            experts.check(&original.config)?;
+        }
         let mut reduced = Reduced::of_tokens(original, first.vocabulary.as_ref(), bars)?;
         let asked = first.plan.ratio;
         let left = |reduced: &Reduced<'_>, typed: &Typed| match &target {
@@ -101,6 +104,12 @@ impl<'a> Prepared<'a> {
             // Named by their places in the model as it was.
             let attention = typed.given.plan.drop_attention.take();
             typed.given.plan.drop_attention = attention.map(|layers| reduced.places(&layers));
+        }
+        if let Some(experts) = &settings.experts {
+            let samples = calibration.as_ref().zip(settings.calibration.as_ref());
+            reduced.drop_experts(experts, samples, placement, bars)?;
+        }
+        if settings.depth.is_some() || settings.experts.is_some() {
             let still = left(&reduced, typed)?;
             (settings, short) = args.settings(typed, run, Some(reduced.model()), still)?;
             calibration = pipeline::calibration(reduced.model(), &settings)?;

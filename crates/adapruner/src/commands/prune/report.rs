@@ -7,6 +7,7 @@ use adapruner::{
     caution::{Caution, Pruned, collapse},
     compare_models,
     depth::DepthRecord,
+    experts::ExpertRecord,
     footprint::Footprint,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
@@ -45,6 +46,8 @@ pub(super) struct Report {
     /// What the model has beside its language model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) passed: Option<PassedRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) experts: Option<ExpertRecord>,
     /// What the model takes, or would.
     pub(super) footprint: Footprint,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,6 +171,7 @@ pub(super) fn text(report: &Report) -> String {
     rows.extend(report.vocabulary.as_ref().map(|of| ("vocabulary", of.to_string())));
     rows.extend(report.depth.as_ref().map(|of| ("depth", of.to_string())));
     rows.extend(report.passed.as_ref().map(passed_row));
+    rows.extend(report.experts.as_ref().map(|of| ("experts", of.to_string())));
     rows.push(("size", report.footprint.to_string()));
     let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
     for (name, BeforeAfter { before, after }) in
