@@ -54,6 +54,54 @@ fn foreseen(report: &Value, format: &str) -> u64 {
     of["bytes"].as_u64().unwrap()
 }
 
+/// `apply` and `export` foresee sizes as `prune` does, and write nothing.
+#[test]
+fn sizes_of_plans_and_exports_are_foreseen() {
+    let bench = Bench::new();
+    let (out, plan) = (bench.out(), bench.dir.path().join("plan.json"));
+    let (applied, fresh) = (bench.dir.path().join("applied"), bench.dir.path().join("fresh"));
+    let pruned = bench.prune("--ratio 0.2 --fast");
+    std::fs::copy(out.join("manifest.json"), &plan).unwrap();
+    let paths = [
+        ("model", bench.model.as_path()),
+        ("plan", &plan),
+        ("applied", &applied),
+        ("fresh", &fresh),
+    ];
+    let bytes = |manifest: &Value| manifest["files"][0]["bytes"].as_u64().unwrap();
+    for kind in ["f32", "q8_0"] {
+        let form = format!("--format gguf --gguf-type {kind}");
+        let dry = json(&format!("apply {{model}} --plan {{plan}} {form} --dry-run"), &paths);
+        let written = json(
+            &format!("apply {{model}} --plan {{plan}} {form} --out {{applied}} --force"),
+            &paths,
+        );
+        assert_eq!(foreseen(&dry, "gguf"), bytes(&written));
+        assert_eq!(dry["plan"], pruned["plan"]);
+        let dry = json(&format!("export {{model}} {form} --dry-run"), &paths);
+        let written = json(&format!("export {{model}} {form} --out {{applied}} --force"), &paths);
+        assert_eq!(foreseen(&dry, "gguf"), bytes(&written));
+        assert_eq!(dry["parameters"], pruned["plan"]["parameters_before"]);
+    }
+    succeed("apply {model} --plan {plan} --out {fresh} --dry-run", &paths);
+    succeed("export {model} --out {fresh} --dry-run", &paths);
+    assert!(!fresh.exists());
+    // What is written needs a place.
+    assert!(fail("export {model}", &paths).contains("out: missing"));
+}
+
+/// What cannot be written as asked is refused by a dry run, too.
+#[test]
+fn a_dry_run_refuses_what_the_run_would() {
+    let model = crate::program::model("opt");
+    let text = tiny().join("calibration.txt");
+    let paths = [("model", model.as_path()), ("text", text.as_path())];
+    let said = fail("export {model} --format gguf --dry-run", &paths);
+    assert!(said.contains("GGUF") || said.contains("gguf"), "{said}");
+    let line = "prune {model} --ratio 0.2 --calibration {text} --fast --format gguf --dry-run";
+    assert_eq!(fail(line, &paths), said);
+}
+
 /// What a dry run says of a file is what the file has.
 #[test]
 fn sizes_are_foreseen_to_the_byte() {

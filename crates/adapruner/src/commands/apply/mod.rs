@@ -201,8 +201,10 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
             "leave --learn-masks and --compensate out",
         ));
     }
-    let staged = output.map(|output| Ok((session.writer.folder(&output.out)?, output)));
-    let staged: Option<(StagedDir, OutputSettings)> = staged.transpose()?;
+    let begin = |output: OutputSettings| -> Result<(StagedDir, OutputSettings)> {
+        Ok((session.writer.folder(&output.out)?, output))
+    };
+    let staged = output.map(begin).transpose()?;
     let samples = Samples::draw(&checkpoint, masks.as_ref(), compensation.as_ref())?;
     if samples.masks.is_some() || samples.fit.is_some() {
         let typed = EvalArgs { data_dir: args.data_dir.clone(), ..EvalArgs::default() };

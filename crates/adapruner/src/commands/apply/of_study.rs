@@ -14,11 +14,15 @@ use adapruner::{
 };
 use adapruner_checkpoint::{Checkpoint, ModelConfig};
 use adapruner_model::Placement;
-use adapruner_prune::PlanOptions;
+use adapruner_prune::{PlanOptions, apply};
 use anyhow::{Context, Result};
 
 use super::{ApplyCommand, Made};
-use crate::{bars::Bars, failure::advised, typed::Proportion};
+use crate::{
+    bars::Bars,
+    failure::advised,
+    typed::{Count, Proportion, Size},
+};
 
 /// A study whose trials are applied.
 struct Source<'a> {
