@@ -454,13 +454,16 @@ fn a_machine_that_dies_is_told_of() {
     let line = format!("search {line} {} --json --trials", redis.storage);
     let mut dies = command(there.words(&format!("{line} 3")));
     let mut dies = dies.stdout(Stdio::null()).spawn().unwrap();
-    // The first lock of a worker that has signed on beside the two of a folder.
-    let signed = || std::fs::read_dir(there.study.join("workers")).map_or(0, |dir| dir.count());
-    while signed() < 3 {
+    // Killed once its first trial is under way, however slow the machine is.
+    let trials = format!("trials {{study}} {} --json", redis.storage);
+    let is_at_work = || {
+        let listed = command(there.words(&trials)).output().unwrap();
+        listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("\"running\"")
+    };
+    while !is_at_work() {
         assert!(dies.try_wait().unwrap().is_none(), "it ended before it was killed");
-        sleep(Duration::from_millis(5));
+        sleep(Duration::from_millis(20));
     }
-    sleep(Duration::from_millis(300));
     dies.kill().unwrap();
     dies.wait().unwrap();
     let output = command(here.words(&format!("{line} 2"))).output().unwrap();
