@@ -1594,6 +1594,7 @@ def apply(
     save_dtype: Value | bool | None = None,
     gguf_type: Value | bool | None = None,
     force: bool | None = None,
+    dry_run: bool = False,
     device: Value | bool | None = None,
     dtype: Value | bool | None = None,
     matmul_precision: Value | bool | None = None,
@@ -1683,6 +1684,8 @@ def apply(
         K-quant for all matrices (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
         …) [default: the model's float type, f16 if it is quantised]
         force: Replace an existing output of this program
+        dry_run: Print the plan and the size, write nothing: no masks are learned and nothing is
+        compensated
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
@@ -1741,6 +1744,7 @@ def apply(
             ("--save-dtype", "value", save_dtype),
             ("--gguf-type", "value", gguf_type),
             ("--force", "switch", force),
+            ("--dry-run", "flag", dry_run),
             ("--device", "value", device),
             ("--dtype", "value", dtype),
             ("--matmul-precision", "value", matmul_precision),
@@ -2011,6 +2015,7 @@ def export(
     save_dtype: Value | bool | None = None,
     gguf_type: Value | bool | None = None,
     force: bool | None = None,
+    dry_run: bool = False,
     no_verify: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
@@ -2030,6 +2035,7 @@ def export(
         K-quant for all matrices (q4_k) or one of llama.cpp's mixtures (q4_k_m, q5_k_m, q3_k_l,
         …) [default: the model's float type, f16 if it is quantised]
         force: Replace an existing output of this program
+        dry_run: Print the size, write nothing
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
         progress: called as progress(stage, done, all, note); True shows bars, False none,
@@ -2045,6 +2051,7 @@ def export(
             ("--save-dtype", "value", save_dtype),
             ("--gguf-type", "value", gguf_type),
             ("--force", "switch", force),
+            ("--dry-run", "flag", dry_run),
             ("--no-verify", "flag", no_verify),
         ],
         progress,
