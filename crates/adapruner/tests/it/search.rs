@@ -466,13 +466,14 @@ fn a_machine_that_dies_is_told_of() {
     }
     dies.kill().unwrap();
     dies.wait().unwrap();
-    let output = command(here.words(&format!("{line} 2"))).output().unwrap();
+    // One trial more than the other could have done.
+    let output = command(here.words(&format!("{line} 4"))).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(number(&found, "/complete") + number(&found, "/stopped_early"), 2.0);
+    assert_eq!(number(&found, "/complete") + number(&found, "/stopped_early"), 4.0);
     assert_eq!(number(&found, "/failed"), 1.0);
     let said = stderr(&output);
-    assert!(said.contains("waiting for trial 0 of"), "{said}");
+    assert!(said.contains("waiting for trial "), "{said}");
     assert!(said.contains("given up in") && said.contains("without a heartbeat"), "{said}");
 }
 
