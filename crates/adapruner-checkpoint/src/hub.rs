@@ -15,7 +15,8 @@ use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
     hf::{
-        self, PROCESSOR_FILES,
+        self,
+        pass_through::PROCESSOR_FILES,
         source::{INDEX, SINGLE},
     },
     tokenizer::folder::TEMPLATES,

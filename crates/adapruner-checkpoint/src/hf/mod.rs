@@ -4,7 +4,7 @@ pub mod config;
 mod experts;
 mod modeling;
 mod nested;
-mod pass_through;
+pub(crate) mod pass_through;
 mod rope;
 pub mod source;
 mod unknown;
@@ -15,7 +15,6 @@ use std::{path::Path, sync::Arc};
 
 use adapruner_arch::Multimodal;
 
-pub(crate) use pass_through::PROCESSOR_FILES;
 pub use pass_through::PassThrough;
 pub use source::SafetensorsSource;
 pub use write::{HfOptions, StoreType, planned_bytes, write};
