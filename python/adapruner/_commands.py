@@ -711,7 +711,7 @@ def prune(
         frequency (how many tokens take an expert), taylor (first-order change of the loss
         without it, by gradients), reconstruction (sets of experts by how much the layer's
         output changes without them, as in "Not All Experts are Equal") or random (the control)
-        [default: reap]
+        [default: reap-sum]
         vocab: Trim the vocabulary to the N tokens that your texts need most, or "auto" for the
         fewest that --vocab-tolerance allows. Bytes, special and added tokens and those of the
         chat template always stay, so every text can still be encoded. The tokenizer, embedding,

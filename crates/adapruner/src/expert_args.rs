@@ -23,7 +23,7 @@ pub struct ExpertArgs {
     /// over the tokens that take an expert), reap-sum (their sum), frequency (how many tokens take
     /// an expert), taylor (first-order change of the loss without it, by gradients),
     /// reconstruction (sets of experts by how much the layer's output changes without them, as in
-    /// "Not All Experts are Equal") or random (the control) [default: reap]
+    /// "Not All Experts are Equal") or random (the control) [default: reap-sum]
     #[arg(long, value_name = "METRIC")]
     pub drop_experts_by: Option<Named<ExpertMetric>>,
 }

@@ -46,9 +46,9 @@ use crate::{
 #[serde(rename_all = "kebab-case")]
 pub enum ExpertMetric {
     /// The mean size of what an expert adds to a token that takes it.
-    #[default]
     Reap,
     /// The size of what an expert adds to all tokens.
+    #[default]
     ReapSum,
     /// The share of tokens that take an expert.
     Frequency,

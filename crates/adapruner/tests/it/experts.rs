@@ -92,9 +92,9 @@ fn experts_go_in_both_formats_and_by_the_plan() {
         assert_eq!(record["before"], before, "{name}");
         assert_eq!(
             (&record["metric"], &record["samples"]["windows"]),
-            (&"reap".into(), &16.into())
+            (&"reap-sum".into(), &16.into())
         );
-        assert_eq!(manifest["settings"]["recipe"]["options"][0], "--drop-experts-by reap");
+        assert_eq!(manifest["settings"]["recipe"]["options"][0], "--drop-experts-by reap-sum");
         for own in kept(&manifest) {
             assert_eq!(own.len() as u64, after, "{name}");
         }
