@@ -1,4 +1,5 @@
-//! Links of the repository's Markdown files lead to files and headings that exist.
+//! Links of the repository's Markdown files lead to files and headings that exist, and its picture
+//! is what the program draws from the recorded figures.
 
 use std::{
     collections::BTreeSet,
@@ -91,4 +92,17 @@ fn links_lead_to_files_and_headings() {
         }
     }
     assert!(checked > 50, "{checked} links");
+}
+
+#[test]
+fn the_picture_is_drawn_from_the_recorded_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let (figures, drawn) = (root().join("docs/measurements/sizes.json"), folder.path().join("d.svg"));
+    let paths = [("figures", figures.as_path()), ("drawn", &drawn)];
+    crate::program::succeed("report --models {figures} --out {drawn}", &paths);
+    let kept = fs::read_to_string(root().join("docs/sizes.svg")).unwrap();
+    assert!(
+        fs::read_to_string(drawn).unwrap() == kept,
+        "docs/sizes.svg: adapruner report --models docs/measurements/sizes.json --out docs/sizes.svg --force"
+    );
 }
