@@ -97,7 +97,8 @@ fn links_lead_to_files_and_headings() {
 #[test]
 fn the_picture_is_drawn_from_the_recorded_figures() {
     let folder = tempfile::tempdir().unwrap();
-    let (figures, drawn) = (root().join("docs/measurements/sizes.json"), folder.path().join("d.svg"));
+    let (figures, drawn) =
+        (root().join("docs/measurements/sizes.json"), folder.path().join("d.svg"));
     let paths = [("figures", figures.as_path()), ("drawn", &drawn)];
     crate::program::succeed("report --models {figures} --out {drawn}", &paths);
     let kept = fs::read_to_string(root().join("docs/sizes.svg")).unwrap();
