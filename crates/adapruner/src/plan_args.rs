@@ -182,6 +182,24 @@ impl fmt::Display for Spread {
     }
 }
 
+/// The ratio that leaves `target` parameters of a model of `config`.
+///
+/// # Errors
+/// A target that is 0 or not below the model's parameters.
+pub fn ratio_leaving(target: u64, config: &ModelConfig) -> Result<f64> {
+    let before = config.parameters();
+    if target == 0 || target >= before {
+        return Err(advised(
+            format!(
+                "target-params: expected from 1 to below the model's {before} parameters, found \
+                 {target}"
+            ),
+            "inspect shows how many parameters a model has",
+        ));
+    }
+    Ok((before - target) as f64 / before as f64)
+}
+
 impl PlanArgs {
     /// On how many samples losses are measured to spread the cut by, where it is; checked
     /// against the other options.
@@ -246,23 +264,13 @@ impl PlanArgs {
     /// Both are given, or the target is not below the model's parameters.
     pub fn settled(&self, config: &ModelConfig) -> Result<Self> {
         let Some(Count(target)) = self.target_params else { return Ok(self.clone()) };
-        let before = config.parameters();
         if self.ratio.is_some() {
             return Err(advised(
                 "target-params: given together with a ratio",
                 "give one of --ratio and --target-params",
             ));
         }
-        if target == 0 || target >= before {
-            return Err(advised(
-                format!(
-                    "target-params: expected from 1 to below the model's {before} parameters, \
-                     found {target}"
-                ),
-                "inspect shows how many parameters a model has",
-            ));
-        }
-        let ratio = (before - target) as f64 / before as f64;
+        let ratio = ratio_leaving(target, config)?;
         Ok(Self { ratio: Some(Shares::One(ratio)), target_params: None, ..self.clone() })
     }
 

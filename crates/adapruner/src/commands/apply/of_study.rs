@@ -21,6 +21,7 @@ use super::{ApplyCommand, Made};
 use crate::{
     bars::Bars,
     failure::advised,
+    plan_args::ratio_leaving,
     typed::{Count, Proportion, Size},
 };
 
@@ -85,20 +86,10 @@ impl ApplyCommand {
     /// The share of the parameters of a model of `config` that is to be removed, if that was
     /// typed.
     fn removed(&self, config: &ModelConfig) -> Result<Option<f64>> {
-        let Some(Count(target)) = self.target_params else {
-            return Ok(self.ratio.map(|Proportion(ratio)| ratio));
-        };
-        let before = config.parameters();
-        if target == 0 || target >= before {
-            return Err(advised(
-                format!(
-                    "target-params: expected from 1 to below the model's {before} parameters, \
-                     found {target}"
-                ),
-                "inspect shows how many parameters a model has",
-            ));
+        match self.target_params {
+            Some(Count(target)) => ratio_leaving(target, config).map(Some),
+            None => Ok(self.ratio.map(|Proportion(ratio)| ratio)),
         }
-        Ok(Some((before - target) as f64 / before as f64))
     }
 }
 
