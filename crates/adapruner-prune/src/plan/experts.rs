@@ -62,24 +62,18 @@ impl PrunePlan {
     /// that model, what is reached where none was.
     #[must_use]
     pub fn after_experts(
-        self,
+        mut self,
         config: &ModelConfig,
         model_digest: Digest,
         kept: &[Vec<usize>],
         requested_ratio: Option<f64>,
     ) -> Self {
-        let layers = self.layers.into_iter().zip(&config.layers).zip(kept);
+        let own = std::mem::take(&mut self.layers);
+        let layers = own.into_iter().zip(&config.layers).zip(kept);
         let layers = layers
             .map(|((plan, widths), kept)| plan.among(kept, config.expert_width(widths)))
             .collect();
-        let all = Self::keeping_tokens(config, model_digest, layers, self.vocabulary);
-        Self {
-            requested_ratio: requested_ratio.unwrap_or(all.reached_ratio),
-            requested_attention_share: self.requested_attention_share,
-            layout: self.layout,
-            multiple_of: self.multiple_of,
-            ..all
-        }
+        self.completed(config, model_digest, layers, requested_ratio)
     }
 
     /// A plan that keeps the experts `kept` of each layer whole, and removes all others.

@@ -173,16 +173,28 @@ impl PrunePlan {
     /// that model, what is reached where none was.
     #[must_use]
     pub fn after_layers(
-        self,
+        mut self,
         config: &ModelConfig,
         model_digest: Digest,
         kept: &[usize],
         requested_ratio: Option<f64>,
     ) -> Self {
         let mut layers = vec![LayerPlan::NOTHING; config.layers.len()];
-        for (&layer, plan) in kept.iter().zip(self.layers) {
+        for (&layer, plan) in kept.iter().zip(std::mem::take(&mut self.layers)) {
             layers[layer] = plan;
         }
+        self.completed(config, model_digest, layers, requested_ratio)
+    }
+
+    /// This plan, made for a part of a model, as the plan for the whole that keeps `layers` of it;
+    /// the ratio that was asked for is of the whole, what is reached where none was.
+    fn completed(
+        self,
+        config: &ModelConfig,
+        model_digest: Digest,
+        layers: Vec<LayerPlan>,
+        requested_ratio: Option<f64>,
+    ) -> Self {
         let all = Self::keeping_tokens(config, model_digest, layers, self.vocabulary);
         Self {
             requested_ratio: requested_ratio.unwrap_or(all.reached_ratio),

@@ -1,5 +1,6 @@
 //! Whether losses tell accuracies: charts, a table, and what it comes to.
 
+use super::legend::mark;
 use super::table::{Kind, table};
 use crate::curve::drawable;
 use crate::html::Html;
@@ -47,23 +48,19 @@ fn ratios(found: &Correlations) -> Vec<f64> {
 
 fn legend(html: &mut Html, found: &Correlations, ratios: &[f64]) {
     html.element("ul", &[("class", &"legend")], |html| {
-        let key = |html: &mut Html, class: &str, steps: &str, text: &str| {
-            html.element("li", &[], |html| {
-                let area = [("viewBox", &"0 0 28 10" as _), ("aria-hidden", &"true" as _)];
-                html.element("svg", &area, |html| {
-                    html.void("path", &[("class", &class), ("d", &steps)]);
-                });
-                html.text(format!(" {text}"));
-            });
-        };
         for (group, ratio) in ratios.iter().enumerate().take(GROUPS) {
             let class = format!("spot s{group}");
             let last = if group + 1 == GROUPS && ratios.len() > GROUPS { " and more" } else { "" };
             let text = format!("{}{last} removed", percent(*ratio));
-            key(html, &class, &shape(group, 14.0, 5.0), &text);
+            mark(html, &class, &shape(group, 14.0, 5.0), &text);
         }
         if found.points.iter().any(|point| point.ratio.is_none()) {
-            key(html, "best", "M9.5 5a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0", "the model as it was");
+            mark(
+                html,
+                "best",
+                "M9.5 5a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0",
+                "the model as it was",
+            );
         }
     });
 }

@@ -1,5 +1,6 @@
 //! Loss against size: the trials of a search of several objectives, and its front.
 
+use super::legend::mark;
 use super::table::{Kind, table};
 use crate::curve::drawable;
 use crate::html::Html;
@@ -46,21 +47,12 @@ fn spots(front: &Front) -> Vec<Spot> {
 }
 
 fn legend(html: &mut Html, front: &Front) {
-    let key = |html: &mut Html, class: &str, steps: &str, text: &str| {
-        html.element("li", &[], |html| {
-            let area = [("viewBox", &"0 0 28 10" as _), ("aria-hidden", &"true" as _)];
-            html.element("svg", &area, |html| {
-                html.void("path", &[("class", &class), ("d", &steps)]);
-            });
-            html.text(format!(" {text}"));
-        });
-    };
     html.element("ul", &[("class", &"legend")], |html| {
-        key(html, &format!("spot s{ON_FRONT}"), &shape(ON_FRONT, 14.0, 5.0), "on the front");
+        mark(html, &format!("spot s{ON_FRONT}"), &shape(ON_FRONT, 14.0, 5.0), "on the front");
         if front.points.iter().any(|point| !point.on_front) {
-            key(html, &format!("spot s{OTHER}"), &shape(OTHER, 14.0, 5.0), "other trials");
+            mark(html, &format!("spot s{OTHER}"), &shape(OTHER, 14.0, 5.0), "other trials");
         }
-        key(html, "best", "M9.5 5a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0", "the model as it was");
+        mark(html, "best", "M9.5 5a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0", "the model as it was");
     });
 }
 

@@ -1,4 +1,4 @@
-//! The legend of a chart of lines.
+//! The legends of charts: of lines, and of the marks of a cloud.
 
 use crate::html::Html;
 use crate::svg::lines::style;
@@ -28,5 +28,16 @@ pub(super) fn legend<'a>(html: &mut Html, keys: impl IntoIterator<Item = Key<'a>
                 html.leaf("span", &[("class", &"muted")], note);
             });
         }
+    });
+}
+
+/// An entry of a legend of marks: the mark, drawn by `steps`, and what it stands for.
+pub(super) fn mark(html: &mut Html, class: &str, steps: &str, text: &str) {
+    html.element("li", &[], |html| {
+        let area = [("viewBox", &"0 0 28 10" as _), ("aria-hidden", &"true" as _)];
+        html.element("svg", &area, |html| {
+            html.void("path", &[("class", &class), ("d", &steps)]);
+        });
+        html.text(format!(" {text}"));
     });
 }

@@ -59,10 +59,10 @@ pub fn models(comparison: &Comparison) -> Models {
 /// Size against quality: bits per byte where every model has them, else perplexity on the same
 /// tokens, of the first text. None of fewer than three models, or without a text.
 pub fn trade(comparison: &Comparison) -> Option<Trade> {
-    let of = |kind| comparison.rows.iter().find(|row| row.kind == kind);
+    let place = |kind| comparison.rows.iter().position(|row| row.kind == kind);
     let same = same_tokens(comparison, 0, comparison.models.iter());
-    let quality = of(Kind::BitsPerByte).or(of(Kind::Perplexity).filter(|_| same))?;
-    let bytes = of(Kind::Bytes)?;
+    let at = place(Kind::BitsPerByte).or(place(Kind::Perplexity).filter(|_| same))?;
+    let (quality, bytes) = (&comparison.rows[at], &comparison.rows[place(Kind::Bytes)?]);
     if comparison.models.len() < FEWEST {
         return None;
     }
@@ -73,7 +73,7 @@ pub fn trade(comparison: &Comparison) -> Option<Trade> {
         quality,
     });
     // The text by its name alone: a path has no room in a picture.
-    let text = comparison.models.first().and_then(|model| model.texts.first());
+    let text = comparison.models.first().and_then(|model| model.texts.get(text_of(comparison, at)));
     let shown = match (text, quality.name.split_once(", ")) {
         (Some(text), Some((kind, _))) => {
             format!("{kind}, {}, windows of {}", last_part(&text.text, 1), text.window)
@@ -81,6 +81,13 @@ pub fn trade(comparison: &Comparison) -> Option<Trade> {
         (Some(_) | None, _) => quality.name.clone(),
     };
     Some(Trade { quality: shown, points: points.collect() })
+}
+
+/// Which text the row `at` is of: every text has a perplexity, and behind it bits per byte where
+/// every model has them.
+fn text_of(comparison: &Comparison, at: usize) -> usize {
+    let before = comparison.rows.iter().take(at + 1);
+    before.filter(|row| row.kind == Kind::Perplexity).count().saturating_sub(1)
 }
 
 /// Whether models read the `at`-th text in the tokens of the first model.
@@ -99,11 +106,11 @@ fn verdict(comparison: &Comparison) -> Vec<Tile> {
     let mut tiles = Vec::new();
     let last = comparison.models.len().saturating_sub(1);
     let last_model = || comparison.models.iter().skip(last);
-    let (mut perplexities, mut bits) = (0, 0);
     let is_mean = |row: &Row| row.kind == Kind::Accuracy && row.name.starts_with("mean of");
     let has_mean = comparison.rows.iter().any(is_mean);
     let mut tasks = 0;
-    for row in &comparison.rows {
+    for (at, row) in comparison.rows.iter().enumerate() {
+        let same = || same_tokens(comparison, text_of(comparison, at), last_model());
         let (Some(&before), Some(&after)) = (row.values.first(), row.values.get(last)) else {
             continue;
         };
@@ -119,16 +126,12 @@ fn verdict(comparison: &Comparison) -> Vec<Tile> {
                 Some((number, change(before, after, "smaller", "larger")))
             }
             Kind::Perplexity => {
-                let same = same_tokens(comparison, perplexities, last_model());
-                perplexities += 1;
                 let times = format!("{:.3} times{}", after / before, difference(row, last, "loss"));
-                same.then(|| (format!("{before:.2} → {after:.2}"), times))
+                same().then(|| (format!("{before:.2} → {after:.2}"), times))
             }
             Kind::BitsPerByte => {
-                let same = same_tokens(comparison, bits, last_model());
-                bits += 1;
                 let times = format!("{:.3} times{}", after / before, difference(row, last, ""));
-                (!same).then(|| (format!("{before:.4} → {after:.4}"), times))
+                (!same()).then(|| (format!("{before:.4} → {after:.4}"), times))
             }
             Kind::Accuracy if has_mean != is_mean(row) || tasks == TASKS => None,
             Kind::Accuracy => {
@@ -260,6 +263,42 @@ mod tests {
         assert_eq!(trade.quality, "bits per byte, t");
         assert_eq!(trade.points[2].name, "final");
         assert_eq!((trade.points[2].bytes, trade.points[2].quality), (98e6, 1.2));
+    }
+
+    /// A text without bits per byte (of token ids) does not lend its name to the next one's.
+    #[test]
+    fn a_figure_is_of_its_own_text() {
+        let row = |name: &str, kind, values| Row::new(name.to_owned(), kind, values);
+        let rows = vec![
+            row("bytes of the tensors", Kind::Bytes, vec![3.0, 2.0, 1.0]),
+            row("perplexity, ids.json", Kind::Perplexity, vec![1.0, 2.0, 3.0]),
+            row("perplexity, t/b.txt, windows of 32", Kind::Perplexity, vec![1.0, 2.0, 3.0]),
+            row("bits per byte, t/b.txt, windows of 32", Kind::BitsPerByte, vec![1.0, 1.1, 1.2]),
+        ];
+        let mut comparison = comparison(&["a", "b", "c"], rows);
+        for (number, model) in comparison.models.iter_mut().enumerate() {
+            // The last model reads the second text in tokens of its own.
+            let own = format!("b{}", number / 2);
+            model.texts = [("ids.json", "ids"), ("t/b.txt", own.as_str())]
+                .map(|(text, tokens)| TokensRecord {
+                    text: text.to_owned(),
+                    text_digest: Digest::of_bytes(text.as_bytes()),
+                    tokens_digest: Digest::of_bytes(tokens.as_bytes()),
+                    windows: 4,
+                    window: 32,
+                })
+                .to_vec();
+        }
+        assert_eq!(trade(&comparison).unwrap().quality, "bits per byte, b.txt, windows of 32");
+        let tiles: Vec<String> = verdict(&comparison).into_iter().map(|tile| tile.above).collect();
+        assert_eq!(
+            tiles,
+            [
+                "bytes of the tensors",
+                "perplexity, ids.json",
+                "bits per byte, t/b.txt, windows of 32"
+            ]
+        );
     }
 
     #[test]
