@@ -102,8 +102,7 @@ pub struct Args {
     /// Type of the weights on both sides.
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
-    /// How exactly our side makes products of f32: highest (f32) or high (16-bit integers
-    /// with a scale for each row).
+    /// How exactly our side makes products: highest, high or medium.
     #[arg(long, default_value_t = MatmulPrecision::Highest)]
     matmul_precision: MatmulPrecision,
     /// What is measured; peak memory is that of all of them together. `search` is

@@ -4,7 +4,7 @@
 //!         [--seconds 2] [--tokens 1,256,2048] [--only Llama] [--python python3]
 //!
 //! `y = x · Wᵀ`, `dx = dy · W` and `dW = dyᵀ · x` with activations `[M, K]` and weights
-//! `[N, K]` of SmolLM2-135M and Llama-7B. All sides run in turns on the same shape,
+//! `[N, K]` of SmolLM2-135M, Qwen2.5-0.5B and Llama-7B. All sides run in turns on the same shape,
 //! so what else the machine does meets all of them, and the median of each counts. A turn
 //! is some passes back to back, as products follow each other in a model, and stands for
 //! their median; the first, for which threads may have to wake, is not counted.
@@ -33,12 +33,17 @@ static ALLOCATOR: Allocator = Allocator;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Model, what the weight is, `K`, `N`.
-const SHAPES: [(&str, &str, usize, usize); 8] = [
+const SHAPES: [(&str, &str, usize, usize); 13] = [
     ("SmolLM2-135M", "q, o", 576, 576),
     ("SmolLM2-135M", "k, v", 576, 192),
     ("SmolLM2-135M", "gate, up", 576, 1536),
     ("SmolLM2-135M", "down", 1536, 576),
     ("SmolLM2-135M", "head", 576, 49_152),
+    ("Qwen2.5-0.5B", "q, o", 896, 896),
+    ("Qwen2.5-0.5B", "k, v", 896, 128),
+    ("Qwen2.5-0.5B", "gate, up", 896, 4864),
+    ("Qwen2.5-0.5B", "down", 4864, 896),
+    ("Qwen2.5-0.5B", "head", 896, 151_936),
     ("Llama-7B", "q, k, v, o", 4096, 4096),
     ("Llama-7B", "gate, up", 4096, 11_008),
     ("Llama-7B", "down", 11_008, 4096),
@@ -190,9 +195,14 @@ impl<'a> Side<'a> {
     }
 }
 
-/// A product of f32 in high precision.
-fn high<'a>(pass: impl Fn() -> candle_core::Result<Tensor> + 'a) -> Side<'a> {
-    Side::new("f32 high", move |_| time(|| MatmulPrecision::High.during(&pass)))
+/// A product of f32 in every precision.
+fn by_precision<'a>(
+    pass: impl Fn() -> candle_core::Result<Tensor> + Copy + 'a,
+) -> impl Iterator<Item = Side<'a>> {
+    use MatmulPrecision::{High, Highest, Medium};
+    [Highest, High, Medium].into_iter().map(move |precision| {
+        Side::new(&format!("f32 {precision}"), move |_| time(|| precision.during(pass)))
+    })
 }
 
 /// The sides of one product, run in turns.
@@ -208,25 +218,19 @@ fn measure(
     let mut sides = Vec::new();
     match pass {
         Pass::Forward => {
-            for (name, weight) in [("f32", &weight), ("bf16, rows", &bf16)] {
-                let (x, weight) = (&x, weight);
-                sides.push(Side::new(name, move |_| time(|| linear(x, weight, None))));
-            }
-            sides.push(high(|| linear(&x, &weight, None)));
-            for kind in [Arithmetic::Widen, Arithmetic::Dot, Arithmetic::Int16]
-                .into_iter()
-                .filter(|k| k.runs_here())
-            {
-                let (x, packed) = (&x, &packed);
-                let name = format!("bf16, {kind:?}");
-                sides.push(Side::new(&name, move |_| time(|| packed.multiply(x, kind))));
+            sides.extend(by_precision(|| linear(&x, &weight, None)));
+            let by_twins =
+                |kind: &Arithmetic| matches!(kind, Arithmetic::Scalar | Arithmetic::Emulated(_));
+            for kind in Arithmetic::ALL {
+                if kind.runs_here() && !by_twins(&kind) {
+                    let (x, packed) = (&x, &packed);
+                    let name = format!("bf16 {kind:?}");
+                    sides.push(Side::new(&name, move |_| time(|| packed.multiply(x, kind))));
+                }
             }
         }
-        Pass::OfInput => {
-            sides.push(Side::new("f32", |_| time(|| matmul(&dy, &weight))));
-            sides.push(high(|| matmul(&dy, &weight)));
-        }
-        Pass::OfWeight => sides.push(Side::new("f32", |_| time(|| matmul(&dy.t()?, &x)))),
+        Pass::OfInput => sides.extend(by_precision(|| matmul(&dy, &weight))),
+        Pass::OfWeight => sides.extend(by_precision(|| matmul(&dy.t()?, &x))),
     }
     if let Some(torch) = torch {
         torch.ask(&format!("shape {m} {k} {n}"))?;
@@ -270,8 +274,14 @@ fn main() -> Outcome<()> {
                 };
                 let rates = found.iter().map(|(name, s)| format!("{name} {:.0}", flops / s / 1e9));
                 let rates: Vec<_> = rates.collect();
-                let share = of("f32").map_or(f64::NAN, |s| flops / s / peak);
-                let ratios = ["f32", "f32 high"].map(|name| match (of(name), of("torch f32")) {
+                let share = of("f32 highest").map_or(f64::NAN, |s| flops / s / peak);
+                let pairs = [
+                    ("f32 highest", "torch f32"),
+                    ("f32 high", "torch f32"),
+                    ("f32 medium", "torch bf16"),
+                    ("bf16 Tiles(One)", "torch bf16"),
+                ];
+                let ratios = pairs.map(|(name, other)| match (of(name), of(other)) {
                     (Some(ours), Some(theirs)) => format!("{name} {:.2}×, ", theirs / ours),
                     _ => String::new(),
                 });

@@ -7,7 +7,8 @@ use std::{mem::MaybeUninit, ops::Range};
 
 use crate::threads::{self, Blocks};
 use candle_core::{
-    CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail,
+    CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor, WithDType,
+    backend::BackendStorage, bail,
 };
 use half::{bf16, f16};
 
@@ -156,13 +157,15 @@ impl<'a> Weight<'a> {
     }
 
     pub(crate) fn of(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        if let Ok(values) = slice(storage, layout) {
-            return Ok(Self::F32(values));
+        // By the type that it has: a slice of another is an error, which takes a backtrace.
+        let dtype = BackendStorage::dtype(storage);
+        if dtype == DType::BF16 {
+            return Ok(Self::Bf16(slice(storage, layout)?));
         }
-        if let Ok(values) = slice(storage, layout) {
-            return Ok(Self::Bf16(values));
+        if dtype == DType::F16 {
+            return Ok(Self::F16(slice(storage, layout)?));
         }
-        Ok(Self::F16(slice(storage, layout)?))
+        Ok(Self::F32(slice(storage, layout)?))
     }
 
     /// Elements `range` as f32; converted into `scratch` where they are not.

@@ -15,11 +15,12 @@
 //! depend only on the sizes, and no sum is split, so results do not depend on the number of
 //! threads.
 
+use candle_core::DType;
 use gemm::Parallelism;
 
 use crate::{
     buffer::Unwritten,
-    packed::{Arithmetic, Product, Right, Source},
+    packed::{Arithmetic, Entering, Product, Right, Source},
     threads::side_by_side,
     view::{Target, View, share},
 };
@@ -99,18 +100,34 @@ fn grid(rows: usize, cols: usize, inner: usize) -> (usize, usize) {
 /// How products of `rows` of `inner` numbers with as many columns are made by our own
 /// kernels, where they take them; small right sides (attention, adapters) stay f32 in
 /// every precision.
-pub(crate) fn arithmetic(rows: usize, inner: usize, cols: usize) -> Option<Arithmetic> {
+pub(crate) fn arithmetic(
+    rows: usize,
+    inner: usize,
+    cols: usize,
+    entering: Entering,
+) -> Option<Arithmetic> {
     if rows.min(inner) <= FEW || cols < NARROW {
         return None;
     }
-    if inner * cols < ROUNDED { Arithmetic::exact() } else { Arithmetic::of_f32(rows) }
+    if inner * cols < ROUNDED {
+        return Arithmetic::exact();
+    }
+    Arithmetic::of(DType::F32, rows, entering)
 }
 
-/// [`arithmetic`] of a product; rows that lie across (weight gradients, Gram matrices)
-/// stay f32 too.
+/// [`arithmetic`] of a product. Rows that lie across (weight gradients, Gram matrices) stay
+/// f32 but where tiles are multiplied: sums over rows are what integers' scales do not fit.
 fn own(a: View<'_>, b: View<'_>) -> Option<Arithmetic> {
-    let own = arithmetic(a.rows, a.cols, b.cols)?;
-    if a.transposed { Arithmetic::exact() } else { Some(own) }
+    let own = arithmetic(a.rows, a.cols, b.cols, Entering::Gradients)?;
+    match own {
+        Arithmetic::Dot | Arithmetic::Int16 if a.transposed => Arithmetic::exact(),
+        Arithmetic::Dot
+        | Arithmetic::Int16
+        | Arithmetic::Tiles(_)
+        | Arithmetic::Emulated(_)
+        | Arithmetic::Widen
+        | Arithmetic::Scalar => Some(own),
+    }
 }
 
 /// # Safety

@@ -49,7 +49,6 @@
 //! | `threads` | work on all threads, or on one alone |
 //! | [`composition`] | the same, composed of candle's operations |
 //! | `precision` | precision of matrix multiplication |
-//! | `processor` | instruction sets found and used |
 //! | `peak` | peak speed of the f32 units |
 //! | `allocator` | the allocator of programs that run models |
 
@@ -75,7 +74,6 @@ mod norm;
 pub mod packed;
 mod peak;
 mod precision;
-mod processor;
 mod rope;
 pub mod sublayer;
 mod threads;
@@ -94,9 +92,11 @@ pub use linear::{GradTap, linear};
 pub use low_rank::{Dropout, LowRank, LowRankGrad};
 pub use matmul::{Columns, matmul, transposed_product};
 pub use norm::rms_norm;
+pub use packed::{
+    InstructionSet, SWITCHED_OFF, instruction_flags, instruction_sets, switch_off, switched_off,
+};
 pub use peak::f32_peak;
-pub use precision::MatmulPrecision;
-pub use processor::{InstructionSet, instruction_sets};
+pub use precision::{MatmulPrecision, Products};
 pub use rope::rope;
 pub use threads::keep_to_one_pool;
 pub use upstream::with_gradient;

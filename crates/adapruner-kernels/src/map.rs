@@ -7,7 +7,7 @@ use candle_core::DType;
 use crate::{
     buffer::{Unwritten, Weight, build, rewritten, written},
     gemm::{par_multiply, par_multiply_add},
-    packed::{self, Arithmetic, Laid, Source},
+    packed::{self, Arithmetic, Entering, Laid, Source},
     view::View,
 };
 
@@ -45,15 +45,14 @@ impl Way {
         }
     }
 
-    /// How products with a weight are made, if by our own kernels. Gradients are never
-    /// rounded to bf16.
+    /// How products with a weight are made, if by our own kernels.
     pub(crate) fn arithmetic(self, dtype: DType, sizes: Sizes) -> Option<Arithmetic> {
         let (entering, leaving) = self.sides(sizes);
-        let dtype = match self {
-            Self::Forward => dtype,
-            Self::Back => DType::F32,
+        let what = match self {
+            Self::Forward => Entering::Activations,
+            Self::Back => Entering::Gradients,
         };
-        Arithmetic::of_weight(dtype, sizes.rows, entering, leaving)
+        Arithmetic::of_weight(dtype, sizes.rows, entering, leaving, what)
     }
 
     /// A weight as the right side of products, `[entering, leaving]`.

@@ -14,13 +14,11 @@ use std::{
 use candle_core::Result;
 use rayon::prelude::*;
 
-use crate::view::share;
+use crate::{packed::strip, view::share};
 
 /// Rows of a block: about at most, so that what it leaves stays in the second-level cache,
 /// and at least, so that reading the weights anew is cheap.
 const BLOCK_ROWS: (usize, usize) = (48, 128);
-/// Blocks are multiples of the rows that products take at a time.
-const UNIT: usize = 12;
 /// Parts for each thread, so that they end together.
 pub(crate) const PARTS_OF_A_THREAD: usize = 4;
 
@@ -114,7 +112,7 @@ pub(crate) struct Blocks {
 impl Blocks {
     /// So many blocks, or as many as there are strips.
     pub(crate) fn new(rows: usize, count: usize) -> Self {
-        Self { rows, count: count.min(rows.div_ceil(UNIT)).max(1) }
+        Self { rows, count: count.min(rows.div_ceil(strip())).max(1) }
     }
 
     /// All rows as one block.
@@ -146,7 +144,7 @@ impl Blocks {
 
     /// Which rows are the block's.
     pub(crate) fn range(self, block: usize) -> Range<usize> {
-        share(self.rows, UNIT, self.count, block)
+        share(self.rows, strip(), self.count, block)
     }
 
     /// The blocks of a matrix of rows `width` wide.
@@ -226,10 +224,10 @@ mod tests {
                     let range = blocks.range(block);
                     assert!(range.start == end && !range.is_empty());
                     end = range.end;
-                    let strips = rows.div_ceil(UNIT) / blocks.count();
-                    assert!([strips, strips + 1].contains(&range.len().div_ceil(UNIT)));
-                    assert!(end == rows || range.len() % UNIT == 0);
-                    assert!(blocks.count() == 1 || range.len() <= most + 2 * UNIT);
+                    let strips = rows.div_ceil(strip()) / blocks.count();
+                    assert!([strips, strips + 1].contains(&range.len().div_ceil(strip())));
+                    assert!(end == rows || range.len() % strip() == 0);
+                    assert!(blocks.count() == 1 || range.len() <= most + 2 * strip());
                 }
                 assert_eq!(end, rows);
                 let enough = rows >= least * threads;

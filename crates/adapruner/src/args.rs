@@ -34,10 +34,9 @@ pub struct RunArgs {
     /// auto]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Named<DTypeChoice>>,
-    /// Precision of matrix multiplication, in PyTorch's words: highest (f32; with bf16 weights,
-    /// activations are rounded to bf16 if the processor multiplies bf16 faster) or high (16-bit
-    /// integers with a scale for each row: more precise than TF32, faster on processors with
-    /// VNNI) [default: highest]
+    /// Precision of matrix multiplication, in PyTorch's words: highest (with the error of f32),
+    /// high (about 16 bits of every number: more precise than TF32) or medium (bf16 where that is
+    /// faster); `adapruner doctor` says what the processor makes them of [default: highest]
     #[arg(long, value_name = "PRECISION")]
     pub matmul_precision: Option<Named<MatmulPrecision>>,
     /// Number of threads [default: one per core]

@@ -5,6 +5,7 @@
 
 mod args;
 mod bars;
+mod children;
 mod combine;
 mod commands;
 mod config_file;

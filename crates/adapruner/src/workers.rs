@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    children,
     interrupt::{INTERRUPTED, PARENT},
     terminal::say,
 };
@@ -69,10 +70,9 @@ impl Workers {
     /// # Errors
     /// What the system refuses.
     pub fn start(count: usize) -> Result<Self> {
-        let program = std::env::current_exe().context("cannot find this program")?;
         let mut workers = Self { children: Vec::with_capacity(count) };
         for _ in 0..count {
-            let mut command = Command::new(&program);
+            let mut command = children::this_program()?;
             command.args(std::env::args_os().skip(1)).arg("--worker");
             // Closed when this process ends, however it does.
             command.stdin(Stdio::piped()).stdout(Stdio::null());

@@ -11,7 +11,7 @@ use crate::{
     buffer::{Weight, build},
     exp::{cap, dot, exponentials, largest, multiply_by_slopes},
     gemm::{multiply, multiply_add},
-    packed::{Activations, Arithmetic, Laid, Source, multiply_words},
+    packed::{Activations, Arithmetic, Entering, Laid, Source, multiply_words},
     view::View,
 };
 
@@ -189,10 +189,12 @@ impl<'a> Operands<'a> {
             return None;
         }
         // However few rows: one alone has the bits that it has among others.
-        let rows = self.rows.len();
+        let rows = usize::MAX;
         let arithmetic = match self.weight {
-            Weight::Bf16(_) if !tracked => Arithmetic::of_bf16(rows)?,
-            Weight::F32(_) | Weight::Bf16(_) => Arithmetic::of_f32(rows)?,
+            Weight::F32(_) | Weight::Bf16(_) => {
+                let entering = if tracked { Entering::Gradients } else { Entering::Activations };
+                Arithmetic::of(self.weight.dtype(), rows, entering)?
+            }
             Weight::F16(_) => return None,
         };
         let source = packed.and_then(|packed| packed.source(arithmetic));

@@ -1,26 +1,24 @@
-//! Packed activations: strips of 12 rows, each row a slab of words: f32, or pairs of bf16 or of
-//! integers.
+//! Packed activations: rows of a slab of words each, f32, or pairs of bf16 or of integers, or
+//! blocks of bf16 parts.
 
-use std::{num::FpCategory, ops::Range};
+use std::ops::Range;
 
 use multiversion::multiversion;
 
 use super::{
     Arithmetic, DEPTH, Line, int16,
     prefetch::fetch,
-    slabs,
+    slabs, tiles,
     transpose::{SIDE, transpose},
 };
 use crate::view::View;
 
-/// Rows of a strip, at most.
-pub(super) const ROWS: usize = 12;
-/// Lines from one row of a strip to the next: a slab's words, and one for the scale of
-/// integers. It also keeps the rows of a strip off each other's places in the cache.
+/// Lines from one row to the next: a slab's words, and one for the scale of
+/// integers. It also keeps the rows off each other's places in the cache.
 pub(super) const ROW_LINES: usize = DEPTH / 16 + 1;
 
 /// Writes rows `rows` of `x`, one slab of inputs after another, and returns them; a
-/// row begins every [`ROW_LINES`].
+/// row begins every [`ROW_LINES`], and each slab has as many as [`Arithmetic::rows_kept`].
 pub(super) fn write<'s>(
     arithmetic: Arithmetic,
     x: View<'_>,
@@ -28,7 +26,7 @@ pub(super) fn write<'s>(
     slabs: &[Range<usize>],
     to: &'s mut Vec<Line>,
 ) -> &'s [Line] {
-    let of_slab = rows.len() * ROW_LINES;
+    let of_slab = arithmetic.rows_kept(rows.len()) * ROW_LINES;
     let lines = slabs.len() * of_slab;
     if to.len() < lines {
         to.resize(lines, Line::ZERO);
@@ -38,9 +36,18 @@ pub(super) fn write<'s>(
         return all;
     }
     if x.transposed {
-        assert!(!arithmetic.rounds_activations(), "rows that lie together are what is rounded");
         for (slab, to) in slabs.iter().zip(all.chunks_exact_mut(of_slab.max(1))) {
-            turn_slab(x, rows.clone(), slab.clone(), to);
+            match arithmetic {
+                Arithmetic::Widen | Arithmetic::Scalar => {
+                    turn_slab(x, rows.clone(), slab.clone(), to);
+                }
+                Arithmetic::Tiles(parts) | Arithmetic::Emulated(parts) => {
+                    turn_blocks(x, rows.clone(), slab.clone(), parts.count(), to);
+                }
+                Arithmetic::Dot | Arithmetic::Int16 => {
+                    unreachable!("{arithmetic:?} of rows that do not lie together")
+                }
+            }
         }
         return all;
     }
@@ -51,6 +58,9 @@ pub(super) fn write<'s>(
                 Arithmetic::Dot => round(from, to),
                 Arithmetic::Int16 => int16::row(from, to),
                 Arithmetic::Widen | Arithmetic::Scalar => copy(from, to),
+                Arithmetic::Tiles(parts) | Arithmetic::Emulated(parts) => {
+                    tiles::row(from, parts.count(), to);
+                }
             }
         }
     }
@@ -68,6 +78,29 @@ fn turn_slab(x: View<'_>, rows: Range<usize>, slab: Range<usize>, to: &mut [Line
                 fetch(from.as_ptr().wrapping_add(next * x.stride).cast());
             }
             transpose(from, x.stride, (inputs, (rows.end - row).min(SIDE)), to, ROW_LINES);
+        }
+    }
+}
+
+/// The same split into bf16 parts, block by block of inputs.
+fn turn_blocks(x: View<'_>, rows: Range<usize>, slab: Range<usize>, parts: usize, to: &mut [Line]) {
+    for (block, input) in slab.clone().step_by(tiles::BLOCK).enumerate() {
+        for row in rows.clone().step_by(SIDE) {
+            let count = (rows.end - row).min(SIDE);
+            let mut columns = [[Line::ZERO; SIDE]; 2];
+            for (half, columns) in columns.iter_mut().enumerate() {
+                let first = input + half * SIDE;
+                let inputs = slab.end.saturating_sub(first).min(SIDE);
+                if inputs > 0 {
+                    let from = &x.data[first * x.stride + row..];
+                    for next in tiles::BLOCK..tiles::BLOCK + SIDE {
+                        fetch(from.as_ptr().wrapping_add(next * x.stride).cast());
+                    }
+                    transpose(from, x.stride, (inputs, count), columns, 1);
+                }
+            }
+            let start = (row - rows.start) * ROW_LINES + block * parts;
+            tiles::turned(&columns, count, parts, &mut to[start..]);
         }
     }
 }
@@ -102,21 +135,8 @@ fn round_scalar(from: &[f32], to: &mut [Line]) {
     for (from, to) in from.chunks(2 * Line::WORDS).zip(to) {
         *to = Line::ZERO;
         for (word, pair) in to.0.iter_mut().zip(from.chunks(2)) {
-            let of = |at: usize| pair.get(at).copied().map_or(0, rounded);
-            *word = of(0) >> 16 | of(1) & 0xffff_0000;
-        }
-    }
-}
-
-/// The bits of a number rounded to bf16 (ties to even; NaN stays, what is below 2⁻¹²⁶ is
-/// zero, as dot products take it), in the high half.
-fn rounded(value: f32) -> u32 {
-    let bits = value.to_bits();
-    match value.classify() {
-        FpCategory::Nan => bits | 0x0040_0000,
-        FpCategory::Subnormal => bits & 0x8000_0000,
-        FpCategory::Infinite | FpCategory::Zero | FpCategory::Normal => {
-            bits.wrapping_add(0x7fff + (bits >> 16 & 1))
+            let of = |at: usize| pair.get(at).copied().map_or(0, tiles::rounded);
+            *word = of(0) >> 16 | of(1);
         }
     }
 }
@@ -168,30 +188,13 @@ impl Activations {
 
     /// The rows of one slab after another.
     pub(super) fn slabs(&self) -> impl Iterator<Item = &[Line]> {
-        self.lines.chunks_exact((self.rows * ROW_LINES).max(1))
+        self.lines.chunks_exact((self.arithmetic.rows_kept(self.rows) * ROW_LINES).max(1))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
-
     use super::*;
-
-    #[test]
-    fn numbers_round_as_those_of_half() {
-        let specials = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40, -1e-40, 0.1];
-        let all = (0..1_000_000_u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9)));
-        for value in specials.into_iter().chain(all) {
-            let found = bf16::from_bits((rounded(value) >> 16) as u16);
-            let value = if value.is_subnormal() { 0.0_f32.copysign(value) } else { value };
-            let expected = bf16::from_f32(value);
-            assert!(
-                found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
-                "{value}: {found} for {expected}"
-            );
-        }
-    }
 
     #[test]
     fn rows_of_pairs_are_the_twins() {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Result, Tensor, TensorId, bail};
 use half::bf16;
 
-use super::{Arithmetic, PackedWeight, Source, integers::Integers};
+use super::{Arithmetic, PackedWeight, Parts, Source, integers::Integers};
 use crate::{
     buffer::{Held, Weight},
     map::{Sizes, Way},
@@ -19,10 +19,11 @@ const MANY_ROWS: usize = 512;
 ///
 /// Integers take two bytes a number, and as many again for backward; as laying them out
 /// takes a tenth of the time of a product of a thousand rows, they are made at the first
-/// product of integers. bf16 pairs take as many bytes as the weight: they are made at the
-/// first dot product for the same reason, otherwise at the first product of few rows
-/// (generation, short batches); where there is none, as when evaluating large batches,
-/// nothing is held.
+/// product of integers. So are the bf16 parts that products of tiles read: two bytes a number
+/// and part, of which bf16 weights have one. The pairs that a bf16 weight has forward, which
+/// dot products and products of few rows (generation, short batches) read too, take as many
+/// bytes as the weight: where neither they nor tiles are used, as when evaluating large
+/// batches, nothing is held.
 ///
 /// Clones share them. They are only made of weights on the CPU that are not tracked, on
 /// processors that have the [`Arithmetic`], and never used for another tensor than
@@ -32,9 +33,30 @@ pub struct Packed(Arc<Forms>);
 
 #[derive(Debug, Default)]
 struct Forms {
+    /// Of a bf16 weight, as all arithmetics read it forward.
     pairs: Form<PackedWeight>,
+    forward: OneWay,
+    back: OneWay,
+}
+
+/// The forms that one way reads.
+#[derive(Debug, Default)]
+struct OneWay {
     integers: Form<Integers>,
-    transposed: Form<Integers>,
+    one: Form<PackedWeight>,
+    two: Form<PackedWeight>,
+    three: Form<PackedWeight>,
+}
+
+impl OneWay {
+    /// Those of so many parts.
+    fn split(&self, parts: Parts) -> &Form<PackedWeight> {
+        match parts {
+            Parts::One => &self.one,
+            Parts::Two => &self.two,
+            Parts::Three => &self.three,
+        }
+    }
 }
 
 /// A form, and which tensor it was made of.
@@ -69,7 +91,7 @@ impl Laid {
     /// As the right side of products by an arithmetic, if it can be.
     pub(crate) fn source(&self, arithmetic: Arithmetic) -> Option<Source<'_>> {
         match self {
-            Self::Pairs(pairs) => Some(Source::Packed(pairs)),
+            Self::Pairs(pairs) => pairs.serves(arithmetic).then_some(Source::Packed(pairs)),
             Self::Integers(integers) => {
                 (arithmetic == Arithmetic::Int16).then_some(Source::Integers(integers))
             }
@@ -81,9 +103,13 @@ impl Packed {
     /// Bytes of the forms of a weight of this type, on the CPU in the precision that is set.
     pub fn bytes(dtype: DType) -> PackedBytes {
         let of = |way: Way| way.arithmetic(dtype, Sizes::MANY);
-        let forward = of(Way::Forward).map_or(0, bytes_laid_out);
-        let back = of(Way::Back).map_or(0, bytes_laid_out);
-        let pairs_alone = dtype == DType::BF16 && of(Way::Forward) != Some(Arithmetic::Dot);
+        let bytes = |way| of(way).map_or(0, |arithmetic| bytes_laid_out(arithmetic, dtype));
+        let (forward, back) = (bytes(Way::Forward), bytes(Way::Back));
+        let pairs_alone = dtype == DType::BF16
+            && match of(Way::Forward) {
+                Some(Arithmetic::Dot | Arithmetic::Tiles(_) | Arithmetic::Emulated(_)) => false,
+                Some(Arithmetic::Int16 | Arithmetic::Widen | Arithmetic::Scalar) | None => true,
+            };
         PackedBytes { forward, back, few: if pairs_alone { size_of::<bf16>() } else { 0 } }
     }
 
@@ -106,24 +132,37 @@ impl Packed {
         }
         let (outputs, inputs) = weight.dims2()?;
         let sizes = Sizes { rows, inputs, outputs };
-        let Forms { pairs, integers, transposed } = &*self.0;
+        let Forms { pairs, forward, back } = &*self.0;
+        let of_way = match way {
+            Way::Forward => forward,
+            Way::Back => back,
+        };
+        let bf16 = weight.dtype() == DType::BF16;
+        let forward_pairs =
+            || Ok(pairs.of(weight, || PackedWeight::pack(weight))?.map(Laid::Pairs));
         match (way.arithmetic(weight.dtype(), sizes), way) {
             (Some(Arithmetic::Int16), _) => {
-                let form = match way {
-                    Way::Forward => integers,
-                    Way::Back => transposed,
-                };
-                Ok(form.of(weight, || laid_out(weight, way, sizes))?.map(Laid::Integers))
+                let made =
+                    of_way.integers.of(weight, || laid_out(weight, way, sizes, Integers::of));
+                Ok(made?.map(Laid::Integers))
             }
-            (Some(arithmetic), Way::Forward)
-                if weight.dtype() == DType::BF16
-                    && (arithmetic == Arithmetic::Dot
-                        || rows < MANY_ROWS
-                        || pairs.0.get().is_some()) =>
+            (
+                Some(Arithmetic::Tiles(_) | Arithmetic::Emulated(_) | Arithmetic::Dot),
+                Way::Forward,
+            ) if bf16 => forward_pairs(),
+            (Some(Arithmetic::Tiles(parts) | Arithmetic::Emulated(parts)), _) => {
+                // A bf16 weight has one part whatever is asked for.
+                let form = if bf16 { &of_way.one } else { of_way.split(parts) };
+                let split = |source: Source<'_>| PackedWeight::of(source, parts);
+                let made = form.of(weight, || laid_out(weight, way, sizes, split));
+                Ok(made?.map(Laid::Pairs))
+            }
+            (Some(Arithmetic::Widen | Arithmetic::Scalar), Way::Forward)
+                if bf16 && (rows < MANY_ROWS || pairs.0.get().is_some()) =>
             {
-                Ok(pairs.of(weight, || PackedWeight::pack(weight))?.map(Laid::Pairs))
+                forward_pairs()
             }
-            _ => Ok(None),
+            (Some(Arithmetic::Widen | Arithmetic::Scalar | Arithmetic::Dot) | None, _) => Ok(None),
         }
     }
 }
@@ -139,11 +178,15 @@ pub struct PackedBytes {
     pub few: usize,
 }
 
-/// Bytes of a number in the form that products of many rows read, if there is one.
-fn bytes_laid_out(arithmetic: Arithmetic) -> usize {
+/// Bytes of a number of this type in the form that products of many rows read, if there is
+/// one.
+fn bytes_laid_out(arithmetic: Arithmetic, dtype: DType) -> usize {
     match arithmetic {
         Arithmetic::Int16 => size_of::<i16>(),
         Arithmetic::Dot => size_of::<bf16>(),
+        Arithmetic::Tiles(parts) | Arithmetic::Emulated(parts) => {
+            size_of::<bf16>() * if dtype == DType::BF16 { 1 } else { parts.count() }
+        }
         Arithmetic::Widen | Arithmetic::Scalar => 0,
     }
 }
@@ -153,14 +196,19 @@ fn packable(weight: &Tensor) -> bool {
     weight.device().is_cpu() && !weight.track_op() && dtypes.contains(&weight.dtype())
 }
 
-/// A weight as integers, for one of the ways.
-fn laid_out(weight: &Tensor, way: Way, sizes: Sizes) -> Result<Integers> {
+/// A weight packed for one of the ways.
+fn laid_out<T>(
+    weight: &Tensor,
+    way: Way,
+    sizes: Sizes,
+    pack: impl FnOnce(Source<'_>) -> T,
+) -> Result<T> {
     let weight = weight.contiguous()?;
     let held = Held::new(&weight);
     let source = match held.weight()? {
         Weight::F32(values) => Source::F32(way.view(values, sizes)),
         Weight::Bf16(values) => Source::Bf16(way.view(values, sizes)),
-        Weight::F16(_) => bail!("integer products need f32 or bf16 weights, found f16"),
+        Weight::F16(_) => bail!("packed products need f32 or bf16 weights, found f16"),
     };
-    Ok(Integers::of(source))
+    Ok(pack(source))
 }

@@ -28,6 +28,19 @@ const LEAST: f32 = f32::from_bits((127 - 100) << 23);
 /// Squares whose sum lies within are summed in f32.
 const SUMMED: std::ops::Range<f32> = 1e-24..1e36;
 
+/// What rounding both sides to integers makes of `Σ x·w`, at most: `(‖x‖₁·‖w‖ +
+/// ‖x‖·‖w‖₁)/(2·32 767) + n·‖x‖·‖w‖/(4·32 767²)`.
+pub(super) fn error(x: &[f32], w: &[f32]) -> f64 {
+    let norms = |values: &[f32]| {
+        let all = || values.iter().map(|&v| f64::from(v));
+        (all().map(f64::abs).sum::<f64>(), all().map(|v| v * v).sum::<f64>().sqrt())
+    };
+    let ((x_sum, x_length), (w_sum, w_length)) = (norms(x), norms(w));
+    let largest = f64::from(LARGEST);
+    (x_sum * w_length + x_length * w_sum) / (2.0 * largest)
+        + x.len() as f64 * x_length * w_length / (4.0 * largest.powi(2))
+}
+
 /// Line of a row of activations that begins with its scale; the pairs lie before.
 pub(super) const SCALE_LINE: usize = DEPTH / Line::WORDS;
 

@@ -54,6 +54,17 @@ impl Runs {
     }
 }
 
+/// Lines that follow each other, to be prefetched.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) start: *const u8,
+    pub(super) lines: usize,
+}
+
+impl Ahead {
+    pub(super) const NONE: Self = Self { start: std::ptr::null(), lines: 0 };
+}
+
 /// Prefetches the next panel's source, then the memory of its results. It is requested line by
 /// line, between products, so that these do not wait for it.
 #[derive(Clone, Copy)]
@@ -90,6 +101,32 @@ impl Prefetch {
             self.until = self.every;
             self.next();
         }
+    }
+
+    /// What is to be asked for in the course of so many steps: lines that follow each other,
+    /// for who multiplies; others are asked for now.
+    pub(super) fn ahead(&mut self, steps: usize) -> Ahead {
+        if self.now.count != 1 {
+            self.steps(steps);
+            return Ahead::NONE;
+        }
+        let left = (self.now.bytes + LINE - 1 - self.at).div_ceil(LINE);
+        let due = (steps / self.every).clamp(1, left);
+        let ahead = Ahead { start: self.now.start.wrapping_add(self.at), lines: due };
+        self.at += (due - 1) * LINE;
+        // The last of them takes care of what comes then.
+        self.next();
+        ahead
+    }
+
+    /// So many steps are done, one after the other.
+    fn steps(&mut self, mut count: usize) {
+        while self.until <= count {
+            count -= self.until;
+            self.until = self.every;
+            self.next();
+        }
+        self.until -= count;
     }
 
     /// Asks for a line.

@@ -10,7 +10,7 @@ use std::{cell::RefCell, ops::Range};
 
 use super::{
     Arithmetic, COLS, DEPTH, Line, NARROW,
-    activations::{Activations, ROW_LINES, ROWS, write},
+    activations::{Activations, ROW_LINES, write},
     prefetch::{Prefetch, Runs},
     slabs,
     source::Source,
@@ -114,12 +114,14 @@ pub(crate) fn multiply_words(
     assert_eq!(to.len(), x.rows * words.len(), "elements of a product");
     let stride = words.len();
     let to = Target { start: to.as_mut_ptr().cast(), stride };
-    Panel::with(x.rows, |scratch| {
+    let kernel = x.arithmetic.kernel();
+    let multiply = |scratch: &mut Panel| {
         let slabs = slabs(x.arithmetic, inputs).zip(x.slabs());
         for (at, (slab, activations)) in slabs.enumerate() {
             for start in words.clone().step_by(COLS) {
                 let step = Step {
                     arithmetic: x.arithmetic,
+                    kernel,
                     right: weight,
                     panel: start / COLS,
                     slab: slab.clone(),
@@ -135,13 +137,14 @@ pub(crate) fn multiply_words(
                 unsafe { step.run(activations, x.rows, scratch, to) };
             }
         }
-    });
+    };
+    Panel::with(x.rows, |scratch| kernel.session(|| multiply(scratch)));
 }
 
 /// How many parts rows and panels are cut into. Sums do not depend on it.
-fn grid(rows: usize, panels: usize, inputs: usize, laid_out: bool) -> (usize, usize) {
+fn grid(rows: usize, strip: usize, panels: usize, inputs: usize, laid_out: bool) -> (usize, usize) {
     let weights = panels.saturating_mul(COLS).saturating_mul(inputs);
-    let worth = weights.saturating_mul(rows.div_ceil(ROWS)) / PART_WEIGHTS;
+    let worth = weights.saturating_mul(rows.div_ceil(strip)) / PART_WEIGHTS;
     let threads = threads::available();
     let most = if threads == 1 { 1 } else { PARTS_OF_A_THREAD * threads };
     let parts = worth.clamp(1, most);
@@ -194,10 +197,11 @@ impl<'a> Product<'a> {
         if rows == 0 || panels == 0 {
             return;
         }
+        let strip = self.arithmetic.kernel().strip;
         let laid_out = self.rights.iter().all(|right| right.source.laid_out());
-        let (by_row, by_panel) = grid(rows, panels, self.left.cols, laid_out);
+        let (by_row, by_panel) = grid(rows, strip, panels, self.left.cols, laid_out);
         let one = |at: usize| {
-            let rows = share(rows, ROWS, by_row, at / by_panel);
+            let rows = share(rows, strip, by_row, at / by_panel);
             let panels = share(panels, 1, by_panel, at % by_panel);
             // SAFETY: the caller's promise; parts do not overlap.
             unsafe { self.part(rows, panels) };
@@ -210,11 +214,11 @@ impl<'a> Product<'a> {
     /// # Safety
     /// As [`Self::run`].
     pub(crate) unsafe fn run_here(self) {
-        let rows = self.left.rows;
+        let (rows, strip) = (self.left.rows, self.arithmetic.kernel().strip);
         let by_row = rows.div_ceil(PART_ROWS).max(1);
         for at in 0..by_row {
             // SAFETY: the caller's promise.
-            unsafe { self.part(share(rows, ROWS, by_row, at), 0..self.panels()) };
+            unsafe { self.part(share(rows, strip, by_row, at), 0..self.panels()) };
         }
     }
 
@@ -249,8 +253,9 @@ impl<'a> Product<'a> {
             return;
         }
         let all: Vec<_> = slabs(arithmetic, inputs).collect();
+        let kernel = arithmetic.kernel();
         ACTIVATIONS.with_borrow_mut(|activations| {
-            Panel::with(rows.len(), |scratch| {
+            let mut multiply = |scratch: &mut Panel| {
                 for slabs in all.chunks((HELD / (DEPTH * rows.len())).max(1)) {
                     let activations = write(arithmetic, left, rows.clone(), slabs, activations);
                     // SAFETY: the caller's promise.
@@ -258,7 +263,8 @@ impl<'a> Product<'a> {
                         self.slabs(slabs, activations, rows.clone(), panels.clone(), scratch)
                     };
                 }
-            });
+            };
+            Panel::with(rows.len(), |scratch| kernel.session(|| multiply(scratch)));
         });
     }
 
@@ -275,11 +281,13 @@ impl<'a> Product<'a> {
         scratch: &mut Panel,
     ) {
         let Self { arithmetic, scale, add, .. } = self;
+        let kernel = arithmetic.kernel();
+        let of_slab = arithmetic.rows_kept(rows.len()) * ROW_LINES;
         let to = |right: &Right<'_>, panel: usize| {
             right.to.offset(rows.start * right.to.stride + panel * COLS)
         };
         let steps = panels.clone().flat_map(|panel| {
-            let blocks = activations.chunks_exact(rows.len() * ROW_LINES);
+            let blocks = activations.chunks_exact(of_slab);
             let slabs = slabs.iter().zip(blocks).enumerate();
             slabs.map(move |(at, (slab, block))| (panel, at, slab, block))
         });
@@ -287,13 +295,13 @@ impl<'a> Product<'a> {
         while let Some((of_all, at, slab, block)) = steps.next() {
             let (right, panel) = self.panel(of_all);
             // With few rows, packing panels dominates.
-            let strips = if rows.len() <= NARROW { 1 } else { rows.len().div_ceil(ROWS) };
+            let strips = if rows.len() <= NARROW { 1 } else { rows.len().div_ceil(kernel.strip) };
             let now = steps.peek().map_or(Runs::NONE, |(panel, _, slab, _)| {
                 let (right, panel) = self.panel(*panel);
                 right.source.runs(panel, (*slab).clone())
             });
-            // Each slab asks for its share of the results.
-            let then = if of_all + 1 < panels.end {
+            // Each slab asks for its share of the results; tiles do it themselves.
+            let then = if of_all + 1 < panels.end && arithmetic.parts().is_none() {
                 let (right, panel) = self.panel(of_all + 1);
                 let rows = share(rows.len(), 1, slabs.len(), at);
                 Runs::to(to(right, panel), rows, right.source.cols(panel).len())
@@ -302,6 +310,7 @@ impl<'a> Product<'a> {
             };
             let step = Step {
                 arithmetic,
+                kernel,
                 right: right.source,
                 panel,
                 slab: slab.clone(),
@@ -330,8 +339,8 @@ mod tests {
                 .flat_map(|outputs| [(outputs, false), (outputs, true)])
             {
                 let panels = outputs_to_panels(outputs);
-                let (by_row, by_panel) = grid(rows, panels, 576, laid_out);
-                for (len, unit, parts) in [(rows, ROWS, by_row), (panels, 1, by_panel)] {
+                let (by_row, by_panel) = grid(rows, 12, panels, 576, laid_out);
+                for (len, unit, parts) in [(rows, 12, by_row), (panels, 1, by_panel)] {
                     let mut end = 0;
                     for at in 0..parts {
                         let part = share(len, unit, parts, at);

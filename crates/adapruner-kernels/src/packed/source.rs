@@ -5,14 +5,14 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{
-    COLS, Line, PackedWeight, integers::Integers, pairs::pairs, panel, prefetch::Runs, widen,
+    COLS, Line, PackedWeight, integers::Integers, pairs::pairs, panel, prefetch::Runs, tiles, widen,
 };
 use crate::view::View;
 
 /// The right side of a product, `[in, out]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
-    /// A bf16 weight `[out, in]`, transposed.
+    /// Packed before as pairs of bf16.
     Packed(&'a PackedWeight),
     /// Rounded before; only products of integers read it.
     Integers(&'a Integers),
@@ -40,7 +40,7 @@ impl<'a> Source<'a> {
     /// What a panel is made of.
     pub(super) fn runs(self, panel: usize, slab: Range<usize>) -> Runs {
         match self {
-            Self::Packed(weight) => Runs::lines(weight.pairs(panel, slab)),
+            Self::Packed(weight) => Runs::lines(weight.blocks(panel, slab)),
             Self::Integers(integers) => Runs::lines(integers.panel(panel, &slab)),
             Self::Bf16(weight) => Runs::of(weight, slab, self.cols(panel)),
             Self::F32(weight) => Runs::of(weight, slab, self.cols(panel)),
@@ -55,10 +55,19 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Whether all numbers are bf16.
+    pub(super) fn of_bf16(self) -> bool {
+        match self {
+            Self::Packed(weight) => weight.exact,
+            Self::Bf16(_) => true,
+            Self::Integers(_) | Self::F32(_) => false,
+        }
+    }
+
     /// Whether this is a bf16 weight transposed, whose pairs lie together.
     pub(super) fn has_pairs(self) -> bool {
         match self {
-            Self::Packed(_) => true,
+            Self::Packed(weight) => weight.exact,
             Self::Bf16(weight) => weight.transposed,
             Self::Integers(_) | Self::F32(_) => false,
         }
@@ -86,6 +95,36 @@ impl<'a> Source<'a> {
                 unreachable!("what is not bf16, its inputs together, is not read in pairs")
             }
         }
+    }
+
+    /// The blocks of a panel for products of tiles, and how many parts they hold; made in `to`
+    /// where they are not held so. `block_done` as for [`Self::widened`].
+    pub(super) fn blocks<'s>(
+        self,
+        panel: usize,
+        slab: Range<usize>,
+        parts: usize,
+        [pairs, widened]: [&mut [Line]; 2],
+        to: &'s mut [Line],
+        block_done: impl FnMut(),
+    ) -> (&'s [Line], usize)
+    where
+        'a: 's,
+    {
+        if let Self::Packed(weight) = self {
+            return (weight.blocks(panel, slab), weight.parts);
+        }
+        let parts = if self.of_bf16() { 1 } else { parts };
+        let to = &mut to[..slab.len().div_ceil(tiles::BLOCK) * parts * tiles::BLOCK_LINES];
+        match self {
+            Self::Bf16(weight) if weight.transposed => {
+                self::pairs(weight.data, weight.cols, weight.stride, panel, slab, to);
+            }
+            Self::Packed(_) | Self::Integers(_) | Self::Bf16(_) | Self::F32(_) => {
+                tiles::panel(self.widened(panel, slab, pairs, widened, block_done), parts, to);
+            }
+        }
+        (to, parts)
     }
 
     /// The rows of a panel as f32, made in `to`; `block_done` is called between blocks of

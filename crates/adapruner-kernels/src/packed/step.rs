@@ -4,12 +4,12 @@ use std::{cell::RefCell, ops::Range};
 
 use super::{
     Arithmetic, Line, NARROW,
-    activations::{ROW_LINES, ROWS},
-    int16,
-    micro::{self, Tile},
-    panel,
+    activations::ROW_LINES,
+    instructions::{Kernel, Tile},
+    int16, panel,
     prefetch::Prefetch,
     source::Source,
+    tiles::{self, unit::Counts},
 };
 use crate::{packed::COLS, view::Target};
 
@@ -17,7 +17,8 @@ use crate::{packed::COLS, view::Target};
 pub(super) struct Panel {
     pairs: Vec<Line>,
     widened: Vec<Line>,
-    integers: Vec<Line>,
+    /// Integers, or blocks of bf16 parts.
+    packed: Vec<Line>,
     /// Sums of the slabs so far, side by side rather than where the result goes:
     /// its rows may be a page apart.
     sums: Vec<Line>,
@@ -28,7 +29,7 @@ thread_local! {
         RefCell::new(Panel {
             pairs: Vec::new(),
             widened: Vec::new(),
-            integers: Vec::new(),
+            packed: Vec::new(),
             sums: Vec::new(),
         })
     };
@@ -47,7 +48,9 @@ impl Panel {
         let inputs = Arithmetic::Int16.depth();
         self.pairs.resize(inputs / 2 * Line::OF_COLS, Line::ZERO);
         self.widened.resize(inputs * Line::OF_COLS, Line::ZERO);
-        self.integers.resize(int16::panel_lines(inputs), Line::ZERO);
+        // As many lines hold the blocks of a slab's parts.
+        self.packed.resize(int16::panel_lines(inputs), Line::ZERO);
+        let rows = rows.next_multiple_of(tiles::SIDE);
         if self.sums.len() < rows * Line::OF_COLS {
             self.sums.resize(rows * Line::OF_COLS, Line::ZERO);
         }
@@ -65,6 +68,21 @@ impl Panel {
     }
 }
 
+impl Panel {
+    /// Splits a panel of one slab into bf16 parts.
+    pub(super) fn split(
+        &mut self,
+        right: Source<'_>,
+        panel: usize,
+        slab: Range<usize>,
+        parts: usize,
+        to: &mut [Line],
+    ) {
+        let scratch: [&mut [Line]; 2] = [&mut self.pairs, &mut self.widened];
+        right.blocks(panel, slab, parts, scratch, to, || {});
+    }
+}
+
 /// Which of the slabs that follow each other one is.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
@@ -79,6 +97,7 @@ impl Place {
 /// A block of rows times one panel, over one slab.
 pub(super) struct Step<'a> {
     pub(super) arithmetic: Arithmetic,
+    pub(super) kernel: &'static Kernel,
     pub(super) right: Source<'a>,
     pub(super) panel: usize,
     pub(super) slab: Range<usize>,
@@ -100,9 +119,9 @@ impl Step<'_> {
         scratch: &mut Panel,
         to: Target,
     ) {
-        let Self { arithmetic, right, panel, cols, scale, add, place, .. } = self;
+        let Self { arithmetic, kernel, right, panel, cols, scale, add, place, .. } = self;
         let (slab, narrow) = (self.slab.clone(), rows <= NARROW);
-        let Panel { pairs, widened, integers, sums } = scratch;
+        let Panel { pairs, widened, packed, sums } = scratch;
         // With few rows, where this takes most of the time, what comes next is asked
         // for on the way.
         let block_done = || {
@@ -110,41 +129,48 @@ impl Step<'_> {
                 (0..panel::BLOCK).for_each(|_| self.prefetch.step());
             }
         };
-        let by_pairs = match arithmetic {
-            Arithmetic::Dot => true,
-            Arithmetic::Widen => narrow && right.has_pairs(),
-            Arithmetic::Int16 | Arithmetic::Scalar => false,
-        };
-        let b = match (arithmetic, right) {
-            _ if by_pairs => right.pairs(panel, slab.clone(), pairs),
-            (Arithmetic::Int16, Source::Integers(right)) => right.panel(panel, &slab),
-            (Arithmetic::Int16, _) => {
-                int16::panel(
-                    right.widened(panel, slab.clone(), pairs, widened, block_done),
-                    integers,
-                );
-                integers
+        let by_pairs = kernel.pairs.filter(|_| narrow && right.has_pairs());
+        let (mut counts, mut held) = (Counts { left: 1, right: 1 }, 1);
+        let steps = arithmetic.steps(slab.len());
+        let (b, steps) = match arithmetic {
+            Arithmetic::Dot => (right.pairs(panel, slab, pairs), steps),
+            Arithmetic::Widen if by_pairs.is_some() => {
+                (right.pairs(panel, slab.clone(), pairs), slab.len().div_ceil(2))
             }
-            _ => right.widened(panel, slab.clone(), pairs, widened, block_done),
+            Arithmetic::Widen | Arithmetic::Scalar => {
+                (right.widened(panel, slab, pairs, widened, block_done), steps)
+            }
+            Arithmetic::Int16 => match right {
+                Source::Integers(right) => (right.panel(panel, &slab), steps),
+                Source::Packed(_) | Source::Bf16(_) | Source::F32(_) => {
+                    int16::panel(right.widened(panel, slab, pairs, widened, block_done), packed);
+                    (&packed[..], steps)
+                }
+            },
+            Arithmetic::Tiles(parts) | Arithmetic::Emulated(parts) => {
+                let blocks = slab.len().div_ceil(tiles::BLOCK);
+                let left = parts.count();
+                let b;
+                (b, held) = right.blocks(panel, slab, left, [pairs, widened], packed, block_done);
+                counts = Counts { left, right: left.min(held) };
+                (b, blocks)
+            }
         };
-        let steps = if by_pairs { slab.len().div_ceil(2) } else { arithmetic.steps(slab.len()) };
-        for (at, a) in activations.chunks(ROWS * ROW_LINES).enumerate() {
-            let to = to.offset(at * ROWS * to.stride);
-            let rows = (rows - at * ROWS).min(ROWS);
-            let sums = &mut sums[at * ROWS * Line::OF_COLS..][..rows * Line::OF_COLS];
-            let sums = Target { start: sums.as_mut_ptr().cast(), stride: COLS };
+        let strip = kernel.strip;
+        for (at, a) in activations.chunks(strip * ROW_LINES).enumerate() {
+            let to = to.offset(at * strip * to.stride);
+            let rows = (rows - at * strip).min(strip);
+            let sums = sums[at * strip * Line::OF_COLS..].as_mut_ptr();
+            let sums = Target { start: sums.cast(), stride: COLS };
             let onto = if place.first { to } else { sums };
             let onto = add.then_some((onto.start.cast_const(), onto.stride));
             let Target { start: to, stride } = if place.last { to } else { sums };
-            let tile = Tile { a, b, steps, rows, cols, to, stride, scale, onto };
+            let tile = Tile { a, b, steps, rows, cols, to, stride, scale, onto, counts, held };
             // SAFETY: the caller's promise.
             unsafe {
-                match arithmetic {
-                    Arithmetic::Dot => micro::dot(tile, &mut self.prefetch),
-                    Arithmetic::Widen if by_pairs => micro::fused_pairs(tile),
-                    Arithmetic::Widen => micro::fused(tile, &mut self.prefetch),
-                    Arithmetic::Int16 => micro::int16(tile, &mut self.prefetch),
-                    Arithmetic::Scalar => micro::scalar(tile),
+                match by_pairs {
+                    Some(product) => product(tile),
+                    None => (kernel.run)(tile, &mut self.prefetch),
                 }
             }
         }

@@ -18,7 +18,10 @@ use std::sync::Arc;
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::{FeedForward, Norm, Residual};
-use crate::{MatmulPrecision, gemm, linear, packed};
+use crate::{
+    gemm, linear,
+    packed::{self, Arithmetic, Entering},
+};
 
 /// The weights of a mixture of experts.
 #[derive(Clone)]
@@ -217,9 +220,9 @@ impl Experts {
 /// Rows that an expert runs on at the least, of so many rows in all: where these are few, its own,
 /// else as many as are made by our own kernels.
 fn least_rows(all: usize) -> usize {
-    let few = match MatmulPrecision::current() {
-        MatmulPrecision::High if all > packed::NARROW => packed::NARROW,
-        MatmulPrecision::High | MatmulPrecision::Highest => gemm::FEW,
-    };
+    // Which are those that rows of their own would be made by, with many of them.
+    let usual = Arithmetic::of(DType::F32, usize::MAX, Entering::Activations);
+    let rounds = usual != Arithmetic::exact();
+    let few = if rounds && all > packed::NARROW { packed::NARROW } else { gemm::FEW };
     if all > few { few + 1 } else { 1 }
 }

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use adapruner_kernels::{
     Gate, GradTap, Scores, column_dots,
-    packed::{Arithmetic, Packed},
+    packed::Packed,
     sublayer::{Affine, FeedForward, Norm, Residual, Rotation, SelfAttention},
 };
 use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 
-use crate::twin::{F32, Operand, compare_within, numbers, of_bf16_weights};
+use crate::twin::{F32, Operand, compare, numbers};
 
 /// Collects what the taps of a sublayer saw, by name.
 #[derive(Default)]
@@ -94,14 +94,6 @@ const GEMMA: Shape = Shape {
     partly: true,
     scores: Scores { scale: Some(0.3), window: Some(3), cap: Some(1.5) },
 };
-
-/// The shape that is tried. Norms behind products multiply what these round, without a bound;
-/// so where the processor rounds the activations that meet bf16 weights, such weights are tried
-/// in Llama's shape alone.
-fn of_weights(shape: Shape, bf16: bool) -> Shape {
-    let rounded = Arithmetic::of_bf16(usize::MAX) == Some(Arithmetic::Dot);
-    if bf16 && rounded { LLAMA } else { shape }
-}
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let scores = (
@@ -252,12 +244,9 @@ proptest! {
         shape in shapes(),
         seed: u64,
     ) {
-        let shape = of_weights(shape, bf16);
         let makers = makers(seed, biased, masked, bf16, shape);
         let layers = makers.each_ref().map(|m| m.feed_forward(hidden, inner));
-        let tolerance = if bf16 { of_bf16_weights() } else { F32 };
-        compare_within(
-            tolerance,
+        compare(
             &[Operand::new(&[b, t, hidden], seed).strided(strided)],
             |o| layers[0].forward(&o[0]),
             |o| layers[1].forward(&o[0]),
@@ -265,7 +254,7 @@ proptest! {
         );
         let seen = [("down", true), ("gate", shape.gated), ("mask", masked), ("up", true)];
         let names: Vec<_> = seen.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
-        same_seen(&makers, &names, tolerance);
+        same_seen(&makers, &names, F32);
     }
 
     #[test]
@@ -279,12 +268,9 @@ proptest! {
         shape in shapes(),
         seed: u64,
     ) {
-        let shape = of_weights(shape, bf16);
         let makers = makers(seed, biased, masked, bf16, shape);
         let layers = makers.each_ref().map(|m| m.attention(hidden, t, (k * group, k, 2 * half)));
-        let tolerance = if bf16 { of_bf16_weights() } else { F32 };
-        compare_within(
-            tolerance,
+        compare(
             &[Operand::new(&[b, t, hidden], seed).strided(strided)],
             |o| layers[0].forward(&o[0]),
             |o| layers[1].forward(&o[0]),
@@ -292,7 +278,7 @@ proptest! {
         );
         let names = &["k", "mask", "o", "q", "v"][..];
         let plain = &["k", "o", "q", "v"][..];
-        same_seen(&makers, if masked { names } else { plain }, tolerance);
+        same_seen(&makers, if masked { names } else { plain }, F32);
     }
 }
 

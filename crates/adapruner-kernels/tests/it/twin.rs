@@ -1,6 +1,5 @@
 //! Runs an operation in f32 and its twin in f64 on the same numbers.
 
-use adapruner_kernels::packed::Arithmetic;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,16 +10,6 @@ use rand_chacha::ChaCha8Rng;
 pub const F32: f64 = 2e-5;
 /// A bf16 gradient is rounded to 8 bits.
 pub const BF16: f64 = 1.0 / 256.0;
-
-/// How far a product with bf16 weights may be from f64: processors that multiply
-/// pairs of bf16 round the activations to 8 bits, others do not.
-pub fn of_bf16_weights() -> f64 {
-    match Arithmetic::of_bf16(usize::MAX) {
-        Some(Arithmetic::Dot) => 2.0 * BF16,
-        // In the highest precision, the one that is set here.
-        Some(Arithmetic::Widen | Arithmetic::Int16 | Arithmetic::Scalar) | None => F32,
-    }
-}
 
 /// Numbers of about one, from a seed.
 pub fn numbers(shape: &[usize], seed: u64) -> Tensor {
@@ -106,19 +95,6 @@ pub fn compare(
     twin: impl Fn(&[Tensor]) -> Result<Tensor>,
     seed: u64,
 ) {
-    let bf16 = operands.iter().any(|o| o.dtype == DType::BF16);
-    let of_f32 = if bf16 { of_bf16_weights() } else { F32 };
-    compare_within(of_f32, operands, fused, twin, seed);
-}
-
-/// [`compare`] with a tolerance for what is f32.
-pub fn compare_within(
-    of_f32: f64,
-    operands: &[Operand],
-    fused: impl Fn(&[Tensor]) -> Result<Tensor>,
-    twin: impl Fn(&[Tensor]) -> Result<Tensor>,
-    seed: u64,
-) {
     let found = run(operands, None, fused, seed).unwrap();
     let expected = run(operands, Some(DType::F64), twin, seed).unwrap();
     assert_eq!(found.len(), expected.len());
@@ -132,7 +108,7 @@ pub fn compare_within(
             }
             t.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
         };
-        let tolerance = if dtype == DType::F32 { of_f32 } else { of_f32.max(BF16) };
+        let tolerance = if dtype == DType::F32 { F32 } else { BF16 };
         let (error, scale) = (most(&(found - expected).unwrap()), most(expected).max(1.0));
         assert!(error <= tolerance * scale, "{name}: off by {error:e} of {scale}");
     }

@@ -1,7 +1,6 @@
 //! Logits, losses and gradients of every fixture, tensor by tensor.
 
 use adapruner_checkpoint::names::{self, ExpectedTensor, Part, Projection};
-use adapruner_kernels::packed::Arithmetic;
 use adapruner_model::{Residency, parameter_gradients};
 use candle_core::{DType, Tensor};
 
@@ -10,13 +9,6 @@ use crate::common::{Expected, F32, FIXTURES, checkpoint, decoder, distance, most
 /// Weights rounded to 8 bits (4·10⁻³) move the logits of these few layers by
 /// some such roundings of the largest.
 const BF16: f64 = 4e-2;
-
-/// As much again where the processor multiplies pairs of bf16, so that activations are
-/// rounded as well.
-fn activations_in_bf16() -> f64 {
-    let arithmetic = Arithmetic::of_bf16(usize::MAX);
-    if arithmetic.is_some_and(Arithmetic::rounds_activations) { BF16 } else { 0.0 }
-}
 
 #[test]
 fn all_fixtures_are_listed() {
@@ -96,7 +88,7 @@ fn bf16_weights_are_exact_where_the_file_has_no_more() {
         let checkpoint = checkpoint(name);
         let stored = |name: &str| checkpoint.tensors.meta(name).unwrap().stored;
         let exact = checkpoint.tensors.names().iter().all(|name| stored(name) == "BF16");
-        let tolerance = F32 + if exact { 0.0 } else { BF16 } + activations_in_bf16();
+        let tolerance = F32 + if exact { 0.0 } else { BF16 };
         let ids = decoder.tokens(&expected.samples()).unwrap();
         let logits = decoder.logits(&ids).unwrap();
         assert_eq!(logits.dtype(), DType::F32);
@@ -115,7 +107,7 @@ fn gradients_of_bf16_weights_agree() {
     for (parameter, gradient) in expected.gradients() {
         let found = &found[parameter];
         // One rounding to 8 bits; the tied embedding adds two such numbers.
-        let tolerance = 1.0 / 128.0 + activations_in_bf16();
+        let tolerance = 1.0 / 128.0;
         near(found, gradient, tolerance, &format!("gradient of {parameter}"));
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use adapruner::memory;
 use adapruner_checkpoint::atomic::Files;
-use adapruner_kernels::{InstructionSet, instruction_sets};
+use adapruner_kernels::{InstructionSet, MatmulPrecision, Products, instruction_sets};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::printer::{Printer, bytes, table};
 
 /// Show what this machine and this build can do.
 ///
-/// Lists instruction sets found and used, threads, memory, precision, features of the build,
+/// Lists instruction sets found and used (in brackets what --without-instructions calls them), threads, memory, precision, features of the build,
 /// and the folders that are searched for files.
 ///
 /// Example: adapruner doctor
@@ -36,6 +36,8 @@ struct Report {
     memory_available_bytes: u64,
     /// The default of `--matmul-precision`.
     default_precision: String,
+    /// What every precision makes of products of many rows.
+    precisions: Vec<Precision>,
     folders: Folders,
 }
 
@@ -48,9 +50,27 @@ struct Features {
 #[derive(Serialize)]
 struct Set {
     name: &'static str,
+    /// What `--without-instructions` calls it.
+    flag: &'static str,
     found: bool,
     used: bool,
     note: &'static str,
+}
+
+#[derive(Serialize)]
+struct Precision {
+    name: String,
+    /// With f32 weights.
+    f32: String,
+    /// With bf16 weights (`--dtype bf16`).
+    bf16: String,
+}
+
+impl Precision {
+    fn of(precision: MatmulPrecision) -> Self {
+        let Products { of_f32, of_bf16 } = precision.products();
+        Self { name: precision.to_string(), f32: of_f32, bf16: of_bf16 }
+    }
 }
 
 #[derive(Serialize)]
@@ -86,7 +106,8 @@ fn report() -> Report {
         let chosen = features.into_iter().filter(move |(_, has)| *has == built);
         chosen.map(|(name, _)| name).collect()
     };
-    let set = |InstructionSet { name, found, used, note }| Set { name, found, used, note };
+    let set =
+        |InstructionSet { name, flag, found, used, note }| Set { name, flag, found, used, note };
     Report {
         version: env!("CARGO_PKG_VERSION"),
         features: Features { built: of(true), not_built: of(false) },
@@ -94,7 +115,10 @@ fn report() -> Report {
         instruction_sets: instruction_sets().into_iter().map(set).collect(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         memory_available_bytes: memory::available(),
-        default_precision: adapruner_kernels::MatmulPrecision::default().to_string(),
+        default_precision: MatmulPrecision::default().to_string(),
+        precisions: [MatmulPrecision::Highest, MatmulPrecision::High, MatmulPrecision::Medium]
+            .map(Precision::of)
+            .into(),
         folders: Folders { hub: hub(), data: std::env::var_os("ADAPRUNER_DATA").map(Into::into) },
     }
 }
@@ -115,12 +139,12 @@ fn text(report: &Report) -> String {
         ("not built", listed(&report.features.not_built)),
         ("processor", report.processor.clone().unwrap_or_else(|| "unknown".to_owned())),
     ];
-    for Set { name, found, used, note } in &report.instruction_sets {
+    for Set { name, flag, found, used, note } in &report.instruction_sets {
         rows.push((
             name,
             match (found, used) {
-                (true, true) => format!("used: {note}"),
-                (true, false) => format!("found, not used: {note}"),
+                (true, true) => format!("used: {note} ({flag})"),
+                (true, false) => format!("found, not used: {note} ({flag})"),
                 (false, _) => "not found".to_owned(),
             },
         ));
@@ -131,11 +155,15 @@ fn text(report: &Report) -> String {
             "matrix products use the gemm crate on this processor".to_owned(),
         ));
     }
+    for Precision { name, f32, bf16 } in &report.precisions {
+        let default = if *name == report.default_precision { " (default)" } else { "" };
+        let both = if f32 == bf16 { f32.clone() } else { format!("{f32}; bf16 weights: {bf16}") };
+        rows.push((name, format!("precision{default}: {both}")));
+    }
     let data = &report.folders.data;
     rows.extend([
         ("threads", report.threads.to_string()),
         ("memory free", bytes(report.memory_available_bytes)),
-        ("precision", report.default_precision.clone()),
         ("hub cache", report.folders.hub.display().to_string()),
         (
             "data",

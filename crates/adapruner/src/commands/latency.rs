@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{CommonArgs, MODEL, Perform, Session};
 use crate::{
     args::RunArgs,
+    children,
     combine::Combine,
     printer::{bytes, grouped, table},
 };
@@ -144,9 +145,8 @@ struct Peak {
 /// Most memory of a process of this program that measures one model alone.
 fn peak_apart(model: &Path, settings: &LatencySettings, run: &RunSettings) -> Result<Option<u64>> {
     let name = model.display();
-    let program = std::env::current_exe().context("cannot find this program")?;
     let lengths: Vec<String> = settings.prompt_tokens.iter().map(usize::to_string).collect();
-    let mut command = Command::new(program);
+    let mut command = children::this_program()?;
     command.args(["latency", "--json", "--rounds", "1"]);
     command.args(["--prompt-tokens", &lengths.join(",")]);
     command.args(["--new-tokens", &settings.new_tokens.to_string()]);

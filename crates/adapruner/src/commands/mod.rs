@@ -39,6 +39,7 @@ use adapruner_checkpoint::{
     atomic::{Files, Writer},
     provenance,
 };
+use adapruner_kernels::{SWITCHED_OFF, instruction_flags, switch_off};
 use anyhow::Result;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -74,6 +75,18 @@ pub struct Cli {
         default_value = "auto"
     )]
     progress: Named<ProgressForm>,
+    /// Sets of instructions that matrix products go without, with those that build on them, for
+    /// comparisons or where a processor's are faulty; `adapruner doctor` lists them
+    #[arg(
+        long,
+        global = true,
+        value_name = "SETS",
+        env = SWITCHED_OFF,
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_parser = instruction_set
+    )]
+    without_instructions: Vec<String>,
     /// Print no progress and only errors
     #[arg(long, short, global = true, conflicts_with_all = ["verbose", "progress"])]
     pub quiet: bool,
@@ -220,6 +233,8 @@ impl CommonArgs {
 /// # Errors
 /// Any failure of the subcommand.
 pub fn run(cli: &Cli) -> Result<()> {
+    let fresh = switch_off(cli.without_instructions.clone());
+    debug_assert!(fresh, "instructions are chosen before they are used");
     let command = cli.command.as_perform();
     let writer = command.files()?.claim()?;
     let progress = if cli.quiet { ProgressForm::Off } else { cli.progress.0 };
@@ -285,6 +300,15 @@ impl Command {
             Self::Doctor(command) => command,
             Self::Completions(command) => command,
         }
+    }
+}
+
+/// A set of instructions by its flag.
+fn instruction_set(flag: &str) -> Result<String, String> {
+    let known = instruction_flags();
+    match flag.trim() {
+        flag if flag.is_empty() || known.contains(&flag) => Ok(flag.to_owned()),
+        _ => Err(format!("expected some of {}", known.join(", "))),
     }
 }
 

@@ -30,6 +30,7 @@ use serde::Serialize;
 
 use super::{Cli, Perform, Session};
 use crate::{
+    children,
     config_file::ConfigFile,
     interrupt::{self, PARENT},
     pipeline_args::template,
@@ -219,8 +220,7 @@ fn execute(
     let stop = interrupt::graceful();
     let start = Instant::now();
     say(&command_line(stage));
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let mut child = Command::new(program)
+    let mut child = children::this_program()?
         .args(&stage.arguments)
         .args((!session.verify).then_some("--no-verify"))
         .args(["--progress", session.progress.name()])

@@ -1,34 +1,26 @@
-//! [`super::fused`] and the others in AVX-512: a strip of twelve rows times a panel
-//! of two halves, 24 sums in registers.
+//! AVX-512: a strip of twelve rows times a panel of two halves, 24 sums in registers.
 
-use std::{arch::x86_64::*, sync::LazyLock};
+use std::arch::x86_64::*;
 
 use super::{
-    super::{Line, int16::SCALE_LINE, prefetch::Prefetch},
-    COLS, ROW, Tile,
+    super::{Arithmetic, prefetch::Prefetch},
+    COLS, Kernel, ROW, Set, Tile,
 };
 
-pub(super) fn runs_here() -> bool {
-    is_x86_feature_detected!("avx512f")
-}
-
-pub(super) fn has_dot() -> bool {
-    runs_here() && is_x86_feature_detected!("avx512bf16")
-}
-
-pub(super) fn has_int16() -> bool {
-    runs_here() && is_x86_feature_detected!("avx512vnni")
-}
-
-/// Whether dot products of pairs are faster than fused multiply-adds: on
-/// AMD's processors, not on Intel's of these years (module documentation).
-pub(super) fn fast_dot() -> bool {
-    static AMD: LazyLock<bool> = LazyLock::new(|| {
-        let id = __cpuid(0);
-        [id.ebx, id.edx, id.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes)
-    });
-    has_dot() && *AMD
-}
+pub(super) const SET: Set = Set {
+    name: "AVX-512",
+    flag: "avx512",
+    purpose: "f32 products",
+    found: || is_x86_feature_detected!("avx512f"),
+    kernels: &[Kernel {
+        arithmetic: Arithmetic::Widen,
+        strip: 12,
+        run: fused,
+        pairs: Some(fused_pairs),
+        session: None,
+    }],
+    ..Set::PLAIN
+};
 
 /// One of the products below for any number of rows.
 macro_rules! by_rows {
@@ -53,31 +45,22 @@ macro_rules! by_rows_and_halves {
     };
 }
 
+pub(super) use by_rows;
+pub(super) use by_rows_and_halves;
+
 /// # Safety
-/// As [`super::fused`] of a tile that was checked; the processor must have AVX-512.
-pub(super) unsafe fn fused(tile: Tile<'_>, prefetch: &mut Prefetch) {
+/// As [`super::portable::widen`]; the processor must have AVX-512.
+unsafe fn fused(tile: Tile<'_>, prefetch: &mut Prefetch) {
+    tile.check(tile.steps);
     by_rows_and_halves!(fused_rows, tile, prefetch);
 }
 
 /// # Safety
-/// As [`super::int16`] of a tile that was checked; the processor must have
-/// AVX512-VNNI.
-pub(super) unsafe fn int16(tile: Tile<'_>, prefetch: &mut Prefetch) {
-    by_rows_and_halves!(int16_rows, tile, prefetch);
-}
-
-/// # Safety
-/// As [`super::fused_pairs`] of a tile that was checked; the processor must have
+/// As [`super::portable::widen`]; the processor must have
 /// AVX-512.
-pub(super) unsafe fn fused_pairs(tile: Tile<'_>) {
+unsafe fn fused_pairs(tile: Tile<'_>) {
+    tile.check(2 * tile.steps);
     by_rows!(fused_pairs_rows, tile, (tile), 2, 1 2 3 4 5 6 7 8 9 10 11 12);
-}
-
-/// # Safety
-/// As [`super::dot`] of a tile that was checked; the processor must have
-/// AVX512-BF16.
-pub(super) unsafe fn dot(tile: Tile<'_>, prefetch: &mut Prefetch) {
-    by_rows_and_halves!(dot_rows, tile, prefetch);
 }
 
 /// Lines of a panel that are asked for prefetch of their use.
@@ -116,6 +99,8 @@ macro_rules! sums {
     }};
 }
 
+pub(super) use sums;
+
 /// # Safety
 /// As [`fused`]; `tile.rows` is `R`, the columns are in `H` halves.
 #[target_feature(enable = "avx512f")]
@@ -125,42 +110,6 @@ unsafe fn fused_rows<const R: usize, const H: usize>(tile: Tile<'_>, prefetch: &
     });
     // SAFETY: the caller's promise.
     unsafe { store_all(sums, tile) };
-}
-
-/// # Safety
-/// As [`dot`]; `tile.rows` is `R`, the columns are in `H` halves.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn dot_rows<const R: usize, const H: usize>(tile: Tile<'_>, prefetch: &mut Prefetch) {
-    let sums = sums!(tile, prefetch, R, H, _mm512_setzero_ps(), |sum, a, b| {
-        _mm512_dpbf16_ps(sum, as_pairs(a), as_pairs(b))
-    });
-    // SAFETY: the caller's promise.
-    unsafe { store_all(sums, tile) };
-}
-
-/// # Safety
-/// As [`int16`]; `tile.rows` is `R`, the columns are in `H` halves.
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn int16_rows<const R: usize, const H: usize>(tile: Tile<'_>, prefetch: &mut Prefetch) {
-    let sums = sums!(tile, prefetch, R, H, _mm512_setzero_si512(), |sum, a, b| {
-        _mm512_dpwssd_epi32(sum, a, b)
-    });
-    let (a, b) = (tile.a.as_ptr().cast::<f32>(), tile.b.as_ptr().cast::<f32>());
-    let mut of_cols = [_mm512_setzero_ps(); H];
-    for (half, of_cols) in of_cols.iter_mut().enumerate() {
-        // SAFETY: `check_int16` saw that the scales follow the steps.
-        *of_cols = unsafe { _mm512_load_ps(b.add(tile.steps * COLS + half * 16)) };
-    }
-    for (row, sums) in sums.into_iter().enumerate() {
-        // SAFETY: the row is as long.
-        let of_row = unsafe { *a.add(row * ROW + SCALE_LINE * Line::WORDS) };
-        for ((half, sum), of_cols) in sums.into_iter().enumerate().zip(of_cols) {
-            let scale = _mm512_mul_ps(_mm512_set1_ps(of_row), of_cols);
-            let sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
-            // SAFETY: the caller's promise.
-            unsafe { store(sum, (row, half), tile) };
-        }
-    }
 }
 
 /// # Safety
@@ -205,7 +154,7 @@ unsafe fn fused_pairs_rows<const R: usize, const H: usize>(tile: Tile<'_>) {
 
 /// Asks for the lines of a row of the result while the sums are made.
 #[inline(always)]
-fn fetch_row(tile: Tile<'_>, row: usize) {
+pub(super) fn fetch_row(tile: Tile<'_>, row: usize) {
     for half in [0, 16] {
         let to = tile.to.wrapping_add(row * tile.stride + half);
         // SAFETY: a hint, which may name any address.
@@ -213,18 +162,11 @@ fn fetch_row(tile: Tile<'_>, row: usize) {
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn as_pairs(words: __m512i) -> __m512bh {
-    // SAFETY: both types are 64 bytes that may be anything.
-    unsafe { std::mem::transmute(words) }
-}
-
 /// # Safety
-/// As [`super::scalar`], for `R` rows.
+/// As [`super::portable::widen`], for `R` rows.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store_all<const R: usize, const H: usize>(sums: Sums<R, H>, tile: Tile<'_>) {
+pub(super) unsafe fn store_all<const R: usize, const H: usize>(sums: Sums<R, H>, tile: Tile<'_>) {
     for (row, sums) in sums.into_iter().enumerate() {
         for (half, sum) in sums.into_iter().enumerate() {
             // SAFETY: the caller's promise.
@@ -236,10 +178,10 @@ unsafe fn store_all<const R: usize, const H: usize>(sums: Sums<R, H>, tile: Tile
 /// One half of one row of the result.
 ///
 /// # Safety
-/// As [`super::scalar`], for this row.
+/// As [`super::portable::widen`], for this row.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store(sum: __m512, (row, half): (usize, usize), tile: Tile<'_>) {
+pub(super) unsafe fn store(sum: __m512, (row, half): (usize, usize), tile: Tile<'_>) {
     let mask = (u32::MAX >> (COLS - tile.cols) >> (16 * half)) as __mmask16;
     let to = tile.to.wrapping_add(row * tile.stride + 16 * half);
     let sum = _mm512_mul_ps(_mm512_set1_ps(tile.scale), sum);
