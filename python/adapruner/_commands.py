@@ -38,6 +38,7 @@ def inspect(
     config: Value | bool | None = None,
     digest: bool = False,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Show a model's architecture, widths, parameters and types; weights are not read.
@@ -50,6 +51,9 @@ def inspect(
         digest: Also compute the digest of the content, which reads the whole model
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -60,6 +64,7 @@ def inspect(
             ("--config", "value", config),
             ("--digest", "flag", digest),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -86,6 +91,7 @@ def evaluate(
     matmul_precision: Value | bool | None = None,
     threads: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Measure the perplexity of a model on a text, or its accuracy on tasks.
@@ -119,13 +125,16 @@ def evaluate(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -151,6 +160,7 @@ def evaluate(
             ("--matmul-precision", "value", matmul_precision),
             ("--threads", "value", threads),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -175,6 +185,7 @@ def generate(
     matmul_precision: Value | bool | None = None,
     threads: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Continue a prompt, or answer it if the model has a chat template.
@@ -200,13 +211,16 @@ def generate(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -230,6 +244,7 @@ def generate(
             ("--matmul-precision", "value", matmul_precision),
             ("--threads", "value", threads),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -248,6 +263,7 @@ def latency(
     matmul_precision: Value | bool | None = None,
     threads: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Measure a model's prompt speed, generation speed and peak memory.
@@ -268,13 +284,16 @@ def latency(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -292,6 +311,7 @@ def latency(
             ("--matmul-precision", "value", matmul_precision),
             ("--threads", "value", threads),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -319,6 +339,7 @@ def compare_models(
     matmul_precision: Value | bool | None = None,
     threads: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Compare models; the first one is the baseline.
@@ -350,13 +371,16 @@ def compare_models(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -384,6 +408,7 @@ def compare_models(
             ("--matmul-precision", "value", matmul_precision),
             ("--threads", "value", threads),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -404,6 +429,7 @@ def sample(
     matmul_precision: Value | bool | None = None,
     threads: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Sample token sequences from a model, as token ids.
@@ -426,13 +452,16 @@ def sample(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -452,6 +481,7 @@ def sample(
             ("--matmul-precision", "value", matmul_precision),
             ("--threads", "value", threads),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -478,6 +508,7 @@ def stats(
     matmul_precision: Value | bool | None = None,
     threads: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Collect the statistics of a calibration set into a file.
@@ -513,13 +544,16 @@ def stats(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -545,6 +579,7 @@ def stats(
             ("--matmul-precision", "value", matmul_precision),
             ("--threads", "value", threads),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -624,6 +659,7 @@ def prune(
     threads: Value | bool | None = None,
     memory: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Remove a share of a model's parameters and write what remains.
@@ -787,16 +823,19 @@ def prune(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         memory: Most memory that collecting statistics or learning masks takes, in GiB: they are
         run in parts that fit it, and what does not fit in any way is refused [default: what the
         machine has free]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -875,6 +914,7 @@ def prune(
             ("--threads", "value", threads),
             ("--memory", "value", memory),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -934,6 +974,7 @@ def search(
     sampler_seed: Value | bool | None = None,
     show_space: bool = False,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Find the calibration samples, metric and cut with the lowest loss.
@@ -1028,10 +1069,10 @@ def search(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         search: Dimensions to search: joint (all), data (only the samples), metric (all but the
         samples) or baseline (random samples, LLM-Pruner's setting)
@@ -1040,6 +1081,9 @@ def search(
         show_space: Print the search space with the reasons for its ranges, and search nothing
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1098,6 +1142,7 @@ def search(
             ("--sampler-seed", "value", sampler_seed),
             ("--show-space", "flag", show_space),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -1155,6 +1200,7 @@ def compare(
     arms: Value | Sequence[Value] | None = None,
     seeds: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Compare search strategies with equal budgets and several seeds.
@@ -1246,16 +1292,19 @@ def compare(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         arms: Strategies: joint (TPE over everything), random, data, metric, baseline (median of
         ten draws); ARM@TRIALS and ARM@TRIALSxSEEDS override the budget of one
         seeds: Number of seeds for each strategy
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1312,6 +1361,7 @@ def compare(
             ("--arms", "joined", arms),
             ("--seeds", "value", seeds),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -1343,6 +1393,7 @@ def correlate(
     matmul_precision: Value | bool | None = None,
     threads: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Correlate perplexity with task accuracy over a study's trials.
@@ -1385,13 +1436,16 @@ def correlate(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1422,6 +1476,7 @@ def correlate(
             ("--matmul-precision", "value", matmul_precision),
             ("--threads", "value", threads),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -1433,6 +1488,7 @@ def trials(
     storage: Value | bool | None = None,
     study_name: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """List the trials of a study: state, loss, seconds and parameters of each.
@@ -1447,6 +1503,9 @@ def trials(
         best trial]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1457,6 +1516,7 @@ def trials(
             ("--storage", "value", storage),
             ("--study-name", "value", study_name),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -1471,6 +1531,7 @@ def report(
     out: Value | bool | None = None,
     force: bool = False,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Make an HTML page of a study or of a comparison of models.
@@ -1492,6 +1553,9 @@ def report(
         force: Replace the file if it exists
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1505,6 +1569,7 @@ def report(
             ("--out", "value", out),
             ("--force", "flag", force),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -1518,6 +1583,7 @@ def run(
     dry_run: bool = False,
     allow_overlap: bool = False,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Search, prune, recover, evaluate and report, from one configuration file.
@@ -1535,6 +1601,9 @@ def run(
         passages with a test text
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1547,6 +1616,7 @@ def run(
             ("--dry-run", "flag", dry_run),
             ("--allow-overlap", "flag", allow_overlap),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -1601,6 +1671,7 @@ def apply(
     threads: Value | bool | None = None,
     memory: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Apply a plan, or the best trial of a study.
@@ -1689,15 +1760,18 @@ def apply(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         memory: Memory limit in GiB for masks and compensation; a run that needs more is refused
         [default: the machine's free memory]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1751,6 +1825,7 @@ def apply(
             ("--threads", "value", threads),
             ("--memory", "value", memory),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -1809,6 +1884,7 @@ def recover(
     matmul_precision: Value | bool | None = None,
     threads: Value | bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a pruned model on instructions, conversations or text.
@@ -1885,13 +1961,16 @@ def recover(
         device: Where the model runs: cpu, cuda or metal [default: cpu]
         dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
         [default: auto]
-        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (f32;
-        with bf16 weights, activations are rounded to bf16 if the processor multiplies bf16
-        faster) or high (16-bit integers with a scale for each row: more precise than TF32,
-        faster on processors with VNNI) [default: highest]
+        matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
+        the error of f32), high (about 16 bits of every number: more precise than TF32) or
+        medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
+        them of [default: highest]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -1949,6 +2028,7 @@ def recover(
             ("--matmul-precision", "value", matmul_precision),
             ("--threads", "value", threads),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -1965,6 +2045,7 @@ def merge(
     gguf_type: Value | bool | None = None,
     force: bool | None = None,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Merge a LoRA adapter in PEFT's format into its model.
@@ -1986,6 +2067,9 @@ def merge(
         force: Replace an existing output of this program
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -2001,6 +2085,7 @@ def merge(
             ("--gguf-type", "value", gguf_type),
             ("--force", "switch", force),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -2017,6 +2102,7 @@ def export(
     force: bool | None = None,
     dry_run: bool = False,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Write a model in other formats: GGUF to Hugging Face and back, other types.
@@ -2038,6 +2124,9 @@ def export(
         dry_run: Print the size, write nothing
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -2053,6 +2142,7 @@ def export(
             ("--force", "switch", force),
             ("--dry-run", "flag", dry_run),
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )
@@ -2061,16 +2151,21 @@ def export(
 def doctor(
     *,
     no_verify: bool = False,
+    without_instructions: Value | Sequence[Value] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Show what this machine and this build can do.
 
-    Lists instruction sets found and used, threads, memory, precision, features of the build,
-    and the folders that are searched for files.
+    Lists instruction sets found and used (in brackets what --without-instructions calls them),
+    what products are made of in each precision, threads, memory, features of the build, and the
+    folders that are searched for files.
 
     Arguments:
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
+        without_instructions: Sets of instructions that matrix products go without, with those
+        that build on them, for comparisons or where a processor's are faulty; `adapruner
+        doctor` lists them
         progress: called as progress(stage, done, all, note); True shows bars, False none,
         None bars where somebody watches
     """
@@ -2079,6 +2174,7 @@ def doctor(
         [],
         [
             ("--no-verify", "flag", no_verify),
+            ("--without-instructions", "joined", without_instructions),
         ],
         progress,
     )

@@ -14,8 +14,9 @@ use crate::printer::{Printer, bytes, table};
 
 /// Show what this machine and this build can do.
 ///
-/// Lists instruction sets found and used (in brackets what --without-instructions calls them), threads, memory, precision, features of the build,
-/// and the folders that are searched for files.
+/// Lists instruction sets found and used (in brackets what --without-instructions calls them),
+/// what products are made of in each precision, threads, memory, features of the build, and the
+/// folders that are searched for files.
 ///
 /// Example: adapruner doctor
 #[derive(Debug, Args)]

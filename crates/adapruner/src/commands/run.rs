@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     io::Read,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
