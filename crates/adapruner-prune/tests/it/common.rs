@@ -12,6 +12,7 @@ use adapruner_checkpoint::{
     names,
     tokenizer::TextTokenizer,
 };
+use adapruner_kernels::packed::Arithmetic;
 use adapruner_prune::{
     Error, PlanOptions, PrunePlan, Scores, StatsBank, Terms,
     bank::{BANK_VERSION, BankArrays, BankHeader},
@@ -272,4 +273,14 @@ pub fn random_ids(
     let mut sequence =
         || (0..tokens).map(|_| rng.random_range(0..config.vocab_size as u32)).collect();
     (0..sequences).map(|_| sequence()).collect()
+}
+
+/// Whether products of many rows are made by our own kernels, whose rows do not depend on those
+/// beside them; it is said where they are not.
+pub fn products_are_our_own() -> bool {
+    let own = Arithmetic::Widen.runs_here();
+    if !own {
+        adapruner_testing::unsupported("products are the gemm crate's without AVX2 and AVX-512");
+    }
+    own
 }
