@@ -20,7 +20,7 @@ use gemm::Parallelism;
 
 use crate::{
     buffer::Unwritten,
-    packed::{Arithmetic, Entering, Product, Right, Source},
+    packed::{Arithmetic, Entering, Parts, Product, Right, Source},
     threads::side_by_side,
     view::{Target, View, share},
 };
@@ -115,12 +115,14 @@ pub(crate) fn arithmetic(
     Arithmetic::of(DType::F32, rows, entering)
 }
 
-/// [`arithmetic`] of a product. Rows that lie across (weight gradients, Gram matrices) stay
-/// f32 but where tiles are multiplied: sums over rows are what integers' scales do not fit.
+/// [`arithmetic`] of a product. Rows that lie across (weight gradients, Gram matrices, which
+/// are solved with) keep 16 bits or more: by tiles, in f32 where there are none, as sums over
+/// rows are what integers' scales do not fit.
 fn own(a: View<'_>, b: View<'_>) -> Option<Arithmetic> {
     let own = arithmetic(a.rows, a.cols, b.cols, Entering::Gradients)?;
     match own {
         Arithmetic::Dot | Arithmetic::Int16 if a.transposed => Arithmetic::exact(),
+        Arithmetic::Tiles(Parts::One) if a.transposed => Some(Arithmetic::Tiles(Parts::Two)),
         Arithmetic::Dot
         | Arithmetic::Int16
         | Arithmetic::Tiles(_)
