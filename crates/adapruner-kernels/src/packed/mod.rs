@@ -16,7 +16,7 @@
 //! |---|---|---|---|
 //! | [`Arithmetic::Widen`] | f32 | weights widened, f32 fused multiply-add | `γ · Σ abs(x·w)` |
 //! | [`Arithmetic::Dot`] | rounded to bf16 | AVX512-BF16 dot product of pairs | `(2⁻⁸ + γ) · Σ abs(x·w)` |
-//! | [`Arithmetic::Tiles`] | split into bf16 parts | f32 weights too; AMX products of tiles | see [`tiles`] |
+//! | [`Arithmetic::Tiles`] | split into bf16 parts | f32 weights too; AMX products of tiles | see `packed/tiles` and [`Arithmetic::error`] |
 //! | [`Arithmetic::Int16`] | 16-bit integers | weights too; VNNI dot product of pairs, exact | `(‖x‖₁·‖w‖ + ‖x‖·‖w‖₁) / 65 534 + n·‖x‖·‖w‖ / 65 534² + γ · Σ abs(x·w)` |
 //!
 //! with `γ = (n + 2)·u / (1 − (n + 2)·u)`, `u = 2⁻²⁴` for `Widen` (so too for f32) and, as its

@@ -14,7 +14,7 @@ use super::{
 pub(super) const SET: Set = Set {
     name: "AVX512-BF16",
     flag: "avx512-bf16",
-    purpose: "products with bf16 weights, with --matmul-precision medium",
+    purpose: "products with bf16 weights in medium precision, where there are no tiles",
     needs: &["avx512"],
     found: || is_x86_feature_detected!("avx512bf16"),
     slow: || (!fast()).then_some("not faster than f32 products on this processor"),

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// For integers, where products of tiles are not used.
-const PURPOSE: &str = "16-bit integer products, with --matmul-precision high";
+const PURPOSE: &str = "16-bit integer products in high precision, where there are no tiles";
 
 pub(super) const AVX512: Set = Set {
     name: "AVX512-VNNI",

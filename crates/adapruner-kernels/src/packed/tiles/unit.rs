@@ -55,6 +55,15 @@ pub(in super::super) struct Operands {
 #[cfg(target_arch = "x86_64")]
 pub(in super::super) use self::hardware::{Configured, found, multiply, permitted};
 
+/// There is no such unit elsewhere.
+///
+/// # Safety
+/// None is needed.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn multiply(_: &Operands, _: Counts) {
+    unreachable!("products of tiles without their unit")
+}
+
 #[cfg(target_arch = "x86_64")]
 mod hardware {
     use std::{
