@@ -55,7 +55,7 @@ pub(super) fn write<'s>(
         for (slab, to) in slabs.iter().zip(all[at * ROW_LINES..].chunks_mut(of_slab)) {
             let from = &x.data[row * x.stride + slab.start..row * x.stride + slab.end];
             match arithmetic {
-                Arithmetic::Dot => round(from, to),
+                Arithmetic::Dot => tiles::row(from, 1, to),
                 Arithmetic::Int16 => int16::row(from, to),
                 Arithmetic::Widen | Arithmetic::Scalar => copy(from, to),
                 Arithmetic::Tiles(parts) | Arithmetic::Emulated(parts) => {
@@ -119,56 +119,6 @@ fn copy(from: &[f32], to: &mut [Line]) {
     }
 }
 
-/// Pairs of bf16, the last line filled with zeros.
-fn round(from: &[f32], to: &mut [Line]) {
-    assert!(from.len().div_ceil(2 * Line::WORDS) <= to.len());
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
-        // SAFETY: there are lines for all numbers, and the processor has the instructions.
-        return unsafe { x86::round(from, to) };
-    }
-    round_scalar(from, to);
-}
-
-/// The scalar twin of [`round`], to the same bits.
-fn round_scalar(from: &[f32], to: &mut [Line]) {
-    for (from, to) in from.chunks(2 * Line::WORDS).zip(to) {
-        *to = Line::ZERO;
-        for (word, pair) in to.0.iter_mut().zip(from.chunks(2)) {
-            let of = |at: usize| pair.get(at).copied().map_or(0, tiles::rounded);
-            *word = of(0) >> 16 | of(1);
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Line, int16::PREFETCH};
-
-    /// # Safety
-    /// The processor must have AVX-512F and AVX512-BF16; `to` has lines for all of `from`.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn round(from: &[f32], to: &mut [Line]) {
-        for (from, to) in from.chunks(2 * Line::WORDS).zip(to) {
-            let half = |start: usize| {
-                let left = from.len().saturating_sub(start).min(Line::WORDS);
-                let mask = (0xffff_u32 >> (Line::WORDS - left)) as __mmask16;
-                // SAFETY: only numbers of the mask are read.
-                unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr().wrapping_add(start)) }
-            };
-            // The numbers may be far away; rows mostly follow each other.
-            for next in [0, Line::WORDS] {
-                _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(PREFETCH + next).cast());
-            }
-            let pairs = _mm512_cvtne2ps_pbh(half(Line::WORDS), half(0));
-            // SAFETY: both types are 64 bytes that may be anything, as is an aligned line.
-            unsafe { to.0.as_mut_ptr().cast::<__m512bh>().write(pairs) };
-        }
-    }
-}
-
 /// All slabs of some rows, for products with one chunk of a weight after another.
 pub(crate) struct Activations {
     pub(super) arithmetic: Arithmetic,
@@ -189,26 +139,5 @@ impl Activations {
     /// The rows of one slab after another.
     pub(super) fn slabs(&self) -> impl Iterator<Item = &[Line]> {
         self.lines.chunks_exact((self.arithmetic.rows_kept(self.rows) * ROW_LINES).max(1))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_of_pairs_are_the_twins() {
-        let specials = [f32::NAN, f32::INFINITY, 1e-40, -1e-40, f32::MIN_POSITIVE, -0.0];
-        let number = |i: usize| match i % 7 {
-            0 => specials[i / 7 % specials.len()],
-            _ => f32::from_bits((i as u32).wrapping_mul(0x9e37_79b9)),
-        };
-        for len in [0, 1, 15, 16, 17, 31, 32, 33, 100, 511, 512] {
-            let from: Vec<f32> = (len..2 * len).map(number).collect();
-            let (mut found, mut twin) = ([Line([7; 16]); 17], [Line([7; 16]); 17]);
-            round(&from, &mut found);
-            round_scalar(&from, &mut twin);
-            assert!(found == twin, "{len} numbers");
-        }
     }
 }

@@ -32,7 +32,7 @@ use multiversion::multiversion;
 
 use self::unit::Operands;
 pub(super) use self::{
-    split::{panel, rounded, row, turned},
+    split::{panel, row, turned},
     unit::{BLOCK, ROWS, SIDE},
 };
 use super::{COLS, Line, activations::ROW_LINES, instructions::Tile, prefetch::Ahead};

@@ -44,7 +44,7 @@ fn take(rest: &mut f32) -> u32 {
 /// A number rounded to bf16 (ties to even; NaN stays, what is below 2⁻¹²⁶ is zero), in the
 /// high half of a word.
 #[inline(always)]
-pub(in super::super) fn rounded(value: f32) -> u32 {
+fn rounded(value: f32) -> u32 {
     let bits = value.to_bits();
     let near = match value.classify() {
         FpCategory::Nan => bits | 0x0040_0000,
@@ -119,14 +119,18 @@ mod x86 {
     struct Rest([__m512; 2]);
 
     impl Rest {
-        /// The next part of all numbers, those of the first register in the lower half.
+        /// The next part of all numbers, those of the first register in the lower half; taken
+        /// off them unless it is the last.
         #[inline]
         #[target_feature(enable = "avx512f,avx512bf16")]
-        fn take(&mut self) -> __m512i {
+        fn take(&mut self, last: bool) -> __m512i {
             let Self([low, high]) = self;
             let part = _mm512_cvtne2ps_pbh(*high, *low);
             // SAFETY: both types are 64 bytes that may be anything.
             let words: __m512i = unsafe { std::mem::transmute(part) };
+            if last {
+                return words;
+            }
             let infinite = _mm512_set1_ps(f32::INFINITY);
             let rest = |rest: __m512, words: __m256i| {
                 let words = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(words));
@@ -156,9 +160,10 @@ mod x86 {
                 _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(PREFETCH + next).cast());
             }
             let mut rest = Rest([half(0), half(Line::WORDS)]);
-            for to in to {
+            for (part, to) in to.iter_mut().enumerate() {
+                let words = rest.take(part + 1 == parts);
                 // SAFETY: a line is as long, and aligned.
-                unsafe { _mm512_store_si512(to.0.as_mut_ptr().cast(), rest.take()) };
+                unsafe { _mm512_store_si512(to.0.as_mut_ptr().cast(), words) };
             }
         }
     }
@@ -179,8 +184,8 @@ mod x86 {
                 unsafe { _mm512_loadu_ps(line.0.as_ptr().cast()) }
             };
             let mut rest = Rest([row(2 * pair), row(2 * pair + 1)]);
-            for to in to[at..].iter_mut().step_by(BLOCK_LINES).take(parts) {
-                let words = _mm512_permutexvar_epi16(turns, rest.take());
+            for (part, to) in to[at..].iter_mut().step_by(BLOCK_LINES).take(parts).enumerate() {
+                let words = _mm512_permutexvar_epi16(turns, rest.take(part + 1 == parts));
                 // SAFETY: a line is as long, and aligned.
                 unsafe { _mm512_store_si512(to.0.as_mut_ptr().cast(), words) };
             }
@@ -220,9 +225,10 @@ mod tests {
 
     #[test]
     fn rows_of_parts_are_the_twins() {
-        for len in [1, 15, 16, 17, 31, 32, 33, 100, 160] {
+        for len in [0, 1, 15, 16, 17, 31, 32, 33, 100, 160, 511, 512] {
             let from: Vec<f32> = (len..2 * len).map(number).collect();
-            for parts in 1..=3 {
+            // As many lines as a row has room for.
+            for parts in (1..=3).filter(|parts| len.div_ceil(BLOCK) * parts <= 17) {
                 let (mut found, mut twin) = ([Line([7; 16]); 17], [Line([7; 16]); 17]);
                 row(&from, parts, &mut found);
                 row_scalar(&from, parts, &mut twin);
