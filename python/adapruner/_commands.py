@@ -123,8 +123,8 @@ def evaluate(
         log_samples: Write every answer to this JSONL file
         force: Replace that file if it exists
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -209,8 +209,8 @@ def generate(
         top_p: Sample only from the most likely tokens whose probabilities sum to P
         seed: Seed of sampling
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -282,8 +282,8 @@ def latency(
         new_tokens: Tokens to generate after the first one
         rounds: Measured rounds, after one warm-up round
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -369,8 +369,8 @@ def compare_models(
         against quality, all tables
         force: Replace these files if they exist
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -450,8 +450,8 @@ def sample(
         out: File to write
         force: Replace the file if it exists
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -542,8 +542,8 @@ def stats(
         data_dir: Folder to search for named sets before the hub
         force: Replace the statistics file if it exists
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -821,8 +821,8 @@ def prune(
         batch_tokens: Tokens per batch [default: chosen by free memory]
         allow_overlap: Measure even on text that shares passages with the calibration set
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -1067,8 +1067,8 @@ def search(
         data_dir: Folder to search for named sets before the hub
         batch_tokens: Tokens per batch [default: chosen by free memory]
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -1290,8 +1290,8 @@ def compare(
         data_dir: Folder to search for named sets before the hub
         batch_tokens: Tokens per batch [default: chosen by free memory]
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -1434,8 +1434,8 @@ def correlate(
         seed: Seed of resamples and permutations
         dry_run: Only list the models to measure and the cost
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -1758,8 +1758,8 @@ def apply(
         dry_run: Print the plan and the size, write nothing: no masks are learned and nothing is
         compensated
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
@@ -1959,8 +1959,8 @@ def recover(
         …) [default: the model's float type, f16 if it is quantised]
         force: Replace an existing output of this program
         device: Where the model runs: cpu, cuda or metal [default: cpu]
-        dtype: Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16
-        [default: auto]
+        dtype: Weight type at run time: auto (on the CPU bf16 where all matrices are stored so,
+        f32 otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes

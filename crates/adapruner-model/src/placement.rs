@@ -1,5 +1,6 @@
 //! Where a model runs and in which number type.
 
+use adapruner_checkpoint::{Checkpoint, names};
 use adapruner_kernels::packed::{Packed, PackedBytes};
 use candle_core::{DType, Device};
 
@@ -20,7 +21,8 @@ pub enum DeviceChoice {
 /// `--dtype`: the type the weights are held in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DTypeChoice {
-    /// f32 on the CPU, bf16 elsewhere.
+    /// On the CPU as they are stored: bf16 where all matrices are, f32 otherwise, so that no
+    /// bit is lost. Elsewhere bf16.
     #[default]
     Auto,
     /// 32-bit floats.
@@ -50,32 +52,61 @@ pub struct Placement {
     pub dtype: DType,
 }
 
+impl DeviceChoice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// A device that was not compiled in or is not there.
+    pub fn open(self) -> Result<Device> {
+        let opened = match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda => Device::new_cuda(0),
+            Self::Metal => Device::new_metal(0),
+        };
+        opened.map_err(|e| Error::Device {
+            device: self.to_string(),
+            message: e.to_string().lines().next().unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+impl DTypeChoice {
+    /// The type in which the weights of `models` run together on `device`.
+    fn of<'a>(self, device: &Device, models: impl IntoIterator<Item = &'a Checkpoint>) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::Auto if device.is_cpu() && !models.into_iter().all(stored_in_bf16) => DType::F32,
+            Self::Auto => DType::BF16,
+        }
+    }
+}
+
+/// Whether every matrix of a model is stored in bf16. Vectors (norms, biases) do not count: they
+/// always run in the type of the activations.
+fn stored_in_bf16(model: &Checkpoint) -> bool {
+    let mut matrices =
+        names::expected_tensors(&model.config).into_iter().filter(|tensor| tensor.shape.len() > 1);
+    matrices.all(|tensor| model.tensors.meta(&tensor.name).is_some_and(|meta| meta.stored == "BF16"))
+}
+
 impl Placement {
     /// f32 on the CPU.
     pub fn cpu() -> Self {
         Self { device: Device::Cpu, dtype: DType::F32 }
     }
 
-    /// Opens the device that was asked for.
+    /// Where and in which type `models` run, if there is one place for all of them.
     ///
     /// # Errors
     /// A device that was not compiled in or is not there.
-    pub fn resolve(device: DeviceChoice, dtype: DTypeChoice) -> Result<Self> {
-        let opened = match device {
-            DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Cuda => Device::new_cuda(0),
-            DeviceChoice::Metal => Device::new_metal(0),
-        };
-        let device = opened.map_err(|e| Error::Device {
-            device: device.to_string(),
-            message: e.to_string().lines().next().unwrap_or_default().to_owned(),
-        })?;
-        let dtype = match dtype {
-            DTypeChoice::F32 => DType::F32,
-            DTypeChoice::Bf16 => DType::BF16,
-            DTypeChoice::Auto if device.is_cpu() => DType::F32,
-            DTypeChoice::Auto => DType::BF16,
-        };
+    pub fn resolve<'a>(
+        device: DeviceChoice,
+        dtype: DTypeChoice,
+        models: impl IntoIterator<Item = &'a Checkpoint>,
+    ) -> Result<Self> {
+        let device = device.open()?;
+        let dtype = dtype.of(&device, models);
         Ok(Self { device, dtype })
     }
 

@@ -30,8 +30,8 @@ pub struct RunArgs {
     /// Where the model runs: cpu, cuda or metal [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<Named<DeviceChoice>>,
-    /// Weight type at run time: auto (f32 on the CPU, bf16 elsewhere), f32 or bf16 [default:
-    /// auto]
+    /// Weight type at run time: auto (on the CPU bf16 where all matrices are stored so, f32
+    /// otherwise, which loses nothing; bf16 elsewhere), f32 or bf16 [default: auto]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Named<DTypeChoice>>,
     /// Precision of matrix multiplication, in PyTorch's words: highest (with the error of f32),
@@ -76,8 +76,11 @@ impl RunArgs {
             .build_global()?;
         let matmul_precision = self.matmul_precision.map_or_else(Default::default, |p| p.0);
         matmul_precision.set();
+        let device = self.device.map_or_else(DeviceChoice::default, |d| d.0);
+        // A device that is not there is said before a model is fetched.
+        device.open()?;
         Ok(RunSettings {
-            device: self.device.map_or_else(Default::default, |d| d.0),
+            device,
             dtype: self.dtype.map_or_else(Default::default, |d| d.0),
             matmul_precision,
             threads: self.threads,

@@ -7,7 +7,7 @@ pub use adapruner_checkpoint::gguf::Planned;
 use adapruner_checkpoint::{
     Checkpoint, Error, ModelConfig,
     atomic::StagedDir,
-    gguf::{self, GgufType},
+    gguf::{self, GgufType, TensorKind},
     hf::{self, StoreType},
     sealed,
 };
@@ -57,6 +57,14 @@ impl Stored {
 
     fn gguf(&self) -> gguf::GgufOptions {
         gguf::GgufOptions { kind: self.gguf_type, ..Default::default() }
+    }
+
+    /// Whether some of what is written has all weights in f32.
+    pub fn all_f32(&self) -> bool {
+        self.formats.iter().any(|format| match format {
+            Format::Hf => self.save_dtype == StoreType::F32,
+            Format::Gguf => self.gguf_type == Some(TensorKind::F32.into()),
+        })
     }
 
     /// Numbers of a block of the GGUF type, where it is written and quantised: what rows are

@@ -2,14 +2,14 @@
 
 use std::{fmt, path::PathBuf};
 
-use adapruner_checkpoint::text::TextOptions;
+use adapruner_checkpoint::{Checkpoint, text::TextOptions};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice, Error as ModelError, Placement};
 use adapruner_prune::{Form, Importance, PlanOptions, Reduction, masks::MaskOptions};
 use serde::Serialize;
 
 use crate::{
-    depth::DepthSettings, experts::ExpertSettings, outputs::OutputSettings, target::Target,
+    depth::DepthSettings, experts::ExpertSettings, outputs::{OutputSettings, Stored}, target::Target,
     vocabulary::VocabularySettings,
 };
 
@@ -30,12 +30,25 @@ pub struct RunSettings {
 }
 
 impl RunSettings {
-    /// Opens the device.
+    /// Where and in which type `models` run together.
     ///
     /// # Errors
     /// A device that was not compiled in or is not there.
-    pub fn placement(&self) -> Result<Placement, ModelError> {
-        Placement::resolve(self.device, self.dtype)
+    pub fn placement<'a>(
+        &self,
+        models: impl IntoIterator<Item = &'a Checkpoint>,
+    ) -> Result<Placement, ModelError> {
+        Placement::resolve(self.device, self.dtype, models)
+    }
+
+    /// How a result is measured: where it is written in f32, `auto` is f32, so that matrices
+    /// which were computed anew count as they are written.
+    pub fn of_written(self, stored: &Stored) -> Self {
+        let dtype = match self.dtype {
+            DTypeChoice::Auto if stored.all_f32() => DTypeChoice::F32,
+            given @ (DTypeChoice::Auto | DTypeChoice::F32 | DTypeChoice::Bf16) => given,
+        };
+        Self { dtype, ..self }
     }
 }
 

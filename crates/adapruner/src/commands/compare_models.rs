@@ -144,9 +144,9 @@ impl Perform for CompareModelsCommand {
 
 fn run(args: &CompareModelsCommand, session: &Session) -> Result<()> {
     let run = args.run.resolve()?;
-    let placement = run.placement()?;
     let models =
         args.models.iter().map(|path| session.open(MODEL, path)).collect::<Result<Vec<_>>>()?;
+    let placement = run.placement(&models)?;
     let settings = args.resolve(&models);
     let questions = settings.tasks.as_ref().map(Questions::read).transpose()?;
     let begin = |path: &Option<PathBuf>| path.as_ref().map(|path| session.writer.file(path));

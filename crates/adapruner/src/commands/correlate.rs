@@ -212,7 +212,6 @@ impl Perform for CorrelateCommand {
 
 fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     let settings = args.resolve()?;
-    let placement = settings.run.placement()?;
     StudyFolder::open(&settings.folder)?;
     let folder = StudyFolder::create(session.writer.state(&settings.folder)?)?;
     let record = SearchRecord::read(&folder.record())?;
@@ -226,6 +225,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     let questions = Questions::read(&settings.tasks)?;
     let model = args.model.as_ref().unwrap_or(&record.model.path);
     let checkpoint = session.open("--model", model)?;
+    let placement = settings.run.placement([&checkpoint])?;
     let spread = |text: &TextSettings, windows| -> Result<TokenSet> {
         pipeline::spread_tokens(&checkpoint, text, record.evaluation.window, windows)
     };

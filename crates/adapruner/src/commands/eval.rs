@@ -103,9 +103,9 @@ fn run(args: &EvalCommand, session: &Session) -> Result<()> {
             ));
         }
     };
-    let placement = run.placement()?;
     let questions = tasks.as_ref().map(Questions::read).transpose()?;
     let checkpoint = args.common.open(session)?;
+    let placement = run.placement([&checkpoint])?;
     let log = asked.log_samples.as_deref().map(|path| session.writer.file(path)).transpose()?;
 
     let evaluation =

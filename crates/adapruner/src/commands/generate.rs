@@ -97,7 +97,6 @@ impl Perform for GenerateCommand {
 fn run(args: &GenerateCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let run = args.run.over(&file.run).resolve()?;
-    let placement = run.placement()?;
     let settings = GenerateSettings {
         prompt: said(args)?,
         system: args.system.clone(),
@@ -110,6 +109,7 @@ fn run(args: &GenerateCommand, session: &Session) -> Result<()> {
         seed: args.seed,
     };
     let checkpoint = args.common.open(session)?;
+    let placement = run.placement([&checkpoint])?;
     let prompt = prompt(&checkpoint, &settings)?;
     let printer = args.common.printer();
     let mut last = 0;

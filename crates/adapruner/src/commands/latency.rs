@@ -113,10 +113,10 @@ impl Perform for LatencyCommand {
 fn run(args: &LatencyCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
     let run = args.run.over(&file.run).resolve()?;
-    let placement = run.placement()?;
     // The other model first: ratios are taken of the first.
     let paths: Vec<&Path> = args.against.iter().chain([&args.common.model]).map(|p| &**p).collect();
     let models = paths.iter().map(|p| session.open(MODEL, p)).collect::<Result<Vec<_>>>()?;
+    let placement = run.placement(&models)?;
     let settings = args.latency.resolve(&models);
     let alone = paths.len() == 1;
     let apart = |path: &&Path| peak_apart(path, &settings, &run);

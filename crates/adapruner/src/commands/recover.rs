@@ -1,5 +1,7 @@
 //! `recover`: fine-tunes a pruned model to recover quality.
 
+use std::iter;
+
 use adapruner::{
     manifest::{Manifest, RecoveryRecord},
     memory, outputs,
@@ -94,7 +96,6 @@ impl Perform for RecoverCommand {
 fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     let settings = args.settings()?;
     let bars = session.bars();
-    let placement = settings.run.placement()?;
     let checkpoint = args.common.open(session)?;
     outputs::check_fits(&settings.output.stored, &checkpoint.config, outputs::Planned::default())?;
     if settings.output.stored.formats.is_empty()
@@ -111,6 +112,7 @@ fn run(args: &RecoverCommand, session: &Session) -> Result<()> {
     let data = recover::data(&checkpoint, &settings)?;
     let teacher = settings.teacher.as_ref();
     let teacher = teacher.map(|path| session.open("--teacher", path)).transpose()?;
+    let placement = settings.run.placement(iter::once(&checkpoint).chain(&teacher))?;
     let work = Work::open(session.writer.state(&settings.work)?)?;
     let stop = interrupt::graceful();
     let told = (&placement, stop);

@@ -75,10 +75,11 @@ impl Perform for SampleCommand {
 
 fn run(args: &SampleCommand, session: &Session) -> Result<()> {
     let file = args.common.file()?;
-    let placement = args.run.over(&file.run).resolve()?.placement()?;
+    let run = args.run.over(&file.run).resolve()?;
     let SampleCommand { samples, sample_tokens, temperature, seed, .. } = *args;
     let settings = SampleSettings { samples, sample_tokens, temperature, seed };
     let checkpoint = args.common.open(session)?;
+    let placement = run.placement([&checkpoint])?;
     let staged = session.writer.file(&args.out)?;
     let rows = pipeline::sample(&checkpoint, &settings, &placement, &session.bars())?;
     let json = serde_json::to_string(&rows)? + "\n";

@@ -129,8 +129,8 @@ fn run(args: &StatsCommand, session: &Session) -> Result<()> {
     let Some(path) = calibration.stats else {
         return Err(advised("stats: missing", "name a file to write: --stats FILE"));
     };
-    let placement = run.placement()?;
     let checkpoint = args.common.open(session)?;
+    let placement = run.placement([&checkpoint])?;
     let tokens = pipeline::calibration_tokens(&checkpoint, &settings)?;
     let terms = match args.terms {
         TermsChoice::Activations => (Terms::Activations, false),

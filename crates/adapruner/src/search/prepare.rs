@@ -112,7 +112,7 @@ fn residency(
     let activations = entering(tokens(&texts.eval.windows), leading)
         + entering(few, config.layers.len())
         + passing;
-    let placement = settings.run.placement()?;
+    let placement = settings.run.placement([checkpoint])?;
     let size = placement.dtype.size_in_bytes() as u64;
     let packed = placement.packed_bytes();
     let whole = config.parameters() * size;
@@ -161,7 +161,7 @@ pub fn prepare(
     let limit = memory::budget(settings.memory);
     let (residency, spare) = residency(checkpoint, settings, texts, leading, limit)?;
     if !StudyFolder::open(&settings.folder).is_ok_and(|folder| folder.bank().exists()) {
-        let weights = statistics::streamed(checkpoint, &settings.run.placement()?);
+        let weights = statistics::streamed(checkpoint, &settings.run.placement([checkpoint])?);
         statistics::cut(checkpoint, &wanted(settings, texts), weights, limit)?;
     }
     let mut folder = StudyFolder::create(writer.state(&settings.folder)?)?;
@@ -211,7 +211,7 @@ pub fn prepare(
         Residency::Resident => checkpoint.resident(),
         Residency::Streamed => checkpoint.clone(),
     };
-    let placement = settings.run.placement()?;
+    let placement = settings.run.placement([checkpoint])?;
     let decoder = Decoder::load(&dense, &placement, residency)?;
     let start = Instant::now();
     let told = |done, all| progress.at("leading layers", done, all);
@@ -343,7 +343,7 @@ fn record_of(
         pool_seed: settings.pool.seed,
         evaluation: TokensRecord::of(&texts.eval),
         chunk: settings.chunk,
-        dtype: settings.run.placement()?.dtype.as_str().to_owned(),
+        dtype: settings.run.placement([checkpoint])?.dtype.as_str().to_owned(),
         matmul_precision: settings.run.matmul_precision.to_string(),
         ratio: settings.plan.ratio,
         front: settings.front.as_ref().map(FrontSettings::record),
@@ -378,7 +378,7 @@ fn bank(
     limit: u64,
     progress: &dyn Progress,
 ) -> Result<StatsBank> {
-    let (digest, placement) = (checkpoint.digest()?, settings.run.placement()?);
+    let (digest, placement) = (checkpoint.digest()?, settings.run.placement([checkpoint])?);
     if record.bank.is_some() {
         let bank = pipeline::read_statistics(&folder.bank())?;
         let origin = Origin {

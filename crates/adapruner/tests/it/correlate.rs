@@ -241,7 +241,7 @@ fn what_cannot_be_correlated_is_refused() {
         ("--tasks piqa --ratios 0.2,1.5", "numbers between 0 and 1 expected, 1.5 found"),
         ("--tasks piqa --limit 0", "limit"),
         ("--tasks piqa --study-name other", "study other: does not exist"),
-        ("--tasks piqa --dtype bf16", "the dtype was f32, now bf16"),
+        ("--tasks piqa --dtype f32", "the dtype was bf16, now f32"),
     ] {
         let refused = small.fail(&line(more));
         assert!(refused.contains(named), "{more}: {refused}");

@@ -159,7 +159,7 @@ fn another_search_does_not_mix_with_one_that_is_there() {
         (("{study}", "{study} --chunk 3"), "the chunk was 1, now 3"),
         (("{study}", "{study} --multiple-of 8"), "multiple-of"),
         (("{study}", "{study} --early-stop off"), "another early stop"),
-        (("{model}", "{model} --dtype bf16"), "the dtype"),
+        (("{model}", "{model} --dtype f32"), "the dtype"),
         (
             ("{model}", "{model} --matmul-precision high"),
             "the matmul-precision was highest, now high",

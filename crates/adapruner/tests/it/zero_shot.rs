@@ -31,7 +31,7 @@ fn results_have_the_layout_of_the_harness_and_say_what_they_are_of() {
     assert_eq!(report["means"]["literature"]["of"].as_array().unwrap().len(), 7);
     assert!(report["means"]["acc_norm_where_defined"]["value"].is_number());
     assert_eq!(report["model_digest"].as_str().unwrap().len(), 64);
-    assert!(report["version"].is_string() && report["dtype"] == "f32");
+    assert!(report["version"].is_string() && report["dtype"] == "bf16");
 
     let answers = std::fs::read_to_string(&log).unwrap();
     let answers: Vec<Value> =

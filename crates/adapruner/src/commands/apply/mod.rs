@@ -213,7 +213,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
             samples.check_overlap(&test, args.allow_overlap)?;
         }
     }
-    let placement = run.placement()?;
+    let placement = run.placement([&checkpoint])?;
     let (made, from) = match (&args.plan, &args.study) {
         (Some(path), _) => {
             args.masks.over(&file.masks).refuse_top()?;

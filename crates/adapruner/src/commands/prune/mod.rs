@@ -277,8 +277,8 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     if !typed.given.plan.has_target() {
         args.settings(&typed, &run, None, None)?;
     }
-    let placement = run.placement()?;
     let original = args.common.open(session)?;
+    let placement = run.placement([&original])?;
     let work = (&placement, session, &bars);
     let prepared = Prepared::new(args, &mut typed, (&original, &run), work)?;
     let Prepared { mut settings, asked, target, reduced, calibration, eval, .. } = prepared;
@@ -299,7 +299,8 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         Some(plan) => samples.apply(reduced.trimmed(), plan, (&placement, &bars))?,
         None => (reduced.trimmed().clone(), None),
     };
-    let measured = (&settings, &placement, &bars);
+    let as_written = run.of_written(&typed.stored);
+    let measured = (&settings, &as_written, &bars);
     let evaluation = match &eval {
         Some((whole, tokens)) => Some(measure((&original, whole), (&pruned, tokens), measured)?),
         None => None,
@@ -418,11 +419,12 @@ impl Cut {
 fn measure(
     (original, whole): (&Checkpoint, &TokenSet),
     (pruned, tokens): (&Checkpoint, &TokenSet),
-    (settings, placement, bars): (&PruneSettings, &Placement, &Bars),
+    (settings, run, bars): (&PruneSettings, &RunSettings, &Bars),
 ) -> Result<BeforeAfter> {
     let batch = settings.eval.as_ref().and_then(|eval| eval.batch_tokens);
-    let measure =
-        |model, tokens, stage| pipeline::evaluate(model, tokens, placement, batch, stage, bars);
+    let measure = |model, tokens, stage| {
+        pipeline::evaluate(model, tokens, &run.placement([model])?, batch, stage, bars)
+    };
     Ok(BeforeAfter {
         before: measure(original, whole, "perplexity before")?,
         after: measure(pruned, tokens, "perplexity after")?,
