@@ -1,6 +1,6 @@
 """A function for every command of adapruner; made from its command line.
 
-Written by `ADAPRUNER_BLESS=1 cargo test -p adapruner --bin adapruner python`, checked by the same test.
+Written by `ADAPRUNER_BLESS=1 cargo test -p adapruner-cli --bin adapruner python`, checked by the same test.
 """
 
 from __future__ import annotations

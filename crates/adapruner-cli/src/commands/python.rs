@@ -138,7 +138,7 @@ fn module() -> String {
         line.get_subcommands().filter(|command| !LEFT_OUT.contains(&command.get_name())).collect();
     let mut out = String::from(
         "\"\"\"A function for every command of adapruner; made from its command line.\n\n\
-         Written by `ADAPRUNER_BLESS=1 cargo test -p adapruner --bin adapruner python`, checked by \
+         Written by `ADAPRUNER_BLESS=1 cargo test -p adapruner-cli --bin adapruner python`, checked by \
          the same test.\n\"\"\"\n\n\
          from __future__ import annotations\n\n\
          from typing import Any, Sequence\n\n\
@@ -166,6 +166,6 @@ fn the_functions_of_the_python_package_are_the_commands() {
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         written == module,
-        "run ADAPRUNER_BLESS=1 cargo test -p adapruner --bin adapruner python"
+        "run ADAPRUNER_BLESS=1 cargo test -p adapruner-cli --bin adapruner python"
     );
 }

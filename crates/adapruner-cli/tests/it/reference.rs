@@ -20,7 +20,7 @@ fn commands() -> Vec<String> {
 /// The reference as the program prints it now.
 fn reference() -> String {
     let mut out = String::from(
-        "# Command line\n\nWhat `--help` prints. Made by `ADAPRUNER_BLESS=1 cargo test -p adapruner --test it \
+        "# Command line\n\nWhat `--help` prints. Made by `ADAPRUNER_BLESS=1 cargo test -p adapruner-cli --test it \
          reference`,\nchecked by the same test.\n",
     );
     for name in std::iter::once(String::new()).chain(commands()) {
@@ -42,7 +42,7 @@ fn the_command_line_reference_is_up_to_date() {
     let written = fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(
         written, reference,
-        "run ADAPRUNER_BLESS=1 cargo test -p adapruner --test it reference"
+        "run ADAPRUNER_BLESS=1 cargo test -p adapruner-cli --test it reference"
     );
 }
 
