@@ -1,26 +1,34 @@
 //! Errors for people: one line, and a hint on its own line.
 
 use std::{
+    borrow::Cow,
     io::{self, Write},
     path::Path,
     process::ExitCode,
 };
 
-use crate::terminal::say;
-use adapruner::advice::Advised;
-pub use adapruner::advice::advised;
+use adapruner::error::in_full;
 use anyhow::Error;
+
+use crate::terminal::say;
+
+/// An error `message` with a hint.
+pub fn advised(message: impl Into<String>, hint: &'static str) -> Error {
+    adapruner::advice::advised(message, hint).into()
+}
 
 /// Prints an error (with `--json` also on stdout, as JSON) and returns the exit code. A closed
 /// stdout is no error.
 pub fn report(error: &Error, json: bool) -> ExitCode {
     let broken_pipe = error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        let of_pipeline = cause.downcast_ref::<adapruner::Error>().and_then(adapruner::Error::io);
+        let io = cause.downcast_ref::<io::Error>().or(of_pipeline);
+        io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     });
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    let (message, hint) = (one_line(error), hint(error));
+    let (message, hint) = (in_full(error.chain()), hint(error));
     say(&format!("error: {message}"));
     if let Some(hint) = &hint {
         say(&format!("hint: {hint}"));
@@ -33,41 +41,27 @@ pub fn report(error: &Error, json: bool) -> ExitCode {
     ExitCode::from(1)
 }
 
-/// The chain of causes on one line, without repetitions.
-fn one_line(error: &Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        let text = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>();
-        let text = text.join(" ");
-        if line.is_empty() {
-            line = text;
-        } else if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-    }
-    line
-}
-
 /// The hint of the outermost error that has one.
 fn hint(error: &Error) -> Option<String> {
     error.chain().find_map(|cause| {
-        if let Some(e) = cause.downcast_ref::<adapruner_prune::Error>() {
-            return e.hint().map(|h| h.into_owned());
+        if let Some(of_pipeline) = cause.downcast_ref::<adapruner::Error>() {
+            let hint = of_pipeline.hint().map(Cow::into_owned);
+            return hint.or_else(|| neighbour(of_pipeline.missing()?));
         }
-        if let Some(e) = cause.downcast_ref::<adapruner_recover::Error>() {
-            return e.hint().map(str::to_owned);
+        if let Some(of_checkpoint) = cause.downcast_ref::<adapruner_checkpoint::Error>() {
+            let hint = of_checkpoint.hint().map(str::to_owned);
+            return hint.or_else(|| neighbour(of_checkpoint.missing()?));
         }
-        if let Some(e) = cause.downcast_ref::<adapruner_eval::Error>() {
-            return e.hint().map(str::to_owned);
+        if let Some(of_model) = cause.downcast_ref::<adapruner_model::Error>() {
+            return of_model.hint().map(str::to_owned);
         }
-        if let Some(e) = cause.downcast_ref::<adapruner_model::Error>() {
-            return e.hint().map(str::to_owned);
+        if let Some(of_evaluation) = cause.downcast_ref::<adapruner_eval::Error>() {
+            return of_evaluation.hint().map(str::to_owned);
         }
-        if let Some(e) = cause.downcast_ref::<adapruner_checkpoint::Error>() {
-            return e.hint().map(str::to_owned).or_else(|| neighbour(e));
+        if let Some(of_training) = cause.downcast_ref::<adapruner_recover::Error>() {
+            return of_training.hint().map(str::to_owned);
         }
-        cause.downcast_ref::<Advised>().map(|e| e.hint().to_owned())
+        cause.downcast_ref::<adapruner_prune::Error>()?.hint().map(Cow::into_owned)
     })
 }
 
@@ -75,8 +69,7 @@ fn hint(error: &Error) -> Option<String> {
 const LOOKED_AT: usize = 10_000;
 
 /// The existing file or folder whose name is closest to a missing one's.
-fn neighbour(error: &adapruner_checkpoint::Error) -> Option<String> {
-    let missing = error.missing()?;
+fn neighbour(missing: &Path) -> Option<String> {
     let name = missing.file_name()?.to_str()?;
     let parent = missing.parent()?;
     let folder = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -88,18 +81,7 @@ fn neighbour(error: &adapruner_checkpoint::Error) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::Context;
-
     use super::*;
-
-    #[test]
-    fn causes_stand_on_one_line_and_are_said_once() {
-        let cause = io::Error::other("disk\n  full");
-        let error = Err::<(), _>(cause).context("x.bin: cannot write").unwrap_err();
-        assert_eq!(one_line(&error), "x.bin: cannot write: disk full");
-        let said = Err::<(), _>(io::Error::other("full")).context("no: full").unwrap_err();
-        assert_eq!(one_line(&said), "no: full");
-    }
 
     #[test]
     fn the_neighbour_of_a_missing_file_is_named() {

@@ -3,7 +3,6 @@
 use std::{fmt, str::FromStr};
 
 use adapruner::{
-    advice::advised,
     outputs::Format,
     search::{EarlyStop, FrontSettings, Quantity},
 };
@@ -11,6 +10,7 @@ use anyhow::Result;
 
 use crate::{
     combine::Combine,
+    failure::advised,
     output_args::OutputArgs,
     plan_args::PlanArgs,
     search_args::SearchArgs,

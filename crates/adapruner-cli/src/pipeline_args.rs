@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use adapruner::{
-    advice::advised,
     outputs::Format,
     whole::{Pipeline, StageName},
 };
@@ -12,7 +11,7 @@ use adapruner_checkpoint::ModelConfig;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::{config_file::ConfigFile, typed::Named};
+use crate::{config_file::ConfigFile, failure::advised, typed::Named};
 
 /// What `run` runs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

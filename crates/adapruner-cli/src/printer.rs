@@ -23,7 +23,7 @@ impl Printer {
     ///
     /// # Errors
     /// As [`result`](Self::result).
-    pub fn piece(self, text: &str) -> Result<()> {
+    pub fn piece(self, text: &str) -> io::Result<()> {
         if self.json {
             return Ok(());
         }
@@ -34,7 +34,7 @@ impl Printer {
         } else {
             out.write_all(text.as_bytes())?;
         }
-        Ok(out.flush()?)
+        out.flush()
     }
 
     /// Writes a result: `value` as JSON, or what `text` makes of it.

@@ -243,8 +243,8 @@ impl Given {
                 let tokens = calibration.sample_tokens.unwrap_or(CALIBRATION.1);
                 let Some(of) = calibration.resolve(eval)? else { return Ok(()) };
                 room(model, &of.text, tokens, most).map_err(|error| match named {
-                    true => error,
-                    false => missing(&error),
+                    true => anyhow::Error::from(error),
+                    false => missing(&error.into()),
                 })?
             }
         };
@@ -261,7 +261,7 @@ impl Given {
         let most = self.masks.mask_samples.unwrap_or(SAMPLES.0);
         let tokens = self.masks.mask_tokens.unwrap_or(SAMPLES.1);
         match text.resolve(eval)? {
-            Some(of) => room(model, &of.text, tokens, most),
+            Some(of) => Ok(room(model, &of.text, tokens, most)?),
             None => Ok(Room { samples: 0, tokens }),
         }
     }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use adapruner::{
-    advice::advised,
     outputs::Format,
     search::{Arm, EarlyStop, Extent, STUDY, SearchSettings, SearchSpace, Varied, space::SpaceFor},
     settings::EvalSettings,
@@ -19,6 +18,7 @@ use crate::{
     combine::Combine,
     combine::combine,
     config_file::ConfigFile,
+    failure::advised,
     front_args::Wanted,
     plan_args::PlanArgs,
     typed::{Named, Real, Shares},
@@ -295,7 +295,7 @@ pub fn space_alone(
         ratio: search.front(&plan, &file.output)?.map(|front| front.ratios),
     };
     let extent = search.space.map_or_else(Default::default, |space| space.0);
-    SearchSpace::new(extent, varied, &file.space, &at)
+    Ok(SearchSpace::new(extent, varied, &file.space, &at)?)
 }
 
 fn positive<N: Default + PartialEq>(option: &str, value: N) -> Result<N> {
@@ -325,7 +325,7 @@ pub fn space_of(
             "leave --objectives out, or --search baseline",
         ));
     }
-    SearchSpace::new(arm.extent, arm.varied, &settings.space, &at)
+    Ok(SearchSpace::new(arm.extent, arm.varied, &settings.space, &at)?)
 }
 
 /// The line that was typed, as a shell takes it, without the password of a

@@ -87,7 +87,8 @@ impl DTypeChoice {
 fn stored_in_bf16(model: &Checkpoint) -> bool {
     let mut matrices =
         names::expected_tensors(&model.config).into_iter().filter(|tensor| tensor.shape.len() > 1);
-    matrices.all(|tensor| model.tensors.meta(&tensor.name).is_some_and(|meta| meta.stored == "BF16"))
+    matrices
+        .all(|tensor| model.tensors.meta(&tensor.name).is_some_and(|meta| meta.stored == "BF16"))
 }
 
 impl Placement {

@@ -20,10 +20,10 @@ use adapruner_checkpoint::{Checkpoint, text::TokenSet};
 use adapruner_eval::{Stepwise, Trial};
 use adapruner_model::{Decoder, Placement};
 use adapruner_prune::{LayerPlan, PlanOptions, PrunePlan, Scores, apply, channel_order};
-use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    error::{Result, ensure},
     pipeline::{self, TokensRecord},
     progress::Progress,
 };

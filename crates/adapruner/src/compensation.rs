@@ -10,12 +10,11 @@ use adapruner_prune::{
     CompensateFootprint, CompensateOptions, Compensated, Form, PrunePlan, Refit, apply,
     compensated_config, held_out,
 };
-use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
-    advice::advised, memory, pipeline, pipeline::TokensRecord, progress::Progress, settings,
-    statistics,
+    advice::advised, error::Result, memory, pipeline, pipeline::TokensRecord, progress::Progress,
+    settings, statistics,
 };
 
 /// What was fitted, and on what.

@@ -13,11 +13,11 @@ use std::{fmt, str::FromStr};
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
 use adapruner_eval::ChunkedWindows;
 use adapruner_model::{Decoder, Placement};
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     advice::advised,
+    error::{Context, Result},
     greedy::removal_order,
     pipeline::{self, TokensRecord},
     progress::Progress,

@@ -11,11 +11,11 @@ use adapruner_model::{Decoder, PassCuts, Placement, Residency};
 use adapruner_prune::{
     ExpertMetric, LayerChoice, Routing, Terms, expert_taylor, random_experts, reconstruction,
 };
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     advice::advised,
+    error::{Context, Result},
     memory,
     pipeline::{self, TokensRecord},
     progress::Progress,

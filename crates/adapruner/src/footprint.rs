@@ -3,11 +3,11 @@
 use std::fmt;
 
 use adapruner_checkpoint::{Checkpoint, ModelConfig, names};
-use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
     caution::Caution,
+    error::Result,
     outputs::{Format, Stored},
     target::Target,
 };

@@ -10,10 +10,13 @@ use adapruner_model::{
     Decoder, Placement,
     generate::{Sampling, stream},
 };
-use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use crate::{advice::advised, pipeline::residency};
+use crate::{
+    advice::advised,
+    error::{Result, ensure},
+    pipeline::residency,
+};
 
 /// The prompt and how to sample answers.
 #[derive(Debug, Clone, Serialize)]

@@ -1,6 +1,6 @@
 //! Lazy greedy removal: the order in which to remove parts of a model, by measured loss.
 
-use anyhow::Result;
+use crate::error::Result;
 
 /// Orders all `candidates` for removal. Each entry is a candidate and its cost: the increase of
 /// the loss when it is removed after those before it. `loss_without` measures the loss without

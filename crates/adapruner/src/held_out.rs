@@ -4,9 +4,8 @@
 use std::collections::HashSet;
 
 use adapruner_checkpoint::{Checkpoint, text::TokenSet};
-use anyhow::Result;
 
-use crate::{pipeline, room::room, settings::CalibrationSettings};
+use crate::{error::Result, pipeline, room::room, settings::CalibrationSettings};
 
 /// Number of samples: enough to distinguish a perplexity from twice as much.
 pub const SAMPLES: usize = 16;

@@ -11,11 +11,14 @@ use adapruner_model::{
     Decoder, Placement,
     generate::{Sampling, stream},
 };
-use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    footprint::stored_bytes, pipeline::residency, progress::Progress, search::compare::median,
+    error::{Result, ensure},
+    footprint::stored_bytes,
+    pipeline::residency,
+    progress::Progress,
+    search::compare::median,
 };
 
 /// What is measured.

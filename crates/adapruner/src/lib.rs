@@ -46,7 +46,7 @@
 //! | [`recover`] | training after pruning |
 //! | [`recovered`] | a finished training, for the report |
 //! | [`search`] | the search for samples, metric and cut |
-//! | [`advice`] | errors with hints |
+//! | [`error`], [`advice`] | errors, with hints |
 //! | [`caution`] | warnings about a result, with a next step |
 //! | [`progress`] | progress of stages |
 //! | [`generate`] | text generation |
@@ -61,6 +61,7 @@ pub mod caution;
 pub mod compare_models;
 pub mod compensation;
 pub mod depth;
+pub mod error;
 pub mod experts;
 pub mod footprint;
 pub mod generate;
@@ -86,6 +87,8 @@ pub mod target;
 pub mod vocabulary;
 pub mod whole;
 pub mod zero_shot;
+
+pub use error::Error;
 
 /// The program's version, written into every artifact.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

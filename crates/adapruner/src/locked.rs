@@ -6,9 +6,8 @@ use adapruner_checkpoint::{
     Error as FileError,
     atomic::{MARK, StateDir},
 };
-use anyhow::Result;
 
-use crate::advice::advised;
+use crate::{advice::advised, error::Result};
 
 /// File name of the lock.
 const LOCK: &str = "lock";

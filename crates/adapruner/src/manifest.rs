@@ -10,7 +10,6 @@ use adapruner_checkpoint::{
 };
 use adapruner_prune::PrunePlan;
 use adapruner_recover::{data::Counts, train::Outcome};
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
     allocate::AllocationRecord,
     compensation::CompensationRecord,
     depth::DepthRecord,
+    error::{Context, Result},
     experts::ExpertRecord,
     footprint::stored_bytes,
     masks::LearnedRecord,

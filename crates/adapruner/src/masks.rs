@@ -18,11 +18,11 @@ use adapruner_prune::{
         MaskState, MaskStep, MaskWatch, MaskWork,
     },
 };
-use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
     advice::advised,
+    error::{Context, Result},
     locked::Locked,
     memory,
     pipeline::{self, TokensRecord},
@@ -236,7 +236,7 @@ pub fn learn(
     Ok(Some((plan, record)))
 }
 
-fn refused(error: PruneError) -> anyhow::Error {
+fn refused(error: PruneError) -> crate::error::Error {
     if !matches!(error, PruneError::MaskMemory { .. }) {
         return error.into();
     }

@@ -11,10 +11,10 @@ use adapruner_checkpoint::{
     hf::{self, StoreType},
     sealed,
 };
-use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
+    error::Result,
     footprint::stored_bytes,
     manifest::{FILE_NAME, Manifest},
     progress::Progress,
@@ -198,7 +198,7 @@ fn larger(format: Format, bytes: u64, source: u64) -> Option<String> {
 
 /// Compares a written and reopened model with the original.
 fn check_written(found: &Checkpoint, checkpoint: &Checkpoint) -> Result<()> {
-    anyhow::ensure!(
+    crate::error::ensure!(
         found.config.layers == checkpoint.config.layers
             && found.config.parameters() == checkpoint.config.parameters(),
         "{}: the model that was written opens with other widths than it has (a bug: please report \

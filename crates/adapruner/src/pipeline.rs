@@ -18,12 +18,12 @@ use adapruner_prune::{
     BankHeader, Error as PruneError, Evidence, Origin, PlanOptions, PrunePlan, Scores, StatsBank,
     Terms, plan, score,
 };
-use anyhow::{Context, Error, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     advice::advised,
     allocate::{self, AllocationRecord},
+    error::{Context, Error, Result, ensure},
     memory,
     progress::Progress,
     sensitivity,
@@ -413,12 +413,12 @@ pub fn prune(
 
 /// An error of scoring, with a hint if the statistics file lacks terms.
 fn lacking(error: Error, settings: &PruneSettings) -> Error {
-    match (error.downcast_ref(), &settings.statistics) {
-        (Some(PruneError::MissingTerms { .. }), Some(path)) => advised(
+    match (error.root(), &settings.statistics) {
+        (Error::Prune(PruneError::MissingTerms { .. }), Some(path)) => advised(
             format!("{}: {error}", path.display()),
             "name another file, or delete this one to collect them again: --stats FILE",
         ),
-        (Some(_), _) | (None, _) => error,
+        (_, Some(_) | None) => error,
     }
 }
 

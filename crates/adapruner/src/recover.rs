@@ -16,11 +16,11 @@ use adapruner_recover::{
         self, Training, Watch, log::Entry, options::Record, options::TrainOptions, trainer::Trainer,
     },
 };
-use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
     advice::advised,
+    error::Result,
     locked::Locked,
     manifest::{DataRecord, ModelRecord, RecoveryRecord},
     memory,

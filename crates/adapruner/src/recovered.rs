@@ -8,11 +8,11 @@ use adapruner_recover::train::{
     log::{self, Entry},
 };
 use adapruner_report::{BestValidation, Recovery, TrainingStep};
-use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::{
     advice::advised,
+    error::{Context, Result},
     manifest::{FILE_NAME, RecoveryRecord},
     recover::OUTPUT_LOG,
 };

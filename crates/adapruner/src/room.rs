@@ -3,9 +3,8 @@
 use std::ops::ControlFlow;
 
 use adapruner_checkpoint::{Checkpoint, text};
-use anyhow::Result;
 
-use crate::settings::TextSettings;
+use crate::{error::Result, settings::TextSettings};
 
 /// A number of samples and of tokens per sample that a text has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

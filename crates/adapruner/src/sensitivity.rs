@@ -12,9 +12,12 @@ use adapruner_checkpoint::Checkpoint;
 use adapruner_eval::ChunkedWindows;
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{LayerPlan, PrunePlan, apply};
-use anyhow::{Context, Result};
 
-use crate::{pipeline, progress::Progress};
+use crate::{
+    error::{Context, Result},
+    pipeline,
+    progress::Progress,
+};
 
 /// Maximum number of calibration samples to measure layers on.
 pub const SAMPLES: usize = 16;

@@ -9,7 +9,10 @@ use adapruner_prune::{Form, Importance, PlanOptions, Reduction, masks::MaskOptio
 use serde::Serialize;
 
 use crate::{
-    depth::DepthSettings, experts::ExpertSettings, outputs::{OutputSettings, Stored}, target::Target,
+    depth::DepthSettings,
+    experts::ExpertSettings,
+    outputs::{OutputSettings, Stored},
+    target::Target,
     vocabulary::VocabularySettings,
 };
 

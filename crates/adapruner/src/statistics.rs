@@ -7,9 +7,12 @@ use adapruner_prune::{
     CollectOptions, Collection, Error as PruneError, Footprint, StatsBank, Terms, collect,
     streamed_weights,
 };
-use anyhow::{Error, Result};
 
-use crate::{advice::advised, progress::Progress};
+use crate::{
+    advice::advised,
+    error::{Error, Result},
+    progress::Progress,
+};
 
 /// Samples, and what is collected of them.
 #[derive(Debug, Clone, Copy)]

@@ -4,10 +4,13 @@
 
 use adapruner_checkpoint::{Checkpoint, Digest};
 use adapruner_prune::{Error as PruneError, PlanOptions, PrunePlan, Scores, apply, plan};
-use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::{advice::advised, outputs::Stored};
+use crate::{
+    advice::advised,
+    error::{Context, Error, Result},
+    outputs::Stored,
+};
 
 /// Resolution of the bisection over ratios.
 const STEP: f64 = 1e-4;
@@ -49,12 +52,10 @@ impl Target {
         let made = |ratio| self.made(model, (scores, digest), options, ratio);
         let (most, reached) = match made(1.0 - STEP) {
             Ok(found) => (1.0 - STEP, found),
-            Err(error) => match error.downcast_ref() {
-                Some(PruneError::Unreachable { largest, .. }) if *largest > 0.0 => {
-                    (*largest, made(*largest)?)
-                }
-                Some(_) | None => return Err(error),
-            },
+            Err(Error::Prune(PruneError::Unreachable { largest, .. })) if largest > 0.0 => {
+                (largest, made(largest)?)
+            }
+            Err(error) => return Err(error),
         };
         let (mut best, bytes) = reached;
         if bytes > self.bytes {
@@ -76,10 +77,8 @@ impl Target {
                 Ok((plan, bytes)) if bytes <= self.bytes => (best, most) = (plan, middle),
                 // Removes less than one step of width does.
                 Ok(_) => least = middle,
-                Err(error) => match error.downcast_ref() {
-                    Some(PruneError::Unreachable { .. }) => least = middle,
-                    Some(_) | None => return Err(error),
-                },
+                Err(Error::Prune(PruneError::Unreachable { .. })) => least = middle,
+                Err(error) => return Err(error),
             }
         }
         Ok(Some(best))

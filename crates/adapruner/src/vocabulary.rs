@@ -9,10 +9,14 @@ use std::{fmt, ops::ControlFlow, str::FromStr};
 
 use adapruner_checkpoint::{Checkpoint, Digest, text, tokenizer::vocabulary::Role};
 use adapruner_prune::{VocabularyPlan, vocabulary::Ranking};
-use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{caution::Caution, progress::Progress, settings::TextSettings};
+use crate::{
+    caution::Caution,
+    error::{Result, ensure},
+    progress::Progress,
+    settings::TextSettings,
+};
 
 /// Tokens of a stretch that is counted or held out.
 const STRETCH: usize = 4096;
@@ -148,7 +152,7 @@ fn count(
             let of = if held_out { &mut counts.held_out } else { &mut counts.ranked };
             for id in stretch {
                 let Some(slot) = of.get_mut(*id as usize) else {
-                    anyhow::bail!("{}: id {id} is beyond the vocabulary", text.name);
+                    crate::error::bail!("{}: id {id} is beyond the vocabulary", text.name);
                 };
                 *slot += 1;
             }

@@ -16,11 +16,16 @@ use adapruner_eval::{
     },
 };
 use adapruner_model::{Decoder, Placement};
-use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{advice::advised, memory, pipeline::residency, progress::Progress};
+use crate::{
+    advice::advised,
+    error::{Result, ensure},
+    memory,
+    pipeline::residency,
+    progress::Progress,
+};
 
 /// Which tasks to evaluate and how.
 #[derive(Debug, Clone, Serialize)]

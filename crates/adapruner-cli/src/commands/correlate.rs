@@ -227,7 +227,7 @@ fn run(args: &CorrelateCommand, session: &Session) -> Result<()> {
     let checkpoint = session.open("--model", model)?;
     let placement = settings.run.placement([&checkpoint])?;
     let spread = |text: &TextSettings, windows| -> Result<TokenSet> {
-        pipeline::spread_tokens(&checkpoint, text, record.evaluation.window, windows)
+        Ok(pipeline::spread_tokens(&checkpoint, text, record.evaluation.window, windows)?)
     };
     let eval = spread(&settings.text, record.evaluation.windows)?;
     let tests = settings.tests.iter().map(|text| spread(text, settings.test_windows));

@@ -151,7 +151,8 @@ fn measure(
 ) -> Result<Evaluation> {
     let tokens = pipeline::eval_tokens(checkpoint, settings)?;
     let batch = settings.batch_tokens;
-    pipeline::evaluate(checkpoint, &tokens, placement, batch, "perplexity", &session.bars())
+    let bars = session.bars();
+    Ok(pipeline::evaluate(checkpoint, &tokens, placement, batch, "perplexity", &bars)?)
 }
 
 fn as_json(

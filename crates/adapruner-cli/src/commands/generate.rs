@@ -118,7 +118,7 @@ fn run(args: &GenerateCommand, session: &Session) -> Result<()> {
             printer.piece(&format!("\n\n--- {} of {}\n", next + 1, settings.samples))?;
         }
         last = answer;
-        printer.piece(piece)
+        Ok(printer.piece(piece)?)
     })?;
     for (at, answer) in answers.iter().enumerate() {
         match answer.ended {

@@ -183,7 +183,7 @@ fn write(
     manifest.warnings.extend(notes);
     manifest.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     manifest.recovery = Some(recovered.record);
-    outputs::finish(staged, &recovered.model, &settings.output, manifest, bars)
+    Ok(outputs::finish(staged, &recovered.model, &settings.output, manifest, bars)?)
 }
 
 fn text(report: &Report, settings: &RecoverSettings) -> String {

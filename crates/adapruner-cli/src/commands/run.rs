@@ -11,7 +11,6 @@ use std::{
 };
 
 use adapruner::{
-    advice::advised,
     compare_models::{Comparison, markdown},
     compensation,
     manifest::ModelRecord,
@@ -32,6 +31,7 @@ use super::{Cli, Perform, Session};
 use crate::{
     children,
     config_file::ConfigFile,
+    failure::advised,
     interrupt::{self, PARENT},
     pipeline_args::template,
     printer::{Printer, bytes, table},

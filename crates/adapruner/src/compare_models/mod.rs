@@ -17,7 +17,6 @@ use adapruner_eval::{
     zero_shot::{Mean, RollingResult, TaskResult},
 };
 use adapruner_model::Placement;
-use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use page::facts;
@@ -25,6 +24,7 @@ pub use page::{models, page, trade};
 pub use shown::markdown;
 
 use crate::{
+    error::{Result, ensure},
     footprint::stored_bytes,
     latency::{Latency, LatencySettings, Timings, latency},
     manifest::BeforeAfter,

@@ -6,13 +6,14 @@ use adapruner_prune::{
     ActivationMetric, Allocation, Blend, Curve, Fine, Importance, Normalisation, PlanOptions,
     Reduction, StatsBank,
 };
-use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
     dimension::{Dimension, Value},
     space::FREE,
 };
+
+use crate::error::{Context, Result, bail};
 
 /// One point of the search space.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -29,11 +29,13 @@ use adapruner_checkpoint::{
     input, sealed,
 };
 use adapruner_study::{JournalStorage, Storage, Trial, TrialState};
-use anyhow::{Context, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::advice::advised;
+use crate::{
+    advice::advised,
+    error::{Context, Error, Result},
+};
 
 /// The folder of a study, as the one place that writes knows it.
 pub static STUDY: StateKind = StateKind {
@@ -64,7 +66,7 @@ impl StudyFolder {
     /// None of that name, or one without a study.
     pub fn open(root: &Path) -> Result<Self> {
         let folder = Self { root: root.to_owned(), state: None };
-        anyhow::ensure!(
+        crate::error::ensure!(
             folder.record().is_file(),
             "{}: no study: expected a folder with search.json",
             root.display()
@@ -146,7 +148,10 @@ impl StudyFolder {
         let state = self.state.as_ref().with_context(|| {
             format!("{}: the study was opened to be read (a bug)", self.root.display())
         })?;
-        Ok(state.file(path.strip_prefix(&self.root)?)?)
+        let inside = path.strip_prefix(&self.root).map_err(|_| {
+            Error::refused(format!("{}: not within {}", path.display(), self.root.display()))
+        })?;
+        Ok(state.file(inside)?)
     }
 
     /// Writes a value as JSON with the digest of the file in it.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use adapruner_prune::{PrunePlan, apply};
 use adapruner_study::{Direction, Study, Trial, TrialState, front_of};
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -19,7 +18,13 @@ use super::{
     run::{COST, Search},
     space::SearchSpace,
 };
-use crate::{VERSION, advice::advised, outputs::Stored, pipeline::TokensRecord};
+use crate::{
+    VERSION,
+    advice::advised,
+    error::{Context, Result},
+    outputs::Stored,
+    pipeline::TokensRecord,
+};
 
 /// Trial attribute: parameters of its model.
 pub(super) const PARAMETERS: &str = "parameters";
@@ -288,7 +293,7 @@ impl Search<'_> {
             before: self.objective.dense.config.parameters(),
         };
         let found = points.of(&trials)?;
-        anyhow::ensure!(
+        crate::error::ensure!(
             !found.is_empty(),
             "study {}: no trial is complete, of {}",
             study.name(),

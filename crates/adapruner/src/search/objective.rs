@@ -8,11 +8,14 @@ use adapruner_model::{Decoder, Residency};
 use adapruner_prune::{
     Evidence, PlanOptions, PrunePlan, Scores, StatsBank, Terms, Unmet, apply, plan, score,
 };
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::configuration::{Configuration, OrderScales};
-use crate::{statistics, statistics::Wanted};
+use crate::{
+    error::{Context, Result},
+    statistics,
+    statistics::Wanted,
+};
 
 /// Everything that trials share and that does not depend on a trial.
 pub struct Objective {

@@ -6,7 +6,6 @@ use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
 use adapruner_eval::Perplexity;
 use adapruner_prune::{PlanTable, PrunePlan};
 use adapruner_study::{Study, Trial, TrialState, effects::item_effects};
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -20,7 +19,13 @@ use super::{
     run::{COST, DIRECTION, Search},
     space::{SearchSpace, Varied},
 };
-use crate::{VERSION, memory, pipeline, pipeline::TokensRecord, progress::Progress};
+use crate::{
+    VERSION,
+    error::{Context, Result},
+    memory, pipeline,
+    pipeline::TokensRecord,
+    progress::Progress,
+};
 
 /// The best trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

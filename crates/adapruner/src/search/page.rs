@@ -9,7 +9,6 @@ use adapruner_report::{
     Width,
 };
 use adapruner_study::{Choice, Distribution, ParamValue, Trial, TrialState};
-use anyhow::{Context, Result};
 
 use super::{
     Arm, FrontResult, SearchRecord, SearchResult, StoredStudy, StudyFolder,
@@ -18,7 +17,11 @@ use super::{
     objective::Cost,
     run::DIRECTION,
 };
-use crate::{VERSION, compare_models::facts as text};
+use crate::{
+    VERSION,
+    compare_models::facts as text,
+    error::{Context, Result},
+};
 
 /// The page of a folder. `created` is the moment it is made, ISO 8601.
 ///

@@ -7,10 +7,11 @@ use adapruner_checkpoint::{
     Checkpoint, Digest, input,
     text::{Cut, TokenSet},
 };
-use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{SearchRecord, StudyFolder};
+
+use crate::error::{Context, Result, ensure};
 
 /// A sample of the pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,6 @@ use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, flops};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{Origin, PrunePlan, StatsBank, Terms, apply, bank_bytes};
-use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
     configuration::OrderScales,
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     VERSION,
     advice::advised,
+    error::{Context, Error, Result, ensure},
     greedy::removal_order,
     manifest::ModelRecord,
     memory, pipeline,
@@ -132,7 +132,7 @@ fn residency(
         return Ok((Residency::Streamed, spare(weights)));
     }
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    Err(anyhow!(
+    Err(Error::refused(format!(
         "memory: the search needs {:.2} GiB (bank of {} samples {:.2}, weights {:.2}, activations \
          {:.2}), the limit is {:.2} GiB: a smaller pool (--samples), fewer windows (--limit) or a \
          larger --memory",
@@ -142,7 +142,7 @@ fn residency(
         gib(held(weights)),
         gib(activations as u64),
         gib(limit),
-    ))
+    )))
 }
 
 /// Prepares a search: uses the folder's contents if they match and refuses them if they do not,

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, path::Path};
 use adapruner_checkpoint::Digest;
 use adapruner_kernels::MatmulPrecision;
 use adapruner_prune::{KvMode, Layout, PlanOptions};
-use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -13,7 +12,11 @@ use super::{
     front::{FrontRecord, Quantity},
     objective::Cost,
 };
-use crate::{manifest::ModelRecord, pipeline::TokensRecord};
+use crate::{
+    error::{Result, bail, ensure},
+    manifest::ModelRecord,
+    pipeline::TokensRecord,
+};
 
 /// Version of the format of `search.json`.
 pub const RECORD_VERSION: u32 = 1;

@@ -18,7 +18,6 @@ use adapruner_study::{
     since_best,
     storage::Silence,
 };
-use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -31,7 +30,11 @@ use super::{
     settings::{Arm, EarlyStop, SamplerChoice, SearchSettings},
     space::{SearchSpace, Varied},
 };
-use crate::{advice::advised, progress::Progress};
+use crate::{
+    advice::advised,
+    error::{Context, Error, Result, ensure},
+    progress::Progress,
+};
 
 /// Losses: the smaller the better.
 pub(super) const DIRECTION: Direction = Direction::Minimize;
@@ -371,9 +374,9 @@ impl Search<'_> {
                 return Ok(());
             }
             Err(error) if was_given_up(&error, trial.number()) => return Err(error),
-            Err(error) => match violation(&error) {
+            Err(error) => match error.violation() {
                 Some(by) => {
-                    let reason = format!("{error:#}");
+                    let reason = error.in_full();
                     tracing::info!("trial {} is infeasible: {reason}", trial.number());
                     trial.set_user_attr(REASON, Value::from(reason))?;
                     Outcome::Infeasible(by)
@@ -381,7 +384,7 @@ impl Search<'_> {
                 // Another worker or a later run shall try it again.
                 None => {
                     study.give_up(&[trial.number()])?;
-                    return Err(error.context(format!("trial {}", trial.number())));
+                    return Err(error.within(format!("trial {}", trial.number())));
                 }
             },
         };
@@ -561,30 +564,11 @@ fn refuse_infeasible(trials: &[Arc<Trial>], wanted: u64) -> Result<()> {
 }
 
 /// Whether others gave up a trial of this worker because it was silent.
-fn was_given_up(error: &anyhow::Error, number: u64) -> bool {
-    error.chain().any(|cause| {
-        matches!(
-            cause.downcast_ref(),
-            Some(adapruner_study::Error::Trial { number: of, .. }) if *of == number
-        )
-    })
-}
-
-/// By how much a configuration is infeasible, where an error says something of it
-/// and not of the machine or the files: the share of parameters by which it
-/// misses the ratio, 1 where it cannot be scored or measured at all.
-fn violation(error: &anyhow::Error) -> Option<f64> {
-    error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(adapruner_prune::Error::Unreachable { ratio, largest, .. }) => {
-            Some((ratio - largest).max(f64::EPSILON))
-        }
-        Some(adapruner_prune::Error::Option { .. } | adapruner_prune::Error::Score { .. }) => {
-            Some(1.0)
-        }
-        Some(_) | None => {
-            matches!(cause.downcast_ref(), Some(adapruner_eval::Error::Loss { .. })).then_some(1.0)
-        }
-    })
+fn was_given_up(error: &Error, number: u64) -> bool {
+    matches!(
+        error.root(),
+        Error::Study(adapruner_study::Error::Trial { number: of, .. }) if *of == number
+    )
 }
 
 /// Where two JSON values differ first.

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, fmt};
 
 use adapruner_prune::Layout;
 use adapruner_study::{Choice, Distribution, ParamValue, Space, sampler::Params};
-use anyhow::{Context, Result, bail, ensure};
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,8 @@ use super::{
     configuration::Configuration,
     dimension::{Dimension, Kind, Part, Value},
 };
+
+use crate::error::{Context, Result, bail, ensure};
 
 /// What a configuration file says of a dimension: a value fixes it, two numbers
 /// are a range, several names a choice, `false` removes it.

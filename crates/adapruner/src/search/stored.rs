@@ -7,7 +7,6 @@ use adapruner_study::{
     front::{hypervolume, reference_point},
     of_objective,
 };
-use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     folder::StudyFolder,
@@ -19,7 +18,10 @@ use super::{
     settings::Arm,
     space::SearchSpace,
 };
-use crate::advice::advised;
+use crate::{
+    advice::advised,
+    error::{Context, Result, bail, ensure},
+};
 
 /// A study that is in the journal.
 pub struct StoredStudy {

@@ -4,7 +4,6 @@
 use adapruner_checkpoint::Checkpoint;
 use adapruner_model::{Decoder, Placement, Residency};
 use adapruner_prune::{PlanOptions, PrunePlan, Scores, Terms};
-use anyhow::{Result, ensure};
 
 use super::{
     Configuration, SearchRecord, StudyFolder,
@@ -16,6 +15,7 @@ use super::{
 };
 use crate::{
     caution::Caution,
+    error::{Result, ensure},
     memory, pipeline,
     progress::Progress,
     statistics::{Wanted, collect_streamed},

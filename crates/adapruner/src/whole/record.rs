@@ -11,12 +11,11 @@ use adapruner_checkpoint::{
     atomic::{StateDir, StateKind},
     input, sealed,
 };
-use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Stage, StageName};
-use crate::{VERSION, manifest::ModelRecord};
+use crate::{VERSION, error::Result, manifest::ModelRecord};
 
 /// File name of the record in a run's folder.
 pub const RECORD: &str = "run.json";

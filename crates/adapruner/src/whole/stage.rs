@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, ensure};
-
 use super::record::COMPARISON;
-use crate::advice::advised;
+use crate::{
+    advice::advised,
+    error::{Result, ensure},
+};
 
 /// A stage of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -128,7 +128,7 @@ fn check_fits(settings: &PruneSettings, stored: &Stored, original: &Checkpoint) 
         per_layer: *layout == Layout::PerLayer && *ratio > 0.0,
         heads: *ratio > 0.0 && (*attention_share != Some(0.0) || !drop_attention.is_empty()),
     };
-    outputs::check_fits(stored, &original.config, planned)
+    Ok(outputs::check_fits(stored, &original.config, planned)?)
 }
 
 /// Nothing is to be removed for a size.

@@ -1,8 +1,8 @@
 //! Chooses trials and ratios to measure.
 
-use anyhow::{Context, Result, ensure};
-
 use crate::search::{Configuration, StoredStudy, outcome::BestTrial};
+
+use crate::error::{Context, Result, ensure};
 
 /// A model to measure.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,14 +8,15 @@ use std::{
 
 use adapruner_checkpoint::{Checkpoint, Digest, text::TokenSet};
 use adapruner_eval::{flops, metrics::Metric, zero_shot::literature_metric};
-use adapruner_prune::{Error as PruneError, apply};
-use anyhow::{Context, Error, Result};
+use adapruner_prune::apply;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{CORRELATE_VERSION, Wanted};
 use crate::{
-    VERSION, pipeline,
+    VERSION,
+    error::{Context, Result},
+    pipeline,
     progress::Progress,
     search::{
         SearchRecord, StudyFolder,
@@ -266,11 +267,13 @@ impl Correlate<'_> {
     fn point(&self, wanted: Option<&Wanted>, progress: &Overall<'_>) -> Result<Point> {
         let outcome = match self.figures(wanted, progress) {
             Ok(figures) => Outcome::Measured(figures),
-            Err(error) if is_its_own(&error) => Outcome::Skipped { reason: format!("{error:#}") },
+            Err(error) if error.violation().is_some() => {
+                Outcome::Skipped { reason: error.in_full() }
+            }
             Err(error) => {
                 return Err(match wanted {
                     None => error,
-                    Some(w) => error.context(format!("trial {} at ratio {}", w.trial, w.ratio)),
+                    Some(w) => error.within(format!("trial {} at ratio {}", w.trial, w.ratio)),
                 });
             }
         };
@@ -342,19 +345,6 @@ fn read(path: &Path) -> Result<Option<Kept>> {
         return Ok(None);
     }
     StudyFolder::read_json(path).map(Some)
-}
-
-/// Whether an error is one of this model alone: a plan that cannot be made, a
-/// loss that is not finite.
-fn is_its_own(error: &Error) -> bool {
-    let plan = error.downcast_ref::<PruneError>().is_some_and(|error| {
-        matches!(
-            error,
-            PruneError::Unreachable { .. } | PruneError::Option { .. } | PruneError::Score { .. }
-        )
-    });
-    let loss = error.downcast_ref::<adapruner_eval::Error>();
-    plan || loss.is_some_and(|error| matches!(error, adapruner_eval::Error::Loss { .. }))
 }
 
 /// One bar over all models, from what the parts of one tell.

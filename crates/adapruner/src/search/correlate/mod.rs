@@ -21,7 +21,6 @@ mod shown;
 use std::path::{Path, PathBuf};
 
 use adapruner_eval::zero_shot::Selection;
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 pub use choose::{Wanted, spread, wanted};
@@ -29,6 +28,7 @@ pub use judge::{Pair, Verdict, Within};
 pub use measure::{Correlate, Figures, Finished, Outcome, Point, Work};
 
 use crate::{
+    error::{Context, Result},
     pipeline::TokensRecord,
     search::StudyFolder,
     settings::{RunSettings, TextSettings},
@@ -111,7 +111,7 @@ impl Correlations {
         let mut found: serde_json::Value = StudyFolder::read_json(path)?;
         let version = found["version"].as_u64().unwrap_or(0);
         let older = version == 1;
-        anyhow::ensure!(
+        crate::error::ensure!(
             older || version == u64::from(JUDGED_VERSION),
             "{}: version: expected {JUDGED_VERSION}, found {version}",
             path.display()
