@@ -1596,7 +1596,8 @@ def run(
         config: Configuration file
         init: Write a configuration for this model and run nothing
         force: Replace the configuration if it exists
-        dry_run: Print the commands and run nothing
+        dry_run: Print the commands, which of their stages are done, and why others run again;
+        run nothing
         allow_overlap: Accept training data, calibration text or compensation text that shares
         passages with a test text
         no_verify: Do not check outputs of this program against the digests in their

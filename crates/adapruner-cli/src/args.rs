@@ -4,14 +4,17 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use adapruner::settings::{
-    CalibrationSettings, CompensationSettings, EvalSettings, RunSettings, ScoreSettings,
-    TextSettings,
+use adapruner::{
+    pruning::IMPORTANCE,
+    settings::{
+        CalibrationSettings, CompensationSettings, EvalSettings, RunSettings, ScoreSettings,
+        TextSettings,
+    },
 };
 use adapruner_checkpoint::atomic::Files;
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{DTypeChoice, DeviceChoice};
-use adapruner_prune::{ActivationMetric, Form, Importance, Reduction, Ridge};
+use adapruner_prune::{Form, Importance, Reduction, Ridge};
 use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -253,9 +256,6 @@ impl CalibrationArgs {
         }))
     }
 }
-
-/// The default importance.
-pub const IMPORTANCE: Importance = Importance::Activation(ActivationMetric::Wanda);
 
 /// How units are scored.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
+use adapruner::{search::GivenSpace, whole::Table};
 use adapruner_checkpoint::input;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-
-use adapruner::search::GivenSpace;
+use serde_json::{Value, to_value};
 
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
@@ -65,6 +65,51 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
+    /// Every table with its settings.
+    ///
+    /// # Errors
+    /// A path that is no text.
+    pub fn tables(&self) -> Result<Vec<(Table, Value)>> {
+        let Self {
+            run,
+            eval,
+            tasks,
+            recipe,
+            calibration,
+            importance,
+            plan,
+            depth,
+            experts,
+            vocabulary,
+            masks,
+            compensation,
+            output,
+            recover,
+            search,
+            space,
+            pipeline,
+        } = self;
+        Ok(vec![
+            (Table::Run, to_value(run)?),
+            (Table::Eval, to_value(eval)?),
+            (Table::Tasks, to_value(tasks)?),
+            (Table::Recipe, to_value(recipe)?),
+            (Table::Calibration, to_value(calibration)?),
+            (Table::Importance, to_value(importance)?),
+            (Table::Plan, to_value(plan)?),
+            (Table::Depth, to_value(depth)?),
+            (Table::Experts, to_value(experts)?),
+            (Table::Vocabulary, to_value(vocabulary)?),
+            (Table::Masks, to_value(masks)?),
+            (Table::Compensation, to_value(compensation)?),
+            (Table::Output, to_value(output)?),
+            (Table::Recover, to_value(recover)?),
+            (Table::Search, to_value(search)?),
+            (Table::Space, to_value(space)?),
+            (Table::Pipeline, to_value(pipeline)?),
+        ])
+    }
+
     /// Reads the file, if one is named.
     ///
     /// # Errors

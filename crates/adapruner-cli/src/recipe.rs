@@ -8,6 +8,7 @@ use adapruner::{
     caution::Caution,
     depth::LayerMetric,
     pipeline,
+    pruning::{IMPORTANCE, spared},
     room::{Room, room},
     settings::{Chosen, Recipe},
 };
@@ -18,7 +19,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::{CalibrationArgs, CompensationArgs, EvalArgs, IMPORTANCE, ImportanceArgs},
+    args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs},
     combine::combine,
     depth_args::DepthArgs,
     expert_args::ExpertArgs,
@@ -57,9 +58,6 @@ const CALIBRATION: (usize, usize) = (128, 128);
 const STEPS: u64 = 60;
 /// Samples without which no masks are learned: too few to hold some out and learn.
 const LEAST: usize = 64;
-/// Share of the feed-forward that layers may lose before fewer are spared.
-const MOST: f64 = 0.75;
-
 /// The options that a recipe fills in.
 #[derive(Debug, Clone)]
 pub struct Given {
@@ -285,23 +283,9 @@ impl Given {
         if uniform || sensitivity.is_some() || *allocation == Some(Named(Spread::Measured)) {
             return None;
         }
-        let layers = config.layers.len();
         let dropped = drop_attention.as_deref().unwrap_or_default();
-        let ratio = ratio.and_then(Shares::one)?;
-        let (mut first, mut last) = (layers.div_ceil(8), layers.div_ceil(16));
-        loop {
-            let between = first..layers.saturating_sub(last).max(first);
-            let channels: usize = config.layers[between.clone()].iter().map(|of| of.ffn).sum();
-            let gives = 3.0 * config.hidden_size as f64 * channels as f64;
-            let fits = ratio * config.parameters() as f64 <= MOST * gives;
-            if fits && dropped.iter().all(|layer| between.contains(layer)) {
-                return (first + last > 0).then_some(Ends(first, last));
-            }
-            if first + last == 0 {
-                return None;
-            }
-            (first, last) = (first / 2, last / 2);
-        }
+        let (first, last) = spared(config, ratio.and_then(Shares::one)?, dropped);
+        (first + last > 0).then_some(Ends(first, last))
     }
 }
 

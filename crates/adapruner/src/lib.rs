@@ -24,6 +24,7 @@
 //! | module | content |
 //! |---|---|
 //! | [`settings`] | resolved, validated settings, as they are written into manifests |
+//! | [`pruning`], [`prelude`] | pruning from a program, in a few lines |
 //! | [`pipeline`] | the stages, each from its settings and the previous stage's result |
 //! | [`room`] | how many samples a text has room for |
 //! | [`statistics`] | statistics collected within a memory limit |
@@ -75,7 +76,9 @@ pub mod memory;
 pub mod outputs;
 pub mod passed;
 pub mod pipeline;
+pub mod prelude;
 pub mod progress;
+pub mod pruning;
 pub mod recover;
 pub mod recovered;
 pub mod room;
@@ -88,7 +91,7 @@ pub mod vocabulary;
 pub mod whole;
 pub mod zero_shot;
 
-pub use error::Error;
+pub use error::{Error, Result};
 
 /// The program's version, written into every artifact.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -8,7 +8,7 @@ use adapruner_checkpoint::{
     output::OutputFile,
     sealed::{self, Seal},
 };
-use adapruner_prune::PrunePlan;
+use adapruner_prune::{BankHeader, PrunePlan};
 use adapruner_recover::{data::Counts, train::Outcome};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,14 @@ pub struct StatisticsRecord {
     pub seed: u64,
     /// Mean loss of the samples, in nats per predicted token.
     pub mean_loss: f64,
+}
+
+impl StatisticsRecord {
+    /// Of a bank that was collected on `calibration`.
+    pub fn of(header: &BankHeader, calibration: TokensRecord) -> Self {
+        let mean_loss = header.losses.iter().sum::<f64>() / header.losses.len() as f64;
+        Self { calibration, seed: header.seed, mean_loss }
+    }
 }
 
 /// Perplexity before and after.

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fmt,
     io::Read,
     path::{Path, PathBuf},
     process::Stdio,
@@ -18,14 +19,15 @@ use adapruner::{
     pipeline, recover,
     settings::TextSettings,
     whole::{
-        self, Fingerprint, Finished, Pipeline, RECORD, RUN, RUN_LOCK, RunRecord, Stage, StageName,
-        recorded,
+        self, Finished, Inputs, Pipeline, RECORD, RUN, RUN_LOCK, RunRecord, Stage, StageName,
+        StageState, Table, recorded,
     },
 };
-use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
+use adapruner_checkpoint::{Checkpoint, Digest, atomic::Files, text::TokenSet};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Cli, Perform, Session};
 use crate::{
@@ -60,7 +62,7 @@ pub struct RunCommand {
     /// Replace the configuration if it exists
     #[arg(long, requires = "init")]
     force: bool,
-    /// Print the commands and run nothing
+    /// Print the commands, which of their stages are done, and why others run again; run nothing
     #[arg(long, conflicts_with = "init")]
     dry_run: bool,
     /// Accept training data, calibration text or compensation text that shares passages with a
@@ -113,23 +115,36 @@ fn run(args: &RunCommand, session: &Session) -> Result<()> {
     let mut pipeline = file.pipeline.resolve(&args.config, &file)?;
     pipeline.allow_overlap |= args.allow_overlap;
     let stages = pipeline.commands();
+    let path = pipeline.out.join(RECORD);
+    let earlier = RunRecord::read(&path)?;
+    let tables = file.tables()?;
     if args.dry_run {
-        let lines: Vec<String> = stages.iter().map(command_line).collect();
-        return printer.result(&lines, |lines| lines.join("\n"));
+        let states = match &earlier {
+            // Nothing is opened, or fetched, of which nothing can be done.
+            None => vec![StageState::Open; stages.len()],
+            Some(record) => {
+                let digest = session.open("model", &pipeline.model)?.digest()?;
+                let inputs = inputs(&stages, &digest, &tables)?;
+                let all = stages.iter().zip(&inputs);
+                all.map(|(stage, inputs)| record.state(stage, inputs)).collect::<Result<_, _>>()?
+            }
+        };
+        let planned: Vec<_> = stages.iter().zip(states).map(Planned::of).collect();
+        return printer.result(&planned, |planned| {
+            planned.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        });
     }
     let checkpoint = session.open("model", &pipeline.model)?;
     let model = ModelRecord::of(&checkpoint)?;
-    let path = pipeline.out.join(RECORD);
-    let tables = serde_json::to_value(&file)?;
-    let mut record = match RunRecord::read(&path)? {
-        Some(earlier) => RunRecord { config: tables.clone(), model: model.clone(), ..earlier },
-        None => RunRecord::new(model.clone(), tables.clone()),
+    let config = serde_json::to_value(&file)?;
+    let inputs = inputs(&stages, &model.digest, &tables)?;
+    let mut record = match earlier {
+        Some(earlier) => RunRecord { config, model, ..earlier },
+        None => RunRecord::new(model, config),
     };
-    let (mut fingerprints, mut open) = (Vec::new(), Vec::new());
-    for stage in &stages {
-        let print = Fingerprint::of(stage, &model.digest, &tables, fingerprints.last())?;
-        open.extend(record.done(stage, &print).is_none().then_some(stage));
-        fingerprints.push(print);
+    let mut open = Vec::new();
+    for (stage, inputs) in stages.iter().zip(&inputs) {
+        open.extend((record.state(stage, inputs)? != StageState::Done).then_some(stage));
     }
     if !open.is_empty() {
         check_tests(&checkpoint, &pipeline, &file)?;
@@ -143,17 +158,55 @@ fn run(args: &RunCommand, session: &Session) -> Result<()> {
     let stage_lock = pipeline.out.join(whole::STAGE_LOCK);
     drop(wait_for(&stage_lock, "the stage of an earlier run")?);
     let mut skipped = Vec::new();
-    for (stage, fingerprint) in stages.iter().zip(fingerprints) {
-        if record.done(stage, &fingerprint).is_some() {
+    for (stage, inputs) in stages.iter().zip(inputs) {
+        let state = record.state(stage, &inputs)?;
+        if state == StageState::Done {
             skipped.push(stage.name.to_string());
         } else {
-            let finished = execute(stage, fingerprint, (&stage_lock, session))?;
+            if let StageState::Stale(why) = state {
+                tracing::info!("{} runs again: {why}", stage.name);
+            }
+            let finished = execute(stage, inputs, (&stage_lock, session))?;
             record.finish(stage.name, finished);
             record.write(&folder)?;
         }
     }
     let report = Report { out: &pipeline.out, record: &record, skipped };
     printer.result(&report, text)
+}
+
+/// What decides each stage's result.
+///
+/// # Errors
+/// A file that is named and cannot be read.
+fn inputs(stages: &[Stage], model: &Digest, tables: &[(Table, Value)]) -> Result<Vec<Inputs>> {
+    let mut all: Vec<Inputs> = Vec::new();
+    for stage in stages {
+        let before = all.last().map(Inputs::fingerprint).transpose()?;
+        all.push(Inputs::of(stage, model, tables, before)?);
+    }
+    Ok(all)
+}
+
+/// A stage of a dry run.
+#[derive(Serialize)]
+struct Planned {
+    stage: String,
+    #[serde(flatten)]
+    state: StageState,
+    command: String,
+}
+
+impl Planned {
+    fn of((stage, state): (&Stage, StageState)) -> Self {
+        Self { stage: stage.name.to_string(), state, command: command_line(stage) }
+    }
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "# {}: {}\n{}", self.stage, self.state, self.command)
+    }
 }
 
 /// Checks what a stage reads and writes as the stage itself will.
@@ -212,11 +265,7 @@ fn command_line(stage: &Stage) -> String {
 }
 
 /// Runs a stage in a process of its own, which ends when this one does.
-fn execute(
-    stage: &Stage,
-    fingerprint: Fingerprint,
-    (lock, session): (&Path, &Session),
-) -> Result<Finished> {
+fn execute(stage: &Stage, inputs: Inputs, (lock, session): (&Path, &Session)) -> Result<Finished> {
     let stop = interrupt::graceful();
     let start = Instant::now();
     say(&command_line(stage));
@@ -263,7 +312,8 @@ fn execute(
     Ok(Finished {
         stage: stage.name.to_string(),
         command: recorded(&stage.arguments),
-        fingerprint,
+        fingerprint: inputs.fingerprint()?,
+        inputs: Some(inputs),
         seconds: start.elapsed().as_secs_f64(),
         result: serde_json::from_str(&said)
             .with_context(|| format!("{}: its result is no JSON", stage.name))?,

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use adapruner::prelude::*;
 use adapruner_prune::{StatsBank, Terms};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
@@ -72,6 +73,19 @@ fn what_a_recipe_chose_can_be_typed() {
         );
         assert!(shown.contains(&format!("{recipe}: --importance wanda")), "{shown}");
     }
+}
+
+/// A program that uses the library gets what `prune --fast` makes of the same samples.
+#[test]
+fn the_library_prunes_as_the_fast_recipe_does() {
+    let bench = Bench::new();
+    let options = "--ratio 0.2 --fast --samples 24 --sample-tokens 32 --seed 3";
+    let plan = bench.run(options)["manifest"]["plan"].clone();
+    let model = Checkpoint::open(&bench.model).unwrap();
+    let text = text::read(bench.text.to_str().unwrap(), &TextOptions::default()).unwrap();
+    let samples = TokenSet::samples(&text, &model.tokenizer, 24, 32, 3).unwrap();
+    let pruned = Pruning::new(&model, 0.2).run(&model, &samples, &()).unwrap();
+    assert_eq!(serde_json::to_value(&pruned.plan).unwrap()["layers"], plan["layers"]);
 }
 
 /// Structured Wanda's plan, by activation sums alone.

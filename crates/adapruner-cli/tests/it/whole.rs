@@ -92,6 +92,48 @@ fn what_is_done_is_not_done_again_and_what_changed_is() {
     assert_eq!(run(dir.path())["skipped"], serde_json::json!(["search"]));
 }
 
+/// What a dry run says of each stage: its state, and why it runs again.
+fn planned(dir: &Path) -> Vec<(String, String)> {
+    let planned = json("run {config} --dry-run", &[("config", &dir.join("run.toml"))]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let stages = planned.as_array().unwrap().iter();
+    stages.map(|stage| (text(&stage["state"]), text(&stage["why"]))).collect()
+}
+
+#[test]
+fn a_dry_run_says_what_is_done_and_why_a_stage_runs_again() {
+    let (dir, config) = configuration(r#""prune", "recover""#);
+    let pool = dir.path().join("pool.txt");
+    fs::copy(tiny().join("calibration.txt"), &pool).unwrap();
+    let calibration = format!("calibration = \"{}\"", tiny().join("calibration.txt").display());
+    let config = config.replace(&calibration, &format!("calibration = \"{}\"", pool.display()));
+    let write = |config: &str| fs::write(dir.path().join("run.toml"), config).unwrap();
+    write(&config);
+    let states = || planned(dir.path()).into_iter().map(|(state, _)| state).collect::<Vec<_>>();
+    assert_eq!(states(), ["open", "open"]);
+    run(dir.path());
+    assert_eq!(states(), ["done", "done"]);
+    let said = |at: usize| planned(dir.path())[at].1.clone();
+    write(&config.replace("ratio = 0.2", "ratio = 0.3"));
+    assert_eq!(states(), ["stale", "stale"]);
+    assert_eq!(said(0), "[plan] ratio: was 0.2, now 0.3");
+    assert_eq!(said(1), "a stage before it runs again");
+    // Every table that a stage reads counts, also those of whole layers and tokens.
+    write(&format!("{config}\n[depth]\ndrop-layers = \"1\"\n"));
+    assert_eq!(said(0), "[depth] drop-layers: was null, now \"1\"");
+    write(&config.replace("learning-rate", "rank = 2\nlearning-rate"));
+    assert_eq!(states()[0], "done");
+    write(&config);
+    let text = fs::read_to_string(&pool).unwrap();
+    fs::write(&pool, text + "One sentence more.\n").unwrap();
+    assert_eq!(said(0), format!("{} has changed", pool.display()));
+    // Nothing was run.
+    assert_eq!(run(dir.path())["skipped"], serde_json::json!([]));
+    fs::remove_dir_all(dir.path().join("out/recovered")).unwrap();
+    assert_eq!(states(), ["done", "stale"]);
+    assert!(said(1).ends_with("recovered is gone"), "{}", said(1));
+}
+
 #[test]
 fn another_ratio_is_searched_beside_the_old_study() {
     let (dir, config) = configuration(r#""search", "prune""#);
@@ -213,7 +255,7 @@ fn a_stage_that_fails_is_named_and_those_before_it_stay() {
     fs::write(&path, config).unwrap();
     assert_eq!(run(dir.path())["skipped"], serde_json::json!(["prune"]));
     let commands = succeed("run {config} --dry-run", &[("config", &path)]);
-    assert!(commands.lines().count() == 2 && commands.contains("recover"), "{commands}");
+    assert!(commands.lines().count() == 4 && commands.contains("recover"), "{commands}");
 }
 
 /// What a search found, but for the numbers of trials, of which those that were
@@ -312,7 +354,8 @@ fn the_file_that_init_writes_is_one_that_run_reads() {
     succeed("run {config} --init {model}", paths);
     assert!(fail("run {config} --init {model}", paths).contains("exists"));
     let commands = succeed("run {config} --dry-run", paths);
-    assert_eq!(commands.lines().count(), 5, "{commands}");
+    assert_eq!(commands.lines().count(), 10, "{commands}");
+    assert_eq!(commands.matches(": to do").count(), 5, "{commands}");
     assert!(commands.contains(model.to_str().unwrap()), "{commands}");
 }
 

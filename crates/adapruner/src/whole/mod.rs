@@ -7,17 +7,19 @@
 //! | `pruned/` | the pruned model |
 //! | `recovered/` | the recovered model |
 //! | `models.json` | the models side by side |
-//! | `models.json` | the models side by side |
 //! | `report.html` | the page of the study, the recovery and the models |
 //! | `run.json` | the manifest: every stage's command, time, inputs and result |
 //!
-//! A stage is done if the manifest lists it with the same [`Fingerprint`]. Otherwise it runs
+//! A stage is done if the manifest lists it with the same [`Inputs`]. Otherwise it runs
 //! again and resumes what can be resumed.
 
 mod record;
 mod stage;
 
 pub use self::{
-    record::{Fingerprint, Finished, RECORD, RUN, RUN_LOCK, RunRecord, STAGE_LOCK, recorded},
-    stage::{Pipeline, Stage, StageName},
+    record::{
+        Fingerprint, Finished, Inputs, RECORD, RUN, RUN_LOCK, RunRecord, STAGE_LOCK, StageState,
+        recorded,
+    },
+    stage::{Pipeline, Stage, StageName, Table},
 };

@@ -30,28 +30,88 @@ impl StageName {
     /// All of them, in their order.
     pub const ALL: [Self; 5] =
         [Self::Search, Self::Prune, Self::Recover, Self::Evaluate, Self::Report];
+}
 
-    /// The tables of the configuration file that it reads.
-    pub fn tables(self) -> &'static [&'static str] {
-        match self {
-            Self::Search => &["run", "eval", "calibration", "plan", "search", "space"],
-            Self::Prune => {
-                const TABLES: &[&str] = &[
-                    "run",
-                    "eval",
-                    "recipe",
-                    "calibration",
-                    "importance",
-                    "plan",
-                    "masks",
-                    "compensation",
-                    "output",
-                ];
-                TABLES
-            }
-            Self::Recover => &["run", "recover", "output"],
-            Self::Evaluate | Self::Report => &[],
-        }
+/// A table of the configuration file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// Where models run.
+    Run,
+    /// Text to measure on.
+    Eval,
+    /// Tasks to ask.
+    Tasks,
+    /// The recipe of `prune`.
+    Recipe,
+    /// Calibration set and statistics.
+    Calibration,
+    /// How units are scored.
+    Importance,
+    /// What is removed.
+    Plan,
+    /// Which layers are removed whole.
+    Depth,
+    /// Which experts are removed whole.
+    Experts,
+    /// Which tokens stay.
+    Vocabulary,
+    /// Learned masks.
+    Masks,
+    /// Compensation.
+    Compensation,
+    /// What is written.
+    Output,
+    /// How a model is trained.
+    Recover,
+    /// How to search.
+    Search,
+    /// The search space.
+    Space,
+    /// What `run` runs: it becomes the stages' commands.
+    Pipeline,
+}
+
+adapruner_choice::choice!(Table, "table", {
+    Run => "run",
+    Eval => "eval",
+    Tasks => "tasks",
+    Recipe => "recipe",
+    Calibration => "calibration",
+    Importance => "importance",
+    Plan => "plan",
+    Depth => "depth",
+    Experts => "experts",
+    Vocabulary => "vocabulary",
+    Masks => "masks",
+    Compensation => "compensation",
+    Output => "output",
+    Recover => "recover",
+    Search => "search",
+    Space => "space",
+    Pipeline => "pipeline",
+});
+
+impl Table {
+    /// Whether the result of a stage depends on it, beside its command.
+    pub fn decides(self, stage: StageName) -> bool {
+        use StageName::{Prune, Recover, Search};
+        let stages: &[StageName] = match self {
+            Self::Run => &[Search, Prune, Recover],
+            // A search of `run` has one objective, so no file's bytes.
+            Self::Output => &[Prune, Recover],
+            Self::Eval | Self::Calibration | Self::Plan => &[Search, Prune],
+            Self::Recipe
+            | Self::Importance
+            | Self::Depth
+            | Self::Experts
+            | Self::Vocabulary
+            | Self::Masks
+            | Self::Compensation => &[Prune],
+            Self::Recover => &[Recover],
+            Self::Search | Self::Space => &[Search],
+            Self::Tasks | Self::Pipeline => &[],
+        };
+        stages.contains(&stage)
     }
 }
 

@@ -120,12 +120,7 @@ pub(super) fn statistics_record(
     header: Option<&BankHeader>,
     calibration: Option<&TokenSet>,
 ) -> Option<StatisticsRecord> {
-    let header = header?;
-    Some(StatisticsRecord {
-        calibration: TokensRecord::of(calibration?),
-        seed: header.seed,
-        mean_loss: header.losses.iter().sum::<f64>() / header.losses.len() as f64,
-    })
+    Some(StatisticsRecord::of(header?, TokensRecord::of(calibration?)))
 }
 
 /// The result as a page; `out` is where the model was written.
