@@ -7,7 +7,7 @@ use super::Cli;
 
 /// A line for every command, in a folder that holds `c.toml`; further options
 /// are put behind it.
-const LINES: [&str; 20] = [
+const LINES: [&str; 21] = [
     "inspect m",
     "eval m",
     "generate m",
@@ -28,6 +28,7 @@ const LINES: [&str; 20] = [
     "export m --out o",
     "doctor",
     "completions bash",
+    "man prune",
 ];
 
 /// What a value is called where it is a path, or a text that may be one.

@@ -14,6 +14,7 @@ mod generate;
 mod inspect;
 mod latency;
 mod learned;
+mod man;
 mod merge;
 mod prune;
 #[cfg(test)]
@@ -124,6 +125,7 @@ enum Command {
     Export(export::ExportCommand),
     Doctor(doctor::DoctorCommand),
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 /// A subcommand. [`run`] is the only way to run one; it claims the files first.
@@ -299,6 +301,7 @@ impl Command {
             Self::Export(command) => command,
             Self::Doctor(command) => command,
             Self::Completions(command) => command,
+            Self::Man(command) => command,
         }
     }
 }

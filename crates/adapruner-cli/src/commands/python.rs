@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, Command};
 use super::Cli;
 
 /// Commands that are no functions: they print for a shell.
-const LEFT_OUT: [&str; 2] = ["completions", "help"];
+const LEFT_OUT: [&str; 3] = ["completions", "man", "help"];
 /// Options that the package sets itself.
 const SET: [&str; 6] = ["json", "verbose", "quiet", "progress", "help", "version"];
 

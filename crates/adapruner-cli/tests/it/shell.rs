@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::program::{command, stderr, stdout, succeed, tiny, words};
+use crate::program::{command, fail, stderr, stdout, succeed, tiny, words};
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
@@ -28,6 +28,17 @@ fn help_teaches_with_an_example() {
         assert!(help.contains(&format!("Example: adapruner {name} ")), "{help}");
     }
     assert!(succeed("--help", &[]).contains("adapruner prune MODEL --ratio 0.2"));
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let page = |name: &str| succeed(&format!("man {name}"), &[]);
+    assert!(page("").contains(".TH adapruner 1"));
+    let prune = page("prune");
+    for part in [".TH adapruner-prune 1", "\\-\\-ratio", "Example: adapruner prune", "\\-\\-json"] {
+        assert!(prune.contains(part), "{part}: {prune}");
+    }
+    assert!(fail("man prun", &[]).contains("did you mean prune?"));
 }
 
 #[test]
