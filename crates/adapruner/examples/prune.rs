@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p adapruner --example prune -- MODEL CALIBRATION TEST FOLDER`
 
+#![expect(clippy::print_stdout, reason = "an example shows what it found")]
+
 use std::{env, path::Path};
 
 use adapruner::prelude::*;

@@ -59,7 +59,8 @@ fn what_is_there_is_kept() {
         let path = entry.unwrap().path();
         fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
     }
-    let before = fs::read(model.join("model.safetensors")).unwrap();
+    let digest = || Digest::of_file(&model.join("model.safetensors")).unwrap();
+    let before = digest();
     let opened = Checkpoint::open(&model).unwrap();
     let calibration = samples(&opened, "calibration.txt");
     for out in [model.clone(), model.join("inside")] {
@@ -67,7 +68,7 @@ fn what_is_there_is_kept() {
         let error = pruned.write(&out, &[Format::Hf], &()).unwrap_err();
         assert!(matches!(error.root(), Error::Checkpoint(_)), "{error:?}");
     }
-    assert_eq!(fs::read(model.join("model.safetensors")).unwrap(), before);
+    assert_eq!(digest(), before);
     assert!(!model.join("inside").exists());
 }
 
