@@ -11,6 +11,7 @@ use adapruner::search::GivenSpace;
 
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
+    budget_args::{BudgetArgs, SpeedArgs},
     depth_args::DepthArgs,
     expert_args::ExpertArgs,
     mask_args::MaskArgs,
@@ -42,6 +43,10 @@ pub struct ConfigFile {
     pub importance: ImportanceArgs,
     /// What is removed.
     pub plan: PlanArgs,
+    /// What the result may take.
+    pub budget: BudgetArgs,
+    /// How speed is predicted.
+    pub speed: SpeedArgs,
     /// Which layers are removed whole.
     pub depth: DepthArgs,
     /// Which experts are removed whole.

@@ -57,6 +57,7 @@
 
 pub mod advice;
 pub mod allocate;
+pub mod attention;
 pub mod caution;
 pub mod compare_models;
 pub mod compensation;
@@ -66,6 +67,7 @@ pub mod footprint;
 pub mod generate;
 pub mod greedy;
 pub mod held_out;
+pub mod kv_cache;
 pub mod latency;
 pub mod locked;
 pub mod manifest;
@@ -81,6 +83,7 @@ pub mod room;
 pub mod search;
 pub mod sensitivity;
 pub mod settings;
+pub mod speed;
 pub mod statistics;
 pub mod target;
 pub mod vocabulary;

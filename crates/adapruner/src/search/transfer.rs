@@ -12,9 +12,9 @@ use super::{
     objective::{Basis, TrialCost},
     pool,
     pool::PoolSample,
-    prepare::removable_attention,
 };
 use crate::{
+    attention::most_first,
     caution::Caution,
     memory, pipeline,
     progress::Progress,
@@ -117,7 +117,7 @@ fn anew(
         Vec::new()
     } else {
         let decoder = Decoder::load(checkpoint, placement, Residency::Streamed)?;
-        let (found, _) = removable_attention(checkpoint, &decoder, &windows, progress)?;
+        let (found, _) = most_first(checkpoint, &decoder, &windows, progress)?;
         notes.push(
             "which attention sublayers are cheapest was measured on this model; how many are \
              dropped is the study's"

@@ -70,7 +70,7 @@ pub(super) fn show(
     };
     let sizes = Sizes {
         plan: whole(given, plan, original)?.table(&original.config)?,
-        footprint: Footprint::of(original, &pruned, stored)?,
+        footprint: Footprint::of(original, &pruned, stored, None)?,
     };
     args.common.printer().result(&sizes, |Sizes { plan, footprint }| {
         format!("{plan}\n{}", table(&[("size", footprint.to_string())]))
