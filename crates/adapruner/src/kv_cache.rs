@@ -261,6 +261,29 @@ impl CacheTarget {
         }
     }
 
+    /// [`CacheTarget::choose`] with an order of attention sublayers that is known already.
+    ///
+    /// # Errors
+    /// Those of [`CacheTarget::choose`], measuring apart.
+    pub fn choose_in_order(
+        &self,
+        checkpoint: &Checkpoint,
+        (scores, options): (&Scores, &PlanOptions),
+        order: &[usize],
+    ) -> Result<(PlanOptions, CacheRecord)> {
+        let config = &checkpoint.config;
+        let found = match self.by {
+            _ if self.left(config, options, &[]) <= self.budget() => options.clone(),
+            CacheBy::Score => self.by_groups(checkpoint, scores, options)?,
+            CacheBy::Loss => {
+                self.candidates(config, options)?;
+                self.by_sublayers(config, options, order)?.0
+            }
+        };
+        let record = self.record(config, &found, None, Vec::new());
+        Ok((found, record))
+    }
+
     /// `options` with the first attention sublayers of `order` that have to go, protected ones
     /// skipped, and how many of it that takes. Of the last one only as many key-value groups go
     /// as are needed, where heads go by groups.

@@ -79,7 +79,8 @@ pub fn plan_dropped(
     }
     let cut = Cut { steps: vec![0; planner.ladders.len()], removed: planner.dropped };
     let made = planner.finish(&cut, model_digest);
-    Ok(Some(PrunePlan { requested_ratio: made.reached_ratio, ..made }))
+    let requested_ratio = made.reached_ratio;
+    Ok(Some(PrunePlan { requested_ratio, requested_attention_share: None, ..made }))
 }
 
 /// The steps that ladders take, and what that removes.

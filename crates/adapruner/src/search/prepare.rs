@@ -13,7 +13,6 @@ use anyhow::{Context, Result, anyhow, ensure};
 use super::{
     configuration::OrderScales,
     folder::{Exclusive, StudyFolder},
-    front::FrontSettings,
     objective::{Cost, Objective},
     pool,
     record::{Prepared, RECORD_VERSION, SearchRecord},
@@ -28,6 +27,7 @@ use crate::{
     pipeline::TokensRecord,
     progress::Progress,
     settings::TextSettings,
+    speed::{Calibration, SpeedOf},
     statistics,
     statistics::{Wanted, collect_streamed},
 };
@@ -200,6 +200,7 @@ pub fn prepare(
         );
         save(&folder, &record)?;
     }
+    calibrate(checkpoint, settings, (&folder, &mut record), (writer, progress))?;
     let bank = bank(checkpoint, settings, texts, (&folder, &mut record), limit, progress)?;
     // Where all was measured before, others need not wait for what follows.
     let alone = record.prepared.is_none().then_some(alone);
@@ -240,6 +241,7 @@ pub fn prepare(
         dense_losses: prepared.dense_losses,
         batch_tokens: settings.pool.batch_tokens,
         memory: spare,
+        calibration: record.calibration.clone(),
     };
     Ok((folder, record, objective))
 }
@@ -316,8 +318,47 @@ pub fn stored(
         dense_losses: prepared.dense_losses.clone(),
         batch_tokens: None,
         memory: memory::budget(None),
+        calibration: record.calibration.clone(),
         dense,
     })
+}
+
+/// Calibrates what predicts the seconds of trials, where they are an objective and the study has
+/// no calibration yet: it keeps the one that it began with.
+fn calibrate(
+    checkpoint: &Checkpoint,
+    settings: &SearchSettings,
+    (folder, record): (&StudyFolder, &mut SearchRecord),
+    told: (&Writer, &dyn Progress),
+) -> Result<()> {
+    let Some(wanted) = settings.front.as_ref().and_then(|front| front.speed.as_ref()) else {
+        return Ok(());
+    };
+    let speed = SpeedOf::of(&checkpoint.config, wanted.timed, wanted.context)?;
+    let path = wanted.calibration.as_deref();
+    match (&record.calibration, path.filter(|path| path.exists())) {
+        (Some(found), Some(path)) => {
+            let named = Calibration::read(path, &checkpoint.config, speed)?;
+            if named == *found {
+                return Ok(());
+            }
+            Err(advised(
+                format!(
+                    "{}: the study began with another calibration, which its trials are measured \
+                     by",
+                    path.display()
+                ),
+                "leave --speed-calibration out, or give another --study",
+            ))
+        }
+        (Some(_), None) => Ok(()),
+        (None, _) => {
+            let placement = settings.run.placement()?;
+            let made = Calibration::stored(path, checkpoint, speed, &placement, told)?;
+            record.calibration = Some(made);
+            save(folder, record)
+        }
+    }
 }
 
 fn save(folder: &StudyFolder, record: &SearchRecord) -> Result<()> {
@@ -329,6 +370,7 @@ fn record_of(
     settings: &SearchSettings,
     texts: &Texts,
 ) -> Result<SearchRecord> {
+    let front = settings.front.as_ref().map(|front| front.record(&checkpoint.config));
     Ok(SearchRecord {
         version: RECORD_VERSION,
         adapruner: VERSION.to_owned(),
@@ -341,11 +383,12 @@ fn record_of(
         dtype: settings.run.placement()?.dtype.as_str().to_owned(),
         matmul_precision: settings.run.matmul_precision.to_string(),
         ratio: settings.plan.ratio,
-        front: settings.front.as_ref().map(FrontSettings::record),
+        front: front.transpose()?,
         layout: settings.plan.layout,
         multiple_of: settings.plan.multiple_of,
         kv_mode: settings.plan.kv_mode,
         pool_file: None,
+        calibration: None,
         bank: None,
         prepared: None,
     })

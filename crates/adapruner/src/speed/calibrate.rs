@@ -129,7 +129,10 @@ impl Calibration {
         let (mut alone, mut ratios) = (Vec::new(), Vec::new());
         for (at, Slim { layers, tokens, .. }) in shapes.iter().enumerate() {
             let plan = PrunePlan::keeping(config, model.digest()?, layers.clone());
-            let slim = dense.decoder().load_beside(&apply(&model, &plan)?)?;
+            // Fewer tokens alone are no plan of layers.
+            let cut = plan.parameters_after < plan.parameters_before;
+            let pruned = if cut { apply(&model, &plan)? } else { model.clone() };
+            let slim = dense.decoder().load_beside(&pruned)?;
             let slim =
                 if *tokens < config.vocab_size { slim.with_first_tokens(*tokens)? } else { slim };
             let work = Work::of(slim.config(), speed.timed, speed.tokens);
@@ -203,8 +206,12 @@ impl Calibration {
     /// How many times as fast as the model that it was made for a model of `config` is predicted
     /// to be.
     pub fn speedup(&self, config: &ModelConfig) -> f64 {
-        let dense = self.samples.first().map_or(0.0, |dense| dense.work.seconds(&self.costs));
-        dense / self.seconds(config)
+        self.dense_seconds() / self.seconds(config)
+    }
+
+    /// Seconds that a pass of the model that it was made for is predicted to take.
+    pub fn dense_seconds(&self) -> f64 {
+        self.samples.first().map_or(0.0, |dense| dense.work.seconds(&self.costs))
     }
 
     /// The calibration in the file `path` if it exists, otherwise a new one, which is written
@@ -220,15 +227,23 @@ impl Calibration {
         (writer, progress): (&Writer, &dyn Progress),
     ) -> Result<Self> {
         if let Some(path) = path.filter(|path| path.exists()) {
-            let found: Self = sealed::from_json(path, &input::read(path, input::RECORD)?)?;
-            found.check(&checkpoint.config, speed).with_context(|| path.display().to_string())?;
-            return Ok(found);
+            return Self::read(path, &checkpoint.config, speed);
         }
         let made = Self::measure(checkpoint, speed, placement, progress)?;
         if let Some(path) = path {
             writer.file(path)?.write(&sealed::json(&made)?)?;
         }
         Ok(made)
+    }
+
+    /// Reads a calibration of a speed of a model of `config`.
+    ///
+    /// # Errors
+    /// A file that is missing, was changed, or is of another model or another speed.
+    pub fn read(path: &Path, config: &ModelConfig, speed: SpeedOf) -> Result<Self> {
+        let found: Self = sealed::from_json(path, &input::read(path, input::RECORD)?)?;
+        found.check(config, speed).with_context(|| path.display().to_string())?;
+        Ok(found)
     }
 
     /// Refuses a calibration of another model or another speed.
