@@ -37,7 +37,7 @@ pub struct BudgetArgs {
     /// costs least loss on calibration samples; of the last one only the key-value groups that
     /// must go) or score (key-value groups by their scores, at least one of each layer stays)
     /// [default: loss; score where all layers stay alike]
-    #[arg(long, value_name = "HOW", requires = "target_kv_cache")]
+    #[arg(long, value_name = "HOW")]
     pub kv_cache_by: Option<Named<CacheBy>>,
     /// How many times as fast as the dense model on this machine, instead of --ratio: 1.3. A
     /// cost model is calibrated by timing slimmer shapes of the model; the smallest cut that it
@@ -100,11 +100,18 @@ impl BudgetArgs {
         }
     }
 
-    /// Refuses what makes no sense whatever the model.
+    /// Refuses what makes no sense whatever the model; `typed` and `speed` are what the command
+    /// line says alone, since a file serves several commands.
     ///
     /// # Errors
-    /// A share or a factor that is none; options of a speed where none is asked for.
-    pub fn check(&self, speed: &SpeedArgs) -> Result<()> {
+    /// A share or a factor that is none; options of a budget that is not asked for.
+    pub fn check(&self, typed: &Self, speed: &SpeedArgs) -> Result<()> {
+        if typed.kv_cache_by.is_some() && self.target_kv_cache.is_none() {
+            return Err(advised(
+                "kv-cache-by: given without target-kv-cache",
+                "say what may stay: --target-kv-cache 0.5",
+            ));
+        }
         if let Some(Proportion(share)) = self.target_kv_cache {
             check_share(share)?;
         }

@@ -122,15 +122,20 @@ impl fmt::Display for CacheRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { share, reached, sublayers, groups, by, context, .. } = self;
         write!(f, "{reached:.4} of it stays ({share} asked, at {context} tokens), without ")?;
-        let groups: usize = groups.iter().sum();
-        match (sublayers.len(), groups) {
-            (0, groups) => write!(f, "{groups} key-value groups")?,
-            (count, 0) => write!(f, "the attention of {count} layers")?,
-            (count, groups) => {
-                write!(f, "the attention of {count} layers and {groups} key-value groups")?;
-            }
+        let counted = |count: usize, what: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            more => Some(format!("{more} {what}s")),
+        };
+        let parts = [
+            counted(sublayers.len(), "attention sublayer"),
+            counted(groups.iter().sum(), "key-value group"),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        match parts.is_empty() {
+            true => write!(f, "a cut"),
+            false => write!(f, "{}, by {by}", parts.join(" and ")),
         }
-        write!(f, ", by {by}")
     }
 }
 

@@ -33,7 +33,7 @@ impl StageName {
     /// The tables of the configuration file that it reads.
     pub fn tables(self) -> &'static [&'static str] {
         match self {
-            Self::Search => &["run", "eval", "calibration", "plan", "search", "space"],
+            Self::Search => &["run", "eval", "calibration", "plan", "speed", "search", "space"],
             Self::Prune => {
                 const TABLES: &[&str] = &[
                     "run",
@@ -42,6 +42,8 @@ impl StageName {
                     "calibration",
                     "importance",
                     "plan",
+                    "budget",
+                    "speed",
                     "masks",
                     "compensation",
                     "output",

@@ -40,7 +40,7 @@ impl Budgets {
     /// What was typed, over the file.
     pub(super) fn typed(args: &ApplyCommand, file: &ConfigFile) -> Result<Self> {
         let (budget, speed) = (args.budget.over(&file.budget), args.speed.over(&file.speed));
-        budget.check(&args.speed)?;
+        budget.check(&args.budget, &args.speed)?;
         let others = [
             ("ratio", args.ratio.is_some()),
             ("target-params", args.target_params.is_some()),
@@ -56,11 +56,11 @@ impl Budgets {
         Ok(Self { budget, speed, kv_cache: None, target: None })
     }
 
-    /// Refuses them of a plan, which decides all of it.
-    pub(super) fn refuse_of_a_plan(&self) -> Result<()> {
+    /// Refuses them, where they were typed, of a plan, which decides all of it.
+    pub(super) fn refuse_of_a_plan(args: &ApplyCommand) -> Result<()> {
         let given = [
-            ("target-kv-cache", self.budget.target_kv_cache.is_some()),
-            ("target-speedup", self.budget.target_speedup.is_some()),
+            ("target-kv-cache", args.budget.target_kv_cache.is_some()),
+            ("target-speedup", args.budget.target_speedup.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),

@@ -239,7 +239,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let (made, from) = match (&args.plan, &args.study) {
         (Some(path), _) => {
             args.masks.over(&file.masks).refuse_top()?;
-            asked.refuse_of_a_plan()?;
+            Budgets::refuse_of_a_plan(args)?;
             let plan = given.as_ref().and_then(|of| of.layers.clone());
             (vec![Made { plan, scores: None, study: None, kv_cache: None }], path)
         }

@@ -12,6 +12,7 @@ use adapruner::{
         outcome::BestTrial,
         transfer,
     },
+    target::Target,
 };
 use adapruner_checkpoint::{Checkpoint, ModelConfig};
 use adapruner_model::Placement;
@@ -203,8 +204,15 @@ impl Source<'_> {
                 self.study.name,
                 reach(front)
             ),
-            "a smaller type (--format gguf --gguf-type q4_k_m) for a size, or a search that removes \
-             more (a wider --ratio)",
+            match self.asked.target {
+                Some(Target::Size(_)) => {
+                    "a smaller type (--format gguf --gguf-type q4_k_m), or a search that removes more"
+                }
+                Some(Target::Speed(_)) => {
+                    "a search that removes more (--ratio 0.1..0.6), or prune --target-speedup"
+                }
+                None => "prune --target-kv-cache cuts the attention itself",
+            },
         ))
     }
 

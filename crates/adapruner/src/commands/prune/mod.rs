@@ -224,7 +224,7 @@ impl PruneCommand {
             block: stored.block(),
         };
         let speed = self.speed.over(&file.speed);
-        given.budget.check(&self.speed)?;
+        given.budget.check(&self.budget, &self.speed)?;
         given.refuse_several_targets()?;
         Ok(Typed {
             given,
