@@ -256,7 +256,11 @@ impl CacheTarget {
                     attention::order(checkpoint, &dense, windows, (&candidates, &goal), progress)?;
                 let layers: Vec<usize> = order.iter().map(|(layer, _)| *layer).collect();
                 let (found, taken) = self.by_sublayers(config, options, &layers)?;
-                let measured = order[..taken].iter();
+                let goes = |layer: usize| {
+                    found.drop_attention.contains(&layer)
+                        || found.drop_groups.get(layer).is_some_and(|&groups| groups > 0)
+                };
+                let measured = order[..taken].iter().filter(|(layer, _)| goes(*layer));
                 let measured =
                     measured.map(|&(layer, cost)| RemovedSublayer { layer, cost }).collect();
                 let samples = Some(TokensRecord::of(&few));
@@ -306,7 +310,7 @@ impl CacheTarget {
         for (at, &layer) in order.iter().enumerate() {
             let left = self.left(config, &found, &[]);
             if left <= self.budget() {
-                return Ok((found, at));
+                return Ok((self.restored(config, options, found, &order[..at]), at));
             }
             if options.protects(layer, layers) || found.drop_attention.contains(&layer) {
                 continue;
@@ -323,9 +327,28 @@ impl CacheTarget {
         }
         let least = self.left(config, &found, &[]);
         if least <= self.budget() {
-            return Ok((found, order.len()));
+            return Ok((self.restored(config, options, found, order), order.len()));
         }
         Err(self.unreachable(least, options))
+    }
+
+    /// Gives back sublayers that need not go after those behind them in `order` went: those of
+    /// layers with a window are small.
+    fn restored(
+        &self,
+        config: &ModelConfig,
+        options: &PlanOptions,
+        mut found: PlanOptions,
+        order: &[usize],
+    ) -> PlanOptions {
+        for &layer in order.iter().rev().filter(|layer| !options.drop_attention.contains(layer)) {
+            let others = found.drop_attention.iter().copied().filter(|&other| other != layer);
+            let without = PlanOptions { drop_attention: others.collect(), ..found.clone() };
+            if self.left(config, &without, &[]) <= self.budget() {
+                found = without;
+            }
+        }
+        found
     }
 
     /// The layers whose attention may go, if that is enough.
@@ -562,6 +585,7 @@ mod tests {
 
     #[test]
     fn of_the_last_sublayer_only_the_groups_go_that_must() {
+        let windowed_config = config;
         let config = config(Vec::new());
         let target = |share| CacheTarget::of(&config, share, CacheBy::Loss, None).unwrap();
         let options = PlanOptions::new(0.5);
@@ -577,6 +601,11 @@ mod tests {
         let spared = PlanOptions { protect: (1, 0), ..options.clone() };
         let error = target(0.2).by_sublayers(&config, &spared, &[2, 0]).unwrap_err().to_string();
         assert!(error.contains("0.2 asked, these options reach 0.4286"), "{error}");
+        // A small layer that went first comes back once a large one makes room.
+        let windowed = windowed_config(vec![Some(1), None, None]);
+        let half = CacheTarget::of(&windowed, 0.51, CacheBy::Loss, None).unwrap();
+        let (found, _) = half.by_sublayers(&windowed, &PlanOptions::new(0.5), &[0, 2]).unwrap();
+        assert_eq!((found.drop_attention, found.drop_groups), (vec![], vec![0, 0, 2]));
         // Query heads alone leave keys and values: the sublayer goes whole.
         let heads = PlanOptions { kv_mode: KvMode::QueryHeads, ..options };
         let (found, _) = target(5.0 / 7.0).by_sublayers(&config, &heads, &[2, 0]).unwrap();

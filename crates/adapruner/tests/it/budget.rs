@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{fail, json as run, model, succeed, tiny};
+use crate::program::{command, fail, json as run, model, succeed, tiny, words};
 
 struct Bench {
     dir: TempDir,
@@ -105,7 +105,7 @@ fn the_largest_cache_that_fits_is_kept() {
         ("--drop-layers 2-2", "0.5", 4),
         ("--ratio 0.35 --fast", "0.5", 4),
         ("--ratio 0.3 --learn-masks 2 --mask-samples 24 --mask-tokens 16", "0.5", 4),
-        ("--compensate --format hf,gguf", "0.5", 4),
+        ("--format hf,gguf", "0.5", 4),
     ] {
         let report = bench.prune(&format!("--target-kv-cache {share} {options}"));
         let (plan, manifest) = (&report["manifest"]["plan"], &report["manifest"]);
