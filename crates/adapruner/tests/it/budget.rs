@@ -180,7 +180,7 @@ fn the_smallest_cut_that_is_predicted_to_be_fast_enough_is_taken() {
         ("--fast --protect 0,0", 1.05),
         ("--fast --protect 0,0", 1.15),
         ("--attention-share free --fast --protect 0,0", 1.3),
-        ("--drop-layers 1 --fast", 1.5),
+        ("--drop-layers 1 --fast", 1.4),
         ("--vocab 400 --fast", 1.1),
         ("--drop-layers 1 --target-kv-cache 0.4 --fast", 1.7),
     ] {
@@ -355,8 +355,8 @@ fn a_trial_is_applied_within_a_budget() {
     let dry = bench.of(&format!("{apply} --target-kv-cache 0.6 --ratio 0.4 --dry-run"), run);
     assert_eq!(dry["kv_cache"], cached["kv_cache"]);
     let timed = "--budget-context 40 --speed-calibration {costs}";
-    let fast = bench.of(&format!("{apply} --target-speedup 1.1 {timed} --dry-run"), run);
-    assert!((1.1..1.12).contains(&number(&fast, "/speed/predicted")), "{fast}");
+    let fast = bench.of(&format!("{apply} --target-speedup 1.2 {timed} --dry-run"), run);
+    assert!((1.2..1.22).contains(&number(&fast, "/speed/predicted")), "{fast}");
     assert_eq!(fast["speed"]["calibration"]["costs"], calibration["costs"]);
     let error = bench.of(&format!("{apply} --target-speedup 9 {timed}"), fail);
     assert!(error.contains("these options reach"), "{error}");

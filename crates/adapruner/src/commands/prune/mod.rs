@@ -224,7 +224,6 @@ impl PruneCommand {
             block: stored.block(),
         };
         let speed = self.speed.over(&file.speed);
-        given.budget.check(&self.budget, &self.speed)?;
         given.refuse_several_targets()?;
         Ok(Typed {
             given,
@@ -321,6 +320,7 @@ impl Perform for PruneCommand {
 
 fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let mut typed = args.typed()?;
+    typed.given.budget.check(&args.budget, &args.speed)?;
     let bars = session.bars();
     let run = typed.run.resolve()?;
     let page = args.report.as_ref().map(|path| session.writer.file(path)).transpose()?;
