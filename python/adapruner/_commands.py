@@ -46,8 +46,9 @@ def inspect(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         digest: Also compute the digest of the content, which reads the whole model
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
@@ -103,8 +104,9 @@ def evaluate(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         text: Text, JSONL, CSV, TSV, parquet, WikiText (*.raw), PTB (ptb.*.txt) or token ids
         (*.json), or a named set: wikitext2, ptb, c4 (":test" and ":validation" choose the
         split)
@@ -196,8 +198,9 @@ def generate(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         prompt: Prompt to answer or continue [default: read from stdin]
         prompt_file: Read the prompt from this file
         system: System message before the prompt
@@ -275,8 +278,9 @@ def latency(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         against: Model to compare with; ratios are MODEL's figures divided by its
         prompt_tokens: Prompt lengths in tokens [default: 128,512, if they fit the context]
         new_tokens: Tokens to generate after the first one
@@ -441,8 +445,9 @@ def sample(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         samples: Number of sequences
         sample_tokens: Tokens per sequence
         temperature: Sampling temperature; 0 is greedy
@@ -522,8 +527,9 @@ def stats(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         calibration: Text to draw calibration samples from, in the forms of --text; token ids
         (*.json) are used unchanged
         samples: Number of calibration samples [default: 128, or as many as the text has; stats:
@@ -602,6 +608,12 @@ def prune(
     allocation: Value | bool | None = None,
     allocation_samples: Value | bool | None = None,
     sensitivity: Value | bool | None = None,
+    target_kv_cache: Value | bool | None = None,
+    kv_cache_by: Value | bool | None = None,
+    target_speedup: Value | bool | None = None,
+    speedup_of: Value | bool | None = None,
+    budget_context: Value | bool | None = None,
+    speed_calibration: Value | bool | None = None,
     calibration: Value | bool | None = None,
     samples: Value | bool | None = None,
     sample_tokens: Value | bool | None = None,
@@ -674,8 +686,9 @@ def prune(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         fast: The best result in seconds: structured Wanda by one forward pass, without
         gradients. Without it, what is not given is what gave the best result in minutes: masks
         are learned from there
@@ -708,6 +721,23 @@ def prune(
         sensitivity: Shares sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
+        target_kv_cache: Share of the dense model's key-value cache that may stay: 0.5, or 50%,
+        halves it. What goes for it counts towards --ratio; without one nothing else goes
+        kv_cache_by: What leaves the cache: loss (whole attention sublayers, each time the one
+        whose removal costs least loss on calibration samples; of the last one only the
+        key-value groups that must go) or score (key-value groups by their scores, at least one
+        of each layer stays) [default: loss; score where all layers stay alike]
+        target_speedup: How many times as fast as the dense model on this machine, instead of
+        --ratio: 1.3. A cost model is calibrated by timing slimmer shapes of the model; the
+        smallest cut that it predicts to be fast enough is taken, and timed beside the dense
+        model
+        speedup_of: The pass whose speed counts: decode (a generated token) or prompt (until the
+        first new token) [default: decode]
+        budget_context: Tokens of context that a budget is counted at: of the prompt, or before
+        the generated token [default: 512, or what fits]; of the key-value cache, whose layers
+        with a window hold no more than that [default: the model's context]
+        speed_calibration: File of the cost model's calibration: read if it exists, otherwise
+        written
         calibration: Text to draw calibration samples from, in the forms of --text; token ids
         (*.json) are used unchanged
         samples: Number of calibration samples [default: 128, or as many as the text has; stats:
@@ -857,6 +887,12 @@ def prune(
             ("--allocation", "value", allocation),
             ("--allocation-samples", "value", allocation_samples),
             ("--sensitivity", "value", sensitivity),
+            ("--target-kv-cache", "value", target_kv_cache),
+            ("--kv-cache-by", "value", kv_cache_by),
+            ("--target-speedup", "value", target_speedup),
+            ("--speedup-of", "value", speedup_of),
+            ("--budget-context", "value", budget_context),
+            ("--speed-calibration", "value", speed_calibration),
             ("--calibration", "value", calibration),
             ("--samples", "value", samples),
             ("--sample-tokens", "value", sample_tokens),
@@ -953,6 +989,9 @@ def search(
     allocation: Value | bool | None = None,
     allocation_samples: Value | bool | None = None,
     sensitivity: Value | bool | None = None,
+    speedup_of: Value | bool | None = None,
+    budget_context: Value | bool | None = None,
+    speed_calibration: Value | bool | None = None,
     calibration: Value | bool | None = None,
     samples: Value | bool | None = None,
     sample_tokens: Value | bool | None = None,
@@ -990,17 +1029,19 @@ def search(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         study: Folder of the study; an existing study is resumed
         storage: Keep the trials in Redis, redis://HOST:PORT, to share them between machines;
         each machine has its own --study folder. Start the server with --appendonly yes, and it
         may be restarted at any time; with --appendfsync always it may also be killed
         space: Search space: full (samples, metric and where to cut the model) or paper (samples
         and metric) [default: full]
-        objectives: Several objectives to minimise, loss,params or loss,bytes or all three: the
-        share to remove is searched too (--ratio 0.1..0.5), and the result is a front, one model
-        for every size
+        objectives: Several objectives to minimise, loss,params, loss,bytes, loss,latency or
+        more of them (latency as a cost model predicts it that is calibrated once for the
+        study): the share to remove is searched too (--ratio 0.1..0.5), and the result is a
+        front, one model for every size
         format: Format whose bytes are an objective: hf or gguf [default: hf; gguf with
         --gguf-type]
         gguf_type: GGUF type whose bytes are an objective, as in export
@@ -1048,6 +1089,13 @@ def search(
         sensitivity: Shares sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
+        speedup_of: The pass whose speed counts: decode (a generated token) or prompt (until the
+        first new token) [default: decode]
+        budget_context: Tokens of context that a budget is counted at: of the prompt, or before
+        the generated token [default: 512, or what fits]; of the key-value cache, whose layers
+        with a window hold no more than that [default: the model's context]
+        speed_calibration: File of the cost model's calibration: read if it exists, otherwise
+        written
         calibration: Text to draw calibration samples from, in the forms of --text; token ids
         (*.json) are used unchanged
         samples: Number of calibration samples [default: 128, or as many as the text has; stats:
@@ -1121,6 +1169,9 @@ def search(
             ("--allocation", "value", allocation),
             ("--allocation-samples", "value", allocation_samples),
             ("--sensitivity", "value", sensitivity),
+            ("--speedup-of", "value", speedup_of),
+            ("--budget-context", "value", budget_context),
+            ("--speed-calibration", "value", speed_calibration),
             ("--calibration", "value", calibration),
             ("--samples", "value", samples),
             ("--sample-tokens", "value", sample_tokens),
@@ -1181,6 +1232,9 @@ def compare(
     allocation: Value | bool | None = None,
     allocation_samples: Value | bool | None = None,
     sensitivity: Value | bool | None = None,
+    speedup_of: Value | bool | None = None,
+    budget_context: Value | bool | None = None,
+    speed_calibration: Value | bool | None = None,
     calibration: Value | bool | None = None,
     samples: Value | bool | None = None,
     sample_tokens: Value | bool | None = None,
@@ -1213,17 +1267,19 @@ def compare(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         study: Folder of the study; an existing study is resumed
         storage: Keep the trials in Redis, redis://HOST:PORT, to share them between machines;
         each machine has its own --study folder. Start the server with --appendonly yes, and it
         may be restarted at any time; with --appendfsync always it may also be killed
         space: Search space: full (samples, metric and where to cut the model) or paper (samples
         and metric) [default: full]
-        objectives: Several objectives to minimise, loss,params or loss,bytes or all three: the
-        share to remove is searched too (--ratio 0.1..0.5), and the result is a front, one model
-        for every size
+        objectives: Several objectives to minimise, loss,params, loss,bytes, loss,latency or
+        more of them (latency as a cost model predicts it that is calibrated once for the
+        study): the share to remove is searched too (--ratio 0.1..0.5), and the result is a
+        front, one model for every size
         format: Format whose bytes are an objective: hf or gguf [default: hf; gguf with
         --gguf-type]
         gguf_type: GGUF type whose bytes are an objective, as in export
@@ -1271,6 +1327,13 @@ def compare(
         sensitivity: Shares sensitive layers less: cut each layer alone, measure the loss on
         calibration samples, and cut in proportion to the loss increase to the power of -P [P: 1
         if no number is given]
+        speedup_of: The pass whose speed counts: decode (a generated token) or prompt (until the
+        first new token) [default: decode]
+        budget_context: Tokens of context that a budget is counted at: of the prompt, or before
+        the generated token [default: 512, or what fits]; of the key-value cache, whose layers
+        with a window hold no more than that [default: the model's context]
+        speed_calibration: File of the cost model's calibration: read if it exists, otherwise
+        written
         calibration: Text to draw calibration samples from, in the forms of --text; token ids
         (*.json) are used unchanged
         samples: Number of calibration samples [default: 128, or as many as the text has; stats:
@@ -1342,6 +1405,9 @@ def compare(
             ("--allocation", "value", allocation),
             ("--allocation-samples", "value", allocation_samples),
             ("--sensitivity", "value", sensitivity),
+            ("--speedup-of", "value", speedup_of),
+            ("--budget-context", "value", budget_context),
+            ("--speed-calibration", "value", speed_calibration),
             ("--calibration", "value", calibration),
             ("--samples", "value", samples),
             ("--sample-tokens", "value", sample_tokens),
@@ -1635,6 +1701,12 @@ def apply(
     ratio: Value | bool | None = None,
     target_params: Value | bool | None = None,
     target_size: Value | bool | None = None,
+    target_kv_cache: Value | bool | None = None,
+    kv_cache_by: Value | bool | None = None,
+    target_speedup: Value | bool | None = None,
+    speedup_of: Value | bool | None = None,
+    budget_context: Value | bool | None = None,
+    speed_calibration: Value | bool | None = None,
     learn_masks: Value | bool | None = None,
     learn_units: Value | Sequence[Value] | None = None,
     mask_budget: Value | bool | None = None,
@@ -1682,15 +1754,17 @@ def apply(
     statistics of the same samples are then collected on this one, and settings that could not
     be transferred are reported. --ratio applies a study's trial at another ratio than the
     search; of a study of several objectives (search --objectives) it takes the nearest point of
-    the front, as do --target-params and --target-size. --learn-masks learns by gradient which
-    units stay, within the widths of the plan. --compensate refits the remaining weights on a
-    text.
+    the front, as do --target-params, --target-size and --target-speedup. --target-kv-cache cuts
+    the attention of a trial as far as needed, or takes a point that fits. --learn-masks learns
+    by gradient which units stay, within the widths of the plan. --compensate refits the
+    remaining weights on a text.
 
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         plan: Plan, or a manifest that contains one
         study: Folder of a study
         study_name: Name of the study in the folder [default: the one with the best trial]
@@ -1702,6 +1776,23 @@ def apply(
         of several objectives: take the nearest point of the front that has no more
         target_size: Maximum bytes of the written model, 80MB, 1.5GiB or a number, for a study
         of several objectives: take the nearest point of the front that fits
+        target_kv_cache: Share of the dense model's key-value cache that may stay: 0.5, or 50%,
+        halves it. What goes for it counts towards --ratio; without one nothing else goes
+        kv_cache_by: What leaves the cache: loss (whole attention sublayers, each time the one
+        whose removal costs least loss on calibration samples; of the last one only the
+        key-value groups that must go) or score (key-value groups by their scores, at least one
+        of each layer stays) [default: loss; score where all layers stay alike]
+        target_speedup: How many times as fast as the dense model on this machine, instead of
+        --ratio: 1.3. A cost model is calibrated by timing slimmer shapes of the model; the
+        smallest cut that it predicts to be fast enough is taken, and timed beside the dense
+        model
+        speedup_of: The pass whose speed counts: decode (a generated token) or prompt (until the
+        first new token) [default: decode]
+        budget_context: Tokens of context that a budget is counted at: of the prompt, or before
+        the generated token [default: 512, or what fits]; of the key-value cache, whose layers
+        with a window hold no more than that [default: the model's context]
+        speed_calibration: File of the cost model's calibration: read if it exists, otherwise
+        written
         learn_masks: Learn by gradient which units stay, in this many steps: every unit has a
         score, the highest scores pass a hard mask that keeps exactly as many units as the plan,
         and gradients through it update the scores. Learning starts from the plan; held-out
@@ -1789,6 +1880,12 @@ def apply(
             ("--ratio", "value", ratio),
             ("--target-params", "value", target_params),
             ("--target-size", "value", target_size),
+            ("--target-kv-cache", "value", target_kv_cache),
+            ("--kv-cache-by", "value", kv_cache_by),
+            ("--target-speedup", "value", target_speedup),
+            ("--speedup-of", "value", speedup_of),
+            ("--budget-context", "value", budget_context),
+            ("--speed-calibration", "value", speed_calibration),
             ("--learn-masks", "value", learn_masks),
             ("--learn-units", "joined", learn_units),
             ("--mask-budget", "value", mask_budget),
@@ -1897,8 +1994,9 @@ def recover(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         data: Training data: JSON or JSONL records with "instruction", "input" and "output"
         (Alpaca), with "messages" (conversations, rendered by the model's chat template with 26
         July 2024 as the current date) or with a text field; or a text or named set, as for eval
@@ -2054,8 +2152,9 @@ def merge(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         adapter: Folder with adapter_config.json and adapter_model.safetensors
         out: Folder to write
         format: Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or
@@ -2111,8 +2210,9 @@ def export(
     Arguments:
         model: Hugging Face folder, GGUF file, or hub id
         config: Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-        importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-        and recover, whose keys are the options' names; the command line takes precedence
+        importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation,
+        output, search, space and recover, whose keys are the options' names; the command line
+        takes precedence
         out: Folder to write
         format: Formats to write: hf (config.json, safetensors, tokenizer), gguf (model.gguf) or
         both [default: hf]

@@ -11,6 +11,7 @@ use serde_json::{Value, to_value};
 
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
+    budget_args::{BudgetArgs, SpeedArgs},
     depth_args::DepthArgs,
     expert_args::ExpertArgs,
     mask_args::MaskArgs,
@@ -42,6 +43,10 @@ pub struct ConfigFile {
     pub importance: ImportanceArgs,
     /// What is removed.
     pub plan: PlanArgs,
+    /// What the result may take.
+    pub budget: BudgetArgs,
+    /// How speed is predicted.
+    pub speed: SpeedArgs,
     /// Which layers are removed whole.
     pub depth: DepthArgs,
     /// Which experts are removed whole.
@@ -78,6 +83,8 @@ impl ConfigFile {
             calibration,
             importance,
             plan,
+            budget,
+            speed,
             depth,
             experts,
             vocabulary,
@@ -97,6 +104,8 @@ impl ConfigFile {
             (Table::Calibration, to_value(calibration)?),
             (Table::Importance, to_value(importance)?),
             (Table::Plan, to_value(plan)?),
+            (Table::Budget, to_value(budget)?),
+            (Table::Speed, to_value(speed)?),
             (Table::Depth, to_value(depth)?),
             (Table::Experts, to_value(experts)?),
             (Table::Vocabulary, to_value(vocabulary)?),

@@ -1,14 +1,13 @@
 //! Several objectives of a search, as they are typed.
 
-use std::{fmt, str::FromStr};
-
 use adapruner::{
     outputs::Format,
-    search::{EarlyStop, FrontSettings, Quantity},
+    search::{EarlyStop, FrontSettings, Quantity, front::SpeedSettings},
 };
 use anyhow::Result;
 
 use crate::{
+    budget_args::SpeedArgs,
     combine::Combine,
     failure::advised,
     output_args::OutputArgs,
@@ -17,41 +16,21 @@ use crate::{
     typed::{Named, Shares},
 };
 
-/// An objective as it is typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted(Quantity);
-
-impl FromStr for Wanted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if adapruner_choice::same(text, "latency") {
-            return Err(
-                "latency is not measured in a search: on a shared machine it differs from \
-                        trial to trial; expected loss, params or bytes (time the points of the \
-                        front afterwards with `latency`)"
-                    .to_owned(),
-            );
-        }
-        text.parse().map(Self).map_err(|unknown: adapruner_choice::Unknown| unknown.to_string())
-    }
-}
-
-impl fmt::Display for Wanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 impl SearchArgs {
     /// Settings of several objectives; `None` for one.
     ///
     /// # Errors
     /// An objective twice, none that is the loss, no range of ratios, options that do not go
     /// with them.
-    pub fn front(&self, plan: &PlanArgs, output: &OutputArgs) -> Result<Option<FrontSettings>> {
+    pub fn front(
+        &self,
+        plan: &PlanArgs,
+        output: &OutputArgs,
+        speed: &SpeedArgs,
+    ) -> Result<Option<FrontSettings>> {
         let objectives: Vec<Quantity> =
-            self.objectives.iter().flatten().map(|Named(Wanted(of))| *of).collect();
+            self.objectives.iter().flatten().map(|Named(of)| *of).collect();
+        let timed = objectives.contains(&Quantity::Latency);
         if objectives.len() < 2 {
             return self.refuse_without_front(&objectives, plan);
         }
@@ -116,7 +95,30 @@ impl SearchArgs {
             gguf_type: self.gguf_type,
             ..OutputArgs::default()
         };
-        Ok(Some(FrontSettings { objectives, ratios, stored: typed.over(output).stored() }))
+        let speed = timed.then(|| SpeedSettings {
+            timed: speed.speedup_of.map_or_else(Default::default, |Named(timed)| timed),
+            context: speed.budget_context,
+            calibration: speed.speed_calibration.clone(),
+        });
+        Ok(Some(FrontSettings { objectives, ratios, stored: typed.over(output).stored(), speed }))
+    }
+
+    /// Refuses options of a speed, as they were typed, where none is an objective.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub fn refuse_speed(&self, typed: &SpeedArgs) -> Result<()> {
+        const HINT: &str = "add latency to --objectives, or give it to apply";
+        if self.objectives.iter().flatten().any(|of| of.0 == Quantity::Latency) {
+            return Ok(());
+        }
+        typed.refuse("latency among the objectives", HINT)?;
+        match typed.budget_context {
+            None => Ok(()),
+            Some(_) => {
+                Err(advised("budget-context: given without latency among the objectives", HINT))
+            }
+        }
     }
 
     /// Refuses what only several objectives have.

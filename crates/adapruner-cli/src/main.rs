@@ -5,6 +5,7 @@
 
 mod args;
 mod bars;
+mod budget_args;
 mod children;
 mod combine;
 mod commands;

@@ -296,7 +296,8 @@ impl PlanArgs {
                 return Err(advised(
                     "ratio: missing",
                     "give the share of all parameters to remove, --ratio 0.2 (prune: or what to \
-                     keep, --target-params 100M or --target-size 80MB)",
+                     keep, --target-params 100M, --target-size 80MB, --target-kv-cache 50%, or how \
+                     fast it shall be, --target-speedup 1.3)",
                 ));
             }
         };
@@ -311,6 +312,7 @@ impl PlanArgs {
             drop_attention: self.drop_attention.clone().unwrap_or(default.drop_attention),
             allocation: self.allocation.map_or(default.allocation, |a| a.0.planned()),
             drop_layers: default.drop_layers,
+            drop_groups: default.drop_groups,
             layer_weights: default.layer_weights,
         })
     }

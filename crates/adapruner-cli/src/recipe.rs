@@ -2,17 +2,18 @@
 //! given, and an option that is given always wins. docs/measurements has the figures that
 //! the recipes rest on.
 
-use std::{fmt::Display, path::PathBuf};
+use std::{fmt::Display, ops::Range, path::PathBuf};
 
 use adapruner::{
     caution::Caution,
     depth::LayerMetric,
+    kv_cache::CacheBy,
     pipeline,
     pruning::{IMPORTANCE, spared},
     room::{Room, room},
     settings::{Chosen, Recipe},
 };
-use adapruner_checkpoint::{Checkpoint, ModelConfig};
+use adapruner_checkpoint::{Checkpoint, LayerWidths, ModelConfig};
 use adapruner_prune::{ExpertMetric, Layout};
 use anyhow::Result;
 use clap::Args;
@@ -20,13 +21,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs},
+    budget_args::BudgetArgs,
     combine::combine,
     depth_args::DepthArgs,
     expert_args::ExpertArgs,
     failure::advised,
     mask_args::{MaskArgs, SAMPLES},
     plan_args::{Ends, PlanArgs, Share, Spread},
-    typed::{Named, Shares},
+    typed::{Named, Proportion, Shares},
 };
 
 /// Which recipe it is.
@@ -63,6 +65,8 @@ const LEAST: usize = 64;
 pub struct Given {
     /// What is removed.
     pub plan: PlanArgs,
+    /// What the result may take.
+    pub budget: BudgetArgs,
     /// Which layers are removed whole.
     pub depth: DepthArgs,
     /// Which experts are removed whole.
@@ -117,7 +121,10 @@ impl Given {
             let metric = ExpertMetric::default();
             filling.fill(&mut self.experts.drop_experts_by, "drop-experts-by", Named(metric));
         }
-        if widths {
+        if let Some(by) = self.cache_by() {
+            filling.fill(&mut self.budget.kv_cache_by, "kv-cache-by", Named(by));
+        }
+        if widths || self.cache_by().is_some() {
             filling.fill(&mut self.importance.importance, "importance", Named(IMPORTANCE));
         }
         let experts = model.is_some_and(|model| model.config.experts.is_some());
@@ -181,14 +188,19 @@ impl Given {
     pub fn refuse_without_widths(&self) -> Result<()> {
         let layers = self.depth.drop_layers.is_some();
         let experts = self.experts.drop_experts.is_some();
+        let attention = self.cache_by().is_some();
         let given = [
             // These two are refused of models of experts, whatever is removed.
             ("learn-masks", self.masks.learn_masks.is_some_and(|steps| steps > 0) && !experts),
-            ("compensate", self.compensation.compensate.is_some() && !layers && !experts),
-            ("drop-attention", self.plan.drop_attention.is_some()),
+            (
+                "compensate",
+                self.compensation.compensate.is_some() && !layers && !experts && !attention,
+            ),
+            ("drop-attention", self.plan.drop_attention.is_some() && !attention),
             ("sensitivity", self.plan.sensitivity.is_some()),
         ];
         let removed = match (layers, experts) {
+            (_, _) if attention => "attention is",
             (true, false) => "whole layers are",
             (false, true) => "whole experts are",
             (true, true) => "whole layers and experts are",
@@ -203,14 +215,49 @@ impl Given {
         }
     }
 
+    /// Refuses budgets of which one would have to give way, from the file too.
+    ///
+    /// # Errors
+    /// A speedup beside another target, or beside a spread that is measured step by step.
+    pub fn refuse_several_targets(&self) -> Result<()> {
+        let PlanArgs { ratio, target_params, target_size, allocation, .. } = &self.plan;
+        let measured = *allocation == Some(Named(Spread::Measured));
+        let speedup = self.budget.target_speedup.is_some();
+        let pairs = [
+            ("target-speedup", "a ratio", speedup && ratio.is_some()),
+            ("target-speedup", "target-params", speedup && target_params.is_some()),
+            ("target-speedup", "target-size", speedup && target_size.is_some()),
+            ("target-speedup", "--allocation measured", speedup && measured),
+            (
+                "target-kv-cache",
+                "--allocation measured, which chooses the attention itself",
+                self.budget.target_kv_cache.is_some() && measured,
+            ),
+        ];
+        match pairs.into_iter().find(|(_, _, both)| *both) {
+            None => Ok(()),
+            Some((budget, other, _)) => Err(advised(
+                format!("{budget}: given together with {other}"),
+                "leave one of the two out",
+            )),
+        }
+    }
+
     /// Whether channels are cut, so that there are gates to learn.
     fn gates(&self) -> bool {
         let all = Some(Named(Share(Some(1.0))));
         self.plan.attention_share != all || self.masks.learn_units.is_some()
     }
 
+    /// How what leaves the key-value cache is chosen, where something does.
+    fn cache_by(&self) -> Option<CacheBy> {
+        self.budget.target_kv_cache?;
+        Some(self.budget.by(self.plan.layout.map(|Named(layout)| layout)))
+    }
+
     /// Whether anything is computed from a calibration text.
     fn needs_text(&self, widths: bool) -> bool {
+        let widths = widths || self.cache_by().is_some();
         let scored = self.importance.importance.is_some_and(|of| of.0.terms().is_some());
         let learned = self.masks.learn_masks != Some(0) && self.masks.mask_text.is_none();
         let fitted =
@@ -218,7 +265,11 @@ impl Given {
         let measured = self.plan.sensitivity.is_some()
             || self.plan.allocation == Some(Named(Spread::Measured));
         let cut = scored || learned || measured;
-        (widths && cut) || fitted || self.depth.is_measured() || self.experts.is_measured()
+        (widths && cut)
+            || self.cache_by() == Some(CacheBy::Loss)
+            || fitted
+            || self.depth.is_measured()
+            || self.experts.is_measured()
     }
 
     /// As many calibration samples as there are, or as the statistics are of.
@@ -284,8 +335,20 @@ impl Given {
             return None;
         }
         let dropped = drop_attention.as_deref().unwrap_or_default();
-        let (first, last) = spared(config, ratio.and_then(Shares::one)?, dropped);
+        let allowed = |cut: &Range<usize>| {
+            self.cache_fits(config, cut) && dropped.iter().all(|layer| cut.contains(layer))
+        };
+        let (first, last) = spared(config, ratio.and_then(Shares::one)?, allowed);
         (first + last > 0).then_some(Ends(first, last))
+    }
+
+    /// Whether the layers `cut` can give what has to leave the key-value cache, with as much to
+    /// spare as the others hold.
+    fn cache_fits(&self, config: &ModelConfig, cut: &Range<usize>) -> bool {
+        let Some(Proportion(share)) = self.budget.target_kv_cache else { return true };
+        let heads = |layers: &[LayerWidths]| layers.iter().map(|of| of.kv_heads).sum::<usize>();
+        let all = heads(&config.layers);
+        2.0 * (all - heads(&config.layers[cut.clone()])) as f64 <= share * all as f64
     }
 }
 

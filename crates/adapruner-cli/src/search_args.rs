@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use adapruner::{
     outputs::Format,
-    search::{Arm, EarlyStop, Extent, STUDY, SearchSettings, SearchSpace, Varied, space::SpaceFor},
+    search::{
+        Arm, EarlyStop, Extent, Quantity, STUDY, SearchSettings, SearchSpace, Varied,
+        space::SpaceFor,
+    },
     settings::EvalSettings,
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, gguf::GgufType};
@@ -15,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::{CalibrationArgs, EvalArgs, RunArgs, memory_bytes},
+    budget_args::SpeedArgs,
     combine::Combine,
     combine::combine,
     config_file::ConfigFile,
     failure::advised,
-    front_args::Wanted,
     plan_args::PlanArgs,
     typed::{Named, Real, Shares},
 };
@@ -42,11 +45,12 @@ pub struct SearchArgs {
     /// metric) [default: full]
     #[arg(long, value_name = "SPACE")]
     pub space: Option<Named<Extent>>,
-    /// Several objectives to minimise, loss,params or loss,bytes or all three: the share to
+    /// Several objectives to minimise, loss,params, loss,bytes, loss,latency or more of them (latency as a
+    /// cost model predicts it that is calibrated once for the study): the share to
     /// remove is searched too (--ratio 0.1..0.5), and the result is a front, one model for every
     /// size
     #[arg(long, value_name = "OBJECTIVES", value_delimiter = ',')]
-    pub objectives: Option<Vec<Named<Wanted>>>,
+    pub objectives: Option<Vec<Named<Quantity>>>,
     /// Format whose bytes are an objective: hf or gguf [default: hf; gguf with --gguf-type]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Named<Format>>,
@@ -132,6 +136,8 @@ pub struct SearchGroups {
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
+    speed: SpeedArgs,
+    #[command(flatten)]
     calibration: CalibrationArgs,
     #[command(flatten)]
     eval: EvalArgs,
@@ -165,6 +171,7 @@ impl SearchGroups {
         let files = self.eval.over(&file.eval).files(files);
         let tests = search.test.iter().flatten();
         let files = tests.fold(files, |files, test| files.read("--test", test));
+        let files = self.speed.over(&file.speed).files(files);
         let study = search.study.iter();
         Ok(study.fold(files, |files, study| files.state("--study", study, &STUDY)))
     }
@@ -184,7 +191,9 @@ impl SearchGroups {
                 "leave it out; --show-space lists the dimensions",
             ));
         }
-        let front = search.front(&plan, &file.output)?;
+        search.refuse_speed(&self.speed)?;
+        let speed = self.speed.over(&file.speed);
+        let front = search.front(&plan, &file.output, &speed)?;
         let plan = match &front {
             Some(front) => PlanArgs { ratio: Some(Shares::One(front.ratios.1)), ..plan.clone() },
             None => plan,
@@ -287,12 +296,13 @@ pub fn space_alone(
     let search = groups.search.over(&file.search);
     let calibration = groups.calibration.over(&file.calibration);
     let plan = groups.plan.over(&file.plan);
+    let speed = groups.speed.over(&file.speed);
     let at = SpaceFor {
         layers: checkpoint.config.layers.len(),
         pool: calibration.samples.unwrap_or(POOL),
         layout: plan.layout.map_or_else(Default::default, |layout| layout.0),
         seed: seed.unwrap_or_else(|| calibration.seed()),
-        ratio: search.front(&plan, &file.output)?.map(|front| front.ratios),
+        ratio: search.front(&plan, &file.output, &speed)?.map(|front| front.ratios),
     };
     let extent = search.space.map_or_else(Default::default, |space| space.0);
     Ok(SearchSpace::new(extent, varied, &file.space, &at)?)

@@ -66,8 +66,9 @@ pub enum Places<'a> {
     Each(&'a [u32]),
 }
 
-/// Keys and values of the positions that were run, layer by layer.
-#[derive(Debug, Default)]
+/// Keys and values of the positions that were run, layer by layer; copies share them until one
+/// goes on.
+#[derive(Debug, Default, Clone)]
 pub struct KvCache {
     layers: Vec<Option<LayerCache>>,
     tokens: usize,
@@ -218,6 +219,22 @@ impl Decoder {
         }
         let (config, placement) = (self.config.clone(), self.placement.clone());
         Ok(Self { config, placement, rotary: self.rotary.clone(), weights, changes })
+    }
+
+    /// The same model with the first `rows` tokens of its vocabulary alone: what a smaller one
+    /// takes. A streamed model reads its vocabulary anew for every pass and stays as it is.
+    ///
+    /// # Errors
+    /// More rows than there are, or no memory.
+    pub fn with_first_tokens(&self, rows: usize) -> Result<Self> {
+        let (mut config, mut weights) = (self.config.clone(), self.weights.clone());
+        if let Weights::Resident { embedding, head, .. } = &mut weights {
+            embedding.words = embedding.words.narrow(0, 0, rows)?;
+            *head = Head::new(&head.weight.narrow(0, 0, rows)?, config.logit_cap);
+            config.vocab_size = rows;
+        }
+        let (placement, rotary) = (self.placement.clone(), self.rotary.clone());
+        Ok(Self { config, placement, rotary, weights, changes: self.changes.clone() })
     }
 
     /// A changed tensor outside the blocks, of a streamed model.
@@ -484,6 +501,15 @@ impl Decoder {
         let ending = self.ending()?;
         let last = ending.read(&last.contiguous()?)?;
         Ok(ending.head.logits(&last)?.to_dtype(DType::F32)?)
+    }
+
+    /// Scores of the token after one sequence that continues `cache`, on the host: `V` numbers.
+    ///
+    /// # Errors
+    /// No tokens, or as [`Decoder::hidden`].
+    pub fn next_row(&self, ids: &[u32], cache: &mut KvCache) -> Result<Vec<f32>> {
+        let logits = self.next_logits(&self.tokens(&[ids])?, cache)?;
+        Ok(logits.flatten_all()?.to_vec1()?)
     }
 
     /// Negative log-likelihood of every token but the first, given those

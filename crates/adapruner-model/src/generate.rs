@@ -85,16 +85,14 @@ pub fn stream<E: From<Error>>(
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
     rng.set_stream(sampling.first_stream as u64);
     let mut cache = KvCache::default();
-    let mut ids = decoder.tokens(&[prompt])?;
+    let mut ids = prompt.to_vec();
     for _ in 0..new_tokens {
-        let logits = decoder.next_logits(&ids, &mut cache)?;
-        let logits = logits.flatten_all().and_then(|l| l.to_vec1::<f32>()).map_err(Error::from)?;
-        let token = draw(logits, sampling, &mut rng)?;
+        let token = draw(decoder.next_row(&ids, &mut cache)?, sampling, &mut rng)?;
         if ends.contains(&token) {
             return Ok(true);
         }
         sink(token)?;
-        ids = decoder.tokens(&[[token]])?;
+        ids = vec![token];
     }
     Ok(false)
 }

@@ -69,7 +69,7 @@ pub use experts::{
 };
 pub use plan::{
     Allocation, Curve, KvMode, LayerPlan, Layout, PlanOptions, PlanTable, PrunePlan, Unmet,
-    channel_order, plan,
+    channel_order, plan, plan_dropped,
 };
 pub use scores::{
     ActivationMetric, Blend, Evidence, Fine, Importance, Normalisation, Reduction, Scores, score,

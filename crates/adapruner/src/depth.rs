@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     advice::advised,
     error::{Context, Result},
-    greedy::removal_order,
+    greedy::{Goal, removal_order},
     pipeline::{self, TokensRecord},
     progress::Progress,
 };
@@ -281,7 +281,8 @@ fn by_loss(
     let candidates: Vec<usize> = (0..checkpoint.config.layers.len()).collect();
     let mut loss = |gone: &[usize]| Ok(windows.nll_without(&dense, gone)?);
     let told = |done, all| progress.at("layers measured", done, all);
-    let order = removal_order(&candidates, count, &mut loss, &told)?;
+    let enough = |gone: &[usize]| gone.len() >= count;
+    let order = removal_order(&candidates, &Goal::alike(&enough), &mut loss, &told)?;
     Ok(order.into_iter().map(|(layer, cost)| RemovedLayer { layer, cost }).collect())
 }
 

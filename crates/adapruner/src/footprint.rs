@@ -2,18 +2,16 @@
 
 use std::fmt;
 
-use adapruner_checkpoint::{Checkpoint, ModelConfig, names};
+use adapruner_checkpoint::{Checkpoint, names};
 use serde::Serialize;
 
 use crate::{
     caution::Caution,
     error::Result,
+    kv_cache::bytes_per_token,
     outputs::{Format, Stored},
-    target::Target,
+    target::SizeTarget,
 };
-
-/// Bytes of a number of the key-value cache, in 16 bits as llama.cpp and transformers keep it.
-const CACHED: u64 = 2;
 
 /// Bytes of a model's tensors as they are stored, those beside a language model with them.
 pub fn stored_bytes(checkpoint: &Checkpoint) -> u64 {
@@ -21,13 +19,6 @@ pub fn stored_bytes(checkpoint: &Checkpoint) -> u64 {
     let metas = expected.iter().filter_map(|e| checkpoint.tensors.meta(&e.name));
     let others = checkpoint.pass_through.as_ref().map_or(0, |passed| passed.bytes());
     metas.map(|meta| meta.bytes).sum::<u64>() + others
-}
-
-/// Bytes that the key-value cache of a model takes for each token: `Σ over layers 2·K·D`
-/// numbers of 16 bits.
-pub fn cache_bytes(config: &ModelConfig) -> u64 {
-    let heads: usize = config.layers.iter().map(|widths| widths.kv_heads).sum();
-    2 * CACHED * (heads * config.head_dim) as u64
 }
 
 /// A model in a format.
@@ -46,18 +37,27 @@ pub struct Footprint {
     pub source_bytes: u64,
     /// The pruned model as it is written, or would be.
     pub files: Vec<FormatBytes>,
-    /// Bytes of the key-value cache for each token, in 16 bits, before.
+    /// Tokens that the key-value cache is counted at, which matters for layers with a window.
+    pub cache_context: usize,
+    /// Bytes of the key-value cache for each token of that context, in 16 bits, before.
     pub cache_bytes_before: u64,
     /// The same after.
     pub cache_bytes_after: u64,
 }
 
 impl Footprint {
-    /// What a model takes that was made of `original`.
+    /// What a model takes that was made of `original`; its cache at the original's full context
+    /// unless another is named.
     ///
     /// # Errors
     /// A format that cannot hold it.
-    pub fn of(original: &Checkpoint, pruned: &Checkpoint, stored: &Stored) -> Result<Self> {
+    pub fn of(
+        original: &Checkpoint,
+        pruned: &Checkpoint,
+        stored: &Stored,
+        context: Option<usize>,
+    ) -> Result<Self> {
+        let context = context.unwrap_or(original.config.max_position_embeddings);
         let files = stored
             .formats
             .iter()
@@ -65,13 +65,14 @@ impl Footprint {
         Ok(Self {
             source_bytes: stored_bytes(original),
             files: files.collect::<Result<_>>()?,
-            cache_bytes_before: cache_bytes(&original.config),
-            cache_bytes_after: cache_bytes(&pruned.config),
+            cache_context: context,
+            cache_bytes_before: bytes_per_token(&original.config, context),
+            cache_bytes_after: bytes_per_token(&pruned.config, context),
         })
     }
 
     /// Says where the model is larger than it was to be.
-    pub fn missed(&self, target: &Target) -> Option<Caution> {
+    pub fn missed(&self, target: &SizeTarget) -> Option<Caution> {
         let format = target.stored.format();
         let found = self.files.iter().find(|of| of.format == format)?.bytes;
         (found > target.bytes).then(|| Caution {
@@ -108,23 +109,19 @@ impl fmt::Display for Footprint {
             write!(f, ", {} as {format}", Bytes(*bytes))?;
         }
         let (before, after) = (self.cache_bytes_before, self.cache_bytes_after);
-        write!(f, "; key-value cache {} → {} a token (16 bits)", Bytes(before), Bytes(after))
+        write!(
+            f,
+            "; key-value cache {} → {} a token (16 bits, {} tokens)",
+            Bytes(before),
+            Bytes(after),
+            self.cache_context
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use adapruner_checkpoint::{Architecture, LayerWidths};
-
     use super::*;
-
-    #[test]
-    fn a_cache_holds_keys_and_values_of_every_layer_with_attention() {
-        let layers = [(9, 3, 7), (0, 0, 7), (4, 4, 7)]
-            .map(|(query_heads, kv_heads, ffn)| LayerWidths { query_heads, kv_heads, ffn });
-        let config = ModelConfig::new(Architecture::Llama, 24, 4, 50, layers.to_vec());
-        assert_eq!(cache_bytes(&config), 2 * 2 * (3 + 4) * 4);
-    }
 
     #[test]
     fn a_footprint_is_one_line() {
@@ -135,13 +132,14 @@ mod tests {
         let footprint = Footprint {
             source_bytes: 97_320_000,
             files,
+            cache_context: 8192,
             cache_bytes_before: 23_040,
             cache_bytes_after: 19_200,
         };
         assert_eq!(
             footprint.to_string(),
             "97.3 MB before, 215.4 MB as hf, 999 B as gguf; key-value cache 23.0 kB → 19.2 kB a \
-             token (16 bits)"
+             token (16 bits, 8192 tokens)"
         );
     }
 }

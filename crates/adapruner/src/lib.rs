@@ -58,6 +58,7 @@
 
 pub mod advice;
 pub mod allocate;
+pub mod attention;
 pub mod caution;
 pub mod compare_models;
 pub mod compensation;
@@ -68,6 +69,7 @@ pub mod footprint;
 pub mod generate;
 pub mod greedy;
 pub mod held_out;
+pub mod kv_cache;
 pub mod latency;
 pub mod locked;
 pub mod manifest;
@@ -85,6 +87,7 @@ pub mod room;
 pub mod search;
 pub mod sensitivity;
 pub mod settings;
+pub mod speed;
 pub mod statistics;
 pub mod target;
 pub mod vocabulary;

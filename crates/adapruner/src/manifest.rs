@@ -19,11 +19,13 @@ use crate::{
     depth::DepthRecord,
     error::{Context, Result},
     experts::ExpertRecord,
-    footprint::stored_bytes,
+    footprint::{Footprint, stored_bytes},
+    kv_cache::CacheRecord,
     masks::LearnedRecord,
     passed::PassedRecord,
     pipeline::{Evaluation, TokensRecord},
     search::Configuration,
+    speed::SpeedRecord,
     vocabulary::VocabularyRecord,
 };
 
@@ -210,6 +212,15 @@ pub struct Manifest {
     /// How the cut was spread over layers, where that was measured step by step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocation: Option<AllocationRecord>,
+    /// How the key-value cache was cut to its share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_cache: Option<CacheRecord>,
+    /// The speed that was asked for, with what it was predicted by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<SpeedRecord>,
+    /// What the model takes, where it was pruned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub footprint: Option<Footprint>,
     /// The learned masks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masks: Option<LearnedRecord>,
@@ -267,6 +278,9 @@ impl Manifest {
             experts: None,
             sensitivities: None,
             allocation: None,
+            kv_cache: None,
+            speed: None,
+            footprint: None,
             masks: None,
             learned_trials: Vec::new(),
             compensation: None,

@@ -4,7 +4,7 @@
 use std::{io::Write, path::Path, time::Instant};
 
 use adapruner_checkpoint::{
-    Checkpoint, Digest,
+    Checkpoint, Digest, LayerWidths, ModelConfig,
     atomic::{StagedFile, Writer},
     mapped::MappedFile,
     text::{self, Text, TokenSet},
@@ -15,8 +15,8 @@ use adapruner_model::{
     generate::{Sampling, generate},
 };
 use adapruner_prune::{
-    BankHeader, Error as PruneError, Evidence, Origin, PlanOptions, PrunePlan, Scores, StatsBank,
-    Terms, plan, score,
+    BankHeader, Error as PruneError, Evidence, LayerPlan, Origin, PlanOptions, PrunePlan, Scores,
+    StatsBank, Terms, plan, plan_dropped, score,
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,7 @@ use crate::{
     advice::advised,
     allocate::{self, AllocationRecord},
     error::{Context, Error, Result, ensure},
+    kv_cache::CacheRecord,
     memory,
     progress::Progress,
     sensitivity,
@@ -333,6 +334,11 @@ pub struct Planned {
     pub sensitivities: Option<Vec<Option<f64>>>,
     /// The steps by which the cut was spread over layers, where it was.
     pub allocation: Option<AllocationRecord>,
+    /// The options that it was made by: those of the settings, with what goes for the key-value
+    /// cache.
+    pub options: PlanOptions,
+    /// How the key-value cache was cut, where it was.
+    pub kv_cache: Option<CacheRecord>,
 }
 
 /// The calibration set that `settings` needs, if they do; contradictions and
@@ -343,8 +349,8 @@ pub struct Planned {
 pub fn calibration(checkpoint: &Checkpoint, settings: &PruneSettings) -> Result<Option<TokenSet>> {
     // A ratio of 0 leaves them as they are, where something else is removed.
     let others = settings.reduces();
-    let widths = settings.plan.ratio != 0.0 || !others;
-    if widths {
+    let widths = settings.cuts() || !others;
+    if settings.plan.ratio != 0.0 || !settings.cuts() && !others {
         settings.plan.check(&checkpoint.config)?;
     }
     let by_loss = settings.measured.is_some() || settings.sensitivity.is_some();
@@ -379,13 +385,32 @@ pub fn prune(
     };
     let scores = scores(checkpoint, bank.as_ref(), &settings.score, settings.seed);
     let scores = scores.map_err(|error| lacking(error, settings))?;
+    let (config, digest) = (&checkpoint.config, checkpoint.digest()?);
+    let (options, kv_cache) = match &settings.kv_cache {
+        Some(cache) => {
+            let scored = (&scores, &settings.plan);
+            let (options, record) =
+                cache.choose(checkpoint, scored, tokens, (placement, told.1))?;
+            if settings.target.is_none() {
+                check_removed(config, &options)?;
+            }
+            (options, Some(record))
+        }
+        None => (settings.plan.clone(), None),
+    };
     let decide = |options: &PlanOptions| -> Result<PrunePlan> {
         match &settings.target {
             Some(target) => {
                 let plan = target.plan(checkpoint, &scores, options)?;
-                plan.context("target-size: the model is small enough as it is")
+                plan.context("target: the model meets it as it is")
             }
-            None => Ok(plan(&scores, &checkpoint.config, checkpoint.digest()?, options)?),
+            None if options.ratio == 0.0 => {
+                let named = plan_dropped(&scores, config, digest, options)?;
+                // What else is removed may be enough for the cache.
+                let all = || config.layers.iter().map(LayerPlan::whole).collect();
+                Ok(named.unwrap_or_else(|| PrunePlan::keeping(config, digest, all())))
+            }
+            None => Ok(plan(&scores, config, digest, options)?),
         }
     };
     let (mut sensitivities, mut allocation) = (None, None);
@@ -394,21 +419,50 @@ pub fn prune(
             let samples = samples.few(most);
             let run = (placement, told.1);
             let (options, record) =
-                allocate::measured(checkpoint, &scores, &settings.plan, &samples, run)?;
+                allocate::measured(checkpoint, &scores, &options, &samples, run)?;
             allocation = Some(record);
             decide(&options)?
         }
-        (_, _) => decide(&settings.plan)?,
+        (_, _) => decide(&options)?,
     };
     if let (Some(power), Some(tokens)) = (settings.sensitivity, tokens) {
         let (_, progress) = told;
         let gains = sensitivity::measure(checkpoint, &plan, &tokens.windows, placement, progress)?;
         let layer_weights = Some(sensitivity::weights(&gains, power));
-        plan = decide(&PlanOptions { layer_weights, ..settings.plan.clone() })?;
+        plan = decide(&PlanOptions { layer_weights, ..options.clone() })?;
         sensitivities = Some(gains);
     }
     let statistics = bank.map(|bank| bank.header().clone());
-    Ok(Planned { plan, scores, statistics, sensitivities, allocation })
+    Ok(Planned { plan, scores, statistics, sensitivities, allocation, options, kv_cache })
+}
+
+/// Refuses a ratio that the attention which goes for the key-value cache exceeds by itself.
+fn check_removed(config: &ModelConfig, options: &PlanOptions) -> Result<()> {
+    let layers = config.layers.iter().enumerate().map(|(layer, widths)| {
+        let heads = options.drop_groups.get(layer).map_or(0, |&groups| groups);
+        match options.drop_attention.contains(&layer) {
+            true => LayerWidths { query_heads: 0, kv_heads: 0, ..*widths },
+            false => LayerWidths {
+                query_heads: widths.query_heads - heads * widths.group_size(),
+                kv_heads: widths.kv_heads - heads,
+                ..*widths
+            },
+        }
+    });
+    let before = config.parameters();
+    let left = config.with_layers(layers.collect()).parameters();
+    let gone = (before - left) as f64 / before as f64;
+    if options.ratio > 0.0 && gone > options.ratio + 0.001 {
+        return Err(advised(
+            format!(
+                "target-kv-cache: the attention that goes for it is {gone:.4} of the parameters, \
+                 more than the ratio {:.4} that is left to remove",
+                options.ratio
+            ),
+            "raise the ratio, or leave it out: then nothing else goes",
+        ));
+    }
+    Ok(())
 }
 
 /// An error of scoring, with a hint if the statistics file lacks terms.

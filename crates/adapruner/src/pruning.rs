@@ -18,7 +18,7 @@
 //! # Ok::<(), adapruner::Error>(())
 //! ```
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use adapruner_checkpoint::{
     Checkpoint, ModelConfig, atomic::Files, hf::StoreType, names::Projection, text::TokenSet,
@@ -48,8 +48,13 @@ pub const IMPORTANCE: Importance = Importance::Activation(ActivationMetric::Wand
 const MOST: f64 = 0.75;
 
 /// How many first and last layers a cut of `ratio` had better spare: an eighth and a sixteenth, as
-/// far as the feed-forwards of the others can give what is to go and none of `dropped` is spared.
-pub fn spared(config: &ModelConfig, ratio: f64, dropped: &[usize]) -> (usize, usize) {
+/// far as the feed-forwards of the others can give what is to go and these layers may be `allowed`
+/// as the only ones that are cut.
+pub fn spared(
+    config: &ModelConfig,
+    ratio: f64,
+    allowed: impl Fn(&Range<usize>) -> bool,
+) -> (usize, usize) {
     let layers = config.layers.len();
     let matrices = if config.family().has(Projection::Gate) { 3.0 } else { 2.0 };
     let (mut first, mut last) = (layers.div_ceil(8), layers.div_ceil(16));
@@ -58,7 +63,7 @@ pub fn spared(config: &ModelConfig, ratio: f64, dropped: &[usize]) -> (usize, us
         let channels: usize = config.layers[between.clone()].iter().map(|of| of.ffn).sum();
         let gives = matrices * config.hidden_size as f64 * channels as f64;
         let fits = ratio * config.parameters() as f64 <= MOST * gives;
-        if fits && dropped.iter().all(|layer| between.contains(layer)) {
+        if fits && allowed(&between) {
             break;
         }
         (first, last) = (first / 2, last / 2);
@@ -99,7 +104,7 @@ impl Pruning {
     /// Removes `ratio` of all parameters of `model`, from the feed-forwards of all layers but the
     /// [`spared`] ones, by structured Wanda.
     pub fn new(model: &Checkpoint, ratio: f64) -> Self {
-        let protect = spared(&model.config, ratio, &[]);
+        let protect = spared(&model.config, ratio, |_| true);
         Self {
             plan: PlanOptions { protect, ..PlanOptions::new(ratio) },
             score: ScoreSettings { importance: IMPORTANCE, reduction: Reduction::default() },

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     depth::DepthSettings,
     experts::ExpertSettings,
+    kv_cache::{CacheBy, CacheTarget},
     outputs::{OutputSettings, Stored},
     target::Target,
     vocabulary::VocabularySettings,
@@ -205,9 +206,12 @@ pub struct PruneSettings {
     pub seed: u64,
     /// What is removed.
     pub plan: PlanOptions,
-    /// Maximum bytes of the result, if that decides the ratio.
+    /// Maximum bytes or minimum speedup of the result, if that decides the ratio.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
+    /// The share of the key-value cache that may stay, if not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_cache: Option<CacheTarget>,
     /// On how many samples losses are measured to spread the cut over layers by, where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<usize>,
@@ -240,9 +244,15 @@ impl PruneSettings {
         self.vocabulary.is_some() || self.depth.is_some() || self.experts.is_some()
     }
 
-    /// Whether samples are needed to choose the layers or experts that go.
+    /// Whether units are cut: by a ratio, or for the key-value cache.
+    pub fn cuts(&self) -> bool {
+        self.plan.ratio != 0.0 || self.kv_cache.is_some()
+    }
+
+    /// Whether samples are needed to choose the layers, experts or attention sublayers that go.
     pub fn measures_parts(&self) -> bool {
-        self.depth.as_ref().is_some_and(DepthSettings::is_measured)
+        self.kv_cache.is_some_and(|of| of.by == CacheBy::Loss)
+            || self.depth.as_ref().is_some_and(DepthSettings::is_measured)
             || self.experts.as_ref().is_some_and(ExpertSettings::is_measured)
     }
 }

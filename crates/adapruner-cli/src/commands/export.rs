@@ -55,7 +55,7 @@ fn run(args: &ExportCommand, session: &Session) -> Result<()> {
     let checkpoint = args.common.open(session)?;
     outputs::check_fits(&stored, &checkpoint.config, outputs::Planned::default())?;
     let Some(output) = output else {
-        let footprint = Footprint::of(&checkpoint, &checkpoint, &stored)?;
+        let footprint = Footprint::of(&checkpoint, &checkpoint, &stored, None)?;
         let would = Sizes { parameters: checkpoint.config.parameters(), footprint };
         return args.common.printer().result(&would, Sizes::text);
     };

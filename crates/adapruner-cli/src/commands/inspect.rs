@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use adapruner::{VERSION, passed::PassedRecord};
+use adapruner::{VERSION, kv_cache::bytes_per_token, passed::PassedRecord};
 use adapruner_checkpoint::{
     Checkpoint, Digest, Experts, LayerWidths, ModelConfig, atomic::Files, names,
 };
@@ -40,6 +40,8 @@ struct Report {
     bytes: u64,
     /// Bytes by stored type.
     stored: BTreeMap<String, u64>,
+    /// Of the key-value cache for each token of the model's context, in 16 bits.
+    cache_bytes: u64,
     tokenizer_size: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<Digest>,
@@ -71,6 +73,7 @@ fn run(args: &InspectArgs, session: &Session) -> Result<()> {
         embedding_parameters: embedding_parameters(&checkpoint.config),
         bytes: stored(&checkpoint).values().sum(),
         stored: stored(&checkpoint),
+        cache_bytes: bytes_per_token(&checkpoint.config, checkpoint.config.max_position_embeddings),
         tokenizer_size: checkpoint.tokenizer.vocab_size(),
         digest: args.digest.then(|| checkpoint.digest()).transpose()?,
         config: checkpoint.config.clone(),
@@ -125,6 +128,10 @@ fn text(r: &Report) -> String {
             ),
         ),
         ("context", format!("{} tokens", grouped(c.max_position_embeddings as u64))),
+        (
+            "key-value cache",
+            format!("{} a token (16 bits, at the whole context)", bytes(r.cache_bytes)),
+        ),
     ]);
     if let (Some(Experts { count, chosen, .. }), Some(active)) = (c.experts, r.active_parameters) {
         rows.push(("experts", format!("{count} a layer, {chosen} for each token")));

@@ -201,8 +201,8 @@ pub struct CommonArgs {
     #[arg(long)]
     pub json: bool,
     /// Settings from a TOML file with the tables run, eval, tasks, recipe, calibration,
-    /// importance, plan, depth, experts, vocabulary, masks, compensation, output, search, space
-    /// and recover, whose keys are the options' names; the command line takes precedence
+    /// importance, plan, budget, speed, depth, experts, vocabulary, masks, compensation, output,
+    /// search, space and recover, whose keys are the options' names; the command line takes precedence
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

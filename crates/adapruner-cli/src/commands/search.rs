@@ -222,13 +222,20 @@ fn front_text(report: &FrontReport<'_>) -> String {
         ("next", format!("apply --study {} --target-params N", report.study_folder)),
     ];
     let mut out = table(&rows);
+    if let (Some(speed), Some(seconds)) = (result.speed, result.dense_seconds) {
+        let said = format!("{speed}, {seconds:.3e} s a pass of the dense model, by a cost model");
+        out.push_str(&table(&[("latency", said)]));
+    }
     out.push_str(&format!("\n{:>6} {:>15} {:>9} {:>9}", "trial", "parameters", "removed", "loss"));
     let sized = result.front.iter().any(|point| point.bytes.is_some());
-    out.push_str(if sized { "       size\n" } else { "\n" });
+    let timed = result.front.iter().any(|point| point.speedup.is_some());
+    out.push_str(if sized { "       size" } else { "" });
+    out.push_str(if timed { "  speedup\n" } else { "\n" });
     for point in &result.front {
         let size = point.bytes.map_or_else(String::new, |size| format!(" {:>10}", bytes(size)));
+        let speedup = point.speedup.map_or_else(String::new, |of| format!(" {of:>8.2}"));
         out.push_str(&format!(
-            "{:>6} {:>15} {:>7.1} % {:>9.4}{size}\n",
+            "{:>6} {:>15} {:>7.1} % {:>9.4}{size}{speedup}\n",
             point.trial,
             grouped(point.parameters),
             100.0 * point.removed,

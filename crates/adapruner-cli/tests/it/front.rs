@@ -132,7 +132,6 @@ fn bytes_are_those_of_the_type_that_is_named() {
 fn what_does_not_go_with_several_objectives_is_refused() {
     let with = |from: &str, to: &str| LINE.replace(from, to);
     for (line, said) in [
-        (with("loss,params", "loss,latency"), "latency is not measured in a search"),
         (with("loss,params", "loss,parms"), "did you mean params?"),
         (with("loss,params", "loss,loss"), "loss is there twice"),
         (with("loss,params", "params,bytes"), "expected loss among them"),

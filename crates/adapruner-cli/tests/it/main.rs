@@ -5,6 +5,7 @@
 mod allocate;
 mod bad_input;
 mod bounded;
+mod budget;
 mod compare_models;
 mod config_file;
 mod correlate;

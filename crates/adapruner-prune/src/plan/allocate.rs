@@ -184,6 +184,7 @@ mod tests {
             bounds: (0..scores.len()).collect(),
             unit_cost,
             strict,
+            dropped: Vec::new(),
         }
     }
 

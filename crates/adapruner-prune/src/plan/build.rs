@@ -1,6 +1,6 @@
 //! From scores to a plan.
 //!
-//! Dropped layers and attention sublayers go first, then heads as far as the attention share
+//! Dropped layers, attention sublayers and key-value groups go first, then heads as far as the attention share
 //! says, never more than the budget; the feed-forward channels absorb the exact
 //! remainder, so the reached ratio is the requested one to within half a step of
 //! width (one channel or `multiple_of`, in every layer at once if uniform).
@@ -39,7 +39,11 @@ pub fn plan(
     let tolerance = planner.tolerance();
     if planner.dropped - target > tolerance {
         return Err(Error::Option {
-            option: if options.drop_layers.is_empty() { "drop-attention" } else { "drop-layers" },
+            option: match (options.drop_layers.is_empty(), options.drop_attention.is_empty()) {
+                (false, _) => "drop-layers",
+                (true, false) => "drop-attention",
+                (true, true) => "drop-groups",
+            },
             message: format!(
                 "{} are {} of the parameters, more than the ratio {}",
                 planner.what_is_dropped(),
@@ -56,6 +60,29 @@ pub fn plan(
     Ok(planner.finish(&cut, model_digest))
 }
 
+/// The plan that removes what the options name (layers, attention sublayers, key-value groups)
+/// and nothing else, whatever ratio that makes; `None` where they name nothing.
+///
+/// # Errors
+/// As [`plan`], the ratio apart.
+pub fn plan_dropped(
+    scores: &Scores,
+    config: &ModelConfig,
+    model_digest: Digest,
+    options: &PlanOptions,
+) -> Result<Option<PrunePlan>> {
+    options.check_units(config)?;
+    scores.check(config)?;
+    let planner = Planner::new(scores, config, options);
+    if planner.dropped == 0 {
+        return Ok(None);
+    }
+    let cut = Cut { steps: vec![0; planner.ladders.len()], removed: planner.dropped };
+    let made = planner.finish(&cut, model_digest);
+    let requested_ratio = made.reached_ratio;
+    Ok(Some(PrunePlan { requested_ratio, requested_attention_share: None, ..made }))
+}
+
 /// The steps that ladders take, and what that removes.
 struct Cut {
     steps: Vec<usize>,
@@ -68,7 +95,7 @@ struct Planner<'a> {
     options: &'a PlanOptions,
     /// Parameters of the model.
     before: i64,
-    /// Parameters of dropped layers and attention sublayers.
+    /// Parameters of dropped layers, attention sublayers and groups.
     dropped: i64,
     /// Those of them that are attention's.
     dropped_attention: i64,
@@ -83,7 +110,8 @@ impl<'a> Planner<'a> {
         let each = || config.layers.iter().zip(&scores.layers).enumerate();
         let heads = each().map(|(layer, (widths, scores))| match options.dropped(layer) {
             Dropped::Nothing if !options.protects(layer, layers) && widths.has_attention() => {
-                Ladder::heads(widths, scores, options.kv_mode, &costs)
+                let heads = Ladder::heads(widths, scores, options.kv_mode, &costs);
+                heads.after(options.groups_dropped(layer))
             }
             Dropped::Nothing | Dropped::Attention | Dropped::Layer => Ladder::none(),
         });
@@ -94,7 +122,9 @@ impl<'a> Planner<'a> {
             }
             Dropped::Nothing | Dropped::Attention | Dropped::Layer => Ladder::none(),
         });
-        let (mut dropped, mut dropped_attention) = (0, 0);
+        let ladders: Vec<Ladder> = heads.chain(channels).collect();
+        let groups: u64 = ladders.iter().map(Ladder::dropped_parameters).sum();
+        let (mut dropped, mut dropped_attention) = (groups as i64, groups as i64);
         for (layer, widths) in config.layers.iter().enumerate() {
             let (whole, attention) = match options.dropped(layer) {
                 Dropped::Nothing => (0, 0),
@@ -113,7 +143,7 @@ impl<'a> Planner<'a> {
             before: config.parameters() as i64,
             dropped,
             dropped_attention,
-            ladders: heads.chain(channels).collect(),
+            ladders,
         }
     }
 
@@ -125,7 +155,9 @@ impl<'a> Planner<'a> {
     fn what_is_dropped(&self) -> String {
         let count =
             |what| (0..self.layers()).filter(|&layer| self.options.dropped(layer) == what).count();
+        let groups: usize = (0..self.layers()).map(|of| self.options.groups_dropped(of)).sum();
         match (count(Dropped::Layer), count(Dropped::Attention)) {
+            (0, 0) => format!("{groups} key-value groups"),
             (0, sublayers) => format!("the attention sublayers of {sublayers} layers"),
             (layers, 0) => format!("{layers} layers"),
             (layers, sublayers) => {
@@ -224,9 +256,9 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(&self, cut: &Cut, model_digest: Digest) -> PrunePlan {
-        let keep = |count: usize, removed: &[usize]| {
+        let keep = |count: usize, at: usize| {
             let mut kept = vec![true; count];
-            removed.iter().for_each(|&unit| kept[unit] = false);
+            self.ladders[at].removed(cut.steps[at]).for_each(|unit| kept[unit] = false);
             (0..count).filter(|&unit| kept[unit]).collect::<Vec<usize>>()
         };
         let layers = self.config.layers.iter().enumerate().map(|(layer, widths)| {
@@ -234,21 +266,19 @@ impl<'a> Planner<'a> {
             if dropped == Dropped::Layer {
                 return LayerPlan::NOTHING;
             }
-            let removed = |at: usize| self.ladders[at].removed(cut.steps[at]);
-            let ffn = keep(widths.ffn, removed(self.layers() + layer));
+            let ffn = keep(widths.ffn, self.layers() + layer);
             if dropped == Dropped::Attention || !widths.has_attention() {
                 return LayerPlan { query_heads: Vec::new(), kv_heads: Vec::new(), ffn };
             }
-            let heads = removed(layer);
             let group = widths.group_size();
             let (query_heads, kv_heads) = match self.options.kv_mode {
                 KvMode::Groups => {
-                    let kv_heads = keep(widths.kv_heads, heads);
+                    let kv_heads = keep(widths.kv_heads, layer);
                     let of = |&k: &usize| k * group..(k + 1) * group;
                     (kv_heads.iter().flat_map(of).collect(), kv_heads)
                 }
                 KvMode::QueryHeads => {
-                    (keep(widths.query_heads, heads), (0..widths.kv_heads).collect())
+                    (keep(widths.query_heads, layer), (0..widths.kv_heads).collect())
                 }
             };
             LayerPlan { query_heads, kv_heads, ffn }

@@ -20,6 +20,8 @@ pub(super) struct Ladder {
     /// Whether its removal may never exceed a budget (heads are too large to be
     /// rounded to the nearest).
     pub strict: bool,
+    /// Units that go whatever steps are taken; they are not in `order`.
+    pub dropped: Vec<usize>,
 }
 
 impl Ladder {
@@ -41,6 +43,7 @@ impl Ladder {
                     order,
                     unit_cost: costs.kv_head + group as u64 * costs.query_head,
                     strict: true,
+                    dropped: Vec::new(),
                 }
             }
             KvMode::QueryHeads => {
@@ -55,6 +58,7 @@ impl Ladder {
                     order,
                     unit_cost: costs.query_head,
                     strict: true,
+                    dropped: Vec::new(),
                 }
             }
         }
@@ -81,7 +85,24 @@ impl Ladder {
             order,
             unit_cost: costs.ffn_channel,
             strict: false,
+            dropped: Vec::new(),
         }
+    }
+
+    /// The ladder without its first steps: the units of these go whatever is decided.
+    #[must_use]
+    pub fn after(mut self, steps: usize) -> Self {
+        let steps = steps.min(self.steps());
+        let gone = self.bounds[steps];
+        self.bounds = self.bounds[steps..].iter().map(|bound| bound - gone).collect();
+        self.scores.drain(..gone);
+        self.dropped.extend(self.order.drain(..gone));
+        self
+    }
+
+    /// Parameters of the units that go whatever is decided.
+    pub fn dropped_parameters(&self) -> u64 {
+        self.dropped.len() as u64 * self.unit_cost
     }
 
     /// Number of steps it can take.
@@ -106,8 +127,8 @@ impl Ladder {
     }
 
     /// Units that are gone after `steps` steps.
-    pub fn removed(&self, steps: usize) -> &[usize] {
-        &self.order[..self.bounds[steps]]
+    pub fn removed(&self, steps: usize) -> impl Iterator<Item = usize> + '_ {
+        self.dropped.iter().chain(&self.order[..self.bounds[steps]]).copied()
     }
 }
 

@@ -20,7 +20,7 @@ use adapruner_checkpoint::{Digest, LayerWidths, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    build::plan,
+    build::{plan, plan_dropped},
     ladder::channel_order,
     options::{Allocation, Curve, KvMode, Layout, PlanOptions},
     table::{PlanRow, PlanTable},

@@ -99,6 +99,10 @@ pub struct PlanOptions {
     /// Layers that are removed whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drop_layers: Vec<usize>,
+    /// Key-value groups that each layer loses at least, the least important first; first layer
+    /// first. No entries where none has to go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drop_groups: Vec<usize>,
     /// How the cut is spread over the layers.
     pub allocation: Allocation,
     /// Multiplies what the allocation takes from each layer, first layer first; finite,
@@ -120,6 +124,7 @@ impl PlanOptions {
             kv_mode: KvMode::default(),
             drop_attention: Vec::new(),
             drop_layers: Vec::new(),
+            drop_groups: Vec::new(),
             allocation: Allocation::default(),
             layer_weights: None,
         }
@@ -147,7 +152,6 @@ impl PlanOptions {
     /// # Errors
     /// The option, what was expected and what was found.
     pub fn check(&self, config: &ModelConfig) -> Result<()> {
-        let layers = config.layers.len();
         if !(self.ratio > 0.0 && self.ratio < 1.0) {
             return refuse(
                 "ratio",
@@ -155,6 +159,12 @@ impl PlanOptions {
                 "the ratio is the share of all parameters to remove: 0.2 removes a fifth",
             );
         }
+        self.check_units(config)
+    }
+
+    /// Checks everything but the ratio.
+    pub(super) fn check_units(&self, config: &ModelConfig) -> Result<()> {
+        let layers = config.layers.len();
         if let Some(share) = self.attention_share
             && !(0.0..=1.0).contains(&share)
         {
@@ -225,7 +235,45 @@ impl PlanOptions {
                 "at least one layer must stay",
             );
         }
-        Ok(())
+        self.check_groups(config)
+    }
+
+    fn check_groups(&self, config: &ModelConfig) -> Result<()> {
+        let (asked, layers) = (&self.drop_groups, config.layers.len());
+        if asked.is_empty() {
+            return Ok(());
+        }
+        if asked.len() != layers {
+            let message = format!("expected {layers} numbers, one a layer, found {}", asked.len());
+            return refuse("drop-groups", message, "leave them out, or give one for every layer");
+        }
+        if self.kv_mode == KvMode::QueryHeads {
+            return refuse(
+                "drop-groups",
+                "whole groups go, but the kv-mode is query-heads".into(),
+                "use the kv-mode groups",
+            );
+        }
+        for (layer, (&groups, widths)) in asked.iter().zip(&config.layers).enumerate() {
+            if groups > 0 && self.protects(layer, layers) {
+                let message = format!("layer {layer} is protected");
+                return refuse("drop-groups", message, "protect fewer layers");
+            }
+            if groups > 0 && groups >= widths.kv_heads {
+                let found = widths.kv_heads;
+                let message =
+                    format!("{groups} of layer {layer}, which has {found}: one must stay");
+                return refuse("drop-groups", message, "drop its attention sublayer instead");
+            }
+        }
+        match self.layout {
+            Layout::Uniform if asked.iter().any(|groups| *groups != asked[0]) => refuse(
+                "drop-groups",
+                "makes layers differ, but the layout is uniform".into(),
+                "use the per-layer layout, or the same number in every layer",
+            ),
+            Layout::Uniform | Layout::PerLayer => Ok(()),
+        }
     }
 
     /// What of a layer goes whole.
@@ -236,6 +284,14 @@ impl PlanOptions {
             Dropped::Attention
         } else {
             Dropped::Nothing
+        }
+    }
+
+    /// Groups that a layer loses at least.
+    pub(super) fn groups_dropped(&self, layer: usize) -> usize {
+        match self.dropped(layer) {
+            Dropped::Nothing => self.drop_groups.get(layer).copied().unwrap_or(0),
+            Dropped::Attention | Dropped::Layer => 0,
         }
     }
 

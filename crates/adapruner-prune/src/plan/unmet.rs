@@ -81,7 +81,9 @@ impl PrunePlan {
         let asked = options.attention_share?;
         let reached = self.attention_share(config);
         // Sublayers that are dropped by name count, whatever the share.
-        let by_name = !(options.drop_attention.is_empty() && options.drop_layers.is_empty())
+        let by_name = !(options.drop_attention.is_empty()
+            && options.drop_layers.is_empty()
+            && options.drop_groups.is_empty())
             && reached > asked;
         if by_name || (asked - reached).abs() <= SHARE {
             return None;

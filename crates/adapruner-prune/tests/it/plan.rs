@@ -3,7 +3,7 @@
 use adapruner_checkpoint::{LayerWidths, ModelConfig};
 use adapruner_prune::{
     Allocation, Curve, Error, KvMode, LayerPlan, Layout, Normalisation, PlanOptions, PrunePlan,
-    Scores, plan,
+    Scores, plan, plan_dropped,
 };
 use proptest::prelude::*;
 
@@ -373,7 +373,7 @@ prop_compose! {
         let options = PlanOptions {
             layer_weights: None,
             ratio, layout, protect, attention_share, multiple_of, kv_mode, drop_attention,
-            drop_layers, allocation,
+            drop_layers, drop_groups: Vec::new(), allocation,
         };
         if uniform {
             PlanOptions {
@@ -631,4 +631,56 @@ fn a_share_asks_for_no_more_than_dropped_layers_leave() {
             Err(other) => panic!("{ratio}: {other}"),
         }
     }
+}
+
+#[test]
+fn named_groups_go_first_and_count_towards_the_ratio() {
+    let config = config(vec![widths(6, 3, 40); 4]);
+    let scores = random_scores(&config, 11);
+    let drop_groups = vec![2, 0, 1, 0];
+    let named = PlanOptions { drop_groups, drop_attention: vec![3], ..PlanOptions::new(0.3) };
+    let only = plan_dropped(&scores, &config, digest(), &named).unwrap().unwrap();
+    only.validate(&config).unwrap();
+    let cut = make(&scores, &config, &named);
+    for plan in [&only, &cut] {
+        let kept: Vec<usize> = plan.layers.iter().map(|of| of.kv_heads.len()).collect();
+        assert_eq!(kept, [1, 3, 2, 0]);
+        // The least important ones of the layer.
+        let groups = &scores.layers[0].kv_groups;
+        let best = (0..3).max_by(|&a, &b| groups[a].total_cmp(&groups[b])).unwrap();
+        assert_eq!(plan.layers[0].kv_heads, [best]);
+        assert_eq!(plan.layers[0].query_heads, [2 * best, 2 * best + 1]);
+    }
+    assert!(only.layers.iter().all(|of| of.ffn.len() == 40));
+    assert_eq!(only.requested_ratio, only.reached_ratio);
+    assert!(cut.reached_ratio > only.reached_ratio && (cut.reached_ratio - 0.3).abs() < 0.01);
+    // A share of attention takes what is missing of it, and no more.
+    let all = PlanOptions { attention_share: Some(1.0), ..named.clone() };
+    let all = make(&scores, &config, &all);
+    assert!(all.layers[0].kv_heads.len() == 1 && all.layers[3].kv_heads.is_empty());
+    assert!(all.layers[1].kv_heads.len() < 3, "{all:?}");
+    let none = PlanOptions::new(0.3);
+    assert_eq!(plan_dropped(&scores, &config, digest(), &none).unwrap(), None);
+}
+
+#[test]
+fn groups_that_cannot_go_are_refused() {
+    let config = config(vec![widths(6, 3, 40); 4]);
+    let scores = random_scores(&config, 12);
+    let refused = |options: PlanOptions| match plan(&scores, &config, digest(), &options) {
+        Err(Error::Option { option, message, hint: Some(_) }) => format!("{option}: {message}"),
+        other => panic!("{other:?}"),
+    };
+    let of = |drop_groups: Vec<usize>| PlanOptions { drop_groups, ..PlanOptions::new(0.3) };
+    assert!(refused(of(vec![1])).contains("expected 4 numbers, one a layer, found 1"));
+    assert!(refused(of(vec![3, 0, 0, 0])).contains("which has 3: one must stay"));
+    let heads = PlanOptions { kv_mode: KvMode::QueryHeads, ..of(vec![1; 4]) };
+    assert!(refused(heads).contains("the kv-mode is query-heads"));
+    let spared = PlanOptions { protect: (1, 0), ..of(vec![1; 4]) };
+    assert!(refused(spared).contains("layer 0 is protected"));
+    let uniform = PlanOptions { layout: Layout::Uniform, ..of(vec![1, 0, 0, 0]) };
+    assert!(refused(uniform).contains("the layout is uniform"));
+    let small = PlanOptions { ratio: 0.01, ..of(vec![2; 4]) };
+    assert!(refused(small).contains("8 key-value groups are"));
+    make(&scores, &config, &PlanOptions { layout: Layout::Uniform, ..of(vec![1; 4]) });
 }

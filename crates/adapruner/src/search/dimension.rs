@@ -93,7 +93,7 @@ fn spared(layers: usize) -> (u64, u64) {
 }
 
 /// Default maximum of dropped attention sublayers in a search.
-pub(super) fn most_dropped(layers: usize) -> usize {
+pub(crate) fn most_dropped(layers: usize) -> usize {
     (layers as f64 / 3.0).round() as usize
 }
 

@@ -4,9 +4,14 @@
 //! trial has a value for each objective, all of them minimised. The result is the front: the
 //! trials that no other beats in one objective without losing in another. Trials are measured
 //! whole, because no part of a trial says whether it is of the front.
+//!
+//! Latency is predicted by a cost model that is calibrated once for the study and kept in
+//! `search.json`: it is never timed in a trial, so trials stay deterministic, and all workers and
+//! resumed searches have the same numbers.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
+use adapruner_checkpoint::ModelConfig;
 use adapruner_prune::{PrunePlan, apply};
 use adapruner_study::{Direction, Study, Trial, TrialState, front_of};
 use serde::{Deserialize, Serialize};
@@ -24,12 +29,15 @@ use crate::{
     error::{Context, Result},
     outputs::Stored,
     pipeline::TokensRecord,
+    speed::{SpeedOf, Timed},
 };
 
 /// Trial attribute: parameters of its model.
 pub(super) const PARAMETERS: &str = "parameters";
 /// Trial attribute: bytes of its model's file, where they are an objective.
 pub(super) const BYTES: &str = "bytes";
+/// Trial attribute: predicted seconds of a pass of its model, where they are an objective.
+pub(super) const SECONDS: &str = "seconds";
 
 /// What a search minimises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,12 +49,15 @@ pub enum Quantity {
     Params,
     /// Bytes of the file that is written.
     Bytes,
+    /// Seconds of a pass, as the study's calibration predicts them.
+    Latency,
 }
 
 adapruner_choice::choice!(Quantity, "objective", {
     Loss => "loss",
     Params => "params",
     Bytes => "bytes",
+    Latency => "latency",
 });
 
 impl Quantity {
@@ -56,6 +67,7 @@ impl Quantity {
             Self::Loss => "loss",
             Self::Params => "parameters",
             Self::Bytes => "bytes",
+            Self::Latency => "latency",
         }
     }
 }
@@ -63,12 +75,27 @@ impl Quantity {
 /// Settings of a search of several objectives.
 #[derive(Debug, Clone, Serialize)]
 pub struct FrontSettings {
-    /// The objectives, two or three, the loss among them.
+    /// The objectives, two to four, the loss among them.
     pub objectives: Vec<Quantity>,
     /// Smallest and largest share of all parameters to remove.
     pub ratios: (f64, f64),
     /// How a model is written, for its bytes.
     pub stored: Stored,
+    /// What predicts its seconds, where latency is an objective.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<SpeedSettings>,
+}
+
+/// Which seconds are an objective.
+#[derive(Debug, Clone, Serialize)]
+pub struct SpeedSettings {
+    /// The pass.
+    pub timed: Timed,
+    /// Tokens of its context; `None` for the default.
+    pub context: Option<usize>,
+    /// File of the calibration: read if it exists, otherwise written.
+    #[serde(with = "adapruner_checkpoint::os_path")]
+    pub calibration: Option<PathBuf>,
 }
 
 /// What `search.json` says of them.
@@ -81,17 +108,25 @@ pub struct FrontRecord {
     /// How a model is written, where bytes are an objective.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<String>,
+    /// The pass whose seconds are an objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<SpeedOf>,
 }
 
 impl FrontSettings {
-    /// For `search.json`.
-    pub fn record(&self) -> FrontRecord {
+    /// For `search.json`, of a search of a model of `config`.
+    ///
+    /// # Errors
+    /// A context that the model does not run.
+    pub fn record(&self, config: &ModelConfig) -> Result<FrontRecord> {
         let counts = self.objectives.contains(&Quantity::Bytes);
-        FrontRecord {
+        let speed = self.speed.as_ref().map(|of| SpeedOf::of(config, of.timed, of.context));
+        Ok(FrontRecord {
             objectives: self.objectives.clone(),
             ratios: self.ratios,
             written: counts.then(|| written(&self.stored)),
-        }
+            speed: speed.transpose()?,
+        })
     }
 
     /// The values of a trial, in the order of the objectives.
@@ -101,25 +136,34 @@ impl FrontSettings {
         plan: &PrunePlan,
         loss: f64,
     ) -> Result<(Sizes, Vec<f64>)> {
-        let parameters = plan.pruned_config(&objective.dense.config).parameters();
+        let config = plan.pruned_config(&objective.dense.config);
+        let parameters = config.parameters();
         let bytes = match self.objectives.contains(&Quantity::Bytes) {
             true => Some(self.stored.bytes(&apply(&objective.dense, plan)?)?),
             false => None,
         };
-        let value = |quantity: &Quantity| match quantity {
-            Quantity::Loss => loss,
-            Quantity::Params => parameters as f64,
-            Quantity::Bytes => bytes.unwrap_or(0) as f64,
+        let seconds = objective.calibration.as_ref().map(|of| of.seconds(&config));
+        let sizes = Sizes { parameters, bytes, seconds };
+        let lacks = |what: Quantity| format!("{what}: not known of this trial");
+        let value = |quantity: &Quantity| -> Result<f64> {
+            Ok(match quantity {
+                Quantity::Loss => loss,
+                Quantity::Params => parameters as f64,
+                Quantity::Bytes => bytes.with_context(|| lacks(*quantity))? as f64,
+                Quantity::Latency => seconds.with_context(|| lacks(*quantity))?,
+            })
         };
-        Ok((Sizes { parameters, bytes }, self.objectives.iter().map(value).collect()))
+        let values = self.objectives.iter().map(value).collect::<Result<_>>()?;
+        Ok((sizes, values))
     }
 }
 
-/// How large a trial's model is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How large a trial's model is, and how fast it is predicted to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sizes {
     pub(super) parameters: u64,
     pub(super) bytes: Option<u64>,
+    pub(super) seconds: Option<f64>,
 }
 
 /// A format with its type, as text.
@@ -150,6 +194,12 @@ pub struct FrontPoint {
     /// Bytes of the file, where they were an objective.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// Predicted seconds of a pass, where they were an objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Those of the dense model divided by these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speedup: Option<f64>,
     /// The trial's configuration.
     pub configuration: Configuration,
 }
@@ -164,6 +214,8 @@ pub(super) struct Points<'a> {
     pub(super) objectives: &'a [Quantity],
     /// Parameters of the model that was searched.
     pub(super) before: u64,
+    /// Predicted seconds of a pass of it, where they are an objective.
+    pub(super) dense_seconds: Option<f64>,
 }
 
 impl Points<'_> {
@@ -175,8 +227,8 @@ impl Points<'_> {
         // Of trials that are equal in all objectives the first stands for all.
         points.sort_by(|a, b| b.parameters.cmp(&a.parameters).then(a.loss.total_cmp(&b.loss)));
         points.dedup_by(|later, first| {
-            (later.parameters, later.loss, later.bytes)
-                == (first.parameters, first.loss, first.bytes)
+            (later.parameters, later.loss, later.bytes, later.seconds)
+                == (first.parameters, first.loss, first.bytes, first.seconds)
         });
         Ok(points)
     }
@@ -189,12 +241,15 @@ impl Points<'_> {
         let loss = at.and_then(|at| trial.values.get(at).copied());
         let size = |key: &str| trial.user_attrs.get(key).and_then(serde_json::Value::as_u64);
         let parameters = size(PARAMETERS).with_context(|| lacks(PARAMETERS))?;
+        let seconds = trial.user_attrs.get(SECONDS).and_then(serde_json::Value::as_f64);
         Ok(FrontPoint {
             trial: trial.number,
             loss: loss.with_context(|| lacks("loss"))?,
             parameters,
             removed: 1.0 - parameters as f64 / self.before.max(1) as f64,
             bytes: size(BYTES),
+            seconds,
+            speedup: self.dense_seconds.zip(seconds).map(|(dense, seconds)| dense / seconds),
             configuration: self.space.configuration(&trial.params)?,
         })
     }
@@ -225,7 +280,9 @@ pub fn nearest<'a>(
 pub fn reach(points: &[FrontPoint]) -> String {
     let one = |point: &FrontPoint| {
         let (parameters, removed) = (point.parameters, 100.0 * point.removed);
-        format!("{parameters} parameters ({removed:.1} % removed, loss {:.4})", point.loss)
+        let faster =
+            point.speedup.map_or_else(String::new, |of| format!(", {of:.2} times as fast"));
+        format!("{parameters} parameters ({removed:.1} % removed, loss {:.4}{faster})", point.loss)
     };
     match (points.first(), points.last()) {
         (Some(first), Some(last)) if points.len() > 1 => {
@@ -259,6 +316,12 @@ pub struct FrontResult {
     pub dense_loss: f64,
     /// Parameters of the dense model.
     pub dense_parameters: u64,
+    /// The pass whose seconds are an objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<SpeedOf>,
+    /// Predicted seconds of that pass of the dense model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dense_seconds: Option<f64>,
     /// The front, the largest model first.
     pub front: Vec<FrontPoint>,
     /// All trials together.
@@ -291,6 +354,7 @@ impl Search<'_> {
             space: &self.space,
             objectives: &front.objectives,
             before: self.objective.dense.config.parameters(),
+            dense_seconds: self.record.dense_seconds(),
         };
         let found = points.of(&trials)?;
         crate::error::ensure!(
@@ -319,6 +383,8 @@ impl Search<'_> {
             evaluation: self.record.evaluation.clone(),
             dense_loss: self.objective.dense_loss(),
             dense_parameters: points.before,
+            speed: self.record.calibration.as_ref().map(|of| of.speed),
+            dense_seconds: points.dense_seconds,
             front: found,
             cost,
             command: command.to_owned(),
@@ -345,6 +411,8 @@ mod tests {
             parameters,
             removed: 1.0 - parameters as f64 / 1000.0,
             bytes: None,
+            seconds: None,
+            speedup: None,
             configuration: configuration.clone(),
         };
         [(4, 900, 3.0), (1, 750, 3.2), (7, 500, 4.0)].map(point).into()

@@ -13,8 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::configuration::{Configuration, OrderScales};
 use crate::{
     error::{Context, Result},
+    kv_cache::{CacheRecord, CacheTarget},
+    speed::Calibration,
     statistics,
     statistics::Wanted,
+    target::Target,
 };
 
 /// Everything that trials share and that does not depend on a trial.
@@ -44,6 +47,8 @@ pub struct Objective {
     pub(super) batch_tokens: Option<usize>,
     /// Memory for collecting statistics in a trial, in addition to what is held.
     pub(super) memory: u64,
+    /// What predicts a trial's seconds, where they are an objective.
+    pub(super) calibration: Option<Calibration>,
 }
 
 /// Seconds, tokens and operations of a piece of work.
@@ -142,15 +147,58 @@ impl Basis<'_> {
         timed(&mut cost.plan, || Ok(plan(&scores, config, digest, &options)?))
     }
 
-    /// Requests of a configuration that its plan does not meet.
-    pub fn unmet(
+    /// Scores, and the plan that meets what is asked for.
+    pub fn aimed(
         &self,
-        plan: &PrunePlan,
-        config: &ModelConfig,
+        checkpoint: &Checkpoint,
         configuration: &Configuration,
-    ) -> Vec<Unmet> {
-        let layers = config.layers.len();
-        plan.unmet(config, &configuration.plan_options(self.options, self.cheapest, layers))
+        aim: &Aim<'_>,
+    ) -> Result<Aimed> {
+        let (config, digest) = (&checkpoint.config, checkpoint.digest()?);
+        let scores = self.scores(config, configuration)?;
+        let options = configuration.plan_options(self.options, self.cheapest, config.layers.len());
+        let (options, kv_cache) = match aim.kv_cache {
+            Some(cache) => {
+                let (options, record) =
+                    cache.choose_in_order(checkpoint, (&scores, &options), self.cheapest)?;
+                (options, Some(record))
+            }
+            None => (options, None),
+        };
+        let plan = match aim.target {
+            Some(target) => {
+                let plan = target.plan(checkpoint, &scores, &options)?;
+                plan.context("target: the model meets it as it is")?
+            }
+            None => plan(&scores, config, digest, &options)?,
+        };
+        Ok(Aimed { plan, scores, options, kv_cache })
+    }
+}
+
+/// What a plan of a configuration is to meet beside, or instead of, a ratio.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Aim<'a> {
+    /// What decides the ratio.
+    pub target: Option<&'a Target>,
+    /// The share of the cache that may stay.
+    pub kv_cache: Option<&'a CacheTarget>,
+}
+
+/// A plan that meets an aim, and what it was made by.
+pub(super) struct Aimed {
+    pub plan: PrunePlan,
+    pub scores: Scores,
+    pub options: PlanOptions,
+    pub kv_cache: Option<CacheRecord>,
+}
+
+impl Aimed {
+    /// Requests that the plan does not meet.
+    pub fn unmet(&self, config: &ModelConfig) -> Vec<Unmet> {
+        // A target has found its ratio.
+        let options = PlanOptions { ratio: self.plan.requested_ratio, ..self.options.clone() };
+        self.plan.unmet(config, &options)
     }
 }
 

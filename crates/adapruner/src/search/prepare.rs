@@ -7,13 +7,11 @@ use adapruner_checkpoint::{Checkpoint, Digest, atomic::Writer, text::TokenSet};
 use adapruner_eval::{ChunkedWindows, TOGETHER, batch::token_bytes, flops};
 use adapruner_kernels::MatmulPrecision;
 use adapruner_model::{Decoder, Placement, Residency};
-use adapruner_prune::{Origin, PrunePlan, StatsBank, Terms, apply, bank_bytes};
+use adapruner_prune::{Origin, StatsBank, Terms, bank_bytes};
 
 use super::{
     configuration::OrderScales,
-    dimension::most_dropped,
     folder::{Exclusive, StudyFolder},
-    front::FrontSettings,
     objective::{Cost, Objective},
     pool,
     record::{Prepared, RECORD_VERSION, SearchRecord},
@@ -22,19 +20,17 @@ use super::{
 use crate::{
     VERSION,
     advice::advised,
+    attention::{self, most_first},
     error::{Context, Error, Result, ensure},
-    greedy::removal_order,
     manifest::ModelRecord,
     memory, pipeline,
     pipeline::TokensRecord,
     progress::Progress,
     settings::TextSettings,
+    speed::{Calibration, SpeedOf},
     statistics,
     statistics::{Wanted, collect_streamed},
 };
-
-/// Maximum number of pool samples to measure attention sublayers on.
-const ATTENTION_SAMPLES: usize = 16;
 
 /// The texts of a search.
 pub struct Texts {
@@ -106,7 +102,7 @@ fn residency(
     };
     // The trials' leading layers stay; every layer's input on a few samples and
     // the activations of a chunk or of those samples come and go.
-    let few = settings.pool.sample_tokens * ATTENTION_SAMPLES.min(texts.pool.windows.len());
+    let few = settings.pool.sample_tokens * attention::SAMPLES.min(texts.pool.windows.len());
     let together = TOGETHER.1.max(settings.chunk * settings.eval.window);
     let passing = few.max(together) * token_bytes(config);
     let activations = entering(tokens(&texts.eval.windows), leading)
@@ -204,6 +200,7 @@ pub fn prepare(
         );
         save(&folder, &record)?;
     }
+    calibrate(checkpoint, settings, (&folder, &mut record), (writer, progress))?;
     let bank = bank(checkpoint, settings, texts, (&folder, &mut record), limit, progress)?;
     // Where all was measured before, others need not wait for what follows.
     let alone = record.prepared.is_none().then_some(alone);
@@ -222,8 +219,7 @@ pub fn prepare(
         None => {
             let (dense_losses, dense_cost) = dense_losses(&decoder, &windows, start)?;
             let samples = &texts.pool.windows;
-            let (removable_attention, attention) =
-                removable_attention(&dense, &decoder, samples, progress)?;
+            let (removable_attention, attention) = most_first(&dense, &decoder, samples, progress)?;
             let prepared =
                 Prepared { removable_attention, dense_losses, attention, dense: dense_cost };
             record.prepared = Some(prepared.clone());
@@ -245,6 +241,7 @@ pub fn prepare(
         dense_losses: prepared.dense_losses,
         batch_tokens: settings.pool.batch_tokens,
         memory: spare,
+        calibration: record.calibration.clone(),
     };
     Ok((folder, record, objective))
 }
@@ -321,8 +318,47 @@ pub fn stored(
         dense_losses: prepared.dense_losses.clone(),
         batch_tokens: None,
         memory: memory::budget(None),
+        calibration: record.calibration.clone(),
         dense,
     })
+}
+
+/// Calibrates what predicts the seconds of trials, where they are an objective and the study has
+/// no calibration yet: it keeps the one that it began with.
+fn calibrate(
+    checkpoint: &Checkpoint,
+    settings: &SearchSettings,
+    (folder, record): (&StudyFolder, &mut SearchRecord),
+    told: (&Writer, &dyn Progress),
+) -> Result<()> {
+    let Some(wanted) = settings.front.as_ref().and_then(|front| front.speed.as_ref()) else {
+        return Ok(());
+    };
+    let speed = SpeedOf::of(&checkpoint.config, wanted.timed, wanted.context)?;
+    let path = wanted.calibration.as_deref();
+    match (&record.calibration, path.filter(|path| path.exists())) {
+        (Some(found), Some(path)) => {
+            let named = Calibration::read(path, &checkpoint.config, speed)?;
+            if named == *found {
+                return Ok(());
+            }
+            Err(advised(
+                format!(
+                    "{}: the study began with another calibration, which its trials are measured \
+                     by",
+                    path.display()
+                ),
+                "leave --speed-calibration out, or give another --study",
+            ))
+        }
+        (Some(_), None) => Ok(()),
+        (None, _) => {
+            let placement = settings.run.placement([checkpoint])?;
+            let made = Calibration::stored(path, checkpoint, speed, &placement, told)?;
+            record.calibration = Some(made);
+            save(folder, record)
+        }
+    }
 }
 
 fn save(folder: &StudyFolder, record: &SearchRecord) -> Result<()> {
@@ -334,6 +370,7 @@ fn record_of(
     settings: &SearchSettings,
     texts: &Texts,
 ) -> Result<SearchRecord> {
+    let front = settings.front.as_ref().map(|front| front.record(&checkpoint.config));
     Ok(SearchRecord {
         version: RECORD_VERSION,
         adapruner: VERSION.to_owned(),
@@ -346,11 +383,12 @@ fn record_of(
         dtype: settings.run.placement([checkpoint])?.dtype.as_str().to_owned(),
         matmul_precision: settings.run.matmul_precision.to_string(),
         ratio: settings.plan.ratio,
-        front: settings.front.as_ref().map(FrontSettings::record),
+        front: front.transpose()?,
         layout: settings.plan.layout,
         multiple_of: settings.plan.multiple_of,
         kv_mode: settings.plan.kv_mode,
         pool_file: None,
+        calibration: None,
         bank: None,
         prepared: None,
     })
@@ -434,53 +472,4 @@ fn dense_losses(
         flops: flops::forward(config, windows.windows(), windows.window(), 0),
     };
     Ok((losses, cost))
-}
-
-/// The loss on windows that are one chunk.
-fn mean_of(windows: &ChunkedWindows, decoder: &Decoder, unchanged: usize) -> Result<f64> {
-    let losses = windows.nll(decoder, unchanged, 0..1)?;
-    losses.first().copied().context("no window to measure on")
-}
-
-/// All layers with attention in the best order of removing their attention sublayers, each with
-/// the loss increase on a few of `samples` when it is removed after those before it, in nats
-/// per predicted token.
-///
-/// As many sublayers as a search drops by default are chosen greedily ([`removal_order`]).
-pub(super) fn removable_attention(
-    checkpoint: &Checkpoint,
-    dense: &Decoder,
-    samples: &[Vec<u32>],
-    progress: &dyn Progress,
-) -> Result<(Vec<(usize, f64)>, Cost)> {
-    let start = Instant::now();
-    let (config, digest) = (&checkpoint.config, checkpoint.digest()?);
-    let count = ATTENTION_SAMPLES.min(samples.len());
-    let few: Vec<Vec<u32>> =
-        (0..count).map(|at| samples[at * samples.len() / count].clone()).collect();
-    let length = few.first().map_or(0, Vec::len);
-    let layers = config.layers.len();
-    let all = ChunkedWindows::new(dense, &few, count, layers, &|_, _| ())?;
-    let mut cost = Cost {
-        flops: flops::forward(config, count, length, 0),
-        tokens: (count * length) as u64,
-        ..Cost::default()
-    };
-    let mut loss_without = |gone: &[usize]| -> Result<f64> {
-        if gone.is_empty() {
-            return mean_of(&all, dense, layers);
-        }
-        let plan = PrunePlan::without_attention(config, digest, gone);
-        let decoder = dense.load_beside(&apply(checkpoint, &plan)?)?;
-        let unchanged = plan.unchanged(config);
-        cost.tokens += (count * length) as u64;
-        cost.flops += flops::forward(decoder.config(), count, length, unchanged);
-        mean_of(&all, &decoder, unchanged)
-    };
-    let candidates = (0..layers).filter(|&layer| config.layers[layer].has_attention());
-    let candidates: Vec<usize> = candidates.collect();
-    let told = |done, all| progress.at("attention sublayers", done, all);
-    let chosen = removal_order(&candidates, most_dropped(layers), &mut loss_without, &told)?;
-    cost.seconds = start.elapsed().as_secs_f64();
-    Ok((chosen, cost))
 }

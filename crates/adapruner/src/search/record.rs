@@ -16,6 +16,7 @@ use crate::{
     error::{Result, bail, ensure},
     manifest::ModelRecord,
     pipeline::TokensRecord,
+    speed::Calibration,
 };
 
 /// Version of the format of `search.json`.
@@ -60,6 +61,9 @@ pub struct SearchRecord {
     /// Digest of `pool.jsonl`; studies of before version 0.2 have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_file: Option<Digest>,
+    /// What predicts the seconds of trials, where latency is an objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Cost of the bank; `None` while it is being collected.
     pub bank: Option<Cost>,
     /// What was measured before the first trial; `None` while that is under way.
@@ -72,6 +76,8 @@ const PRECISION: &str = "matmul-precision";
 const OBJECTIVES: &str = "list of objectives";
 /// Name of how a model is written whose bytes are an objective.
 const WRITTEN: &str = "written file";
+/// Name of the pass whose seconds are an objective.
+const TIMED: &str = "timed pass";
 
 fn highest() -> String {
     MatmulPrecision::Highest.to_string()
@@ -146,6 +152,7 @@ impl SearchRecord {
             let names: Vec<&str> = front.objectives.iter().map(|of| of.name()).collect();
             identity.insert(OBJECTIVES, names.join(","));
             identity.extend(front.written.clone().map(|written| (WRITTEN, written)));
+            identity.extend(front.speed.map(|speed| (TIMED, speed.to_string())));
         }
         // Studies that are older than the choice say nothing of it.
         if self.matmul_precision != highest() {
@@ -161,6 +168,7 @@ impl SearchRecord {
             identity.entry(PRECISION).or_insert_with(highest);
             identity.entry(OBJECTIVES).or_insert_with(|| Quantity::Loss.to_string());
             identity.entry(WRITTEN).or_insert_with(|| "not measured".to_owned());
+            identity.entry(TIMED).or_insert_with(|| "none".to_owned());
             identity
         });
         let pairs = then.into_iter().zip(now.into_values());
@@ -180,6 +188,11 @@ impl SearchRecord {
             )
         };
         of(self) == of(other)
+    }
+
+    /// Predicted seconds of a pass of the dense model, where they are an objective.
+    pub fn dense_seconds(&self) -> Option<f64> {
+        self.calibration.as_ref().map(Calibration::dense_seconds)
     }
 
     /// Plan options that all trials share.

@@ -24,7 +24,7 @@ use serde_json::Value;
 use super::{
     configuration::Configuration,
     folder::{Exclusive, StudyFolder, WORKER, Worker},
-    front::{BYTES, PARAMETERS, directions},
+    front::{BYTES, PARAMETERS, SECONDS, directions},
     objective::{Measured, Objective, TrialCost},
     record::SearchRecord,
     settings::{Arm, EarlyStop, SamplerChoice, SearchSettings},
@@ -361,6 +361,9 @@ impl Search<'_> {
                     if let Some(bytes) = sizes.bytes {
                         trial.set_user_attr(BYTES, Value::from(bytes))?;
                     }
+                    if let Some(seconds) = sizes.seconds {
+                        trial.set_user_attr(SECONDS, Value::from(seconds))?;
+                    }
                     Outcome::Values(values)
                 } else if measured.complete {
                     Outcome::Complete(measured.loss)
@@ -455,9 +458,15 @@ impl Search<'_> {
     }
 }
 
-/// A loss, or a count.
+/// A loss, a count or seconds.
 fn short(value: f64) -> String {
-    if value.fract() == 0.0 { value.to_string() } else { format!("{value:.4}") }
+    if value.fract() == 0.0 {
+        value.to_string()
+    } else if value.abs() < 0.01 {
+        format!("{value:.3e}")
+    } else {
+        format!("{value:.4}")
+    }
 }
 
 /// Whether `stop` is set and the search is not over some seconds later.

@@ -35,6 +35,8 @@ pub struct StoredStudy {
     pub objectives: Vec<Quantity>,
     /// Parameters of the model that was searched.
     before: u64,
+    /// Predicted seconds of a pass of it, where they are an objective.
+    dense_seconds: Option<f64>,
     /// Its trials by number.
     pub trials: Vec<Arc<Trial>>,
 }
@@ -47,7 +49,8 @@ impl StoredStudy {
     /// A journal that cannot be read, attributes that are damaged.
     pub fn all(folder: &StudyFolder, storage: Option<&str>) -> Result<Vec<Self>> {
         let storage = folder.storage(storage)?;
-        let before = SearchRecord::read(&folder.record())?.model.parameters;
+        let record = SearchRecord::read(&folder.record())?;
+        let (before, dense_seconds) = (record.model.parameters, record.dense_seconds());
         let mut found = Vec::new();
         for name in storage.study_names()? {
             // Nothing is asked of this sampler.
@@ -72,6 +75,7 @@ impl StoredStudy {
                 trials: study.trials()?,
                 objectives,
                 before,
+                dense_seconds,
                 name,
             });
         }
@@ -133,7 +137,8 @@ impl StoredStudy {
 
     fn points(&self) -> Points<'_> {
         let (study, space, objectives) = (self.name.as_str(), &self.space, &*self.objectives);
-        Points { study, space, objectives, before: self.before }
+        let (before, dense_seconds) = (self.before, self.dense_seconds);
+        Points { study, space, objectives, before, dense_seconds }
     }
 
     /// Its trials with the loss as their only value.
@@ -160,7 +165,7 @@ impl StoredStudy {
                 reach(&self.front()?)
             ),
             "choose a point of it: apply --study DIR with --target-params 110M, --ratio 0.2, \
-             --target-size 80MB or --trial NUMBER",
+             --target-size 80MB, --target-speedup 1.3 or --trial NUMBER",
         ))
     }
 

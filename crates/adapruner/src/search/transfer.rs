@@ -8,14 +8,15 @@ use adapruner_prune::{PlanOptions, PrunePlan, Scores, Terms};
 use super::{
     Configuration, SearchRecord, StudyFolder,
     configuration::OrderScales,
-    objective::{Basis, TrialCost},
+    objective::{Aim, Aimed, Basis},
     pool,
     pool::PoolSample,
-    prepare::removable_attention,
 };
 use crate::{
+    attention::most_first,
     caution::Caution,
     error::{Result, ensure},
+    kv_cache::CacheRecord,
     memory, pipeline,
     progress::Progress,
     statistics::{Wanted, collect_streamed},
@@ -29,10 +30,12 @@ pub struct Applied {
     pub scores: Scores,
     /// Differences from the search.
     pub notes: Vec<String>,
+    /// How the key-value cache was cut, where a share of it was asked for.
+    pub kv_cache: Option<CacheRecord>,
 }
 
 /// The plan of a study's configuration for `checkpoint`; `options` are the
-/// study's, or those at another ratio. On the study's own model and ratio it is
+/// study's, or those at another ratio, and `aim` is what else the plan is to meet. On the study's own model and ratio it is
 /// the plan of the trial; on another model, statistics of the same samples are
 /// collected and the attention sublayers' costs measured on them.
 ///
@@ -44,7 +47,7 @@ pub fn plan_for(
     folder: &StudyFolder,
     record: &SearchRecord,
     configuration: &Configuration,
-    options: &PlanOptions,
+    (options, aim): (&PlanOptions, &Aim<'_>),
     placement: &Placement,
     progress: &dyn Progress,
 ) -> Result<Applied> {
@@ -60,20 +63,17 @@ pub fn plan_for(
                 cheapest: &prepared.cheapest(),
                 options,
             };
-            let mut cost = TrialCost::default();
-            let digest = checkpoint.digest()?;
-            let plan = basis.plan(&checkpoint.config, digest, configuration, &mut cost)?;
+            let aimed = basis.aimed(checkpoint, configuration, aim)?;
             // The search chose the share by what it led to.
-            let unmet = basis.unmet(&plan, &checkpoint.config, configuration).into_iter();
+            let unmet = aimed.unmet(&checkpoint.config).into_iter();
             let unmet = unmet.filter(|unmet| unmet.option != "attention-share");
-            Ok(Applied {
-                plan,
-                scores: basis.scores(&checkpoint.config, configuration)?,
-                notes: unmet.map(|unmet| Caution::from(unmet).to_string()).collect(),
-            })
+            let notes = unmet.map(|unmet| Caution::from(unmet).to_string()).collect();
+            let Aimed { plan, scores, kv_cache, .. } = aimed;
+            Ok(Applied { plan, scores, notes, kv_cache })
         }
         Some(_) | None => {
-            anew(checkpoint, folder, record, configuration, options, placement, progress)
+            let wanted = (options, aim);
+            anew(checkpoint, folder, record, configuration, wanted, placement, progress)
         }
     }
 }
@@ -84,7 +84,7 @@ fn anew(
     folder: &StudyFolder,
     record: &SearchRecord,
     configuration: &Configuration,
-    plan_options: &PlanOptions,
+    (plan_options, aim): (&PlanOptions, &Aim<'_>),
     placement: &Placement,
     progress: &dyn Progress,
 ) -> Result<Applied> {
@@ -113,11 +113,11 @@ fn anew(
     let (bank, _) = collect_streamed(checkpoint, placement, &wanted, budget, progress)?;
     let layers = checkpoint.config.layers.len();
     let other = digest != record.model.digest;
-    let cheapest = if configuration.drop_attention == 0 {
+    let cheapest = if configuration.drop_attention == 0 && aim.kv_cache.is_none() {
         Vec::new()
     } else {
         let decoder = Decoder::load(checkpoint, placement, Residency::Streamed)?;
-        let (found, _) = removable_attention(checkpoint, &decoder, &windows, progress)?;
+        let (found, _) = most_first(checkpoint, &decoder, &windows, progress)?;
         notes.push(
             "which attention sublayers are cheapest was measured on this model; how many are \
              dropped is the study's"
@@ -140,11 +140,11 @@ fn anew(
         cheapest: &cheapest,
         options: plan_options,
     };
-    let plan = basis.plan(&checkpoint.config, digest, configuration, &mut TrialCost::default())?;
-    let unmet = basis.unmet(&plan, &checkpoint.config, configuration).into_iter();
+    let aimed = basis.aimed(checkpoint, configuration, aim)?;
+    let unmet = aimed.unmet(&checkpoint.config).into_iter();
     notes.extend(unmet.map(|unmet| Caution::from(unmet).to_string()));
-    let scores = basis.scores(&checkpoint.config, configuration)?;
-    Ok(Applied { plan, scores, notes })
+    let Aimed { plan, scores, kv_cache, .. } = aimed;
+    Ok(Applied { plan, scores, notes, kv_cache })
 }
 
 /// The samples in the model's own tokens, all of one length.

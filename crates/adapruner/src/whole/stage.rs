@@ -49,6 +49,10 @@ pub enum Table {
     Importance,
     /// What is removed.
     Plan,
+    /// Targets of cache and speed.
+    Budget,
+    /// How speed is calibrated.
+    Speed,
     /// Which layers are removed whole.
     Depth,
     /// Which experts are removed whole.
@@ -79,6 +83,8 @@ adapruner_choice::choice!(Table, "table", {
     Calibration => "calibration",
     Importance => "importance",
     Plan => "plan",
+    Budget => "budget",
+    Speed => "speed",
     Depth => "depth",
     Experts => "experts",
     Vocabulary => "vocabulary",
@@ -99,9 +105,10 @@ impl Table {
             Self::Run => &[Search, Prune, Recover],
             // A search of `run` has one objective, so no file's bytes.
             Self::Output => &[Prune, Recover],
-            Self::Eval | Self::Calibration | Self::Plan => &[Search, Prune],
+            Self::Eval | Self::Calibration | Self::Plan | Self::Speed => &[Search, Prune],
             Self::Recipe
             | Self::Importance
+            | Self::Budget
             | Self::Depth
             | Self::Experts
             | Self::Vocabulary

@@ -1,16 +1,20 @@
 //! `apply`: applies an existing plan or the result of a search.
 
+mod budget;
 mod of_study;
 mod planned;
 
 use std::path::PathBuf;
 
 use adapruner::{
+    footprint::Footprint,
+    kv_cache::{CacheRecord, CacheTarget},
     manifest::{LearnedTrial, Manifest, StudyRecord},
     masks::{self, LearnedRecord},
     outputs::{self, OutputSettings},
     pipeline,
     settings::{CompensationSettings, MaskSettings, RunSettings},
+    target::Target,
 };
 use adapruner_checkpoint::{
     Checkpoint,
@@ -23,19 +27,22 @@ use clap::Args;
 use serde::Serialize;
 
 use self::{
+    budget::Budgets,
     of_study::of_study,
-    planned::{Tokens, show, whole},
+    planned::{Shown, Tokens, show, whole},
 };
 use super::{CommonArgs, Perform, Session, learned::Samples, required};
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, RunArgs},
     bars::Bars,
+    budget_args::{BudgetArgs, SpeedArgs},
     combine::Combine,
     config_file::ConfigFile,
     failure::advised,
     mask_args::MaskArgs,
     output_args::OutputArgs,
     printer::table,
+    terminal::warn,
     typed::{Count, Proportion, Real, Size},
 };
 
@@ -46,7 +53,8 @@ use crate::{
 /// statistics of the same samples are then collected on this one, and settings that could not
 /// be transferred are reported. --ratio applies a study's trial at another ratio than the
 /// search; of a study of several objectives (search --objectives) it takes the nearest point of
-/// the front, as do --target-params and --target-size. --learn-masks learns by gradient which
+/// the front, as do --target-params, --target-size and --target-speedup. --target-kv-cache cuts
+/// the attention of a trial as far as needed, or takes a point that fits. --learn-masks learns by gradient which
 /// units stay, within the widths of the plan. --compensate refits the remaining weights on a text.
 ///
 /// Example: adapruner apply MODEL --study STUDY --out SMALLER
@@ -54,6 +62,8 @@ use crate::{
 /// Example: adapruner apply MODEL --study STUDY --format gguf --gguf-type q8_0 --dry-run
 ///
 /// Example: adapruner apply MODEL --study FRONT --target-params 110M --out SMALLER
+///
+/// Example: adapruner apply MODEL --study FRONT --target-speedup 1.3 --out SMALLER
 ///
 /// Example: adapruner apply MODEL --study STUDY --learn-masks 60 --learn-top 3 --mask-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
@@ -93,6 +103,10 @@ pub struct ApplyCommand {
     )]
     target_size: Option<Size>,
     #[command(flatten)]
+    budget: BudgetArgs,
+    #[command(flatten)]
+    speed: SpeedArgs,
+    #[command(flatten)]
     masks: MaskArgs,
     #[command(flatten)]
     compensation: CompensationArgs,
@@ -130,6 +144,10 @@ struct Settings<'a> {
     compensation: &'a Option<CompensationSettings>,
     output: &'a OutputSettings,
     run: &'a RunSettings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_cache: &'a Option<CacheTarget>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: &'a Option<Target>,
 }
 
 /// A plan and the study it comes from.
@@ -139,6 +157,8 @@ struct Made {
     /// The scores behind it, if known.
     scores: Option<Scores>,
     study: Option<StudyRecord>,
+    /// How the key-value cache was cut, where a share of it was asked for.
+    kv_cache: Option<CacheRecord>,
 }
 
 impl ApplyCommand {
@@ -169,6 +189,7 @@ impl Perform for ApplyCommand {
         let files = self.study.iter().fold(files, |files, path| files.read("--study", path));
         let files = self.masks.over(&file.masks).files(files);
         let files = self.compensation.over(&file.compensation).files(files);
+        let files = self.speed.over(&file.speed).files(files);
         let files = file.calibration.files(files);
         let files = self.test.iter().fold(files, |files, test| files.read("--test", test));
         let folder = self.data_dir.as_ref().or(file.eval.data_dir.as_ref());
@@ -191,6 +212,7 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let bars = session.bars();
     let original = args.common.open(session)?;
     outputs::check_fits(&stored, &original.config, outputs::Planned::default())?;
+    let mut asked = Budgets::typed(args, &file)?;
     let given = args.plan.as_deref().map(|path| Tokens::read(path, &original)).transpose()?;
     // All that follows is done to the model with the tokens that stay.
     let checkpoint = given.as_ref().map_or_else(|| original.clone(), |of| of.model.clone());
@@ -217,12 +239,14 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     let (made, from) = match (&args.plan, &args.study) {
         (Some(path), _) => {
             args.masks.over(&file.masks).refuse_top()?;
+            Budgets::refuse_of_a_plan(args)?;
             let plan = given.as_ref().and_then(|of| of.layers.clone());
-            (vec![Made { plan, scores: None, study: None }], path)
+            (vec![Made { plan, scores: None, study: None, kv_cache: None }], path)
         }
         (None, Some(path)) => {
             let top = args.masks.over(&file.masks).top()?;
-            (of_study(args, (path, top), (&checkpoint, &stored), &placement, &bars)?, path)
+            let run = (&placement, session, &bars);
+            (of_study(args, (path, top), (&checkpoint, &stored), &mut asked, run)?, path)
         }
         (None, None) => anyhow::bail!("plan: missing"),
     };
@@ -233,11 +257,14 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     }
     let named = || from.display().to_string();
     let Some((staged, output)) = staged else {
-        let plan = made.into_iter().next().and_then(|made| made.plan);
-        return show(args, (&original, &checkpoint), (given, plan), &stored).with_context(named);
+        let made = made.into_iter().next();
+        let (plan, kv_cache) = made.map_or((None, None), |made| (made.plan, made.kv_cache));
+        let shown = Shown { stored: &stored, asked: &asked, kv_cache };
+        let run = (&placement, &bars);
+        return show(args, (&original, &checkpoint), (given, plan), shown, run).with_context(named);
     };
     let run_in = (&placement, session, &bars);
-    let (Learned { plan, learned, study }, tried) =
+    let (Learned { plan, learned, study, kv_cache }, tried) =
         learn(made, &checkpoint, &samples, run_in).with_context(named)?;
     let (pruned, fitted) = match &plan {
         Some(plan) => samples.apply(&checkpoint, plan, (&placement, &bars)).with_context(named)?,
@@ -251,6 +278,8 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
         compensation: &compensation,
         output: &output,
         run: &run,
+        kv_cache: &asked.kv_cache,
+        target: &asked.target,
     };
     let mut manifest = Manifest::new("apply", &settings, &original)?;
     manifest.parameters = pruned.config.parameters();
@@ -259,13 +288,21 @@ fn run(args: &ApplyCommand, session: &Session) -> Result<()> {
     manifest.warnings = study.iter().flat_map(|study| study.notes.clone()).collect();
     manifest.warnings.extend(learned.iter().flat_map(|learned| learned.warnings()));
     manifest.warnings.extend(fitted.iter().flat_map(|fitted| fitted.warnings()));
+    let footprint = Footprint::of(&original, &pruned, &stored, asked.context())?;
+    let speed = asked.speed((&original, &pruned), (&placement, &bars, false))?;
+    let cautions = asked.cautions(&pruned.config, &footprint, speed.as_ref(), &placement);
+    cautions.iter().for_each(warn);
+    manifest.warnings.extend(cautions.iter().map(ToString::to_string));
+    (manifest.footprint, manifest.speed, manifest.kv_cache) = (Some(footprint), speed, kv_cache);
     manifest.masks = learned;
     manifest.learned_trials = tried;
     manifest.compensation = fitted;
     manifest.study = study;
     let manifest = outputs::finish(staged, &pruned, &output, manifest, &bars)?;
     args.common.printer().result(&manifest, |manifest| {
-        format!("{plan_table}\n{}", table(&super::export::rows(manifest)))
+        let mut rows = budget::rows(manifest);
+        rows.extend(super::export::rows(manifest));
+        format!("{plan_table}\n{}", table(&rows))
     })
 }
 
@@ -274,6 +311,7 @@ struct Learned {
     plan: Option<PrunePlan>,
     learned: Option<LearnedRecord>,
     study: Option<StudyRecord>,
+    kv_cache: Option<CacheRecord>,
 }
 
 /// Learns the units of plans, where that is asked for; of several the one with the least loss
@@ -286,7 +324,7 @@ fn learn(
 ) -> Result<(Learned, Vec<LearnedTrial>)> {
     let several = made.len() > 1;
     let (mut best, mut tried): (Option<Learned>, _) = (None, Vec::new());
-    for Made { plan, scores, study } in made {
+    for Made { plan, scores, study, kv_cache } in made {
         let (plan, learned) = match (plan, &samples.masks) {
             (plan, None) => (plan, None),
             (None, Some(_)) => (None, None),
@@ -309,7 +347,7 @@ fn learn(
                 held_out_after: learned.outcome.held_out_after,
             });
         }
-        let found = Learned { plan, learned, study };
+        let found = Learned { plan, learned, study, kv_cache };
         let loss = |of: &Learned| of.learned.as_ref().map(|of| of.outcome.held_out_after);
         // Of equal ones the better trial stays.
         if best.as_ref().is_none_or(|best| loss(&found) < loss(best)) {

@@ -8,21 +8,27 @@ use adapruner::{
     search::{
         FrontPoint, SearchRecord, StoredStudy, StudyFolder,
         front::{nearest, reach},
+        objective::Aim,
         outcome::BestTrial,
         transfer,
     },
+    target::Target,
 };
 use adapruner_checkpoint::{Checkpoint, ModelConfig};
 use adapruner_model::Placement;
-use adapruner_prune::{PlanOptions, apply};
+use adapruner_prune::PlanOptions;
 use anyhow::{Context, Result};
 
-use super::{ApplyCommand, Made};
+use super::{
+    super::Session,
+    ApplyCommand, Made,
+    budget::{Budgets, Missed},
+};
 use crate::{
     bars::Bars,
     failure::advised,
     plan_args::ratio_leaving,
-    typed::{Count, Proportion, Size},
+    typed::{Count, Proportion},
 };
 
 /// A study whose trials are applied.
@@ -30,9 +36,9 @@ struct Source<'a> {
     folder: &'a StudyFolder,
     record: &'a SearchRecord,
     study: &'a StoredStudy,
-    /// The model that they are applied to, and how the result is written.
+    /// The model that they are applied to.
     checkpoint: &'a Checkpoint,
-    stored: &'a Stored,
+    asked: &'a Budgets,
     placement: &'a Placement,
     bars: &'a Bars,
 }
@@ -43,8 +49,8 @@ pub(super) fn of_study(
     args: &ApplyCommand,
     (path, top): (&Path, usize),
     (checkpoint, stored): (&Checkpoint, &Stored),
-    placement: &Placement,
-    bars: &Bars,
+    asked: &mut Budgets,
+    (placement, session, bars): (&Placement, &Session, &Bars),
 ) -> Result<Vec<Made>> {
     let folder = StudyFolder::open(path)?;
     let record = SearchRecord::read(&folder.record())?;
@@ -52,12 +58,13 @@ pub(super) fn of_study(
         StoredStudy::all(&folder, args.storage.as_deref())?,
         args.study_name.as_deref(),
     )?;
+    asked.settle(args, (checkpoint, stored), &record, (placement, session, bars))?;
     let source = Source {
         folder: &folder,
         record: &record,
         study: &study,
         checkpoint,
-        stored,
+        asked,
         placement,
         bars,
     };
@@ -79,7 +86,8 @@ pub(super) fn of_study(
     };
     let options = record.plan_options();
     let options = PlanOptions { ratio: ratio.unwrap_or(options.ratio), ..options };
-    chosen.into_iter().map(|trial| source.made(trial, &options)).collect()
+    let aim = asked.aim();
+    chosen.into_iter().map(|trial| source.made(trial, &options, &aim)).collect()
 }
 
 impl ApplyCommand {
@@ -95,22 +103,25 @@ impl ApplyCommand {
 
 impl Source<'_> {
     /// The plan of a trial.
-    fn made(&self, trial: BestTrial, options: &PlanOptions) -> Result<Made> {
+    fn made(&self, trial: BestTrial, options: &PlanOptions, aim: &Aim<'_>) -> Result<Made> {
         let Self { folder, record, study, checkpoint, placement, bars, .. } = *self;
         let found = &trial.configuration;
         let applied =
-            transfer::plan_for(checkpoint, folder, record, found, options, placement, bars)
+            transfer::plan_for(checkpoint, folder, record, found, (options, aim), placement, bars)
                 .with_context(|| format!("{}: trial {}", study.name, trial.number))?;
         let mut notes = applied.notes;
-        if !study.is_front() && options.ratio != record.ratio {
+        let ratio = aim.target.map_or(options.ratio, |_| applied.plan.reached_ratio);
+        if !study.is_front() && ratio != record.ratio {
             notes.push(format!(
-                "the ratio is {}; the study searched at {}, where its configuration was the best",
-                options.ratio, record.ratio
+                "the ratio is {ratio:.4}; the study searched at {}, where its configuration was \
+                 the best",
+                record.ratio
             ));
         }
         Ok(Made {
             plan: Some(applied.plan),
             scores: Some(applied.scores),
+            kv_cache: applied.kv_cache,
             study: Some(StudyRecord {
                 study: study.name.clone(),
                 trial: trial.number,
@@ -136,25 +147,29 @@ impl Source<'_> {
             ));
         }
         let front = study.front()?;
-        let (point, asked) = match (args.trial, args.target_size, removed) {
+        let (point, asked) = match (args.trial, self.asked.is_something(), removed) {
             (Some(_), _, Some(_)) => {
                 return Err(advised(
                     "trial: a trial of several objectives has its own ratio",
                     "give either --trial or --ratio or --target-params",
                 ));
             }
-            (Some(number), None | Some(_), None) => {
-                (study.point(number)?, format!("trial {number}"))
+            (Some(_), true, None) => {
+                return Err(advised(
+                    "trial: a trial of several objectives is applied as it was measured",
+                    "give either --trial or a target",
+                ));
             }
-            (None, Some(Size(bytes)), _) => return self.fitting(&front, bytes),
-            (None, None, Some(removed)) => {
+            (Some(number), false, None) => (study.point(number)?, format!("trial {number}")),
+            (None, true, removed) => return self.fitting(&front, removed),
+            (None, false, Some(removed)) => {
                 let asked = match args.target_params {
                     Some(Count(count)) => format!("{count} parameters"),
                     None => format!("a ratio of {removed}"),
                 };
                 (nearest(&study.name, &front, removed, &asked)?.clone(), asked)
             }
-            (None, None, None) => {
+            (None, false, None) => {
                 study.has_a_best()?;
                 anyhow::bail!("study {}: a front without a target", study.name)
             }
@@ -162,34 +177,49 @@ impl Source<'_> {
         self.made_point(&point, asked)
     }
 
-    /// The point of the front with the least loss whose file takes at most `bytes`.
-    fn fitting(&self, front: &[FrontPoint], bytes: u64) -> Result<Made> {
-        let mut by_loss: Vec<&FrontPoint> = front.iter().collect();
+    /// The point of the front with the least loss that meets what is asked for, of those that
+    /// remove at least the share `removed`, if one is named.
+    fn fitting(&self, front: &[FrontPoint], removed: Option<f64>) -> Result<Made> {
+        let least = removed.unwrap_or(0.0);
+        // A plan meets its ratio to within a unit.
+        let enough = |point: &&FrontPoint| point.removed >= least - 1e-9;
+        let mut by_loss: Vec<&FrontPoint> = front.iter().filter(enough).collect();
         by_loss.sort_by(|a, b| a.loss.total_cmp(&b.loss));
-        let mut least = u64::MAX;
+        let asked = self.asked.to_string();
+        let mut nearest: Option<Missed> = None;
         for point in by_loss {
-            let made = self.made_point(point, format!("{bytes} bytes"))?;
+            let made = self.made_point(point, asked.clone())?;
             let Some(plan) = &made.plan else { continue };
-            let found = self.stored.bytes(&apply(self.checkpoint, plan)?)?;
-            if found <= bytes {
-                return Ok(made);
+            match self.asked.missed_by(self.checkpoint, plan)? {
+                None => return Ok(made),
+                Some(missed) => {
+                    nearest = Some(nearest.map_or(missed, |other| other.nearer(missed)));
+                }
             }
-            least = least.min(found);
         }
+        let came = nearest.map_or_else(String::new, |missed| format!(", {missed}"));
         Err(advised(
             format!(
-                "study {}: no point of the front fits {bytes} bytes, the smallest takes {least}; {}",
+                "study {}: no point of the front fits {asked}{came}; {}",
                 self.study.name,
                 reach(front)
             ),
-            "a smaller type (--format gguf --gguf-type q4_k_m), or a search that removes more",
+            match self.asked.target {
+                Some(Target::Size(_)) => {
+                    "a smaller type (--format gguf --gguf-type q4_k_m), or a search that removes more"
+                }
+                Some(Target::Speed(_)) => {
+                    "a search that removes more (--ratio 0.1..0.6), or prune --target-speedup"
+                }
+                None => "prune --target-kv-cache cuts the attention itself",
+            },
         ))
     }
 
     fn made_point(&self, point: &FrontPoint, asked: String) -> Result<Made> {
         let (number, loss) = (point.trial, point.loss);
         let trial = BestTrial { number, loss, configuration: point.configuration.clone() };
-        let mut made = self.made(trial, &self.record.plan_options())?;
+        let mut made = self.made(trial, &self.record.plan_options(), &Aim::default())?;
         if let Some(study) = &mut made.study {
             study.point = Some(PointRecord {
                 asked,

@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
-use adapruner::{footprint::Footprint, manifest::read_plan, outputs::Stored};
+use adapruner::{
+    footprint::Footprint, kv_cache::CacheRecord, manifest::read_plan, outputs::Stored,
+    speed::SpeedRecord,
+};
 use adapruner_checkpoint::Checkpoint;
+use adapruner_model::Placement;
 use adapruner_prune::{PlanTable, PrunePlan, apply, without_tokens};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::ApplyCommand;
-use crate::printer::table;
+use super::{ApplyCommand, budget::Budgets};
+use crate::{bars::Bars, printer::table, terminal::warn};
 
 /// A given plan, with the model after its tokens are removed.
 pub(super) struct Tokens {
@@ -55,25 +59,45 @@ impl Tokens {
 struct Sizes {
     plan: PlanTable,
     footprint: Footprint,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_cache: Option<CacheRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speed: Option<SpeedRecord>,
 }
 
-/// Prints a plan and the size of its model.
+/// What is shown beside a plan.
+pub(super) struct Shown<'a> {
+    /// How the model would be written.
+    pub(super) stored: &'a Stored,
+    /// What was asked for.
+    pub(super) asked: &'a Budgets,
+    /// How the key-value cache was cut.
+    pub(super) kv_cache: Option<CacheRecord>,
+}
+
+/// Prints a plan, the size of its model and its predicted speed.
 pub(super) fn show(
     args: &ApplyCommand,
     (original, checkpoint): (&Checkpoint, &Checkpoint),
     (given, plan): (Option<Tokens>, Option<PrunePlan>),
-    stored: &Stored,
+    Shown { stored, asked, kv_cache }: Shown<'_>,
+    (placement, bars): (&Placement, &Bars),
 ) -> Result<()> {
     let pruned = match &plan {
         Some(plan) => apply(checkpoint, plan)?,
         None => checkpoint.clone(),
     };
-    let sizes = Sizes {
-        plan: whole(given, plan, original)?.table(&original.config)?,
-        footprint: Footprint::of(original, &pruned, stored)?,
-    };
-    args.common.printer().result(&sizes, |Sizes { plan, footprint }| {
-        format!("{plan}\n{}", table(&[("size", footprint.to_string())]))
+    let footprint = Footprint::of(original, &pruned, stored, asked.context())?;
+    let speed = asked.speed((original, &pruned), (placement, bars, true))?;
+    let cautions = asked.cautions(&pruned.config, &footprint, speed.as_ref(), placement);
+    cautions.iter().for_each(warn);
+    let plan = whole(given, plan, original)?.table(&original.config)?;
+    let sizes = Sizes { plan, footprint, kv_cache, speed };
+    args.common.printer().result(&sizes, |Sizes { plan, footprint, kv_cache, speed }| {
+        let mut rows = vec![("size", footprint.to_string())];
+        rows.extend(kv_cache.as_ref().map(|of| ("key-value cache", of.to_string())));
+        rows.extend(speed.as_ref().map(|of| ("speedup", of.to_string())));
+        format!("{plan}\n{}", table(&rows))
     })
 }
 

@@ -10,6 +10,7 @@ use adapruner::{
     caution::Caution,
     footprint::Footprint,
     held_out,
+    kv_cache::{CacheRecord, CacheTarget},
     manifest::{BeforeAfter, Manifest},
     masks::LearnedRecord,
     memory,
@@ -18,7 +19,8 @@ use adapruner::{
     pipeline::{self, Planned},
     progress::Progress,
     settings::{PruneSettings, Recipe, RunSettings},
-    target::Target,
+    speed::Machine,
+    target::{SizeTarget, Target},
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, text::TokenSet};
 use adapruner_model::Placement;
@@ -38,6 +40,7 @@ use super::{
 use crate::{
     args::{CalibrationArgs, CompensationArgs, EvalArgs, ImportanceArgs, RunArgs},
     bars::Bars,
+    budget_args::{BudgetArgs, SpeedArgs},
     combine::Combine,
     depth_args::DepthArgs,
     expert_args::ExpertArgs,
@@ -47,7 +50,7 @@ use crate::{
     plan_args::PlanArgs,
     recipe::{Given, RecipeArgs},
     terminal::warn,
-    typed::{Real, Shares, Size},
+    typed::{Named, Real, Shares, Size},
     vocabulary_args::VocabularyArgs,
 };
 
@@ -69,6 +72,10 @@ use crate::{
 ///
 /// Example: adapruner prune MIXTURE --drop-experts 50% --calibration texts.jsonl --out SMALLER
 ///
+/// Example: adapruner prune MODEL --target-kv-cache 50% --calibration texts.jsonl --out SMALLER
+///
+/// Example: adapruner prune MODEL --target-speedup 1.3 --calibration texts.jsonl --out SMALLER
+///
 /// Example: adapruner prune MODEL --vocab auto --vocab-text texts.jsonl --out SMALLER
 #[derive(Debug, Args)]
 pub struct PruneCommand {
@@ -78,6 +85,10 @@ pub struct PruneCommand {
     recipe: RecipeArgs,
     #[command(flatten)]
     plan: PlanArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
+    #[command(flatten)]
+    speed: SpeedArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
     #[command(flatten)]
@@ -122,9 +133,21 @@ struct Typed {
     run: RunArgs,
     eval: EvalArgs,
     vocabulary: VocabularyArgs,
+    speed: SpeedArgs,
     output: Option<OutputSettings>,
     /// How the model is written, or would be.
     stored: Stored,
+    /// What of the model is asked for; nothing before there is a model.
+    asked: Asked,
+}
+
+/// Budgets that depend on the model.
+#[derive(Default)]
+struct Asked {
+    /// What decides the ratio.
+    target: Option<Target>,
+    /// The share of the cache that may stay.
+    kv_cache: Option<CacheTarget>,
 }
 
 impl Typed {
@@ -133,17 +156,37 @@ impl Typed {
     fn widths_stay(&self, ratio: Option<f64>) -> bool {
         let others = self.vocabulary.vocab.is_some()
             || self.given.depth.drop_layers.is_some()
-            || self.given.experts.drop_experts.is_some();
+            || self.given.experts.drop_experts.is_some()
+            || self.given.budget.target_kv_cache.is_some();
         others && (0.0..=reduced::LEAST).contains(&ratio.unwrap_or(0.0))
     }
 
-    /// The size that the result must fit, if one is asked for.
-    fn target(&self) -> Option<Target> {
-        let Size(bytes) = self.given.plan.target_size?;
-        Some(Target { bytes, stored: self.stored.clone() })
+    /// Whether what is removed depends on the model.
+    fn has_target(&self) -> bool {
+        self.given.plan.has_target() || self.given.budget.target_speedup.is_some()
     }
 
-    /// What is to be removed of a model for its target size; 0 where it fits already.
+    /// What of a model is asked for; its speed is calibrated for that.
+    fn ask(
+        &self,
+        original: &Checkpoint,
+        (placement, session, bars): (&Placement, &Session, &Bars),
+    ) -> Result<Asked> {
+        let Given { plan, budget, .. } = &self.given;
+        let layout = plan.layout.map(|Named(layout)| layout);
+        let told: (&_, &dyn Progress) = (&session.writer, bars);
+        let target = match plan.target_size {
+            Some(Size(bytes)) => {
+                Some(Target::Size(SizeTarget { bytes, stored: self.stored.clone() }))
+            }
+            None => budget
+                .speed(&self.speed, original, placement, told)?
+                .map(|of| Target::Speed(Box::new(of))),
+        };
+        Ok(Asked { target, kv_cache: budget.cache(&original.config, &self.speed, layout)? })
+    }
+
+    /// What is to be removed of a model for its target; 0 where it meets it already.
     fn ratio_for(&self, target: &Target, model: &Checkpoint) -> Result<f64> {
         // The ratio is what is looked for.
         let plan = PlanArgs { ratio: Some(Shares::One(0.5)), ..self.given.plan.clone() };
@@ -171,6 +214,7 @@ impl PruneCommand {
         let calibration = CalibrationArgs { memory: self.memory, ..self.calibration.clone() };
         let given = Given {
             plan: self.plan.over(&file.plan),
+            budget: self.budget.over(&file.budget),
             depth: self.depth.over(&file.depth),
             experts: self.experts.over(&file.experts),
             calibration: calibration.over(&file.calibration),
@@ -179,8 +223,12 @@ impl PruneCommand {
             compensation: self.compensation.over(&file.compensation),
             block: stored.block(),
         };
+        let speed = self.speed.over(&file.speed);
+        given.refuse_several_targets()?;
         Ok(Typed {
             given,
+            speed,
+            asked: Asked::default(),
             recipe: self.recipe.over(&file.recipe).resolve(),
             run: self.run.over(&file.run),
             eval: self.eval.over(&file.eval),
@@ -215,8 +263,9 @@ impl PruneCommand {
         let Given { plan: arguments, calibration, importance, masks, compensation, .. } = &given;
         let (plan, depth) = (arguments.resolve()?, given.depth.resolve()?);
         let experts = given.experts.resolve(calibration.seed())?;
-        let fits = widths || depth.is_some();
-        let parts = given.depth.is_measured() || given.experts.is_measured();
+        let cached = given.budget.target_kv_cache.is_some();
+        let fits = widths || depth.is_some() || cached;
+        let parts = given.depth.is_measured() || given.experts.is_measured() || cached;
         let settings = PruneSettings {
             recipe,
             run: *run,
@@ -227,7 +276,8 @@ impl PruneCommand {
             measured: arguments.measured()?,
             sensitivity: arguments.sensitivity(&plan)?,
             plan,
-            target: typed.target().filter(|_| widths),
+            target: typed.asked.target.clone().filter(|_| widths),
+            kv_cache: typed.asked.kv_cache,
             masks: if widths { masks.resolve(calibration, eval)? } else { None },
             compensation: if fits { compensation.resolve(calibration, eval)? } else { None },
             eval: eval.resolve(),
@@ -249,12 +299,12 @@ impl Perform for PruneCommand {
     fn files(&self) -> Result<Files> {
         let typed = self.typed()?;
         let ratio = typed.given.plan.ratio.and_then(Shares::one);
-        let widths = typed.given.plan.has_target() || !typed.widths_stay(ratio);
-        let Typed { mut given, recipe, eval, vocabulary, .. } = typed;
+        let widths = typed.has_target() || !typed.widths_stay(ratio);
+        let Typed { mut given, recipe, eval, vocabulary, speed, .. } = typed;
         given.fill(recipe, &eval, (None, widths))?;
         let files = vocabulary.files(eval.files(self.common.files()));
         let files = given.calibration.statistics(given.calibration.files(files));
-        let files = given.compensation.files(given.masks.files(files));
+        let files = speed.files(given.compensation.files(given.masks.files(files)));
         let output = self.output.over(&self.common.file()?.output);
         if self.dry_run {
             return Ok(files);
@@ -270,11 +320,12 @@ impl Perform for PruneCommand {
 
 fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let mut typed = args.typed()?;
+    typed.given.budget.check(&args.budget, &args.speed)?;
     let bars = session.bars();
     let run = typed.run.resolve()?;
     let page = args.report.as_ref().map(|path| session.writer.file(path)).transpose()?;
     // What is wrong with the options is said before a model is fetched.
-    if !typed.given.plan.has_target() {
+    if !typed.has_target() {
         args.settings(&typed, &run, None, None)?;
     }
     let original = args.common.open(session)?;
@@ -289,11 +340,12 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         samples.check_overlap(eval, settings.allow_overlap)?;
     }
     // Of the model with the tokens, layers and experts that stay.
-    let Cut { plan: widths, learned, statistics, sensitivities, allocation } =
-        match settings.plan.ratio {
-            0.0 => Cut::default(),
-            _ => Cut::of(reduced.model(), calibration.as_ref(), &settings, &samples, work)?,
+    let Cut { plan: widths, learned, statistics, sensitivities, allocation, options, kv_cache } =
+        match settings.cuts() {
+            false => Cut::default(),
+            true => Cut::of(reduced.model(), calibration.as_ref(), &settings, &samples, work)?,
         };
+    settings.plan = options.unwrap_or(settings.plan);
     let cut = reduced.with_parts(widths.clone(), asked)?;
     let (pruned, fitted) = match &cut {
         Some(plan) => samples.apply(reduced.trimmed(), plan, (&placement, &bars))?,
@@ -329,8 +381,20 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
     let Records { vocabulary, depth, experts } = reduced.records();
     settings.plan.ratio = plan.requested_ratio;
     settings.target.clone_from(&target);
-    let footprint = Footprint::of(&original, &pruned, &typed.stored)?;
-    cautions.extend(target.as_ref().and_then(|target| footprint.missed(target)));
+    let context = settings.kv_cache.map(|of| of.context);
+    let footprint = Footprint::of(&original, &pruned, &typed.stored, context)?;
+    cautions.extend(settings.kv_cache.and_then(|of| of.missed(&pruned.config)));
+    let timed = (&placement, &bars as &dyn Progress, args.dry_run);
+    let speed = match &target {
+        Some(Target::Speed(of)) => Some(of.record((&original, &pruned), timed)?),
+        Some(Target::Size(of)) => {
+            cautions.extend(footprint.missed(of));
+            None
+        }
+        None => None,
+    };
+    let here = Machine::here(&placement);
+    cautions.extend(speed.iter().flat_map(|of| of.cautions(&here)));
     let table = plan.table(&original.config)?;
     cautions.iter().for_each(warn);
     let warnings: Vec<String> = cautions
@@ -349,6 +413,9 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
             manifest.held_out = held_out.clone();
             manifest.sensitivities = sensitivities;
             manifest.allocation = allocation;
+            manifest.kv_cache = kv_cache.clone();
+            manifest.speed = speed.clone();
+            manifest.footprint = Some(footprint.clone());
             manifest.plan = Some(plan);
             manifest.vocabulary = vocabulary.clone();
             manifest.depth = depth.clone();
@@ -371,6 +438,8 @@ fn run(args: &PruneCommand, session: &Session) -> Result<()> {
         passed: PassedRecord::of(&original),
         experts,
         footprint,
+        kv_cache,
+        speed,
         masks: learned,
         manifest,
         evaluation,
@@ -395,6 +464,9 @@ struct Cut {
     statistics: Option<BankHeader>,
     sensitivities: Option<Vec<Option<f64>>>,
     allocation: Option<AllocationRecord>,
+    /// The options with what goes for the key-value cache.
+    options: Option<PlanOptions>,
+    kv_cache: Option<CacheRecord>,
 }
 
 impl Cut {
@@ -408,10 +480,12 @@ impl Cut {
     ) -> Result<Self> {
         let told: (&_, &dyn Progress) = (&session.writer, bars);
         let planned = pipeline::prune(checkpoint, calibration, settings, placement, told)?;
-        let Planned { plan, scores, statistics, sensitivities, allocation } = planned;
+        let Planned { plan, scores, statistics, sensitivities, allocation, options, kv_cache } =
+            planned;
         let run = (placement, session, bars);
         let (plan, learned) = samples.learn(checkpoint, (plan, &scores), run)?;
-        Ok(Self { plan: Some(plan), learned, statistics, sensitivities, allocation })
+        let (plan, options) = (Some(plan), Some(options));
+        Ok(Self { plan, learned, statistics, sensitivities, allocation, options, kv_cache })
     }
 }
 

@@ -21,7 +21,8 @@ use super::{
     },
     PruneCommand, Typed,
 };
-use crate::{bars::Bars, failure::advised, recipe::Given, typed::Shares};
+use crate::{bars::Bars, recipe::Given, typed::Shares};
+
 /// What is decided before widths are cut.
 pub(super) struct Prepared<'a> {
     pub(super) settings: PruneSettings,
@@ -50,11 +51,12 @@ impl<'a> Prepared<'a> {
         let learns = masks.learn_masks.is_some_and(|steps| steps > 0);
         refuse_of_experts(&original.config, learns, compensation.compensate.is_some())?;
         typed.given.plan = typed.given.plan.settled(&original.config)?;
-        let target = typed.target();
+        typed.asked = typed.ask(original, (placement, session, bars))?;
+        let target = typed.asked.target.clone();
         if let Some(target) = &target {
             let ratio = typed.ratio_for(target, original)?;
             if ratio == 0.0 {
-                return Err(fits_already(target, original)?);
+                return Err(target.met_already(original)?.into());
             }
             typed.given.plan.ratio = Some(Shares::One(ratio));
         }
@@ -124,21 +126,11 @@ impl<'a> Prepared<'a> {
 /// Refuses formats that cannot hold what is planned, before any work.
 fn check_fits(settings: &PruneSettings, stored: &Stored, original: &Checkpoint) -> Result<()> {
     let PlanOptions { layout, attention_share, drop_attention, ratio, .. } = &settings.plan;
+    let cached = settings.kv_cache.is_some();
+    let heads = *attention_share != Some(0.0) || !drop_attention.is_empty();
     let planned = outputs::Planned {
-        per_layer: *layout == Layout::PerLayer && *ratio > 0.0,
-        heads: *ratio > 0.0 && (*attention_share != Some(0.0) || !drop_attention.is_empty()),
+        per_layer: *layout == Layout::PerLayer && settings.cuts(),
+        heads: (*ratio > 0.0 && heads) || cached,
     };
     Ok(outputs::check_fits(stored, &original.config, planned)?)
-}
-
-/// Nothing is to be removed for a size.
-fn fits_already(target: &Target, model: &Checkpoint) -> Result<anyhow::Error> {
-    Ok(advised(
-        format!(
-            "target-size: {} bytes asked, and the model takes {} as it would be written",
-            target.bytes,
-            target.stored.bytes(model)?
-        ),
-        "ask for less, or write it as it is with `adapruner export`",
-    ))
 }

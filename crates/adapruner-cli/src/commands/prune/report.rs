@@ -9,12 +9,14 @@ use adapruner::{
     depth::DepthRecord,
     experts::ExpertRecord,
     footprint::Footprint,
+    kv_cache::CacheRecord,
     manifest::{BeforeAfter, Manifest, StatisticsRecord},
     masks::LearnedRecord,
     passed::PassedRecord,
     pipeline::TokensRecord,
     search::page::layers,
     settings::{Chosen, PruneSettings},
+    speed::SpeedRecord,
     vocabulary::VocabularyRecord,
 };
 use adapruner_checkpoint::{Checkpoint, ModelConfig, text::TokenSet};
@@ -50,6 +52,12 @@ pub(super) struct Report {
     pub(super) experts: Option<ExpertRecord>,
     /// What the model takes, or would.
     pub(super) footprint: Footprint,
+    /// How the key-value cache was cut to its share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) kv_cache: Option<CacheRecord>,
+    /// The speed that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) speed: Option<SpeedRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) masks: Option<LearnedRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,6 +176,8 @@ pub(super) fn text(report: &Report) -> String {
     rows.extend(report.passed.as_ref().map(passed_row));
     rows.extend(report.experts.as_ref().map(|of| ("experts", of.to_string())));
     rows.push(("size", report.footprint.to_string()));
+    rows.extend(report.kv_cache.as_ref().map(|of| ("key-value cache", of.to_string())));
+    rows.extend(report.speed.as_ref().map(|of| ("speedup", of.to_string())));
     let measured = [("perplexity", &report.evaluation), ("held out", &report.held_out)];
     for (name, BeforeAfter { before, after }) in
         measured.iter().filter_map(|(name, found)| Some((name, found.as_ref()?)))
