@@ -52,9 +52,12 @@ impl Bench {
     /// matrix, and a layer and an attention sublayer something of their own.
     fn calibrate(&self) -> Value {
         let path = self.path("costs.json");
-        let options =
-            "--target-speedup 1.01 --fast --budget-context 40 --speed-calibration {costs}";
-        self.prune(&format!("{options} --dry-run"));
+        // Whether a cut is predicted to be faster depends on the machine; that the calibration is
+        // written does not.
+        let options = "--target-speedup 1.01 --fast --budget-context 40 --dry-run";
+        let line = format!("{PRUNE} {options} --speed-calibration {{costs}}");
+        let output = self.of(&line, |line, paths| command(words(line, paths)).output().unwrap());
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
         let mut made: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(made["samples"][0]["name"], "dense");
         assert!(made["samples"].as_array().unwrap().len() > 8, "{made}");
