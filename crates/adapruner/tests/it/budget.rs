@@ -135,6 +135,23 @@ fn the_largest_cache_that_fits_is_kept() {
     assert_eq!(dry(), dry());
 }
 
+/// Layers without attention hold nothing, whatever else decides the ratio.
+#[test]
+fn layers_without_attention_are_passed_over() {
+    let bench = Bench::new("per_layer");
+    let whole: Value = bench.of("inspect {model}", run);
+    let layers = whole["config"]["layers"].as_array().unwrap();
+    let count = |of: &Value| of["kv_heads"].as_u64().unwrap() as usize;
+    assert!(layers.iter().any(|of| count(of) == 0), "{whole}");
+    let all: usize = layers.iter().map(count).sum();
+    let parameters = whole["parameters"].as_u64().unwrap() * 7 / 10;
+    for more in ["", &format!("--target-params {parameters} --fast")] {
+        let report = bench.prune(&format!("--target-kv-cache 0.7 {more} --dry-run"));
+        let kept: usize = heads(&report["full_plan"]).iter().sum();
+        assert_eq!(kept, all * 7 / 10, "{report}");
+    }
+}
+
 /// Layers with a window hold no more than that: what costs least loss a byte goes.
 #[test]
 fn caches_of_windows_are_counted_at_a_context() {
