@@ -312,7 +312,8 @@ impl CacheTarget {
             if left <= self.budget() {
                 return Ok((self.restored(config, options, found, &order[..at]), at));
             }
-            if options.protects(layer, layers) || found.drop_attention.contains(&layer) {
+            let spared = options.protects(layer, layers) || !config.layers[layer].has_attention();
+            if spared || found.drop_attention.contains(&layer) {
                 continue;
             }
             let each = of_head(config, layer, self.context).max(1);

@@ -188,9 +188,14 @@ impl Typed {
 
     /// What is to be removed of a model for its target; 0 where it meets it already.
     fn ratio_for(&self, target: &Target, model: &Checkpoint) -> Result<f64> {
-        // The ratio is what is looked for.
+        // The ratio is what is looked for; scores and losses are not known yet.
         let plan = PlanArgs { ratio: Some(Shares::One(0.5)), ..self.given.plan.clone() };
-        let plan = target.plan(model, &Scores::equal(&model.config), &plan.resolve()?)?;
+        let (scores, mut options) = (Scores::equal(&model.config), plan.resolve()?);
+        if let Some(cache) = &self.asked.kv_cache {
+            let layers: Vec<usize> = (0..model.config.layers.len()).collect();
+            (options, _) = cache.choose_in_order(model, (&scores, &options), &layers)?;
+        }
+        let plan = target.plan(model, &scores, &options)?;
         Ok(plan.map_or(0.0, |plan| plan.reached_ratio))
     }
 }
