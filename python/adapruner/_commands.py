@@ -130,7 +130,7 @@ def evaluate(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
@@ -217,7 +217,7 @@ def generate(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
@@ -291,7 +291,7 @@ def latency(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
@@ -378,7 +378,7 @@ def compare_models(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
@@ -460,7 +460,7 @@ def sample(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
@@ -553,7 +553,7 @@ def stats(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
@@ -856,7 +856,7 @@ def prune(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         memory: Most memory that collecting statistics or learning masks takes, in GiB: they are
         run in parts that fit it, and what does not fit in any way is refused [default: what the
@@ -1120,7 +1120,7 @@ def search(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         search: Dimensions to search: joint (all), data (only the samples), metric (all but the
         samples) or baseline (random samples, LLM-Pruner's setting)
@@ -1358,7 +1358,7 @@ def compare(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         arms: Strategies: joint (TPE over everything), random, data, metric, baseline (median of
         ten draws); ARM@TRIALS and ARM@TRIALSxSEEDS override the budget of one
@@ -1505,7 +1505,7 @@ def correlate(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened
@@ -1855,7 +1855,7 @@ def apply(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         memory: Memory limit in GiB for masks and compensation; a run that needs more is refused
         [default: the machine's free memory]
@@ -2063,7 +2063,7 @@ def recover(
         matmul_precision: Precision of matrix multiplication, in PyTorch's words: highest (with
         the error of f32), high (about 16 bits of every number: more precise than TF32) or
         medium (bf16 where that is faster); `adapruner doctor` says what the processor makes
-        them of [default: highest]
+        them of [default: highest; search and compare: high, or that of the study]
         threads: Number of threads [default: one per core]
         no_verify: Do not check outputs of this program against the digests in their
         manifest.json, so that edited ones can be opened

@@ -39,7 +39,8 @@ pub struct RunArgs {
     pub dtype: Option<Named<DTypeChoice>>,
     /// Precision of matrix multiplication, in PyTorch's words: highest (with the error of f32),
     /// high (about 16 bits of every number: more precise than TF32) or medium (bf16 where that is
-    /// faster); `adapruner doctor` says what the processor makes them of [default: highest]
+    /// faster); `adapruner doctor` says what the processor makes them of [default: highest; search and
+    /// compare: high, or that of the study]
     #[arg(long, value_name = "PRECISION")]
     pub matmul_precision: Option<Named<MatmulPrecision>>,
     /// Number of threads [default: one per core]
@@ -64,9 +65,20 @@ impl RunArgs {
         given.flatten().collect()
     }
 
-    /// Fills in the defaults and creates the thread pool of this process. The calling thread is
-    /// its first member, so work need not wait for others to wake.
+    /// [`RunArgs::resolve_at`] with the precision that is the default of most commands.
+    ///
+    /// # Errors
+    /// Those of [`RunArgs::resolve_at`].
     pub fn resolve(&self) -> Result<RunSettings> {
+        self.resolve_at(MatmulPrecision::default())
+    }
+
+    /// Fills in the defaults, `precision` among them, and creates the thread pool of this process.
+    /// The calling thread is its first member, so work need not wait for others to wake.
+    ///
+    /// # Errors
+    /// No threads, a device that is not there.
+    pub fn resolve_at(&self, precision: MatmulPrecision) -> Result<RunSettings> {
         if self.threads == Some(0) {
             return Err(advised(
                 "threads: at least 1 expected, 0 found",
@@ -77,7 +89,7 @@ impl RunArgs {
             .num_threads(self.threads.unwrap_or_default())
             .use_current_thread()
             .build_global()?;
-        let matmul_precision = self.matmul_precision.map_or_else(Default::default, |p| p.0);
+        let matmul_precision = self.matmul_precision.map_or(precision, |p| p.0);
         matmul_precision.set();
         let device = self.device.map_or_else(DeviceChoice::default, |d| d.0);
         // A device that is not there is said before a model is fetched.

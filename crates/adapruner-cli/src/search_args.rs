@@ -1,16 +1,17 @@
 //! Arguments that `search` and `compare` share, and the settings they make.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adapruner::{
     outputs::Format,
     search::{
-        Arm, EarlyStop, Extent, Quantity, STUDY, SearchSettings, SearchSpace, Varied,
+        Arm, EarlyStop, Extent, Quantity, STUDY, SearchRecord, SearchSettings, SearchSpace, Varied,
         space::SpaceFor,
     },
     settings::EvalSettings,
 };
 use adapruner_checkpoint::{Checkpoint, atomic::Files, gguf::GgufType};
+use adapruner_kernels::MatmulPrecision;
 use adapruner_prune::PlanOptions;
 use anyhow::Result;
 use clap::Args;
@@ -116,6 +117,13 @@ combine!(SearchArgs {
     anew,
     allow_overlap,
 });
+
+/// The precision of a search, and of what is measured with its trials, where none is given: that
+/// of the study in the folder. A new one has the high precision, which finds what the highest does
+/// (docs/measurements/search.md) in less time.
+pub fn precision(study: Option<&Path>) -> MatmulPrecision {
+    study.and_then(SearchRecord::precision_in).unwrap_or(MatmulPrecision::High)
+}
 
 /// The paper's number of trials.
 const TRIALS: u64 = 150;
@@ -272,7 +280,7 @@ impl SearchGroups {
             memory: memory_bytes(search.memory.or(calibration.memory))?,
             allow_overlap: search.allow_overlap.unwrap_or(false),
             anew: search.anew.unwrap_or(false),
-            run: run.resolve()?,
+            run: run.resolve_at(precision(search.study.as_deref()))?,
         };
         Ok(Resolved {
             settings,

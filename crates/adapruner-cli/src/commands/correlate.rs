@@ -31,7 +31,7 @@ use crate::{
     args::RunArgs,
     failure::advised,
     printer::{Printer, columns, grouped},
-    search_args::command_line,
+    search_args::{command_line, precision},
     terminal::say,
     typed::Proportion,
 };
@@ -152,7 +152,7 @@ impl CorrelateCommand {
             data_dir: self.data_dir.clone(),
         };
         Ok(CorrelateSettings {
-            run: self.run.resolve()?,
+            run: self.run.resolve_at(precision(Some(&self.study)))?,
             folder: self.study.clone(),
             study: self.study_name.clone(),
             text: text(&self.text),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{fail, json as run, model, succeed, tiny};
+use crate::program::{command, fail, json as run, model, succeed, tiny, words};
 
 struct Bench {
     dir: TempDir,

@@ -66,7 +66,8 @@ fn number(value: &Value, pointer: &str) -> f64 {
 #[test]
 fn the_best_trial_is_pruned_to_and_measures_as_it_did() {
     let small = Small::new();
-    let found = small.search("--trials 14");
+    // What is opened again is measured in the default precision.
+    let found = small.search("--trials 14 --matmul-precision highest");
     let finished = number(&found, "/complete") + number(&found, "/stopped_early");
     assert_eq!(finished, 14.0);
     let loss = number(&found, "/best/loss");
@@ -106,7 +107,7 @@ fn the_best_trial_is_pruned_to_and_measures_as_it_did() {
     let again = small.json(
         "search {model} --ratio 0.2 --calibration {pool} --samples 24 --sample-tokens 16 --text \
          {text} --window 32 --limit 6 --study {study} --allow-overlap --trials 14 --test {text} \
-         --test-windows 100000",
+         --test-windows 100000 --matmul-precision highest",
     );
     assert_eq!(again["best"]["number"], found["best"]["number"]);
     assert_eq!(number(&again, "/tests/0/text/windows") as usize, windows);
@@ -133,7 +134,7 @@ fn a_finished_search_is_not_run_again_and_a_longer_one_goes_on() {
 #[test]
 fn a_study_that_is_older_than_the_precision_goes_on_in_the_highest() {
     let small = Small::new();
-    small.search("--trials 3");
+    small.search("--trials 3 --matmul-precision highest");
     let journal = std::fs::read_to_string(small.study.join("journal.log")).unwrap();
     assert!(!journal.contains("precision"), "{journal}");
     let path = small.study.join("search.json");
@@ -142,8 +143,13 @@ fn a_study_that_is_older_than_the_precision_goes_on_in_the_highest() {
     });
     let refused = small.refused("--matmul-precision high");
     assert!(refused.contains("the matmul-precision was highest, now high"), "{refused}");
-    let straight = Small::new().search("--trials 6");
+    let straight = Small::new().search("--trials 6 --matmul-precision highest");
     assert_eq!(small.search("--trials 6")["best"], straight["best"]);
+    // A new one has the high precision.
+    let new = Small::new();
+    new.search("--trials 1");
+    let refused = new.refused("--matmul-precision highest");
+    assert!(refused.contains("the matmul-precision was high, now highest"), "{refused}");
 }
 
 #[test]
@@ -161,8 +167,8 @@ fn another_search_does_not_mix_with_one_that_is_there() {
         (("{study}", "{study} --early-stop off"), "another early stop"),
         (("{model}", "{model} --dtype f32"), "the dtype"),
         (
-            ("{model}", "{model} --matmul-precision high"),
-            "the matmul-precision was highest, now high",
+            ("{model}", "{model} --matmul-precision highest"),
+            "the matmul-precision was high, now highest",
         ),
     ] {
         let refused = small.fail(&line(change));

@@ -308,7 +308,7 @@ fn a_full_disk_loses_nothing() {
     // The shell's limit on the size of files stands for a full disk.
     let size = std::fs::metadata(small.study.join("journal.log")).unwrap().len();
     let words = small.words(&format!("search {LINE} --trials 40"));
-    let line = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", size / 512 + 12);
+    let line = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", size / 512 + 24);
     let output = std::process::Command::new("sh")
         .args(["-c", &line, "sh", env!("CARGO_BIN_EXE_adapruner")])
         .args(words)

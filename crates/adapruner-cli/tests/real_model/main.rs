@@ -156,6 +156,8 @@ fn a_search_finds_a_cut_and_the_model_it_makes_measures_as_its_trial() {
             "16",
             "--trials",
             "5",
+            "--matmul-precision",
+            "highest",
             "--study",
             "{3}",
         ],

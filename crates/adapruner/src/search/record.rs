@@ -99,6 +99,12 @@ pub struct Prepared {
 }
 
 impl SearchRecord {
+    /// Precision of products of the study in a folder; none where no study can be read.
+    pub fn precision_in(folder: &Path) -> Option<MatmulPrecision> {
+        let folder = StudyFolder::open(folder).ok()?;
+        Self::read(&folder.record()).ok()?.matmul_precision.parse().ok()
+    }
+
     /// Reads the file.
     ///
     /// # Errors

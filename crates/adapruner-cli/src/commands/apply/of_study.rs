@@ -112,8 +112,9 @@ impl Source<'_> {
         let mut notes = applied.notes;
         let ratio = aim.target.map_or(options.ratio, |_| applied.plan.reached_ratio);
         if !study.is_front() && ratio != record.ratio {
+            let ratio = (ratio * 1e4).round() / 1e4;
             notes.push(format!(
-                "the ratio is {ratio:.4}; the study searched at {}, where its configuration was \
+                "the ratio is {ratio}; the study searched at {}, where its configuration was \
                  the best",
                 record.ratio
             ));
