@@ -122,7 +122,7 @@ impl Target {
     ///
     /// # Errors
     /// A target that no plan with these options reaches (the message says what is reached);
-    /// errors of [`plan`].
+    /// errors of [`plan()`].
     pub fn plan(
         &self,
         model: &Checkpoint,

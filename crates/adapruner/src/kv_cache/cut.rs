@@ -25,7 +25,7 @@ impl CacheTarget {
     ///
     /// # Errors
     /// A share that these options do not reach (the message says what they reach); no samples
-    /// where losses are measured; errors of [`plan`]; a loss that is not finite; no memory.
+    /// where losses are measured; errors of [`plan()`]; a loss that is not finite; no memory.
     pub fn choose(
         &self,
         checkpoint: &Checkpoint,

@@ -240,7 +240,7 @@ impl SearchSpace {
         Ok(builder.build()?)
     }
 
-    /// The first trial ([`Dimension::start`]): a value for every searched dimension, with
+    /// The first trial (`Dimension::start`): a value for every searched dimension, with
     /// samples drawn by `seed`.
     ///
     /// # Errors
