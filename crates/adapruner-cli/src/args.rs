@@ -2,7 +2,10 @@
 //! configuration file. `resolve` turns them into settings; it is the only place that fills in
 //! defaults.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use adapruner::{
     pruning::IMPORTANCE,
@@ -168,6 +171,16 @@ impl EvalArgs {
     }
 }
 
+/// A file that results are kept in from one command to the next: an input if it exists, otherwise
+/// an output.
+pub fn kept(files: Files, role: &'static str, path: Option<&Path>) -> Files {
+    match path {
+        Some(path) if path.symlink_metadata().is_ok() => files.read(role, path),
+        Some(path) => files.file(role, path, false),
+        None => files,
+    }
+}
+
 /// The calibration set.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -236,13 +249,9 @@ impl CalibrationArgs {
         texts.fold(files, |files, text| files.read("--calibration", text))
     }
 
-    /// The statistics file: an input if it exists, otherwise an output.
+    /// The statistics file.
     pub fn statistics(&self, files: Files) -> Files {
-        match &self.stats {
-            Some(path) if path.symlink_metadata().is_ok() => files.read("--stats", path),
-            Some(path) => files.file("--stats", path, false),
-            None => files,
-        }
+        kept(files, "--stats", self.stats.as_deref())
     }
 
     /// The seed.

@@ -1,7 +1,7 @@
 //! Arguments of budgets other than parameters and bytes: the key-value cache and speed. Also
 //! tables of the configuration file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use adapruner::{
     kv_cache::{CacheBy, CacheTarget, check_share},
@@ -19,6 +19,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    args::kept,
     combine::combine,
     failure::advised,
     typed::{Named, Proportion, Real},
@@ -185,14 +186,8 @@ impl SpeedArgs {
         Ok(Calibration::stored(path, original, speed, placement, told)?)
     }
 
-    /// The calibration's file: an input if it exists, otherwise an output.
+    /// The calibration's file.
     pub fn files(&self, files: Files) -> Files {
-        const ROLE: &str = "--speed-calibration";
-        let exists = |path: &Path| path.symlink_metadata().is_ok();
-        match &self.speed_calibration {
-            Some(path) if exists(path) => files.read(ROLE, path),
-            Some(path) => files.file(ROLE, path, false),
-            None => files,
-        }
+        kept(files, "--speed-calibration", self.speed_calibration.as_deref())
     }
 }
