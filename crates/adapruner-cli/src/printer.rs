@@ -6,6 +6,16 @@ use adapruner::{footprint::Bytes, passed::PassedRecord};
 use anyhow::Result;
 use serde::Serialize;
 
+/// Writes a document for another program (a completion script, a manual page) to stdout.
+///
+/// # Errors
+/// A stdout that is closed or full.
+pub fn document(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
 /// Writes results to stdout, for people or for programs.
 #[derive(Debug, Clone, Copy)]
 pub struct Printer {

@@ -67,18 +67,11 @@ impl Error {
 
     /// The error behind all that says what it concerns.
     pub fn root(&self) -> &Self {
-        match self {
-            Self::In { source, .. } => source.root(),
-            Self::Checkpoint(_)
-            | Self::Model(_)
-            | Self::Prune(_)
-            | Self::Eval(_)
-            | Self::Recover(_)
-            | Self::Study(_)
-            | Self::Io(_)
-            | Self::Json(_)
-            | Self::Refused { .. } => self,
+        let mut error = self;
+        while let Self::In { source, .. } = error {
+            error = source;
         }
+        error
     }
 
     /// The error and its causes on one line, each said once.
@@ -91,55 +84,28 @@ impl Error {
     /// machine or the files: the share of parameters by which it misses the ratio, 1 where it
     /// cannot be scored or measured at all.
     pub fn violation(&self) -> Option<f64> {
-        match self.root() {
-            Self::Prune(PruneError::Unreachable { ratio, largest, .. }) => {
-                Some((ratio - largest).max(f64::EPSILON))
-            }
-            Self::Prune(PruneError::Option { .. } | PruneError::Score { .. })
-            | Self::Eval(EvalError::Loss { .. }) => Some(1.0),
-            Self::Checkpoint(_)
-            | Self::Model(_)
-            | Self::Prune(_)
-            | Self::Eval(_)
-            | Self::Recover(_)
-            | Self::Study(_)
-            | Self::Io(_)
-            | Self::Json(_)
-            | Self::Refused { .. }
-            | Self::In { .. } => None,
+        let root = self.root();
+        if let Self::Prune(PruneError::Unreachable { ratio, largest, .. }) = root {
+            return Some((ratio - largest).max(f64::EPSILON));
         }
+        let unmeasured = matches!(
+            root,
+            Self::Prune(PruneError::Option { .. } | PruneError::Score { .. })
+                | Self::Eval(EvalError::Loss { .. })
+        );
+        unmeasured.then_some(1.0)
     }
 
     /// The operating system's error, if it is one.
     pub fn io(&self) -> Option<&io::Error> {
-        match self.root() {
-            Self::Io(error) => Some(error),
-            Self::Checkpoint(_)
-            | Self::Model(_)
-            | Self::Prune(_)
-            | Self::Eval(_)
-            | Self::Recover(_)
-            | Self::Study(_)
-            | Self::Json(_)
-            | Self::Refused { .. }
-            | Self::In { .. } => None,
-        }
+        let Self::Io(error) = self.root() else { return None };
+        Some(error)
     }
 
     /// The file or model that is not there, if that is the error.
     pub fn missing(&self) -> Option<&Path> {
-        match self.root() {
-            Self::Checkpoint(error) => error.missing(),
-            Self::Model(_)
-            | Self::Prune(_)
-            | Self::Eval(_)
-            | Self::Recover(_)
-            | Self::Study(_)
-            | Self::Io(_)
-            | Self::Json(_)
-            | Self::Refused { .. }
-            | Self::In { .. } => None,
-        }
+        let Self::Checkpoint(error) = self.root() else { return None };
+        error.missing()
     }
 
     /// What can be done about it.

@@ -1,13 +1,12 @@
 //! `completions`: completion scripts for shells.
 
-use std::io::{Write, stdout};
-
 use adapruner_checkpoint::atomic::Files;
 use anyhow::Result;
 use clap::Args;
 use clap_complete::Shell;
 
 use super::{Cli, Perform, Session};
+use crate::printer;
 
 /// Print a completion script for a shell.
 ///
@@ -35,7 +34,5 @@ impl Perform for CompletionsArgs {
 fn run(args: &CompletionsArgs) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::line(), "adapruner", &mut script);
-    let mut out = stdout().lock();
-    out.write_all(&script)?;
-    Ok(out.flush()?)
+    Ok(printer::document(&script)?)
 }

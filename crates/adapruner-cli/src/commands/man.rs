@@ -1,13 +1,11 @@
 //! `man`: manual pages.
 
-use std::io::{Write, stdout};
-
 use adapruner_checkpoint::atomic::Files;
 use anyhow::Result;
 use clap::Args;
 
 use super::{Cli, Perform, Session};
-use crate::failure::advised;
+use crate::{failure::advised, printer};
 
 /// Print the manual page of a command, or of the program.
 ///
@@ -49,7 +47,5 @@ fn run(args: &ManArgs) -> Result<()> {
     };
     let mut text = Vec::new();
     clap_mangen::Man::new(page).render(&mut text)?;
-    let mut out = stdout().lock();
-    out.write_all(&text)?;
-    Ok(out.flush()?)
+    Ok(printer::document(&text)?)
 }
